@@ -1,0 +1,402 @@
+"""The public contract: what a plugin author derives from. Imports no torch.
+
+A plugin is a module with an entry point in one of the groups `llmft.adapters`,
+`llmft.alignments`, `llmft.datasets`, `llmft.trackers` (the entry point's name is the method's) or
+`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
+kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypedDict, TypeVar
+
+import pluggy
+from pydantic import Field
+
+from llmft.errors import (
+    DataError,
+    EnvironmentFault,
+    LlmftError,
+    PluginError,
+    RecipeError,
+    StageError,
+)
+from llmft.settings import Line, ModelSource, Settings, Share, TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "CompletionRow", "DataError",
+    "Dataset", "DatasetConfig", "Encoded", "EnvironmentFault", "Field", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "PluginError", "PreferenceRow", "Progress",
+    "PromptRow", "RecipeError", "Row", "RunInfo", "Settings", "Share", "StageContext", "StageError",
+    "StageInfo", "StageRef", "StageResult", "TextRow", "Tracker", "TrackerConfig", "TrainSettings",
+    "hookimpl",
+]  # fmt: skip
+
+API_VERSION = 1
+hookimpl = pluggy.HookimplMarker("llmft")
+
+# --- rows: what a data set gives -------------------------------------------------------------
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """Plain text; every token of it is learnt."""
+
+    text: str
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRow:
+    """A prompt and the completion that is learnt; a tuple of messages goes through the template.
+
+    answers: the strings that count as right, for exact_match and f1; empty where unknown.
+    origin: where the row came from, `file:line`, for error messages.
+    """
+
+    prompt: Prompt
+    completion: str
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRow:
+    """A whole conversation; every assistant turn of it is learnt."""
+
+    messages: tuple[Message, ...]
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceRow:
+    """A prompt with a preferred and a dispreferred completion.
+
+    margin: by how much the chosen answer is better, where raters said so.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt to answer; `answers` are the right ones where they are known."""
+
+    prompt: Prompt
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
+RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as token ids.
+
+    input_ids: T ids. labels: T ids, -100 where a token is not learnt. labels[t] is the token that
+    is predicted at position t - 1, as in transformers.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    origin: str = ""
+
+    @property
+    def n_labels(self) -> int:
+        """The number of tokens that are learnt (the first token of a row is never predicted)."""
+        return sum(label != -100 for label in self.labels[1:])
+
+
+# --- configs: the blocks of a recipe ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StageRef:
+    """Marks a Config field that names an earlier stage, and what that stage must produce.
+
+    `reward_model: Annotated[str, StageRef("reward_model")]`
+    """
+
+    produces: str
+
+
+class AdapterConfig(Settings):
+    """Base of every adapter's settings."""
+
+    method: Line = Field(description="which adapter method")
+
+
+class AlignmentConfig(Settings):
+    """Base of every alignment's settings."""
+
+    method: Line = Field(description="which alignment method")
+
+
+class DatasetConfig(Settings):
+    """Base of every data set's settings."""
+
+    method: Line = Field(description="which dataset method")
+    split: Line = Field("train", description="the split to train on")
+    limit: int | None = Field(
+        None, ge=1, le=10_000_000_000, description="use the first so many rows of the split"
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        "fail", description="stop at a row that cannot be used, or skip it and count it"
+    )
+
+
+class TrackerConfig(Settings):
+    """Base of every tracker's settings."""
+
+    method: Line = Field(description="which tracker method")
+
+
+# --- what happens in a run -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """The run as trackers see it: its name, its folder and the resolved recipe."""
+
+    name: str
+    folder: Path
+    recipe: Mapping[str, Any]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageInfo:
+    """What a stage is about to do; counts are known once the model and the rows are loaded."""
+
+    name: str
+    adapter: str
+    alignment: str
+    trainable_parameters: int
+    total_parameters: int
+    rows: int
+    tokens: int
+    learnt_tokens: int
+    steps: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sign of life: `done` of `total` units of a phase, with metrics where there are new ones."""
+
+    stage: str
+    phase: str
+    done: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    logged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a stage made: what kind of thing, and the numbers that describe it."""
+
+    produces: str
+    steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What an alignment gives the training loop: rows and the loss of a batch of them."""
+
+    def weight(self, batch: Sequence[Any]) -> float:
+        """Return by what the summed loss is divided: label tokens, or pairs."""
+
+    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums."""
+
+
+class StageContext(Protocol):
+    """What a running stage may use. Heavy parts are made when first asked for."""
+
+    name: str
+    seed: int
+    folder: Path
+    train: TrainSettings
+
+    @property
+    def model(self) -> Any:
+        """The base model with the stage's adapter attached, ready to train."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+
+    def rows(self) -> Sequence[Row]:
+        """The training rows, as the stage's data set gives them."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+
+    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
+        """Train the adapter on the items with the one training loop, and return what came out."""
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Answer prompts greedily with the model as it is now."""
+
+
+# --- the four kinds --------------------------------------------------------------------------
+
+C = TypeVar("C", bound=Settings)
+
+
+class _Kind(ABC, Generic[C]):
+    method: ClassVar[str]
+    Config: ClassVar[type[Settings]]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    def capabilities(cls) -> dict[str, Any]:
+        """Return what this class declares that it can do, for `llmft show`."""
+        return {
+            name: getattr(cls, name)
+            for base in reversed(cls.__mro__)
+            for name in getattr(base, "__annotations__", {})
+            if name not in ("method", "Config") and not name.startswith("_")
+            and isinstance(getattr(cls, name, None), bool | str | tuple)
+        }  # fmt: skip
+
+
+class Adapter(_Kind[C]):
+    """What is trained: a small set of parameters attached to a frozen base model.
+
+    It need not be a PEFT type: `attach` may return any module that answers like the base model.
+    """
+
+    mergeable: ClassVar[bool] = False
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    supports_quantization: ClassVar[bool] = True
+    supports_packing: ClassVar[bool] = False
+    """Whether rows may be laid end to end in one batch row (attention and positions kept apart)."""
+
+    def load_options(self) -> Mapping[str, Any]:
+        """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
+        return {}
+
+    def check(self, model: Any) -> Iterable[tuple[str, str, str]]:
+        """Yield what cannot work on this model: (key in the block, what is wrong, way out).
+
+        model: the base on torch's meta device, without weights.
+        """
+        return ()
+
+    @abstractmethod
+    def attach(self, model: Any) -> Any:
+        """Return the base model with a fresh adapter attached; only the adapter requires grad."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the adapter, and nothing of the base, into an empty folder (safetensors, JSON)."""
+
+    @abstractmethod
+    def load(self, model: Any, folder: Path) -> Any:
+        """Return the base model with a saved adapter attached, its parameters requiring grad."""
+
+    @abstractmethod
+    def disabled(self, model: Any) -> AbstractContextManager[Any]:
+        """Return a context in which the model answers as the base would without the adapter."""
+
+    def merge(self, model: Any) -> Any:
+        """Return a plain base model with the adapter's change written into its weights."""
+        raise NotImplementedError(f"'{self.method}' cannot be merged")
+
+
+class Alignment(_Kind[C]):
+    """What is optimised: which rows are read, what loss they give, what comes out."""
+
+    rows: ClassVar[tuple[RowKind, ...]]
+    produces: ClassVar[str] = "policy"
+    supports_packing: ClassVar[bool] = False
+
+    @abstractmethod
+    def train(self, context: StageContext) -> StageResult:
+        """Train the stage's adapter, and return what was made."""
+
+    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+        """Return metrics of the method's own, on held-out rows, before and after training."""
+        return {}
+
+
+Metric = Callable[[str, Sequence[str]], float]
+
+
+class Dataset(_Kind[C]):
+    """How raw rows become text, completion, chat, preference or prompt rows, and who judges them.
+
+    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
+    """
+
+    rows: ClassVar[tuple[RowKind, ...]]
+    held_out_split: ClassVar[str] = "validation"
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+
+    @abstractmethod
+    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Yield the raw records of a split, each with its origin (`file:line`).
+
+        Raises DataError where there is no such split, or a file cannot be read.
+        """
+
+    @abstractmethod
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        """Return one record as a row; raise DataError naming the origin if it cannot be used."""
+
+    def row_kind(self) -> RowKind:
+        """Return which of the kinds in `rows` this recipe's settings give."""
+        return self.rows[0]
+
+
+class Tracker(_Kind[C]):
+    """Who is told. A tracker that fails is reported once and dropped; it never ends a run."""
+
+    def run_started(self, run: RunInfo) -> None:
+        """Hear that a run begins."""
+
+    def stage_started(self, stage: StageInfo) -> None:
+        """Hear that a stage is about to train."""
+
+    def progress(self, progress: Progress) -> None:
+        """Hear how far a phase has come; called often, so return soon."""
+
+    def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
+        """Hear the scores of a stage `before` or `after` training."""
+
+    def note(self, text: str) -> None:
+        """Hear a remark that a person should read."""
+
+    def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
+        """Hear what a stage made."""
+
+    def run_finished(self, summary: Mapping[str, Any]) -> None:
+        """Hear how the run ended."""

@@ -1,0 +1,190 @@
+"""The settings every recipe has, whatever methods it picks: model, training and evaluation.
+
+Knobs bear the names that users know: `model.quantization` has BitsAndBytesConfig's, `train`
+TrainingArguments'. Every field has a type, a bound and a description; unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Line = Annotated[str, Field(min_length=1, max_length=4096)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A frozen block of settings that refuses unknown keys, NaN, and values of another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Quantization(Settings):
+    """How the frozen base model is stored: BitsAndBytesConfig's names."""
+
+    load_in_4bit: bool = Field(False, description="store the base's linear weights in 4 bits")
+    load_in_8bit: bool = Field(False, description="store the base's linear weights in 8 bits")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="the 4-bit data type")
+    bnb_4bit_use_double_quant: bool = Field(
+        False, description="quantise the quantisation constants too"
+    )
+    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="the type in which 4-bit weights are multiplied"
+    )
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Quantization:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other; keep one")
+        return self
+
+    @property
+    def bits(self) -> int | None:
+        """The width of a stored base weight, or None where nothing is quantised."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+
+class ModelSource(Settings):
+    """Which base model, and how it is loaded."""
+
+    path: Line = Field(
+        description="a local folder, a hub id such as meta-llama/Llama-3.1-8B-Instruct,"
+        " or 'embedded:model', the small model that llmft brings along"
+    )
+    revision: Line | None = Field(None, description="the hub commit, tag or branch to load")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="the type of the base's weights in memory"
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="the attention code; auto takes variable-length attention where it can"
+    )
+    chat_template: Line | None = Field(
+        None, description="a Jinja chat template, for a tokenizer that has none or to replace it"
+    )
+    tokenizer: Line | None = Field(
+        None, description="a folder or hub id of another tokenizer than the model's own"
+    )
+    quantization: Quantization = Field(
+        default_factory=Quantization, description="how the frozen base is stored"
+    )
+
+
+class TrainSettings(Settings):
+    """How a stage trains: TrainingArguments' names, passed on explicitly and recorded."""
+
+    num_train_epochs: float = Field(
+        1.0, gt=0, le=10_000, description="how often the rows are seen, where max_steps is not set"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="stop after this many optimiser steps"
+    )
+    per_device_train_batch_size: int = Field(
+        8, ge=1, le=65_536, description="rows in one forward pass on one device"
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=65_536, description="forward passes before each optimiser step"
+    )
+    per_device_eval_batch_size: int = Field(
+        32, ge=1, le=65_536, description="rows in one forward pass of an evaluation"
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
+    lr_scheduler_type: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"
+    ] = Field("linear", description="how the learning rate moves after the warm-up")
+    warmup_steps: int = Field(
+        0, ge=0, le=100_000_000, description="optimiser steps from 0 to the peak learning rate"
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
+    )
+    optim: Literal[
+        "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
+        "sgd",
+    ] = Field("adamw_torch", description="the optimiser")  # fmt: skip
+    weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="added to the root of the moment")
+    max_grad_norm: float = Field(
+        1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0 turns clipping off"
+    )
+    bf16: bool = Field(False, description="compute in bfloat16 under autocast")
+    gradient_checkpointing: bool = Field(
+        False, description="keep no activations of the layers; compute them again backwards"
+    )
+    max_length: int | None = Field(
+        None, ge=2, le=10_000_000, description="tokens in a row at most; default: the model's own"
+    )
+    packing: bool = Field(
+        False, description="fill each row of a batch with several examples up to max_length"
+    )
+    on_long_row: Literal["truncate", "drop", "fail"] = Field(
+        "truncate", description="what happens to a row longer than max_length"
+    )
+    max_dropped: Share = Field(
+        0.05, description="stop if a larger share of the rows is dropped or loses its answer"
+    )
+    logging_steps: int = Field(
+        10, ge=1, le=1_000_000, description="optimiser steps between two logged metrics"
+    )
+    save_strategy: Literal["no", "epoch", "steps"] = Field(
+        "no", description="when a checkpoint is written beside the final adapter"
+    )
+    save_steps: int = Field(
+        500, ge=1, le=100_000_000, description="optimiser steps between checkpoints, for 'steps'"
+    )
+    save_total_limit: int = Field(
+        2, ge=2, le=10_000, description="checkpoints that are kept; never fewer than two"
+    )
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> TrainSettings:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("warmup_steps and warmup_ratio exclude each other; keep one")
+        if self.warmup_ratio and self.lr_scheduler_type == "constant":
+            raise ValueError(
+                "the 'constant' schedule ignores warmup_ratio;"
+                " write lr_scheduler_type: constant_with_warmup, or drop warmup_ratio"
+            )
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError(
+                "the 'constant' schedule ignores warmup_steps;"
+                " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
+            )
+        if self.packing and self.max_length is None:
+            raise ValueError("packing fills rows up to max_length; state max_length")
+        return self
+
+
+class EvaluateSettings(Settings):
+    """How a stage is judged, before and after training."""
+
+    metrics: list[Name] = Field(
+        default_factory=lambda: ["loss"],
+        min_length=1,
+        max_length=32,
+        description="loss, perplexity, or a metric of the data's method, such as exact_match",
+    )
+    split: Line | None = Field(
+        None, description="the split to judge on, from the same data; default: its held-out one"
+    )
+    holdout: float | None = Field(
+        None, gt=0, lt=1, description="hold this share of the training rows out, and judge on it"
+    )
+    limit: int | None = Field(
+        None, ge=1, le=100_000_000, description="judge on this many rows at most"
+    )
+    max_new_tokens: int = Field(
+        32, ge=1, le=100_000, description="tokens of an answer at most, where answers are generated"
+    )
+    samples: int = Field(
+        20, ge=0, le=100_000, description="answers written to samples.jsonl, before and after"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluateSettings:
+        if self.split and self.holdout:
+            raise ValueError("split and holdout exclude each other; keep one")
+        return self
