@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "CompletionRow", "DataError",
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "ChatRow", "CompletionRow", "DataError",
     "Dataset", "DatasetConfig", "Encoded", "EnvironmentFault", "Field", "Line", "LlmftError",
     "Message", "Metric", "ModelSource", "Objective", "PluginError", "PreferenceRow", "Progress",
-    "PromptRow", "RecipeError", "Row", "RunInfo", "Settings", "Share", "StageContext", "StageError",
+    "Prompt", "PromptRow", "RecipeError", "Refusal", "Row", "RowKind", "RunInfo", "Settings", "Share", "StageContext", "StageError",
     "StageInfo", "StageRef", "StageResult", "TextRow", "Tracker", "TrackerConfig", "TrainSettings",
     "hookimpl",
 ]  # fmt: skip
@@ -218,11 +218,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage made: what kind of thing, and the numbers that describe it."""
+    """What a stage made: what kind of thing, its scores, and the numbers that describe it."""
 
     produces: str
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -258,7 +260,7 @@ class StageContext(Protocol):
         """The rows as token ids, long ones treated as the recipe says, counted and reported."""
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
-        """Train the adapter on the items with the one training loop, and return what came out."""
+        """Score the adapter, train it on the items with the one training loop, score it again."""
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Answer prompts greedily with the model as it is now."""
@@ -288,6 +290,10 @@ class _Kind(ABC, Generic[C]):
         }  # fmt: skip
 
 
+Refusal = tuple[tuple[str | int, ...], str, str]
+"""A key inside a method's block, such as ("target_modules", 0), the fact, and the way out."""
+
+
 class Adapter(_Kind[C]):
     """What is trained: a small set of parameters attached to a frozen base model.
 
@@ -304,7 +310,7 @@ class Adapter(_Kind[C]):
         """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
         return {}
 
-    def check(self, model: Any) -> Iterable[tuple[str, str, str]]:
+    def check(self, model: Any) -> Iterable[Refusal]:
         """Yield what cannot work on this model: (key in the block, what is wrong, way out).
 
         model: the base on torch's meta device, without weights.
@@ -322,6 +328,12 @@ class Adapter(_Kind[C]):
     @abstractmethod
     def load(self, model: Any, folder: Path) -> Any:
         """Return the base model with a saved adapter attached, its parameters requiring grad."""
+
+    def parameter_groups(
+        self, model: Any, train: TrainSettings
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """Return the optimiser's groups, as torch.optim takes them; None: one, of all trainable."""
+        return None
 
     @abstractmethod
     def disabled(self, model: Any) -> AbstractContextManager[Any]:
@@ -371,6 +383,10 @@ class Dataset(_Kind[C]):
     @abstractmethod
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         """Return one record as a row; raise DataError naming the origin if it cannot be used."""
+
+    def ask(self, question: str) -> Prompt:
+        """Return a person's question as a prompt of this data set's form, for `llmft generate`."""
+        return question
 
     def row_kind(self) -> RowKind:
         """Return which of the kinds in `rows` this recipe's settings give."""

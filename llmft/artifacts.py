@@ -1,0 +1,54 @@
+"""What a stage leaves behind: its adapter, its result and its samples; and how they come back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmft import fsio
+from llmft.api import Adapter, StageResult
+from llmft.errors import CheckpointError, StageError
+
+ADAPTER = "adapter"
+RESULT = "result.json"
+
+
+def save_stage(
+    folder: Path, run_id: str, adapter: Adapter[Any], model: Any, result: StageResult
+) -> None:
+    """Write a stage's adapter, then its result; the result says that the stage is finished.
+
+    Raises StageError where a trained weight is not finite: such an adapter is never published.
+    """
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
+    with fsio.staged_folder(folder / ADAPTER, run_id) as staged:
+        adapter.save(model, staged)
+    fsio.write_json(folder / RESULT, {"run_id": run_id, **asdict(result)})
+
+
+def stage_folder(run: Path, stage: str | None) -> Path:
+    """Return the folder of a finished stage of a run: the one named, or the last one finished.
+
+    Raises CheckpointError where the run or the stage is not there, or is not finished.
+    """
+    stages = run / "stages"
+    if not stages.is_dir():
+        raise CheckpointError(
+            "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
+        )
+    names = json.loads((run / "run.json").read_text("utf-8"))["stages"]
+    finished = [name for name in names if (stages / name / RESULT).is_file()]
+    if stage is not None and stage not in finished:
+        raise CheckpointError(
+            "E402",
+            f"the run has no finished stage '{stage}' (finished: {', '.join(finished) or 'none'})",
+        )
+    if not finished:
+        raise CheckpointError("E402", f"no stage of '{run}' is finished")
+    return stages / (stage or finished[-1])

@@ -1,0 +1,111 @@
+"""The rows of a stage: read through its data set's class, bad ones counted, some held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from llmft.api import Dataset, Row
+from llmft.errors import DataError
+from llmft.recipe import Stage
+
+_SHOWN = 3
+
+
+@dataclass
+class Rows:
+    """The rows of one split, and what was skipped."""
+
+    rows: list[Row]
+    skipped: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """Return a SHA-256 over the rows as they are used, origins left out."""
+        hasher = hashlib.sha256()
+        for row in self.rows:
+            fields = {k: v for k, v in asdict(row).items() if k != "origin"}
+            hasher.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
+        return hasher.hexdigest()
+
+    def note(self) -> str:
+        """Return what a person should know about skipped rows, or ''."""
+        if not self.skipped:
+            return ""
+        seen = len(self.rows) + self.skipped
+        return f"skipped {self.skipped} of {seen} rows ({self.skipped / seen:.1%}): " + "; ".join(
+            self.reasons
+        )
+
+
+def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
+    """Return the usable rows of a split.
+
+    Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), and
+    where no row is left.
+    """
+    found = Rows([])
+    strict = dataset.config.on_bad_row == "fail"
+    for origin, record in islice(dataset.records(split), limit):
+        try:
+            found.rows.append(dataset.row(record, origin))
+        except DataError as error:
+            found.skipped += 1
+            if len(found.reasons) < _SHOWN:
+                found.reasons.append(error.faults[0].what)
+                if strict and len(found.reasons) == 1:
+                    first = error
+    if strict and found.skipped:
+        if not found.rows:
+            raise DataError(
+                "E102",
+                f"none of {found.skipped} rows can be used: {found.reasons[0]}",
+                fix=first.faults[0].fix,
+            )
+        more = "; ".join(found.reasons[1:])
+        raise DataError(
+            "E101",
+            f"{found.skipped} of {found.skipped + len(found.rows)} rows cannot be used:"
+            f" {found.reasons[0]}" + (f"; {more}" if more else ""),
+            fix=first.faults[0].fix or "mend the rows, or set data.on_bad_row: skip",
+        )
+    if not found.rows:
+        raise DataError(
+            "E103",
+            f"the split '{split}' has no rows"
+            + (f" left: {found.note()}" if found.skipped else ""),
+            fix="check data.path and data.split",
+        )
+    return found
+
+
+def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
+    """Return a stage's training rows, and the rows it is judged on where it is judged."""
+    train = read_rows(dataset, stage.data.split, stage.data.limit)
+    asked = stage.evaluate
+    if asked is None:
+        return train, None
+    if asked.holdout:
+        kept, held = hold_out(train.rows, asked.holdout, seed)
+        train = Rows(kept, train.skipped, train.reasons)
+        return train, Rows(held[: asked.limit])
+    split = asked.split or dataset.held_out_split
+    return train, read_rows(dataset, split, asked.limit)
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that stay and the rows held out, at least one of each; order is kept."""
+    if len(rows) < 2:
+        raise DataError("E103", "there is one row only, so none can be held out")
+    count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    held = set(random.Random(seed).sample(range(len(rows)), count))
+    return (
+        [row for i, row in enumerate(rows) if i not in held],
+        [row for i, row in enumerate(rows) if i in held],
+    )

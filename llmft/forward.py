@@ -1,0 +1,145 @@
+"""From token rows to the negative log-likelihood of their labels, with as little work as possible.
+
+Rows are laid end to end where the model's attention keeps them apart (no padding is computed), and
+padded on the right otherwise. Logits are made at label positions only, and for a large vocabulary a
+few positions at a time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from llmft import attention
+from llmft.api import Encoded
+
+# Logits held at once, in numbers: 2**25 float32 are 128 MiB.
+LOGITS_AT_ONCE = 2**25
+
+
+@dataclass(frozen=True, slots=True)
+class LabelNll:
+    """Negative log-likelihoods of N labels, in nats (float32), and the row (0..B-1) of each."""
+
+    nll_N: torch.Tensor
+    row_N: torch.Tensor
+
+    def per_row(self, rows: int) -> torch.Tensor:
+        """Return the sum over each row's labels, shape (B,)."""
+        return self.nll_N.new_zeros(rows).index_add(0, self.row_N, self.nll_N)
+
+
+def label_nll(model: Any, rows: Sequence[Encoded]) -> LabelNll:
+    """Return the negative log-likelihood of every label in the rows, given what stands before it.
+
+    model: a causal language model as transformers has it, or an adapter's module that answers
+        like one. Raises ValueError if no row has a label.
+    """
+    packed = getattr(model.config, "_attn_implementation", None) == attention.NAME
+    inputs, at, labels, row = (_end_to_end if packed else _padded)(rows)
+    if not len(labels):
+        raise ValueError("no row of the batch has a label")
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    labels, row, at = labels.to(device), row.to(device), at.to(device)
+    width = inputs["input_ids"].shape[1]
+    # Positions count from the end, so that an adapter may put virtual tokens in front.
+    keep, column = torch.unique(at % width - width, return_inverse=True)
+    line = torch.zeros_like(at) if packed else at // width
+    head = _splittable_head(model, len(labels))
+    if head is None:
+        logits = _logits(model, inputs, keep)[line, column]
+        return LabelNll(F.cross_entropy(logits.float(), labels, reduction="none"), row)
+    with _identity(head):
+        hidden = _logits(model, inputs, keep)[line, column]
+    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    pieces = zip(hidden.split(size), labels.split(size), strict=True)
+    nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
+    return LabelNll(torch.cat(nll), row)
+
+
+def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
+
+
+def _logits(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:
+    """Return the model's output at the positions `keep`, shape (B, len(keep), V)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "logits_to_keep" in inspect.signature(base.forward).parameters:
+        out: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+        return out
+    whole: torch.Tensor = model(**inputs, use_cache=False).logits
+    return whole[:, keep]
+
+
+def _splittable_head(model: Any, n_labels: int) -> Any:
+    """Return the output layer if its logits are too many to hold at once and may be split."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    weight = getattr(head, "weight", None)
+    if weight is None or n_labels * weight.shape[0] <= LOGITS_AT_ONCE:
+        return None
+    # These models change the logits after the head, so the head alone does not give them.
+    reshaped = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return None if any(getattr(model.config, name, None) for name in reshaped) else head
+
+
+@contextmanager
+def _identity(head: Any) -> Iterator[None]:
+    """Let a layer hand its input through, so that the model returns hidden states."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _end_to_end(rows: Sequence[Encoded]) -> Laid:
+    """Return model inputs of shape (1, T) with boundaries, and where which label of which row is."""
+    ids: list[int] = []
+    places: list[int] = []
+    bounds = [0]
+    at: list[int] = []
+    labels: list[int] = []
+    row_of: list[int] = []
+    for number, row in enumerate(rows):
+        start = len(ids)
+        ids.extend(row.input_ids)
+        places.extend(range(len(row.input_ids)))
+        bounds.append(len(ids))
+        for t, label in enumerate(row.labels):
+            if t and label != -100:
+                at.append(start + t - 1)
+                labels.append(label)
+                row_of.append(number)
+    inputs = {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([places]),
+        "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
+    }
+    return inputs, torch.tensor(at), torch.tensor(labels), torch.tensor(row_of)
+
+
+def _padded(rows: Sequence[Encoded]) -> Laid:
+    """Return model inputs of shape (B, T), padded on the right and masked, and where labels are."""
+    width = max(len(row.input_ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    target = torch.full((len(rows), width), -100)
+    for number, row in enumerate(rows):
+        n = len(row.input_ids)
+        ids[number, :n] = torch.tensor(row.input_ids)
+        mask[number, :n] = 1
+        target[number, : n - 1] = torch.tensor(row.labels[1:])
+    at = (target != -100).flatten().nonzero().squeeze(1)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return inputs, at, target.flatten()[at], at // width

@@ -1,0 +1,165 @@
+"""Every write to disk. A file or a folder is either there whole, or not there at all.
+
+Staged beside its target, synced, renamed, and the folder synced: a kill at any moment leaves the
+old state or the new one. State is tensors (safetensors) and JSON; no pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmft.errors import CheckpointError, EnvironmentFault
+
+MANIFEST = "manifest.json"
+STAGING = ".staging-"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the file system's refusals into one error that names the path and the free space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise EnvironmentFault(
+                "E202",
+                f"cannot write '{path}': {os.strerror(error.errno).lower()} ({_free(path)})",
+                fix="free some space, or give another --output-dir; nothing written was lost",
+            ) from error
+        if isinstance(error, PermissionError):
+            raise EnvironmentFault(
+                "E203", f"cannot write '{path}': permission denied", fix="give another --output-dir"
+            ) from error
+        if isinstance(error, NotADirectoryError):
+            raise EnvironmentFault(
+                "E203", f"cannot write '{path}': a part of it is a file", fix="give another folder"
+            ) from error
+        raise
+
+
+def _free(path: Path) -> str:
+    """Return the free space of the nearest existing parent, in words."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        return f"{shutil.disk_usage(path).free / 1e6:.0f} MB free"
+    except OSError:
+        return "free space unknown"
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that must not be there yet, readable by its owner alone."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole: staged beside the target, synced, renamed."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f"{STAGING}{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, path)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as readable JSON; NaN and infinity are refused with ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, values: list[Mapping[str, Any]]) -> None:
+    """Write plain data, one JSON object a line."""
+    write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged_folder(target: Path, run_id: str) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target`, with a manifest, if the block succeeds.
+
+    target: must not be there yet.
+    """
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{STAGING}{target.name}-"))
+        try:
+            yield staged
+            files = sorted(p for p in staged.rglob("*") if p.is_file())
+            hashes = {str(p.relative_to(staged)): sha256(p) for p in files}
+            write_json(staged / MANIFEST, {"run_id": run_id, "sha256": hashes})
+            for path in files:
+                _sync_file(path)
+            for folder in {p.parent for p in files} | {staged}:
+                sync_folder(folder)
+            os.rename(staged, target)
+            sync_folder(target.parent)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def verify_folder(folder: Path) -> str:
+    """Return the run id in a staged folder's manifest, after checking every file against it.
+
+    Raises CheckpointError where the manifest or a file is missing, or a hash differs.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        run_id, hashes = str(manifest["run_id"]), dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("E401", f"'{folder}' has no readable {MANIFEST}") from error
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            state = "is damaged" if path.is_file() else "is missing"
+            raise CheckpointError("E401", f"'{path}' {state}", fix="use an earlier checkpoint")
+    return run_id
+
+
+def sweep_staging(folder: Path) -> None:
+    """Remove what an earlier, killed process left half-written directly inside a folder."""
+    for path in folder.glob(f"{STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

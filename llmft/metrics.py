@@ -1,0 +1,45 @@
+"""How answers are judged: TriviaQA's normalisation, exact match and token F1 over aliases.
+
+Joshi et al. 2017, "TriviaQA", section 6 and its evaluation script: the score of an answer is its
+best over all aliases.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation + "‘’´`"})
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Return an answer in lower case, without punctuation, articles and extra white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, right: Sequence[str]) -> float:
+    """Return 1.0 if the normalised answer equals one of the right ones, else 0.0."""
+    given = normalize_answer(answer)
+    return float(any(given == normalize_answer(text) for text in right))
+
+
+def f1(answer: str, right: Sequence[str]) -> float:
+    """Return the best token F1 of the normalised answer against the right ones, in [0, 1]."""
+    given = normalize_answer(answer).split()
+    return max((_token_f1(given, normalize_answer(text).split()) for text in right), default=0.0)
+
+
+def _token_f1(given: Sequence[str], right: Sequence[str]) -> float:
+    same = sum((Counter(given) & Counter(right)).values())
+    if not same:
+        return 0.0
+    precision, recall = same / len(given), same / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def first_line(text: str) -> str:
+    """Return what stands on the first line that is not empty: where a short answer ends."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,194 @@
+"""The base model and its tokenizer: found, checked and loaded, with every option explicit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft.errors import EnvironmentFault, TrustError
+from llmft.settings import ModelSource
+
+EMBEDDED = "embedded:"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def locate_model(path: str) -> str:
+    """Return the folder or the hub id that a recipe's path means."""
+    if path.startswith(EMBEDDED):
+        from llmft import embedded
+
+        try:
+            return str(embedded.locate(path.removeprefix(EMBEDDED)))
+        except ValueError as error:
+            raise EnvironmentFault("E201", str(error)) from error
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        check_folder(folder)
+        return str(folder)
+    if folder.exists():
+        raise EnvironmentFault("E201", f"'{path}' is a file, not a model folder")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise EnvironmentFault(
+            "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
+        )
+    return path
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that would run code or unpickle when it is loaded."""
+    weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", *_PICKLES))
+    if weights and not any(name.endswith(".safetensors") for name in weights):
+        raise TrustError(
+            "E602",
+            f"'{folder}' holds pickled weights only ({weights[0]}), and a pickle can run any code",
+            fix="convert them to safetensors on a machine you can lose",
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            config = json.loads((folder / name).read_text("utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise EnvironmentFault("E201", f"'{folder / name}' is not readable JSON") from error
+        if isinstance(config, dict) and config.get("auto_map"):
+            raise TrustError(
+                "E601",
+                f"'{folder / name}' asks for code of its own ('auto_map')",
+                fix="use an architecture that transformers knows",
+            )
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """Return the tokenizer, with the recipe's chat template where it gives one."""
+    _quiet_environment()
+    from transformers import AutoTokenizer
+
+    path = locate_model(source.tokenizer or source.path)
+    revision = None if source.tokenizer else source.revision
+    with _found(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if source.chat_template is not None:
+        tokenizer.chat_template = source.chat_template
+    return tokenizer
+
+
+def load_config(source: ModelSource) -> Any:
+    """Return the model's configuration, without its weights."""
+    _quiet_environment()
+    from transformers import AutoConfig
+
+    path = locate_model(source.path)
+    with _found(path):
+        return AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=False)
+
+
+def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
+    """Return the frozen base model.
+
+    options: BitsAndBytesConfig's names, from the recipe and the adapter.
+    varlen: whether rows may be laid end to end, where the architecture allows it.
+    Raises EnvironmentFault where files, or tensors in them, are missing or do not fit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from llmft import attention
+
+    config = load_config(source)
+    path = locate_model(source.path)
+    with _found(path):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=source.revision,
+            dtype=getattr(torch, source.dtype),
+            attn_implementation=dense_attention(source, config),
+            quantization_config=_quantization(options),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    _refuse_wrong_tensors(path, report)
+    if varlen and source.attn_implementation == "auto" and attention.supports(type(model), config):
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    model.requires_grad_(False)
+    return model
+
+
+def empty_base(source: ModelSource) -> Any:
+    """Return the base model on torch's meta device: its modules and shapes, without weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=dense_attention(source, config), trust_remote_code=False
+        )
+
+
+def dense_attention(source: ModelSource, config: Any) -> str:
+    """Return the attention code for padded batches and for generation."""
+    if source.attn_implementation != "auto":
+        return str(source.attn_implementation)
+    return "eager" if getattr(config, "attn_logit_softcapping", None) is not None else "sdpa"
+
+
+def max_positions(config: Any) -> int | None:
+    """Return how many tokens a row may have, or None where the model sets no limit."""
+    value = getattr(config, "max_position_embeddings", None)
+    return int(value) if value else None
+
+
+def _quantization(options: Mapping[str, Any]) -> Any:
+    if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**options)
+
+
+def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
+    for kind in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in report.get(kind, ()))
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise EnvironmentFault(
+                "E207",
+                f"the weights in '{path}' do not fit the model: {kind.split('_')[0]} {shown}",
+                fix="check that config.json and the weights belong together",
+            )
+
+
+class _found:
+    """A context that turns transformers' many ways to say 'not found' into one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError | ValueError | KeyError):
+            local = Path(self.path).is_dir()
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise EnvironmentFault(
+                "E201",
+                f"cannot load '{self.path}': {reason}",
+                fix="check the folder's files" if local else f"try: hf download {self.path}",
+            ) from error
+
+
+def _quiet_environment() -> None:
+    """Turn off upstream's telemetry and progress bars before upstream is imported."""
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS",
+    ):  # fmt: skip
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

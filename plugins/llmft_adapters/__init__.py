@@ -1,0 +1,1 @@
+"""The adapter methods that llmft brings along."""

@@ -1,0 +1,1 @@
+"""The data set methods that llmft brings along."""

@@ -1,0 +1,119 @@
+"""Conversations, written by the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    DataError,
+    Dataset,
+    DatasetConfig,
+    Field,
+    Line,
+    Message,
+    Prompt,
+    Row,
+    RowKind,
+    hookimpl,
+)
+from llmft.toolkit import exact_match, f1, read_records
+
+# ShareGPT's words for the roles.
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_KNOWN = ("system", "user", "assistant", "tool")
+
+
+class Chat(Dataset["Chat.Config"]):
+    """Conversations as lists of messages (role and content, or ShareGPT's from and value)."""
+
+    method = "chat"
+    rows = ("chat", "completion")
+    metrics = {"exact_match": exact_match, "f1": f1}
+
+    class Config(DatasetConfig):
+        """Where the conversations are, and which turns are learnt."""
+
+        path: Line | None = Field(None, description="a file, a folder with <split> files, a hub id")
+        subset: Line | None = Field(None, description="the hub data set's configuration")
+        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
+        data_files: dict[Line, Line] | None = Field(
+            None, min_length=1, max_length=20, description="a local file for each split"
+        )
+        messages_column: Line = Field("messages", description="the column with the messages")
+        learn: Literal["all", "last"] = Field(
+            "all", description="learn every assistant turn, or the last one only"
+        )
+
+        @model_validator(mode="after")
+        def _one_source(self) -> Chat.Config:
+            if (self.path is None) == (self.data_files is None):
+                raise ValueError("give either path or data_files")
+            return self
+
+    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        config = self.config
+        return read_records(
+            config.path,
+            split,
+            data_files=config.data_files,
+            subset=config.subset,
+            revision=config.revision,
+        )
+
+    def ask(self, question: str) -> Prompt:
+        return (Message(role="user", content=question),)
+
+    def row_kind(self) -> RowKind:
+        return "chat" if self.config.learn == "all" else "completion"
+
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        column = self.config.messages_column
+        if column not in record:
+            raise DataError(
+                "E101",
+                f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
+                fix="name the right one as data.messages_column",
+            )
+        messages = _messages(record[column], origin)
+        if messages[-1]["role"] != "assistant":
+            raise DataError("E101", f"{origin}: the last turn is not the assistant's")
+        if self.config.learn == "all":
+            return ChatRow(messages, origin)
+        answer = messages[-1]["content"]
+        return CompletionRow(messages[:-1], answer, (answer,), origin)
+
+
+def _messages(value: Any, origin: str) -> tuple[Message, ...]:
+    """Return a record's messages, checked: known roles, text in each, turns that alternate."""
+    if not isinstance(value, list) or not value:
+        raise DataError("E101", f"{origin}: the messages are no list, or it is empty")
+    messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
+    spoken = [m["role"] for m in messages if m["role"] in ("user", "assistant")]
+    for turn, (one, two) in enumerate(zip(spoken, spoken[1:], strict=False)):
+        if one == two:
+            raise DataError("E101", f"{origin}: two {one} turns follow each other (turn {turn})")
+    if not spoken or spoken[0] != "user":
+        raise DataError("E101", f"{origin}: the first turn is not the user's")
+    return messages
+
+
+def _message(item: Any, turn: int, origin: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise DataError("E101", f"{origin}: turn {turn} is not a mapping")
+    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    role = _ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in _KNOWN:
+        raise DataError("E101", f"{origin}: turn {turn} has the unknown role '{role}'")
+    if not isinstance(content, str) or (role == "assistant" and not content.strip()):
+        raise DataError("E101", f"{origin}: turn {turn} has no text")
+    return Message(role=str(role), content=content)
+
+
+@hookimpl
+def llmft_datasets() -> list[type[Chat]]:
+    return [Chat]

@@ -1,0 +1,109 @@
+"""Rows of your own, from local files or the hub: prompts with completions, or plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from llmft.api import (
+    CompletionRow,
+    DataError,
+    Dataset,
+    DatasetConfig,
+    Field,
+    Line,
+    Row,
+    RowKind,
+    Settings,
+    TextRow,
+    hookimpl,
+)
+from llmft.toolkit import exact_match, f1, first_line, read_records, text_of
+
+
+class Columns(Settings):
+    """Which column, or which template of {columns}, gives what."""
+
+    prompt: Line = Field("prompt", description="a column, or a template such as 'Q: {question}'")
+    completion: Line = Field("completion", description="a column, or a template")
+    text: Line | None = Field(
+        None, description="a column or template of plain text, in place of prompt and completion"
+    )
+    answers: Line | None = Field(
+        None, description="a column with the right answer, or the list of right answers"
+    )
+
+
+class Jsonl(Dataset["Jsonl.Config"]):
+    """Prompts with completions, or plain text, from .jsonl, .json, .csv, .parquet or the hub."""
+
+    method = "jsonl"
+    rows = ("completion", "text")
+    metrics = {
+        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
+        "f1": lambda answer, right: f1(first_line(answer), right),
+    }
+
+    class Config(DatasetConfig):
+        """Where the rows are, and what their columns mean."""
+
+        path: Line | None = Field(None, description="a file, a folder with <split> files, a hub id")
+        subset: Line | None = Field(None, description="the hub data set's configuration")
+        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
+        data_files: dict[Line, Line] | None = Field(
+            None, min_length=1, max_length=20, description="a local file for each split"
+        )
+        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+
+        @model_validator(mode="after")
+        def _one_source(self) -> Jsonl.Config:
+            if (self.path is None) == (self.data_files is None):
+                raise ValueError("give either path or data_files")
+            return self
+
+    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        config = self.config
+        return read_records(
+            config.path,
+            split,
+            data_files=config.data_files,
+            subset=config.subset,
+            revision=config.revision,
+        )
+
+    def row_kind(self) -> RowKind:
+        return "text" if self.config.columns.text else "completion"
+
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        columns = self.config.columns
+        if columns.text:
+            return TextRow(_not_empty(text_of(record, columns.text, origin), origin), origin)
+        completion = text_of(record, columns.completion, origin)
+        return CompletionRow(
+            text_of(record, columns.prompt, origin),
+            _not_empty(completion, origin),
+            _answers(record, columns.answers, origin) or (completion.strip(),),
+            origin,
+        )
+
+
+def _not_empty(text: str, origin: str) -> str:
+    if not text.strip():
+        raise DataError("E101", f"{origin}: there is nothing to learn: the text is empty")
+    return text
+
+
+def _answers(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
+    if column is None:
+        return ()
+    value = record.get(column)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return (text_of(record, column, origin),)
+
+
+@hookimpl
+def llmft_datasets() -> list[type[Jsonl]]:
+    return [Jsonl]

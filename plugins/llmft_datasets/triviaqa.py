@@ -1,0 +1,106 @@
+"""Closed-book questions with many right spellings, in TriviaQA's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmft.api import (
+    CompletionRow,
+    DataError,
+    Dataset,
+    DatasetConfig,
+    Field,
+    Line,
+    Message,
+    Prompt,
+    Row,
+    hookimpl,
+)
+from llmft.toolkit import exact_match, f1, fill, first_line, read_records
+
+
+class TriviaQA(Dataset["TriviaQA.Config"]):
+    """Trivia questions, answered from memory, judged by exact match and F1 over all aliases.
+
+    Reads the hub's mandarjoshi/trivia_qa (Joshi et al. 2017) and any file with its columns:
+    `question` and `answer`, where the answer is TriviaQA's mapping (value, aliases) or a string
+    beside a column `aliases`.
+    """
+
+    method = "triviaqa"
+    rows = ("completion",)
+    metrics = {
+        # A short answer ends with its line, as in the usual closed-book evaluation.
+        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
+        "f1": lambda answer, right: f1(first_line(answer), right),
+    }
+
+    class Config(DatasetConfig):
+        """Where the questions are, and how they are put to the model."""
+
+        path: Line = Field(
+            "mandarjoshi/trivia_qa", description="a file, a folder, a hub id, or 'embedded:trivia'"
+        )
+        subset: Line = Field("rc.nocontext", description="the hub data set's configuration")
+        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
+        data_files: dict[Line, Line] | None = Field(
+            None, min_length=1, max_length=20, description="a local file for each split"
+        )
+        prompt_template: Line = Field(
+            "Question: {question}\nAnswer:", description="what the model is asked"
+        )
+        completion_template: Line = Field(
+            " {answer}", description="what it learns to say; {answer} is the answer's value"
+        )
+        chat: bool = Field(
+            False, description="ask through the model's chat template, as a user's turn"
+        )
+
+    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        config = self.config
+        return read_records(
+            config.path,
+            split,
+            data_files=config.data_files,
+            subset=config.subset,
+            revision=config.revision,
+        )
+
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        value, aliases = _answer(record, origin)
+        config = self.config
+        prompt = self._prompt(fill(config.prompt_template, record, origin))
+        completion = fill(config.completion_template, {**record, "answer": value}, origin)
+        # A chat template sets its own space before an answer.
+        completion = completion.strip() if config.chat else completion
+        return CompletionRow(prompt, completion, tuple(dict.fromkeys((value, *aliases))), origin)
+
+    def ask(self, question: str) -> Prompt:
+        return self._prompt(fill(self.config.prompt_template, {"question": question}, "question"))
+
+    def _prompt(self, text: str) -> Prompt:
+        return (Message(role="user", content=text),) if self.config.chat else text
+
+
+def _answer(record: Mapping[str, Any], origin: str) -> tuple[str, list[str]]:
+    """Return a record's answer and its other spellings."""
+    answer = record.get("answer")
+    inside = isinstance(answer, Mapping)
+    value = answer.get("value") if isinstance(answer, Mapping) else answer
+    aliases = (answer.get("aliases") if isinstance(answer, Mapping) else record.get("aliases")) or []
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            "E101",
+            f"{origin}: {'answer.value' if inside else 'answer'} is no text"
+            f" (columns: {', '.join(map(str, record))})",
+            fix="give TriviaQA's columns question and answer",
+        )
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise DataError("E101", f"{origin}: aliases is no list of texts")
+    return value, aliases
+
+
+@hookimpl
+def llmft_datasets() -> list[type[TriviaQA]]:
+    return [TriviaQA]

@@ -1,0 +1,113 @@
+"""A stage's rows: bad ones counted, some held out, digests that follow the content."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmft.data import hold_out, read_rows
+from llmft.errors import DataError
+from llmft_datasets.chat import Chat
+from llmft_datasets.jsonl import Jsonl
+from llmft_datasets.triviaqa import TriviaQA
+
+
+def dataset(tmp_path, records, cls=Jsonl, **settings):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return cls(cls.Config(method=cls.method, path=str(path), **settings))
+
+
+GOOD = {"prompt": "p", "completion": "c"}
+
+
+def test_bad_rows_stop_the_run_and_are_shown(tmp_path):
+    bad = [{"prompt": "p"}, {"prompt": 3.5, "completion": None}, {"prompt": "p", "completion": " "}]
+    with pytest.raises(DataError) as caught:
+        read_rows(dataset(tmp_path, [GOOD, *bad]), "train", None)
+    said = caught.value.faults[0]
+    assert said.code == "E101"
+    assert "3 of 4 rows cannot be used" in said.what
+    assert "rows.jsonl:2: no column 'completion' (there is: prompt)" in said.what
+    assert "rows.jsonl:3: the column 'completion' is empty" in said.what
+    assert "rows.jsonl:4: there is nothing to learn" in said.what
+
+
+def test_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
+    found = read_rows(dataset(tmp_path, [GOOD, {}], on_bad_row="skip"), "train", None)
+    assert len(found.rows) == 1
+    assert found.note().startswith("skipped 1 of 2 rows (50.0%)")
+
+
+def test_d2_columns_missing_everywhere_is_one_error(tmp_path):
+    with pytest.raises(DataError, match="none of 2 rows can be used.*instruction") as caught:
+        read_rows(dataset(tmp_path, [{"instruction": "a", "output": "b"}] * 2), "train", None)
+    assert caught.value.faults[0].code == "E102"
+
+
+def test_d3_no_rows_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="'train' has no rows"):
+        read_rows(dataset(tmp_path, []), "train", None)
+
+
+def test_columns_may_be_renamed_or_templates(tmp_path):
+    record = {"q": "why", "a": "so", "all": ["so", "thus"]}
+    columns = {"prompt": "Q: {q} {{x}}\n", "completion": "a", "answers": "all"}
+    data = dataset(tmp_path, [record], columns=Jsonl.Config.model_fields["columns"].annotation(**columns))
+    (row,) = read_rows(data, "train", None).rows
+    assert (row.prompt, row.completion, row.answers) == ("Q: why {x}\n", "so", ("so", "thus"))
+
+
+def test_triviaqa_reads_the_hubs_schema_and_the_flat_one(tmp_path):
+    hub = {"question": "Who?", "answer": {"value": "Ann", "aliases": ["Annie", "Ann"]}}
+    flat = {"question": "Who?", "answer": "Ann", "aliases": ["Annie"]}
+    rows = read_rows(dataset(tmp_path, [hub, flat], TriviaQA), "train", None).rows
+    for row in rows:
+        assert row.prompt == "Question: Who?\nAnswer:"
+        assert row.completion == " Ann"
+        assert row.answers == ("Ann", "Annie")
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "no list, or it is empty"),
+        ([{"role": "user", "content": "a"}], "the last turn is not the assistant's"),
+        ([{"role": "king", "content": "a"}], "turn 0 has the unknown role 'king'"),
+        ([{"role": "user", "content": None}], "turn 0 has no text"),
+        ([{"role": "assistant", "content": "a"}], "the first turn is not the user's"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "user", "content": "b"},
+             {"role": "assistant", "content": "c"}],
+            "two user turns follow each other",
+        ),
+    ],
+)  # fmt: skip
+def test_d9_conversations_are_checked_turn_by_turn(tmp_path, messages, said):
+    with pytest.raises(DataError, match=said):
+        read_rows(dataset(tmp_path, [{"messages": messages}], Chat), "train", None)
+
+
+def test_sharegpt_conversations_are_understood(tmp_path):
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
+    data = dataset(tmp_path, [{"c": turns}], Chat, messages_column="c", learn="last")
+    (row,) = read_rows(data, "train", None).rows
+    assert row.prompt == ({"role": "user", "content": "hi"},)
+    assert row.answers == ("yo",)
+
+
+def test_held_out_rows_leave_the_training_rows():
+    stay, held = hold_out(list(range(100)), 0.1, seed=1)
+    assert len(held) == 10
+    assert sorted(stay + held) == list(range(100))
+    assert hold_out(list(range(100)), 0.1, seed=1) == (stay, held)
+    assert hold_out(list(range(100)), 0.1, seed=2) != (stay, held)
+
+
+def test_the_digest_follows_the_rows_not_their_place(tmp_path):
+    one = read_rows(dataset(tmp_path, [GOOD]), "train", None)
+    (tmp_path / "else").mkdir()
+    two = read_rows(dataset(tmp_path / "else", [GOOD]), "train", None)
+    other = read_rows(dataset(tmp_path, [{**GOOD, "prompt": "q"}]), "train", None)
+    assert one.digest == two.digest != other.digest

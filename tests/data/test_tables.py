@@ -1,0 +1,112 @@
+"""Raw records: formats, splits, and every way a file can be damaged."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+
+import pytest
+
+from llmft.errors import DataError, LlmftError
+from llmft.tables import read_file, read_records
+
+ROWS = [{"a": "x", "n": 1}, {"a": "ü\nz", "n": 2}]
+
+
+def write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.fixture
+def lines(tmp_path):
+    return write(tmp_path / "rows.jsonl", "".join(json.dumps(r) + "\n" for r in ROWS))
+
+
+def test_jsonl_gives_records_with_their_lines(lines):
+    assert list(read_file(lines)) == [(f"{lines}:1", ROWS[0]), (f"{lines}:2", ROWS[1])]
+
+
+def test_gzip_is_read_under_any_name(tmp_path, lines):
+    packed = write(tmp_path / "b.jsonl.gz", gzip.compress(lines.read_bytes()))
+    hidden = write(tmp_path / "c.jsonl", gzip.compress(lines.read_bytes()))
+    for path in (packed, hidden):
+        assert [record for _, record in read_file(path)] == ROWS
+
+
+def test_json_csv_and_parquet_give_the_same(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    listed = write(tmp_path / "a.json", json.dumps(ROWS))
+    squad = write(tmp_path / "b.json", json.dumps({"Data": ROWS}))
+    table = tmp_path / "c.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), table)
+    for path in (listed, squad, table):
+        assert [record for _, record in read_file(path)] == ROWS
+    comma = write(tmp_path / "d.csv", 'a,n\nx,1\n"ü\nz",2\n')
+    assert [record for _, record in read_file(comma)] == [{"a": "x", "n": "1"}, {"a": "ü\nz", "n": "2"}]
+
+
+def test_a_folder_has_a_file_for_each_split(tmp_path, lines):
+    os.replace(lines, tmp_path / "validation.jsonl")
+    assert len(list(read_records(str(tmp_path), "validation"))) == 2
+    with pytest.raises(DataError, match="no file for the split 'train'"):
+        list(read_records(str(tmp_path), "train"))
+
+
+def test_one_file_is_the_train_split_only(lines):
+    assert len(list(read_records(str(lines), "train"))) == 2
+    with pytest.raises(DataError, match="one file, so there is no split 'validation'"):
+        list(read_records(str(lines), "validation"))
+
+
+def test_data_files_name_their_splits(lines):
+    files = {"train": str(lines), "dev": str(lines)}
+    assert len(list(read_records(None, "dev", data_files=files))) == 2
+    with pytest.raises(DataError, match=r"no split 'test' \(data_files has: train, dev\)"):
+        list(read_records(None, "test", data_files=files))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": ', "a.jsonl:2:7: not JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "a.jsonl:2: a JSON object is wanted, got list"),
+        ("a.jsonl", b'{"a": "\xff"}\n', "a.jsonl:1: byte 8 is not UTF-8"),
+        ("a.json", b'{"a": 1}', "a list of JSON objects is wanted"),
+        ("a.json", b"[{]", "a.json:1:3: not JSON"),
+        ("a.csv", b"a,b\n1,2,3\n", "a.csv:2: the row has not as many cells"),
+        ("a.csv", b"a,b\n1\n", "a.csv:2: the row has not as many cells"),
+        ("a.parquet", b"PAR1 nothing", "no whole parquet file"),
+        ("a.txt", b"text", "an ending that is not known"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 999)[:-12], "the file ends in mid-data"),
+    ],
+)  # fmt: skip
+def test_d7_d8_damage_is_named_with_its_place(tmp_path, name, content, said):
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError) as caught:
+        list(read_file(path))
+    assert said in caught.value.faults[0].what
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_d14_what_is_no_regular_file_is_refused_before_reading(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    make(path)
+    with pytest.raises(DataError, match="not a regular file"):
+        list(read_file(path))
+    with pytest.raises(DataError, match="not a regular file"):
+        list(read_file(type(path)("/dev/zero")))
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path):
+    for path in ("rows.jsonl", "./rows", str(tmp_path / "none"), "a/b/c.csv"):
+        with pytest.raises(DataError, match="there is no file"):
+            list(read_records(path, "train"))
+
+
+def test_a_hub_data_set_that_cannot_be_reached_says_how_to_fetch_it():
+    with pytest.raises(LlmftError, match="hf download --repo-type dataset nobody/nothing"):
+        list(read_records("nobody/nothing", "train"))

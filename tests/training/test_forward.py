@@ -1,0 +1,123 @@
+"""Label likelihoods: packed, padded and split heads all give what a plain forward pass gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llmft import attention, forward
+from llmft.api import Encoded
+from llmft.testing.models import VOCABULARY, tiny_gpt2, tiny_llama
+
+
+def rows(seed: int = 0, lengths: tuple[int, ...] = (5, 17, 2, 9)) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for n in lengths:
+        ids = torch.randint(0, 256, (n,), generator=generator).tolist()
+        learnt = n // 2
+        made.append(Encoded(tuple(ids), tuple([-100] * (n - learnt) + ids[n - learnt :])))
+    return made
+
+
+def reference(model, batch):
+    """Each row by itself through the whole model, in the plainest way."""
+    out = []
+    for row in batch:
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0]
+        target = torch.tensor(row.labels)
+        nll = F.cross_entropy(logits[:-1], target[1:], reduction="none", ignore_index=-100)
+        out.append(nll[target[1:] != -100])
+    return out
+
+
+def tiny(architecture: str):
+    import transformers as t
+
+    common = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128,
+        "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None,
+    }  # fmt: skip
+    if architecture == "llama":
+        return tiny_llama()
+    if architecture == "gpt2":
+        return tiny_gpt2()
+    grouped = {"num_key_value_heads": 2}
+    configs = {
+        "qwen2": lambda: t.Qwen2Config(**common, **grouped),
+        "qwen3": lambda: t.Qwen3Config(**common, **grouped, head_dim=8),
+        "mistral": lambda: t.MistralConfig(**common, **grouped, sliding_window=6),
+        "gemma": lambda: t.GemmaConfig(**common, **grouped, head_dim=8),
+        "gpt_neox": lambda: t.GPTNeoXConfig(**common),
+        "phi": lambda: t.PhiConfig(**common),
+        "opt": lambda: t.OPTConfig(
+            **{k: v for k, v in common.items() if k != "intermediate_size"},
+            ffn_dim=64, word_embed_proj_dim=32,
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return t.AutoModelForCausalLM.from_config(configs[architecture]()).eval()
+
+
+ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox", "phi", "opt"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("lengths", [(5, 17, 2, 9), (40, 2, 3), (7,)])
+def test_rows_laid_end_to_end_do_not_see_each_other(architecture, lengths):
+    model, batch = tiny(architecture), rows(lengths=lengths)
+    expected = torch.cat(reference(model, batch))
+    assert attention.supports(type(model), model.config)
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    found = forward.label_nll(model, batch)
+    torch.testing.assert_close(found.nll_N, expected, atol=2e-5, rtol=2e-5)
+    per_row = torch.stack([nll.sum() for nll in reference_again(architecture, batch)])
+    torch.testing.assert_close(found.per_row(len(batch)), per_row, atol=5e-5, rtol=2e-5)
+
+
+def reference_again(architecture, batch):
+    return reference(tiny(architecture), batch)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_padded_rows_give_the_same(architecture):
+    model, batch = tiny(architecture), rows()
+    found = forward.label_nll(model, batch)
+    torch.testing.assert_close(found.nll_N, torch.cat(reference(model, batch)), atol=2e-5, rtol=0)
+
+
+def test_a_head_split_over_positions_gives_the_same_gradient(monkeypatch):
+    grads = []
+    for limit in (2**25, 7 * VOCABULARY):
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", limit)
+        model = tiny_llama()
+        found = forward.label_nll(model, rows())
+        found.nll_N.sum().backward()
+        grads.append([found.nll_N.detach()] + [p.grad for p in model.parameters()])
+    for whole, split in zip(*grads, strict=True):
+        torch.testing.assert_close(split, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_prompt_tokens_after_the_answer_and_padding_change_nothing(llama):
+    short, long = rows(lengths=(6, 20))
+    alone = forward.label_nll(llama, [short]).nll_N
+    beside = forward.label_nll(llama, [short, long])
+    torch.testing.assert_close(beside.nll_N[beside.row_N == 0], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_no_label_at_all_is_an_error(llama):
+    with pytest.raises(ValueError, match="no row of the batch has a label"):
+        forward.label_nll(llama, [Encoded((1, 2), (-100, -100))])
+
+
+def test_the_mean_of_two_known_tokens_by_hand():
+    """With all logits equal the likelihood of any token is 1 / V."""
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    found = forward.label_nll(model, [Encoded((1, 2, 3), (-100, 2, 3))])
+    expected = torch.full((2,), float(torch.tensor(VOCABULARY).log()))
+    torch.testing.assert_close(found.nll_N, expected)
