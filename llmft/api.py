@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "ChatRow", "CompletionRow", "DataError",
-    "Dataset", "DatasetConfig", "Encoded", "EnvironmentFault", "Field", "Line", "LlmftError",
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "ChatRow", "CompletionRow",
+    "DataError", "Dataset", "DatasetConfig", "Encoded", "EnvironmentFault", "Field", "Line",
+    "LlmftError",
     "Message", "Metric", "ModelSource", "Objective", "PluginError", "PreferenceRow", "Progress",
-    "Prompt", "PromptRow", "RecipeError", "Refusal", "Row", "RowKind", "RunInfo", "Settings", "Share", "StageContext", "StageError",
+    "Prompt", "PromptRow", "RecipeError", "Refusal", "Row", "RowKind", "RunInfo", "Settings",
+    "Share", "StageContext", "StageError",
     "StageInfo", "StageRef", "StageResult", "TextRow", "Tracker", "TrackerConfig", "TrainSettings",
     "hookimpl",
 ]  # fmt: skip
@@ -265,6 +267,22 @@ class StageContext(Protocol):
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Answer prompts greedily with the model as it is now."""
 
+    def held_out(self) -> Sequence[Row]:
+        """The rows the stage is judged on; empty where the recipe does not evaluate."""
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """A context in which `model` answers as the reference does, before training starts.
+
+        Where the stage starts from an earlier one, that is the adapter as it is then; else the
+        base with the adapter off.
+        """
+
+    def load_stage(self, name: str) -> Any:
+        """A second model that shares this one's base weights, with an earlier stage's adapter.
+
+        It holds what that stage's alignment added (a reward model's head), and is frozen.
+        """
+
 
 # --- the four kinds --------------------------------------------------------------------------
 
@@ -305,6 +323,9 @@ class Adapter(_Kind[C]):
     supports_quantization: ClassVar[bool] = True
     supports_packing: ClassVar[bool] = False
     """Whether rows may be laid end to end in one batch row (attention and positions kept apart)."""
+    supports_shared_prompt: ClassVar[bool] = False
+    """Whether two answers may share one computation of their prompt: a token's change depends on
+    what stands before it, and not on where the row is laid."""
 
     def load_options(self) -> Mapping[str, Any]:
         """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
@@ -358,6 +379,15 @@ class Alignment(_Kind[C]):
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         """Return metrics of the method's own, on held-out rows, before and after training."""
         return {}
+
+    def extend(self, model: Any) -> None:
+        """Add to the model what is trained beside the adapter, such as a head."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what `extend` added into a folder (safetensors, JSON)."""
+
+    def load(self, model: Any, folder: Path) -> None:
+        """Add to the model what `save` wrote."""
 
 
 Metric = Callable[[str, Sequence[str]], float]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmft import fsio
-from llmft.api import Adapter, StageResult
+from llmft.api import Adapter, Alignment, StageResult
 from llmft.errors import CheckpointError, StageError
 
 ADAPTER = "adapter"
@@ -16,9 +17,15 @@ RESULT = "result.json"
 
 
 def save_stage(
-    folder: Path, run_id: str, adapter: Adapter[Any], model: Any, result: StageResult
+    folder: Path,
+    run_id: str,
+    made_by: Iterable[Adapter[Any] | Alignment[Any]],
+    model: Any,
+    result: StageResult,
 ) -> None:
-    """Write a stage's adapter, then its result; the result says that the stage is finished.
+    """Write what a stage trained, then its result; the result says that the stage is finished.
+
+    made_by: the adapter and the alignment; each writes its own part into one folder.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
     """
@@ -28,7 +35,8 @@ def save_stage(
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
     with fsio.staged_folder(folder / ADAPTER, run_id) as staged:
-        adapter.save(model, staged)
+        for method in made_by:
+            method.save(model, staged)
     fsio.write_json(folder / RESULT, {"run_id": run_id, **asdict(result)})
 
 

@@ -7,6 +7,7 @@ the models pass through.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,12 +40,16 @@ def varlen_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
+    shared_prefix: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return causal attention within each segment, as (1, T, H, D), and no weights.
 
-    cu_seq_lens_q: B + 1 boundaries of the segments along T, from 0 to T.
+    cu_seq_lens_q: B + 1 boundaries of the segments along T, from 0 to T. Keys beyond T (an
+        adapter's, which it learns) come first, and every segment sees them.
+    shared_prefix: (B, 2) start and length, along T, of what stands before a segment though it is
+        laid elsewhere (a prompt that two answers share); length 0 where nothing does.
     """
     if cu_seq_lens_q is None:
         raise ValueError("variable-length attention needs cu_seq_lens_q")
@@ -52,17 +57,21 @@ def varlen_attention(
     if groups > 1:
         key_1HTD = key_1HTD.repeat_interleave(groups, dim=1)
         value_1HTD = value_1HTD.repeat_interleave(groups, dim=1)
-    bounds = cu_seq_lens_q.tolist()
-    lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
-    longest = max(lengths)
+    segments = _segments(cu_seq_lens_q, shared_prefix)
+    longest = max(segment.length for segment in segments)
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
-    if sliding_window is not None and longest > sliding_window:
+    learnt = key_1HTD.shape[2] - query_1HTD.shape[2]
+    if learnt:
+        options["before"] = (key_1HTD[:, :, :learnt], value_1HTD[:, :, :learnt])
+        key_1HTD, value_1HTD = key_1HTD[:, :, learnt:], value_1HTD[:, :, learnt:]
+    if sliding_window is not None and learnt + longest > sliding_window:
         options["window"] = sliding_window
-    if len(lengths) * longest**2 <= _PADDING_BUDGET * sum(n * n for n in lengths):
-        out = _padded(query_1HTD, key_1HTD, value_1HTD, lengths, options)
+    tensors = (query_1HTD, key_1HTD, value_1HTD)
+    work = sum(segment.length**2 for segment in segments)
+    if len(segments) > 1 and len(segments) * longest**2 <= _PADDING_BUDGET * work:
+        out = _padded(tensors, segments, longest, options)
     else:
-        pieces = [t.split(lengths, dim=2) for t in (query_1HTD, key_1HTD, value_1HTD)]
-        out = torch.cat([_causal(q, k, v, **options) for q, k, v in zip(*pieces, strict=True)], 2)
+        out = torch.cat([_alone(tensors, segment, options) for segment in segments], 2)
     return out.transpose(1, 2), None
 
 
@@ -70,29 +79,65 @@ def varlen_attention(
 _PADDING_BUDGET = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A stretch of T, and the stretch that stands before it."""
+
+    start: int
+    end: int
+    prefix_start: int = 0
+    prefix: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.prefix + self.end - self.start
+
+    @property
+    def places(self) -> list[int]:
+        """Where along T the segment's tokens are, its prefix first."""
+        before = range(self.prefix_start, self.prefix_start + self.prefix)
+        return [*before, *range(self.start, self.end)]
+
+
+def _segments(bounds: torch.Tensor, shared: torch.Tensor | None) -> list[_Segment]:
+    ends: list[int] = bounds.tolist()
+    before = shared.tolist() if shared is not None else [(0, 0)] * (len(ends) - 1)
+    stretches = zip(ends, ends[1:], before, strict=False)
+    return [_Segment(start, end, *prefix) for start, end, prefix in stretches]
+
+
+def _alone(
+    tensors: tuple[torch.Tensor, ...], segment: _Segment, options: dict[str, Any]
+) -> torch.Tensor:
+    """Return one segment's attention. Its prefix is attended again, which is cheap, and dropped."""
+    if not segment.prefix:
+        return _causal(*(t[:, :, segment.start : segment.end] for t in tensors), **options)
+    at = torch.tensor(segment.places, device=tensors[0].device)
+    return _causal(*(t.index_select(2, at) for t in tensors), **options)[:, :, segment.prefix :]
+
+
 def _padded(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: list[int],
+    tensors: tuple[torch.Tensor, ...],
+    segments: list[_Segment],
+    longest: int,
     options: dict[str, Any],
 ) -> torch.Tensor:
     """Return attention of all segments in one call: right padding is never seen by causal rows."""
-    if len(lengths) == 1:
-        return _causal(query, key, value, **options)
-    real_BL = torch.arange(max(lengths)).unsqueeze(0) < torch.tensor(lengths).unsqueeze(1)
-    flat = real_BL.flatten().nonzero().squeeze(1).to(query.device)
-    shape = (len(lengths), max(lengths))
+    source = torch.zeros(len(segments), longest, dtype=torch.long)
+    own = torch.zeros(len(segments), longest, dtype=torch.bool)
+    for number, segment in enumerate(segments):
+        source[number, : segment.length] = torch.tensor(segment.places)
+        own[number, segment.prefix : segment.length] = True
+    device = tensors[0].device
+    source, kept = source.flatten().to(device), own.flatten().nonzero().squeeze(1).to(device)
 
     def unpack(packed_1HTD: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = packed_1HTD.shape
-        rows = packed_1HTD.new_zeros(shape[0] * shape[1], heads, width)
-        rows = rows.index_copy(0, flat, packed_1HTD[0].transpose(0, 1))
-        return rows.view(*shape, heads, width).transpose(1, 2)
+        rows = packed_1HTD[0].index_select(1, source)
+        return rows.view(heads, len(segments), longest, width).transpose(0, 1)
 
-    out_BHLD = _causal(unpack(query), unpack(key), unpack(value), **options)
-    rows = out_BHLD.transpose(1, 2).flatten(0, 1).index_select(0, flat)
-    return rows.transpose(0, 1).unsqueeze(0)
+    out_BHLD = _causal(*(unpack(tensor) for tensor in tensors), **options)
+    return out_BHLD.transpose(0, 1).flatten(1, 2).index_select(1, kept).unsqueeze(0)
 
 
 def _causal(
@@ -103,14 +148,18 @@ def _causal(
     scale: float | None,
     dropout_p: float,
     window: int | None = None,
+    before: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    if window is None:
+    if window is None and before is None:
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=dropout_p, scale=scale
         )
-    at = torch.arange(query.shape[2], device=query.device)
-    distance = at.unsqueeze(1) - at.unsqueeze(0)
-    seen = (distance >= 0) & (distance < window)
+    if before is not None:
+        keys, values = (t.expand(len(query), -1, -1, -1) for t in before)
+        key, value = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+    at = torch.arange(key.shape[2], device=query.device)
+    distance = at[-query.shape[2] :].unsqueeze(1) - at.unsqueeze(0)
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=seen, dropout_p=dropout_p, scale=scale
     )

@@ -1,6 +1,6 @@
 """Every error a user can meet: a place, a fact and a way out, with a stable code and exit status.
 
-The codes and what they mean are listed in `llmft.codes`; `llmft explain CODE` prints them.
+The codes and what they mean are listed in `llmft.commands.codes`; `llmft explain CODE` prints them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Place:
     def __str__(self) -> str:
         if not self.line:
             return self.file
-        return f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+        return (
+            f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

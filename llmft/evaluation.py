@@ -75,9 +75,7 @@ def score_answers(
         {name: metric(text, answers) for name, metric in metrics.items()}
         for text, answers in zip(given, right, strict=True)
     ]
-    means = {
-        name: math.fsum(scores[name] for scores in per_row) / len(per_row) for name in metrics
-    }
+    means = {name: math.fsum(scores[name] for scores in per_row) / len(per_row) for name in metrics}
     shown = [
         {"prompt": prompt, "answer": text, "right": list(answers), **scores}
         for prompt, text, answers, scores in zip(prompts, given, right, per_row, strict=True)

@@ -36,14 +36,20 @@ class LabelNll:
         return self.nll_N.new_zeros(rows).index_add(0, self.row_N, self.nll_N)
 
 
-def label_nll(model: Any, rows: Sequence[Encoded]) -> LabelNll:
+def label_nll(
+    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+) -> LabelNll:
     """Return the negative log-likelihood of every label in the rows, given what stands before it.
 
     model: a causal language model as transformers has it, or an adapter's module that answers
-        like one. Raises ValueError if no row has a label.
+        like one.
+    shared: for each row (j, n): its first n tokens are those of the earlier row j, and need not be
+        computed again where rows are laid end to end; n = 0 where nothing is shared. Only for
+        adapters that declare `supports_shared_prompt`.
+    Raises ValueError if no row has a label.
     """
     packed = getattr(model.config, "_attn_implementation", None) == attention.NAME
-    inputs, at, labels, row = (_end_to_end if packed else _padded)(rows)
+    inputs, at, labels, row = _end_to_end(rows, shared) if packed else _padded(rows)
     if not len(labels):
         raise ValueError("no row of the batch has a label")
     device = next(model.parameters()).device
@@ -60,7 +66,7 @@ def label_nll(model: Any, rows: Sequence[Encoded]) -> LabelNll:
     with _identity(head):
         hidden = _logits(model, inputs, keep)[line, column]
     size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    pieces = zip(hidden.split(size), labels.split(size), strict=True)
+    pieces = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
     return LabelNll(torch.cat(nll), row)
 
@@ -103,22 +109,29 @@ def _identity(head: Any) -> Iterator[None]:
 Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _end_to_end(rows: Sequence[Encoded]) -> Laid:
-    """Return model inputs of shape (1, T) with boundaries, and where which label of which row is."""
+def _end_to_end(rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None) -> Laid:
+    """Return model inputs of shape (1, T) with boundaries, and where which label of which row is.
+
+    A row that shares the start of an earlier one is laid from where it differs.
+    """
     ids: list[int] = []
     places: list[int] = []
     bounds = [0]
+    prefixes: list[tuple[int, int]] = []
     at: list[int] = []
     labels: list[int] = []
     row_of: list[int] = []
     for number, row in enumerate(rows):
-        start = len(ids)
-        ids.extend(row.input_ids)
-        places.extend(range(len(row.input_ids)))
+        earlier, n = shared[number] if shared else (0, 0)
+        before = bounds[earlier]
+        start = len(ids) - n
+        ids.extend(row.input_ids[n:])
+        places.extend(range(n, len(row.input_ids)))
         bounds.append(len(ids))
+        prefixes.append((before, n))
         for t, label in enumerate(row.labels):
             if t and label != -100:
-                at.append(start + t - 1)
+                at.append(start + t - 1 if t > n else before + t - 1)
                 labels.append(label)
                 row_of.append(number)
     inputs = {
@@ -126,6 +139,8 @@ def _end_to_end(rows: Sequence[Encoded]) -> Laid:
         "position_ids": torch.tensor([places]),
         "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
     }
+    if shared:
+        inputs["shared_prefix"] = torch.tensor(prefixes)
     return inputs, torch.tensor(at), torch.tensor(labels), torch.tensor(row_of)
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_jsonl(path: Path, values: list[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
     """Write plain data, one JSON object a line."""
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
 

@@ -40,6 +40,7 @@ def generate(
         use_cache=True,
     )
     room = max_positions(model.config)
+    room = room - getattr(model, "n_virtual", 0) if room else None
     keep = max(1, room - max_new_tokens) if room else None
     fitted = [list(p)[-keep:] if keep else list(p) for p in prompts]
     longest_first = sorted(range(len(fitted)), key=lambda i: -len(fitted[i]))

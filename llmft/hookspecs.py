@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -14,22 +14,22 @@ hookspec = pluggy.HookspecMarker("llmft")
 
 
 @hookspec
-def llmft_adapters() -> list[type[Adapter]]:  # type: ignore[empty-body]
+def llmft_adapters() -> list[type[Adapter[Any]]]:  # type: ignore[empty-body]
     """Return the adapter classes that this plugin offers."""
 
 
 @hookspec
-def llmft_alignments() -> list[type[Alignment]]:  # type: ignore[empty-body]
+def llmft_alignments() -> list[type[Alignment[Any]]]:  # type: ignore[empty-body]
     """Return the alignment classes that this plugin offers."""
 
 
 @hookspec
-def llmft_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
+def llmft_datasets() -> list[type[Dataset[Any]]]:  # type: ignore[empty-body]
     """Return the dataset classes that this plugin offers."""
 
 
 @hookspec
-def llmft_trackers() -> list[type[Tracker]]:  # type: ignore[empty-body]
+def llmft_trackers() -> list[type[Tracker[Any]]]:  # type: ignore[empty-body]
     """Return the tracker classes that this plugin offers."""
 
 

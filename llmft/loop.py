@@ -37,7 +37,7 @@ class LoopReport:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimiser steps, and which items each takes; a pure function of seed and settings."""
+    """How many optimiser steps, and which items each takes; follows from seed and settings."""
 
     items: int
     batch: int
@@ -113,12 +113,10 @@ def train(
         for step in range(plan.steps):
             batches = plan.step_batches(step)
             mine = batches[accelerator.process_index :: accelerator.num_processes]
-            window.add(
-                _forward_backward(accelerator, ready, items, batches, mine, objective, step)
-            )
+            window.add(_forward_backward(accelerator, ready, items, batches, mine, objective, step))
             norm = _clip(parameters, settings.max_grad_norm)
             _refuse_not_finite(window.last_loss, norm, items, batches, step)
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -161,7 +159,8 @@ def _forward_backward(
         # DDP averages over processes, and each holds a part of the sum.
         accelerator.backward(loss * (accelerator.num_processes / total))
         weight = objective.weight(chosen)
-        for name, value in {"loss": loss.item(), **extra}.items():
+        noted: dict[str, float] = {"loss": float(loss.detach()), **extra}
+        for name, value in noted.items():
             before = sums[name]
             sums[name] = (before[0] + value, before[1] + weight)
     if not mine:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmft.errors import EnvironmentFault, TrustError
+from llmft.quiet import before_upstream
 from llmft.settings import ModelSource
 
 EMBEDDED = "embedded:"
@@ -63,7 +63,7 @@ def check_folder(folder: Path) -> None:
 
 def load_tokenizer(source: ModelSource) -> Any:
     """Return the tokenizer, with the recipe's chat template where it gives one."""
-    _quiet_environment()
+    before_upstream()
     from transformers import AutoTokenizer
 
     path = locate_model(source.tokenizer or source.path)
@@ -77,12 +77,15 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 def load_config(source: ModelSource) -> Any:
     """Return the model's configuration, without its weights."""
-    _quiet_environment()
+    before_upstream()
     from transformers import AutoConfig
 
     path = locate_model(source.path)
     with _found(path):
-        return AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=False)
+    if getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True  # an encoder such as BERT then looks only backwards
+    return config
 
 
 def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
@@ -182,13 +185,3 @@ class _found:
                 f"cannot load '{self.path}': {reason}",
                 fix="check the folder's files" if local else f"try: hf download {self.path}",
             ) from error
-
-
-def _quiet_environment() -> None:
-    """Turn off upstream's telemetry and progress bars before upstream is imported."""
-    for name in (
-        "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS",
-    ):  # fmt: skip
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

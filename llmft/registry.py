@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 import pluggy
 
-from llmft.contract import KINDS, Kind
+from llmft.discovery.contract import KINDS, Kind
+from llmft.discovery.hooks import HookManager
+from llmft.discovery.offers import Offer, canonical, code_hash, installed
+from llmft.discovery.trial import Imports, Trial, tried
 from llmft.errors import PluginError
-from llmft.hooks import HookManager
-from llmft.nearest import nearest
-from llmft.offers import Offer, canonical, code_hash, installed
-from llmft.trial import Imports, Trial, tried
+from llmft.reading.nearest import nearest
 
 State = Literal["ok", "blocked", "broken", "untried"]
 _GROUPS: dict[str, str] = {contract.group: kind for kind, contract in KINDS.items()}

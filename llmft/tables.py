@@ -9,7 +9,7 @@ import json
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from llmft.errors import DataError, EnvironmentFault
 
@@ -115,7 +115,7 @@ def read_file(path: Path) -> Iterator[Record]:
 def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Record]:
@@ -197,7 +197,9 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise DataError("E107", f"'{path}' is no whole parquet file: {error}") from error
 
 
-def _hub_records(path: str, subset: str | None, split: str, revision: str | None) -> Iterator[Record]:
+def _hub_records(
+    path: str, subset: str | None, split: str, revision: str | None
+) -> Iterator[Record]:
     import datasets
 
     datasets.disable_progress_bars()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmft.contract import Kind
+from llmft.discovery.contract import Kind
 from llmft.testing import measures
 from llmft.testing.models import tiny_gpt2, tiny_llama
 from llmft.testing.settings import SettingsContract

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from llmft import api
-from llmft.contract import Kind
+from llmft.discovery.contract import Kind
 from llmft.testing.models import tiny_tokenizer
 from llmft.testing.settings import SettingsContract
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from llmft import api
-from llmft.contract import Kind
+from llmft.discovery.contract import Kind
 from llmft.testing.settings import SettingsContract
 
 ROW_TYPES: dict[str, type[Any]] = {

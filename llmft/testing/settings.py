@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from llmft.contract import Kind, check_class
-from llmft.hooks import Breach
+from llmft.discovery.contract import Kind, check_class
+from llmft.discovery.hooks import Breach
 
 
 class SettingsContract:

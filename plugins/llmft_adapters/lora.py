@@ -17,6 +17,7 @@ class Lora(Adapter["Lora.Config"]):
     method = "lora"
     mergeable = True
     supports_packing = True
+    supports_shared_prompt = True
 
     class Config(AdapterConfig):
         """PEFT's LoraConfig, by its own names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -94,7 +95,7 @@ def _messages(value: Any, origin: str) -> tuple[Message, ...]:
         raise DataError("E101", f"{origin}: the messages are no list, or it is empty")
     messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
     spoken = [m["role"] for m in messages if m["role"] in ("user", "assistant")]
-    for turn, (one, two) in enumerate(zip(spoken, spoken[1:], strict=False)):
+    for turn, (one, two) in enumerate(pairwise(spoken)):
         if one == two:
             raise DataError("E101", f"{origin}: two {one} turns follow each other (turn {turn})")
     if not spoken or spoken[0] != "user":

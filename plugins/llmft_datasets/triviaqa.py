@@ -88,7 +88,9 @@ def _answer(record: Mapping[str, Any], origin: str) -> tuple[str, list[str]]:
     answer = record.get("answer")
     inside = isinstance(answer, Mapping)
     value = answer.get("value") if isinstance(answer, Mapping) else answer
-    aliases = (answer.get("aliases") if isinstance(answer, Mapping) else record.get("aliases")) or []
+    aliases = (
+        answer.get("aliases") if isinstance(answer, Mapping) else record.get("aliases")
+    ) or []
     if not isinstance(value, str) or not value.strip():
         raise DataError(
             "E101",

@@ -47,7 +47,7 @@ def test_a_conversation_learns_every_assistant_turn():
     tokenizer = tiny_tokenizer(chat=True)
     (row,), _ = encode([ChatRow(messages)], tokenizer=tokenizer)
     learnt = [i for i in row.labels if i != -100]
-    assert tokenizer.decode(learnt) == "yo</s>ok</s>"
+    assert tokenizer.decode(learnt) == "yo</s>\nok</s>\n"
     assert row.labels.count(END) == 2
 
 
@@ -57,7 +57,7 @@ def test_a_prompt_of_messages_is_asked_as_the_template_says():
     (encoded,), _ = encode([row], tokenizer=tokenizer)
     prompt = Encoder(tokenizer, None).prompt_ids(row.prompt)
     assert list(encoded.input_ids[: len(prompt)]) == prompt
-    assert tokenizer.decode(prompt) == "user: hiassistant: "
+    assert tokenizer.decode(prompt) == "user: hi\nassistant: "
     assert encoded.labels[: len(prompt)] == (-100,) * len(prompt)
 
 
@@ -90,7 +90,7 @@ def test_d5_nothing_to_learn_is_an_error():
 
 def test_d6_a_long_row_is_named_where_it_may_not_be_cut():
     rows = [CompletionRow("a", "b"), CompletionRow("a" * 50, "b", origin="rows.jsonl:7")]
-    with pytest.raises(DataError, match="rows.jsonl:7: the row has 52 tokens, more than 20"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:7: the row has 52 tokens, more than 20"):
         encode(rows, max_length=20, on_long_row="fail")
 
 

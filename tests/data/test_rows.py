@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from llmft.data import hold_out, read_rows
-from llmft.errors import DataError
 from llmft_datasets.chat import Chat
 from llmft_datasets.jsonl import Jsonl
 from llmft_datasets.triviaqa import TriviaQA
+
+from llmft.data import hold_out, read_rows
+from llmft.errors import DataError
 
 
 def dataset(tmp_path, records, cls=Jsonl, **settings):
@@ -41,7 +41,7 @@ def test_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
 
 
 def test_d2_columns_missing_everywhere_is_one_error(tmp_path):
-    with pytest.raises(DataError, match="none of 2 rows can be used.*instruction") as caught:
+    with pytest.raises(DataError, match=r"none of 2 rows can be used.*instruction") as caught:
         read_rows(dataset(tmp_path, [{"instruction": "a", "output": "b"}] * 2), "train", None)
     assert caught.value.faults[0].code == "E102"
 
@@ -54,7 +54,9 @@ def test_d3_no_rows_is_an_error(tmp_path):
 def test_columns_may_be_renamed_or_templates(tmp_path):
     record = {"q": "why", "a": "so", "all": ["so", "thus"]}
     columns = {"prompt": "Q: {q} {{x}}\n", "completion": "a", "answers": "all"}
-    data = dataset(tmp_path, [record], columns=Jsonl.Config.model_fields["columns"].annotation(**columns))
+    data = dataset(
+        tmp_path, [record], columns=Jsonl.Config.model_fields["columns"].annotation(**columns)
+    )
     (row,) = read_rows(data, "train", None).rows
     assert (row.prompt, row.completion, row.answers) == ("Q: why {x}\n", "so", ("so", "thus"))
 

@@ -46,7 +46,10 @@ def test_json_csv_and_parquet_give_the_same(tmp_path):
     for path in (listed, squad, table):
         assert [record for _, record in read_file(path)] == ROWS
     comma = write(tmp_path / "d.csv", 'a,n\nx,1\n"ü\nz",2\n')
-    assert [record for _, record in read_file(comma)] == [{"a": "x", "n": "1"}, {"a": "ü\nz", "n": "2"}]
+    assert [record for _, record in read_file(comma)] == [
+        {"a": "x", "n": "1"},
+        {"a": "ü\nz", "n": "2"},
+    ]
 
 
 def test_a_folder_has_a_file_for_each_split(tmp_path, lines):

@@ -40,12 +40,12 @@ class {cls}(Adapter[Config]):
     def disabled(self, model):
         raise NotImplementedError
 '''
-HOOK = '''
+HOOK = """
 
 @hookimpl
 def llmft_adapters():
     return [{cls}]
-'''
+"""
 
 
 def adapter_source(method: str, cls: str = "Made", hook: str = HOOK) -> str:

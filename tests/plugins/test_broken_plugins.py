@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from made_up import HOOK, Install, adapter_source
 
-from llmft import loading
+from llmft.discovery import loading
 from llmft.errors import PluginError
 from llmft.registry import Registry
 
@@ -169,9 +169,7 @@ def test_what_a_plugin_prints_at_import_stays_off_stdout(
     assert record.remarks == ("prints at import: 'hello raw'",)
 
 
-def test_a_broken_module_is_run_once_for_all_its_methods(
-    install: Install, tmp_path: Path
-) -> None:
+def test_a_broken_module_is_run_once_for_all_its_methods(install: Install, tmp_path: Path) -> None:
     source = f"open({str(tmp_path / 'runs')!r}, 'a').write('x')\nraise RuntimeError"
     methods = {"one": "twice_run", "two": "twice_run"}
     install("llmft-twice", {"twice_run": source}, {"llmft.adapters": methods})

@@ -14,14 +14,14 @@ from llmft.api import hookimpl
 from llmft.errors import PluginError
 from llmft.registry import Registry
 
-TIMER = '''
+TIMER = """
 from llmft.api import hookimpl
 
 @hookimpl(wrapper=True)
 def llmft_run_stage(stage, context):
     result = yield
     return [*result, "{name}"]
-'''
+"""
 
 
 class Engine:

@@ -89,6 +89,28 @@ def test_padded_rows_give_the_same(architecture):
     torch.testing.assert_close(found.nll_N, torch.cat(reference(model, batch)), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("lengths", [(9, 4), (3, 30)])
+def test_two_answers_may_share_their_prompt(architecture, lengths):
+    """The rejected row is laid from where it differs; even its first label needs the prompt."""
+    model, prompts = tiny(architecture), rows(lengths=(12, 5))
+    answers = rows(seed=1, lengths=lengths)
+    batch, shared = [], []
+    for prompt in prompts:
+        n = len(prompt.input_ids)
+        for answer in answers:
+            ids = prompt.input_ids + answer.input_ids
+            batch.append(Encoded(ids, (-100,) * n + answer.input_ids))
+        shared += [(0, 0), (len(batch) - 2, n)]
+    expected = torch.cat(reference(model, batch))
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    found = forward.label_nll(model, batch, shared)
+    torch.testing.assert_close(found.nll_N, expected, atol=2e-5, rtol=2e-5)
+    again = forward.label_nll(model, batch)
+    torch.testing.assert_close(found.nll_N, again.nll_N, atol=2e-5, rtol=2e-5)
+
+
 def test_a_head_split_over_positions_gives_the_same_gradient(monkeypatch):
     grads = []
     for limit in (2**25, 7 * VOCABULARY):

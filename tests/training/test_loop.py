@@ -8,13 +8,13 @@ import signal
 
 import pytest
 import torch
+from llmft_alignments.sft import CompletionLoss
 
 from llmft import loop
 from llmft.api import Encoded
 from llmft.errors import Interrupted, StageError
 from llmft.settings import TrainSettings
 from llmft.testing.models import tiny_llama
-from llmft_alignments.sft import CompletionLoss
 
 
 def items(n: int = 12, seed: int = 0) -> list[Encoded]:
@@ -77,7 +77,7 @@ def test_the_loss_that_is_reported_is_the_loss_that_was_taken():
         model, rows, CompletionLoss(), settings, seed=0,
         on_step=lambda step, steps, metrics, log: seen.append((step, steps, metrics, log)),
     )  # fmt: skip
-    (step, steps, metrics, log), = seen
+    ((step, steps, metrics, log),) = seen
     assert (step, steps, log) == (1, 1, True)
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["learning_rate"] == settings.learning_rate

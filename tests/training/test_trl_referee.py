@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llmft_alignments.sft import CompletionLoss
 
 from llmft import attention
 from llmft.api import CompletionRow
 from llmft.encoding import Encoder
 from llmft.settings import TrainSettings
 from llmft.testing.models import tiny_llama, tiny_tokenizer
-from llmft_alignments.sft import CompletionLoss
 
 ROWS = [
     {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},

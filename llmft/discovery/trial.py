@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from llmft import api, loading
-from llmft.contract import Kind, class_of
+from llmft import api
+from llmft.discovery import loading
+from llmft.discovery.contract import Kind, class_of
+from llmft.discovery.hooks import STAGE_HOOK, Breach, alone, implements
+from llmft.discovery.offers import Offer
 from llmft.errors import PluginError
-from llmft.hooks import STAGE_HOOK, Breach, alone, implements
-from llmft.offers import Offer
 
 Imports = dict[str, loading.Outcome[Any] | loading.Failed]
 

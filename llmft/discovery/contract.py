@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llmft import api
-from llmft.hooks import Breach, alone, implements
+from llmft.discovery.hooks import Breach, alone, implements
 
 Kind = Literal["adapter", "alignment", "dataset", "tracker"]
 

@@ -1,0 +1,86 @@
+"""Write `docs/recipe-reference.md` from the settings classes: python docs/make_reference.py."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmft.commands.fields import FieldRow, fields
+from llmft.discovery.contract import KINDS
+from llmft.recipe import Recipe, Stage
+from llmft.registry import Registry
+
+PAGE = Path(__file__).parent / "recipe-reference.md"
+HEAD = """# Recipe reference
+
+Written by `docs/make_reference.py` from the classes that check recipes; do not edit it by hand.
+`llmft show METHOD` prints the same for every method that is installed, plugins included, and
+`llmft schema` gives editors a JSON Schema.
+
+A recipe is YAML 1.2: `2e-4` is a number, `no` is a word, unknown and duplicate keys are errors.
+"""
+KIND_TITLES = {
+    "adapter": ("Adapters", "`stages[].adapter`: what is trained."),
+    "alignment": ("Alignments", "`stages[].alignment`: what is optimised."),
+    "dataset": ("Data sets", "`stages[].data`: the rows."),
+    "tracker": ("Trackers", "`trackers[]`: who is told."),
+}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return the reference: the recipe's own blocks, then every method that comes with llmft."""
+    parts = [HEAD, "## The recipe\n", table(own_fields(Recipe))]
+    parts += ["## A stage: `stages[]`\n", table(own_fields(Stage))]
+    blocks = {"model": Recipe, "train": Stage, "evaluate": Stage}
+    for name, owner in blocks.items():
+        rows = [row for row in fields(owner) if row.key.startswith(f"{name}.")]
+        where = name if owner is Recipe else f"stages[].{name}"
+        parts += [f"## `{where}`\n", table(rows)]
+    registry = Registry.discover()
+    for kind in KINDS:
+        title, meaning = KIND_TITLES[kind]
+        parts += [f"## {title}\n", f"{meaning}\n"]
+        for record in registry.records():
+            # A page about llmft must not depend on what else its author has installed.
+            if record.kind == kind and record.distribution == "llmft":
+                parts.append(method(registry.method(kind, record.method)))
+    return "\n".join(parts)
+
+
+def own_fields(block: type[BaseModel]) -> list[FieldRow]:
+    """Return a block's own fields, without those of the blocks within it."""
+    return [row for row in fields(block) if "." not in row.key]
+
+
+def method(cls: type[Any]) -> str:
+    """Return a method's section: its documentation and its settings."""
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    rows = [row for row in fields(cls.Config) if row.key != "method"]
+    settings = table(rows) if rows else "It has no settings.\n"
+    return f"### `{cls.method}`\n\n{doc}\n\n{settings}"
+
+
+def table(rows: list[FieldRow]) -> str:
+    """Return fields as a Markdown table."""
+    lines = ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    for row in rows:
+        default = "**required**" if row.required else f"`{row.default}`" if row.default else ""
+        cells = (f"`{row.key}`", row.type, default, row.bounds, row.description)
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "\\<")
+
+
+if __name__ == "__main__":
+    main()

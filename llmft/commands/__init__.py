@@ -1,0 +1,1 @@
+"""The bodies of the longer commands: each gives plain data, and the text that shows it."""

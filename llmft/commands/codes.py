@@ -1,0 +1,190 @@
+"""Every error code: what it is, why it is an error, and how to mend it. `llmft explain` prints it.
+
+E0xx the recipe and the command line, E1xx data, E2xx the machine, E3xx training, E4xx runs and
+checkpoints, E5xx plugins, E6xx trust, E9xx our own bugs.
+"""
+
+from __future__ import annotations
+
+from llmft.commands.recipe_codes import RECIPE_CODES, Code
+
+CODES: dict[str, Code] = {
+    **RECIPE_CODES,
+    # --- data
+    "E101": Code(
+        "a row cannot be used",
+        "A row lacks a column, or holds null, a number or a list where text is needed, or its"
+        " messages do not form a conversation. The file, the line and the column are named.",
+        "Mend the row, or write `on_bad_row: skip`, which counts what is skipped.",
+    ),
+    "E102": Code(
+        "columns are missing in all rows",
+        "No row has the columns that the dataset's method reads. The columns that were found are"
+        " listed.",
+        "Map the names under `columns:`, or pick the method that fits the data.",
+    ),
+    "E103": Code(
+        "there are no rows",
+        "The file or the split is empty, or nothing is left of it after filtering. What removed"
+        " how many rows is printed.",
+        "Check the path, the split and the limit.",
+    ),
+    "E104": Code(
+        "too many rows are dropped",
+        "A larger share of the rows than `train.max_dropped` is too long, or loses its answer"
+        " when it is cut. Training on what is left would not be what was asked.",
+        "Raise train.max_length, shorten the rows, or raise train.max_dropped knowingly.",
+    ),
+    "E105": Code(
+        "there is nothing to learn",
+        "A row, or all of them, has no token that is learnt: the completion is empty, or was cut"
+        " off altogether.",
+        "Give every row a completion, and raise train.max_length if answers are cut off.",
+    ),
+    "E106": Code(
+        "a row is too long",
+        "A row has more tokens than train.max_length, or than the model has positions, and"
+        " `on_long_row: fail` was asked for.",
+        "Shorten the row, raise train.max_length, or write on_long_row: truncate or drop.",
+    ),
+    "E107": Code(
+        "a data file cannot be read",
+        "The file is missing, is cut short, is not what its name says (JSON, CSV, parquet),"
+        " holds bytes that are not UTF-8, or is a pipe or a device. The line and the byte are"
+        " named.",
+        "Mend or fetch the file again, and give it the ending of what it is.",
+    ),
+    "E108": Code(
+        "there is no chat template",
+        "The rows are conversations, and the model's tokenizer has no template that turns them"
+        " into text, or its template refuses them.",
+        "Give one under model.chat_template, use a model that has one, or rows with prompt and"
+        " completion.",
+    ),
+    "E109": Code(
+        "unknown split",
+        "The data has no split of this name. Those that it has are listed.",
+        "Take one of these under data.split or evaluate.split, or hold rows out by"
+        " evaluate.holdout.",
+    ),
+    "E130": Code(
+        "the run was interrupted",
+        "A signal asked the run to stop, by Ctrl-C or from the machine. It finished its step;"
+        " what was saved last is intact.",
+        "Start it again when you like.",
+    ),
+    # --- the machine
+    "E201": Code(
+        "a model or a data set is not found",
+        "The path is no folder here, and nothing of this name is in the local cache or can be"
+        " fetched from the hub.",
+        "Check the name. Fetch it first with `hf download NAME`, and log in with `hf auth login`"
+        " where access is restricted.",
+    ),
+    "E202": Code(
+        "the disk is full or failed",
+        "Something could not be written. What was saved before is intact; half-written files are"
+        " taken away.",
+        "Make room, or give an output_dir on another disk.",
+    ),
+    "E203": Code(
+        "a folder cannot be used",
+        "The output folder is a file, may not be written to, or is not ours to write in.",
+        "Give another output_dir, or mend the permissions.",
+    ),
+    "E204": Code(
+        "the folder is in use",
+        "Another process is running in this folder. Two runs in one folder would destroy each"
+        " other's files.",
+        "Wait for it, stop it, or give another output_dir.",
+    ),
+    "E205": Code(
+        "out of memory",
+        "The step did not fit into the memory of the machine or the device. What was saved"
+        " before is intact.",
+        "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps by as"
+        " much; then lower train.max_length; then turn train.gradient_checkpointing on.",
+    ),
+    "E206": Code(
+        "a package is missing",
+        "What the recipe asks for needs a package that is not installed, or not on this platform.",
+        "Install it with the command that is printed, or pick another setting.",
+    ),
+    "E207": Code(
+        "the model's weights do not fit its description",
+        "Tensors are missing, left over, or of another shape than config.json says. Such a model"
+        " would start with random weights in their place.",
+        "Fetch the model again, and check that config.json and the weights belong together.",
+    ),
+    # --- training
+    "E301": Code(
+        "the loss or a gradient is not finite",
+        "A loss, a gradient or a weight became NaN or infinite. Training stops before the update"
+        " that would spoil the adapter, and the step and its rows are named.",
+        "Lower train.learning_rate or train.max_grad_norm, use bf16 in place of float16, and"
+        " look at the rows that are named.",
+    ),
+    # --- runs and checkpoints
+    "E401": Code(
+        "a checkpoint is damaged",
+        "A file of it is missing, cut short or altered: it does not match the hash that was"
+        " written with it.",
+        "Use an earlier checkpoint, or run the stage again.",
+    ),
+    "E402": Code(
+        "this is not a finished run",
+        "The folder is no run's, or the stage that is asked for has not finished.",
+        "Name a folder that `llmft run` printed, and a stage that is listed as finished.",
+    ),
+    # --- plugins
+    "E501": Code(
+        "a plugin cannot be imported",
+        "The plugin is installed, and its code fails when it is imported. Other plugins are not"
+        " harmed; only recipes that name it are.",
+        "Update or reinstall the distribution that is named; `llmft doctor` shows the reason.",
+    ),
+    "E502": Code(
+        "a plugin breaks the contract",
+        "It returns something of the wrong type, implements a hook that does not exist, takes"
+        " other arguments than the hook gives, or fails when asked.",
+        "Report it to the plugin's author; `llmft.testing` has the tests that it should pass.",
+    ),
+    "E503": Code(
+        "two plugins offer one name",
+        "Two installed distributions offer a method of the same name, and neither may shadow the"
+        " other.",
+        "Write `distribution:name` in the recipe, or uninstall one of them.",
+    ),
+    "E504": Code(
+        "unknown method",
+        "No installed plugin offers a method of this name.",
+        "Mend the name, or install the package that brings it; `llmft list-plugins` shows all.",
+    ),
+    "E505": Code(
+        "a plugin is made for another version of llmft",
+        "The plugin states a version of the plugin API that this llmft does not have.",
+        "Update the plugin or llmft, whichever is older.",
+    ),
+    # --- trust
+    "E601": Code(
+        "a model folder asks for code of its own",
+        "The model's files name Python code that would have to be run to load it. A recipe can"
+        " never allow that.",
+        "Use an architecture that transformers knows by itself.",
+    ),
+    "E602": Code(
+        "weights in a format that can run code",
+        "Files such as .bin, .pt and .pkl are pickles, and loading a pickle can run anything.",
+        "Use a model with safetensors weights, or convert it where you trust it.",
+    ),
+    "E603": Code(
+        "a write outside the run folder",
+        "Something tried to write beyond the run folder, by '..' or through a link.",
+        "Give a plain output_dir; report it if you did not ask for this.",
+    ),
+    "E900": Code(
+        "a bug in llmft",
+        "Something happened that llmft does not understand. It is not your mistake.",
+        "Please report it, with the file that the message names; it holds no secrets.",
+    ),
+}

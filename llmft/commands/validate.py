@@ -1,0 +1,68 @@
+"""`llmft validate RECIPE...`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmft.commands import shipped
+from llmft.errors import Fault, LlmftError, RecipeError
+from llmft.quiet import captured_output
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+
+
+def check(recipes: Sequence[str], overrides: Sequence[str], *, deep: bool) -> list[dict[str, Any]]:
+    """Return a row for each recipe, all of them good; raise one error with all faults otherwise.
+
+    deep: hold each recipe against its model's config too, which imports torch.
+    """
+    registry = Registry.discover()
+    good: list[dict[str, Any]] = []
+    errors: list[LlmftError] = []
+    for name in recipes:
+        try:
+            good.append(_checked(name, registry, overrides, deep))
+        except LlmftError as error:
+            errors.append(error)
+    if errors:
+        faults: list[Fault] = [fault for error in errors for fault in error.faults]
+        raise type(errors[0]).of(faults)
+    return good
+
+
+def _checked(name: str, registry: Registry, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
+    path = shipped.find(name)
+    loaded = load_recipe(path, registry, overrides)
+    if deep:
+        with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
+            from llmft.deep import check_against_model
+
+            faults = check_against_model(loaded, registry)
+        if faults:
+            raise RecipeError.of(faults)
+    stages = [
+        {
+            "name": stage.name,
+            "adapter": stage.adapter.method if stage.adapter else None,
+            "alignment": stage.alignment.method,
+            "data": stage.data.method,
+        }
+        for stage in loaded.recipe.stages
+    ]
+    return {"file": str(path), "name": loaded.recipe.name, "stages": stages}
+
+
+def as_text(checked: list[dict[str, Any]]) -> str:
+    """Return a line for each recipe."""
+    return "\n".join(f"{row['file']}: ok ({_stages(row['stages'])})" for row in checked)
+
+
+def _stages(stages: list[dict[str, Any]]) -> str:
+    return "; ".join(
+        f"{stage['name']}: {stage['adapter'] or 'as before'} x {stage['alignment']}"
+        f" on {stage['data']}"
+        for stage in stages
+    )

@@ -1,0 +1,52 @@
+"""Answers from a finished run: the base model with a stage's trained adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmft import artifacts, models
+from llmft.encoding import Encoder
+from llmft.errors import CheckpointError
+from llmft.recipe import Recipe, load_recipe
+from llmft.registry import Registry
+from llmft.stage import device, stage_adapter
+
+
+def load_run(run: Path, registry: Registry) -> Recipe:
+    """Return the resolved recipe of a run; raise CheckpointError where there is none."""
+    file = run / "resolved.yaml"
+    if not file.is_file():
+        raise CheckpointError(
+            "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
+        )
+    return load_recipe(file, registry).recipe
+
+
+def answer(
+    run: Path,
+    questions: Sequence[str],
+    registry: Registry,
+    *,
+    stage: str | None = None,
+    max_new_tokens: int = 64,
+    with_adapter: bool = True,
+) -> list[str]:
+    """Return the run's answer to each question, asked as its stage's data set asks.
+
+    stage: default: the last finished one. with_adapter: False asks the base model alone.
+    """
+    from llmft.generation import generate
+
+    recipe = load_run(run, registry)
+    folder = artifacts.stage_folder(run, stage)
+    chosen = recipe.stage(folder.name)
+    adapter = stage_adapter(recipe, chosen, registry)
+    dataset = registry.method("dataset", chosen.data.method)(chosen.data)
+    tokenizer = models.load_tokenizer(recipe.model)
+    encoder = Encoder(tokenizer, None)
+    base = models.load_base(recipe.model, adapter.load_options(), varlen=False).to(device())
+    model = adapter.load(base, folder / artifacts.ADAPTER) if with_adapter else base
+    prompts = [encoder.prompt_ids(dataset.ask(question)) for question in questions]
+    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)
+    return [text.strip() for text in texts]

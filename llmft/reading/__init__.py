@@ -1,0 +1,1 @@
+"""How a recipe's text becomes a checked recipe: places, types, spellings, references, secrets."""

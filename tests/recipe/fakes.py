@@ -1,0 +1,180 @@
+"""An in-memory registry with small methods of every sort, so that no plugin is needed here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from llmft.api import (
+    Adapter,
+    AdapterConfig,
+    Alignment,
+    AlignmentConfig,
+    Dataset,
+    DatasetConfig,
+    Field,
+    Line,
+    PluginError,
+    Share,
+    StageRef,
+    Tracker,
+    TrackerConfig,
+)
+
+
+class LoraConfig(AdapterConfig):
+    r: int = Field(8, ge=1, le=4096, description="the rank")
+    lora_alpha: float = Field(16, gt=0, le=1e6, description="the scale")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter")
+    target_modules: Line | list[Line] = Field("all-linear", description="which layers")
+    use_rslora: bool = Field(False, description="divide by the root of r")
+
+
+class PrefixConfig(AdapterConfig):
+    num_virtual_tokens: int = Field(20, ge=1, le=10_000, description="the prefix' length")
+
+
+class SftConfig(AlignmentConfig):
+    label_smoothing: Share = Field(0.0, description="smoothing of the labels")
+
+
+class PpoConfig(AlignmentConfig):
+    reward_model: Annotated[str, StageRef("reward_model")] = Field(description="who scores")
+    kl_coef: float = Field(0.05, ge=0, le=100, description="the pull to the reference")
+
+
+class JsonlConfig(DatasetConfig):
+    path: Line = Field(description="the file")
+    columns: dict[str, str] = Field(default_factory=dict, description="names of columns")
+    kind: Literal["completion", "preference", "prompt"] = Field("completion", description="rows")
+
+    @model_validator(mode="after")
+    def _no_limit(self) -> JsonlConfig:
+        if self.path == "-" and self.limit:
+            raise ValueError("path '-' has no limit; drop limit")
+        if self.path == "crash":
+            raise KeyError("crash")
+        return self
+
+
+class Lora(Adapter[LoraConfig]):  # type: ignore[type-var]
+    method = "lora"
+    Config = LoraConfig
+    supports_packing = True
+
+
+class Qlora(Lora):
+    method = "qlora"
+
+    def load_options(self) -> dict[str, Any]:
+        return {"load_in_4bit": True}
+
+
+class Prefix(Adapter[PrefixConfig]):  # type: ignore[type-var]
+    method = "prefix"
+    Config = PrefixConfig
+    supports_gradient_checkpointing = False
+    supports_quantization = False
+
+
+class Sft(Alignment[SftConfig]):  # type: ignore[type-var]
+    method = "sft"
+    Config = SftConfig
+    rows = ("completion", "text", "chat")
+    supports_packing = True
+
+
+class Reward(Sft):
+    method = "reward"
+    rows = ("preference",)
+    produces = "reward_model"
+
+
+class Ppo(Alignment[PpoConfig]):  # type: ignore[type-var]
+    method = "ppo"
+    Config = PpoConfig
+    rows = ("prompt",)
+
+
+class Jsonl(Dataset[JsonlConfig]):  # type: ignore[type-var]
+    method = "jsonl"
+    Config = JsonlConfig
+    rows = ("completion", "preference", "prompt")
+    metrics: ClassVar[Any] = {"exact_match": None, "f1": None}
+
+    def row_kind(self) -> Any:
+        return self.config.kind
+
+
+class Console(Tracker[TrackerConfig]):
+    method = "console"
+    Config = TrackerConfig
+
+
+class Jsonlines(Console):
+    method = "jsonl"
+
+
+for _cls in (Lora, Prefix, Sft, Ppo, Jsonl):
+    _cls.__abstractmethods__ = frozenset()  # what trains and loads is not looked at here
+for _cls in (Qlora, Reward):
+    _cls.__abstractmethods__ = frozenset()
+
+
+class FakeRegistry:
+    """The registry's interface, over a dictionary."""
+
+    methods: ClassVar[dict[str, dict[str, Any]]] = {
+        "adapter": {"lora": Lora, "qlora": Qlora, "prefix": Prefix},
+        "alignment": {"sft": Sft, "reward": Reward, "ppo": Ppo},
+        "dataset": {"jsonl": Jsonl},
+        "tracker": {"console": Console, "jsonl": Jsonlines},
+        "plugin": {"timer": object},
+    }
+    failing: ClassVar[dict[str, str]] = {"wandb": "No module named 'wandb'"}
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(self.methods[kind])
+
+    def broken(self, kind: str) -> dict[str, str]:
+        return dict(self.failing)
+
+    def method(self, kind: str, name: str) -> Any:
+        if name in self.failing:
+            raise PluginError("E501", f"'{name}' is broken: {self.failing[name]}", fix="reinstall")
+        if name not in self.methods[kind]:
+            have = ", ".join(self.names(kind))
+            raise PluginError("E504", f"no {kind} is called '{name}'; installed: {have}")
+        return self.methods[kind][name]
+
+
+GOOD = """\
+recipe: 1
+name: rlhf-trivia
+seed: 17
+model:
+  path: org/model
+  dtype: bfloat16
+  quantization: {load_in_4bit: false}
+stages:
+  - name: sft
+    adapter: {method: lora, r: 16, lora_alpha: 32}
+    alignment: {method: sft}
+    data: {method: jsonl, path: rows.jsonl, split: train}
+    train:
+      num_train_epochs: 1
+      learning_rate: 2e-4
+      per_device_train_batch_size: 8
+    evaluate: {metrics: [exact_match, f1], limit: 500}
+  - name: reward
+    adapter: {method: lora, r: 8}
+    alignment: {method: reward}
+    data: {method: jsonl, path: hh.jsonl, kind: preference}
+  - name: ppo
+    start_from: sft
+    alignment: {method: ppo, reward_model: reward, kl_coef: 0.05}
+    data: {method: jsonl, path: prompts.jsonl, kind: prompt}
+trackers:
+  - method: console
+"""

@@ -1,0 +1,166 @@
+"""The console tracker: plain lines where nobody looks on, one moving line on a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llmft_trackers.console import Console, _duration, _left, _number
+
+from llmft.api import Progress, RunInfo, StageInfo
+
+STAGE = StageInfo(
+    "sft", "lora", "sft", 1_000, 100_000, 900, 12_000, 3_000, 20, ("2 rows were cut",)
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def told(monkeypatch, out, **config) -> Console:
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return Console(Console.Config(**config))
+
+
+def a_run(console: Console) -> None:
+    console.run_started(RunInfo("quick", Path("runs/quick/1"), {}, ("sft",)))
+    console.scored("sft", "before", {"exact_match": 0.01, "loss": 5.0})
+    console.stage_started(STAGE)
+    for step in range(1, 21):
+        logged = step % 10 == 0
+        metrics = {"loss": 5 / step, "tokens_per_second": 1234.5} if logged else {}
+        console.progress(Progress("sft", "train", step, 20, metrics, logged))
+    for done in range(3):
+        console.progress(Progress("sft", "evaluate", done, 2))
+    console.scored("sft", "after", {"exact_match": 0.61, "loss": 1.5})
+    console.note("half the answers are short")
+    console.stage_finished("sft", {"produces": "policy"})
+    console.run_finished({})
+
+
+def test_piped_output_is_plain_lines_without_escape_codes(monkeypatch):
+    out = io.StringIO()
+    a_run(told(monkeypatch, out))
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert "  trains 1,000 of 100,000 parameters (1.00%)" in lines
+    assert "  on 900 rows, 12,000 tokens (3,000 learnt), in 20 steps" in lines
+    assert "  note: 2 rows were cut" in lines
+    assert "note: half the answers are short" in lines
+
+
+def test_piped_output_has_one_line_for_each_logged_step(monkeypatch):
+    out = io.StringIO()
+    a_run(told(monkeypatch, out))
+    trained = [line for line in out.getvalue().splitlines() if "[sft] train" in line]
+    assert len(trained) == 2
+    assert trained[0].startswith("[sft] train 10/20  loss 0.5000  1,234 tokens/s")
+    assert trained[0].endswith("left")
+    evaluated = [line for line in out.getvalue().splitlines() if "[sft] evaluate" in line]
+    assert len(evaluated) == 1
+
+
+def test_the_score_table_shows_before_after_and_the_difference(monkeypatch):
+    out = io.StringIO()
+    a_run(told(monkeypatch, out))
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["exact_match", "0.0100", "0.6100", "+0.6000"] in rows
+    assert ["loss", "5.0000", "1.5000", "-3.5000"] in rows
+
+
+def test_a_score_without_a_before_has_no_difference(monkeypatch):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    console.scored("sft", "after", {"loss": math.nan})
+    assert ["loss", "-", "nan"] in [line.split() for line in out.getvalue().splitlines()]
+
+
+def test_the_last_lines_say_where_everything_is_and_what_to_type_next(monkeypatch):
+    out = io.StringIO()
+    a_run(told(monkeypatch, out))
+    assert out.getvalue().splitlines()[-2:] == [
+        "quick done: everything is in runs/quick/1",
+        'next: llmft generate runs/quick/1 "your question"',
+    ]
+
+
+def test_a_failed_run_is_not_followed_by_what_to_type_next(monkeypatch):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    console.run_started(RunInfo("quick", Path("runs/quick/1"), {}, ("sft",)))
+    console.run_finished({"status": "failed"})
+    assert "quick failed: everything is in runs/quick/1" in out.getvalue()
+    assert "next:" not in out.getvalue()
+
+
+def test_a_terminal_gets_a_moving_line_and_its_cursor_back(monkeypatch):
+    out = Terminal()
+    a_run(told(monkeypatch, out))
+    text = out.getvalue()
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0
+    assert "1/20" in text
+    assert "[sft] train 20/20  loss 0.2500" in text
+
+
+@pytest.mark.parametrize("why", ["config", "CI", "dumb"])
+def test_a_terminal_can_be_told_to_print_plain_lines(monkeypatch, why):
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("TERM", "dumb" if why == "dumb" else "xterm")
+    monkeypatch.setenv("CI", "1" if why == "CI" else "")
+    a_run(Console(Console.Config(live=why != "config")))
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_narrow_terminal_does_no_harm(monkeypatch):
+    out = Terminal()
+    console = told(monkeypatch, out)
+    monkeypatch.setenv("COLUMNS", "1")
+    a_run(console)
+    assert "quick done" in out.getvalue()
+
+
+def test_it_writes_to_the_stream_that_it_found_when_it_was_made(monkeypatch):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    console.note("hello")
+    assert out.getvalue() == "note: hello\n"
+
+
+def test_numbers_read_well():
+    assert _number(0.25) == "0.2500"
+    assert _number(12) == "12"
+    assert _number(123456.7) == "123,457"
+    assert _number(2e-5) == "2.00e-05"
+    assert _number(0.0) == "0.0000"
+    assert _number(math.inf) == "inf"
+    assert _duration(5.04) == "5.0 s"
+    assert _duration(65) == "1:05"
+    assert _duration(3_725) == "1:02:05"
+
+
+def test_time_left_follows_the_pace_so_far():
+    assert _left(Progress("s", "train", 5, 20), 10.0) == "30.0 s left"
+    assert _left(Progress("s", "train", 0, 20), 10.0) == ""
+    assert _left(Progress("s", "train", 20, 20), 10.0) == ""
+
+
+def test_importing_the_trackers_imports_neither_torch_nor_rich():
+    code = (
+        "import sys, llmft_trackers.console, llmft_trackers.jsonl;"
+        "print(sorted({'torch', 'rich', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
