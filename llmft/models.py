@@ -115,6 +115,7 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
             output_loading_info=True,
         )
     _refuse_wrong_tensors(path, report)
+    _keep_packing(model)
     if varlen and source.attn_implementation == "auto" and attention.supports(type(model), config):
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -153,6 +154,16 @@ def _quantization(options: Mapping[str, Any]) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**options)
+
+
+def _keep_packing(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when first asked on some CPUs.
+
+    That changes the base's weights and its answers, and fails for widths that 64 does not divide.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:

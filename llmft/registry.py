@@ -13,7 +13,7 @@ from llmft.discovery.hooks import HookManager
 from llmft.discovery.offers import Offer, canonical, code_hash, installed
 from llmft.discovery.trial import Imports, Trial, tried
 from llmft.errors import PluginError
-from llmft.reading.nearest import nearest
+from llmft.nearest import nearest
 
 State = Literal["ok", "blocked", "broken", "untried"]
 _GROUPS: dict[str, str] = {contract.group: kind for kind, contract in KINDS.items()}

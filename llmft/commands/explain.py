@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmft.commands.codes import CODES
 from llmft.errors import RecipeError
-from llmft.reading.nearest import did_you_mean
+from llmft.nearest import did_you_mean
 
 
 def explanations(code: str | None) -> list[dict[str, str]]:

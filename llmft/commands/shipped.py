@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmft.errors import RecipeError
-from llmft.reading.nearest import did_you_mean
+from llmft.nearest import did_you_mean
 
 # A symbolic link in a checkout, so resolving it shows the path that a reader of the repo knows.
-_FOLDERS = (Path(__file__).parent / "_recipes", Path(__file__).parent.parent / "recipes")
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
 
 
 class Shipped(NamedTuple):

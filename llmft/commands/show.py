@@ -10,7 +10,7 @@ from llmft.commands.fields import fields
 from llmft.commands.output import table
 from llmft.discovery.contract import Kind
 from llmft.errors import RecipeError
-from llmft.reading.nearest import did_you_mean
+from llmft.nearest import did_you_mean
 from llmft.registry import Registry
 
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import LlmftError
+from llmft.nearest import did_you_mean
 from llmft.reading.blocks import Blocks
-from llmft.reading.nearest import did_you_mean
 from llmft.reading.references import adapter_stage, check_references, start_of
 from llmft.reading.tree import KeyPath, visible
 

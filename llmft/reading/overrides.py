@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmft.errors import Fault, Place, RecipeError
-from llmft.reading.nearest import did_you_mean
+from llmft.nearest import did_you_mean
 from llmft.reading.scalar import scalar
 from llmft.reading.secret import masked_source
 from llmft.reading.textfile import decoded

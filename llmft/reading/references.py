@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic.fields import FieldInfo
 
 from llmft.api import StageRef
+from llmft.nearest import did_you_mean
 from llmft.reading.blocks import Blocks
-from llmft.reading.nearest import did_you_mean
 from llmft.reading.tree import KeyPath, visible
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from llmft.errors import LlmftError, Place, RecipeError
-from llmft.reading.nearest import nearest
+from llmft.nearest import nearest
 from llmft.reading.tree import visible
 
 MAX_BYTES = 1 << 20

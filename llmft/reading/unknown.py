@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from llmft.api import AdapterConfig, AlignmentConfig, DatasetConfig, TrackerConfig
+from llmft.nearest import did_you_mean
 from llmft.reading.foreign import FOREIGN, REMARKS
-from llmft.reading.nearest import did_you_mean
 from llmft.reading.tree import KeyPath, dotted, visible
 
 _BASES = (AdapterConfig, AlignmentConfig, DatasetConfig, TrackerConfig)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from llmft.reading.nearest import did_you_mean
+from llmft.nearest import did_you_mean
 from llmft.reading.scalar import scalar
 from llmft.reading.tree import shown
 from llmft.settings import Name

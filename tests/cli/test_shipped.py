@@ -53,6 +53,7 @@ def test_the_path_is_as_short_as_a_person_would_type_it(folder, monkeypatch):
 
 
 def test_every_recipe_of_the_repository_begins_with_what_it_does():
+    assert "quickstart" in [item.name for item in shipped.recipes()]
     assert [item.name for item in shipped.recipes() if not item.summary] == []
 
 

@@ -1,0 +1,68 @@
+"""What the documentation shows is what is there: recipes load, code runs, pages are up to date."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from llmft.commands import shipped
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list:
+    return [
+        pytest.param(text, id=f"{page.relative_to(ROOT)}:{number}")
+        for page in PAGES
+        for number, (kind, text) in enumerate(BLOCK.findall(page.read_text("utf-8")))
+        if kind == language
+    ]
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return Registry.discover()
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_recipe_in_the_docs_loads(text, registry, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, "utf-8")
+    assert load_recipe(path, registry).recipe.stages
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_every_python_block_compiles(text):
+    compile(text, "docs", "exec")
+
+
+@pytest.mark.parametrize("recipe", shipped.recipes(), ids=lambda recipe: recipe.name)
+def test_every_shipped_recipe_loads_and_says_what_it_shows(recipe, registry):
+    assert load_recipe(recipe.path, registry).recipe.stages
+    assert len(recipe.summary) > 20
+
+
+def test_the_page_about_plugins_holds_the_examples_own_code():
+    made = runpy.run_path(str(ROOT / "docs" / "make_plugin_page.py"))["page"]()
+    page = ROOT / "docs" / "writing-a-plugin.md"
+    assert page.read_text("utf-8") == made, "run python docs/make_plugin_page.py"
+
+
+def test_the_quickstart_page_shows_the_quickstart_recipe():
+    shown = BLOCK.findall((ROOT / "docs" / "quickstart.md").read_text("utf-8"))
+    (recipe,) = [text for kind, text in shown if kind == "yaml" and "embedded:model" in text]
+    shipped_text = (ROOT / "recipes" / "quickstart.yaml").read_text("utf-8")
+    assert shipped_text.endswith(recipe)
+
+
+def test_every_link_between_pages_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,0 +1,149 @@
+"""One run from end to end: what it leaves behind, and that it can be done again to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+
+from llmft.errors import LlmftError
+from llmft.inference import answer
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+
+
+def digest(folder) -> str:
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def finished(run, recipe):
+    return run(recipe)
+
+
+def test_a_run_leaves_everything_needed_to_understand_it(finished, recipe):
+    folder = finished.folder
+    stage = folder / "stages" / "sft"
+    written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {
+        "recipe.yaml", "resolved.yaml", "lock.json", "run.json", "log.txt",
+        "stages/sft/adapter/adapter_config.json", "stages/sft/adapter/adapter_model.safetensors",
+        "stages/sft/adapter/manifest.json", "stages/sft/metrics.jsonl", "stages/sft/result.json",
+        "stages/sft/samples.jsonl",
+    } <= written  # fmt: skip
+    result = json.loads((stage / "result.json").read_text())
+    assert result["produces"] == "policy"
+    assert result["after"]["loss"] < result["before"]["loss"]
+    assert result["after"]["perplexity"] == pytest.approx(math.exp(result["after"]["loss"]))
+    assert set(result["before"]) == {"loss", "perplexity", "exact_match", "f1"}
+    samples = [json.loads(line) for line in (stage / "samples.jsonl").read_text().splitlines()]
+    assert [s["when"] for s in samples] == ["before"] * 8 + ["after"] * 8
+    metrics = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    trained = [m for m in metrics if m.get("phase") == "train"]
+    assert [m["step"] for m in trained] == [2, 4, 6]
+    lock = json.loads((folder / "lock.json").read_text())
+    assert lock["packages"]["torch"] == torch.__version__
+    assert set(lock["model"]["sha256"]) >= {"config.json", "model.safetensors"}
+    assert {p["method"] for p in lock["plugins"]} == {"lora", "sft", "jsonl", "console"}
+    assert len(lock["rows_sha256"]["sft"]["train"]) == 64
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_resolved_recipe_loads_to_the_same_recipe(finished):
+    registry = Registry.discover()
+    place = f"output_dir={finished.folder.parents[1]}"
+    given = load_recipe(finished.folder / "recipe.yaml", registry, [place]).recipe
+    resolved = load_recipe(finished.folder / "resolved.yaml", registry).recipe
+    assert resolved == given
+
+
+def test_the_same_recipe_gives_the_same_bits_in_another_folder(run, recipe, finished):
+    again = run(recipe)
+    assert again.folder != finished.folder
+    place = "stages/sft/adapter"
+    assert digest(again.folder / place) == digest(finished.folder / place)
+    other = run(recipe, "seed=18")
+    assert digest(other.folder / place) != digest(finished.folder / place)
+
+
+def test_plain_peft_loads_what_was_trained(finished, model_folder):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    model = PeftModel.from_pretrained(base, finished.folder / "stages" / "sft" / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    ids = tokenizer("say 3:", return_tensors="pt")
+    out = model.generate(**ids, max_new_tokens=4, do_sample=False)
+    expected = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    (ours,) = answer(finished.folder, ["say 3:"], Registry.discover(), max_new_tokens=4)
+    assert ours == expected.strip()
+    (plain,) = answer(
+        finished.folder, ["say 3:"], Registry.discover(), max_new_tokens=4, with_adapter=False
+    )
+    assert plain != ours
+
+
+def test_an_override_is_used_and_recorded(run, recipe):
+    summary = run(recipe, "stages.sft.train.max_steps=2")
+    assert summary.stages["sft"].steps == 2
+    noted = json.loads((summary.folder / "run.json").read_text())
+    assert noted["overrides"][1:] == ["stages.sft.train.max_steps=2"]
+    resolved = load_recipe(summary.folder / "resolved.yaml", Registry.discover()).recipe
+    assert resolved.stages[0].train.max_steps == 2
+
+
+def test_a_later_stage_goes_on_with_an_earlier_ones_adapter(run, recipe):
+    second = {k: v for k, v in recipe["stages"][0].items() if k != "adapter"}
+    recipe["stages"].append(second | {"name": "more", "start_from": "sft"})
+    summary = run(recipe)
+    first, more = summary.stages["sft"], summary.stages["more"]
+    assert more.before["loss"] == pytest.approx(first.after["loss"], abs=1e-6)
+    assert more.after["loss"] < more.before["loss"]
+
+
+def test_a_stage_may_start_from_a_stage_of_an_earlier_run(run, recipe, finished):
+    stage = {k: v for k, v in recipe["stages"][0].items() if k != "adapter"}
+    recipe["stages"] = [stage | {"start_from": f"run:{finished.run_id}/sft"}]
+    summary = run(recipe)
+    expected = finished.stages["sft"].after["loss"]
+    assert summary.stages["sft"].before["loss"] == pytest.approx(expected, abs=1e-6)
+    recipe["stages"][0]["start_from"] = "run:nothing/sft"
+    with pytest.raises(LlmftError, match="there is no run 'nothing'"):
+        run(recipe)
+
+
+def test_target_modules_are_held_against_the_model_before_anything_is_written(
+    run, recipe, tmp_path
+):
+    recipe["stages"][0]["adapter"]["target_modules"] = ["q_proj", "query_key_value", "v_*"]
+    with pytest.raises(LlmftError) as caught:
+        run(recipe)
+    (fault,) = caught.value.faults
+    assert fault.path == "stages[0].adapter.target_modules[1]"
+    assert "'query_key_value' matches no linear layer" in fault.what
+    assert "q_proj" in fault.fix
+    assert fault.place.line > 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_longer_than_the_model_can_read_are_refused_with_the_line(run, recipe):
+    recipe["stages"][0]["train"]["max_length"] = 512
+    with pytest.raises(LlmftError, match="512 tokens does not fit the model's 256 positions"):
+        run(recipe)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(run, recipe, finished):
+    recipe["stages"][0]["train"]["gradient_checkpointing"] = True
+    again = run(recipe)
+    assert again.stages["sft"].after == pytest.approx(finished.stages["sft"].after, abs=1e-5)
+
+
+def test_o4_an_output_folder_that_is_a_file_is_named(run, recipe, tmp_path):
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(LlmftError) as caught:
+        run(recipe)
+    assert caught.value.exit_code == 4
