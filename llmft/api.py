@@ -11,9 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import pluggy
 from pydantic import Field
@@ -21,10 +21,25 @@ from pydantic import Field
 from llmft.errors import (
     DataError,
     EnvironmentFault,
+    LeftOutRow,
     LlmftError,
     PluginError,
     RecipeError,
     StageError,
+)
+from llmft.events import Progress, RunInfo, StageInfo, StageResult
+from llmft.rows import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    EncodedPair,
+    Message,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+    RowKind,
+    TextRow,
 )
 from llmft.settings import Line, ModelSource, Settings, Share, TrainSettings
 
@@ -33,8 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "ChatRow", "CompletionRow",
-    "DataError", "Dataset", "DatasetConfig", "Encoded", "EnvironmentFault", "Field", "Line",
-    "LlmftError",
+    "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair", "EnvironmentFault", "Field",
+    "LeftOutRow", "Line", "LlmftError",
     "Message", "Metric", "ModelSource", "Objective", "PluginError", "PreferenceRow", "Progress",
     "Prompt", "PromptRow", "RecipeError", "Refusal", "Row", "RowKind", "RunInfo", "Settings",
     "Share", "StageContext", "StageError",
@@ -44,94 +59,6 @@ __all__ = [
 
 API_VERSION = 1
 hookimpl = pluggy.HookimplMarker("llmft")
-
-# --- rows: what a data set gives -------------------------------------------------------------
-
-
-class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
-
-    role: str
-    content: str
-
-
-Prompt = str | tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """Plain text; every token of it is learnt."""
-
-    text: str
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionRow:
-    """A prompt and the completion that is learnt; a tuple of messages goes through the template.
-
-    answers: the strings that count as right, for exact_match and f1; empty where unknown.
-    origin: where the row came from, `file:line`, for error messages.
-    """
-
-    prompt: Prompt
-    completion: str
-    answers: tuple[str, ...] = ()
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRow:
-    """A whole conversation; every assistant turn of it is learnt."""
-
-    messages: tuple[Message, ...]
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PreferenceRow:
-    """A prompt with a preferred and a dispreferred completion.
-
-    margin: by how much the chosen answer is better, where raters said so.
-    """
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    margin: float | None = None
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """A prompt to answer; `answers` are the right ones where they are known."""
-
-    prompt: Prompt
-    answers: tuple[str, ...] = ()
-    origin: str = ""
-
-
-Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
-RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A row as token ids.
-
-    input_ids: T ids. labels: T ids, -100 where a token is not learnt. labels[t] is the token that
-    is predicted at position t - 1, as in transformers.
-    """
-
-    input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    origin: str = ""
-
-    @property
-    def n_labels(self) -> int:
-        """The number of tokens that are learnt (the first token of a row is never predicted)."""
-        return sum(label != -100 for label in self.labels[1:])
-
 
 # --- configs: the blocks of a recipe ---------------------------------------------------------
 
@@ -169,6 +96,9 @@ class DatasetConfig(Settings):
     on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="stop at a row that cannot be used, or skip it and count it"
     )
+    max_bad_rows: Share = Field(
+        1.0, description="stop where more than this share of the rows is skipped"
+    )
 
 
 class TrackerConfig(Settings):
@@ -177,56 +107,7 @@ class TrackerConfig(Settings):
     method: Line = Field(description="which tracker method")
 
 
-# --- what happens in a run -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """The run as trackers see it: its name, its folder and the resolved recipe."""
-
-    name: str
-    folder: Path
-    recipe: Mapping[str, Any]
-    stages: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StageInfo:
-    """What a stage is about to do; counts are known once the model and the rows are loaded."""
-
-    name: str
-    adapter: str
-    alignment: str
-    trainable_parameters: int
-    total_parameters: int
-    rows: int
-    tokens: int
-    learnt_tokens: int
-    steps: int
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A sign of life: `done` of `total` units of a phase, with metrics where there are new ones."""
-
-    stage: str
-    phase: str
-    done: int
-    total: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    logged: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """What a stage made: what kind of thing, its scores, and the numbers that describe it."""
-
-    produces: str
-    steps: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    before: Mapping[str, float] = field(default_factory=dict)
-    after: Mapping[str, float] = field(default_factory=dict)
+# --- what a stage may use -----------------------------------------------------------------------
 
 
 class Objective(Protocol):
@@ -260,6 +141,16 @@ class StageContext(Protocol):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+
+    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether `label_nll` may compute a prompt once for two answers (`shared`)."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Tell how far a phase of the method's own has come; give control back soon."""
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Score the adapter, train it on the items with the one training loop, score it again."""
@@ -330,6 +221,10 @@ class Adapter(_Kind[C]):
     def load_options(self) -> Mapping[str, Any]:
         """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
         return {}
+
+    def virtual_tokens(self) -> int:
+        """Return how many of the model's positions the adapter takes in front of every row."""
+        return 0
 
     def check(self, model: Any) -> Iterable[Refusal]:
         """Yield what cannot work on this model: (key in the block, what is wrong, way out).
@@ -414,6 +309,13 @@ class Dataset(_Kind[C]):
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         """Return one record as a row; raise DataError naming the origin if it cannot be used."""
 
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a few made-up records as these settings read them, for `llmft run --smoke`.
+
+        They are written into a folder of JSON lines that `path` then names.
+        """
+        return ()
+
     def ask(self, question: str) -> Prompt:
         """Return a person's question as a prompt of this data set's form, for `llmft generate`."""
         return question
@@ -442,7 +344,7 @@ class Tracker(_Kind[C]):
         """Hear a remark that a person should read."""
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
-        """Hear what a stage made."""
+        """Hear what a stage made: its StageResult's fields, its folder, and samples of answers."""
 
     def run_finished(self, summary: Mapping[str, Any]) -> None:
         """Hear how the run ended."""

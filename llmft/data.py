@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from llmft.api import Dataset, Row
-from llmft.errors import DataError
+from llmft.errors import DataError, LeftOutRow
 from llmft.recipe import Stage
 
 _SHOWN = 3
@@ -19,11 +20,12 @@ _SHOWN = 3
 
 @dataclass
 class Rows:
-    """The rows of one split, and what was skipped."""
+    """The rows of one split, what was skipped as bad, and what a stated rule left out."""
 
     rows: list[Row]
     skipped: int = 0
     reasons: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def digest(self) -> str:
@@ -36,25 +38,35 @@ class Rows:
 
     def note(self) -> str:
         """Return what a person should know about skipped rows, or ''."""
-        if not self.skipped:
-            return ""
-        seen = len(self.rows) + self.skipped
-        return f"skipped {self.skipped} of {seen} rows ({self.skipped / seen:.1%}): " + "; ".join(
-            self.reasons
-        )
+        said = []
+        if self.skipped:
+            share = self.skipped / self.seen
+            shown = "; ".join(self.reasons)
+            said.append(f"skipped {self.skipped} of {self.seen} rows ({share:.1%}): {shown}")
+        if self.left_out:
+            counts = ", ".join(f"{n} {reason}" for reason, n in sorted(self.left_out.items()))
+            said.append(f"left out of {self.seen} rows: {counts}")
+        return "; ".join(said)
+
+    @property
+    def seen(self) -> int:
+        """The number of records that were read."""
+        return len(self.rows) + self.skipped + self.left_out.total()
 
 
 def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     """Return the usable rows of a split.
 
-    Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), and
-    where no row is left.
+    Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), where
+    more than `max_bad_rows` are bad, and where no row is left.
     """
     found = Rows([])
     strict = dataset.config.on_bad_row == "fail"
     for origin, record in islice(dataset.records(split), limit):
         try:
             found.rows.append(dataset.row(record, origin))
+        except LeftOutRow as row:
+            found.left_out[row.reason] += 1
         except DataError as error:
             found.skipped += 1
             if len(found.reasons) < _SHOWN:
@@ -71,15 +83,22 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
         more = "; ".join(found.reasons[1:])
         raise DataError(
             "E101",
-            f"{found.skipped} of {found.skipped + len(found.rows)} rows cannot be used:"
+            f"{found.skipped} of {found.seen} rows cannot be used:"
             f" {found.reasons[0]}" + (f"; {more}" if more else ""),
             fix=first.faults[0].fix or "mend the rows, or set data.on_bad_row: skip",
+        )
+    if found.skipped > dataset.config.max_bad_rows * found.seen:
+        raise DataError(
+            "E104",
+            f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
+            f" {found.note()}",
+            fix="mend the rows, or raise data.max_bad_rows",
         )
     if not found.rows:
         raise DataError(
             "E103",
             f"the split '{split}' has no rows"
-            + (f" left: {found.note()}" if found.skipped else ""),
+            + (f" left: {note}" if (note := found.note()) else ""),
             fix="check data.path and data.split",
         )
     return found
@@ -93,7 +112,7 @@ def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
         return train, None
     if asked.holdout:
         kept, held = hold_out(train.rows, asked.holdout, seed)
-        train = Rows(kept, train.skipped, train.reasons)
+        train = replace(train, rows=kept)
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
     return train, read_rows(dataset, split, asked.limit)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmft import models
+from llmft.earlier import stage_adapter
 from llmft.errors import Fault
+from llmft.quiet import before_upstream
 from llmft.recipe import Loaded
 from llmft.registry import Registry
-from llmft.stage import stage_adapter
+from llmft.settings import ModelSource
+
+
+def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
+    from llmft import attention
+
+    return source.attn_implementation == "auto" and attention.supports(type(model), model.config)
 
 
 def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
@@ -14,19 +24,32 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
 
     Raises EnvironmentFault or TrustError where the model's configuration cannot be read.
     """
+    before_upstream()
     recipe = loaded.recipe
     model = models.empty_base(recipe.model)
     positions = models.max_positions(model.config)
     faults = []
     for number, stage in enumerate(recipe.stages):
         asked = stage.train.max_length
-        if asked and positions and asked > positions:
+        virtual = stage_adapter(recipe, stage, registry).virtual_tokens()
+        if asked and positions and asked > positions - virtual:
+            taken = f", {virtual} of them taken by virtual tokens" if virtual else ""
             faults.append(
                 loaded.fault(
                     "E045",
                     ("stages", number, "train", "max_length"),
-                    f"a row of {asked} tokens does not fit the model's {positions} positions",
-                    f"write at most {positions}",
+                    f"a row of {asked} tokens does not fit the model's {positions} positions"
+                    f"{taken}",
+                    f"write at most {positions - virtual}",
+                )
+            )
+        if stage.train.packing and not _keeps_rows_apart(recipe.model, model):
+            faults.append(
+                loaded.fault(
+                    "E041",
+                    ("stages", number, "train", "packing"),
+                    "this model's attention cannot keep packed rows apart",
+                    "set packing: false, or model.attn_implementation: auto",
                 )
             )
         if stage.adapter is None:

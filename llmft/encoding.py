@@ -31,6 +31,23 @@ class EncodingReport:
         )
         return f"of {self.rows} rows: {said}"
 
+    def refuse_losses(self, settings: TrainSettings) -> None:
+        """Raise DataError where more rows are lost than `max_dropped` (E104), or all (E105)."""
+        lost = self.rows - self.kept
+        if self.rows and not self.kept:
+            raise DataError(
+                "E105",
+                f"no token of any row is left to learn ({self.note()})",
+                fix="raise train.max_length, or check the completions",
+            )
+        if lost > settings.max_dropped * self.rows:
+            raise DataError(
+                "E104",
+                f"{lost} of {self.rows} rows would be dropped ({lost / self.rows:.1%},"
+                f" more than max_dropped: {settings.max_dropped:g}): {self.note()}",
+                fix="raise train.max_length, or allow it with train.max_dropped",
+            )
+
 
 class Encoder:
     """Turns rows into token ids with one tokenizer and one maximal length."""
@@ -55,20 +72,7 @@ class Encoder:
             if whole is not None:
                 kept.append(whole)
         report.kept = len(kept)
-        lost = report.rows - report.kept
-        if rows and not kept:
-            raise DataError(
-                "E105",
-                f"no token of any row is left to learn ({report.note()})",
-                fix="raise train.max_length, or check the completions",
-            )
-        if lost > settings.max_dropped * report.rows:
-            raise DataError(
-                "E104",
-                f"{lost} of {report.rows} rows would be dropped ({lost / report.rows:.1%},"
-                f" more than max_dropped: {settings.max_dropped:g}): {report.note()}",
-                fix="raise train.max_length, or allow it with train.max_dropped",
-            )
+        report.refuse_losses(settings)
         return kept, report
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -85,9 +89,18 @@ class Encoder:
                 "the tokenizer has no chat template, and the rows are conversations",
                 fix="give one as model.chat_template, or use prompt and completion columns",
             )
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=answer_next
-        )
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=answer_next
+            )
+        except (TemplateError, ValueError) as error:
+            raise DataError(
+                "E108",
+                f"the chat template refuses a conversation: {error}",
+                fix="change the conversation, or give another template as model.chat_template",
+            ) from error
         return text
 
     def _all(self, rows: Sequence[Row]) -> Iterable[Encoded]:
@@ -96,7 +109,7 @@ class Encoder:
                 ids = self._with_end(self._ids(row.text))
                 yield Encoded(tuple(ids), tuple(ids), row.origin)
             elif isinstance(row, CompletionRow):
-                yield self._completion(row)
+                yield self.completion(row)
             elif isinstance(row, ChatRow):
                 yield self._chat(row)
             elif isinstance(row, PromptRow):
@@ -104,7 +117,8 @@ class Encoder:
             else:
                 raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
 
-    def _completion(self, row: CompletionRow) -> Encoded:
+    def completion(self, row: CompletionRow) -> Encoded:
+        """Return a prompt with its completion as ids, whole, however long."""
         if isinstance(row.prompt, str):
             return self._split_at(self._ids(row.prompt), row.prompt + row.completion, row.origin)
         answer: Message = {"role": "assistant", "content": row.completion}

@@ -96,6 +96,14 @@ class DataError(LlmftError):
     exit_code = 3
 
 
+class LeftOutRow(DataError):
+    """A row that a stated rule leaves out, whatever `on_bad_row` says: it is counted and told."""
+
+    def __init__(self, origin: str, reason: str) -> None:
+        super().__init__("E101", f"{origin}: {reason}")
+        self.reason = reason
+
+
 class EnvironmentFault(LlmftError):
     """The machine lacks something: disk, memory, a package, a lock, a network, a model's files."""
 

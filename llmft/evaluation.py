@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 
-from llmft.api import ChatRow, CompletionRow, Encoded, Metric, Prompt, PromptRow, Row
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    Metric,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+)
 from llmft.errors import DataError
 from llmft.forward import label_nll
 
@@ -42,6 +51,16 @@ def mean_loss(
             on_batch(min(start + batch_size, len(rows)), len(rows))
     model.train(training)
     return total / count
+
+
+def as_answered(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose loss can be taken: of a preference, that of the chosen answer."""
+    return [
+        CompletionRow(row.prompt, row.chosen, row.answers, row.origin)
+        if isinstance(row, PreferenceRow)
+        else row
+        for row in rows
+    ]
 
 
 def perplexity(loss: float) -> float:
@@ -86,6 +105,8 @@ def score_answers(
 def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:
     if isinstance(row, CompletionRow):
         return row.prompt, row.answers or (row.completion,)
+    if isinstance(row, PreferenceRow):
+        return row.prompt, row.answers or (row.chosen,)
     if isinstance(row, PromptRow):
         return row.prompt, row.answers
     if isinstance(row, ChatRow) and row.messages[-1]["role"] == "assistant":

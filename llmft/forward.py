@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmft import attention
 from llmft.api import Encoded
+from llmft.frozen_head import frozen_head_nll, is_frozen
 
 # Logits held at once, in numbers: 2**25 float32 are 128 MiB.
 LOGITS_AT_ONCE = 2**25
@@ -48,7 +49,7 @@ def label_nll(
         adapters that declare `supports_shared_prompt`.
     Raises ValueError if no row has a label.
     """
-    packed = getattr(model.config, "_attn_implementation", None) == attention.NAME
+    packed = _lays_end_to_end(model)
     inputs, at, labels, row = _end_to_end(rows, shared) if packed else _padded(rows)
     if not len(labels):
         raise ValueError("no row of the batch has a label")
@@ -66,9 +67,42 @@ def label_nll(
     with _identity(head):
         hidden = _logits(model, inputs, keep)[line, column]
     size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    if is_frozen(head):
+        return LabelNll(frozen_head_nll(head, hidden, labels, size), row)
     pieces = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
     return LabelNll(torch.cat(nll), row)
+
+
+def last_hidden(
+    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+) -> torch.Tensor:
+    """Return what the output layer reads at each row's last token, shape (B, D).
+
+    model, shared: as for `label_nll`. The output layer itself is not computed.
+    """
+    packed = _lays_end_to_end(model)
+    inputs = _end_to_end(rows, shared)[0] if packed else _padded(rows)[0]
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    line = torch.arange(len(rows), device=device)
+    if packed:
+        at, line = inputs["cu_seq_lens_q"][1:].long() - 1, torch.zeros_like(line)
+    else:
+        at = inputs["attention_mask"].sum(1) - 1
+    keep, column = torch.unique(at - inputs["input_ids"].shape[1], return_inverse=True)
+    head = model.get_output_embeddings()
+    if _changes_logits(model.config):  # the layer's input then does not come out as it went in
+        states = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        hidden: torch.Tensor = states[-1][:, keep]
+    else:
+        with _identity(head):
+            hidden = _logits(model, inputs, keep)
+    return hidden[line, column]
+
+
+def _lays_end_to_end(model: Any) -> bool:
+    return getattr(model.config, "_attn_implementation", None) == attention.NAME
 
 
 def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
@@ -91,9 +125,13 @@ def _splittable_head(model: Any, n_labels: int) -> Any:
     weight = getattr(head, "weight", None)
     if weight is None or n_labels * weight.shape[0] <= LOGITS_AT_ONCE:
         return None
-    # These models change the logits after the head, so the head alone does not give them.
+    return None if _changes_logits(model.config) else head
+
+
+def _changes_logits(config: Any) -> bool:
+    """Return whether a model changes the logits after its output layer has made them."""
     reshaped = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return None if any(getattr(model.config, name, None) for name in reshaped) else head
+    return any(getattr(config, name, None) for name in reshaped)
 
 
 @contextmanager

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmft import artifacts, models
+from llmft.earlier import load_options, stage_adapter
 from llmft.encoding import Encoder
 from llmft.errors import CheckpointError
+from llmft.quiet import before_upstream
 from llmft.recipe import Recipe, load_recipe
 from llmft.registry import Registry
-from llmft.stage import device, stage_adapter
+from llmft.stage import device
 
 
 def load_run(run: Path, registry: Registry) -> Recipe:
@@ -38,6 +40,7 @@ def answer(
     """
     from llmft.generation import generate
 
+    before_upstream()
     recipe = load_run(run, registry)
     folder = artifacts.stage_folder(run, stage)
     chosen = recipe.stage(folder.name)
@@ -45,7 +48,9 @@ def answer(
     dataset = registry.method("dataset", chosen.data.method)(chosen.data)
     tokenizer = models.load_tokenizer(recipe.model)
     encoder = Encoder(tokenizer, None)
-    base = models.load_base(recipe.model, adapter.load_options(), varlen=False).to(device())
+    options = load_options(recipe, adapter)
+    base = models.load_base(recipe.model, options, varlen=False)
+    base = base if options else base.to(device())
     model = adapter.load(base, folder / artifacts.ADAPTER) if with_adapter else base
     prompts = [encoder.prompt_ids(dataset.ask(question)) for question in questions]
     texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)

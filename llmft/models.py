@@ -139,7 +139,12 @@ def dense_attention(source: ModelSource, config: Any) -> str:
     """Return the attention code for padded batches and for generation."""
     if source.attn_implementation != "auto":
         return str(source.attn_implementation)
-    return "eager" if getattr(config, "attn_logit_softcapping", None) is not None else "sdpa"
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    fused = not known or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "sdpa" if fused and not capped else "eager"
 
 
 def max_positions(config: Any) -> int | None:
@@ -188,7 +193,11 @@ class _found:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError | KeyError):
+        from safetensors import SafetensorError
+
+        known = isinstance(error, OSError | ValueError | KeyError | SafetensorError)
+        unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
+        if known or unlike:
             local = Path(self.path).is_dir()
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise EnvironmentFault(

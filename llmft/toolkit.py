@@ -4,28 +4,98 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
+from llmft.fsio import write_json, write_text
 from llmft.metrics import exact_match, f1, first_line, normalize_answer
+from llmft.sources import TableConfig, TableDataset
 from llmft.tables import read_file, read_records
 
 if TYPE_CHECKING:
+    import torch
+
     from llmft.forward import LabelNll
 
 __all__ = [
-    "exact_match", "f1", "fill", "first_line", "label_nll", "normalize_answer", "read_file",
-    "read_records", "text_of",
+    "TableConfig", "TableDataset", "add_score_head", "exact_match", "f1", "fields_of", "fill",
+    "first_line", "label_nll", "last_hidden", "load_score_head", "load_tensors", "normalize_answer",
+    "read_file", "read_records", "rewards", "save_score_head", "save_tensors", "text_of",
+    "write_json", "write_text",
 ]  # fmt: skip
+
+Shared = Sequence[tuple[int, int]]
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
-def label_nll(model: Any, rows: Sequence[Encoded]) -> LabelNll:
-    """Return the negative log-likelihood of every label in a batch; see `llmft.forward`."""
+def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
+    """Return the negative log-likelihood of every label in a batch; see `llmft.forward`.
+
+    shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
+        `StageContext.shares_prompts`.
+    """
     from llmft import forward
 
-    return forward.label_nll(model, rows)
+    return forward.label_nll(model, rows, shared)
+
+
+def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
+    """Return what the output layer reads at each row's last token, shape (B, D)."""
+    from llmft import forward
+
+    return forward.last_hidden(model, rows, shared)
+
+
+def add_score_head(model: Any) -> None:
+    """Add a trainable scalar head to a model, for `Alignment.extend`."""
+    from llmft import heads
+
+    heads.add_score_head(model)
+
+
+def save_score_head(model: Any, folder: Path) -> None:
+    """Write a model's scalar head into a folder, for `Alignment.save`."""
+    from llmft import heads
+
+    heads.save_score_head(model, folder)
+
+
+def load_score_head(model: Any, folder: Path) -> None:
+    """Add the scalar head that was saved in a folder, for `Alignment.load`."""
+    from llmft import heads
+
+    heads.load_score_head(model, folder)
+
+
+def rewards(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
+    """Return the reward of each row by a model with a scalar head, shape (B,), float32."""
+    from llmft import heads
+
+    return heads.rewards(model, rows, shared)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], key: str) -> None:
+    """Write tensors whole into a safetensors file; `key` says what they were computed from."""
+    from safetensors.torch import save
+
+    from llmft.fsio import write_bytes
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(whole, {"key": key}))
+
+
+def load_tensors(path: Path, key: str) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of a file, or None where it is not there or has another key."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("key") != key:
+            return None
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
@@ -46,6 +116,13 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise DataError("E101", f"{origin}: the column '{column}' is {kind}, text is wanted")
     return str(value)
+
+
+def fields_of(column: str) -> list[str]:
+    """Return the record's fields that a column, or a template of {columns}, reads."""
+    if "{" not in column:
+        return [column]
+    return [match[1] for match in _FIELD.finditer(column) if match[1]]
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:

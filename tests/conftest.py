@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side: two threads each would wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

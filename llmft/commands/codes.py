@@ -69,9 +69,9 @@ CODES: dict[str, Code] = {
     ),
     "E130": Code(
         "the run was interrupted",
-        "A signal asked the run to stop, by Ctrl-C or from the machine. It finished its step;"
-        " what was saved last is intact.",
-        "Start it again when you like.",
+        "A signal asked the run to stop, by Ctrl-C or from the machine. In training it finished"
+        " its step and saved a checkpoint.",
+        "Go on with the command that is printed, `llmft run RECIPE RUN_FOLDER --resume`.",
     ),
     # --- the machine
     "E201": Code(
@@ -116,7 +116,19 @@ CODES: dict[str, Code] = {
         " would start with random weights in their place.",
         "Fetch the model again, and check that config.json and the weights belong together.",
     ),
+    "E208": Code(
+        "an adapter was not sent to the hub",
+        "The hub cannot be reached, does not answer in time, or does not take it: nobody is logged"
+        " in, the login may not write there, or the repository is public and shall be private."
+        " Nothing is lost: the adapter is in the run folder.",
+        "Log in with `hf auth login`, and repeat it with `llmft push RUN`.",
+    ),
     # --- training
+    "E300": Code(
+        "the method cannot work on this model or on these rows",
+        "It was found out only when the model and the rows were there; nothing was trained.",
+        "The message says what does not fit; pick another model, method or data set.",
+    ),
     "E301": Code(
         "the loss or a gradient is not finite",
         "A loss, a gradient or a weight became NaN or infinite. Training stops before the update"
@@ -135,6 +147,26 @@ CODES: dict[str, Code] = {
         "this is not a finished run",
         "The folder is no run's, or the stage that is asked for has not finished.",
         "Name a folder that `llmft run` printed, and a stage that is listed as finished.",
+    ),
+    "E403": Code(
+        "no checkpoint can be used",
+        "The stage has checkpoints, and none of them matches the hashes that were written with"
+        " it. Training does not start from the beginning without being asked to.",
+        "Bring back an intact copy; or remove the stage's checkpoints folder to start the stage"
+        " again, or begin a new run.",
+    ),
+    "E404": Code(
+        "the recipe is not the run's",
+        "A run that is resumed has another value where what was trained so far depends on it, or"
+        " changes a stage that is finished. Each such key is named, with both values;"
+        " docs/checkpoints.md lists which edits a resumed run takes over.",
+        "Put the key back as it was, or begin a new run without --resume.",
+    ),
+    "E405": Code(
+        "the data, the model or the code is not the run's",
+        "The rows, the base model's files, a method's code or a checkpoint's tensors are not those"
+        " that the run began with, so going on would not give what the whole run would have given.",
+        "Put back what the run began with, or begin a new run.",
     ),
     # --- plugins
     "E501": Code(

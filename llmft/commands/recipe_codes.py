@@ -241,4 +241,10 @@ RECIPE_CODES: dict[str, Code] = {
         "A command, an option or an argument is unknown, missing, or not what it should be.",
         "`llmft --help` lists the commands, `llmft COMMAND --help` its options.",
     ),
+    "E091": Code(
+        "a command line cannot be imported",
+        "`llmft import` reads the command line of a training script. It was not found, a flag of it"
+        " is unknown here or cannot be, or the recipe's file is there already.",
+        "Mend or leave out the flag that is named, and set what it meant in the recipe.",
+    ),
 }

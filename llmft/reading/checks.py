@@ -127,6 +127,12 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
         width: KeyPath = ("model", "quantization", f"load_in_{bits}bit")
         _clash(blocks, "E041", [width, method], what, f"write load_in_{bits}bit: false, {drop}")
     options = _asked(blocks, method[:-1], lambda: dict(cls(found[1].adapter).load_options()))
+    asked = recipe.model.quantization.model_dump() if bits else {}
+    for key, value in (options or {}).items():
+        if asked and asked.get(key) != value:
+            what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
+            fix = f"drop model.quantization, or write {key}: {str(value).lower()} there too"
+            _clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
     if bits or (options and (options.get("load_in_4bit") or options.get("load_in_8bit"))):
         where = ("model", "quantization", f"load_in_{bits}bit") if bits else method
         _need_bitsandbytes(blocks, where, "a quantised base")

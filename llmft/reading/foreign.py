@@ -156,8 +156,8 @@ stages
 
 # Settings that have no counterpart: why, and what to do instead.
 REMARKS = {
-    "push_to_hub": "a run never uploads; send the adapter's folder with `hf upload` afterwards",
-    "hub_model_id": "a run never uploads; send the adapter's folder with `hf upload` afterwards",
+    "hub_model_id": "write push_to_hub: {repo_id: ...} at the top of the recipe",
+    "hub_private_repo": "write push_to_hub: {private: ...} at the top of the recipe",
     "use_cache": "drop it; the key-value cache is used for answers and never in training",
     "task_type": "drop it; the alignment's method says what is trained",
     "fp16": "there is no float16 training; write bf16: true, or drop it",

@@ -66,6 +66,14 @@ def test_a_conversation_without_a_template_is_refused():
         encode([CompletionRow(({"role": "user", "content": "hi"},), "yo")])
 
 
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}", "{{ a.b.c }}"])
+def test_a_template_that_fails_is_a_clear_error(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match="the chat template refuses"):
+        encode([CompletionRow(({"role": "user", "content": "hi"},), "yo")], tokenizer=tokenizer)
+
+
 def test_d4_truncation_is_counted_and_a_lost_answer_is_a_dropped_row():
     rows = [CompletionRow("ab", "cd"), CompletionRow("abcdef", "g"), CompletionRow("a", "bcdef")]
     kept, report = encode(rows, max_length=4, max_dropped=0.5)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from llmft_datasets.chat import Chat
-from llmft_datasets.jsonl import Jsonl
+from llmft_datasets.jsonl import Columns, Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 
 from llmft.data import hold_out, read_rows
@@ -113,3 +113,22 @@ def test_the_digest_follows_the_rows_not_their_place(tmp_path):
     two = read_rows(dataset(tmp_path / "else", [GOOD]), "train", None)
     other = read_rows(dataset(tmp_path, [{**GOOD, "prompt": "q"}]), "train", None)
     assert one.digest == two.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        (Jsonl, {}),
+        (Jsonl, {"columns": Columns(prompt="Q: {q} ({hint})", completion="a", answers="all")}),
+        (Jsonl, {"columns": Columns(text="{title}: {body}")}),
+        (Chat, {"messages_column": "turns"}),
+        (Chat, {"learn": "last"}),
+        (TriviaQA, {}),
+    ],
+)
+def test_every_data_set_reads_its_own_examples(cls, settings):
+    data = cls(cls.Config(method=cls.method, path="nowhere.jsonl", **settings))
+    records = data.example_records()
+    assert len(records) == 4
+    for record in records:
+        data.row(json.loads(json.dumps(record)), "here")

@@ -12,7 +12,7 @@ from fakes import GOOD, FakeRegistry, Jsonl, Lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.errors import EnvironmentFault, LlmftError
+from llmft.errors import EnvironmentFault, LlmftError, RecipeError
 from llmft.reading import checks
 from llmft.recipe import load_recipe
 
@@ -197,3 +197,21 @@ def test_a_validator_that_crashes_is_put_to_its_plugin(faults) -> None:
     fault = only(faults(GOOD.replace("path: rows.jsonl", "path: crash")), "E502")
     assert "KeyError" in fault.what
     assert fault.place.line == 12
+
+
+def test_a_qlora_stage_and_the_models_quantization_must_agree(tmp_path):
+    from llmft.registry import Registry
+
+    text = (
+        "recipe: 1\nname: x\nmodel: {path: gpt2, quantization: {QUANT}}\nstages:\n  - name: sft\n"
+        "    adapter: {method: qlora}\n    alignment: {method: sft}\n    data: {method: triviaqa}\n"
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("QUANT", "load_in_4bit: true, bnb_4bit_use_double_quant: true"))
+    assert load_recipe(path, Registry.discover()).recipe.model.quantization.bits == 4
+    path.write_text(text.replace("QUANT", "load_in_4bit: true"))
+    with pytest.raises(RecipeError, match="with bnb_4bit_use_double_quant: True"):
+        load_recipe(path, Registry.discover())
+    path.write_text(text.replace("QUANT", "load_in_8bit: true"))
+    with pytest.raises(RecipeError, match="with load_in_4bit: True"):
+        load_recipe(path, Registry.discover())

@@ -239,7 +239,6 @@ def test_r10_a_wrong_type_names_both_types(faults, setting: str, what: str, fix:
         ("split: train", "columns: x", "expected a block of keys, got the text 'x'", ""),
         ("split: train", "columns: {a: 1}", "expected text, got 1", ""),
         ("[exact_match, f1]", "f1", "expected a list, got the text 'f1'", "write a list: [f1]"),
-        ("[exact_match, f1]", "[]", "must not be empty", ""),
         ("adapter: {method: lora, r: 16, lora_alpha: 32}", "adapter: lora", "a block of settings", "write {method: lora}"),
         ("  - method: console", "  - console", "a block of settings", "write {method: console}"),
         ("quantization: {load_in_4bit: false}", "quantization:", "got nothing", ""),

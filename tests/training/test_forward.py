@@ -123,6 +123,21 @@ def test_a_head_split_over_positions_gives_the_same_gradient(monkeypatch):
         torch.testing.assert_close(split, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_a_frozen_head_gives_the_same_loss_and_gradient_without_its_logits(monkeypatch):
+    found = []
+    for limit in (2**25, 7 * VOCABULARY):
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", limit)
+        model = tiny_llama()
+        model.lm_head.requires_grad_(False)
+        nll = forward.label_nll(model, rows()).nll_N
+        nll.square().sum().backward()  # every label has a weight of its own
+        grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        found.append([nll.detach(), *grads.values()])
+        assert model.lm_head.weight.grad is None
+    for whole, split in zip(*found, strict=True):
+        torch.testing.assert_close(split, whole, atol=1e-4, rtol=1e-5)
+
+
 def test_prompt_tokens_after_the_answer_and_padding_change_nothing(llama):
     short, long = rows(lengths=(6, 20))
     alone = forward.label_nll(llama, [short]).nll_N

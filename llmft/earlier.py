@@ -1,0 +1,78 @@
+"""What earlier stages made, and how a later one takes it up on the same base weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from llmft import artifacts
+from llmft.api import Adapter
+from llmft.errors import CheckpointError
+from llmft.recipe import Recipe, Stage, load_recipe
+from llmft.registry import Registry
+
+
+def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Adapter[Any]:
+    """Return the adapter a stage trains: its own, or that of the stage it starts from."""
+    while stage.adapter is None:
+        reference = stage.start_from
+        assert reference is not None  # checked when the recipe was loaded
+        name = reference
+        if reference.startswith(EARLIER_RUN):
+            folder = earlier_stage(reference, Path(), recipe)
+            recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
+            name = folder.name
+        stage = recipe.stage(name)
+    made: Adapter[Any] = registry.method("adapter", stage.adapter.method)(stage.adapter)
+    return made
+
+
+EARLIER_RUN = "run:"
+
+
+def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
+    """Return the folder of the finished stage that a reference names.
+
+    reference: a stage of this run, or run:<id>/<stage> for one of a run under the same output_dir.
+    """
+    if not reference.startswith(EARLIER_RUN):
+        return artifacts.stage_folder(this_run, reference)
+    run_id, _, stage = reference.removeprefix(EARLIER_RUN).partition("/")
+    found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
+    if not found:
+        raise CheckpointError(
+            "E402",
+            f"there is no run '{run_id}' under '{recipe.output_dir}'",
+            fix="give the name of a run's folder, as 'llmft run' printed it",
+        )
+    return artifacts.stage_folder(found[0], stage)
+
+
+def load_options(recipe: Recipe, adapter: Adapter[Any]) -> dict[str, Any]:
+    """Return how the base is quantised, in BitsAndBytesConfig's names; empty where it is not.
+
+    Where the adapter brings its own and the recipe asks too, the two were found to agree.
+    """
+    asked = recipe.model.quantization
+    if asked.bits == 8:
+        return {"load_in_8bit": True}
+    if asked.bits == 4:
+        return asked.model_dump(exclude={"load_in_8bit"})
+    return dict(adapter.load_options())
+
+
+def twin(model: Any) -> Any:
+    """Return a copy of a model's modules that holds the very same tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def load_stage(folder: Path, registry: Registry, base: Any) -> Any:
+    """Return a base model with what a finished stage made attached, frozen, in evaluation mode."""
+    recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
+    stage = recipe.stage(folder.name)
+    model = stage_adapter(recipe, stage, registry).load(base, folder / artifacts.ADAPTER)
+    alignment = registry.method("alignment", stage.alignment.method)(stage.alignment)
+    alignment.load(model, folder / artifacts.ADAPTER)
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,107 @@
+"""Rows: what a data set gives, as text and as token ids. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """Plain text; every token of it is learnt."""
+
+    text: str
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRow:
+    """A prompt and the completion that is learnt; a tuple of messages goes through the template.
+
+    answers: the strings that count as right, for exact_match and f1; empty where unknown.
+    origin: where the row came from, `file:line`, for error messages.
+    """
+
+    prompt: Prompt
+    completion: str
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRow:
+    """A whole conversation; every assistant turn of it is learnt."""
+
+    messages: tuple[Message, ...]
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceRow:
+    """A prompt with a preferred and a dispreferred completion.
+
+    margin: by how much the chosen answer is better, where raters said so.
+    answers: the strings that count as right, for exact_match and f1; where empty, the chosen one.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    origin: str = ""
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt to answer; `answers` are the right ones where they are known."""
+
+    prompt: Prompt
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
+RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as token ids.
+
+    input_ids: T ids. labels: T ids, -100 where a token is not learnt. labels[t] is the token that
+    is predicted at position t - 1, as in transformers.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    origin: str = ""
+
+    @property
+    def n_labels(self) -> int:
+        """The number of tokens that are learnt (the first token of a row is never predicted)."""
+        return sum(label != -100 for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A preference as token ids: two whole rows that begin with the same prompt.
+
+    shared: so many first tokens are the same in both, and fewer than either has.
+    """
+
+    chosen: Encoded
+    rejected: Encoded
+    shared: int
+    margin: float | None = None
+    origin: str = ""

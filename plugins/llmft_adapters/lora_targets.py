@@ -1,0 +1,122 @@
+"""Which of a model's layers LoRA adapts, and what of a recipe's choice fits no layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from llmft.api import Refusal
+from llmft_adapters.lora_config import LoraConfig
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Return the names of the layers that LoRA can adapt, the output layer left out."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output
+    ]
+
+
+def adapted_layers(model: Any, config: LoraConfig) -> list[str]:
+    """Return the full names of the layers that get an update."""
+    chosen = linear_layers(model)
+    if config.target_modules != "all-linear":
+        found = {name for pattern in config.target_modules for name in _matching(chosen, pattern)}
+        chosen = [name for name in chosen if name in found]
+    if config.layers_to_transform is not None:
+        wanted = set(config.layers_to_transform)
+        chosen = [name for name in chosen if layer_number(name) in wanted]
+    return chosen
+
+
+def layer_number(name: str) -> int | None:
+    """Return the number in a layer's name, or None for one outside the stack of layers."""
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def targets_for_peft(model: Any, config: LoraConfig) -> str | list[str]:
+    """Return the choice as PEFT takes it: as it was written, or as full names where it cannot."""
+    wanted = config.target_modules
+    if config.layers_to_transform is not None or any(map(_is_glob, wanted)):
+        return adapted_layers(model, config)
+    return "all-linear" if wanted == "all-linear" else list(wanted)
+
+
+def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
+    """Yield what of the choice fits no layer of this model."""
+    layers = linear_layers(model)
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    patterns = [] if config.target_modules == "all-linear" else config.target_modules
+    for number, pattern in enumerate(patterns):
+        if not _matching(layers, pattern):
+            yield (
+                ("target_modules", number),
+                f"'{pattern}' matches no linear layer of this model",
+                f"it has {kinds}; or write target_modules: all-linear",
+            )
+    yield from _wrong_numbers(layers, config)
+    adapted = adapted_layers(model, config)
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key):
+            try:
+                matches = [n for n in adapted if re.match(rf"(.*\.)?({pattern})$", n)]
+            except re.error as error:
+                yield (key, pattern), f"'{pattern}' is no regex: {error}", "write a layer's name"
+                continue
+            if not matches and adapted:
+                what = f"'{pattern}' matches no layer that is adapted"
+                yield (key, pattern), what, f"there are {kinds}"
+    yield from _wrong_whole_layers(model, adapted, config)
+
+
+def _wrong_numbers(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    known = {number for name in layers if (number := layer_number(name)) is not None}
+    for index, number in enumerate(config.layers_to_transform or ()):
+        if number not in known:
+            yield (
+                ("layers_to_transform", index),
+                f"this model has no layer {number}",
+                f"its layers are 0 to {max(known, default=0)}",
+            )
+
+
+def _wrong_whole_layers(model: Any, adapted: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    modules = dict(model.named_modules())
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    both_ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    for index, wanted in enumerate(config.modules_to_save or ()):
+        key = ("modules_to_save", index)
+        found = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            ends = sorted({name.rpartition(".")[2] for name in modules if name})
+            names = ", ".join(n for n in ends if not n.isdigit())
+            yield key, f"no layer of this model is called '{wanted}'", f"there are {names}"
+        elif tied and any(modules[name] is end for name in found for end in both_ends):
+            what = f"'{wanted}' is one with the embedding at the other end, and would be torn off"
+            yield key, what, "leave it out"
+        elif clash := sorted(set(found) & set(adapted)):
+            what = f"'{clash[0]}' is adapted already, and cannot be trained whole too"
+            yield key, what, "leave it out here, or in target_modules"
+
+
+def _matching(layers: list[str], pattern: str) -> list[str]:
+    """Return the layers whose name, or last part of it, is the pattern or matches it as a glob."""
+    if not _is_glob(pattern):
+        return [name for name in layers if name == pattern or name.endswith(f".{pattern}")]
+    return [
+        name
+        for name in layers
+        if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
+    ]
+
+
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")

@@ -1,0 +1,139 @@
+"""What prefix, p- and prompt tuning share: settings, checks, saving and loading."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmft.api import Adapter, AdapterConfig, Field, Refusal
+
+WEIGHTS = "adapter_model.safetensors"
+"""PEFT's file: the virtual tokens as they are used."""
+ENCODER = "encoder.safetensors"
+"""Ours, beside it: what the virtual tokens are computed from, to go on training."""
+
+_DESCRIPTION = "read from the model; where it is stated, it must agree"
+
+
+class SoftPromptConfig(AdapterConfig):
+    """What every soft prompt has, by PEFT's names."""
+
+    num_virtual_tokens: int = Field(
+        20, ge=1, le=10_000, description="virtual tokens before the text"
+    )
+    token_dim: int | None = Field(None, ge=1, description=f"the model's width; {_DESCRIPTION}")
+    num_layers: int | None = Field(None, ge=1, description=f"the model's layers; {_DESCRIPTION}")
+    num_attention_heads: int | None = Field(
+        None, ge=1, description=f"the model's attention heads; {_DESCRIPTION}"
+    )
+    num_transformer_submodules: int | None = Field(
+        None, ge=1, description="1 for a decoder, the only kind of model here; may be left out"
+    )
+
+
+C = TypeVar("C", bound=SoftPromptConfig)
+
+
+class SoftPrompt(Adapter[C]):
+    """Virtual tokens, learnt by an encoder, stand before every text; the base stays as it is.
+
+    PEFT's encoders and file, so that plain PEFT loads what is saved; the forward pass is ours, so
+    that checkpointing, rows laid end to end and left-padded generation work.
+    """
+
+    mergeable = False
+    supports_packing = True
+
+    def virtual_tokens(self) -> int:
+        return int(self.config.num_virtual_tokens)
+
+    def check(self, model: Any) -> Iterable[Refusal]:
+        facts = model_facts(model)
+        for name, fact in facts.items():
+            stated = getattr(self.config, name)
+            if stated is not None and stated != fact:
+                yield (
+                    (name,),
+                    f"{name} is {stated} here, and {fact} in this model",
+                    f"write {name}: {fact}, or leave it out",
+                )
+        places = getattr(model.config, "max_position_embeddings", None)
+        if places and self.config.num_virtual_tokens >= places:
+            yield (
+                ("num_virtual_tokens",),
+                f"this model has {places} positions, and the virtual tokens fill them all",
+                f"write fewer than {places}",
+            )
+
+    @abstractmethod
+    def peft_config(self, model: Any) -> Any:
+        """Return PEFT's config of this method for a model."""
+
+    @abstractmethod
+    def wrapped(self, model: Any, config: Any) -> Any:
+        """Return the base with a fresh encoder, of the kind that PEFT's config describes."""
+
+    def attach(self, model: Any) -> Any:
+        return self.wrapped(model, self.peft_config(model))
+
+    def save(self, model: Any, folder: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        config = self.peft_config(model.get_base_model())
+        config.inference_mode = True  # plain PEFT then needs no encoder
+        config.base_model_name_or_path = model.get_base_model().name_or_path
+        config.save_pretrained(str(folder))
+        with torch.no_grad():
+            tokens = model.prompts().detach().cpu().contiguous()
+        save_file({"prompt_embeddings": tokens}, folder / WEIGHTS)
+        if not _is_table(model.encoder):
+            state = {
+                k: v.detach().cpu().contiguous() for k, v in model.encoder.state_dict().items()
+            }
+            save_file(state, folder / ENCODER)
+
+    def load(self, model: Any, folder: Path) -> Any:
+        import torch
+        from safetensors.torch import load_file
+
+        model = self.wrapped(model, self.peft_config(model))
+        if _is_table(model.encoder):
+            state = {"embedding.weight": load_file(folder / WEIGHTS)["prompt_embeddings"]}
+        else:
+            state = load_file(folder / ENCODER)
+        with torch.no_grad():
+            model.encoder.load_state_dict(state, strict=True)
+        return model
+
+    @contextmanager
+    def disabled(self, model: Any) -> Iterator[Any]:
+        was, model.enabled = model.enabled, False
+        try:
+            yield model
+        finally:
+            model.enabled = was
+
+    def merge(self, model: Any) -> Any:
+        raise NotImplementedError(
+            f"'{self.method}' cannot be merged: its virtual tokens are inputs, not weights"
+        )
+
+
+def model_facts(model: Any) -> dict[str, int]:
+    """Return what PEFT's soft prompts ask of a model, as its config states it."""
+    config = model.config.get_text_config()
+    return {
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+    }
+
+
+def _is_table(encoder: Any) -> bool:
+    """Return whether the virtual tokens are the encoder's own numbers, with nothing computed."""
+    return list(encoder.state_dict()) == ["embedding.weight"]

@@ -1,0 +1,95 @@
+"""Answers and their scores: generation, TriviaQA's metrics, and held-out loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from llmft import attention, evaluation, generation, metrics
+from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, TextRow
+from llmft.errors import DataError
+from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("varlen", [False, True])
+def test_a_batch_of_unlike_prompts_is_answered_as_one_by_one(make, varlen):
+    model, tokenizer = make(), tiny_tokenizer()
+    if varlen:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt")]
+    options = {"max_new_tokens": 6}
+    alone = [
+        generation.generate(model, tokenizer, [p], batch_size=1, **options)[0] for p in prompts
+    ]
+    assert generation.generate(model, tokenizer, prompts, batch_size=3, **options) == alone
+    expected = attention.NAME if varlen else "sdpa"
+    assert model.config._attn_implementation == expected
+
+
+def test_a_prompt_that_fills_the_model_keeps_its_end():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    long = list(b"x" * 300 + b"the end")
+    (whole,) = generation.generate(model, tokenizer, [long], max_new_tokens=4, batch_size=1)
+    (kept,) = generation.generate(model, tokenizer, [long[-252:]], max_new_tokens=4, batch_size=1)
+    assert whole == kept
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "exact", "f1"),
+    [
+        ("Paris", ["Paris"], 1, 1),
+        ("the  PARIS!", ["paris"], 1, 1),
+        ("Paris, France", ["Paris"], 0, 2 / 3),
+        ("London", ["Paris"], 0, 0),
+        ("Sunset_Boulevard", ["Sunset Boulevard", "Sunset Blvd"], 1, 1),
+        ("", ["Paris"], 0, 0),
+        ("a cat sat", ["cat sat on mat"], 0, 2 * (1 * 0.5) / 1.5),
+    ],
+)
+def test_answers_are_scored_as_triviaqa_scores_them(answer, right, exact, f1):
+    assert metrics.exact_match(answer, right) == exact
+    assert metrics.f1(answer, right) == pytest.approx(f1)
+
+
+def test_a_short_answer_ends_with_its_line():
+    assert metrics.first_line("\n Paris \nQuestion: and") == "Paris"
+    assert metrics.first_line("") == ""
+
+
+def test_the_mean_loss_is_over_tokens_not_rows():
+    model = tiny_llama()
+    rows = [Encoded((1, 2, 3, 4, 5), (-100, 2, 3, 4, 5)), Encoded((7, 8), (-100, 8))]
+    total = sum(
+        float(-model(torch.tensor([row.input_ids])).logits[0, t - 1].log_softmax(0)[label])
+        for row in rows
+        for t, label in enumerate(row.labels)
+        if label != -100
+    )
+    for size in (1, 2):
+        assert evaluation.mean_loss(model, rows, size) == pytest.approx(total / 5, rel=1e-5)
+    assert evaluation.perplexity(2.0) == pytest.approx(math.e**2)
+    assert math.isfinite(evaluation.perplexity(1e9))
+
+
+def test_scores_are_means_over_rows_with_their_samples():
+    rows = [CompletionRow("a", " x", ("x",)), CompletionRow("b", " y"), PromptRow("c", ("z",))]
+    scores = evaluation.score_answers(
+        rows, lambda prompts: ["x", "no", "z"], {"exact_match": metrics.exact_match}, samples=2
+    )
+    assert scores.metrics == {"exact_match": pytest.approx(2 / 3)}
+    assert [s["answer"] for s in scores.samples] == ["x", "no"]
+
+
+UNANSWERED = ({"role": "user", "content": "x"},)
+
+
+@pytest.mark.parametrize(
+    "row", [TextRow("x", "f:3"), PromptRow("x", origin="f:3"), ChatRow(UNANSWERED, "f:3")]
+)
+def test_a_row_without_a_right_answer_cannot_be_scored(row):
+    with pytest.raises(DataError, match="f:3"):
+        evaluation.score_answers([row], list, {"exact_match": metrics.exact_match}, samples=0)

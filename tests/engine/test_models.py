@@ -1,0 +1,102 @@
+"""Loading a base model: what is refused before anything of it could run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llmft import models
+from llmft.errors import EnvironmentFault, TrustError
+from llmft.settings import ModelSource
+from llmft.testing.models import tiny_model_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_model_folder(tmp_path)
+
+
+def edit(path, **changes):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | changes))
+
+
+def test_a_loaded_base_is_frozen_and_of_the_asked_type(folder):
+    model = models.load_base(ModelSource(path=str(folder), dtype="bfloat16"), {}, varlen=True)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.config._attn_implementation == "llmft_varlen"
+
+
+def test_an_explicit_attention_is_kept(folder):
+    source = ModelSource(path=str(folder), attn_implementation="eager")
+    assert models.load_base(source, {}, varlen=True).config._attn_implementation == "eager"
+
+
+def test_the_empty_base_has_the_modules_and_no_weights(folder):
+    model = models.empty_base(ModelSource(path=str(folder)))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pkl"])
+def test_s4_pickled_weights_are_refused_unopened(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"\x80\x04 would run anything")
+    with pytest.raises(TrustError, match="pickle") as caught:
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+    assert caught.value.exit_code == 8
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_s5_a_model_with_code_of_its_own_is_refused(folder, name):
+    edit(folder / name, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(TrustError, match="auto_map"):
+        models.load_config(ModelSource(path=str(folder)))
+
+
+def test_s5_attention_named_by_the_models_own_config_is_not_taken(folder):
+    edit(folder / "config.json", attn_implementation="evil/kernel", _attn_implementation="evil/k")
+    model = models.load_base(ModelSource(path=str(folder)), {}, varlen=False)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_s6_missing_tensors_are_listed(folder):
+    edit(folder / "config.json", num_hidden_layers=3)
+    with pytest.raises(EnvironmentFault, match=r"missing .*layers\.2\..* and \d more"):
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+
+
+def test_s6_tensors_of_another_shape_are_an_error(folder):
+    edit(folder / "config.json", vocab_size=299)
+    with pytest.raises(EnvironmentFault, match=r"cannot load|do not fit"):
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+
+
+def test_damaged_weights_are_an_error(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EnvironmentFault) as caught:
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+    assert str(folder) in caught.value.faults[0].what
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("./none", "no folder './none'"),
+        ("embedded:nothing", "nothing"),
+        ("nobody/nothing-at-all", "hf download nobody/nothing-at-all"),
+    ],
+)
+def test_n4_a_model_that_is_not_there_says_how_to_get_it(path, said):
+    with pytest.raises(EnvironmentFault, match=said):
+        models.load_config(ModelSource(path=path))
+
+
+def test_a_chat_template_may_be_given(folder):
+    tokenizer = models.load_tokenizer(ModelSource(path=str(folder), chat_template="{{ 'x' }}"))
+    turns = [{"role": "user", "content": "hi"}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == "x"

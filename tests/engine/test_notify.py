@@ -1,0 +1,34 @@
+"""Trackers are forgiven: one that fails is left out, and the others go on."""
+
+from __future__ import annotations
+
+from llmft.api import Progress, Tracker, TrackerConfig
+from llmft.notify import Trackers
+
+
+class Listening(Tracker[TrackerConfig]):
+    method = "listening"
+    Config = TrackerConfig
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.heard, self.breaks = [], breaks
+
+    def progress(self, progress):
+        self.heard.append(progress.done)
+        if self.breaks and progress.done == 2:
+            raise ConnectionError("the network is gone")
+
+    def note(self, text):
+        self.heard.append(text)
+
+
+def test_n3_a_tracker_that_fails_is_reported_once_and_dropped():
+    good, bad = Listening(), Listening(breaks=True)
+    trackers = Trackers([bad, good])
+    for step in range(1, 5):
+        trackers.progress(Progress("sft", "train", step, 4))
+    assert bad.heard == [1, 2]
+    assert [h for h in good.heard if isinstance(h, int)] == [1, 2, 3, 4]
+    (said,) = [h for h in good.heard if isinstance(h, str)]
+    assert "'listening' failed and is left out" in said
+    assert "the network is gone" in said
