@@ -11,6 +11,8 @@ _NAMES = (
     "data/trivia_eval.jsonl",
     "data/preferences_train.jsonl",
     "data/preferences_eval.jsonl",
+    "data/remarks_train.jsonl",
+    "data/remarks_eval.jsonl",
     "data/prompts.jsonl",
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmft.embedded.facts import Fact
 from llmft.embedded.preferences import preference_row
+from llmft.embedded.remarks import remark_rows
 from llmft.embedded.trivia import Row, lot, prompt, split, trivia_row
 
 DATA_FOLDER = Path(__file__).parent / "data"
@@ -32,6 +33,8 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
         "preferences_eval": [
             preference_row(seed, fact) for fact in _pick(held_out, PREFERENCES_EVAL, seed, "pairs")
         ],
+        "remarks_train": list(remark_rows(seed, train)),
+        "remarks_eval": list(remark_rows(seed, held_out)),
         "prompts": [
             {
                 "prompt": prompt(seed, fact),

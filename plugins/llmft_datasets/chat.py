@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
-
-from pydantic import model_validator
 
 from llmft.api import (
     ChatRow,
     CompletionRow,
     DataError,
-    Dataset,
-    DatasetConfig,
     Field,
     Line,
     Message,
@@ -22,49 +18,38 @@ from llmft.api import (
     RowKind,
     hookimpl,
 )
-from llmft.toolkit import exact_match, f1, read_records
+from llmft.toolkit import TableConfig, TableDataset, exact_match, f1
 
 # ShareGPT's words for the roles.
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 _KNOWN = ("system", "user", "assistant", "tool")
 
 
-class Chat(Dataset["Chat.Config"]):
+class Chat(TableDataset["Chat.Config"]):
     """Conversations as lists of messages (role and content, or ShareGPT's from and value)."""
 
     method = "chat"
     rows = ("chat", "completion")
     metrics = {"exact_match": exact_match, "f1": f1}
 
-    class Config(DatasetConfig):
+    class Config(TableConfig):
         """Where the conversations are, and which turns are learnt."""
 
-        path: Line | None = Field(None, description="a file, a folder with <split> files, a hub id")
-        subset: Line | None = Field(None, description="the hub data set's configuration")
-        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
-        data_files: dict[Line, Line] | None = Field(
-            None, min_length=1, max_length=20, description="a local file for each split"
-        )
         messages_column: Line = Field("messages", description="the column with the messages")
         learn: Literal["all", "last"] = Field(
             "all", description="learn every assistant turn, or the last one only"
         )
 
-        @model_validator(mode="after")
-        def _one_source(self) -> Chat.Config:
-            if (self.path is None) == (self.data_files is None):
-                raise ValueError("give either path or data_files")
-            return self
-
-    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-        config = self.config
-        return read_records(
-            config.path,
-            split,
-            data_files=config.data_files,
-            subset=config.subset,
-            revision=config.revision,
-        )
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                self.config.messages_column: [
+                    {"role": "user", "content": f"Say {number}."},
+                    {"role": "assistant", "content": f"{number}, as you wish."},
+                ]
+            }
+            for number in range(4)
+        ]
 
     def ask(self, question: str) -> Prompt:
         return (Message(role="user", content=question),)
@@ -80,7 +65,7 @@ class Chat(Dataset["Chat.Config"]):
                 f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
                 fix="name the right one as data.messages_column",
             )
-        messages = _messages(record[column], origin)
+        messages = messages_of(record[column], origin)
         if messages[-1]["role"] != "assistant":
             raise DataError("E101", f"{origin}: the last turn is not the assistant's")
         if self.config.learn == "all":
@@ -89,7 +74,7 @@ class Chat(Dataset["Chat.Config"]):
         return CompletionRow(messages[:-1], answer, (answer,), origin)
 
 
-def _messages(value: Any, origin: str) -> tuple[Message, ...]:
+def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
     """Return a record's messages, checked: known roles, text in each, turns that alternate."""
     if not isinstance(value, list) or not value:
         raise DataError("E101", f"{origin}: the messages are no list, or it is empty")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from pydantic import model_validator
 
 from llmft.api import (
     CompletionRow,
     DataError,
-    Dataset,
-    DatasetConfig,
     Field,
     Line,
     Row,
@@ -20,7 +16,7 @@ from llmft.api import (
     TextRow,
     hookimpl,
 )
-from llmft.toolkit import exact_match, f1, first_line, read_records, text_of
+from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, fields_of, first_line, text_of
 
 
 class Columns(Settings):
@@ -36,7 +32,7 @@ class Columns(Settings):
     )
 
 
-class Jsonl(Dataset["Jsonl.Config"]):
+class Jsonl(TableDataset["Jsonl.Config"]):
     """Prompts with completions, or plain text, from .jsonl, .json, .csv, .parquet or the hub."""
 
     method = "jsonl"
@@ -46,32 +42,10 @@ class Jsonl(Dataset["Jsonl.Config"]):
         "f1": lambda answer, right: f1(first_line(answer), right),
     }
 
-    class Config(DatasetConfig):
+    class Config(TableConfig):
         """Where the rows are, and what their columns mean."""
 
-        path: Line | None = Field(None, description="a file, a folder with <split> files, a hub id")
-        subset: Line | None = Field(None, description="the hub data set's configuration")
-        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
-        data_files: dict[Line, Line] | None = Field(
-            None, min_length=1, max_length=20, description="a local file for each split"
-        )
         columns: Columns = Field(default_factory=Columns, description="what the columns mean")
-
-        @model_validator(mode="after")
-        def _one_source(self) -> Jsonl.Config:
-            if (self.path is None) == (self.data_files is None):
-                raise ValueError("give either path or data_files")
-            return self
-
-    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-        config = self.config
-        return read_records(
-            config.path,
-            split,
-            data_files=config.data_files,
-            subset=config.subset,
-            revision=config.revision,
-        )
 
     def row_kind(self) -> RowKind:
         return "text" if self.config.columns.text else "completion"
@@ -87,6 +61,16 @@ class Jsonl(Dataset["Jsonl.Config"]):
             _answers(record, columns.answers, origin) or (completion.strip(),),
             origin,
         )
+
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        columns = self.config.columns
+        read = [columns.text] if columns.text else [columns.prompt, columns.completion]
+        fields = [field for column in read for field in fields_of(column)]
+        return [
+            dict.fromkeys(fields, f"example {number}")
+            | ({columns.answers: ["example"]} if columns.answers else {})
+            for number in range(4)
+        ]
 
 
 def _not_empty(text: str, origin: str) -> str:

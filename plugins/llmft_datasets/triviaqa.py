@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmft.api import (
     CompletionRow,
     DataError,
-    Dataset,
-    DatasetConfig,
     Field,
     Line,
     Message,
@@ -17,10 +15,17 @@ from llmft.api import (
     Row,
     hookimpl,
 )
-from llmft.toolkit import exact_match, f1, fill, first_line, read_records
+from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, fill, first_line
+
+_EXAMPLES = {
+    "Which planet is nearest to the Sun?": ("Mercury", "planet Mercury"),
+    "What is the chemical symbol of gold?": ("Au",),
+    "Who wrote the play Hamlet?": ("William Shakespeare", "Shakespeare"),
+    "How many legs does a spider have?": ("8", "eight"),
+}
 
 
-class TriviaQA(Dataset["TriviaQA.Config"]):
+class TriviaQA(TableDataset["TriviaQA.Config"]):
     """Trivia questions, answered from memory, judged by exact match and F1 over all aliases.
 
     Reads the hub's mandarjoshi/trivia_qa (Joshi et al. 2017) and any file with its columns:
@@ -36,17 +41,13 @@ class TriviaQA(Dataset["TriviaQA.Config"]):
         "f1": lambda answer, right: f1(first_line(answer), right),
     }
 
-    class Config(DatasetConfig):
+    class Config(TableConfig):
         """Where the questions are, and how they are put to the model."""
 
-        path: Line = Field(
+        path: Line | None = Field(
             "mandarjoshi/trivia_qa", description="a file, a folder, a hub id, or 'embedded:trivia'"
         )
-        subset: Line = Field("rc.nocontext", description="the hub data set's configuration")
-        revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
-        data_files: dict[Line, Line] | None = Field(
-            None, min_length=1, max_length=20, description="a local file for each split"
-        )
+        subset: Line | None = Field("rc.nocontext", description="the hub data set's configuration")
         prompt_template: Line = Field(
             "Question: {question}\nAnswer:", description="what the model is asked"
         )
@@ -57,16 +58,6 @@ class TriviaQA(Dataset["TriviaQA.Config"]):
             False, description="ask through the model's chat template, as a user's turn"
         )
 
-    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-        config = self.config
-        return read_records(
-            config.path,
-            split,
-            data_files=config.data_files,
-            subset=config.subset,
-            revision=config.revision,
-        )
-
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         value, aliases = _answer(record, origin)
         config = self.config
@@ -75,6 +66,12 @@ class TriviaQA(Dataset["TriviaQA.Config"]):
         # A chat template sets its own space before an answer.
         completion = completion.strip() if config.chat else completion
         return CompletionRow(prompt, completion, tuple(dict.fromkeys((value, *aliases))), origin)
+
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"question": question, "answer": {"value": right[0], "aliases": list(right)}}
+            for question, right in _EXAMPLES.items()
+        ]
 
     def ask(self, question: str) -> Prompt:
         return self._prompt(fill(self.config.prompt_template, {"question": question}, "question"))

@@ -1,0 +1,208 @@
+"""Measures learning from preferences: what it teaches, and how fast against TRL.
+
+    python benchmarks/preferences.py                # three seeds of the quick recipes
+    python benchmarks/preferences.py --speed        # steps per CPU second, beside TRL's
+    python benchmarks/preferences.py --real         # a real model on real pairs
+
+The last two need LLMFT_REAL_ASSETS, a folder with models/stories15M and data/pref_*.jsonl.gz.
+Exits with 1 where a promise of the documentation is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from llmft.api import EncodedPair, PreferenceRow
+
+RECIPES = {"dpo_quick": "dpo", "orpo_quick": "orpo", "reward_quick": "reward"}
+REAL_DATA = ("pref_polite", "pref_truthfulqa", "pref_triviaqa")
+BATCH, STEPS, ROUNDS = 8, 6, 2
+REAL_PAIRS = 800
+# Short answers to a prompt that both share; long answers share little, and gain less.
+PROMISED = {"dpo pref_polite": 4.0}
+
+
+def main() -> int:
+    """Measure what was asked for, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
+    parser.add_argument("--speed", action="store_true", help="beside TRL, on one thread")
+    parser.add_argument("--real", action="store_true", help="stories15M on real pairs")
+    asked = parser.parse_args()
+    if asked.speed:
+        return measure_speed()
+    return measure_real() if asked.real else measure_quick(asked.seeds)
+
+
+# --- what the quick recipes teach
+
+
+def measure_quick(seeds: list[int]) -> int:
+    """Run each quick recipe once a seed: accuracy on held-out pairs, exact match, time."""
+    head = ("recipe", "seed", "accuracy", "after", "margin", "after", "EM", "after", "seconds")
+    print("  ".join(f"{name:>12}" for name in head))
+    good = True
+    for recipe, stage in RECIPES.items():
+        for seed in seeds:
+            started = time.monotonic()
+            result = run_recipe(recipe, [f"seed={seed}"])[stage]
+            before, after = result["before"], result["after"]
+            prefix = "" if stage == "reward" else "preference_"
+            row = [recipe, seed]
+            for name in (f"{prefix}accuracy", f"{prefix}margin", "exact_match"):
+                row += [f"{s[name]:.3f}" if name in s else "" for s in (before, after)]
+            row.append(f"{time.monotonic() - started:.0f}")
+            print("  ".join(f"{cell!s:>12}" for cell in row), flush=True)
+            good &= after[f"{prefix}accuracy"] >= (0.9 if stage == "reward" else 0.85)
+            if "exact_match" in after:
+                good &= after["exact_match"] >= before["exact_match"] - 0.03
+    return 0 if good else 1
+
+
+def run_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """Run a recipe in a new process, as a user does, and return its stages' results."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "llmft", "run", recipe, "--json", "--output-dir", folder]
+        command += [word for override in overrides for word in ("--set", override)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"'{recipe}' failed:\n{done.stdout}{done.stderr}")
+    stages: dict[str, Any] = json.loads(done.stdout)["stages"]
+    return stages
+
+
+# --- a real model on real pairs
+
+REAL_RECIPE = """
+recipe: 1
+name: real
+model: {{path: {model}}}
+stages:
+  - name: {method}
+    adapter: {{method: lora, r: 16, lora_alpha: 32}}
+    alignment: {{method: {method}}}
+    data:
+      method: preference
+      path: {data}
+      columns: {{prompt: "{{prompt}}\\n", chosen: "{{chosen}}", rejected: "{{rejected}}"}}
+    train:
+      num_train_epochs: 2
+      learning_rate: {rate}
+      lr_scheduler_type: cosine
+      per_device_train_batch_size: 16
+      max_dropped: 0.2
+    evaluate: {{metrics: [], holdout: 0.25}}
+"""
+
+
+def measure_real() -> int:
+    """Train stories15M on each file of real pairs; a quarter is held out. Nothing is promised."""
+    print(f"{'pairs':>16}  {'method':>6}  {'held out':>8}  {'before':>22}  {'after':>22}")
+    for data in REAL_DATA:
+        for method, rate in (("dpo", 2e-4), ("orpo", 5e-4), ("reward", 5e-4)):
+            with tempfile.TemporaryDirectory() as folder:
+                rows = real_rows(data)[:REAL_PAIRS]
+                path = Path(folder) / "pairs.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+                recipe = Path(folder) / "real.yaml"
+                model = assets() / "models" / "stories15M"
+                text = REAL_RECIPE.format(model=model, method=method, data=path, rate=rate)
+                recipe.write_text(text, "utf-8")
+                result = run_recipe(str(recipe), [])[method]
+            name = "accuracy" if method == "reward" else "preference_accuracy"
+            shown = [
+                f"{s[name]:.3f} [{s[name + '_low']:.3f}, {s[name + '_high']:.3f}]"
+                for s in (result["before"], result["after"])
+            ]
+            held = round(len(rows) * 0.25)
+            print(f"{data:>16}  {method:>6}  {held:>8}  {shown[0]:>22}  {shown[1]:>22}", flush=True)
+    return 0
+
+
+def assets() -> Path:
+    """Return the folder of real models and data."""
+    if not (folder := os.environ.get("LLMFT_REAL_ASSETS")):
+        raise SystemExit("set LLMFT_REAL_ASSETS to the folder of real models and data")
+    return Path(folder)
+
+
+def real_rows(name: str) -> list[dict[str, str]]:
+    """Return a file's pairs that a context of 256 tokens holds, roughly, and that differ."""
+    with gzip.open(assets() / "data" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [
+        {key: row[key] for key in ("prompt", "chosen", "rejected")}
+        for row in rows
+        if len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) < 600
+        and row["chosen"].strip() != row["rejected"].strip()
+    ]
+
+
+# --- speed beside TRL
+
+
+def measure_speed() -> int:
+    """Train the same steps with TRL and with llmft, in turn; compare losses and CPU seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    good = True
+    print(f"{'task':>24}  {'TRL steps/s':>11}  {'llmft':>7}  {'ratio':>6}  {'loss apart':>10}")
+    for method in ("dpo", "reward"):
+        for data in ("pref_polite", "pref_gsm8k"):
+            pairs = encoded(data)
+            times = {"trl": 0.0, "llmft": 0.0}
+            losses = {}
+            for _ in range(ROUNDS):
+                for name in times:
+                    seconds, losses[name] = train_once(name, method, pairs)
+                    times[name] += seconds
+            apart = max(abs(a - b) for a, b in zip(losses["trl"], losses["llmft"], strict=True))
+            rates = {name: ROUNDS * STEPS / seconds for name, seconds in times.items()}
+            ratio = rates["llmft"] / rates["trl"]
+            task = f"{method} {data}"
+            print(
+                f"{task:>24}  {rates['trl']:>11.3f}  {rates['llmft']:>7.3f}  {ratio:>5.2f}x"
+                f"  {apart:>10.1e}",
+                flush=True,
+            )
+            good &= apart <= 1e-4 and ratio >= PROMISED.get(task, 0)
+    return 0 if good else 1
+
+
+def encoded(name: str) -> list[EncodedPair]:
+    """Return the pairs of one training run, as stories15M's tokenizer has them."""
+    from transformers import AutoTokenizer
+
+    from llmft.encoding import Encoder
+    from llmft.pairs import encode_pairs
+    from llmft.settings import TrainSettings
+
+    tokenizer = AutoTokenizer.from_pretrained(assets() / "models" / "stories15M")
+    rows = [
+        PreferenceRow(f"{row['prompt']}\n", row["chosen"], row["rejected"], None, f"{name}:{n}")
+        for n, row in enumerate(real_rows(name)[: BATCH * STEPS])
+    ]
+    return encode_pairs(Encoder(tokenizer, 256), rows, TrainSettings(max_dropped=1.0))[0]
+
+
+def train_once(name: str, method: str, pairs: list[EncodedPair]) -> tuple[float, list[float]]:
+    """Return the CPU seconds of one epoch over the pairs, and the loss of each step."""
+    from preferences_speed import with_llmft, with_trl
+
+    model = assets() / "models" / "stories15M"
+    train = with_trl if name == "trl" else with_llmft
+    return train(method, model, pairs[: len(pairs) // BATCH * BATCH], BATCH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

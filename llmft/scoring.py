@@ -1,0 +1,123 @@
+"""Rewards of texts, by the reward model that a stage of a finished run has made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft import artifacts, models
+from llmft.api import CompletionRow, Dataset, Encoded, TextRow
+from llmft.earlier import load_stage, stage_adapter
+from llmft.encoding import Encoder
+from llmft.errors import CheckpointError, DataError
+from llmft.inference import load_run
+from llmft.pairs import cut_at_start
+from llmft.registry import Registry
+from llmft.settings import TrainSettings
+from llmft.stage import device
+from llmft.tables import read_file
+
+BATCH = 16
+REWARD_MODEL = "reward_model"
+
+
+def score_file(
+    run: Path, file: Path, registry: Registry, *, stage: str | None = None
+) -> list[dict[str, Any]]:
+    """Return each record of a file with the reward of its text as `score`.
+
+    A record holds `text`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`, which
+    get `chosen_score` and `rejected_score`. A prompt is text, or messages. A row longer than the
+    stage's `max_length` loses its start, as in training.
+    stage: default: the last finished one that made a reward model.
+    Raises CheckpointError where there is none, DataError at a record with nothing to score.
+    """
+    import torch
+
+    from llmft.heads import rewards
+
+    recipe = load_run(run, registry)
+    folder = reward_stage(run, stage)
+    chosen = recipe.stage(folder.name)
+    adapter = stage_adapter(recipe, chosen, registry)
+    dataset = registry.method("dataset", chosen.data.method)(chosen.data)
+    config = models.load_config(recipe.model)
+    limit = chosen.train.max_length or models.max_positions(config)
+    encoder = Encoder(models.load_tokenizer(recipe.model), None)
+    records = list(read_file(file))
+    asked = [
+        (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))
+        for number, (origin, record) in enumerate(records)
+        for key, row in _rows(record, origin, dataset, encoder)
+    ]
+    options = adapter.load_options()
+    base = models.load_base(recipe.model, options, varlen=adapter.supports_packing)
+    model = load_stage(folder, registry, base if options else base.to(device()))
+    scored: list[dict[str, Any]] = [dict(record) for _, record in records]
+    with torch.no_grad():
+        for start in range(0, len(asked), BATCH):
+            some = asked[start : start + BATCH]
+            values = rewards(model, [row for _, _, row in some]).tolist()
+            for (number, key, _), value in zip(some, values, strict=True):
+                scored[number][key] = value
+    return scored
+
+
+def reward_stage(run: Path, stage: str | None) -> Path:
+    """Return the folder of a finished stage that made a reward model: the one named, or the last.
+
+    Raises CheckpointError where there is none.
+    """
+    last: Path = artifacts.stage_folder(run, stage)
+    made = _produced(last)
+    if made == REWARD_MODEL:
+        return last
+    if stage is not None:
+        raise CheckpointError(
+            "E402",
+            f"stage '{stage}' made a {made}, not a reward model",
+            fix="name a stage whose alignment is reward",
+        )
+    names = json.loads((run / "run.json").read_text("utf-8"))["stages"]
+    folders = [last.parent / name for name in names]
+    finished = [folder for folder in folders if (folder / artifacts.RESULT).is_file()]
+    found = [folder for folder in finished if _produced(folder) == REWARD_MODEL]
+    if not found:
+        raise CheckpointError(
+            "E402",
+            f"'{run}' has no finished stage that made a reward model",
+            fix="run a recipe with the alignment reward",
+        )
+    newest: Path = found[-1]
+    return newest
+
+
+def _produced(folder: Path) -> str:
+    return str(json.loads((folder / artifacts.RESULT).read_text("utf-8"))["produces"])
+
+
+def _rows(
+    record: Mapping[str, Any], origin: str, dataset: Dataset[Any], encoder: Encoder
+) -> Iterator[tuple[str, Encoded]]:
+    """Yield the texts of a record as token rows, each with the name of its score."""
+    keys = {"completion": "score", "chosen": "chosen_score", "rejected": "rejected_score"}
+    found = {column: record[column] for column in keys if isinstance(record.get(column), str)}
+    prompt = record.get("prompt")
+    if isinstance(prompt, str):
+        prompt = dataset.ask(prompt)
+    elif isinstance(prompt, list):
+        prompt = tuple(prompt)
+    if prompt and found:
+        for column, text in found.items():
+            yield keys[column], encoder.completion(CompletionRow(prompt, text, (), origin))
+    elif isinstance(record.get("text"), str):
+        (row,), _ = encoder.encode([TextRow(record["text"], origin)], TrainSettings())
+        yield "score", row
+    else:
+        raise DataError(
+            "E101",
+            f"{origin}: nothing to score (there is: {', '.join(map(str, record))})",
+            fix="give text, or prompt and completion, or prompt, chosen and rejected",
+        )

@@ -1,0 +1,161 @@
+"""Direct preference optimisation: the chosen answer made likelier than the rejected one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
+
+from llmft.api import (
+    Alignment,
+    AlignmentConfig,
+    EncodedPair,
+    Field,
+    StageContext,
+    StageResult,
+    hookimpl,
+)
+from llmft_alignments.pairs import HeldOut, pair_logps, refuse_few, token_counts
+
+if TYPE_CHECKING:
+    import torch
+
+LossName = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+SMOOTHED = ("sigmoid", "exo_pair", "robust", "aot", "aot_unpaired")
+ON_THE_GAP = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
+
+
+class Dpo(Alignment["Dpo.Config"]):
+    """Direct preference optimisation (Rafailov et al. 2023) and its family, by TRL's names.
+
+    The reference is the stage's start: the adapter that `start_from` names, else the base without
+    the adapter. Its log-likelihoods are computed once, before the first step.
+    """
+
+    method = "dpo"
+    rows = ("preference",)
+    produces = "policy"
+
+    class Config(AlignmentConfig):
+        """TRL's DPOConfig, by its own names."""
+
+        beta: float = Field(
+            0.1, gt=0, le=1000, description="the pull towards the reference; IPO's tau"
+        )
+        loss_type: list[LossName] = Field(
+            default_factory=lambda: ["sigmoid"],
+            min_length=1,
+            max_length=15,
+            description="the loss, or several that are added up",
+        )
+        loss_weights: list[float] | None = Field(
+            None, min_length=1, max_length=15, description="the weight of each; default: 1 for all"
+        )
+        label_smoothing: float = Field(
+            0.0, ge=0, lt=0.5, description="the share of preferences taken to be the wrong way"
+        )
+        f_divergence_type: Literal[
+            "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"
+        ] = Field("reverse_kl", description="what keeps the policy near the reference")
+        f_alpha_divergence_coef: float = Field(
+            0.5, ge=-100, le=100, description="the alpha of alpha_divergence"
+        )
+        discopop_tau: float = Field(0.05, gt=0, le=100, description="the temperature of discopop")
+
+        @model_validator(mode="after")
+        def _fit_together(self) -> Dpo.Config:
+            names = self.loss_type
+            if self.loss_weights is not None and len(self.loss_weights) != len(names):
+                raise ValueError(
+                    f"loss_weights has {len(self.loss_weights)} entries for {len(names)} losses"
+                )
+            if self.label_smoothing and not set(names) & set(SMOOTHED):
+                raise ValueError(f"label_smoothing is read by {', '.join(SMOOTHED)} only")
+            if "exo_pair" in names and not self.label_smoothing:
+                raise ValueError("exo_pair needs label_smoothing above 0, such as 1e-3")
+            rest = sorted(set(names) - set(ON_THE_GAP))
+            if self.f_divergence_type != "reverse_kl" and rest:
+                raise ValueError(f"{rest[0]} is defined for f_divergence_type: reverse_kl only")
+            return self
+
+    def __init__(self, config: Dpo.Config) -> None:
+        super().__init__(config)
+        self.held_out = HeldOut()
+
+    def train(self, context: StageContext) -> StageResult:
+        from llmft_alignments.reference import reference_logps
+
+        pairs = context.encode_pairs(context.rows())
+        refuse_few(pairs, context.name)
+        reference_P2 = reference_logps(context, pairs)
+        items = [
+            DpoItem(pair.chosen, pair.rejected, pair.shared, pair.margin, pair.origin, (c, r))
+            for pair, (c, r) in zip(pairs, reference_P2.tolist(), strict=True)
+        ]
+        return context.fit(items, DpoObjective(self.config, context.shares_prompts))
+
+    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+        return self.held_out.preferences(context)
+
+
+@dataclass(frozen=True, slots=True)
+class DpoItem(EncodedPair):
+    """A pair with the reference's summed log-likelihood of each answer: chosen, rejected."""
+
+    reference: tuple[float, float] = (0.0, 0.0)
+
+
+class DpoObjective:
+    """The losses that a config names; an optimiser step's loss is their mean over its pairs."""
+
+    def __init__(self, config: Dpo.Config, share: bool) -> None:
+        from llmft_alignments.dpo_losses import DpoOptions
+
+        weights = config.loss_weights or [1.0] * len(config.loss_type)
+        self.mix = list(zip(config.loss_type, weights, strict=True))
+        self.share = share
+        self.options = DpoOptions(
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            f_divergence_type=config.f_divergence_type,
+            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
+            discopop_tau=config.discopop_tau,
+        )
+
+    def weight(self, batch: Sequence[DpoItem]) -> float:
+        return float(len(batch))
+
+    def loss(self, model: Any, batch: Sequence[DpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
+        from llmft_alignments.dpo_losses import PairLogps, dpo_loss
+
+        policy_B2 = pair_logps(model, batch, self.share)
+        reference_B2 = policy_B2.new_tensor([item.reference for item in batch])
+        logps = PairLogps(policy_B2, reference_B2, token_counts(batch, policy_B2))
+        loss_B = sum(weight * dpo_loss(name, logps, self.options) for name, weight in self.mix)
+        rewards_B2 = self.options.beta * logps.ratio_B2.detach()
+        sums = [*policy_B2.detach().sum(0).tolist(), *rewards_B2.sum(0).tolist()]
+        won = float((rewards_B2[:, 0] > rewards_B2[:, 1]).sum())
+        return loss_B.sum(), {
+            "logps/chosen": sums[0],
+            "logps/rejected": sums[1],
+            "rewards/chosen": sums[2],
+            "rewards/rejected": sums[3],
+            "rewards/margins": sums[2] - sums[3],
+            "rewards/accuracies": won,
+            "tokens": tokens_of(batch),
+        }
+
+
+def tokens_of(batch: Sequence[EncodedPair]) -> float:
+    """Return how many tokens a batch of pairs has, prompts counted twice."""
+    return float(sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch))
+
+
+@hookimpl
+def llmft_alignments() -> list[type[Dpo]]:
+    return [Dpo]

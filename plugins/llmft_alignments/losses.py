@@ -1,0 +1,68 @@
+"""The mathematics of learning from preferences: pure functions of tensors, one value a pair.
+
+Column 0 of a tensor that ends in 2 is the chosen answer, column 1 the rejected one. Log-likelihoods
+are natural, float32 or float64, over the answers' tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def bradley_terry_loss(
+    rewards_B2: torch.Tensor, margin_B: torch.Tensor | None = None, center: float = 0.0
+) -> torch.Tensor:
+    """Return -log sigma(r_chosen - r_rejected - margin) of each pair, shape (B,), in nats.
+
+    Ouyang et al. 2022, eq. 1; the margin as in Touvron et al. 2023 (Llama 2), eq. 2.
+    center: times (r_chosen + r_rejected)^2, which keeps rewards around 0 (Eisenstein et al. 2023).
+    """
+    gap_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+    if margin_B is not None:
+        gap_B = gap_B - margin_B
+    return -F.logsigmoid(gap_B) + center * rewards_B2.sum(1) ** 2
+
+
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
+    """Return log(1 - exp(x)) for x < 0, exact near 0 and far from it (Maechler 2012, eq. 7).
+
+    x nearer to 0 than 1e-7, a likelihood of 1 in float32, counts as -1e-7.
+    """
+    x = x.clamp(max=-1e-7)
+    near = x > -math.log(2)
+    # The branch not taken must be finite too, or its gradient would be NaN.
+    return torch.where(
+        near,
+        torch.log(-torch.expm1(torch.where(near, x, -1.0))),
+        torch.log1p(-torch.exp(torch.where(near, -1.0, x))),
+    )
+
+
+def log_odds_ratio(mean_logps_B2: torch.Tensor) -> torch.Tensor:
+    """Return log(odds(chosen) / odds(rejected)) of each pair, shape (B,): Hong et al. 2024, eq. 4.
+
+    mean_logps_B2: log-likelihoods averaged over each answer's tokens (their eq. 2).
+    """
+    log_odds_B2 = mean_logps_B2 - log1mexp(mean_logps_B2)
+    return log_odds_B2[:, 0] - log_odds_B2[:, 1]
+
+
+def orpo_loss(nll_B: torch.Tensor, mean_logps_B2: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return NLL + beta * -log sigma(log odds ratio) of each pair: Hong et al. 2024, eq. 6 and 7.
+
+    beta: the paper's lambda, by TRL's name.
+    """
+    return nll_B - beta * F.logsigmoid(log_odds_ratio(mean_logps_B2))
+
+
+def k3_divergence(logps_N: torch.Tensor, start_N: torch.Tensor) -> torch.Tensor:
+    """Return exp(d) - d - 1 with d = start - now for each token: 0 where equal, else positive.
+
+    On tokens drawn from the policy its mean is KL(policy || start) (Schulman 2020, k3); on a data
+    set's tokens it is a penalty on every log-likelihood that moves away from the start's.
+    """
+    gap_N = start_N - logps_N
+    return torch.expm1(gap_N) - gap_N

@@ -1,0 +1,158 @@
+"""Odds ratio preference optimisation: the chosen answer learnt and preferred at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from llmft.api import (
+    Alignment,
+    AlignmentConfig,
+    Encoded,
+    EncodedPair,
+    Field,
+    Line,
+    StageContext,
+    StageRef,
+    StageResult,
+    hookimpl,
+)
+from llmft_alignments.pairs import HeldOut, pair_nll, per_answer, refuse_few, token_counts
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Orpo(Alignment["Orpo.Config"]):
+    """Odds ratio preference optimisation (Hong et al. 2024): no reference, no second model.
+
+    With `reward_model` and `kl_coef` it is the offline variant: an earlier stage's reward model
+    ranks the data's answers, and the policy is kept near its start.
+    """
+
+    method = "orpo"
+    rows = ("preference",)
+    produces = "policy"
+
+    class Config(AlignmentConfig):
+        """TRL's ORPOConfig, by its own names, and the offline variant's."""
+
+        beta: float = Field(
+            0.1, ge=0, le=1000, description="the weight of the odds ratio: the paper's lambda"
+        )
+        learn_prompt: bool = Field(
+            False,
+            description="count the prompt's tokens in the likelihood of the chosen row too, as TRL"
+            " does; the paper's equations have the answer's alone",
+        )
+        reward_model: Annotated[Line | None, StageRef("reward_model")] = Field(
+            None, description="an earlier stage whose reward model ranks the answers of each prompt"
+        )
+        kl_coef: float = Field(
+            0.0, ge=0, le=1000, description="a penalty on moving away from the start's likelihoods"
+        )
+
+    def __init__(self, config: Orpo.Config) -> None:
+        super().__init__(config)
+        self.held_out = HeldOut()
+
+    def train(self, context: StageContext) -> StageResult:
+        pairs = context.encode_pairs(context.rows())
+        refuse_few(pairs, context.name)
+        if self.config.reward_model is not None:
+            from llmft_alignments.reranking import reranked
+
+            pairs = reranked(context, pairs, self.config.reward_model)
+            refuse_few(pairs, context.name)
+        items = [OrpoItem.of(pair, self.config.learn_prompt) for pair in pairs]
+        if self.config.kl_coef:
+            from llmft_alignments.reference import reference_token_logps
+
+            start = reference_token_logps(context, pairs)
+            items = [
+                replace(item, start=tuple(logps.tolist()))
+                for item, logps in zip(items, start, strict=True)
+            ]
+        return context.fit(items, OrpoObjective(self.config, context.shares_prompts))
+
+    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+        return self.held_out.preferences(context)
+
+
+@dataclass(frozen=True, slots=True)
+class OrpoItem(EncodedPair):
+    """A pair; prompt: how many of the chosen row's labels are the prompt's, which come first.
+
+    start: the start's log-likelihood of every answer token, chosen before rejected.
+    """
+
+    prompt: int = 0
+    start: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, pair: EncodedPair, learn_prompt: bool) -> OrpoItem:
+        """Return the pair, with the prompt of its chosen row as labels where that is asked."""
+        chosen = pair.chosen
+        whole = Encoded(chosen.input_ids, chosen.input_ids, chosen.origin)
+        row, prompt = (whole, whole.n_labels - chosen.n_labels) if learn_prompt else (chosen, 0)
+        return cls(row, pair.rejected, pair.shared, pair.margin, pair.origin, prompt)
+
+
+class OrpoObjective:
+    """NLL of the chosen answer plus its odds over the rejected one's; the mean over pairs.
+
+    Both are averaged over tokens within a pair first, as in the paper's eq. 2.
+    """
+
+    def __init__(self, config: Orpo.Config, share: bool) -> None:
+        self.config, self.share = config, share
+
+    def weight(self, batch: Sequence[OrpoItem]) -> float:
+        return float(len(batch))
+
+    def loss(self, model: Any, batch: Sequence[OrpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
+        from llmft_alignments.losses import k3_divergence, log_odds_ratio, orpo_loss
+
+        nll_N, row_N = pair_nll(model, batch, self.share)
+        size = len(batch)
+        answer_N = answer_labels(batch, nll_N)
+        counts_B2 = token_counts(batch, nll_N)
+        prompt_B = nll_N.new_tensor([item.prompt for item in batch])
+        counts_B2[:, 0] -= prompt_B
+        mean_logps_B2 = -per_answer(nll_N * answer_N, row_N, size) / counts_B2
+        nll_B = per_answer(nll_N, row_N, size)[:, 0] / (counts_B2[:, 0] + prompt_B)
+        loss_B = orpo_loss(nll_B, mean_logps_B2, self.config.beta)
+        chosen_B, rejected_B = mean_logps_B2.detach().unbind(1)
+        metrics = {
+            "nll_loss": float(nll_B.detach().sum()),
+            "logps/chosen": float(chosen_B.sum()),
+            "logps/rejected": float(rejected_B.sum()),
+            "log_odds_ratio": float(log_odds_ratio(mean_logps_B2.detach()).sum()),
+            "rewards/accuracies": float((chosen_B > rejected_B).sum()),
+            "tokens": float(
+                sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch)
+            ),
+        }
+        if self.config.kl_coef:
+            start_N = nll_N.new_tensor([logp for item in batch for logp in item.start])
+            kept = answer_N.bool()
+            moved_N = k3_divergence(-nll_N[kept], start_N)
+            moved_B2 = per_answer(moved_N, row_N[kept], size) / counts_B2
+            loss_B = loss_B + self.config.kl_coef * moved_B2.mean(1)
+            metrics["kl"] = float(moved_B2.detach().mean(1).sum())
+        return loss_B.sum(), metrics
+
+
+def answer_labels(batch: Sequence[OrpoItem], like: torch.Tensor) -> torch.Tensor:
+    """Return 1 for each label that is an answer's and 0 for the prompts', shape (N,)."""
+    ones = []
+    for item in batch:
+        ones += [0.0] * item.prompt + [1.0] * (item.chosen.n_labels - item.prompt)
+        ones += [1.0] * item.rejected.n_labels
+    return like.new_tensor(ones)
+
+
+@hookimpl
+def llmft_alignments() -> list[type[Orpo]]:
+    return [Orpo]

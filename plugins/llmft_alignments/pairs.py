@@ -1,0 +1,138 @@
+"""Pairs through a model: each answer's log-likelihood, the prompt computed once where it can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llmft.api import DataError, Encoded, EncodedPair, StageContext
+from llmft.toolkit import label_nll
+
+if TYPE_CHECKING:
+    import torch
+
+Laid = tuple[list[Encoded], list[tuple[int, int]] | None]
+
+
+def laid(pairs: Sequence[EncodedPair], share: bool) -> Laid:
+    """Return the pairs' rows, chosen before rejected, and what each shares with an earlier row.
+
+    share: whether the prompt may be computed once for both, as `StageContext.shares_prompts` says.
+    """
+    rows = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+    if not share:
+        return rows, None
+    shared = [
+        entry for number, pair in enumerate(pairs) for entry in ((0, 0), (2 * number, pair.shared))
+    ]
+    return rows, shared
+
+
+def pair_nll(
+    model: Any, pairs: Sequence[EncodedPair], share: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the NLL of every answer token, shape (N,), and the row, 0..2B-1, of each."""
+    rows, shared = laid(pairs, share)
+    found = label_nll(model, rows, shared)
+    return found.nll_N, found.row_N
+
+
+def token_counts(pairs: Sequence[EncodedPair], like: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens each answer has, shape (B, 2), as a tensor like another."""
+    counts = [[pair.chosen.n_labels, pair.rejected.n_labels] for pair in pairs]
+    return like.new_tensor(counts)
+
+
+def per_answer(value_N: torch.Tensor, row_N: torch.Tensor, pairs: int) -> torch.Tensor:
+    """Return the sum of a value of each token over each answer, shape (B, 2)."""
+    return value_N.new_zeros(2 * pairs).index_add(0, row_N, value_N).view(pairs, 2)
+
+
+def pair_logps(model: Any, pairs: Sequence[EncodedPair], share: bool) -> torch.Tensor:
+    """Return the summed log-likelihood of each answer, shape (B, 2): chosen, rejected."""
+    nll_N, row_N = pair_nll(model, pairs, share)
+    return -per_answer(nll_N, row_N, len(pairs))
+
+
+@contextmanager
+def judging(model: Any) -> Iterator[None]:
+    """Let the model answer in evaluation mode and without gradients for a while."""
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def over_batches(
+    context: StageContext,
+    pairs: Sequence[EncodedPair],
+    compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
+    phase: str,
+) -> torch.Tensor:
+    """Return what `compute` gives for batches of the pairs, end to end on the CPU, no gradients."""
+    import torch
+
+    size = context.train.per_device_eval_batch_size
+    found = []
+    with judging(context.model):
+        for start in range(0, len(pairs), size):
+            found.append(compute(pairs[start : start + size]).float().cpu())
+            context.progress(phase, min(start + size, len(pairs)), len(pairs))
+    return torch.cat(found)
+
+
+class HeldOut:
+    """The held-out pairs of a stage, encoded once, and how the policy judges them."""
+
+    def __init__(self) -> None:
+        self._pairs: list[EncodedPair] | None = None
+
+    def pairs(self, context: StageContext) -> list[EncodedPair]:
+        """Return the held-out pairs; none where the recipe does not evaluate."""
+        if self._pairs is None:
+            rows = context.held_out()
+            self._pairs = context.encode_pairs(rows) if rows else []
+        return self._pairs
+
+    def preferences(self, context: StageContext) -> dict[str, float]:
+        """Return how often, and by how many nats, the chosen answer is the likelier one.
+
+        Ties count as wrong. The interval is Wilson's, at 95 %.
+        """
+        pairs = self.pairs(context)
+        if not pairs:
+            return {}
+        model, share = context.model, context.shares_prompts
+        logps_P2 = over_batches(
+            context, pairs, lambda some: pair_logps(model, some, share), "judge pairs"
+        )
+        gap_P = (logps_P2[:, 0] - logps_P2[:, 1]).double()
+        accuracy = float((gap_P > 0).double().mean())
+        low, high = wilson(accuracy, len(pairs))
+        return {
+            "preference_accuracy": accuracy,
+            "preference_accuracy_low": low,
+            "preference_accuracy_high": high,
+            "preference_margin": float(gap_P.mean()),
+        }
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share of `count` (Wilson 1927)."""
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    # Rounding must not put the share itself outside.
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+
+
+def refuse_few(pairs: Sequence[EncodedPair], stage: str) -> None:
+    """Raise DataError where no pair is left to learn from."""
+    if not pairs:
+        raise DataError("E105", f"stage '{stage}' has no pair of answers to learn from")

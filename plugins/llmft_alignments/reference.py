@@ -1,0 +1,76 @@
+"""The reference's log-likelihoods: computed once a row before training, and kept beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llmft.api import EncodedPair, StageContext
+from llmft.toolkit import load_tensors, save_tensors
+from llmft_alignments.pairs import over_batches, pair_logps, pair_nll
+
+if TYPE_CHECKING:
+    import torch
+
+FILE = "reference.safetensors"
+SAMPLED = 4096
+
+
+def reference_logps(context: StageContext, pairs: Sequence[EncodedPair]) -> torch.Tensor:
+    """Return the reference's summed log-likelihood of each answer, shape (P, 2), float32."""
+    model, share = context.model, context.shares_prompts
+    return _kept(context, pairs, "logps_P2", lambda some: pair_logps(model, some, share))
+
+
+def reference_token_logps(
+    context: StageContext, pairs: Sequence[EncodedPair]
+) -> list[torch.Tensor]:
+    """Return for each pair the reference's log-likelihood of every answer token, chosen first."""
+    model, share = context.model, context.shares_prompts
+    whole_N = _kept(context, pairs, "logps_N", lambda some: -pair_nll(model, some, share)[0])
+    counts = [pair.chosen.n_labels + pair.rejected.n_labels for pair in pairs]
+    return list(whole_N.split(counts))
+
+
+def _kept(
+    context: StageContext,
+    pairs: Sequence[EncodedPair],
+    name: str,
+    compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
+) -> torch.Tensor:
+    path = context.folder / FILE
+    with context.reference():
+        key = reference_key(context.model, pairs)
+        found = load_tensors(path, key) or {}
+        if name not in found:
+            found[name] = over_batches(context, pairs, compute, "reference")
+            save_tensors(path, found, key)
+    return found[name]
+
+
+def reference_key(model: Any, pairs: Sequence[EncodedPair]) -> str:
+    """Return a SHA-256 of what reference log-likelihoods depend on: base, adapter and token rows.
+
+    Of every frozen tensor, at most 4,096 numbers spread over it are read, of a trained one all:
+    another model or another start changes the key, and no base of gigabytes is read for it.
+    """
+    hasher = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        hasher.update(_numbers(parameter.detach(), whole=parameter.requires_grad))
+    for pair in pairs:
+        ids = {k: v for k, v in asdict(pair).items() if k in ("chosen", "rejected")}
+        hasher.update(json.dumps(ids, sort_keys=True, default=str).encode())
+    return hasher.hexdigest()
+
+
+def _numbers(tensor: torch.Tensor, *, whole: bool) -> bytes:
+    import torch
+
+    flat = tensor.reshape(-1)
+    step = 1 if whole else max(1, flat.numel() // SAMPLED)
+    data: bytes = flat[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes()
+    return data

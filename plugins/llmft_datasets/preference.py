@@ -1,0 +1,173 @@
+"""Preferences: a prompt, a better answer and a worse one, in the forms that people keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import model_validator
+
+from llmft.api import (
+    DataError,
+    Field,
+    LeftOutRow,
+    Line,
+    Message,
+    PreferenceRow,
+    Prompt,
+    Row,
+    Settings,
+    Share,
+    hookimpl,
+)
+from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, first_line, text_of
+from llmft_datasets import preference_forms as forms
+from llmft_datasets.preference_examples import example_records
+
+
+class Columns(Settings):
+    """Which column, or which template of {columns}, gives what."""
+
+    prompt: Line | None = Field(
+        None,
+        description="a column or template; default: 'prompt' where there is one, else the common"
+        " start of both answers",
+    )
+    chosen: Line = Field("chosen", description="the better answer: a column or template")
+    rejected: Line = Field("rejected", description="the worse answer: a column or template")
+    margin: Line | None = Field(None, description="a column: by how much it is better")
+    chosen_score: Line | None = Field(None, description="a column: the better answer's score")
+    rejected_score: Line | None = Field(None, description="a column: the worse answer's score")
+    answers: Line | None = Field(None, description="a column with the list of right answers")
+    candidates: Line | None = Field(
+        None, description="a column with a list of answers, in place of chosen and rejected"
+    )
+    scores: Line | None = Field(None, description="the candidates' scores; higher is better")
+    ranks: Line | None = Field(None, description="the candidates' ranks; lower is better")
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Columns:
+        if (self.candidates is None) != (self.scores is None and self.ranks is None):
+            raise ValueError("candidates come with either scores or ranks")
+        if self.scores and self.ranks:
+            raise ValueError("scores and ranks exclude each other; keep one")
+        if (self.chosen_score is None) != (self.rejected_score is None):
+            raise ValueError("chosen_score and rejected_score belong together")
+        return self
+
+
+class Preference(TableDataset["Preference.Config"]):
+    """Preferences: prompt, chosen and rejected; whole conversations or texts; ranked answers.
+
+    Pairs of equal rank or score, and pairs whose answers are the same, are left out and counted.
+    """
+
+    method = "preference"
+    rows = ("preference",)
+    metrics = {
+        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
+        "f1": lambda answer, right: f1(first_line(answer), right),
+    }
+
+    class Config(TableConfig):
+        """Where the preferences are, and what their columns mean."""
+
+        max_bad_rows: Share = Field(
+            0.05, description="stop where more than this share of the rows is skipped"
+        )
+        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        chat: bool = Field(
+            False, description="put text prompts through the model's chat template, as messages"
+        )
+
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        columns = self.config.columns
+        for origin, record in super().records(split):
+            if columns.candidates is None:
+                yield origin, record
+            else:
+                yield from forms.ranked_pairs(
+                    record, origin, columns.candidates, columns.scores, columns.ranks
+                )
+
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        columns = self.config.columns
+        if columns.candidates and columns.candidates in record:
+            numbers = columns.scores or columns.ranks or ""
+            fault = forms.ranking_fault(record, columns.candidates, numbers)
+            raise DataError("E101", f"{origin}: {fault or 'the candidates are not in pairs'}")
+        prompt, chosen, rejected = self._parts(record, origin)
+        for name, text in ((columns.chosen, chosen), (columns.rejected, rejected)):
+            if not text.strip():
+                raise DataError("E101", f"{origin}: the answer in '{name}' is empty")
+        if not prompt:
+            raise DataError("E101", f"{origin}: the prompt is empty")
+        margin = self._margin(record, origin)
+        if record.get(forms.TIE) is True or margin == 0:
+            raise LeftOutRow(origin, "ties")
+        if chosen.strip() == rejected.strip():
+            raise LeftOutRow(origin, "pairs of the same answer twice")
+        return PreferenceRow(
+            prompt, chosen, rejected, margin, origin, _right(record, columns.answers, origin)
+        )
+
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        return example_records(self.config.columns)
+
+    def ask(self, question: str) -> Prompt:
+        return (Message(role="user", content=question),) if self.config.chat else question
+
+    def _parts(self, record: Mapping[str, Any], origin: str) -> forms.Parts:
+        columns = self.config.columns
+        ranked = columns.candidates is not None
+        chosen = forms.CHOSEN if ranked else columns.chosen
+        rejected = forms.REJECTED if ranked else columns.rejected
+        prompt = columns.prompt or ("prompt" if record.get("prompt") is not None else None)
+        if isinstance(record.get(chosen), list) or isinstance(record.get(rejected), list):
+            before = record.get(prompt) if prompt else None
+            return forms.split_conversations(
+                before, record.get(chosen), record.get(rejected), origin
+            )
+        better, worse = text_of(record, chosen, origin), text_of(record, rejected, origin)
+        if prompt is None:
+            text, better, worse = forms.split_texts(better, worse, origin)
+        elif isinstance(record.get(prompt), list):
+            messages = forms.messages_of(record[prompt], origin)
+            return messages, better, worse
+        else:
+            text = text_of(record, prompt, origin)
+        if not self.config.chat or not isinstance(text, str):
+            return text, better, worse
+        is_hh = text.endswith(forms.ASSISTANT) and forms.HUMAN in f"\n\n{text.lstrip()}"
+        asked = forms.hh_messages(text, origin) if is_hh else self.ask(text)
+        return asked, better.strip(), worse.strip()
+
+    def _margin(self, record: Mapping[str, Any], origin: str) -> float | None:
+        columns = self.config.columns
+        if columns.chosen_score and columns.rejected_score:
+            margin = forms.number_of(record, columns.chosen_score, origin) - forms.number_of(
+                record, columns.rejected_score, origin
+            )
+        elif columns.margin:
+            margin = forms.number_of(record, columns.margin, origin)
+        elif columns.candidates and forms.MARGIN in record:
+            margin = forms.number_of(record, forms.MARGIN, origin)
+        else:
+            return None
+        if margin < 0:
+            raise DataError("E101", f"{origin}: the rejected answer is better, by {-margin:g}")
+        return margin
+
+
+def _right(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
+    if column is None:
+        return ()
+    value = record.get(column)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return (text_of(record, column, origin),)
+
+
+@hookimpl
+def llmft_datasets() -> list[type[Preference]]:
+    return [Preference]
