@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from llmft import fsio
+from llmft import fsio, hub, locking, resuming, run_folder, upload
 from llmft.api import RunInfo, StageResult, hookimpl
+from llmft.checkpoints import FOLDER as CHECKPOINTS
 from llmft.deep import check_against_model
-from llmft.errors import EnvironmentFault, Interrupted, RecipeError
+from llmft.earlier import stage_adapter
+from llmft.errors import Interrupted, RecipeError
+from llmft.locking import Lock
 from llmft.notify import Trackers
 from llmft.quiet import captured_output
 from llmft.recipe import Loaded, Recipe, Stage
 from llmft.registry import Registry
-from llmft.stage import StageRun, stage_adapter
+from llmft.resuming import Earlier
+from llmft.signals import leave_on_signal
+from llmft.stage import StageRun
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended. already_finished: there was nothing to do, and nothing was written."""
 
     run_id: str
     folder: Path
     seconds: float
     stages: Mapping[str, StageResult]
+    already_finished: bool = False
 
 
 def run_recipe(loaded: Loaded, registry: Registry) -> Summary:
@@ -36,29 +39,61 @@ def run_recipe(loaded: Loaded, registry: Registry) -> Summary:
 
     Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
     """
-    started = time.monotonic()
-    recipe = loaded.recipe
+    _refuse_misfits(loaded, registry)
+    return _run(loaded, registry, run_folder.new_run_folder(loaded.recipe))
+
+
+def resume_recipe(loaded: Loaded, registry: Registry, folder: Path | None = None) -> Summary:
+    """Go on with a run where it stopped; a finished one is not touched.
+
+    folder: the run's; default: the newest unfinished run of the recipe's name.
+    Raises CheckpointError where the recipe, the data or the model is not what the run began with.
+    """
+    folder = folder.resolve() if folder else resuming.newest_run(loaded)
+    earlier = resuming.examine(loaded, folder, registry)
+    if earlier.finished:
+        return Summary(folder.name, folder, 0.0, earlier.results, already_finished=True)
+    _refuse_misfits(loaded, registry)
+    return _run(loaded, registry, folder, earlier)
+
+
+def _refuse_misfits(loaded: Loaded, registry: Registry) -> None:
     if faults := check_against_model(loaded, registry):
         raise RecipeError.of(faults)
-    folder = new_run_folder(recipe)
+
+
+def _run(
+    loaded: Loaded, registry: Registry, folder: Path, earlier: Earlier | None = None
+) -> Summary:
+    """Run the stages that are not finished, alone in the folder, and tell how it ends."""
+    started = time.monotonic()
     trackers = Trackers(
-        [registry.method("tracker", config.method)(config) for config in recipe.trackers]
+        [registry.method("tracker", config.method)(config) for config in loaded.recipe.trackers]
     )
-    with captured_output(folder / "log.txt"):
+    with locking.held(folder) as lock, captured_output(folder / "log.txt"):
         try:
-            results = _run_stages(loaded, registry, folder, trackers)
+            with leave_on_signal():
+                results = _run_stages(loaded, registry, folder, trackers, lock, earlier)
         except BaseException as error:
             error.run_folder = folder  # type: ignore[attr-defined]  # where a crash report goes
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             trackers.run_finished({"run_id": folder.name, "folder": str(folder), "status": state})
+            if isinstance(error, Interrupted):
+                raise _saying_how_to_go_on(error, loaded, folder) from None
             raise
+        upload.push_after_run(loaded.recipe, folder, registry, trackers.note)
         seconds = time.monotonic() - started
         trackers.run_finished({"run_id": folder.name, "folder": str(folder), "seconds": seconds})
     return Summary(folder.name, folder, seconds, results)
 
 
 def _run_stages(
-    loaded: Loaded, registry: Registry, folder: Path, trackers: Trackers
+    loaded: Loaded,
+    registry: Registry,
+    folder: Path,
+    trackers: Trackers,
+    lock: Lock,
+    earlier: Earlier | None,
 ) -> dict[str, StageResult]:
     """Run the stages one after another, each through the one dispatch point."""
     recipe = loaded.recipe
@@ -66,18 +101,28 @@ def _run_stages(
     engine = Engine()
     manager.register(engine)
     try:
-        _write_inputs(folder, loaded)
         names = tuple(stage.name for stage in recipe.stages)
         trackers.run_started(RunInfo(recipe.name, folder, recipe.resolved(), names))
-        results: dict[str, StageResult] = {}
-        digests: dict[str, Any] = {}
+        if earlier:
+            ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
+        else:
+            ground, notes = run_folder.write_inputs(folder, loaded, registry), []
+        for note in [*notes, *hub.remarks(recipe)]:
+            trackers.note(note)
+        results: dict[str, StageResult] = dict(earlier.results) if earlier else {}
         for stage in recipe.stages:
-            context = _context(recipe, stage, folder, registry, trackers)
+            if stage.name in results:
+                trackers.note(f"{stage.name}: finished already")
+                continue
+            context = _context(recipe, stage, folder, registry, trackers, lock)
             result: StageResult = manager.hook.llmft_run_stage(stage=stage, context=context)
+            ground["rows_sha256"][stage.name] = context.digests
+            ground["hub"] = hub.commits(recipe)
+            fsio.write_json(folder / "lock.json", ground)
             context.save(result)
-            results[stage.name], digests[stage.name] = result, context.digests
-            trackers.stage_finished(stage.name, {"folder": str(context.folder), **asdict(result)})
-        _write_lock(folder, recipe, registry, digests)
+            results[stage.name] = result
+            told = {"folder": str(context.folder), "samples": context.samples, **asdict(result)}
+            trackers.stage_finished(stage.name, told)
     finally:
         manager.unregister(engine)
     return results
@@ -92,28 +137,16 @@ class Engine:
         return context.alignment.train(context)
 
 
-def new_run_folder(recipe: Recipe) -> Path:
-    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>."""
-    parent = Path(recipe.output_dir) / recipe.name
-    text = json.dumps(recipe.resolved(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    for attempt in range(1000):
-        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{attempt + 1}" if attempt else "")
-        folder = parent / f"{stamp}-{digest}"
-        try:
-            fsio.make_private_folder(folder)
-        except FileExistsError:
-            continue
-        return folder.resolve()
-    raise EnvironmentFault("E203", f"cannot find a free name for a run folder in '{parent}'")
-
-
 def _context(
-    recipe: Recipe, stage: Stage, folder: Path, registry: Registry, trackers: Trackers
+    recipe: Recipe, stage: Stage, folder: Path, registry: Registry, trackers: Trackers, lock: Lock
 ) -> StageRun:
     place = folder / "stages" / stage.name
+    if place.is_dir():
+        resuming.clear_unfinished(place)
+        if not any(place.glob(f"{CHECKPOINTS}/step-*")):
+            trackers.note(f"{stage.name}: no checkpoint was saved, so it starts again")
     with fsio.disk_errors(place):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
     return StageRun(
         recipe,
         stage,
@@ -123,63 +156,11 @@ def _context(
         dataset=registry.method("dataset", stage.data.method)(stage.data),
         registry=registry,
         trackers=trackers,
+        tell=lock.tell,
     )
 
 
-def _write_inputs(folder: Path, loaded: Loaded) -> None:
-    """Write the recipe as it was given, and as it was understood."""
-    recipe = loaded.recipe
-    fsio.write_text(folder / "recipe.yaml", loaded.text)
-    fsio.write_text(folder / "resolved.yaml", resolved_yaml(recipe))
-    fsio.write_json(
-        folder / "run.json",
-        {
-            "run_id": folder.name,
-            "name": recipe.name,
-            "recipe_file": loaded.path,
-            "overrides": list(loaded.overrides),
-            "stages": [stage.name for stage in recipe.stages],
-        },
-    )
-
-
-def _write_lock(
-    folder: Path, recipe: Recipe, registry: Registry, digests: Mapping[str, Any]
-) -> None:
-    from llmft.lock import lock_of
-
-    lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))
-    fsio.write_json(folder / "lock.json", {**lock, "rows_sha256": dict(digests)})
-
-
-def resolved_yaml(recipe: Recipe) -> str:
-    """Return the recipe with every default written out, as YAML that loads to the same recipe."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(recipe.resolved(), stream)
-    return stream.getvalue()
-
-
-def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
-    """Return which distribution, version and code gave each method that a recipe names."""
-    wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
-    for stage in recipe.stages:
-        wanted |= {("alignment", stage.alignment.method), ("dataset", stage.data.method)}
-        wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
-    return [
-        {
-            "kind": record.kind,
-            "method": record.method,
-            "distribution": record.distribution,
-            "version": record.version,
-            "sha256": registry.file_hash(record),
-        }
-        for record in registry.records(load=False)
-        if (record.kind, record.method) in wanted
-    ]
+def _saying_how_to_go_on(error: Interrupted, loaded: Loaded, folder: Path) -> Interrupted:
+    command = run_folder.resume_command(loaded, folder)
+    fix = f"go on with: {command}" if command else ""
+    return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)

@@ -10,14 +10,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import CheckpointError, EnvironmentFault
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = "manifest.json"
 STAGING = ".staging-"
@@ -29,22 +33,31 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the file system's refusals into one error that names the path and the free space."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _DISK_ERRORS:
+    except Exception as error:
+        number = _errno(error)
+        if number in _DISK_ERRORS:
             raise EnvironmentFault(
                 "E202",
-                f"cannot write '{path}': {os.strerror(error.errno).lower()} ({_free(path)})",
+                f"cannot write '{path}': {os.strerror(number).lower()} ({_free(path)})",
                 fix="free some space, or give another --output-dir; nothing written was lost",
             ) from error
-        if isinstance(error, PermissionError):
+        if number in (errno.EACCES, errno.EPERM):
             raise EnvironmentFault(
                 "E203", f"cannot write '{path}': permission denied", fix="give another --output-dir"
             ) from error
-        if isinstance(error, NotADirectoryError):
+        if number == errno.ENOTDIR:
             raise EnvironmentFault(
                 "E203", f"cannot write '{path}': a part of it is a file", fix="give another folder"
             ) from error
         raise
+
+
+def _errno(error: Exception) -> int:
+    """Return the file system's number of an error, or 0; safetensors tells it in words."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told and type(error).__name__ == "SafetensorError" else 0
 
 
 def _free(path: Path) -> str:
@@ -70,15 +83,22 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f"{STAGING}{path.name}-")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                _write_all(handle, data)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
             os.replace(staged, path)
         except BaseException:
             Path(staged).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,12 +108,24 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as readable JSON; NaN and infinity are refused with ValueError."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
     """Write plain data, one JSON object a line."""
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors, in place: for a file inside a folder that is staged."""
+    from safetensors.torch import save_file
+
+    with disk_errors(path):
+        save_file(dict(tensors), path)
 
 
 def sha256(path: Path) -> str:
@@ -147,8 +179,11 @@ def verify_folder(folder: Path) -> str:
     Raises CheckpointError where the manifest or a file is missing, or a hash differs.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        text = (folder / MANIFEST).read_text("utf-8")
+        manifest = json.loads(text)
         run_id, hashes = str(manifest["run_id"]), dict(manifest["sha256"])
+        if _as_json(manifest) != text:  # nothing vouches for the manifest but its own form
+            raise ValueError("altered")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError("E401", f"'{folder}' has no readable {MANIFEST}") from error
     for name, digest in hashes.items():
@@ -159,7 +194,23 @@ def verify_folder(folder: Path) -> str:
     return run_id
 
 
+def remove_folder(path: Path) -> None:
+    """Take a folder away; a kill leaves it whole, or remains that `sweep_staging` takes away."""
+    with disk_errors(path):
+        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{STAGING}{path.name}-"))
+        try:
+            os.rename(path, doomed)
+        finally:
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
 def sweep_staging(folder: Path) -> None:
-    """Remove what an earlier, killed process left half-written directly inside a folder."""
+    """Remove what an earlier, killed process left half-written directly inside a folder.
+
+    folder: one that a run made for itself, and that no other process writes in now.
+    """
     for path in folder.glob(f"{STAGING}*"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from llmft.api import (
     Alignment,
     Dataset,
     Encoded,
+    EncodedPair,
     Objective,
     Progress,
     Prompt,
@@ -23,12 +23,17 @@ from llmft.api import (
     StageInfo,
     StageResult,
 )
+from llmft.checkpoints import FOLDER as CHECKPOINTS
+from llmft.checkpoints import Checkpoints, Saved
 from llmft.data import Rows, stage_rows
+from llmft.earlier import earlier_stage, load_options, load_stage, twin
 from llmft.encoding import Encoder
-from llmft.errors import CheckpointError
 from llmft.notify import Trackers
-from llmft.recipe import Recipe, Stage, load_recipe
+from llmft.packing import PackedObjective, pack
+from llmft.pairs import encode_pairs
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
+from llmft.resuming import trim_metrics
 from llmft.settings import TrainSettings
 
 
@@ -46,11 +51,12 @@ class StageRun:
         dataset: Dataset[Any],
         registry: Registry,
         trackers: Trackers,
+        tell: Callable[[str], None] = lambda at: None,
     ) -> None:
         self.recipe, self.stage = recipe, stage
         self.name, self.folder = stage.name, folder
         self.adapter, self.alignment, self.dataset = adapter, alignment, dataset
-        self.registry, self.trackers = registry, trackers
+        self.registry, self.trackers, self._tell = registry, trackers, tell
         self.seed = recipe.seed
         self.train: TrainSettings = stage.train
         self.samples: list[dict[str, Any]] = []
@@ -89,17 +95,7 @@ class StageRun:
     @property
     def load_options(self) -> dict[str, Any]:
         """How the base is quantised, in BitsAndBytesConfig's names; empty where it is not."""
-        asked = self.recipe.model.quantization
-        options = dict(self.adapter.load_options())
-        if asked.bits == 4:
-            options |= {
-                name: getattr(asked, name)
-                for name in type(asked).model_fields
-                if name != "load_in_8bit"
-            }
-        elif asked.bits == 8:
-            options |= {"load_in_8bit": True}
-        return options
+        return load_options(self.recipe, self.adapter)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -108,8 +104,10 @@ class StageRun:
 
     @cached_property
     def max_length(self) -> int | None:
-        """Tokens in a row at most: the recipe's, or the model's own."""
-        return self.train.max_length or models.max_positions(models.load_config(self.recipe.model))
+        """Tokens in a row at most: the recipe's, or what the model's positions leave."""
+        positions = models.max_positions(models.load_config(self.recipe.model))
+        left = positions - self.adapter.virtual_tokens() if positions else None
+        return self.train.max_length or left
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -121,8 +119,8 @@ class StageRun:
         self._progress("read the rows", 0, 1)
         train, judged = stage_rows(self.stage, self.dataset, self.seed)
         for rows in (train, judged):
-            if rows is not None and rows.skipped:
-                self._note(rows.note())
+            if rows is not None and (note := rows.note()):
+                self._note(note)
         return train, judged
 
     # --- the contract's verbs
@@ -144,6 +142,23 @@ class StageRun:
         if note := report.note():
             self._note(note)
         return encoded
+
+    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Return preference rows as token ids, saying how many were cut or dropped."""
+        self.progress("tokenise", 0, len(rows))
+        pairs, report = encode_pairs(self.encoder, rows, self.train)
+        if note := report.note():
+            self._note(note)
+        return pairs
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether `label_nll` may compute a prompt once for two answers."""
+        return self.adapter.supports_shared_prompt
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Tell how far a phase of the method's own has come."""
+        self._progress(phase, done, total)
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Answer prompts greedily with the model as it is now."""
@@ -176,10 +191,16 @@ class StageRun:
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
         from llmft import loop
+        from llmft.plan import Plan
 
-        plan = loop.Plan.of(len(items), self.train, self.seed)
+        if self.train.packing and self.max_length:
+            items, objective = pack(items, self.max_length), PackedObjective(objective)
+        plan = Plan.of(len(items), self.train, self.seed)
         self.trackers.stage_started(self._info(items, plan.steps))
-        before = self.score("before")
+        checkpoints = self._checkpoints(items)
+        saved = checkpoints.newest()
+        before = self._before(saved)
+        checkpoints.carried = {"before": before, "samples": list(self.samples)}
         seed_everything(self.seed)
         report = loop.train(
             self.model,
@@ -189,6 +210,8 @@ class StageRun:
             seed=self.seed,
             groups=self._groups(),
             on_step=self._on_step,
+            checkpoints=checkpoints,
+            saved=saved,
         )
         after = self.score("after")
         return StageResult(
@@ -198,10 +221,33 @@ class StageRun:
                 "train_loss": report.losses[-1],
                 "train_seconds": round(report.seconds, 3),
                 "items_seen": report.items,
+                **checkpoints.metrics(),
             },
             before=before,
             after=after,
         )
+
+    def _checkpoints(self, items: Sequence[Any]) -> Checkpoints:
+        rows = {f"{split} rows": digest for split, digest in self.digests.items()}
+        return Checkpoints(
+            self.folder / CHECKPOINTS,
+            self._run_folder.name,
+            {**rows, "number of items": len(items)},
+            self.train.save_total_limit,
+            self._note,
+        )
+
+    def _before(self, saved: Saved | None) -> Mapping[str, float]:
+        """Return the scores before training: measured now, or by the run that is resumed."""
+        trim_metrics(self.folder, saved.step if saved else 0)
+        if saved is None:
+            return self.score("before")
+        self._note(f"goes on after step {saved.step}, from its checkpoint")
+        self.samples = list(saved.carried["samples"])
+        before: Mapping[str, float] = saved.carried["before"]
+        if before:
+            self.trackers.scored(self.name, "before", before)
+        return before
 
     def score(self, when: str) -> dict[str, float]:
         """Return the stage's scores as it is now, `before` or `after`, and tell the trackers."""
@@ -212,7 +258,7 @@ class StageRun:
             return {}
         scores = evaluation.Scores()
         if set(asked.metrics) & set(evaluation.LOSS_METRICS):
-            encoded, _ = self.encoder.encode(rows.rows, self.train)
+            encoded, _ = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
             loss = evaluation.mean_loss(
                 self.model,
                 encoded,
@@ -251,14 +297,14 @@ class StageRun:
         from llmft.counting import count_parameters
 
         trainable, total = count_parameters(self.model)
-        rows = [item for item in items if isinstance(item, Encoded)]
+        rows = [row for item in items for row in token_rows(item)]
         return StageInfo(
             name=self.name,
             adapter=self.adapter.method,
             alignment=self.alignment.method,
             trainable_parameters=trainable,
             total_parameters=total,
-            rows=len(items),
+            rows=sum(len(item) if isinstance(item, tuple) else 1 for item in items),
             tokens=sum(len(row.input_ids) for row in rows),
             learnt_tokens=sum(row.n_labels for row in rows),
             steps=steps,
@@ -266,6 +312,7 @@ class StageRun:
         )
 
     def _on_step(self, step: int, steps: int, metrics: Mapping[str, float], log: bool) -> None:
+        self._tell(f"step {step} of {steps} of the stage '{self.name}'")
         self.trackers.progress(Progress(self.name, "train", step, steps, metrics, log))
 
     def _progress(self, phase: str, done: int, total: int) -> None:
@@ -276,56 +323,13 @@ class StageRun:
         self.trackers.note(f"{self.name}: {text}")
 
 
-def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Adapter[Any]:
-    """Return the adapter a stage trains: its own, or that of the stage it starts from."""
-    while stage.adapter is None:
-        reference = stage.start_from
-        assert reference is not None  # checked when the recipe was loaded
-        name = reference
-        if reference.startswith(EARLIER_RUN):
-            folder = earlier_stage(reference, Path(), recipe)
-            recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
-            name = folder.name
-        stage = recipe.stage(name)
-    made: Adapter[Any] = registry.method("adapter", stage.adapter.method)(stage.adapter)
-    return made
-
-
-EARLIER_RUN = "run:"
-
-
-def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
-    """Return the folder of the finished stage that a reference names.
-
-    reference: a stage of this run, or run:<id>/<stage> for one of a run under the same output_dir.
-    """
-    if not reference.startswith(EARLIER_RUN):
-        return artifacts.stage_folder(this_run, reference)
-    run_id, _, stage = reference.removeprefix(EARLIER_RUN).partition("/")
-    found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
-    if not found:
-        raise CheckpointError(
-            "E402",
-            f"there is no run '{run_id}' under '{recipe.output_dir}'",
-            fix="give the name of a run's folder, as 'llmft run' printed it",
-        )
-    return artifacts.stage_folder(found[0], stage)
-
-
-def twin(model: Any) -> Any:
-    """Return a copy of a model's modules that holds the very same tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-def load_stage(folder: Path, registry: Registry, base: Any) -> Any:
-    """Return a base model with what a finished stage made attached, frozen, in evaluation mode."""
-    recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
-    stage = recipe.stage(folder.name)
-    model = stage_adapter(recipe, stage, registry).load(base, folder / artifacts.ADAPTER)
-    alignment = registry.method("alignment", stage.alignment.method)(stage.alignment)
-    alignment.load(model, folder / artifacts.ADAPTER)
-    return model.requires_grad_(False).eval()
+def token_rows(item: Any) -> Sequence[Encoded]:
+    """Return the token rows in an item that is trained on, to be counted."""
+    if isinstance(item, tuple):  # packed
+        return [row for one in item for row in token_rows(one)]
+    if isinstance(item, EncodedPair):
+        return (item.chosen, item.rejected)
+    return (item,) if isinstance(item, Encoded) else ()
 
 
 def device() -> str:

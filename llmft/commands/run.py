@@ -4,35 +4,86 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from llmft.commands import shipped
-from llmft.recipe import load_recipe
+from llmft.errors import RecipeError
+from llmft.quiet import captured_output
+from llmft.recipe import Loaded, load_recipe
 from llmft.registry import Registry
 
 
 def run_recipe_file(
-    recipe: str, overrides: Sequence[str], *, quiet: bool, as_json: bool
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    quiet: bool,
+    as_json: bool,
+    resume: bool = False,
+    run_folder: str | None = None,
+    smoke: bool = False,
 ) -> dict[str, Any] | str:
-    """Run a recipe, and return how it ended: as data, or nothing where trackers have told it."""
+    """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
+
+    run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
+    smoke: run it with a tiny random model and a few rows, under a temporary folder.
+    """
+    if smoke and resume:
+        raise RecipeError("E090", "--smoke and --resume exclude each other", fix="keep one")
+    if run_folder and not resume:
+        raise RecipeError(
+            "E090",
+            f"a new run makes its own folder, so '{run_folder}' has no use",
+            fix="give --resume to go on with that run, or --output-dir to say where runs go",
+        )
     registry = Registry.discover()
     # Every mistake that can be found without torch is found before torch is waited for.
     loaded = load_recipe(shipped.find(recipe), registry, overrides)
-    from llmft.engine import run_recipe
-
     with _told_elsewhere(quiet, as_json):
-        summary = run_recipe(loaded, registry)
+        if resume:
+            from llmft.engine import resume_recipe
+
+            place = Path(run_folder) if run_folder else None
+            summary = resume_recipe(loaded, registry, place)
+        else:
+            from llmft.engine import run_recipe
+
+            loaded = _smoke(loaded, registry) if smoke else loaded
+            summary = run_recipe(loaded, registry)
+    already = resume and summary.already_finished
     if not as_json:
-        return ""
+        return f"already finished: {summary.folder}" if already and not quiet else ""
     return {
         "run_id": summary.run_id,
         "folder": str(summary.folder),
         "seconds": summary.seconds,
         "stages": {name: asdict(result) for name, result in summary.stages.items()},
+        **({"smoke": True} if smoke else {}),
+        **({"already_finished": True} if already else {}),
     }
+
+
+def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
+    """Return the recipe's smoke run: under --output-dir where that was given, else a new folder."""
+    from llmft.smoke import WARNING, smoke_recipe
+
+    print(WARNING, flush=True)
+    asked = any(override.startswith("output_dir=") for override in loaded.overrides)
+    if asked:
+        Path(loaded.recipe.output_dir).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(
+        prefix="llmft-smoke-", dir=loaded.recipe.output_dir if asked else None
+    )
+    with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
+        small, notes = smoke_recipe(loaded, Path(folder), registry)
+    for note in notes:
+        print(f"note: {note}", flush=True)
+    return small
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""Going on with a run that stopped: which run it is, what is finished, and what has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmft import artifacts, fsio
+from llmft.api import StageResult
+from llmft.edits import Edit, edits_between
+from llmft.errors import CheckpointError, Fault
+from llmft.recipe import Loaded, load_recipe
+from llmft.registry import Registry
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run folder holds already: results of its finished stages, and edits since."""
+
+    results: Mapping[str, StageResult]
+    edits: tuple[Edit, ...]
+    finished: bool
+
+
+def newest_run(loaded: Loaded) -> Path:
+    """Return the newest unfinished run of the recipe's name, else the newest finished one."""
+    parent = Path(loaded.recipe.output_dir) / loaded.recipe.name
+    runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
+    if not runs:
+        raise CheckpointError(
+            "E402", f"there is no run in '{parent}' to resume", fix="start one without --resume"
+        )
+    return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
+
+
+def examine(loaded: Loaded, folder: Path, registry: Registry) -> Earlier:
+    """Return what a run folder holds, after checking that the recipe is still the run's.
+
+    Raises CheckpointError where it is no run's, where a finished stage is damaged, and with every
+    edit that cannot be taken over.
+    """
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(
+            "E402", f"'{folder}' is not a run folder", fix="name a folder that 'llmft run' printed"
+        )
+    results = {
+        stage: result for stage in _stages(folder) if (result := _result(folder, stage)) is not None
+    }
+    recipe = load_recipe(folder / "resolved.yaml", registry).recipe
+    edits = edits_between(recipe, loaded.recipe)
+    refused = [fault for edit in edits if (fault := _refusal(loaded, edit, edit.stage in results))]
+    if refused:
+        raise CheckpointError.of(refused)
+    for stage in results:
+        fsio.verify_folder(folder / "stages" / stage / artifacts.ADAPTER)
+    return Earlier(results, tuple(edits), len(results) == len(recipe.stages))
+
+
+def _refusal(loaded: Loaded, edit: Edit, finished: bool) -> Fault | None:
+    if edit.kind == "refused":
+        why = "the run began with another value, and cannot go on with this one"
+    elif edit.kind == "applied" and finished:
+        why = f"the stage '{edit.stage}' is finished, and cannot be trained otherwise"
+    else:
+        return None
+    fix = "put it back as it was, or begin a new run without --resume"
+    return loaded.fault("E404", edit.key, f"{why} ({edit})", fix)
+
+
+def clear_unfinished(place: Path) -> None:
+    """Take away what a stage that was killed left half-published in its folder."""
+    fsio.sweep_staging(place)
+    if (place / artifacts.ADAPTER).is_dir():
+        fsio.remove_folder(place / artifacts.ADAPTER)
+
+
+def trim_metrics(place: Path, step: int) -> None:
+    """Drop the lines of a stage's metrics.jsonl that the resumed stage will write again."""
+    path = place / "metrics.jsonl"
+    if not path.is_file():
+        return
+    lines = path.read_text("utf-8").splitlines()
+    kept = [line for line in lines if _stays(line, step)]
+    if len(kept) < len(lines):
+        fsio.write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _stays(line: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # torn by a kill
+        return False
+    return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
+
+
+def changed_ground(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in what two locks differ such that the bits may, though the recipe is the same.
+
+    Raises CheckpointError where the base model, or a plugin's code of one version, is another.
+    """
+    for name in {**before["model"]["sha256"], **now["model"]["sha256"]}:
+        if before["model"]["sha256"].get(name) != now["model"]["sha256"].get(name):
+            raise CheckpointError(
+                "E405",
+                f"'{name}' of the model '{now['model']['path']}' is not what the run began with",
+                fix="put the model back as it was, or begin a new run",
+            )
+    told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
+    pairs = [(name, before[name], now[name]) for name in told]
+    pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
+    plugins = {(p["kind"], p["method"]): p for p in before["plugins"]}
+    for plugin in now["plugins"]:
+        old = plugins.get((plugin["kind"], plugin["method"]), plugin)
+        name = f"{plugin['kind']} {plugin['method']}"
+        pairs.append((name, old["version"], plugin["version"]))
+        if old["version"] == plugin["version"] and old["sha256"] != plugin["sha256"]:
+            raise CheckpointError(
+                "E405",
+                f"the code of the {plugin['kind']} '{plugin['method']}' ({plugin['distribution']})"
+                " has changed since the run began",
+                fix="install what the run began with, or begin a new run",
+            )
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+
+
+def _age(run: Path) -> tuple[str, int]:
+    """Return what sorts run folders by when they were made: `<date>-<time>[-<attempt>]-<hash>`."""
+    parts = run.name.split("-")
+    return "-".join(parts[:2]), int(parts[2]) if len(parts) > 3 and parts[2].isdecimal() else 1
+
+
+def _stages(folder: Path) -> list[str]:
+    names: list[str] = json.loads((folder / "run.json").read_text("utf-8"))["stages"]
+    return names
+
+
+def _is_finished(folder: Path) -> bool:
+    return all(_result(folder, stage) is not None for stage in _stages(folder))
+
+
+def _result(folder: Path, stage: str) -> StageResult | None:
+    path = folder / "stages" / stage / artifacts.RESULT
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text("utf-8"))
+    names = StageResult.__dataclass_fields__
+    return StageResult(**{name: value for name, value in facts.items() if name in names})

@@ -1,0 +1,150 @@
+"""A run's folder: its name, and what it says about the recipe and the ground it stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft import fsio
+from llmft.errors import EnvironmentFault
+from llmft.recipe import Loaded, Recipe
+from llmft.registry import Registry
+from llmft.resuming import Earlier, changed_ground
+
+LOCK, RUN = "lock.json", "run.json"
+
+
+def new_run_folder(recipe: Recipe) -> Path:
+    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>."""
+    parent = Path(recipe.output_dir) / recipe.name
+    text = json.dumps(recipe.resolved(), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    for attempt in range(1000):
+        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{attempt + 1}" if attempt else "")
+        folder = parent / f"{stamp}-{digest}"
+        try:
+            fsio.make_private_folder(folder)
+        except FileExistsError:
+            continue
+        return folder.resolve()
+    raise EnvironmentFault("E203", f"cannot find a free name for a run folder in '{parent}'")
+
+
+def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, Any]:
+    """Write the recipe as given and as understood, and return what the run stands on.
+
+    run.json comes last: a folder that has it can be resumed.
+    """
+    ground = _ground(loaded.recipe, registry)
+    _write_recipe(folder, loaded)
+    fsio.write_json(folder / LOCK, ground)
+    fsio.write_json(
+        folder / RUN,
+        {
+            "run_id": folder.name,
+            "name": loaded.recipe.name,
+            "recipe_file": loaded.path,
+            "overrides": list(loaded.overrides),
+            "stages": [stage.name for stage in loaded.recipe.stages],
+            **({"smoke": True} if loaded.smoke else {}),
+        },
+    )
+    return ground
+
+
+def reopen(
+    folder: Path,
+    loaded: Loaded,
+    registry: Registry,
+    earlier: Earlier,
+    killed: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Write down that the run goes on, and return what it stood on, and what a person should read.
+
+    killed: what the lock of a process that ended without notice says.
+    """
+    fsio.sweep_staging(folder)
+    ground = json.loads((folder / LOCK).read_text("utf-8"))
+    changes = changed_ground(ground, _ground(loaded.recipe, registry))
+    notes = []
+    if killed is not None:
+        notes.append(f"the previous run ended without notice{_last_seen(killed)}")
+    if changes:
+        notes.append(f"not bit-exact: {', '.join(changes)}")
+    notes += [f"edited since: {edit}" for edit in earlier.edits if edit.kind == "applied"]
+    if earlier.edits:
+        _write_recipe(folder, loaded)
+    run = json.loads((folder / RUN).read_text("utf-8"))
+    entry = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "edits": [str(edit) for edit in earlier.edits],
+        "changes": changes,
+        "killed": killed,
+    }
+    fsio.write_json(folder / RUN, {**run, "resumed": [*run.get("resumed", []), entry]})
+    return ground, notes
+
+
+def resume_command(loaded: Loaded, folder: Path) -> str:
+    """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
+    if loaded.smoke or not (folder / RUN).is_file():
+        return ""
+    kept = [text for text in loaded.overrides if not text.startswith("output_dir=")]
+    changes = [word for text in kept for word in ("--set", text)]
+    return shlex.join(["llmft", "run", loaded.path, str(folder), "--resume", *changes])
+
+
+def _last_seen(killed: Mapping[str, Any]) -> str:
+    if not killed:
+        return ""
+    return f" at {killed['at']} (process {killed['pid']} on {killed['host']})"
+
+
+def _write_recipe(folder: Path, loaded: Loaded) -> None:
+    fsio.write_text(folder / "recipe.yaml", loaded.text)
+    fsio.write_text(folder / "resolved.yaml", resolved_yaml(loaded.recipe))
+
+
+def _ground(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    from llmft.lock import lock_of
+
+    lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))
+    return {**lock, "rows_sha256": {}}
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """Return the recipe with every default written out, as YAML that loads to the same recipe."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(recipe.resolved(), stream)
+    return stream.getvalue()
+
+
+def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
+    """Return which distribution, version and code gave each method that a recipe names."""
+    wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
+    for stage in recipe.stages:
+        wanted |= {("alignment", stage.alignment.method), ("dataset", stage.data.method)}
+        wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
+    return [
+        {
+            "kind": record.kind,
+            "method": record.method,
+            "distribution": record.distribution,
+            "version": record.version,
+            "sha256": registry.file_hash(record),
+        }
+        for record in registry.records(load=False)
+        if (record.kind, record.method) in wanted
+    ]

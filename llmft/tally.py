@@ -1,0 +1,66 @@
+"""What the training loop counts: over the whole stage, and between two logs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class LoopReport:
+    """What the loop did; `losses` has one number an optimiser step."""
+
+    steps: int = 0
+    items: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain data, for a checkpoint."""
+        return asdict(self)
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Become what it was at a checkpoint."""
+        self.steps, self.items = facts["steps"], facts["items"]
+        self.seconds, self.losses = facts["seconds"], list(facts["losses"])
+
+
+class Window:
+    """Metrics between two logs, as weighted means."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.last_loss = math.nan
+        self.since = time.monotonic()
+
+    def add(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        """Add each metric's (sum, weight) of one step."""
+        for name, (value, weight) in sums.items():
+            self.sums[name][0] += value
+            self.sums[name][1] += weight
+        self.last_loss = sums["loss"][0] / sums["loss"][1]
+
+    def means(self, *, clear: bool) -> dict[str, float]:
+        """Return the mean of each metric; `tokens` is a count, given per second instead."""
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        out = {k: s / w for k, (s, w) in self.sums.items() if k != "tokens" and w}
+        if "tokens" in self.sums:
+            out["tokens_per_second"] = self.sums["tokens"][0] / seconds
+        if clear:
+            self.sums.clear()
+            self.since = time.monotonic()
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain data, for a checkpoint."""
+        seconds = time.monotonic() - self.since
+        return {"sums": dict(self.sums), "last_loss": self.last_loss, "seconds": seconds}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Become what it was at a checkpoint."""
+        self.sums.update({name: list(pair) for name, pair in facts["sums"].items()})
+        self.last_loss, self.since = facts["last_loss"], time.monotonic() - facts["seconds"]

@@ -1,0 +1,107 @@
+"""Faults on order: at the n-th file-system event, or at a step of training."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+CRASH = 77  # the exit code of a process that dies in the middle of a write
+
+
+class Events:
+    """Counts writes, syncs, renames, unlinks and new folders, and fails at one of them.
+
+    kind: 'count' fails nowhere; 'crash' leaves without any clean-up, 'full' has no space left from
+    the n-th event on, 'once' fails once.
+    """
+
+    def __init__(self, kind: str, at: int) -> None:
+        self.kind, self.at, self.count = kind, at, 0
+
+    def meets(self, halfway: Callable[[], object] = lambda: None) -> None:
+        """Count an event, and fail here if it is the one, after doing it by half."""
+        self.count += 1
+        failing = self.count == self.at or (self.kind == "full" and self.count > self.at)
+        if self.kind == "count" or not failing:
+            return
+        halfway()
+        if self.kind == "crash":
+            os._exit(CRASH)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def install(
+    kind: str, at: int = 0, number: int = 0, phase: str = "train", stage: str = ""
+) -> Events | None:
+    """Make this process meet a fault: file-system events, or a signal in a phase (`at`: done)."""
+    if kind == "signal":
+        _signal_at(number, phase, at, stage)
+        return None
+    if kind == "seconds":
+        import time
+
+        _slow_steps(time, at)
+        return None
+    return _watch(Events(kind, at))
+
+
+def _watch(events: Events) -> Events:
+    """Put an event before each of the calls by which fsio changes the disk."""
+    # A disk that is full takes no more data, but lets files go.
+    growing = ("fsync", "rename", "replace", "mkdir")
+    shrinking = ("unlink", "rmdir")
+    for name in growing + shrinking:
+        real = getattr(os, name)
+
+        def call(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
+            if _name in growing or events.kind in ("crash", "count"):
+                events.meets()
+            return _real(*args, **options)
+
+        setattr(os, name, call)
+    write = os.write
+
+    def half_written(handle: int, data: Any) -> int:
+        events.meets(lambda: write(handle, bytes(data)[: len(data) // 2]))
+        return write(handle, data)
+
+    os.write = half_written
+    import safetensors.torch
+
+    save = safetensors.torch.save_file
+
+    def half_saved(tensors: Any, path: Any, *args: Any, **options: Any) -> None:
+        save(tensors, path, *args, **options)
+        events.meets(lambda: os.truncate(path, os.path.getsize(path) // 2))
+
+    safetensors.torch.save_file = half_saved
+    return events
+
+
+def _signal_at(number: int, phase: str, done: int, stage: str) -> None:
+    from llmft.notify import Trackers
+
+    told = Trackers.progress
+
+    def progress(self: Any, progress: Any) -> None:
+        told(self, progress)
+        here = stage in ("", progress.stage)
+        if here and (progress.phase, progress.done) == (phase, done):
+            os.kill(os.getpid(), number)
+
+    Trackers.progress = progress
+
+
+def _slow_steps(time: Any, milliseconds: int) -> None:
+    """Make each step last, so that a kill from outside can hit it."""
+    from llmft.notify import Trackers
+
+    told = Trackers.progress
+
+    def progress(self: Any, progress: Any) -> None:
+        told(self, progress)
+        time.sleep(milliseconds / 1e3)
+
+    Trackers.progress = progress

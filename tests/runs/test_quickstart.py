@@ -1,0 +1,20 @@
+"""The promise of the first page: nothing known before, most of it after, on unseen questions."""
+
+from __future__ import annotations
+
+from llmft.commands import shipped
+from llmft.engine import run_recipe
+from llmft.inference import answer
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+
+
+def test_the_quickstart_teaches_a_model_to_answer_what_it_was_never_asked(tmp_path):
+    registry = Registry.discover()
+    overrides = [f"output_dir={tmp_path}"]
+    summary = run_recipe(load_recipe(shipped.find("quickstart"), registry, overrides), registry)
+    stage = summary.stages["sft"]
+    assert stage.before["exact_match"] <= 0.05
+    assert stage.after["exact_match"] >= 0.5
+    (said,) = answer(summary.folder, ["What is the capital of Australia?"], registry)
+    assert said == "Canberra"
