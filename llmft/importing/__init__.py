@@ -1,0 +1,1 @@
+"""Reads the command lines of other programs, and writes recipes."""

@@ -1,0 +1,186 @@
+"""From the flags of a command to the draft of a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any
+
+from llmft.errors import Fault, RecipeError
+from llmft.importing.changes import RULES, asked_as_it_learnt
+from llmft.importing.commandline import Command, Flag
+from llmft.importing.draft import Draft
+from llmft.importing.flags import HOMELESS, HOMES, METHODS, TASKS, way_out
+from llmft.reading.foreign import REMARKS
+from llmft.reading.scalar import scalar
+from llmft.reading.tree import visible
+from llmft.registry import Registry
+
+_STORED = "model.quantization."
+
+
+def translate(command: Command, registry: Registry, method: str | None = None) -> Draft:
+    """Return the draft of the recipe that a command comes to.
+
+    method: the adapter, where the caller knows better than the command.
+    Raises RecipeError with every flag that is unknown.
+    """
+    draft = Draft()
+    said = _said_methods(command, method)
+    chosen = said[0][1]
+    _choose(draft, said)
+    draft.set("alignment.method", "sft")
+    adapter = set(registry.method("adapter", chosen).Config.model_fields)
+    faults: list[Fault] = []
+    for flag in command.flags:
+        home = HOMES.get(flag.name)
+        if home == "adapter.method":
+            continue  # heard above
+        if home and home.startswith(_STORED) and home.removeprefix(_STORED) in adapter:
+            home = f"adapter.{home.removeprefix(_STORED)}"  # it quantises the base itself
+        if home is None:
+            faults += _homeless(draft, flag)
+        elif home.startswith("adapter.") and home.removeprefix("adapter.") not in adapter:
+            draft.leave_out("adapter", flag, f"'{chosen}' has no such setting")
+        else:
+            _READERS.get(flag.name, _renamed)(draft, home, flag, registry)
+    for home, flag_name in (("model.path", "model_id"), ("data.method", "dataset_name")):
+        if draft.get(home) is None:
+            what = f"no flag gives {home}"
+            faults.append(Fault("E091", what, f"add --{flag_name}", place=command.place))
+    if faults:
+        raise RecipeError.of(faults)
+    for rule in RULES:
+        rule(draft)
+    asked_as_it_learnt(draft, registry.method("dataset", draft.get("data.method")).Config)
+    return draft
+
+
+# --- which adapter
+
+Said = list[tuple[str, str, Flag | None]]
+"""Who says which adapter is meant: in words, the method, the flag. The first one is followed."""
+
+
+def _said_methods(command: Command, method: str | None) -> Said:
+    said: Said = [("--method", method, None)] if method else []
+    flags = {flag.name: flag for flag in command.flags}
+    use_dora, peft_type = flags.get("use_dora"), flags.get("peft_type")
+    if use_dora and _value(use_dora) is True:
+        said.append((f"'{use_dora}'", "dora", use_dora))
+    titles = [(title, _method(title)) for title in command.headings]
+    said += [(f"the title '{title}'", found, None) for title, found in titles[::-1] if found][:1]
+    script = _method(PurePath(command.script).stem)
+    if script:
+        said.append((f"the script {command.script}", script, None))
+    if peft_type:
+        found = _method(" ".join(peft_type.values))
+        if found is None:
+            what = f"'{visible(str(peft_type))[:80]}' is no adapter's name here"
+            fix = f"write one of {', '.join(sorted(set(METHODS.values())))}"
+            raise RecipeError("E024", what, fix=fix, place=peft_type.place)
+        said.append((f"'{peft_type}'", found, peft_type))
+    if not said and any(HOMES.get(name) == "adapter.r" for name in flags):
+        said.append(("--lora_r", "lora", None))
+    if not said:
+        what = "neither the script's name nor a flag says which adapter is meant"
+        raise RecipeError("E091", what, fix="add --method lora", place=command.place)
+    return said
+
+
+def _method(text: str) -> str | None:
+    return METHODS.get(re.sub(r"[^a-z]", "", text.lower()))
+
+
+def _choose(draft: Draft, said: Said) -> None:
+    who, chosen, flag = said[0]
+    others = list(dict.fromkeys(f"{w} says {m}" for w, m, _ in said[1:] if m != chosen))
+    # A refinement of LoRA is no contradiction: lora.py with --use_dora True.
+    quarrel = others if (flag is None or flag.name != "use_dora") else []
+    why = "; ".join([f"{who} says so", *quarrel]) if quarrel else ""
+    draft.set("adapter.method", chosen, flag, why)
+
+
+# --- the flags
+
+
+def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
+    """Note a flag that sets nothing here; return a fault where that cannot be."""
+    if flag.name in HOMELESS:
+        draft.leave_out(*_told(flag))
+        return []
+    if flag.name in TASKS:
+        block, only, why = TASKS[flag.name]
+        if flag.values == (only,):
+            draft.leave_out(block, flag, f"it is {why}")
+            return []
+        return [Fault("E091", f"'{visible(str(flag))[:80]}' is not trained here", place=flag.place)]
+    if flag.name in REMARKS and _value(flag) is False:
+        draft.leave_out("", flag, "off, and there is no such setting here")
+        return []
+    what = f"unknown flag --{visible(flag.name)[:80]}"
+    return [Fault("E091", what, way_out(flag.name), place=flag.place)]
+
+
+def _told(flag: Flag) -> tuple[str, Flag, str]:
+    block, why = HOMELESS[flag.name]
+    return block, flag, why
+
+
+def _value(flag: Flag) -> Any:
+    """Return what is written after a flag; a flag alone means true."""
+    values = [scalar(value) for value in flag.values]
+    return values[0] if len(values) == 1 else values or True
+
+
+def _renamed(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    value = _value(flag)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    raw = flag.values[0] if is_number else ""
+    if value is not None:
+        draft.set(home, value, flag, raw=raw)
+
+
+def _names(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    names = [name for value in flag.values for name in value.split(",") if name]
+    draft.set(home, "all-linear" if names == ["all-linear"] else names, flag)
+
+
+def _dataset(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    """A data set's name is a method's, or else a file or a hub id."""
+    name = " ".join(flag.values)
+    if name in registry.names("dataset"):
+        draft.set("data.method", name, flag)
+        return
+    why = f"no method is called '{name}', so it is read as a path; check data.columns"
+    draft.set("data.method", "jsonl", None, why)
+    draft.set("data.path", name, flag)
+
+
+def _bfloat16(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    """One flag, two settings: the type of the weights, and that of the computation."""
+    draft.set("train.bf16", _value(flag), flag)
+    if flag.name == "use_bfloat16" and _value(flag) is True:
+        draft.set("model.dtype", "bfloat16", flag)
+
+
+def _trackers(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    known = registry.names("tracker")
+    wanted = [n for value in flag.values for n in value.split(",") if n not in ("", "none")]
+    unknown = [name for name in wanted if name not in known]
+    why = f"no tracker is installed that is called {', '.join(unknown)}" if unknown else ""
+    methods = dict.fromkeys(["console", "jsonl", *(name for name in wanted if name in known)])
+    draft.set("trackers", [{"method": name} for name in methods], flag, why)
+
+
+_READERS: dict[str, Callable[[Draft, str, Flag, Registry], None]] = {
+    "dataset_name": _dataset,
+    "dataset": _dataset,
+    "target_modules": _names,
+    "lora_target_modules": _names,
+    "modules_to_save": _names,
+    "use_bfloat16": _bfloat16,
+    "bf16": _bfloat16,
+    "report_to": _trackers,
+}

@@ -1,0 +1,91 @@
+"""A draft as the text of a recipe, with a comment at each value that is not the command's."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from llmft.importing.draft import Draft, Entry
+from llmft.reading.scalar import scalar
+
+_PLAIN = re.compile(r"[A-Za-z0-9./][\w./@+-]*")
+_WIDTH = 100
+
+
+def recipe_text(draft: Draft, name: str, origin: str) -> str:
+    """Return the draft as YAML; every value in it is plain data that llmft reads back the same."""
+    title = f"{draft.get('adapter.method')} on {draft.get('data.method')}, imported from {origin}."
+    lines = [*_comment(title, ""), *_block(draft, "", "", ("output_dir", "seed"))]
+    head = [line for line in lines if line.startswith("#")]
+    rest = [line for line in lines if not line.startswith("#")]
+    lines = [*head, "recipe: 1", f"name: {name}", *rest, "model:"]
+    lines += [*_block(draft, "model", "  "), *_nested(draft, "model.quantization", "  ")]
+    lines += ["stages:", "  - name: sft"]
+    for block in ("adapter", "alignment", "data", "train"):
+        inner = _block(draft, block, "      ")
+        lines += [f"    {block}:", *inner] if draft.sets(block) else inner
+    lines += [*_trackers(draft), *_nested(draft, "push_to_hub", "")]
+    return "\n".join(lines) + "\n"
+
+
+def _nested(draft: Draft, block: str, indent: str) -> list[str]:
+    inner = _block(draft, block, indent + "  ")
+    return [f"{indent}{block.rpartition('.')[2]}:", *inner] if inner else []
+
+
+def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None = None) -> list[str]:
+    """Return a block's own lines, its method first; `keys` are all that may be set in it."""
+    entries = [entry for entry in draft.entries if entry.block == block]
+    if keys is not None:
+        entries = [entry for entry in entries if not entry.is_set or entry.home in keys]
+    entries.sort(key=lambda entry: not entry.home.endswith(".method"))
+    lines: list[str] = []
+    for why, group in _together(entries):
+        said = ", ".join(str(entry.flag) for entry in group if entry.flag)
+        if not group[0].is_set:
+            lines += _comment(f"{said}: {why}", indent)
+            continue
+        (entry,) = group
+        if why:
+            lines += _comment(why if not said or said in why else f"{said}: {why}", indent)
+        lines.append(f"{indent}{entry.home.rpartition('.')[2]}: {entry.raw or yaml(entry.value)}")
+    return lines
+
+
+def _together(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """Yield the entries one by one; flags that are left out for one reason come together."""
+    told: set[str] = set()
+    for entry in entries:
+        if entry.is_set:
+            yield entry.why, [entry]
+        elif entry.why not in told:
+            told.add(entry.why)
+            yield entry.why, [e for e in entries if not e.is_set and e.why == entry.why]
+
+
+def _trackers(draft: Draft) -> list[str]:
+    entry = draft.entry("trackers")
+    if entry is None:
+        return []
+    lines = _comment(f"{entry.flag}: {entry.why}", "") if entry.why else []
+    return [*lines, "trackers:", *(f"  - method: {yaml(one['method'])}" for one in entry.value)]
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    start = f"{indent}# "
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+    )
+
+
+def yaml(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(yaml(item) for item in value)}]"
+    if isinstance(value, str):
+        is_plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str)
+        return value if is_plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
