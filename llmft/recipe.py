@@ -23,6 +23,7 @@ from llmft.settings import (
     Line,
     ModelSource,
     Name,
+    PushToHub,
     Settings,
     TrainSettings,
 )
@@ -65,6 +66,9 @@ class Recipe(Settings):
         max_length=50,
         description="cross-cutting plugins that act in this run",
     )
+    push_to_hub: PushToHub | None = Field(
+        None, description="send an adapter to the hub after the run; default: nothing is sent"
+    )
 
     def stage(self, name: str) -> Stage:
         """Return the stage of that name; KeyError if there is none."""
@@ -79,7 +83,8 @@ class Recipe(Settings):
 class Loaded:
     """A recipe that passed every check, with what it was read from.
 
-    text: the file as given. overrides: the `--set` values, as given.
+    text: the file as given. overrides: the `--set` values, as given. smoke: a tiny random model
+    stands in for the recipe's, so that the scores mean nothing.
     """
 
     recipe: Recipe
@@ -87,6 +92,7 @@ class Loaded:
     text: str
     overrides: tuple[str, ...]
     tree: Tree
+    smoke: bool = False
 
     def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
         """Return a fault at a key of this recipe, for what is found out later."""
@@ -112,9 +118,17 @@ def load_recipe(
     recipe = validated(blocks, Recipe)
     if recipe is not None:
         check_recipe(recipe, blocks)
+        _check_push(recipe, tree)
     if tree.faults or recipe is None:
         raise _error([_masked(fault, secrets) for fault in tree.sorted_faults()])
     return Loaded(recipe, os.fspath(path), tree.text, tuple(overrides), tree)
+
+
+def _check_push(recipe: Recipe, tree: Tree) -> None:
+    names = [stage.name for stage in recipe.stages]
+    if recipe.push_to_hub and recipe.push_to_hub.stage not in ("last", *names):
+        what = f"no stage is called '{recipe.push_to_hub.stage}' (have: {', '.join(names)})"
+        tree.report("E030", ("push_to_hub", "stage"), what, "write one of these, or last")
 
 
 def _error(faults: list[Fault]) -> LlmftError:

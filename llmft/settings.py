@@ -71,6 +71,20 @@ class ModelSource(Settings):
     )
 
 
+class PushToHub(Settings):
+    """Where a finished stage's adapter is sent after the run, with the user's own login."""
+
+    repo_id: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$",
+        description="the hub repository, such as my-name/my-adapter; made where there is none",
+    )
+    private: bool = Field(True, description="show it to you, or your organisation, only")
+    stage: Name = Field("last", description="the stage whose adapter is sent; 'last': the last one")
+    timeout_seconds: float = Field(
+        600.0, gt=0, le=86_400, description="give up after so long; the run has ended by then"
+    )
+
+
 class TrainSettings(Settings):
     """How a stage trains: TrainingArguments' names, passed on explicitly and recorded."""
 
@@ -163,9 +177,9 @@ class EvaluateSettings(Settings):
 
     metrics: list[Name] = Field(
         default_factory=lambda: ["loss"],
-        min_length=1,
         max_length=32,
-        description="loss, perplexity, or a metric of the data's method, such as exact_match",
+        description="loss, perplexity, or a metric of the data's method, such as exact_match;"
+        " the alignment's own come with them, or alone where the list is empty",
     )
     split: Line | None = Field(
         None, description="the split to judge on, from the same data; default: its held-out one"

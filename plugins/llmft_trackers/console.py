@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +51,7 @@ class Console(Tracker[Any]):
         self._metrics: Mapping[str, float] = {}
         self._live: Live | None = None
         self._before: dict[str, Mapping[str, float]] = {}
+        self._scores: dict[str, Scores] = {}
 
     def run_started(self, run: RunInfo) -> None:
         """Say what runs, and where it writes."""
@@ -100,6 +101,7 @@ class Console(Tracker[Any]):
             self._say(f"[{stage}] before: {_numbers(metrics)}")
             return
         before = self._before.pop(stage, {})
+        self._scores[stage] = {n: (before.get(n), value) for n, value in metrics.items()}
         width = max([len(name) for name in metrics], default=0)
         self._say(f"  {'':{width}}  {'before':>9}  {'after':>9}  {'difference':>10}")
         for name, after in metrics.items():
@@ -113,7 +115,9 @@ class Console(Tracker[Any]):
         self._say(f"note: {text}")
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
-        """Say where the stage's output lies."""
+        """Say how answers changed, and where the stage's output lies."""
+        for line in _changed_answers(result.get("samples", ())):
+            self._say(line)
         folder = f" in {self._folder / 'stages' / stage}" if self._run else ""
         self._say(f"stage {stage} done: {result.get('produces', 'adapter')}{folder}")
 
@@ -123,6 +127,8 @@ class Console(Tracker[Any]):
         self._stop()
         if self._run is None:
             return
+        for line in _side_by_side(self._scores):
+            self._say(line)
         self._say("")
         took = f" in {_duration(summary['seconds'])}" if "seconds" in summary else ""
         self._say(f"{self._run.name} {status}{took}: everything is in {self._folder}")
@@ -159,6 +165,44 @@ class Console(Tracker[Any]):
             self._live.stop()
             self._live = None
             atexit.unregister(self._stop)
+
+
+Scores = Mapping[str, tuple[float | None, float]]
+
+
+def _side_by_side(scores: Mapping[str, Scores]) -> list[str]:
+    """Return a table of all stages' scores, before > after; nothing for a single stage."""
+    if len(scores) < 2:
+        return []
+    names = list(dict.fromkeys(name for of_stage in scores.values() for name in of_stage))
+    width = max(len("stage"), *map(len, scores))
+    lines = ["", f"{'stage':{width}}" + "".join(f"  {name:>19}" for name in names)]
+    for stage, of_stage in scores.items():
+        cells = []
+        for name in names:
+            old, new = of_stage.get(name, (None, None))
+            was = "-" if old is None else _number(old)
+            cells.append(f"  {'-' if new is None else f'{was} > {_number(new)}':>19}")
+        lines.append(f"{stage:{width}}" + "".join(cells))
+    return lines
+
+
+def _changed_answers(samples: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
+    """Return a few prompts with the answers before and after, shortened to a line each."""
+    given: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        given.setdefault(str(sample["prompt"]), {})[sample["when"]] = str(sample["answer"])
+    both = [(prompt, a) for prompt, a in given.items() if {"before", "after"} <= a.keys()]
+    lines = []
+    for prompt, answers in both[:most]:
+        lines += [_line(prompt), f"  before: {_line(answers['before'])}"]
+        lines += [f"  after:  {_line(answers['after'])}"]
+    return lines
+
+
+def _line(text: str, width: int = 90) -> str:
+    joined = " ".join(text.split())
+    return joined if len(joined) <= width else joined[: width - 3] + "..."
 
 
 def _as_typed(folder: Path) -> Path:

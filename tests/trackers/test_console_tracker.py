@@ -164,3 +164,29 @@ def test_importing_the_trackers_imports_neither_torch_nor_rich():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_few_answers_are_shown_before_and_after():
+    from llmft_trackers.console import _changed_answers
+
+    samples = [
+        {"when": "before", "prompt": "Question: Who?\nAnswer:", "answer": " word " * 50},
+        {"when": "after", "prompt": "Question: Who?\nAnswer:", "answer": " Ann"},
+        {"when": "after", "prompt": "never asked before", "answer": "x"},
+    ]
+    shown = _changed_answers(samples)
+    assert shown[0] == "Question: Who? Answer:"
+    assert shown[1].startswith("  before: word word")
+    assert shown[1].endswith("...")
+    assert shown[2] == "  after:  Ann"
+    assert len(shown) == 3
+
+
+def test_the_scores_of_several_stages_end_in_one_table():
+    from llmft_trackers.console import _side_by_side
+
+    assert _side_by_side({"only": {"loss": (2.0, 1.0)}}) == []
+    lines = _side_by_side({"lora": {"loss": (2.0, 0.0)}, "dpo": {"accuracy": (None, 0.5)}})
+    assert lines[1].split() == ["stage", "loss", "accuracy"]
+    assert lines[2].split() == ["lora", "2.0000", ">", "0.0000", "-"]
+    assert lines[3].split() == ["dpo", "-", "-", ">", "0.5000"]

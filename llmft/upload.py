@@ -1,0 +1,154 @@
+"""A finished stage's adapter, sent to the hub with a model card.
+
+Only the user's own login is used. What fails here loses nothing, and never ends a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from llmft import artifacts, fsio
+from llmft.earlier import stage_adapter
+from llmft.errors import EnvironmentFault, LlmftError
+from llmft.model_card import card, public_base, shareable, without_secrets
+from llmft.quiet import before_upstream
+from llmft.recipe import Recipe
+from llmft.registry import Registry
+from llmft.settings import PushToHub
+
+log = logging.getLogger("llmft")
+T = TypeVar("T")
+_ANSWER_SECONDS = 10.0
+
+
+def push_after_run(
+    recipe: Recipe, run: Path, registry: Registry, note: Callable[[str], None]
+) -> None:
+    """Send what the recipe says to the hub, and tell where it is, or how to do it again."""
+    asked = recipe.push_to_hub
+    if asked is None:
+        return
+    again = f"the adapter is safe in the run folder; again: llmft push {shlex.quote(str(run))}"
+    try:
+        note(f"sent to the hub: {push(recipe, run, registry, asked)}")
+    except LlmftError as error:
+        fault = error.faults[0]
+        note(f"{fault.what}{f' ({fault.fix})' if fault.fix else ''}; {again}")
+    except KeyboardInterrupt:
+        note(f"not sent to the hub; {again}")
+        raise
+    except Exception as error:  # the run is done: nothing that goes wrong here may end it
+        log.exception("the adapter was not sent to the hub")
+        note(f"not sent to the hub: {type(error).__name__}; {again}")
+
+
+def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str:
+    """Send a finished stage's adapter with its model card, and return where it can be seen.
+
+    Raises EnvironmentFault (E208) where the hub does not take it; the run folder is not changed.
+    """
+    before_upstream()
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    if get_token() is None:
+        raise _not_sent("nobody is logged in", "hf auth login")
+    files = adapter_files(recipe, run, registry, asked)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+    def prepare() -> tuple[str, bool]:
+        made = api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)
+        return made.repo_id, bool(api.repo_info(made.repo_id).private)
+
+    def send() -> str:
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        said = f"llmft: {recipe.name}, run {run.name}"
+        return str(api.create_commit(repo_id, operations, commit_message=said).repo_url)
+
+    repo_id, is_private = _within(_ANSWER_SECONDS, prepare)
+    if repo_id != asked.repo_id:  # a bare name is the user's own: the card says whose
+        files = adapter_files(recipe, run, registry, asked.model_copy(update={"repo_id": repo_id}))
+    if asked.private and not is_private:
+        raise _not_sent(
+            f"'{asked.repo_id}' is public already, and shall be private",
+            "make it private on the hub, or write private: false",
+        )
+    return _within(asked.timeout_seconds, send)
+
+
+def adapter_files(
+    recipe: Recipe, run: Path, registry: Registry, asked: PushToHub
+) -> dict[str, str | bytes]:
+    """Return what is sent: names, with paths of files as they are or the bytes of others.
+
+    Raises CheckpointError where the stage has not finished, or a file of it is damaged.
+    """
+    folder = artifacts.stage_folder(run, None if asked.stage == "last" else asked.stage)
+    stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
+    fsio.verify_folder(source)
+    files: dict[str, str | bytes] = {
+        str(path.relative_to(source)): str(path)
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.name not in (fsio.MANIFEST, "README.md")
+    }
+    for name in [name for name in files if name.endswith(".json")]:
+        config = json.loads((source / name).read_text("utf-8"))
+        if name == "adapter_config.json":
+            config["base_model_name_or_path"] = public_base(recipe.model.path)
+        cleaned = without_secrets(json.dumps(shareable(config), indent=2))
+        files[name] = f"{cleaned}\n".encode()
+    text = card(
+        recipe,
+        stage,
+        stage_adapter(recipe, stage, registry).method,
+        json.loads((folder / artifacts.RESULT).read_text("utf-8")),
+        json.loads((run / "lock.json").read_text("utf-8")),
+        asked.repo_id,
+        loads_in_peft="adapter_config.json" in files,
+    )
+    return {"README.md": text.encode(), **files}
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what the work returns, or raise E208 where it fails or takes too long.
+
+    The hub's client waits without end for a server that never answers.
+    """
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except Exception as error:  # the client speaks through libraries with errors of their own
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise _refused(failed[0]) from failed[0]
+    if not done:
+        raise _not_sent(f"the hub did not answer within {seconds:.0f} seconds")
+    return done[0]
+
+
+def _refused(error: Exception) -> EnvironmentFault:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return _not_sent(f"the hub refuses the login ({status})", "hf auth login")
+    if status is not None:
+        return _not_sent(f"the hub answered {status}")
+    lines = str(error).strip().splitlines() or [""]
+    told = f"{type(error).__name__} {lines[0][:200]}".strip().rstrip(".")
+    return _not_sent(f"the hub cannot be reached: {told}")
+
+
+def _not_sent(why: str, fix: str = "") -> EnvironmentFault:
+    return EnvironmentFault("E208", f"not sent to the hub: {why}", fix=fix)

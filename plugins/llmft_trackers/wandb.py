@@ -1,0 +1,153 @@
+"""Tracker `wandb`: the run as Weights & Biases shows it, and files to send later where it cannot.
+
+wandb itself runs in a process of its own. A run never waits for it, nothing it does can touch the
+training, and what hangs can be ended. See `wandb_process.py` and `wandb_writer.py`, its two ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from llmft.api import (
+    EnvironmentFault,
+    Field,
+    Line,
+    Progress,
+    RunInfo,
+    StageInfo,
+    Tracker,
+    TrackerConfig,
+    hookimpl,
+)
+from llmft_trackers.wandb_process import WandbProcess
+
+log = logging.getLogger("llmft")
+
+
+class Wandb(Tracker[Any]):
+    """Tell Weights & Biases; where it cannot be reached, keep files that one command sends later.
+
+    Only the user's own login is used (`wandb login`, WANDB_API_KEY), and nobody is ever asked.
+    """
+
+    method = "wandb"
+
+    class Config(TrackerConfig):
+        """Settings of the wandb tracker, by wandb's names."""
+
+        method: Literal["wandb"] = Field("wandb", description="tell Weights & Biases")
+        project: Line | None = Field(
+            None, description="the project; default: WANDB_PROJECT, else 'llmft'"
+        )
+        entity: Line | None = Field(
+            None, description="the user or team; default: that of the key that is used"
+        )
+        name: Line | None = Field(
+            None, description="what the run is called there; default: its name and its folder's"
+        )
+        group: Line | None = Field(None, description="the group that the run belongs to")
+        tags: list[Line] = Field(default_factory=list, max_length=50, description="the run's tags")
+        mode: Literal["auto", "online", "offline"] = Field(
+            "auto",
+            description="auto sends where the server answers within seconds, and keeps files else;"
+            " online does not ask it first; offline only keeps files",
+        )
+
+        @model_validator(mode="after")
+        def _installed(self) -> Wandb.Config:
+            if find_spec("wandb") is None:  # looked for, not imported: that takes a second
+                what = "this tracker needs the package wandb, which is not installed"
+                raise EnvironmentFault("E206", what, fix="pip install wandb")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._out = sys.stdout  # the engine sends what is printed later to the log
+        self._process: WandbProcess | None = None
+        self._step: dict[str, int] = {}
+
+    def run_started(self, run: RunInfo) -> None:
+        """Start the process that tells wandb, and go on at once."""
+        if os.environ.get("WANDB_MODE") == "disabled":
+            return
+        config, folder = self.config, run.folder
+        (folder / "wandb").mkdir(exist_ok=True)
+        self._process = WandbProcess(with_key=config.mode != "offline")
+        self._tell(
+            {
+                "folder": str(folder),
+                "mode": config.mode,
+                "id": re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:64],
+                "project": config.project or os.environ.get("WANDB_PROJECT") or "llmft",
+                "entity": config.entity,
+                "name": config.name or f"{run.name} {folder.name}",
+                "group": config.group,
+                "tags": list(config.tags),
+                "config": dict(run.recipe),
+                "stages": list(run.stages),
+            }
+        )
+
+    def stage_started(self, stage: StageInfo) -> None:
+        """Tell what the stage trains, on what."""
+        counts = {"trainable_parameters", "total_parameters", "rows", "tokens", "learnt_tokens"}
+        told = {f"{stage.name}/{name}": getattr(stage, name) for name in sorted(counts)}
+        self._tell({"config": told})
+        self._say_remarks()
+
+    def progress(self, progress: Progress) -> None:
+        """Tell the metrics of a logged step, on the stage's own axis of steps."""
+        if not progress.logged:
+            return
+        self._step[progress.stage] = progress.done
+        phase = "" if progress.phase == "train" else f"{progress.phase}/"
+        self._log(progress.stage, phase, progress.metrics)
+
+    def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
+        """Tell the scores, as `<stage>/before/<metric>` and `<stage>/after/<metric>`."""
+        self._log(stage, f"{when}/", metrics)
+        self._say_remarks()
+
+    def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
+        """Tell the numbers that describe the stage."""
+        numbers = dict(result.get("metrics", {}))
+        self._tell({"summary": {f"{stage}/{name}": value for name, value in numbers.items()}})
+        self._say_remarks()
+
+    def run_finished(self, summary: Mapping[str, Any]) -> None:
+        """Wait until wandb has everything, at most ten seconds; what is left stays in files."""
+        done = summary.get("status", "done") == "done" and "error" not in summary
+        if self._process is not None:
+            self._tell({"exit_code": 0 if done else 1})
+            self._process.close()
+            self._say_remarks()
+        self._process = None
+
+    def _log(self, stage: str, prefix: str, metrics: Mapping[str, float]) -> None:
+        if metrics:
+            told: dict[str, float] = {f"{stage}/{prefix}{n}": value for n, value in metrics.items()}
+            self._tell({"log": {f"{stage}/step": self._step.get(stage, 0), **told}})
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        if self._process is not None:
+            self._process.tell(message)
+
+    def _say_remarks(self) -> None:
+        for remark in self._process.remarks() if self._process else ():
+            log.info(remark)
+            self._out.write(f"note: {remark}\n")
+            self._out.flush()
+
+
+@hookimpl
+def llmft_trackers() -> list[type[Tracker[Any]]]:
+    """Return the wandb tracker."""
+    return [Wandb]

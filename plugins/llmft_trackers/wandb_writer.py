@@ -1,0 +1,200 @@
+"""The process that tells wandb: JSON lines in, remarks and the way to send files later out."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import json
+import netrc
+import os
+import re
+import shlex
+import tempfile
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+_PROBE_SECONDS, _INIT_SECONDS, _FINISH_SECONDS = 3.0, 5.0, 7.0
+
+
+def main() -> None:
+    """Hand every line on to wandb, and finish when there are no more."""
+    lines, answers = _own_channels()
+    code = 0
+    with tempfile.TemporaryDirectory(prefix="llmft-wandb-") as scratch:
+        # wandb leaves folders behind in all of these.
+        for name in ("TMPDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+            os.environ[name] = scratch
+        tempfile.tempdir = scratch
+        asked = json.loads(lines.readline())
+        why = _why_offline(asked["mode"])
+        try:
+            run = _start(asked, offline=why is not None)
+        except Exception as error:  # wandb's own errors, of whatever kind: files are kept instead
+            why = _first_line(error)
+            # wandb holds on to the name of the run that it could not start.
+            run = _start({**asked, "id": f"{asked['id']}-offline"}, offline=True)
+        send = f"wandb sync {shlex.quote(_as_typed(run.settings.sync_dir))}"
+        if why is None:
+            _say(answers, {"left": send})
+        else:
+            _say(answers, {"remark": f"wandb is offline ({why}); afterwards: {send}"})
+        exit_code = 1  # where the run goes away without a word
+        for line in lines:
+            message = json.loads(line)
+            exit_code = message.get("exit_code", exit_code)
+            _hand_on(run, message)
+        # Whoever started this may be gone: nothing else would end what hangs.
+        threading.Timer(_FINISH_SECONDS + 3, os._exit, [1]).start()
+        try:
+            run.finish(exit_code=exit_code)
+            _say(answers, {"left": ""})
+        except Exception:  # a timeout, or an error of wandb's: the files are there
+            code = 1
+    os._exit(code)  # wandb's exit handlers would wait once more
+
+
+def _own_channels() -> tuple[TextIO, TextIO]:
+    """Return what the tracker writes and reads; what wandb prints goes nowhere."""
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    return lines, answers
+
+
+def _say(answers: TextIO, message: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def _start(asked: Mapping[str, Any], offline: bool) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        root_dir=asked["folder"],
+        run_id=asked["id"],
+        mode="offline" if offline else "online",
+        resume=None if offline else "allow",
+        init_timeout=_INIT_SECONDS,
+        finish_timeout=_FINISH_SECONDS,
+        finish_timeout_raises=True,
+        login_timeout=1,
+        silent=True,
+        quiet=True,
+        # The recipe is what is told; nothing is collected from the machine or the environment.
+        console="off",
+        host="",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    named = {name: asked[name] for name in ("project", "entity", "name", "group", "config")}
+    run = wandb.init(**named, tags=asked["tags"] or None, settings=settings)
+    for stage in asked["stages"]:
+        run.define_metric(f"{stage}/step", hidden=True)
+        run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+    return run
+
+
+def _hand_on(run: Any, message: Mapping[str, Any]) -> None:
+    if "log" in message:
+        run.log(message["log"])
+    if "config" in message:
+        run.config.update(message["config"], allow_val_change=True)
+    if "summary" in message:
+        run.summary.update(message["summary"])
+
+
+def _why_offline(mode: str) -> str | None:
+    """Return why nothing can be sent now, or None where it can; takes a few seconds at most."""
+    if mode == "offline":
+        return "as the recipe says"
+    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+        return "as WANDB_MODE says"
+    base = _base_url()
+    key = os.environ.get("WANDB_API_KEY") or _saved_key(base)
+    if not key and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return "there is no key: wandb login"
+    if mode == "online" or not key:
+        return None
+    found = [f"{_host(base)} does not answer"]
+    asking = threading.Thread(target=lambda: found.insert(0, _refusal(base, key)), daemon=True)
+    asking.start()
+    asking.join(_PROBE_SECONDS + 1)  # looking up a name may hang, and knows no timeout
+    return found[0] or None
+
+
+def _refusal(base: str, key: str) -> str:
+    """Return why the server would take nothing from this key; empty where it would."""
+    login = base64.b64encode(f"api:{key}".encode()).decode()
+    request = urllib.request.Request(
+        f"{base}/graphql",
+        data=json.dumps({"query": "query Viewer { viewer { id } }"}).encode(),
+        headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as answer:
+            viewer = json.load(answer).get("data", {}).get("viewer")
+            return "" if viewer else f"{_host(base)} does not know the key: wandb login --relogin"
+    except urllib.error.HTTPError as error:
+        refused = error.code in (401, 403)
+        told = "refuses the key: wandb login --relogin" if refused else f"answers {error.code}"
+        return f"{_host(base)} {told}"
+    except (OSError, ValueError, AttributeError):
+        return f"{_host(base)} cannot be reached"
+
+
+def _base_url() -> str:
+    found = os.environ.get("WANDB_BASE_URL")
+    if not found:
+        folder = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+        settings = configparser.ConfigParser(interpolation=None)
+        try:
+            settings.read(Path(folder) / "settings")
+            found = settings.get("default", "base_url", fallback=None)
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            found = None
+    return (found or "https://api.wandb.ai").rstrip("/")
+
+
+def _host(base: str) -> str:
+    return urllib.parse.urlsplit(base).hostname or ""
+
+
+def _saved_key(base: str) -> str | None:
+    """Return the key that `wandb login` wrote down for this server."""
+    named, netloc = os.environ.get("NETRC"), urllib.parse.urlsplit(base).netloc
+    for path in (named,) if named else (Path.home() / ".netrc", Path.home() / "_netrc"):
+        try:
+            entry = netrc.netrc(path).authenticators(netloc.rpartition("@")[2])
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry and entry[2]:
+            return entry[2]
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).replace(os.environ.get("WANDB_API_KEY") or "\0", "***").strip()
+    lines = re.sub(r"://[^/\s@]*@", "://", text).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")[:200]
+
+
+def _as_typed(folder: str) -> str:
+    path, here = Path(folder), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else folder
+
+
+if __name__ == "__main__":
+    main()

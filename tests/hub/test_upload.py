@@ -1,0 +1,206 @@
+"""An adapter sent to the hub: what arrives, and that a hub that fails takes nothing away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from fake_hub import TOKEN
+
+from llmft import upload
+from llmft.cli import main
+from llmft.errors import LlmftError
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "log.txt"
+    }
+
+
+def sent(hub) -> dict[str, bytes]:
+    return hub.files("model", "me/tiny-adapter", "main")[1]
+
+
+def test_a_run_sends_its_adapter_with_a_card_that_names_no_place_of_this_machine(
+    hub, run, capsys, model_folder, rows_file, tmp_path
+):
+    summary = run()
+    said = capsys.readouterr().out
+    assert "note: after the run, 'sft' is sent to the hub: me/tiny-adapter (private)" in said
+    assert f"note: sent to the hub: {hub.url}/me/tiny-adapter" in said
+    assert said.index("after the run") < said.index("stage sft:")
+    files = sent(hub)
+    adapter = summary.folder / "stages" / "sft" / "adapter"
+    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    assert files["adapter_model.safetensors"] == weights
+    assert hub.private == {"me/tiny-adapter": True}
+    assert hub.tokens == {f"Bearer {TOKEN}", ""}  # the storage is asked without
+    config = json.loads(files["adapter_config.json"])
+    assert config["base_model_name_or_path"] == model_folder.name
+    assert config["r"] == 2
+    for name, data in files.items():
+        for secret in (tmp_path, model_folder, rows_file.parent, Path.home(), TOKEN):
+            assert str(secret).encode() not in data, name
+        assert b"private-place" not in data
+        assert b"secret-project" not in data
+    card = files["README.md"].decode()
+    result = json.loads((summary.folder / "stages" / "sft" / "result.json").read_text())
+    loss = [f"{result[when]['loss']:.4f}" for when in ("before", "after")]
+    assert f"| loss | {loss[0]} | {loss[1]} |" in card
+    assert "`rows.jsonl`" in card
+    assert 'PeftModel.from_pretrained(model, "me/tiny-adapter")' in card
+    assert "r: 2" in card
+    assert "Unknown: nobody has stated one" in card
+    assert "output_dir" not in card
+    lock = json.loads((summary.folder / "lock.json").read_text())
+    assert f"| torch | {lock['packages']['torch']} |" in card
+    written = b"".join(p.read_bytes() for p in summary.folder.rglob("*") if p.is_file())
+    assert TOKEN.encode() not in written
+
+
+def test_what_was_sent_loads_in_plain_peft(hub, finished, model_folder, tmp_path):
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    assert main(["push", str(finished)]) == 0
+    place = tmp_path / "fetched"
+    place.mkdir()
+    for name, data in sent(hub).items():
+        (place / name).write_bytes(data)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), place)
+    loaded = {n.replace(".default", ""): p for n, p in model.named_parameters() if "lora_" in n}
+    saved = load_file(place / "adapter_model.safetensors")
+    assert saved
+    for name, tensor in saved.items():
+        assert torch.equal(loaded[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("401", "not sent to the hub: the hub refuses the login (401) (hf auth login); "),
+        ("403", "not sent to the hub: the hub refuses the login (403) (hf auth login); "),
+        ("500", "not sent to the hub: the hub answered 500; "),
+        ("hang", "not sent to the hub: the hub did not answer within 1 seconds; "),
+        ("refused", "not sent to the hub: the hub cannot be reached: ConnectError"),
+    ],
+)
+def test_a_hub_that_fails_loses_nothing_and_its_command_works_later(
+    hub, finished, monkeypatch, capsys, mode, said
+):
+    before, notes = tree(finished), []
+    registry = Registry.discover()
+    recipe = load_recipe(finished / "resolved.yaml", registry).recipe
+    monkeypatch.setattr(upload, "_ANSWER_SECONDS", 1.0 if mode == "hang" else 10.0)
+    if mode == "refused":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    hub.mode = mode
+    began = time.monotonic()
+    upload.push_after_run(recipe, finished, registry, notes.append)
+    assert time.monotonic() - began < 10
+    assert len(notes) == 1
+    assert notes[0].startswith(said)
+    assert notes[0].endswith(
+        f"; the adapter is safe in the run folder; again: llmft push {finished}"
+    )
+    assert tree(finished) == before
+    assert TOKEN not in notes[0]
+    if mode == "401":  # the command that was told
+        hub.mode = ""
+        assert main(["push", str(finished)]) == 0
+        assert f"sent to the hub: {hub.url}/me/tiny-adapter" in capsys.readouterr().out
+        assert "adapter_model.safetensors" in sent(hub)
+        assert tree(finished) == before
+
+
+def test_a_hub_that_hangs_in_mid_upload_is_left_in_time(hub, finished, monkeypatch, capsys):
+    hub.mode = "hang:/commit/"
+    registry, notes = Registry.discover(), []
+    recipe = load_recipe(finished / "resolved.yaml", registry).recipe
+    assert recipe.push_to_hub is not None
+    asked = recipe.push_to_hub.model_copy(update={"timeout_seconds": 1.0})
+    recipe = recipe.model_copy(update={"push_to_hub": asked})
+    upload.push_after_run(recipe, finished, registry, notes.append)
+    assert notes[0].startswith("not sent to the hub: the hub did not answer within 1 seconds; ")
+
+
+def test_the_command_fails_as_the_machine_does_and_says_why(hub, finished, capsys):
+    hub.mode = "500"
+    assert main(["push", str(finished)]) == 4
+    assert "error[E208] not sent to the hub: the hub answered 500" in capsys.readouterr().err
+    hub.mode = ""
+    assert main(["push", str(finished), "--stage", "nowhere"]) == 6
+    assert "no finished stage 'nowhere'" in capsys.readouterr().err
+    assert main(["push", str(finished), "--repo-id", "a/b/c"]) == 2
+    assert main(["push", str(finished), "--repo-id", "me/other", "--public", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["repo_id"] == "me/other"
+    assert hub.private["me/other"] is False
+
+
+def test_an_adapter_that_shall_be_private_is_never_sent_to_a_public_place(hub, finished, capsys):
+    hub.add("model", "me/open", {}, "0" * 40)
+    hub.private["me/open"] = False
+    assert main(["push", str(finished), "--repo-id", "me/open"]) == 4
+    assert "'me/open' is public already, and shall be private" in capsys.readouterr().err
+    assert hub.files("model", "me/open", "main") == ("0" * 40, {})
+
+
+def test_a_bare_name_is_the_users_own(hub, finished, capsys):
+    for _ in range(2):  # made, and there already
+        assert main(["push", str(finished), "--repo-id", "bare"]) == 0
+        assert capsys.readouterr().out == f"sent to the hub: {hub.url}/me/bare\n"
+    card = hub.files("model", "me/bare", "main")[1]["README.md"].decode()
+    assert 'PeftModel.from_pretrained(model, "me/bare")' in card
+
+
+def test_nobody_logged_in_asks_the_hub_nothing(hub, finished, monkeypatch, tmp_path, capsys):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    hub.asked.clear()
+    assert main(["push", str(finished)]) == 4
+    assert (
+        "not sent to the hub: nobody is logged in — fix: hf auth login" in capsys.readouterr().err
+    )
+    assert hub.asked == []
+
+
+def test_a_run_whose_recipe_sends_nothing_is_sent_where_the_command_says(
+    hub, finished, tmp_path, capsys
+):
+    place = tmp_path / "copy"
+    shutil.copytree(finished, place)
+    resolved = place / "resolved.yaml"
+    head, _, tail = resolved.read_text().partition("push_to_hub:\n")
+    rest = [line for line in tail.splitlines(keepends=True) if not line.startswith(" ")]
+    resolved.write_text(f"{head}{''.join(rest)}")
+    assert main(["push", str(place)]) == 2
+    assert hub.asked == []
+    assert "add --repo-id my-name/my-adapter" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_not_there_is_found_when_the_recipe_is_read(run):
+    with pytest.raises(LlmftError, match="no stage is called 'dpo'"):
+        run(more="push_to_hub: {repo_id: me/x, stage: dpo}\n")
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "/a", "a b", "-x/y", "", "../up"])
+def test_a_repository_name_that_cannot_be_is_refused(run, repo_id):
+    with pytest.raises(LlmftError):
+        run(more=f"push_to_hub: {{repo_id: {json.dumps(repo_id)}}}\n")
