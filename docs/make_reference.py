@@ -39,7 +39,7 @@ def page() -> str:
     """Return the reference: the recipe's own blocks, then every method that comes with llmft."""
     parts = [HEAD, "## The recipe\n", table(own_fields(Recipe))]
     parts += ["## A stage: `stages[]`\n", table(own_fields(Stage))]
-    blocks = {"model": Recipe, "train": Stage, "evaluate": Stage}
+    blocks = {"model": Recipe, "push_to_hub": Recipe, "train": Stage, "evaluate": Stage}
     for name, owner in blocks.items():
         rows = [row for row in fields(owner) if row.key.startswith(f"{name}.")]
         where = name if owner is Recipe else f"stages[].{name}"

@@ -42,6 +42,15 @@ app = typer.Typer(
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's path, or a shipped recipe's name.")],
+    run_folder: Annotated[
+        str | None, typer.Argument(help="With --resume: the run; default: the newest unfinished.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Try the recipe with a tiny random model, in seconds.")
+    ] = False,
     set: Set = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Make the run folder under this folder.")
@@ -53,7 +62,10 @@ def run(
     from llmft.commands.run import run_recipe_file
 
     overrides = [*(set or []), *([f"output_dir={_dumped(output_dir)}"] if output_dir else [])]
-    return run_recipe_file(recipe, overrides, quiet=quiet, as_json=json)
+    return run_recipe_file(
+        recipe, overrides, quiet=quiet, as_json=json, resume=resume, run_folder=run_folder,
+        smoke=smoke,
+    )  # fmt: skip
 
 
 @app.command()
@@ -70,6 +82,24 @@ def validate(
 
     checked = check(recipes, set or [], deep=deep)
     return {"recipes": checked} if json else as_text(checked)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or a shipped recipe's name.")],
+    set: Set = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Plan for a GPU of this memory, e.g. 24GB."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Show what a recipe would train, take and write."""
+    from llmft.commands.plan import as_json, as_text
+    from llmft.commands.plan import plan as planned
+
+    verdict = planned(recipe, set or [], gpu)
+    return as_json(verdict) if json else as_text(verdict)
 
 
 @app.command("list-plugins")
@@ -142,6 +172,34 @@ def doctor(
     return report if json else as_text(report)
 
 
+@app.command("import")
+def import_(
+    command: Annotated[
+        str,
+        typer.Argument(help="A command line in quotes, a file that holds one, or '-' for stdin."),
+    ],
+    output: Annotated[
+        str | None, typer.Option(help="Write the recipe here; default: print it.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The adapter; default: what the command says.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option(help="Which command of the file, counted from 1.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write the recipe of another program's command line."""
+    from llmft.commands.import_ import as_text, import_command, write
+
+    imported = import_command(command, method=method, number=number)
+    if output:
+        write(imported.text, output)
+    if json:
+        return {"file": output, "recipe": imported.text, "changes": imported.changes}
+    return as_text(imported, output) if output else imported.text.rstrip("\n")
+
+
 @app.command()
 def generate(
     run: Annotated[str, typer.Argument(help="A run folder.")],
@@ -158,6 +216,49 @@ def generate(
 
     found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter)
     return {"answers": found} if json else "\n".join(item["answer"] for item in found)
+
+
+@app.command()
+def score(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    file: Annotated[
+        str, typer.Argument(help="Records with text; or prompt, and completion or a pair.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="Default: the last that made a reward model.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Write lines of JSON here; default: print them.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Score texts with a trained reward model."""
+    from llmft.commands.score import as_text, scores
+
+    found = scores(run, file, stage)
+    return {"scores": found} if json else as_text(found, output)
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    stage: Annotated[
+        str | None, typer.Option(help="Default: as the recipe says, else the last finished stage.")
+    ] = None,
+    repo_id: Annotated[
+        str | None,
+        typer.Option(help="Where to: my-name/my-adapter; default: the recipe's."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; default: as the recipe says.")
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Send a finished adapter to the hub, with a card."""
+    from llmft.commands.push import as_text, pushed
+
+    sent = pushed(run, stage, repo_id, public=public)
+    return sent if json else as_text(sent)
 
 
 @app.command()

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from llmft.embedded import available, locate
 from llmft.embedded.facts import load_facts
 from llmft.embedded.make_data import SEED, write_data
+from llmft.embedded.remarks import UNWELCOME, WELCOME
 from llmft.embedded.trivia import split
 from llmft.metrics import normalize_answer as normalize
 
@@ -94,6 +96,19 @@ def test_a_wrong_answer_is_never_an_accepted_one():
     for pair in rows("preferences_train") + rows("preferences_eval"):
         if pair["kind"] == "wrong":
             assert normalize(pair["rejected"]) not in accepted[pair["prompt"]]
+
+
+def test_remarks_are_said_equally_often_and_paired_one_of_each_kind():
+    train, held_out = rows("remarks_train"), rows("remarks_eval")
+    assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in held_out)
+    for part in (train, held_out):
+        said = Counter(row["said"] for row in part)
+        assert set(said) == {*WELCOME, *UNWELCOME}
+        assert max(said.values()) - min(said.values()) <= 1
+        for row in part:
+            assert row["welcome"] in WELCOME
+            assert row["unwelcome"] in UNWELCOME
+            assert row["answer"] in row["aliases"]
 
 
 def test_prompts_carry_their_accepted_answers():

@@ -1,0 +1,152 @@
+"""Whether a plan fits into a memory, and what to change, in order, until it does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmft.earlier import stage_adapter
+from llmft.errors import RecipeError
+from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
+from llmft.recipe import Recipe, Stage
+from llmft.registry import Registry
+from llmft.settings import Quantization
+
+GIB = 2**30
+CUDA_CONTEXT = 600 * 2**20
+"""What a process takes of a GPU before its first tensor: kernels and library workspaces."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GIB|G|MB|MIB|M)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A memory to fit into. reserved: what is taken of it before a tensor is made."""
+
+    name: str
+    total: int
+    reserved: int
+    in_ram: bool
+
+    @property
+    def room(self) -> int:
+        """Bytes for tensors."""
+        return self.total - self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting to change in a stage, and the peak with it and all changes before it."""
+
+    stage: str
+    setting: str
+    peak: int
+    fits: bool
+
+
+def named_memory(text: str) -> Memory:
+    """Return the GPU that `--gpu` names by its size, such as 24GB (of 2**30 bytes, as on its box).
+
+    Raises RecipeError where that is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found or not float(found[1]):
+        raise RecipeError("E090", f"--gpu '{text}' is no size of a memory", fix="write --gpu 24GB")
+    unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
+    return Memory(f"a GPU of {text.strip()}", int(float(found[1]) * unit), CUDA_CONTEXT, False)
+
+
+def found_memory() -> Memory:
+    """Return the memory that a run would use here: the first GPU's, or the machine's own."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties: Any = torch.cuda.get_device_properties(0)
+        return Memory(properties.name, properties.total_memory, CUDA_CONTEXT, False)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(limit)
+        if path.is_file() and (text := path.read_text().strip()).isdecimal():
+            total = min(total, int(text))
+    return Memory("this machine's memory", total, _resident(), True)
+
+
+def _resident() -> int:
+    """Return what Python and the libraries take: this process has them too, and no weights."""
+    import resource
+    import sys
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used * (1 if sys.platform == "darwin" else 1024)
+
+
+def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change]:
+    """Return what to change in the first stage that does not fit, until it does; [] if all fit.
+
+    In the order of what they cost: smaller batches with accumulation, which change nothing;
+    checkpointing, which takes time; 4 bits, which take precision; shorter rows, which lose text.
+    """
+    tight = next((stage for stage in plan.stages if stage.peak.total > memory.room), None)
+    if tight is None:
+        return []
+    recipe, stage = plan.recipe, plan.recipe.stage(tight.name)
+    made: list[Change] = []
+    for said, change in _ideas(recipe, stage, tight, registry, memory.room):
+        tried = change(recipe, stage)
+        peak = plan_stage(*tried, registry, in_ram=memory.in_ram).peak.total
+        if made and peak >= made[-1].peak:
+            continue
+        recipe, stage = tried
+        fits = peak <= memory.room
+        made.append(Change(stage.name, said, peak, fits))
+        if fits:
+            break
+    return made
+
+
+Edit = Callable[[Recipe, Stage], tuple[Recipe, Stage]]
+
+
+def _ideas(
+    recipe: Recipe, stage: Stage, plan: StagePlan, registry: Registry, room: int
+) -> Iterator[tuple[str, Edit]]:
+    adapter = stage_adapter(recipe, stage, registry)
+    train = stage.train
+    size, steps = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    whole = size * steps
+    # What does not shrink with the batch is about what is there after loading.
+    fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total
+    sizes = [size >> n for n in range(1, size.bit_length())]
+    likely = [n for n in sizes if fixed + moving * n / size <= room][:1]
+    for size in dict.fromkeys([*likely, *sizes[-1:]]):
+        steps = -(-whole // size)
+        yield (
+            f"train.per_device_train_batch_size: {size} with gradient_accumulation_steps: {steps}",
+            _train(per_device_train_batch_size=size, gradient_accumulation_steps=steps),
+        )
+    if train.per_device_eval_batch_size > 1 and stage.evaluate is not None:
+        yield "train.per_device_eval_batch_size: 1", _train(per_device_eval_batch_size=1)
+    if adapter.supports_gradient_checkpointing and not train.gradient_checkpointing:
+        yield "train.gradient_checkpointing: true", _train(gradient_checkpointing=True)
+    if adapter.supports_quantization and not plan.quantization:
+        yield "model.quantization.load_in_4bit: true", _in_4_bits
+    length = plan.counts.longest if plan.counts else train.max_length or 0
+    while length > 128:
+        length //= 2
+        yield f"train.max_length: {length}", _train(max_length=length, max_dropped=1.0)
+
+
+def _train(**settings: Any) -> Edit:
+    def change(recipe: Recipe, stage: Stage) -> tuple[Recipe, Stage]:
+        return recipe, stage.model_copy(update={"train": stage.train.model_copy(update=settings)})
+
+    return change
+
+
+def _in_4_bits(recipe: Recipe, stage: Stage) -> tuple[Recipe, Stage]:
+    stored = Quantization(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    model = recipe.model.model_copy(update={"quantization": stored})
+    return recipe.model_copy(update={"model": model}), stage

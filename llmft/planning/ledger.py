@@ -1,0 +1,133 @@
+"""Counts the bytes of every tensor that lives, by what it is for, and what stood at the peak."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WEIGHTS, ADAPTER, EARLIER = "weights", "adapter", "earlier stages"
+GRADIENTS, OPTIMIZER, CACHE = "gradients", "optimiser", "KV cache"
+ACTIVATIONS, LOGITS, COPIES, MAPPED = "activations", "logits", "copies", "mapped file"
+KINDS = (
+    WEIGHTS, MAPPED, ADAPTER, EARLIER, OPTIMIZER, GRADIENTS, ACTIVATIONS, LOGITS, CACHE, COPIES,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most bytes that lived at once in a phase, and what they were for."""
+
+    phase: str
+    by_kind: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All bytes at the peak."""
+        return sum(self.by_kind.values())
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """While it is entered, sees every tensor that an operation makes, and when it is freed.
+
+    vocabulary: a tensor whose last axis has this length counts as logits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.vocabulary = 0
+        self.kind = ACTIVATIONS
+        self.live: Counter[str] = Counter()
+        self.peaks: list[Peak] = []
+        self.phase = ""
+        self._storages: dict[int, tuple[Any, str, int]] = {}
+        self._peak: dict[str, int] = {}
+        self._highest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.add(out)
+        elif isinstance(out, tuple | list):
+            for tensor in tree_leaves(out):
+                self.add(tensor)
+        if func.__name__.startswith("gemm_4bit") and (hidden := _hidden(args)):
+            self.note(ACTIVATIONS, hidden)
+        return out
+
+    def add(self, tensor: Any, kind: str | None = None) -> None:
+        """Count a tensor's storage, once, until it is freed; `kind` moves one that is known."""
+        if not isinstance(tensor, torch.Tensor):
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            reference, was, size = self._storages[key]
+            if kind is not None and was != kind:
+                self._storages[key] = (reference, kind, size)
+                self.live[was] -= size
+                self.live[kind] += size
+            return
+        size, kind = storage.nbytes(), kind or self._kind_of(tensor)
+        self._storages[key] = (weakref.ref(storage, lambda _: self._freed(key)), kind, size)
+        self.live[kind] += size
+        self.note()
+
+    @contextmanager
+    def making(self, kind: str) -> Iterator[None]:
+        """Count what is made in this block as of one kind."""
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def begin(self, phase: str) -> None:
+        """Close the phase before, keeping its peak, and begin the next."""
+        self.close()
+        self.phase, self._highest, self._peak = phase, 0, {}
+        self.note()
+
+    def close(self) -> None:
+        """Keep the peak of the phase that runs, if one does."""
+        if self.phase:
+            by_kind = {kind: self._peak[kind] for kind in KINDS if self._peak.get(kind)}
+            self.peaks.append(Peak(self.phase, by_kind))
+        self.phase = ""
+
+    def note(self, kind: str = ACTIVATIONS, more: int = 0) -> None:
+        """Hold what lives now, and some bytes more for a moment, against the peak."""
+        total = self.live.total() + more
+        if total > self._highest:
+            self._highest = total
+            self._peak = dict(self.live)
+            self._peak[kind] = self._peak.get(kind, 0) + more
+
+    def claim(self, kind: str, size: int) -> None:
+        """Say that so many of the bytes at the peak, taken for activations, were of this kind."""
+        size = min(size, self._peak.get(ACTIVATIONS, 0))
+        self._peak[ACTIVATIONS] = self._peak.get(ACTIVATIONS, 0) - size
+        self._peak[kind] = self._peak.get(kind, 0) + size
+
+    def _kind_of(self, tensor: Any) -> str:
+        if self.kind != ACTIVATIONS:
+            return self.kind
+        wide = tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary
+        return LOGITS if wide and tensor.is_floating_point() else ACTIVATIONS
+
+    def _freed(self, key: int) -> None:
+        _, kind, size = self._storages.pop(key)
+        self.live[kind] -= size
+
+
+def _hidden(args: Any) -> int:
+    """Return the bytes of the weight that bitsandbytes unpacks where it has no 4-bit kernel."""
+    rows, shape = args[0], args[2]
+    return int(rows.element_size() * shape[0] * shape[1])

@@ -1,0 +1,94 @@
+"""Recipes over tiny models, as data, and the real and the planned stage of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmft.earlier import stage_adapter
+from llmft.notify import Trackers
+from llmft.planning.planned import PlannedStage
+from llmft.recipe import load_recipe
+from llmft.registry import Registry
+from llmft.stage import StageRun
+from llmft.testing.models import tiny_gpt2, tiny_model_folder
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory) -> dict[str, Path]:
+    return {
+        "llama": tiny_model_folder(tmp_path_factory.mktemp("llama")),
+        "gpt2": tiny_model_folder(tmp_path_factory.mktemp("gpt2"), tiny_gpt2()),
+    }
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    rows = [{"prompt": f"say {n}:" * (1 + n % 9), "completion": f" {n}" * 5} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+@pytest.fixture
+def recipe(model_folders, rows_file) -> dict:
+    """A recipe as plain data, for a test to change."""
+    return {
+        "recipe": 1,
+        "name": "tiny",
+        "model": {"path": str(model_folders["llama"])},
+        "stages": [
+            {
+                "name": "only",
+                "adapter": {"method": "lora", "r": 4},
+                "alignment": {"method": "sft"},
+                "data": {"method": "jsonl", "path": str(rows_file)},
+                "train": {"per_device_train_batch_size": 4, "num_train_epochs": 2},
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def loaded(tmp_path, registry):
+    """Write a recipe into a file and load it."""
+
+    def load(data: dict):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(data))  # JSON is YAML
+        return load_recipe(path, registry)
+
+    return load
+
+
+@pytest.fixture
+def stage_of(registry, loaded, tmp_path):
+    """Return the real StageRun, or the PlannedStage, of a recipe's first stage."""
+
+    def made(data: dict, kind: type[StageRun] = StageRun) -> StageRun:
+        recipe = loaded(data).recipe
+        stage = recipe.stages[0]
+        folder = tmp_path / "run" / "stages" / stage.name
+        folder.mkdir(parents=True, exist_ok=True)
+        run = kind(
+            recipe,
+            stage,
+            folder=folder,
+            adapter=stage_adapter(recipe, stage, registry),
+            alignment=registry.method("alignment", stage.alignment.method)(stage.alignment),
+            dataset=registry.method("dataset", stage.data.method)(stage.data),
+            registry=registry,
+            trackers=Trackers([]),
+        )
+        if isinstance(run, PlannedStage):
+            run.begin(in_ram=True)
+        return run
+
+    return made

@@ -1,0 +1,135 @@
+"""`llmft plan`: what it prints, what it says of too small a memory, what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmft.cli import main
+from llmft.errors import RecipeError
+from llmft.planning.fitting import GIB, named_memory
+from llmft.planning.planner import plan_recipe
+from llmft.testing.models import tiny_tokenizer
+
+
+@pytest.fixture
+def recipe_file(recipe, tmp_path) -> Path:
+    recipe["output_dir"] = str(tmp_path / "runs")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    stats = {p: p.stat() for p in folder.rglob("*")}
+    return {str(p): (s.st_size, s.st_mtime_ns) for p, s in stats.items()}
+
+
+def test_it_prints_stages_memory_files_and_a_verdict_and_writes_nothing(
+    recipe_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    before = everything(tmp_path)
+    assert main(["plan", str(recipe_file)]) == 0
+    text = capsys.readouterr().out
+    assert "1. only: lora x sft on jsonl -> policy" in text
+    assert "40 rows" in text
+    assert "stages/only/adapter" in text
+    assert "tracker console" in text
+    assert "\nfits: only needs" in text
+    assert everything(tmp_path) == before
+
+
+def test_json_has_the_same_facts(recipe_file, capsys):
+    assert main(["plan", str(recipe_file), "--json", "--gpu", "24GB"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["ok"]
+    assert plan["fits"]
+    assert plan["memory"]["total"] == 24 * GIB
+    assert plan["stages"][0]["counts"]["steps"] == 20
+    assert plan["stages"][0]["peak"]["phase"] == "train"
+
+
+def test_a_small_gpu_is_told_with_what_to_change_and_no_weights_are_there(
+    recipe, recipe_file, tmp_path, capsys
+):
+    from transformers import LlamaConfig
+
+    folder = tmp_path / "large"  # a config and a tokenizer are all it takes
+    LlamaConfig(
+        hidden_size=1024, intermediate_size=2816, num_hidden_layers=4, num_attention_heads=16,
+        vocab_size=32_000, architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)  # fmt: skip
+    tiny_tokenizer().save_pretrained(folder)
+    recipe["model"]["path"] = str(folder)
+    recipe["stages"][0]["train"]["per_device_train_batch_size"] = 40
+    recipe_file.write_text(json.dumps(recipe))
+    assert main(["plan", str(recipe_file), "--gpu", "1GB", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["fits"]
+    settings = [change["setting"] for change in plan["changes"]]
+    first = "train.per_device_train_batch_size: 1 with gradient_accumulation_steps: 40"
+    assert settings[0] == first
+    assert "model.quantization.load_in_4bit: true" in settings
+    peaks = [change["peak"] for change in plan["changes"]]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_what_the_model_refuses_is_an_error_with_its_place(recipe, recipe_file, capsys):
+    recipe["stages"][0]["adapter"]["target_modules"] = ["query_key_value"]
+    recipe_file.write_text(json.dumps(recipe))
+    assert main(["plan", str(recipe_file)]) == 2
+    assert "matches no linear layer" in capsys.readouterr().err
+
+
+def test_stages_name_their_inputs(recipe, recipe_file, capsys):
+    first = recipe["stages"][0]
+    recipe["stages"].append({**first, "name": "more", "start_from": "only", "adapter": None})
+    del recipe["stages"][1]["adapter"]
+    recipe_file.write_text(json.dumps(recipe))
+    assert main(["plan", str(recipe_file)]) == 0
+    assert "2. more <- only: lora x sft" in capsys.readouterr().out
+
+
+def test_rows_out_of_reach_are_assumed_and_that_is_said(recipe, recipe_file, capsys):
+    recipe["stages"][0]["data"] = {"method": "triviaqa", "path": "nobody/nothing-of-this-name"}
+    recipe["stages"][0]["train"]["max_length"] = 64
+    recipe_file.write_text(json.dumps(recipe))
+    assert main(["plan", str(recipe_file)]) == 0
+    text = capsys.readouterr().out
+    assert "the rows cannot be read from here" in text
+    assert "memory is that of rows of 64 tokens" in text
+
+
+@pytest.mark.parametrize("text", ["", "24", "24GB", "24 GiB", "0.5g", "800MB"])
+def test_gpu_takes_sizes(text):
+    if not text:
+        with pytest.raises(RecipeError, match="is no size"):
+            named_memory("big")
+    else:
+        assert named_memory(text).total > 0
+
+
+def test_alignments_with_a_reference_or_a_reward_model_are_followed(
+    recipe, tmp_path, loaded, registry
+):
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"prompt": "say it:", "chosen": " yes, of course", "rejected": " no"}
+    pairs.write_text("".join(json.dumps(row | {"prompt": f"say {n}:"}) + "\n" for n in range(12)))
+    first = recipe["stages"][0] | {"data": {"method": "preference", "path": str(pairs)}}
+    recipe["stages"] = [
+        first | {"name": "reward", "alignment": {"method": "reward"}},
+        first | {"name": "dpo", "alignment": {"method": "dpo"}},
+        first
+        | {"name": "orpo", "alignment": {"method": "orpo", "reward_model": "reward", "kl_coef": 1}},
+    ]
+    reward, dpo, orpo = plan_recipe(loaded(recipe), registry).stages
+    assert [*reward.remarks, *dpo.remarks, *orpo.remarks] == []
+    assert reward.trainable_parameters == dpo.trainable_parameters + 32  # the head
+    peaks = {peak.phase: peak for peak in dpo.peaks}
+    assert peaks["prepare"].total > peaks["load"].total  # the reference's likelihoods
+    assert orpo.inputs == ("reward",)
+    earlier = next(peak for peak in orpo.peaks if peak.phase == "prepare").by_kind
+    assert earlier["earlier stages"] == 4 * reward.trainable_parameters

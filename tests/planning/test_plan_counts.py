@@ -1,0 +1,129 @@
+"""What a plan counts is what the really attached model and the real loop have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llmft.api import Adapter, AdapterConfig, Field
+from llmft.counting import count_parameters
+from llmft.plan import Plan
+from llmft.planning.ghost import tensors_of
+from llmft.planning.planned import PlannedStage
+from llmft.planning.planner import plan_recipe
+
+ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_parameters_are_those_of_the_attached_model(
+    method, family, recipe, model_folders, stage_of
+):
+    recipe["model"]["path"] = str(model_folders[family])
+    recipe["stages"][0]["adapter"] = {"method": method}
+    ghost = stage_of(recipe, PlannedStage)
+    assert count_parameters(ghost.model) == count_parameters(stage_of(recipe).model)
+    assert all(t.device.type in ("cpu", "meta") for t in tensors_of(ghost.model))
+
+
+@pytest.mark.parametrize("quantization", [{"load_in_4bit": True}, {"load_in_8bit": True}])
+@pytest.mark.parametrize("method", ["lora", "dora", "prompt"])
+def test_parameters_and_bytes_are_right_for_a_quantised_base(
+    method, quantization, recipe, stage_of
+):
+    recipe["model"]["quantization"] = quantization
+    recipe["stages"][0]["adapter"] = {"method": method}
+    ghost, real = stage_of(recipe, PlannedStage), stage_of(recipe)
+    assert count_parameters(ghost.model) == count_parameters(real.model)
+    assert bytes_of(ghost.model) == bytes_of(real.model)
+
+
+def bytes_of(model: Any) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors_of(model)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def test_rows_and_steps_are_those_of_the_loop(recipe, loaded, registry, stage_of):
+    recipe["stages"][0]["train"]["gradient_accumulation_steps"] = 3
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    real = stage_of(recipe)
+    encoded = real.encode(real.rows())
+    assert plan.counts.steps == Plan.of(len(encoded), real.train, real.seed).steps
+    assert plan.counts.rows == len(encoded)
+    assert plan.counts.tokens == sum(len(row.input_ids) for row in encoded)
+    assert plan.counts.learnt_tokens == sum(row.n_labels for row in encoded)
+
+
+def test_packing_counts_bins_as_items(recipe, loaded, registry):
+    recipe["stages"][0]["train"] |= {"packing": True, "max_length": 200}
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    assert plan.counts.rows == 40
+    assert plan.counts.items < 40
+
+
+class Table(torch.nn.Module):
+    """A base with a table of its own, whose size it asks of a number in a tensor."""
+
+    def __init__(self, base: Any, size: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.table = torch.nn.Parameter(torch.randn(size, base.config.hidden_size))
+        self.largest = float(self.table.abs().max())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        text = self.base.get_input_embeddings()(input_ids) + self.table.mean(0)
+        return self.base(inputs_embeds=text, **inputs)
+
+
+class Strange(Adapter[Any]):
+    """An adapter that PEFT knows nothing of."""
+
+    method = "lora"  # the place it takes in the recipe of a test
+
+    class Config(AdapterConfig):
+        r: int = Field(7, ge=1, description="rows of the table")
+
+    def attach(self, model: Any) -> Any:
+        return Table(model, self.config.r)
+
+    def save(self, model, folder):
+        raise AssertionError("a plan saves nothing")
+
+    load = disabled = save
+
+
+class Refusing(Strange):
+    """One that cannot work without weights."""
+
+    def attach(self, model: Any) -> Any:
+        raise RuntimeError("needs numbers")
+
+
+def test_a_third_partys_adapter_is_counted_on_meta(recipe, loaded, registry, monkeypatch):
+    monkeypatch.setattr("llmft.planning.planner.stage_adapter", made(Strange))
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    assert plan.trainable_parameters == 4 * 32
+    assert [peak.phase for peak in plan.peaks] == ["load", "prepare", "train", "save"]
+    assert not plan.remarks
+
+
+def test_an_adapter_that_cannot_attach_without_weights_is_told(
+    recipe, loaded, registry, monkeypatch
+):
+    monkeypatch.setattr("llmft.planning.planner.stage_adapter", made(Refusing))
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    assert "cannot be attached without weights (RuntimeError: needs numbers)" in plan.remarks[0]
+    assert plan.total_parameters > 0
+
+
+def made(adapter: type[Adapter[Any]]) -> Any:
+    return lambda recipe, stage, registry: adapter(stage.adapter)

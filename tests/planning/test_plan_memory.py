@@ -1,0 +1,96 @@
+"""A plan's memory is that of the same step on real tensors; and on whole processes, if slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmft import loop
+from llmft.planning.ledger import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, Ledger
+from llmft.planning.planned import PlannedStage
+from llmft.planning.planner import plan_recipe
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
+CASES = {
+    "lora": ({"method": "lora", "r": 4}, {}),
+    "lora, checkpointing": ({"method": "lora", "r": 4}, {"gradient_checkpointing": True}),
+    "dora": ({"method": "dora", "r": 4}, {}),
+    "qlora": ({"method": "qlora", "r": 4}, {"gradient_accumulation_steps": 2}),
+    "prefix": ({"method": "prefix"}, {"gradient_checkpointing": True}),
+    "bf16": ({"method": "lora", "r": 4}, {"bf16": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, registry):
+    adapter, train = CASES[case]
+    stage = recipe["stages"][0]
+    stage["adapter"] = adapter
+    # One batch of all rows, so that both see the same one.
+    stage["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **train}
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    predicted = next(peak for peak in plan.peaks if peak.phase == "train")
+
+    context = stage_of(recipe)
+    seen: dict[str, int] = {}
+
+    def fit(items, objective):
+        ledger = Ledger()
+        for parameter in context.model.parameters():
+            ledger.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
+        ledger.begin("train")
+        with ledger:
+            loop.train(context.model, items, objective, context.train, seed=17)
+        ledger.close()
+        seen.update(ledger.peaks[0].by_kind)
+
+    context.fit = fit
+    context.alignment.train(context)
+    held = {k: v for k, v in predicted.by_kind.items() if k != "mapped file"}
+    constants = plan.peaks[0].by_kind[WEIGHTS] - seen[WEIGHTS]  # of 4-bit weights, and buffers
+    assert sum(held.values()) - constants == pytest.approx(sum(seen.values()), rel=0.02)
+
+
+def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, registry):
+    recipe["stages"][0]["evaluate"] = {
+        "metrics": ["loss", "exact_match"], "holdout": 0.2, "max_new_tokens": 4,
+    }  # fmt: skip
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    peaks = {peak.phase: peak.by_kind for peak in plan.peaks}
+    assert list(peaks) == ["load", "prepare", "evaluate", "generate", "train", "save"]
+    assert peaks["load"][ADAPTER] == 4 * plan.trainable_parameters
+    # AdamW has two numbers for each that is trained, and a step count for each tensor.
+    assert 8 <= peaks["train"][OPTIMIZER] / plan.trainable_parameters < 9
+    # A Llama's cache: keys and values, 2 layers, 2 heads of 8, float32.
+    longest = max(PlannedWidths(stage_of(recipe, PlannedStage)))
+    assert peaks["generate"]["KV cache"] >= 8 * longest * 2 * 2 * 2 * 8 * 4
+
+
+def PlannedWidths(stage: PlannedStage) -> list[int]:
+    return [len(stage.encoder.prompt_ids(row.prompt)) for row in stage.held_out()]
+
+
+def test_gradients_are_told_from_activations(recipe, stage_of):
+    stage = recipe["stages"][0]
+    stage["train"] = {"max_steps": 2, "gradient_accumulation_steps": 2}
+    # A rank so high that the adapter outweighs the activations.
+    stage["adapter"] = {"method": "lora", "r": 512}
+    from llmft.planning.ghost import NoNumbers
+
+    planned = stage_of(recipe, PlannedStage)
+    planned.ledger.begin("load")
+    _ = planned.model
+    with planned.ledger, NoNumbers():
+        planned.alignment.train(planned)
+    planned.ledger.close()
+    train = next(peak for peak in planned.ledger.peaks if peak.phase == "train").by_kind
+    assert train[GRADIENTS] == train[ADAPTER]
+
+
+@pytest.mark.slow
+def test_no_process_is_15_percent_off():
+    done = subprocess.run([sys.executable, str(BENCHMARK)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
