@@ -12,8 +12,8 @@ takes off the machine's memory. No constant in the prediction was fitted.
 
 The runs have MALLOC_MMAP_THRESHOLD_ set to what it is at first, which keeps glibc from raising it:
 every large block is given back when it is freed.
-Left alone (--default-malloc) it keeps many of them, and a process is seen to take 1.1 to 4 times as
-much: this is the allocator's, not the tensors', and the plan does not predict it.
+Left alone (--default-malloc) it keeps many of them, and a process was seen to take 1.1 to 4 times
+as much: this is the allocator's, not the tensors', and the plan does not predict it.
 """
 
 from __future__ import annotations

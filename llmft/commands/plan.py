@@ -121,6 +121,11 @@ def _fits(verdict: Verdict) -> str:
         f" {memory.name} has room for {_size(memory.room)}"
         f" ({_size(memory.total)} less {_size(memory.reserved)} for {reserved})"
     )
+    if memory.in_ram:
+        said += (
+            "\n  on Linux malloc may keep as much again, and more, of what is freed;"
+            " MALLOC_MMAP_THRESHOLD_=131072 in the environment has it given back"
+        )
     if verdict.fits:
         return f"fits: {said}"
     lines = [f"does not fit: {said}"]
