@@ -27,6 +27,7 @@ RECIPES = {"dpo_quick": "dpo", "orpo_quick": "orpo", "reward_quick": "reward"}
 REAL_DATA = ("pref_polite", "pref_truthfulqa", "pref_triviaqa")
 BATCH, STEPS, ROUNDS = 8, 6, 2
 REAL_PAIRS = 800
+REAL_METHODS = (("dpo", "", 5e-4), ("orpo", ", beta: 1.0", 1e-3), ("reward", "", 5e-4))
 # Short answers to a prompt that both share; long answers share little, and gain less.
 PROMISED = {"dpo pref_polite": 4.0}
 
@@ -89,10 +90,11 @@ model: {{path: {model}}}
 stages:
   - name: {method}
     adapter: {{method: lora, r: 16, lora_alpha: 32}}
-    alignment: {{method: {method}}}
+    alignment: {{method: {method}{options}}}
     data:
       method: preference
       path: {data}
+      on_bad_row: skip
       columns: {{prompt: "{{prompt}}\\n", chosen: "{{chosen}}", rejected: "{{rejected}}"}}
     train:
       num_train_epochs: 2
@@ -108,14 +110,16 @@ def measure_real() -> int:
     """Train stories15M on each file of real pairs; a quarter is held out. Nothing is promised."""
     print(f"{'pairs':>16}  {'method':>6}  {'held out':>8}  {'before':>22}  {'after':>22}")
     for data in REAL_DATA:
-        for method, rate in (("dpo", 2e-4), ("orpo", 5e-4), ("reward", 5e-4)):
+        for method, options, rate in REAL_METHODS:
             with tempfile.TemporaryDirectory() as folder:
                 rows = real_rows(data)[:REAL_PAIRS]
                 path = Path(folder) / "pairs.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
                 recipe = Path(folder) / "real.yaml"
                 model = assets() / "models" / "stories15M"
-                text = REAL_RECIPE.format(model=model, method=method, data=path, rate=rate)
+                text = REAL_RECIPE.format(
+                    model=model, method=method, options=options, data=path, rate=rate
+                )
                 recipe.write_text(text, "utf-8")
                 result = run_recipe(str(recipe), [])[method]
             name = "accuracy" if method == "reward" else "preference_accuracy"

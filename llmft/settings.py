@@ -18,7 +18,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """A frozen block of settings that refuses unknown keys, NaN, and values of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Validators are built when first used: most commands need few of them.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Quantization(Settings):
