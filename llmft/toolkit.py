@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from llmft.forward import LabelNll
 
 __all__ = [
-    "TableConfig", "TableDataset", "add_score_head", "exact_match", "f1", "fields_of", "fill",
-    "first_line", "label_nll", "last_hidden", "load_score_head", "load_tensors", "normalize_answer",
+    "TableConfig", "TableDataset", "add_score_head", "answers_of", "exact_match", "f1",
+    "fields_of", "fill", "first_line", "label_nll", "last_hidden", "load_score_head",
+    "load_tensors", "normalize_answer",
     "read_file", "read_records", "rewards", "save_score_head", "save_tensors", "text_of",
     "write_json", "write_text",
 ]  # fmt: skip
@@ -116,6 +117,16 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise DataError("E101", f"{origin}: the column '{column}' is {kind}, text is wanted")
     return str(value)
+
+
+def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
+    """Return the right answers in a column, a text or a list of texts; none without a column."""
+    if column is None:
+        return ()
+    value = record.get(column)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return (text_of(record, column, origin),)
 
 
 def fields_of(column: str) -> list[str]:

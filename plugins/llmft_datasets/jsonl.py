@@ -16,7 +16,16 @@ from llmft.api import (
     TextRow,
     hookimpl,
 )
-from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, fields_of, first_line, text_of
+from llmft.toolkit import (
+    TableConfig,
+    TableDataset,
+    answers_of,
+    exact_match,
+    f1,
+    fields_of,
+    first_line,
+    text_of,
+)
 
 
 class Columns(Settings):
@@ -58,7 +67,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
         return CompletionRow(
             text_of(record, columns.prompt, origin),
             _not_empty(completion, origin),
-            _answers(record, columns.answers, origin) or (completion.strip(),),
+            answers_of(record, columns.answers, origin) or (completion.strip(),),
             origin,
         )
 
@@ -77,15 +86,6 @@ def _not_empty(text: str, origin: str) -> str:
     if not text.strip():
         raise DataError("E101", f"{origin}: there is nothing to learn: the text is empty")
     return text
-
-
-def _answers(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
-    if column is None:
-        return ()
-    value = record.get(column)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    return (text_of(record, column, origin),)
 
 
 @hookimpl

@@ -20,7 +20,15 @@ from llmft.api import (
     Share,
     hookimpl,
 )
-from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, first_line, text_of
+from llmft.toolkit import (
+    TableConfig,
+    TableDataset,
+    answers_of,
+    exact_match,
+    f1,
+    first_line,
+    text_of,
+)
 from llmft_datasets import preference_forms as forms
 from llmft_datasets.preference_examples import example_records
 
@@ -108,7 +116,7 @@ class Preference(TableDataset["Preference.Config"]):
         if chosen.strip() == rejected.strip():
             raise LeftOutRow(origin, "pairs of the same answer twice")
         return PreferenceRow(
-            prompt, chosen, rejected, margin, origin, _right(record, columns.answers, origin)
+            prompt, chosen, rejected, margin, origin, answers_of(record, columns.answers, origin)
         )
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
@@ -157,15 +165,6 @@ class Preference(TableDataset["Preference.Config"]):
         if margin < 0:
             raise DataError("E101", f"{origin}: the rejected answer is better, by {-margin:g}")
         return margin
-
-
-def _right(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
-    if column is None:
-        return ()
-    value = record.get(column)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    return (text_of(record, column, origin),)
 
 
 @hookimpl
