@@ -30,7 +30,7 @@ before_upstream()
 
 from llmft.engine import run_recipe  # noqa: E402
 from llmft.errors import LlmftError  # noqa: E402
-from llmft.recipe import load_recipe  # noqa: E402
+from llmft.reading.recipe import load_recipe  # noqa: E402
 from llmft.registry import Registry  # noqa: E402
 from llmft.testing.architectures import ARCHITECTURES, tiny  # noqa: E402
 from llmft.testing.models import tiny_model_folder  # noqa: E402

@@ -124,7 +124,7 @@ def compared(case: Case, malloc: Mapping[str, str]) -> tuple[float, str]:
 def planned(recipe: Path) -> tuple[int, int]:
     """Return the bytes that a plan predicts for a recipe's only stage, and its parameters."""
     from llmft.planning.planner import plan_recipe
-    from llmft.recipe import load_recipe
+    from llmft.reading.recipe import load_recipe
     from llmft.registry import Registry
 
     registry = Registry.discover()
@@ -144,7 +144,7 @@ def measured(warm_up: str, recipe: str) -> dict[str, int]:
 def run(recipe: str) -> None:
     """Run a recipe in this process."""
     from llmft.engine import run_recipe
-    from llmft.recipe import load_recipe
+    from llmft.reading.recipe import load_recipe
     from llmft.registry import Registry
 
     registry = Registry.discover()

@@ -187,8 +187,8 @@ def encoded(name: str) -> list[EncodedPair]:
     """Return the pairs of one training run, as stories15M's tokenizer has them."""
     from transformers import AutoTokenizer
 
-    from llmft.encoding import Encoder
-    from llmft.pairs import encode_pairs
+    from llmft.preparing.encoding import Encoder
+    from llmft.preparing.pairs import encode_pairs
     from llmft.settings import TrainSettings
 
     tokenizer = AutoTokenizer.from_pretrained(assets() / "models" / "stories15M")

@@ -22,8 +22,9 @@ def with_llmft(method: str, path: Path, pairs: list[EncodedPair], batch: int) ->
     from llmft_alignments.reference import reference_logps
     from llmft_alignments.reward import Reward, RewardObjective
 
-    from llmft import heads, loop
+    from llmft import loop
     from llmft.settings import TrainSettings
+    from llmft.training import heads
 
     model = adapted(causal_model(path, varlen=True), "CAUSAL_LM")
     if method == "reward":
@@ -74,7 +75,7 @@ class Stage:
 
 def in_order(count: int, settings: Any) -> list[int]:
     """Return where each row must stand, so that our shuffled plan takes the rows in order."""
-    from llmft.plan import Plan
+    from llmft.training.plan import Plan
 
     taken = [i for batch in _batches(Plan.of(count, settings, 0)) for i in batch]
     places = [0] * count
@@ -166,7 +167,7 @@ def causal_model(path: Path, *, varlen: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llmft import attention
+    from llmft.training import attention
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     if varlen:

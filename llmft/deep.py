@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from llmft import models
-from llmft.earlier import stage_adapter
 from llmft.errors import Fault
 from llmft.quiet import before_upstream
-from llmft.recipe import Loaded
+from llmft.reading.recipe import Loaded
 from llmft.registry import Registry
+from llmft.saving.earlier import stage_adapter
 from llmft.settings import ModelSource
 
 
 def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
-    from llmft import attention
+    from llmft.training import attention
 
     return source.attn_implementation == "auto" and attention.supports(type(model), model.config)
 

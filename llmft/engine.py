@@ -7,20 +7,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmft import fsio, hub, locking, resuming, run_folder, upload
+from llmft import fsio
 from llmft.api import RunInfo, StageResult, hookimpl
-from llmft.checkpoints import FOLDER as CHECKPOINTS
 from llmft.deep import check_against_model
-from llmft.earlier import stage_adapter
 from llmft.errors import Interrupted, RecipeError
-from llmft.locking import Lock
 from llmft.notify import Trackers
 from llmft.quiet import captured_output
-from llmft.recipe import Loaded, Recipe, Stage
+from llmft.reading.recipe import Loaded
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.resuming import Earlier
-from llmft.signals import leave_on_signal
+from llmft.saving import locking, resuming, run_folder
+from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
+from llmft.saving.earlier import stage_adapter
+from llmft.saving.locking import Lock
+from llmft.saving.resuming import Earlier
+from llmft.sharing import hub, upload
 from llmft.stage import StageRun
+from llmft.training.signals import leave_on_signal
 
 
 @dataclass(frozen=True)

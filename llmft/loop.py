@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from llmft import training_state
 from llmft.api import Objective
-from llmft.checkpoints import Checkpoints, Saved, check_space
 from llmft.errors import CheckpointError, Interrupted, StageError
-from llmft.optimizer import make_optimizer, make_schedule
-from llmft.plan import Plan
+from llmft.saving import training_state
+from llmft.saving.checkpoints import Checkpoints, Saved, check_space
 from llmft.settings import TrainSettings
-from llmft.signals import stop_requests
-from llmft.tally import LoopReport, Window
+from llmft.training.optimizer import make_optimizer, make_schedule
+from llmft.training.plan import Plan
+from llmft.training.signals import stop_requests
+from llmft.training.tally import LoopReport, Window
 
 
 def train(

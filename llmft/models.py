@@ -98,7 +98,7 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llmft import attention
+    from llmft.training import attention
 
     config = load_config(source)
     path = locate_model(source.path)

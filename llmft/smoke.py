@@ -13,10 +13,11 @@ from typing import Any
 from llmft import fsio
 from llmft.api import Dataset
 from llmft.deep import check_against_model
-from llmft.earlier import EARLIER_RUN
 from llmft.errors import EnvironmentFault, RecipeError
-from llmft.recipe import Loaded, Recipe, Stage, load_recipe
+from llmft.reading.recipe import Loaded, load_recipe
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
+from llmft.saving.earlier import EARLIER_RUN
 from llmft.stand_in import TOKENS_IN_A_BYTE_ROW, make_stand_in
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"

@@ -23,17 +23,17 @@ from llmft.api import (
     StageInfo,
     StageResult,
 )
-from llmft.checkpoints import FOLDER as CHECKPOINTS
-from llmft.checkpoints import Checkpoints, Saved
-from llmft.data import Rows, stage_rows
-from llmft.earlier import earlier_stage, load_options, load_stage, twin
-from llmft.encoding import Encoder
 from llmft.notify import Trackers
-from llmft.packing import PackedObjective, pack
-from llmft.pairs import encode_pairs
+from llmft.preparing.data import Rows, stage_rows
+from llmft.preparing.encoding import Encoder
+from llmft.preparing.packing import PackedObjective, pack
+from llmft.preparing.pairs import encode_pairs
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.resuming import trim_metrics
+from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
+from llmft.saving.checkpoints import Checkpoints, Saved
+from llmft.saving.earlier import earlier_stage, load_options, load_stage, twin
+from llmft.saving.resuming import trim_metrics
 from llmft.settings import TrainSettings
 
 
@@ -162,7 +162,7 @@ class StageRun:
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Answer prompts greedily with the model as it is now."""
-        from llmft.generation import generate
+        from llmft.evaluating.generation import generate
 
         return generate(
             self.model,
@@ -191,7 +191,7 @@ class StageRun:
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
         from llmft import loop
-        from llmft.plan import Plan
+        from llmft.training.plan import Plan
 
         if self.train.packing and self.max_length:
             items, objective = pack(items, self.max_length), PackedObjective(objective)
@@ -251,7 +251,7 @@ class StageRun:
 
     def score(self, when: str) -> dict[str, float]:
         """Return the stage's scores as it is now, `before` or `after`, and tell the trackers."""
-        from llmft import evaluation
+        from llmft.evaluating import evaluation
 
         rows, asked = self._rows[1], self.stage.evaluate
         if rows is None or asked is None:
@@ -294,7 +294,7 @@ class StageRun:
         return self.adapter.parameter_groups(self.model, self.train)
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
-        from llmft.counting import count_parameters
+        from llmft.preparing.counting import count_parameters
 
         trainable, total = count_parameters(self.model)
         rows = [row for item in items for row in token_rows(item)]

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
+from llmft.evaluating.metrics import exact_match, f1, first_line, normalize_answer
 from llmft.fsio import write_json, write_text
-from llmft.metrics import exact_match, f1, first_line, normalize_answer
-from llmft.sources import TableConfig, TableDataset
-from llmft.tables import read_file, read_records
+from llmft.preparing.sources import TableConfig, TableDataset
+from llmft.preparing.tables import read_file, read_records
 
 if TYPE_CHECKING:
     import torch
 
-    from llmft.forward import LabelNll
+    from llmft.training.forward import LabelNll
 
 __all__ = [
     "TableConfig", "TableDataset", "add_score_head", "answers_of", "exact_match", "f1",
@@ -32,47 +32,47 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
-    """Return the negative log-likelihood of every label in a batch; see `llmft.forward`.
+    """Return the negative log-likelihood of every label in a batch; see `llmft.training.forward`.
 
     shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
         `StageContext.shares_prompts`.
     """
-    from llmft import forward
+    from llmft.training import forward
 
     return forward.label_nll(model, rows, shared)
 
 
 def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
     """Return what the output layer reads at each row's last token, shape (B, D)."""
-    from llmft import forward
+    from llmft.training import forward
 
     return forward.last_hidden(model, rows, shared)
 
 
 def add_score_head(model: Any) -> None:
     """Add a trainable scalar head to a model, for `Alignment.extend`."""
-    from llmft import heads
+    from llmft.training import heads
 
     heads.add_score_head(model)
 
 
 def save_score_head(model: Any, folder: Path) -> None:
     """Write a model's scalar head into a folder, for `Alignment.save`."""
-    from llmft import heads
+    from llmft.training import heads
 
     heads.save_score_head(model, folder)
 
 
 def load_score_head(model: Any, folder: Path) -> None:
     """Add the scalar head that was saved in a folder, for `Alignment.load`."""
-    from llmft import heads
+    from llmft.training import heads
 
     heads.load_score_head(model, folder)
 
 
 def rewards(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
     """Return the reward of each row by a model with a scalar head, shape (B,), float32."""
-    from llmft import heads
+    from llmft.training import heads
 
     return heads.rewards(model, rows, shared)
 

@@ -15,7 +15,7 @@ def answers(
 ) -> list[dict[str, str]]:
     """Return each question with the answer of a run's model, or of its base without `adapter`."""
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
-        from llmft.inference import answer
+        from llmft.evaluating.inference import answer
 
         texts = answer(
             Path(run),

@@ -15,9 +15,9 @@ from llmft.importing.commandline import Command, find_commands
 from llmft.importing.draft import Draft
 from llmft.importing.translation import translate
 from llmft.importing.writing import recipe_text
+from llmft.reading.recipe import load_recipe
 from llmft.reading.textfile import decoded, read_text
 from llmft.reading.tree import visible
-from llmft.recipe import load_recipe
 from llmft.registry import Registry
 
 _STAGE = re.compile(r"^stages\[0\]\.")

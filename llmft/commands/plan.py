@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.commands import shipped
 from llmft.commands.output import table
 from llmft.quiet import before_upstream, captured_output
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
 if TYPE_CHECKING:

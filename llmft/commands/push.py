@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from llmft import upload
 from llmft.errors import RecipeError
-from llmft.inference import load_run
+from llmft.evaluating.inference import load_run
 from llmft.quiet import captured_output
 from llmft.registry import Registry
 from llmft.settings import PushToHub
+from llmft.sharing import upload
 
 
 def pushed(run: str, stage: str | None, repo_id: str | None, *, public: bool) -> dict[str, str]:

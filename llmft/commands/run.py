@@ -14,7 +14,7 @@ from typing import Any
 from llmft.commands import shipped
 from llmft.errors import RecipeError
 from llmft.quiet import captured_output
-from llmft.recipe import Loaded, load_recipe
+from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
 
 

@@ -15,7 +15,7 @@ from llmft.registry import Registry
 def scores(run: str, file: str, stage: str | None) -> list[dict[str, Any]]:
     """Return each record of a file with its rewards by a run's reward model."""
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
-        from llmft.scoring import score_file
+        from llmft.evaluating.scoring import score_file
 
         return score_file(Path(run), Path(file), Registry.discover(), stage=stage)
 

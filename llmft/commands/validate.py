@@ -10,7 +10,7 @@ from typing import Any
 from llmft.commands import shipped
 from llmft.errors import Fault, LlmftError, RecipeError
 from llmft.quiet import captured_output
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
 

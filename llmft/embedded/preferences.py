@@ -2,7 +2,7 @@
 
 from llmft.embedded.facts import Fact, load_facts
 from llmft.embedded.trivia import Row, lot, prompt
-from llmft.metrics import normalize_answer
+from llmft.evaluating.metrics import normalize_answer
 
 KINDS = ("wrong", "wrong", "hedging", "rambling")  # half of the pairs are wrong
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmft.embedded.facts import Fact, load_facts
 from llmft.embedded.wordings import ask, load_wordings
-from llmft.metrics import normalize_answer
+from llmft.evaluating.metrics import normalize_answer
 
 EVAL_SHARE = 0.13
 EVAL_LEAST = 4

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.earlier import stage_adapter
 from llmft.errors import RecipeError
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
+from llmft.saving.earlier import stage_adapter
 from llmft.settings import Quantization
 
 GIB = 2**30

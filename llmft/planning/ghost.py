@@ -9,9 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from llmft import attention, models
+from llmft import models
 from llmft.planning.quantized import quantize
 from llmft.settings import ModelSource
+from llmft.training import attention
 
 
 def ghost_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft import evaluation
 from llmft.api import Prompt
-from llmft.generation import dense_attention
+from llmft.evaluating import evaluation
+from llmft.evaluating.generation import dense_attention
 from llmft.models import max_positions
 from llmft.planning.ledger import CACHE
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from llmft.api import Encoded, EncodedPair, Objective, Prompt, Row, StageResult
-from llmft.counting import count_parameters
-from llmft.earlier import stage_adapter, twin
-from llmft.encoding import IGNORED
 from llmft.errors import LlmftError
-from llmft.pairs import encode_pairs
 from llmft.planning.batches import Chosen, Counts, choose
 from llmft.planning.ghost import Body, NoNumbers, ghost_base, tensors_of
 from llmft.planning.judging import judge
 from llmft.planning.ledger import ADAPTER, EARLIER, MAPPED, WEIGHTS, Ledger
 from llmft.planning.steps import train_steps
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
+from llmft.preparing.counting import count_parameters
+from llmft.preparing.encoding import IGNORED
+from llmft.preparing.pairs import encode_pairs
+from llmft.saving.earlier import stage_adapter, twin
 from llmft.stage import StageRun, token_rows
 
 ROWS_TOKENISED = 20_000

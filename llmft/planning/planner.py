@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft import hub
 from llmft.api import StageRef
-from llmft.counting import count_parameters
 from llmft.deep import check_against_model
-from llmft.earlier import stage_adapter
 from llmft.errors import LlmftError, RecipeError
 from llmft.notify import Trackers
 from llmft.planning.batches import Counts
 from llmft.planning.ghost import NoNumbers
 from llmft.planning.ledger import ADAPTER, OPTIMIZER, Peak
 from llmft.planning.planned import PlannedStage
-from llmft.recipe import Loaded, Recipe, Stage
+from llmft.preparing.counting import count_parameters
+from llmft.reading.recipe import Loaded
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
+from llmft.saving.earlier import stage_adapter
+from llmft.sharing import hub
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple
 
 def saves(stage: Stage, counts: Counts) -> int:
     """Return how many checkpoints a stage writes in all."""
-    from llmft.plan import Plan
+    from llmft.training.plan import Plan
 
     return Plan.of(counts.items, stage.train, 0).saves(stage.train)
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from llmft.api import Objective
-from llmft.optimizer import make_optimizer
 from llmft.planning.ledger import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, Ledger
 from llmft.settings import TrainSettings
+from llmft.training.optimizer import make_optimizer
 
 BLOCK = 256
 """bitsandbytes keeps a scale for so many numbers of an 8-bit state,"""

@@ -14,9 +14,10 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
-from llmft import attention, models
+from llmft import models
 from llmft.settings import ModelSource
 from llmft.testing import measures
+from llmft.training import attention
 
 from .conftest import ARCHITECTURES, quantised, tiny
 

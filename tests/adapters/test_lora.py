@@ -13,7 +13,7 @@ from llmft_adapters.lora_targets import adapted_layers
 from llmft_adapters.qlora import QLora
 from pydantic import ValidationError
 
-from llmft.counting import count_parameters
+from llmft.preparing.counting import count_parameters
 from llmft.testing import measures, tiny_gpt2, tiny_llama
 
 from .conftest import quantised

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from llmft import models
 from llmft.api import Encoded
-from llmft.forward import label_nll
-from llmft.generation import generate
+from llmft.evaluating.generation import generate
 from llmft.settings import ModelSource
 from llmft.testing import measures, tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.training.forward import label_nll
 
 from .conftest import ARCHITECTURES, tiny
 

@@ -9,10 +9,10 @@ import shutil
 import pytest
 import torch
 
-from llmft import checkpoints as module
-from llmft import training_state
-from llmft.checkpoints import Checkpoints, check_space
 from llmft.errors import CheckpointError, EnvironmentFault, StageError
+from llmft.saving import checkpoints as module
+from llmft.saving import training_state
+from llmft.saving.checkpoints import Checkpoints, check_space
 
 IDENTITY = {"train rows": "abc", "number of items": 3}
 

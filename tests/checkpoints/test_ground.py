@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from llmft import locking
-from llmft.edits import EDITS, edits_between
 from llmft.errors import CheckpointError, EnvironmentFault, Interrupted, RecipeError
-from llmft.recipe import Recipe, Stage, load_recipe
+from llmft.reading.recipe import load_recipe
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.resuming import changed_ground, trim_metrics
+from llmft.saving import locking
+from llmft.saving.edits import EDITS, edits_between
+from llmft.saving.resuming import changed_ground, trim_metrics
 from llmft.settings import TrainSettings
-from llmft.signals import leave_on_signal, stop_requests
+from llmft.training.signals import leave_on_signal, stop_requests
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
@@ -78,7 +79,7 @@ def test_an_unchanged_recipe_has_no_edits(load):
 
 @pytest.fixture
 def lock() -> dict:
-    from llmft.lock import lock_of
+    from llmft.saving.lock import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
     return lock_of(17, "embedded:model", [plugin])
@@ -129,7 +130,7 @@ def test_o1_the_second_process_is_told_who_holds_the_folder(tmp_path):
 
 def test_o1_t5_a_kill_frees_the_lock_and_leaves_its_trace(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from llmft import locking\n"
+        "import sys, time; from pathlib import Path; from llmft.saving import locking\n"
         f"with locking.held(Path({str(tmp_path)!r})) as lock:\n"
         "    lock.tell('step 3'); print('held', flush=True); time.sleep(60)"
     )
@@ -175,7 +176,7 @@ def test_t6_even_a_second_signal_waits_for_a_save():
 
 def test_t6_a_second_signal_leaves_at_once():
     program = (
-        "import os, signal; from llmft.signals import stop_requests\n"
+        "import os, signal; from llmft.training.signals import stop_requests\n"
         "with stop_requests():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('stays', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)"

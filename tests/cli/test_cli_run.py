@@ -108,7 +108,7 @@ def test_generate_prints_the_answers(llmft, monkeypatch):
         asked.update(run=run, questions=list(questions), **options)
         return ["Paris"]
 
-    monkeypatch.setitem(sys.modules, "llmft.inference", SimpleNamespace(answer=answer))
+    monkeypatch.setitem(sys.modules, "llmft.evaluating.inference", SimpleNamespace(answer=answer))
     assert llmft("generate", "runs/x", "capital of France?") == (0, "Paris\n", "")
     assert asked == {
         "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None,

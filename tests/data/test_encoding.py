@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, PromptRow, TextRow
-from llmft.encoding import Encoder
 from llmft.errors import DataError
+from llmft.preparing.encoding import Encoder
 from llmft.settings import TrainSettings
 from llmft.testing.models import tiny_tokenizer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmft.commands import shipped
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from llmft.embedded.facts import load_facts
 from llmft.embedded.make_data import SEED, write_data
 from llmft.embedded.remarks import UNWELCOME, WELCOME
 from llmft.embedded.trivia import split
-from llmft.metrics import normalize_answer as normalize
+from llmft.evaluating.metrics import normalize_answer as normalize
 
 DATA = [name for name in available() if name.startswith("data/")]
 

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from llmft import attention, evaluation, generation, metrics
 from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, TextRow
 from llmft.errors import DataError
+from llmft.evaluating import evaluation, generation, metrics
 from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.training import attention
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])

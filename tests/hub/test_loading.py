@@ -102,7 +102,7 @@ def test_a_branch_that_moves_is_written_down_as_what_it_was(filled, monkeypatch,
     import huggingface_hub.constants as constants
     from huggingface_hub import hf_hub_download
 
-    from llmft import hub as ours
+    from llmft.sharing import hub as ours
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert ours._commit("model", "org/tiny", None) is None

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from fake_hub import TOKEN
 
-from llmft import upload
 from llmft.cli import main
 from llmft.errors import LlmftError
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
+from llmft.sharing import upload
 
 
 def tree(folder: Path) -> dict[str, str]:

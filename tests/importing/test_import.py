@@ -18,7 +18,8 @@ from llmft.commands.validate import check
 from llmft.errors import RecipeError
 from llmft.importing.commandline import find_commands
 from llmft.importing.flags import HOMELESS, HOMES, TASKS
-from llmft.recipe import Recipe, Stage, load_recipe
+from llmft.reading.recipe import load_recipe
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 
 COMMANDS = str(Path(__file__).parent / "commands.md")

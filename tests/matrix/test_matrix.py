@@ -12,7 +12,7 @@ import pytest
 
 from llmft.deep import check_against_model
 from llmft.errors import LlmftError
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 

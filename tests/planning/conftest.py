@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmft.earlier import stage_adapter
 from llmft.notify import Trackers
 from llmft.planning.planned import PlannedStage
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
+from llmft.saving.earlier import stage_adapter
 from llmft.stage import StageRun
 from llmft.testing.models import tiny_gpt2, tiny_model_folder
 

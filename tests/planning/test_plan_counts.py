@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from llmft.api import Adapter, AdapterConfig, Field
-from llmft.counting import count_parameters
-from llmft.plan import Plan
 from llmft.planning.ghost import tensors_of
 from llmft.planning.planned import PlannedStage
 from llmft.planning.planner import plan_recipe
+from llmft.preparing.counting import count_parameters
+from llmft.training.plan import Plan
 
 ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt"]
 

@@ -10,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmft.api import PreferenceRow
-from llmft.encoding import Encoder
 from llmft.engine import run_recipe
-from llmft.pairs import encode_pairs
-from llmft.recipe import load_recipe
+from llmft.preparing.encoding import Encoder
+from llmft.preparing.pairs import encode_pairs
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.settings import TrainSettings
 from llmft.testing import measures

@@ -6,13 +6,13 @@ import pytest
 import torch
 from llmft_alignments.pairs import pair_logps, wilson
 
-from llmft import attention
 from llmft.api import Encoded, EncodedPair
-from llmft.encoding import Encoder
 from llmft.errors import DataError
-from llmft.pairs import encode_pairs, prompt_length
+from llmft.preparing.encoding import Encoder
+from llmft.preparing.pairs import encode_pairs, prompt_length
 from llmft.settings import TrainSettings
 from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.training import attention
 
 from .conftest import PAIRS, encoded
 

@@ -194,7 +194,7 @@ def test_dpo_settings_that_cannot_work_together_are_refused(options, said):
 def test_the_quick_recipes_teach_what_is_preferred_and_keep_the_answers(recipe, tmp_path):
     from llmft.commands import shipped
     from llmft.engine import run_recipe
-    from llmft.recipe import load_recipe
+    from llmft.reading.recipe import load_recipe
     from llmft.registry import Registry
 
     registry = Registry.discover()

@@ -9,11 +9,12 @@ import pytest
 import torch
 from llmft_alignments.reward_report import as_markdown, calibration, histograms, measured
 
-from llmft import attention, cli, forward, heads
+from llmft import cli
 from llmft.api import Encoded
-from llmft.earlier import load_stage
 from llmft.registry import Registry
+from llmft.saving.earlier import load_stage
 from llmft.testing.models import VOCABULARY, tiny_gpt2, tiny_llama
+from llmft.training import attention, forward, heads
 
 
 def rows(lengths=(5, 17, 2, 9)):
@@ -73,7 +74,7 @@ def test_the_head_is_saved_and_handed_over_exactly(run, stage):
     report = json.loads((folder / "rewards.json").read_text())
     assert report["metrics"]["accuracy"] == summary.stages["reward"].after["accuracy"]
     scored = cli_json(["score", str(summary.folder), str(pairs_of(summary))])
-    from llmft.data import hold_out
+    from llmft.preparing.data import hold_out
 
     held = hold_out(range(40), 0.2, 17)[1]
     assert [scored[i]["chosen_score"] for i in held] == pytest.approx(report["chosen"], abs=1e-4)

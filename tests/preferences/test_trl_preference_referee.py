@@ -10,8 +10,8 @@ from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
 from llmft_alignments.pairs import pair_logps
 from llmft_alignments.reward import Reward, RewardObjective
 
-from llmft import attention, heads
 from llmft.testing.models import tiny_llama, tiny_tokenizer
+from llmft.training import attention, heads
 
 from .conftest import PAIRS, encoded
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmft.errors import EnvironmentFault, LlmftError, RecipeError
 from llmft.reading import checks
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 
 
 def only(found, code: str):

@@ -21,7 +21,7 @@ import llmft
 from llmft.commands.codes import CODES
 from llmft.commands.render import render_faults
 from llmft.errors import Fault, LlmftError, Place
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 
 TEN = """\
 recipe: 1

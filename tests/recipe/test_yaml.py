@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.errors import LlmftError, RecipeError
+from llmft.reading.recipe import load_recipe
 from llmft.reading.scalar import scalar
 from llmft.reading.yamlfile import parse
-from llmft.recipe import load_recipe
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_r7_bombs_take_little_time_and_memory(tmp_path: Path) -> None:
         import resource, sys, time
         from fakes import FakeRegistry
         from llmft.errors import LlmftError
-        from llmft.recipe import load_recipe
+        from llmft.reading.recipe import load_recipe
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for path in sys.argv[1:]:
             start = time.process_time()

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmft.engine import run_recipe
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.testing.models import tiny_model_folder
 

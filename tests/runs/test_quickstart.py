@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llmft.commands import shipped
 from llmft.engine import run_recipe
-from llmft.inference import answer
-from llmft.recipe import load_recipe
+from llmft.evaluating.inference import answer
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llmft.errors import LlmftError
-from llmft.inference import answer
-from llmft.recipe import load_recipe
+from llmft.evaluating.inference import answer
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
 

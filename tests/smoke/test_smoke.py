@@ -11,7 +11,7 @@ from llmft.cli import main
 from llmft.commands import shipped
 from llmft.errors import LlmftError
 from llmft.families import FAMILIES, family_of
-from llmft.recipe import load_recipe
+from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.smoke import smoke_recipe
 from llmft.testing.models import tiny_gpt2, tiny_model_folder, tiny_tokenizer

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmft import attention, forward
 from llmft.api import Encoded
 from llmft.testing.models import VOCABULARY, tiny_gpt2, tiny_llama
+from llmft.training import attention, forward
 
 
 def rows(seed: int = 0, lengths: tuple[int, ...] = (5, 17, 2, 9)) -> list[Encoded]:

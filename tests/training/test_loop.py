@@ -67,7 +67,7 @@ def test_epochs_differ_in_order_and_half_an_epoch_is_half_the_steps():
 def test_the_loss_that_is_reported_is_the_loss_that_was_taken():
     model = tiny_llama()
     rows = items(4)
-    from llmft.forward import label_nll
+    from llmft.training.forward import label_nll
 
     with torch.no_grad():
         expected = float(label_nll(model, rows).nll_N.mean())

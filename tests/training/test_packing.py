@@ -8,10 +8,10 @@ import pytest
 import torch
 from llmft_alignments.sft import CompletionLoss
 
-from llmft import attention
 from llmft.api import Encoded
-from llmft.packing import PackedObjective, pack
+from llmft.preparing.packing import PackedObjective, pack
 from llmft.testing.models import tiny_llama
+from llmft.training import attention
 
 
 def rows(lengths):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from llmft_alignments.sft import CompletionLoss
 
-from llmft import attention
 from llmft.api import CompletionRow
-from llmft.encoding import Encoder
+from llmft.preparing.encoding import Encoder
 from llmft.settings import TrainSettings
 from llmft.testing.models import tiny_llama, tiny_tokenizer
+from llmft.training import attention
 
 ROWS = [
     {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
-from llmft.encoding import Encoder, EncodingReport
 from llmft.errors import DataError
+from llmft.preparing.encoding import Encoder, EncodingReport
 from llmft.settings import TrainSettings
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmft.api import Encoded
-from llmft.forward import last_hidden
+from llmft.training.forward import last_hidden
 
 NAME = "score"  # as in transformers' sequence classifiers
 FILE = "head.safetensors"

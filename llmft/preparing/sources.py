@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from llmft.api import Dataset, DatasetConfig
+from llmft.preparing.tables import read_records
 from llmft.settings import Line
-from llmft.tables import read_records
 
 
 class TableConfig(DatasetConfig):

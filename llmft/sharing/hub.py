@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmft.model_card import is_hub_id
 from llmft.recipe import Recipe
+from llmft.sharing.model_card import is_hub_id
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")

@@ -12,9 +12,10 @@ from typing import Any
 
 from llmft import fsio
 from llmft.errors import EnvironmentFault
-from llmft.recipe import Loaded, Recipe
+from llmft.reading.recipe import Loaded
+from llmft.recipe import Recipe
 from llmft.registry import Registry
-from llmft.resuming import Earlier, changed_ground
+from llmft.saving.resuming import Earlier, changed_ground
 
 LOCK, RUN = "lock.json", "run.json"
 
@@ -111,7 +112,7 @@ def _write_recipe(folder: Path, loaded: Loaded) -> None:
 
 
 def _ground(recipe: Recipe, registry: Registry) -> dict[str, Any]:
-    from llmft.lock import lock_of
+    from llmft.saving.lock import lock_of
 
     lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))
     return {**lock, "rows_sha256": {}}

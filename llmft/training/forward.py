@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from llmft import attention
 from llmft.api import Encoded
-from llmft.frozen_head import frozen_head_nll, is_frozen
+from llmft.training import attention
+from llmft.training.frozen_head import frozen_head_nll, is_frozen
 
 # Logits held at once, in numbers: 2**25 float32 are 128 MiB.
 LOGITS_AT_ONCE = 2**25

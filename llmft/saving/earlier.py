@@ -9,7 +9,8 @@ from typing import Any
 from llmft import artifacts
 from llmft.api import Adapter
 from llmft.errors import CheckpointError
-from llmft.recipe import Recipe, Stage, load_recipe
+from llmft.reading.recipe import load_recipe
+from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 
 

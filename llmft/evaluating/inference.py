@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmft import artifacts, models
-from llmft.earlier import load_options, stage_adapter
-from llmft.encoding import Encoder
 from llmft.errors import CheckpointError
+from llmft.preparing.encoding import Encoder
 from llmft.quiet import before_upstream
-from llmft.recipe import Recipe, load_recipe
+from llmft.reading.recipe import load_recipe
+from llmft.recipe import Recipe
 from llmft.registry import Registry
+from llmft.saving.earlier import load_options, stage_adapter
 from llmft.stage import device
 
 
@@ -38,7 +39,7 @@ def answer(
 
     stage: default: the last finished one. with_adapter: False asks the base model alone.
     """
-    from llmft.generation import generate
+    from llmft.evaluating.generation import generate
 
     before_upstream()
     recipe = load_run(run, registry)

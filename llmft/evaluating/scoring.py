@@ -9,15 +9,15 @@ from typing import Any
 
 from llmft import artifacts, models
 from llmft.api import CompletionRow, Dataset, Encoded, TextRow
-from llmft.earlier import load_stage, stage_adapter
-from llmft.encoding import Encoder
 from llmft.errors import CheckpointError, DataError
-from llmft.inference import load_run
-from llmft.pairs import cut_at_start
+from llmft.evaluating.inference import load_run
+from llmft.preparing.encoding import Encoder
+from llmft.preparing.pairs import cut_at_start
+from llmft.preparing.tables import read_file
 from llmft.registry import Registry
+from llmft.saving.earlier import load_stage, stage_adapter
 from llmft.settings import TrainSettings
 from llmft.stage import device
-from llmft.tables import read_file
 
 BATCH = 16
 REWARD_MODEL = "reward_model"
@@ -36,7 +36,7 @@ def score_file(
     """
     import torch
 
-    from llmft.heads import rewards
+    from llmft.training.heads import rewards
 
     recipe = load_run(run, registry)
     folder = reward_stage(run, stage)

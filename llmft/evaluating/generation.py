@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from llmft import attention
-from llmft.encoding import end_of_text
 from llmft.models import max_positions
+from llmft.preparing.encoding import end_of_text
+from llmft.training import attention
 
 
 def generate(

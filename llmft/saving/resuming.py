@@ -10,10 +10,10 @@ from typing import Any
 
 from llmft import artifacts, fsio
 from llmft.api import StageResult
-from llmft.edits import Edit, edits_between
 from llmft.errors import CheckpointError, Fault
-from llmft.recipe import Loaded, load_recipe
+from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
+from llmft.saving.edits import Edit, edits_between
 
 
 @dataclass(frozen=True)

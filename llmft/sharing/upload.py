@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmft import artifacts, fsio
-from llmft.earlier import stage_adapter
 from llmft.errors import EnvironmentFault, LlmftError
-from llmft.model_card import card, public_base, shareable, without_secrets
 from llmft.quiet import before_upstream
 from llmft.recipe import Recipe
 from llmft.registry import Registry
+from llmft.saving.earlier import stage_adapter
 from llmft.settings import PushToHub
+from llmft.sharing.model_card import card, public_base, shareable, without_secrets
 
 log = logging.getLogger("llmft")
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from llmft.api import (
     Row,
 )
 from llmft.errors import DataError
-from llmft.forward import label_nll
+from llmft.training.forward import label_nll
 
 LOSS_METRICS = ("loss", "perplexity")
 

@@ -1,0 +1,1 @@
+"""How a model is judged and used: answers generated, metrics, scores."""

@@ -1,0 +1,90 @@
+"""A recipe's file, read and checked as a whole before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llmft.errors import EnvironmentFault, Fault, LlmftError, PluginError, RecipeError
+from llmft.reading.blocks import Methods, find_blocks, validated
+from llmft.reading.checks import check_recipe
+from llmft.reading.overrides import apply_overrides
+from llmft.reading.secret import masked, masked_source, refuse_secrets
+from llmft.reading.textfile import read_text
+from llmft.reading.tree import KeyPath, Tree, dotted, visible
+from llmft.reading.yamlfile import parse
+from llmft.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A recipe that passed every check, with what it was read from.
+
+    text: the file as given. overrides: the `--set` values, as given. smoke: a tiny random model
+    stands in for the recipe's, so that the scores mean nothing.
+    """
+
+    recipe: Recipe
+    path: str
+    text: str
+    overrides: tuple[str, ...]
+    tree: Tree
+    smoke: bool = False
+
+    def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
+        """Return a fault at a key of this recipe, for what is found out later."""
+        return Fault(code, what, fix, dotted(path), self.tree.place(path))
+
+
+def load_recipe(
+    path: str | os.PathLike[str], registry: Methods, overrides: Sequence[str] = ()
+) -> Loaded:
+    """Return the recipe in a file, checked as a whole; imports nothing heavy.
+
+    Raises one LlmftError with every fault that was found, each with its place: PluginError where
+    only plugins are at fault, EnvironmentFault where only packages are missing, else RecipeError.
+    """
+    try:
+        tree = parse(read_text(path), visible(os.fspath(path)))
+    except RecipeError as error:
+        raise RecipeError.of([_masked(fault, ()) for fault in error.faults]) from error.__cause__
+    apply_overrides(tree, overrides)
+    tree.data.setdefault("trackers", [{"method": "console"}, {"method": "jsonl"}])
+    secrets = refuse_secrets(tree)
+    blocks = find_blocks(tree, Recipe, registry)
+    recipe = validated(blocks, Recipe)
+    if recipe is not None:
+        check_recipe(recipe, blocks)
+        _check_push(recipe, tree)
+    if tree.faults or recipe is None:
+        raise _error([_masked(fault, secrets) for fault in tree.sorted_faults()])
+    return Loaded(recipe, os.fspath(path), tree.text, tuple(overrides), tree)
+
+
+def _check_push(recipe: Recipe, tree: Tree) -> None:
+    names = [stage.name for stage in recipe.stages]
+    if recipe.push_to_hub and recipe.push_to_hub.stage not in ("last", *names):
+        what = f"no stage is called '{recipe.push_to_hub.stage}' (have: {', '.join(names)})"
+        tree.report("E030", ("push_to_hub", "stage"), what, "write one of these, or last")
+
+
+def _error(faults: list[Fault]) -> LlmftError:
+    """Return the error whose exit code says who is to act."""
+    kinds = {fault.code[:2] for fault in faults}
+    if kinds == {"E5"}:
+        return PluginError.of(faults)
+    return EnvironmentFault.of(faults) if kinds == {"E2"} else RecipeError.of(faults)
+
+
+def _masked(fault: Fault, secrets: tuple[str, ...]) -> Fault:
+    place = fault.place
+    if place is not None:
+        place = replace(place, source=masked_source(place.source, secrets))
+    return replace(
+        fault,
+        what=masked(fault.what, secrets),
+        fix=masked(fault.fix, secrets),
+        path=masked(fault.path, secrets),
+        place=place,
+    )
