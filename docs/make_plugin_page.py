@@ -13,14 +13,16 @@ PAGE = """\
 A method of your own is a pip-installable package. Nothing in llmft has to be changed, and the
 methods that llmft brings along enter by the same door.
 
-There are four kinds, each a class to derive from in `llmft.api`:
+There are six kinds, each a class to derive from in `llmft.api`:
 
 | kind | the class says | entry point group |
 |---|---|---|
 | `Adapter` | what is trained: `attach`, `save`, `load`, `disabled` | `llmft.adapters` |
 | `Alignment` | what is optimised: `rows`, `produces`, `train` | `llmft.alignments` |
+| `Task` | what is made where nothing is trained: `rows`, `produces`, `run` | `llmft.tasks` |
+| `RewardFunction` | a rule that scores an answer: `score` | `llmft.rewards` |
 | `Dataset` | how raw records become rows: `records`, `row`, `metrics` | `llmft.datasets` |
-| `Tracker` | who is told | `llmft.trackers` |
+| `Tracker` | who is told; `contacts` names the host that it talks to | `llmft.trackers` |
 
 A plugin in the group `llmft.plugins` may wrap `llmft_run_stage`, to time, cache or retry a stage;
 it acts only in recipes that name it under `plugins:`.

@@ -25,6 +25,8 @@ A recipe is YAML 1.2: `2e-4` is a number, `no` is a word, unknown and duplicate 
 KIND_TITLES = {
     "adapter": ("Adapters", "`stages[].adapter`: what is trained."),
     "alignment": ("Alignments", "`stages[].alignment`: what is optimised."),
+    "task": ("Tasks", "`stages[].task`: what is made, where nothing is trained."),
+    "reward": ("Reward functions", "a rule that scores answers, such as `alignment.reward`."),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
     "tracker": ("Trackers", "`trackers[]`: who is told."),
 }
@@ -39,7 +41,8 @@ def page() -> str:
     """Return the reference: the recipe's own blocks, then every method that comes with llmft."""
     parts = [HEAD, "## The recipe\n", table(own_fields(Recipe))]
     parts += ["## A stage: `stages[]`\n", table(own_fields(Stage))]
-    blocks = {"model": Recipe, "push_to_hub": Recipe, "train": Stage, "evaluate": Stage}
+    blocks = dict.fromkeys(("model", "push_to_hub", "repeat"), Recipe)
+    blocks |= dict.fromkeys(("train", "evaluate"), Stage)
     for name, owner in blocks.items():
         rows = [row for row in fields(owner) if row.key.startswith(f"{name}.")]
         where = name if owner is Recipe else f"stages[].{name}"

@@ -1,9 +1,10 @@
 """The public contract: what a plugin author derives from. Imports no torch.
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
-`llmft.alignments`, `llmft.datasets`, `llmft.trackers` (the entry point's name is the method's) or
-`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
-kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
+`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.trackers` (the entry
+point's name is the method's) or `llmft.plugins`, whose hooks return classes derived from the ones
+below. See `llmft.testing` for the kit that checks a method against its contract, and
+`llmft.toolkit` for building blocks.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import pluggy
 from pydantic import Field
 
+from llmft.context import Objective, OnlineObjective, Sampling, StageContext
 from llmft.errors import (
     DataError,
     EnvironmentFault,
@@ -26,13 +27,25 @@ from llmft.errors import (
     PluginError,
     RecipeError,
     StageError,
+    WaitsForPeople,
 )
 from llmft.events import Progress, RunInfo, StageInfo, StageResult
+from llmft.method_settings import (
+    AdapterConfig,
+    AlignmentConfig,
+    DatasetConfig,
+    RewardConfig,
+    StageRef,
+    TaskConfig,
+    TrackerConfig,
+)
 from llmft.rows import (
+    Answer,
     ChatRow,
     CompletionRow,
     Encoded,
     EncodedPair,
+    EncodedPrompt,
     Message,
     PreferenceRow,
     Prompt,
@@ -44,138 +57,23 @@ from llmft.rows import (
 from llmft.settings import Line, ModelSource, Settings, Share, TrainSettings
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = [
-    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "ChatRow", "CompletionRow",
-    "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair", "EnvironmentFault", "Field",
-    "LeftOutRow", "Line", "LlmftError",
-    "Message", "Metric", "ModelSource", "Objective", "PluginError", "PreferenceRow", "Progress",
-    "Prompt", "PromptRow", "RecipeError", "Refusal", "Row", "RowKind", "RunInfo", "Settings",
-    "Share", "StageContext", "StageError",
-    "StageInfo", "StageRef", "StageResult", "TextRow", "Tracker", "TrackerConfig", "TrainSettings",
-    "hookimpl",
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
+    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
+    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
+    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
+    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
+    "Row", "RowKind", "RunInfo", "Sampling", "Settings", "Share", "StageContext", "StageError",
+    "StageInfo", "StageRef", "StageResult", "Task", "TaskConfig", "TextRow", "Tracker",
+    "TrackerConfig", "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
 hookimpl = pluggy.HookimplMarker("llmft")
 
-# --- configs: the blocks of a recipe ---------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StageRef:
-    """Marks a Config field that names an earlier stage, and what that stage must produce.
-
-    `reward_model: Annotated[str, StageRef("reward_model")]`
-    """
-
-    produces: str
-
-
-class AdapterConfig(Settings):
-    """Base of every adapter's settings."""
-
-    method: Line = Field(description="which adapter method")
-
-
-class AlignmentConfig(Settings):
-    """Base of every alignment's settings."""
-
-    method: Line = Field(description="which alignment method")
-
-
-class DatasetConfig(Settings):
-    """Base of every data set's settings."""
-
-    method: Line = Field(description="which dataset method")
-    split: Line = Field("train", description="the split to train on")
-    limit: int | None = Field(
-        None, ge=1, le=10_000_000_000, description="use the first so many rows of the split"
-    )
-    on_bad_row: Literal["fail", "skip"] = Field(
-        "fail", description="stop at a row that cannot be used, or skip it and count it"
-    )
-    max_bad_rows: Share = Field(
-        1.0, description="stop where more than this share of the rows is skipped"
-    )
-
-
-class TrackerConfig(Settings):
-    """Base of every tracker's settings."""
-
-    method: Line = Field(description="which tracker method")
-
-
-# --- what a stage may use -----------------------------------------------------------------------
-
-
-class Objective(Protocol):
-    """What an alignment gives the training loop: rows and the loss of a batch of them."""
-
-    def weight(self, batch: Sequence[Any]) -> float:
-        """Return by what the summed loss is divided: label tokens, or pairs."""
-
-    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
-        """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums."""
-
-
-class StageContext(Protocol):
-    """What a running stage may use. Heavy parts are made when first asked for."""
-
-    name: str
-    seed: int
-    folder: Path
-    train: TrainSettings
-
-    @property
-    def model(self) -> Any:
-        """The base model with the stage's adapter attached, ready to train."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-
-    def rows(self) -> Sequence[Row]:
-        """The training rows, as the stage's data set gives them."""
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
-
-    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
-        """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
-
-    @property
-    def shares_prompts(self) -> bool:
-        """Whether `label_nll` may compute a prompt once for two answers (`shared`)."""
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Tell how far a phase of the method's own has come; give control back soon."""
-
-    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
-        """Score the adapter, train it on the items with the one training loop, score it again."""
-
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily with the model as it is now."""
-
-    def held_out(self) -> Sequence[Row]:
-        """The rows the stage is judged on; empty where the recipe does not evaluate."""
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """A context in which `model` answers as the reference does, before training starts.
-
-        Where the stage starts from an earlier one, that is the adapter as it is then; else the
-        base with the adapter off.
-        """
-
-    def load_stage(self, name: str) -> Any:
-        """A second model that shares this one's base weights, with an earlier stage's adapter.
-
-        It holds what that stage's alignment added (a reward model's head), and is frozen.
-        """
-
-
-# --- the four kinds --------------------------------------------------------------------------
+# --- the kinds -------------------------------------------------------------------------------
 
 C = TypeVar("C", bound=Settings)
 
@@ -260,7 +158,16 @@ class Adapter(_Kind[C]):
         raise NotImplementedError(f"'{self.method}' cannot be merged")
 
 
-class Alignment(_Kind[C]):
+class _Work(_Kind[C]):
+    def small(self) -> Mapping[str, Any]:
+        """Return settings that keep `llmft run --smoke` quick, such as shorter answers.
+
+        Its model is tiny and random, and nobody is there to be asked.
+        """
+        return {}
+
+
+class Alignment(_Work[C]):
     """What is optimised: which rows are read, what loss they give, what comes out."""
 
     rows: ClassVar[tuple[RowKind, ...]]
@@ -285,6 +192,30 @@ class Alignment(_Kind[C]):
         """Add to the model what `save` wrote."""
 
 
+class Task(_Work[C]):
+    """A stage's work that trains nothing: it reads rows or an earlier stage, and writes a file.
+
+    The file is `rows.jsonl` in the stage's folder. The stage's model is that of the stage named in
+    `start_from`, frozen, or the base.
+    """
+
+    rows: ClassVar[tuple[RowKind, ...]] = ()
+    """The kinds of rows it reads; empty: the stage has no data block."""
+    produces: ClassVar[str]
+
+    @abstractmethod
+    def run(self, context: StageContext) -> StageResult:
+        """Write the stage's rows, and return what was made."""
+
+
+class RewardFunction(_Kind[C]):
+    """A rule that scores an answer; higher is better."""
+
+    @abstractmethod
+    def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
+        """Return the reward of a completion. answers: the right ones, where they are known."""
+
+
 Metric = Callable[[str, Sequence[str]], float]
 
 
@@ -297,6 +228,8 @@ class Dataset(_Kind[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     held_out_split: ClassVar[str] = "validation"
     metrics: ClassVar[Mapping[str, Metric]] = {}
+    earlier: Mapping[str, Path] = {}
+    """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
 
     @abstractmethod
     def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -327,6 +260,10 @@ class Dataset(_Kind[C]):
 
 class Tracker(_Kind[C]):
     """Who is told. A tracker that fails is reported once and dropped; it never ends a run."""
+
+    contacts: str = ""
+    """The network host that it talks to under these settings, which `plan` and `run` show; '' where
+    it talks to none."""
 
     def run_started(self, run: RunInfo) -> None:
         """Hear that a run begins."""

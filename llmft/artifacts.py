@@ -14,6 +14,7 @@ from llmft.errors import CheckpointError, StageError
 
 ADAPTER = "adapter"
 RESULT = "result.json"
+ROWS = "rows.jsonl"
 
 
 def save_stage(
@@ -22,22 +23,47 @@ def save_stage(
     made_by: Iterable[Adapter[Any] | Alignment[Any]],
     model: Any,
     result: StageResult,
+    identity: str = "",
 ) -> None:
     """Write what a stage trained, then its result; the result says that the stage is finished.
 
-    made_by: the adapter and the alignment; each writes its own part into one folder.
+    made_by: the adapter and the alignment; each writes its own part into one folder. None for a
+    task, which has written its rows itself. identity: the hash of what the stage was made from.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
     """
+    if makers := tuple(made_by):
+        _save_adapter(folder / ADAPTER, run_id, makers, model)
+    made = {"run_id": run_id, "identity": identity, **asdict(result)}
+    if (folder / ROWS).is_file():
+        made["rows_sha256"] = fsio.sha256(folder / ROWS)
+    fsio.write_json(folder / RESULT, made)
+
+
+def _save_adapter(
+    folder: Path, run_id: str, makers: Iterable[Adapter[Any] | Alignment[Any]], model: Any
+) -> None:
     import torch
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
-    with fsio.staged_folder(folder / ADAPTER, run_id) as staged:
-        for method in made_by:
+    with fsio.staged_folder(folder, run_id) as staged:
+        for method in makers:
             method.save(model, staged)
-    fsio.write_json(folder / RESULT, {"run_id": run_id, **asdict(result)})
+
+
+def verify_stage(folder: Path) -> None:
+    """Raise CheckpointError unless what a finished stage made is there as it was written."""
+    wanted = json.loads((folder / RESULT).read_text("utf-8")).get("rows_sha256")
+    if wanted is None:
+        fsio.verify_folder(folder / ADAPTER)
+        return
+    rows = folder / ROWS
+    if not (rows.is_file() and fsio.sha256(rows) == wanted):
+        raise CheckpointError(
+            "E401", f"'{rows}' is not what the stage wrote", fix="run the stage again with --from"
+        )
 
 
 def stage_folder(run: Path, stage: str | None) -> Path:

@@ -11,6 +11,7 @@ from llmft.reading.recipe import Loaded
 from llmft.registry import Registry
 from llmft.saving.earlier import stage_adapter
 from llmft.settings import ModelSource
+from llmft.startup import without_collecting
 
 
 def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
@@ -19,17 +20,20 @@ def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
     return source.attn_implementation == "auto" and attention.supports(type(model), model.config)
 
 
+@without_collecting()
 def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
     """Return the faults of a recipe that show on its model's modules and sizes.
 
     Raises EnvironmentFault or TrustError where the model's configuration cannot be read.
     """
     before_upstream()
-    recipe = loaded.recipe
+    recipe = loaded.written  # later rounds have the same settings
     model = models.empty_base(recipe.model)
     positions = models.max_positions(model.config)
     faults = []
     for number, stage in enumerate(recipe.stages):
+        if stage.task is not None:
+            continue
         asked = stage.train.max_length
         virtual = stage_adapter(recipe, stage, registry).virtual_tokens()
         if asked and positions and asked > positions - virtual:

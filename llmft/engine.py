@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llmft import fsio
-from llmft.api import RunInfo, StageResult, hookimpl
+from llmft.api import RunInfo, StageResult, Task, hookimpl
 from llmft.deep import check_against_model
-from llmft.errors import Interrupted, RecipeError
+from llmft.errors import Interrupted, RecipeError, WaitsForPeople
 from llmft.notify import Trackers
+from llmft.preparing.data import check_rows
 from llmft.quiet import captured_output
 from llmft.reading.recipe import Loaded
+from llmft.reading.references import stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving import locking, resuming, run_folder
+from llmft.saving import identity, locking, resuming, run_folder
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
-from llmft.saving.earlier import stage_adapter
+from llmft.saving.earlier import stage_adapter, stage_dataset, stage_work
 from llmft.saving.locking import Lock
 from llmft.saving.resuming import Earlier
-from llmft.sharing import hub, upload
+from llmft.sharing import commits, hub, upload
 from llmft.stage import StageRun
 from llmft.training.signals import leave_on_signal
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a recipe runs. first: this stage and those after it, finished or not.
+
+    last: nothing after this stage. None: from where the run stopped, and to its end.
+    """
+
+    first: str | None = None
+    last: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,36 +53,49 @@ class Summary:
     already_finished: bool = False
 
 
-def run_recipe(loaded: Loaded, registry: Registry) -> Summary:
-    """Run every stage of a recipe, and return what was made and where it was written.
+WHOLE = Part()
+
+
+def run_recipe(loaded: Loaded, registry: Registry, part: Part = WHOLE) -> Summary:
+    """Run the stages of a recipe, and return what was made and where it was written.
 
     Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
     """
+    commits.begin()
     _refuse_misfits(loaded, registry)
-    return _run(loaded, registry, run_folder.new_run_folder(loaded.recipe))
+    return _run(loaded, registry, run_folder.new_run_folder(loaded.recipe), part)
 
 
-def resume_recipe(loaded: Loaded, registry: Registry, folder: Path | None = None) -> Summary:
+def resume_recipe(
+    loaded: Loaded, registry: Registry, folder: Path | None = None, part: Part = WHOLE
+) -> Summary:
     """Go on with a run where it stopped; a finished one is not touched.
+
+    A finished stage is not run again, unless what it was made from has changed: its settings, its
+    rows, or a stage it reads. What it made before is kept in the run's folder `replaced`.
 
     folder: the run's; default: the newest unfinished run of the recipe's name.
     Raises CheckpointError where the recipe, the data or the model is not what the run began with.
     """
     folder = folder.resolve() if folder else resuming.newest_run(loaded)
+    commits.begin_as_in(folder)
     earlier = resuming.examine(loaded, folder, registry)
-    if earlier.finished:
+    if earlier.finished and part.first is None:
         return Summary(folder.name, folder, 0.0, earlier.results, already_finished=True)
     _refuse_misfits(loaded, registry)
-    return _run(loaded, registry, folder, earlier)
+    return _run(loaded, registry, folder, part, earlier)
 
 
 def _refuse_misfits(loaded: Loaded, registry: Registry) -> None:
     if faults := check_against_model(loaded, registry):
         raise RecipeError.of(faults)
+    for stage in loaded.written.stages[1:]:  # a wrong path shall not end a night half-way
+        if stage.data and not stage_references(stage.data):
+            check_rows(stage_dataset(loaded.written, stage, registry, None), stage)
 
 
 def _run(
-    loaded: Loaded, registry: Registry, folder: Path, earlier: Earlier | None = None
+    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: Earlier | None = None
 ) -> Summary:
     """Run the stages that are not finished, alone in the folder, and tell how it ends."""
     started = time.monotonic()
@@ -76,17 +105,25 @@ def _run(
     with locking.held(folder) as lock, captured_output(folder / "log.txt"):
         try:
             with leave_on_signal():
-                results = _run_stages(loaded, registry, folder, trackers, lock, earlier)
+                results = _run_stages(loaded, registry, folder, trackers, lock, part, earlier)
         except BaseException as error:
             error.run_folder = folder  # type: ignore[attr-defined]  # where a crash report goes
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            state = "waits for people" if isinstance(error, WaitsForPeople) else state
             trackers.run_finished({"run_id": folder.name, "folder": str(folder), "status": state})
             if isinstance(error, Interrupted):
                 raise _saying_how_to_go_on(error, loaded, folder) from None
+            if isinstance(error, WaitsForPeople):
+                raise _saying_who_is_waited_for(error, loaded, folder) from None
             raise
-        upload.push_after_run(loaded.recipe, folder, registry, trackers.note)
         seconds = time.monotonic() - started
-        trackers.run_finished({"run_id": folder.name, "folder": str(folder), "seconds": seconds})
+        ended: dict[str, Any] = {"run_id": folder.name, "folder": str(folder), "seconds": seconds}
+        ended["stages"] = {name: asdict(result) for name, result in results.items()}
+        if len(results) == len(loaded.recipe.stages):
+            upload.push_after_run(loaded.recipe, folder, registry, trackers.note)
+        else:
+            ended["status"] = f"stopped after '{part.last}', as asked"
+        trackers.run_finished(ended)
     return Summary(folder.name, folder, seconds, results)
 
 
@@ -96,6 +133,7 @@ def _run_stages(
     folder: Path,
     trackers: Trackers,
     lock: Lock,
+    part: Part,
     earlier: Earlier | None,
 ) -> dict[str, StageResult]:
     """Run the stages one after another, each through the one dispatch point."""
@@ -110,14 +148,29 @@ def _run_stages(
             ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
         else:
             ground, notes = run_folder.write_inputs(folder, loaded, registry), []
-        for note in [*notes, *hub.remarks(recipe)]:
+        for note in [*notes, *hub.remarks(recipe), *trackers.contacts()]:
             trackers.note(note)
-        results: dict[str, StageResult] = dict(earlier.results) if earlier else {}
+        finished = dict(earlier.results) if earlier else {}
+        results: dict[str, StageResult] = {}
+        again = False
         for stage in recipe.stages:
-            if stage.name in results:
-                trackers.note(f"{stage.name}: finished already")
-                continue
+            again = again or stage.name == part.first
             context = _context(recipe, stage, folder, registry, trackers, lock)
+            context.identity = identity.identity(recipe, stage, ground, folder, context.digests)
+            if (seen := hub.commits(recipe)) != ground.get("hub", []):
+                ground["hub"] = seen  # what a resumed run loads again
+                fsio.write_json(folder / "lock.json", ground)
+            if stage.name in finished:
+                if not again and identity.recorded(folder, stage.name) == context.identity:
+                    trackers.note(f"{stage.name}: finished already")
+                    results[stage.name] = finished[stage.name]
+                    if stage.name == part.last:
+                        break
+                    continue
+                kept = identity.set_aside(folder, stage.name)
+                why = "as asked" if again else "as what it is made from has changed"
+                trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
+            _prepare(context, trackers)
             result: StageResult = manager.hook.llmft_run_stage(stage=stage, context=context)
             ground["rows_sha256"][stage.name] = context.digests
             ground["hub"] = hub.commits(recipe)
@@ -126,6 +179,8 @@ def _run_stages(
             results[stage.name] = result
             told = {"folder": str(context.folder), "samples": context.samples, **asdict(result)}
             trackers.stage_finished(stage.name, told)
+            if stage.name == part.last:
+                break
     finally:
         manager.unregister(engine)
     return results
@@ -136,31 +191,50 @@ class Engine:
 
     @hookimpl(trylast=True)
     def llmft_run_stage(self, stage: Stage, context: StageRun) -> StageResult:
-        """Let the stage's alignment train."""
-        return context.alignment.train(context)
+        """Let the stage's alignment train, or its task run."""
+        if isinstance(context.work, Task):
+            return context.work.run(context)
+        return context.work.train(context)
 
 
 def _context(
     recipe: Recipe, stage: Stage, folder: Path, registry: Registry, trackers: Trackers, lock: Lock
 ) -> StageRun:
-    place = folder / "stages" / stage.name
-    if place.is_dir():
-        resuming.clear_unfinished(place)
-        if not any(place.glob(f"{CHECKPOINTS}/step-*")):
-            trackers.note(f"{stage.name}: no checkpoint was saved, so it starts again")
-    with fsio.disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
     return StageRun(
         recipe,
         stage,
-        folder=place,
+        folder=folder / "stages" / stage.name,
         adapter=stage_adapter(recipe, stage, registry),
-        alignment=registry.method("alignment", stage.alignment.method)(stage.alignment),
-        dataset=registry.method("dataset", stage.data.method)(stage.data),
+        work=stage_work(stage, registry),
+        dataset=stage_dataset(recipe, stage, registry, folder),
         registry=registry,
         trackers=trackers,
         tell=lock.tell,
     )
+
+
+def _prepare(context: StageRun, trackers: Trackers) -> None:
+    """Make the stage's folder, or clear what a kill left half-published in it."""
+    place = context.folder
+    if place.is_dir():
+        resuming.clear_unfinished(place)
+        trained = not isinstance(context.work, Task)
+        if trained and not any(place.glob(f"{CHECKPOINTS}/step-*")):
+            trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
+    with fsio.disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+
+
+def _saying_who_is_waited_for(
+    error: WaitsForPeople, loaded: Loaded, folder: Path
+) -> WaitsForPeople:
+    """Return the error with what to type, which is written down for `llmft rank` too."""
+    command = run_folder.resume_command(loaded, folder)
+    for waiting in folder.glob("stages/*/waiting.json"):
+        facts = json.loads(waiting.read_text("utf-8"))
+        fsio.write_json(waiting, {**facts, "resume": command})
+    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
+    return WaitsForPeople(error.faults[0].what, fix=fix)
 
 
 def _saying_how_to_go_on(error: Interrupted, loaded: Loaded, folder: Path) -> Interrupted:

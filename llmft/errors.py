@@ -134,6 +134,15 @@ class TrustError(LlmftError):
     exit_code = 8
 
 
+class WaitsForPeople(LlmftError):
+    """The run cannot go on before people have done their part; nothing is wrong."""
+
+    exit_code = 9
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__("E305", what, fix=fix)
+
+
 class Interrupted(LlmftError):
     """The run was asked to stop by a signal and did so at the end of a step."""
 

@@ -29,8 +29,11 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the file system's refusals into one error that names the path and the free space."""
+def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn the file system's refusals into one error that names the path and the free space.
+
+    needed: how many bytes are to be written, where that is known.
+    """
     try:
         yield
     except Exception as error:
@@ -38,7 +41,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number in _DISK_ERRORS:
             raise EnvironmentFault(
                 "E202",
-                f"cannot write '{path}': {os.strerror(number).lower()} ({_free(path)})",
+                f"cannot write '{path}': {os.strerror(number).lower()}"
+                f" ({f'{needed:,} bytes needed, ' if needed else ''}{_free(path)})",
                 fix="free some space, or give another --output-dir; nothing written was lost",
             ) from error
         if number in (errno.EACCES, errno.EPERM):
@@ -79,7 +83,7 @@ def make_private_folder(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole: staged beside the target, synced, renamed."""
-    with disk_errors(path):
+    with disk_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f"{STAGING}{path.name}-")
         try:
@@ -120,11 +124,42 @@ def write_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which may be missing; return when it is on disk, newline and all.
+
+    Where that fails, the file is cut back to what it was.
+    """
+    with disk_errors(path):
+        new = not path.exists()
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            try:
+                _write_all(handle, line.encode() + b"\n")
+                os.fsync(handle)
+            except BaseException:
+                os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+        if new:
+            sync_folder(path.parent)
+
+
+def cut_half_line(path: Path) -> None:
+    """Cut off what stands after the last newline: the rest of a write that a kill ended."""
+    with disk_errors(path):
+        size = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, size)
+        _sync_file(path)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, in place: for a file inside a folder that is staged."""
     from safetensors.torch import save_file
 
-    with disk_errors(path):
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with disk_errors(path, size):
         save_file(dict(tensors), path)
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from llmft.api import Adapter, Alignment, Dataset, StageContext, StageResult, Tracker
+    from llmft.api import (
+        Adapter,
+        Alignment,
+        Dataset,
+        RewardFunction,
+        StageContext,
+        StageResult,
+        Task,
+        Tracker,
+    )
     from llmft.recipe import Stage
 
 hookspec = pluggy.HookspecMarker("llmft")
@@ -21,6 +30,16 @@ def llmft_adapters() -> list[type[Adapter[Any]]]:  # type: ignore[empty-body]
 @hookspec
 def llmft_alignments() -> list[type[Alignment[Any]]]:  # type: ignore[empty-body]
     """Return the alignment classes that this plugin offers."""
+
+
+@hookspec
+def llmft_tasks() -> list[type[Task[Any]]]:  # type: ignore[empty-body]
+    """Return the task classes that this plugin offers."""
+
+
+@hookspec
+def llmft_rewards() -> list[type[RewardFunction[Any]]]:  # type: ignore[empty-body]
+    """Return the reward function classes that this plugin offers."""
 
 
 @hookspec

@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from llmft.api import Objective
-from llmft.errors import CheckpointError, Interrupted, StageError
+from llmft.api import Objective, OnlineObjective
+from llmft.errors import CheckpointError, Interrupted
 from llmft.saving import training_state
 from llmft.saving.checkpoints import Checkpoints, Saved, check_space
 from llmft.settings import TrainSettings
+from llmft.training import guard, processes
+from llmft.training.decoding import Stopped
 from llmft.training.optimizer import make_optimizer, make_schedule
 from llmft.training.plan import Plan
-from llmft.training.signals import stop_requests
+from llmft.training.signals import Stop, stop_requests
+from llmft.training.sources import FixedItems, OnlineItems, Update
 from llmft.training.tally import LoopReport, Window
 
 
@@ -37,25 +39,35 @@ def train(
     on_step: Callable[[int, int, Mapping[str, float], bool], None] = lambda *_: None,
     checkpoints: Checkpoints | None = None,
     saved: Saved | None = None,
+    online: OnlineObjective | None = None,
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
     groups: parameter groups as torch.optim takes them; default: every trainable parameter.
-    on_step: called after each optimiser step with (step, steps, metrics, whether to log).
+    on_step: called after each step with (step, steps, metrics, whether to log).
     checkpoints: where the state goes when the settings say so, and on a signal. saved: go on there.
-    Raises StageError before an optimiser step whose loss or gradient is not finite, and
-    Interrupted at the end of a step in which SIGINT or SIGTERM came.
+    online: the objective, where it draws its own items of the prompts that `items` then are: a
+    step is one drawing and the updates that learn from it.
+    Raises StageError before an optimiser update whose loss or gradient is not finite, and
+    Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     """
     from accelerate import Accelerator
 
     # Its mixed precision would be one for all stages of a process; autocast is set by hand below.
     accelerator = Accelerator()
-    plan = Plan.of(len(items), settings, seed, accelerator.num_processes)
+    plan = Plan.of(len(items), settings, seed, processes.count())
     parameters = [p for p in model.parameters() if p.requires_grad]
+    processes.start_alike(parameters)
     optimizer = make_optimizer(groups or [{"params": parameters}], settings)
     schedule = make_schedule(optimizer, settings, plan.steps)
-    ready = accelerator.prepare(model) if accelerator.num_processes > 1 else model
-    ready.train()
+
+    def around() -> Any:
+        return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16)
+
+    source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
+    if online is not None:
+        source = OnlineItems(items, online, plan, around)
+    model.train()
     window = Window()
     report = LoopReport()
     if checkpoints:
@@ -65,42 +77,84 @@ def train(
         training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
         window.restore(saved.facts["window"])
         report.restore(saved.facts["report"])
+        if online is not None:
+            online.restore(saved.facts["objective"])
     started = time.monotonic() - report.seconds
+
+    def save(step: int) -> None:
+        assert checkpoints is not None
+        tensors, facts = training_state.capture(model, optimizer)
+        facts |= {"window": window.facts(), "report": report.facts()}
+        if online is not None:
+            facts["objective"] = dict(online.state())
+        checkpoints.save(step, tensors, facts)
+
     with stop_requests() as stop:
         for step in range(report.steps, plan.steps):
-            batches = plan.step_batches(step)
-            mine = batches[accelerator.process_index :: accelerator.num_processes]
-            bf16 = settings.bf16
-            window.add(_forward_backward(accelerator, ready, items, batches, mine, objective, bf16))
-            norm = _clip(parameters, settings.max_grad_norm)
-            _refuse_not_finite(window.last_loss, norm, items, batches, step)
+            sums: Sums = {}
+            norms = []
             rate = float(schedule.get_last_lr()[0])
-            optimizer.step()
+            update: Update | None = None
+            try:
+                for update in source.updates(step, lambda: bool(stop.signal)):
+                    own = _forward_backward(accelerator, model, update, objective, around)
+                    processes.sum_gradients(parameters)
+                    update.sums = processes.merged(own)
+                    norms.append(_clip(parameters, settings.max_grad_norm))
+                    report.items += update.fresh
+                    if guard.may_update(update, norms[-1], step, settings):
+                        optimizer.step()
+                        _add(sums, update.sums)
+                    else:
+                        report.skipped += 1
+                        norms.pop()
+                    optimizer.zero_grad(set_to_none=True)
+            except Stopped:  # while items were drawn: all is as it was at the end of the last step
+                if checkpoints and step and step not in checkpoints.steps():
+                    with stop.waiting():
+                        save(step)
+                raise _interrupted(stop, step, plan) from None
+            except (MemoryError, RuntimeError) as error:
+                if fault := guard.out_of_memory(error, update, step, settings):
+                    raise fault from error
+                raise
             schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            report.steps, report.items = step + 1, report.items + sum(map(len, batches))
-            report.losses.append(window.last_loss)
+            _add(sums, source.metrics())
+            window.add(sums)
+            report.steps = step + 1
+            report.losses.append(window.last_loss if "loss" in sums else None)
             report.seconds = time.monotonic() - started
             log = (step + 1) % settings.logging_steps == 0 or step + 1 == plan.steps
             metrics = window.means(clear=log) | {
-                "grad_norm": norm,
+                **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
                 "learning_rate": rate,
                 "epoch": (step + 1) / plan.steps_per_epoch,
+                **({"skipped_updates": report.skipped} if report.skipped else {}),
             }
             on_step(step + 1, plan.steps, metrics, log)
             if checkpoints and (stop.signal or plan.save_due(step + 1, settings)):
                 with stop.waiting():
-                    tensors, facts = training_state.capture(model, optimizer)
-                    facts |= {"window": window.facts(), "report": report.facts()}
-                    checkpoints.save(step + 1, tensors, facts)
+                    save(step + 1)
             if stop.signal:
-                raise Interrupted(
-                    stop.signal,
-                    f"stopped by {signal.Signals(stop.signal).name}"
-                    f" at the end of step {step + 1} of {plan.steps}",
-                )
-    ready.eval()
+                raise _interrupted(stop, step + 1, plan)
+    guard.refuse_none_learnt(report.skipped, report.steps)
+    model.eval()
     return report
+
+
+Sums = dict[str, tuple[float, float]]
+
+
+def _add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
+    for name, (value, weight) in sums.items():
+        before = to.get(name, (0.0, 0.0))
+        to[name] = (before[0] + value, before[1] + weight)
+
+
+def _interrupted(stop: Stop, step: int, plan: Plan) -> Interrupted:
+    where = f"at the end of step {step} of {plan.steps}" if step else "in the first step"
+    name = signal.Signals(stop.signal).name
+    return Interrupted(stop.signal, f"stopped by {name} {where}")
 
 
 def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: TrainSettings) -> None:
@@ -120,49 +174,21 @@ def _refuse_beyond(saved: Saved, plan: Plan) -> None:
 
 
 def _forward_backward(
-    accelerator: Any,
-    model: Any,
-    items: Sequence[Any],
-    batches: Sequence[Sequence[int]],
-    mine: Sequence[Sequence[int]],
-    objective: Objective,
-    bf16: bool,
-) -> dict[str, tuple[float, float]]:
-    """Add the gradient of a step's mean loss, and return each metric as (sum, weight)."""
-    if not mine:
-        raise StageError("E301", "a step has no rows for this process; use fewer processes")
-    total = sum(objective.weight([items[i] for i in batch]) for batch in batches)
-    sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for batch in mine:
-        chosen = [items[i] for i in batch]
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
+    accelerator: Any, model: Any, update: Update, objective: Objective, around: Callable[[], Any]
+) -> Sums:
+    """Add the gradient of an update's mean loss, and return each metric as (sum, weight)."""
+    sums: Sums = {}
+    for chosen in update.passes:
+        with around():
             loss, extra = objective.loss(model, chosen)
-        # DDP averages over processes, and each holds a part of the sum.
-        accelerator.backward(loss * (accelerator.num_processes / total))
+        accelerator.backward(loss * (1 / update.weight))
         weight = objective.weight(chosen)
         noted: dict[str, float] = {"loss": float(loss.detach()), **extra}
-        for name, value in noted.items():
-            before = sums[name]
-            sums[name] = (before[0] + value, before[1] + weight)
-    return dict(sums)
+        _add(sums, {name: (value, weight) for name, value in noted.items()})
+    return sums
 
 
 def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
     """Scale the gradient down to the limit (0: leave it), and return its norm before."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
     return float(norm)
-
-
-def _refuse_not_finite(
-    loss: float, norm: float, items: Sequence[Any], batches: Sequence[Sequence[int]], step: int
-) -> None:
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    what = "loss" if not math.isfinite(loss) else "gradient"
-    origins = [getattr(items[i], "origin", "") or f"row {i}" for batch in batches for i in batch]
-    shown = ", ".join(origins[:4]) + (f" and {len(origins) - 4} more" if origins[4:] else "")
-    raise StageError(
-        "E301",
-        f"the {what} is not finite at step {step + 1}, before its update; rows: {shown}",
-        fix="lower train.learning_rate or train.max_grad_norm, or use bf16 in place of float16",
-    )

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import EnvironmentFault, TrustError
+from llmft.errors import EnvironmentFault, LlmftError, TrustError
+from llmft.model_size import refuse_absurd_sizes
 from llmft.quiet import before_upstream
 from llmft.settings import ModelSource
+from llmft.sharing import commits
 
 EMBEDDED = "embedded:"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -67,8 +69,8 @@ def load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     path = locate_model(source.tokenizer or source.path)
-    revision = None if source.tokenizer else source.revision
-    with _found(path):
+    revision = _commit(path, None if source.tokenizer else source.revision)
+    with _found(path, revision):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if source.chat_template is not None:
         tokenizer.chat_template = source.chat_template
@@ -81,8 +83,9 @@ def load_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 
     path = locate_model(source.path)
-    with _found(path):
-        config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=False)
+    revision = _commit(path, source.revision)
+    with _found(path, revision):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True  # an encoder such as BERT then looks only backwards
     return config
@@ -101,12 +104,14 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
     from llmft.training import attention
 
     config = load_config(source)
+    stored = 0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
+    refuse_absurd_sizes(config, source, stored)
     path = locate_model(source.path)
-    with _found(path):
+    with _found(path, source.revision, config):
         model, report = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
-            revision=source.revision,
+            revision=_commit(path, source.revision),
             dtype=getattr(torch, source.dtype),
             attn_implementation=dense_attention(source, config),
             quantization_config=_quantization(options),
@@ -129,6 +134,7 @@ def empty_base(source: ModelSource) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
+    refuse_absurd_sizes(config, source, 0.0)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             config, attn_implementation=dense_attention(source, config), trust_remote_code=False
@@ -151,6 +157,13 @@ def max_positions(config: Any) -> int | None:
     """Return how many tokens a row may have, or None where the model sets no limit."""
     value = getattr(config, "max_position_embeddings", None)
     return int(value) if value else None
+
+
+def _commit(path: str, revision: str | None) -> str | None:
+    """Return the commit that all files of a hub model are loaded from; a folder has none."""
+    if Path(path).is_dir():
+        return revision
+    return commits.of_model(path, revision) or revision
 
 
 def _quantization(options: Mapping[str, Any]) -> Any:
@@ -184,24 +197,45 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
 
 
 class _found:
-    """A context that turns transformers' many ways to say 'not found' into one."""
+    """A context that turns transformers' many ways to say 'not found' into one.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    config: the model's, where it is known: it tells how large the weights are.
+    """
+
+    def __init__(self, path: str, revision: str | None, config: Any = None) -> None:
+        self.path, self.revision, self.config = path, revision, config
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from huggingface_hub import constants
         from safetensors import SafetensorError
 
         known = isinstance(error, OSError | ValueError | KeyError | SafetensorError)
         unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
-        if known or unlike:
-            local = Path(self.path).is_dir()
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise EnvironmentFault(
-                "E201",
-                f"cannot load '{self.path}': {reason}",
-                fix="check the folder's files" if local else f"try: hf download {self.path}",
-            ) from error
+        if not (known or unlike) or isinstance(error, LlmftError):
+            return
+        local = Path(self.path).is_dir()
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        unreached = constants.is_offline_mode() or "connect" in reason
+        if isinstance(error, OSError) and unreached and not local:
+            told = (_size(self.config),) if self.config is not None else ()
+            raise commits.not_here(("model", self.path, self.revision), *told) from error
+        raise EnvironmentFault(
+            "E201",
+            f"cannot load '{self.path}': {reason}",
+            fix="check the folder's files" if local else f"try: hf download {self.path}",
+        ) from error
+
+
+def _size(config: Any) -> str:
+    """Return in words how much is to be fetched."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    count = sum(p.numel() for p in model.parameters())
+    each = getattr(config, "dtype", None) or torch.float32
+    return f"its weights take about {count * each.itemsize / 1e9:.2g} GB"

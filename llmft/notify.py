@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmft.api import Progress, RunInfo, StageInfo, Tracker
+from llmft.training.dice import own_dice
 
 log = logging.getLogger("llmft")
 
@@ -20,11 +21,20 @@ class Trackers:
     def _tell(self, verb: str, *args: Any) -> None:
         for tracker in list(self.trackers):
             try:
-                getattr(tracker, verb)(*args)
+                with own_dice():
+                    getattr(tracker, verb)(*args)
             except Exception as error:  # a lost metric never ends a run
                 self.trackers.remove(tracker)
                 log.exception("tracker '%s' failed", tracker.method)
                 self.note(f"tracker '{tracker.method}' failed and is left out: {error!r}")
+
+    def contacts(self) -> list[str]:
+        """Return what a person should know of the network before a run starts."""
+        return [
+            f"tracker '{tracker.method}' tells {tracker.contacts}"
+            for tracker in self.trackers
+            if tracker.contacts
+        ]
 
     def run_started(self, run: RunInfo) -> None:
         """Tell that a run begins."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 
@@ -91,6 +91,27 @@ class Encoded:
     def n_labels(self) -> int:
         """The number of tokens that are learnt (the first token of a row is never predicted)."""
         return sum(label != -100 for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt(Encoded):
+    """A prompt as token ids, none of them learnt, with its text and the right answers."""
+
+    prompt: Prompt = ""
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """A drawn answer: its token ids, the one that ends it included, and each one's log-likelihood.
+
+    logps: in nats, under the distribution it was drawn from. ended: whether it came to its end,
+    rather than to the limit.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

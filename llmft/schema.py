@@ -11,6 +11,8 @@ from llmft.errors import PluginError
 if TYPE_CHECKING:
     from llmft.registry import Registry
 
+_BASES = tuple(contract.config.__name__ for contract in KINDS.values())
+
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:
     """Return the schema of every recipe that the installed methods allow.
@@ -45,6 +47,8 @@ def _method(registry: Registry, kind: Kind, name: str, defs: dict[str, Any]) -> 
     block = cls.Config.model_json_schema(ref_template="#/$defs/" + own + ".{model}")
     for nested, definition in block.pop("$defs", {}).items():
         defs[f"{own}.{nested}"] = definition
+        if nested in _BASES:  # a method chosen inside this one: any that is installed
+            defs[f"{own}.{nested}"] = {"$ref": f"#/$defs/{nested}"}
     says = block["properties"]["method"].get("description", "which method")
     block["properties"]["method"] = {"const": name, "description": says}
     block["required"] = sorted({"method", *block.get("required", ())})

@@ -127,6 +127,11 @@ class TrainSettings(Settings):
     max_grad_norm: float = Field(
         1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0 turns clipping off"
     )
+    on_nan: Literal["fail", "skip"] = Field(
+        "fail",
+        description="what happens where a loss or a gradient is not finite: stop before the update,"
+        " or leave the update out and count it",
+    )
     bf16: bool = Field(False, description="compute in bfloat16 under autocast")
     gradient_checkpointing: bool = Field(
         False, description="keep no activations of the layers; compute them again backwards"

@@ -15,13 +15,14 @@ from llmft.api import Dataset
 from llmft.deep import check_against_model
 from llmft.errors import EnvironmentFault, RecipeError
 from llmft.reading.recipe import Loaded, load_recipe
+from llmft.reading.references import references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving.earlier import EARLIER_RUN
+from llmft.saving.earlier import EARLIER_RUN, stage_work
 from llmft.stand_in import TOKENS_IN_A_BYTE_ROW, make_stand_in
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"
-STEPS, ROWS, JUDGED, TOKENS = 2, 16, 4, 8
+STEPS, ROWS, JUDGED, TOKENS, ROUNDS = 2, 16, 4, 8, 2
 POSITIONS, MOST_POSITIONS = 1024, 4096
 _NUMBER = re.compile(r"stages\[(\d+)\]\.adapter\.(\w+)")
 _EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
@@ -38,7 +39,7 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     where there is no stand-in for the model or the data.
     """
     _stay_offline()
-    recipe = loaded.recipe
+    recipe = loaded.written  # what is changed stands in the file, where a stage is once
     _refuse_earlier_runs(loaded)
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
@@ -48,6 +49,10 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     for number, stage in enumerate(recipe.stages):
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
+        for key, value in _of_the_work(stage, registry):
+            changes[f"stages.{number}.{key}"] = value
+            if isinstance(value, dict):
+                notes.append(f"{stage.name}: {value['method']} stands in for its {key[5:]}")
         rows_here = folder / "rows" / str(number)
         for key, value in _of_the_data(stage, rows_here, registry):
             changes[f"stages.{number}.{key}"] = value
@@ -84,10 +89,15 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
         yield "trackers", told
     if recipe.push_to_hub:
         yield "push_to_hub", None
+    if recipe.repeat:
+        yield "repeat.rounds", min(recipe.repeat.rounds, ROUNDS)
 
 
 def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     train, asked = stage.train, stage.evaluate
+    if stage.task:  # it trains nothing
+        yield "train.per_device_eval_batch_size", min(train.per_device_eval_batch_size, JUDGED)
+        return
     small = {
         "max_steps": min(train.max_steps or STEPS, STEPS),
         "per_device_train_batch_size": min(train.per_device_train_batch_size, 2),
@@ -111,8 +121,17 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
 
 
+def _of_the_work(stage: Stage, registry: Registry) -> Changes:
+    """Yield what the stage's method itself asks to be replaced."""
+    for name, value in stage_work(stage, registry).small().items():
+        if value != getattr(stage.work, name):
+            yield f"{stage.work_kind}.{name}", value
+
+
 def _of_the_data(stage: Stage, folder: Path, registry: Registry) -> Changes:
     config: Any = stage.data
+    if config is None:
+        return
     yield "data.limit", min(config.limit or ROWS, ROWS)
     if _is_here(config):
         return
@@ -158,7 +177,7 @@ def _numbers_of_the_real_model(small: Loaded, registry: Registry) -> Changes:
         if not match:
             continue
         number, key = int(match[1]), match[2]
-        adapter = small.recipe.stages[number].adapter
+        adapter = small.written.stages[number].adapter
         value = getattr(adapter, key, None)
         numbers = value if isinstance(value, list) else [value]
         if adapter and all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
@@ -167,11 +186,11 @@ def _numbers_of_the_real_model(small: Loaded, registry: Registry) -> Changes:
 
 
 def _refuse_earlier_runs(loaded: Loaded) -> None:
-    for number, stage in enumerate(loaded.recipe.stages):
-        if (stage.start_from or "").startswith(EARLIER_RUN):
+    for reference in references(loaded.written):
+        if reference.target.startswith(EARLIER_RUN):
             what = "a smoke run has a model of its own, and cannot go on from an earlier run"
-            path = ("stages", number, "start_from")
-            raise RecipeError.of([loaded.fault("E035", path, what, "name a stage of this recipe")])
+            fault = loaded.fault("E035", reference.path, what, "name a stage of this recipe")
+            raise RecipeError.of([fault])
 
 
 def _stay_offline() -> None:

@@ -19,9 +19,13 @@ _SIZES = {
     "hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "embedding_size": WIDTH,
     "num_attention_heads": HEADS, "intermediate_size": INNER, "ffn_dim": INNER,
     "ffn_hidden_size": INNER, "n_inner": INNER, "moe_intermediate_size": INNER,
-    "head_dim": WIDTH // HEADS,
+    "head_dim": WIDTH // HEADS, "qk_rope_head_dim": WIDTH // HEADS,
+    "qk_nope_head_dim": WIDTH // HEADS, "v_head_dim": WIDTH // HEADS,
 }  # fmt: skip
-_AT_MOST = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+_AT_MOST = {
+    "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "rotary_dim": WIDTH // HEADS, "q_lora_rank": INNER, "kv_lora_rank": INNER,
+}  # fmt: skip
 
 
 def make_stand_in(source: ModelSource, folder: Path, seed: int, positions: int) -> tuple[bool, str]:
@@ -77,7 +81,21 @@ def shrunk(config: Any, positions: int) -> Any:
         config.layer_types = [kinds[n % len(kinds)] for n in range(layers)]
     if models.max_positions(config):
         config.max_position_embeddings = positions
+    _shrink_rotation(config)
     return config
+
+
+def _shrink_rotation(config: Any) -> None:
+    """Keep as many of a rotation's own factors as the narrow heads have pairs (LongRoPE)."""
+    stated = getattr(config, "rope_parameters", None) or {}
+    whole = getattr(config, "partial_rotary_factor", None) or 1.0
+    kinds = [stated, *(kind for kind in stated.values() if isinstance(kind, dict))]
+    for rotation in kinds:
+        share = rotation.get("partial_rotary_factor") or whole
+        pairs = int(WIDTH // HEADS * share) // 2
+        for name in ("short_factor", "long_factor"):
+            if rotation.get(name):
+                rotation[name] = list(rotation[name][:pairs])
 
 
 def _config(source: ModelSource) -> tuple[Any, str]:

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
 from llmft.evaluating.metrics import exact_match, f1, first_line, normalize_answer
-from llmft.fsio import write_json, write_text
+from llmft.fsio import write_json, write_jsonl, write_text
 from llmft.preparing.sources import TableConfig, TableDataset
 from llmft.preparing.tables import read_file, read_records
+from llmft.ranking import (
+    RATINGS,
+    Ratings,
+    Sample,
+    combine,
+    judged,
+    read_ratings,
+    read_samples,
+    remaining,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from llmft.training.forward import LabelNll
+    from llmft.training.token_stats import TokenStats
 
 __all__ = [
-    "TableConfig", "TableDataset", "add_score_head", "answers_of", "exact_match", "f1",
-    "fields_of", "fill", "first_line", "label_nll", "last_hidden", "load_score_head",
-    "load_tensors", "normalize_answer",
-    "read_file", "read_records", "rewards", "save_score_head", "save_tensors", "text_of",
-    "write_json", "write_text",
+    "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head", "answers_of",
+    "combine", "exact_match", "f1",
+    "fields_of", "fill", "first_line", "judged", "label_nll", "last_hidden", "load_score_head",
+    "load_tensors", "normalize_answer", "read_file", "read_ratings", "read_records",
+    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "text_of",
+    "write_json", "write_jsonl", "write_text",
 ]  # fmt: skip
 
 Shared = Sequence[tuple[int, int]]
@@ -77,6 +90,64 @@ def rewards(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -
     return heads.rewards(model, rows, shared)
 
 
+def token_stats(
+    model: Any,
+    rows: Sequence[Encoded],
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = False,
+    shared: Shared | None = None,
+) -> TokenStats:
+    """Return log-likelihood, entropy and state of every label; see `llmft.training.token_stats`."""
+    from llmft.training import token_stats as stats
+
+    return stats.token_stats(
+        model, rows, temperature, entropy_gradient=entropy_gradient, shared=shared
+    )
+
+
+def add_value_head(model: Any) -> None:
+    """Add a trainable scalar head that is read at every token, for `Alignment.extend`."""
+    from llmft.training import heads
+
+    heads.add_value_head(model)
+
+
+def save_value_head(model: Any, folder: Path) -> None:
+    """Write a model's value head into a folder, for `Alignment.save`."""
+    from llmft.training import heads
+
+    heads.save_value_head(model, folder)
+
+
+def load_value_head(model: Any, folder: Path) -> None:
+    """Add the value head that was saved in a folder, for `Alignment.load`."""
+    from llmft.training import heads
+
+    heads.load_value_head(model, folder)
+
+
+def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Return the value head's answer to states as `token_stats` gives them, shape (N,), float32."""
+    from llmft.training import heads
+
+    return heads.values(model, hidden_ND)
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes that train together."""
+    from llmft.training import processes
+
+    return processes.summed(tensor)
+
+
+def without_dropout(model: Any) -> AbstractContextManager[int]:
+    """Turn a model's dropout off for a while, in training too; gives how many layers had any."""
+    from llmft.training import dropout
+
+    return dropout.without_dropout(model)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], key: str) -> None:
     """Write tensors whole into a safetensors file; `key` says what they were computed from."""
     from safetensors.torch import save
@@ -124,7 +195,7 @@ def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tu
     if column is None:
         return ()
     value = record.get(column)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     return (text_of(record, column, origin),)
 

@@ -67,6 +67,24 @@ CODES: dict[str, Code] = {
         "Take one of these under data.split or evaluate.split, or hold rows out by"
         " evaluate.holdout.",
     ),
+    "E110": Code(
+        "there is nothing to rank",
+        "A samples file holds prompts with two answers or more each. This one is empty, or the"
+        " answers to every prompt are the same.",
+        "Collect answers first; where all are the same, collect at a higher temperature.",
+    ),
+    "E111": Code(
+        "a rating cannot be used",
+        "A rater's file has a line that is no decision, or one that ranks another number of"
+        " answers than its sample has. A last line that a kill cut short is no such fault.",
+        "Delete the line that is named, and rank that sample again with `llmft rank`.",
+    ),
+    "E112": Code(
+        "a judge gave no number",
+        "A reward function or a reward model that ranks answers gave one of them NaN. It can be"
+        " neither better nor worse than another, so there is no ranking.",
+        "Mend the function, or look at the reward model's report: its training may have failed.",
+    ),
     "E130": Code(
         "the run was interrupted",
         "A signal asked the run to stop, by Ctrl-C or from the machine. In training it finished"
@@ -123,6 +141,12 @@ CODES: dict[str, Code] = {
         " Nothing is lost: the adapter is in the run folder.",
         "Log in with `hf auth login`, and repeat it with `llmft push RUN`.",
     ),
+    "E209": Code(
+        "the page cannot be served",
+        "`llmft rank` serves a page on this machine's own address, 127.0.0.1. The port is in use,"
+        " or may not be taken.",
+        "Leave --port out: any free port does. Or rank with --terminal.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
@@ -135,6 +159,19 @@ CODES: dict[str, Code] = {
         " that would spoil the adapter, and the step and its rows are named.",
         "Lower train.learning_rate or train.max_grad_norm, use bf16 in place of float16, and"
         " look at the rows that are named.",
+    ),
+    "E303": Code(
+        "a ranking makes no preferences",
+        "No answer of any prompt came out better than another: they are all the same, all tied, or"
+        " all bad. Or an answer is too long for the reward model that is to judge it.",
+        "Collect more varied answers: raise num_return_sequences or temperature; or take a judge"
+        " that tells them apart. Where they are too long, lower max_new_tokens.",
+    ),
+    "E305": Code(
+        "the run waits for people",
+        "Nothing is wrong. A `rank` stage without a judge needs people's rankings, and the run has"
+        " stopped, with exit code 9, until they are there. All that was made is kept.",
+        "Rank with `llmft rank RUN`; then go on with the `llmft run ... --resume` that is printed.",
     ),
     # --- runs and checkpoints
     "E401": Code(
@@ -157,9 +194,9 @@ CODES: dict[str, Code] = {
     ),
     "E404": Code(
         "the recipe is not the run's",
-        "A run that is resumed has another value where what was trained so far depends on it, or"
-        " changes a stage that is finished. Each such key is named, with both values;"
-        " docs/checkpoints.md lists which edits a resumed run takes over.",
+        "A run that is resumed has another value where what a stopped stage has trained so far"
+        " depends on it. Each such key is named, with both values; docs/checkpoints.md lists which"
+        " edits a resumed run takes over. A finished stage that was edited runs again.",
         "Put the key back as it was, or begin a new run without --resume.",
     ),
     "E405": Code(
@@ -167,6 +204,13 @@ CODES: dict[str, Code] = {
         "The rows, the base model's files, a method's code or a checkpoint's tensors are not those"
         " that the run began with, so going on would not give what the whole run would have given.",
         "Put back what the run began with, or begin a new run.",
+    ),
+    "E406": Code(
+        "a run did not resume to the bit",
+        "`llmft verify resume` killed a run and went on with it, and it ended otherwise than the"
+        " one that nothing stopped.",
+        "Look at what differs: docs/reliability.md says what is not promised. Report it where none"
+        " of that is the reason.",
     ),
     # --- plugins
     "E501": Code(
@@ -197,6 +241,13 @@ CODES: dict[str, Code] = {
         "The plugin states a version of the plugin API that this llmft does not have.",
         "Update the plugin or llmft, whichever is older.",
     ),
+    "E506": Code(
+        "a plugin failed in a run",
+        "The code of an installed plugin raised an error that it should have handled, or foreseen."
+        " Training stopped; the checkpoints before are intact.",
+        "Report it to the plugin's author, with the file that the message names; go on with"
+        " `llmft run RECIPE RUN_FOLDER --resume` once it is mended.",
+    ),
     # --- trust
     "E601": Code(
         "a model folder asks for code of its own",
@@ -213,6 +264,12 @@ CODES: dict[str, Code] = {
         "a write outside the run folder",
         "Something tried to write beyond the run folder, by '..' or through a link.",
         "Give a plain output_dir; report it if you did not ask for this.",
+    ),
+    "E604": Code(
+        "a chat template runs away",
+        "The chat template of the model or of the recipe did not end in time, or took more memory"
+        " than any template needs. It was tried in a process of its own.",
+        "Give another template as model.chat_template, or use rows with prompt and completion.",
     ),
     "E900": Code(
         "a bug in llmft",

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from llmft.api import StageRef
+from llmft.reading.methods import nested_kind
 
 _WORDS = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "null": "null"}
 _SIZES = (("Length", "characters"), ("Items", "items"))
@@ -48,7 +49,7 @@ def _rows(config: type[BaseModel], prefix: str) -> Iterator[FieldRow]:
             key=prefix + name,
             type=f"an earlier stage that produces {references[0].produces}"
             if references
-            else _type(shape, schema.get("$defs", {})),
+            else _kinded(_type(shape, schema.get("$defs", {})), field.annotation),
             default="" if block else _default(field),
             required=field.is_required(),
             bounds=", ".join(_bounds(shape)),
@@ -56,6 +57,12 @@ def _rows(config: type[BaseModel], prefix: str) -> Iterator[FieldRow]:
         )
         if block is not None:
             yield from _rows(block, f"{prefix}{name}.")
+
+
+def _kinded(said: str, annotation: Any) -> str:
+    """Return what is said of a block with the kind of method that is chosen there."""
+    kind = nested_kind(annotation)
+    return said.replace("block", f"block ({kind} method)") if kind else said
 
 
 def _block(annotation: Any) -> type[BaseModel] | None:

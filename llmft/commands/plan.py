@@ -71,6 +71,8 @@ def as_text(verdict: Verdict) -> str:
     found = verdict.plan
     model = found.recipe.model
     parts = [f"{found.recipe.name}: {model.path} in {model.dtype}"]
+    if len(found.stages) > 1:
+        parts.append(_graph(found))
     parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]
     parts.append(_writes(found))
     parts.append("network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",)))
@@ -78,18 +80,58 @@ def as_text(verdict: Verdict) -> str:
     return "\n\n".join(parts)
 
 
+def _graph(found: RecipePlan) -> str:
+    """Return a line for each stage: what it reads, does and makes, how much, and at what peak."""
+    rows = [
+        (
+            f"{number}. {stage.name}",
+            f"<- {', '.join(stage.inputs)}" if stage.inputs else "",
+            f"{_what(stage)} -> {stage.produces}",
+            f"x {stage.rounds} rounds" if stage.rounds > 1 else "",
+            _amount(stage),
+            _size(stage.peak.total),
+        )
+        for number, stage in enumerate(found.stages, 1)
+    ]
+    drawn = table(("stage", "reads", "does", "", "how much", "memory peak"), rows)
+    repeat = found.recipe.repeat
+    if repeat is None or repeat.rounds == 1:
+        return drawn
+    said = f"{repeat.stages[0]}-2 to {repeat.stages[-1]}-{repeat.rounds}"
+    return f"{drawn}\nlater rounds, {said}, start from the policy of the round before"
+
+
+def _amount(stage: StagePlan) -> str:
+    if stage.drawn is not None:
+        return f"{stage.drawn.answers:,} answers"
+    return f"{stage.counts.steps:,} steps" if stage.counts is not None else ""
+
+
+def _what(stage: StagePlan) -> str:
+    said = f"{stage.adapter} x {stage.work}" if stage.trains else stage.work
+    return f"{said} on {stage.data}" if stage.data else said
+
+
 def _stage(number: int, stage: StagePlan) -> str:
     inputs = f" <- {', '.join(stage.inputs)}" if stage.inputs else ""
-    lines = [
-        f"{number}. {stage.name}{inputs}: {stage.adapter} x {stage.alignment} on {stage.data}"
-        f" -> {stage.produces}"
-    ]
+    rounds = f", x {stage.rounds} rounds" if stage.rounds > 1 else ""
+    lines = [f"{number}. {stage.name}{inputs}: {_what(stage)} -> {stage.produces}{rounds}"]
     share = stage.trainable_parameters / max(stage.total_parameters, 1)
     stored = f", the base in {stage.quantization}" if stage.quantization else ""
     lines.append(
         f"   trains {stage.trainable_parameters:,} of {stage.total_parameters:,} parameters"
         f" ({share:.2%}){stored}"
+        if stage.trains
+        else f"   trains none of {stage.total_parameters:,} parameters{stored}"
+        if stage.total_parameters
+        else "   loads no model"
     )
+    if stage.drawn is not None:
+        drawn = stage.drawn
+        lines.append(
+            f"   draws {drawn.answers:,} answers of at most {drawn.max_new_tokens:,} tokens to"
+            f" {drawn.prompts:,} prompts"
+        )
     if stage.counts is not None:
         counts = stage.counts
         lines.append(
@@ -97,6 +139,8 @@ def _stage(number: int, stage: StagePlan) -> str:
             f" longest row {counts.longest:,}), {counts.steps:,} steps"
         )
     lines += [f"   note: {remark}" for remark in stage.remarks]
+    if not stage.total_parameters:
+        return "\n".join(lines)
     kinds = list(dict.fromkeys(kind for peak in stage.peaks for kind in peak.by_kind))
     rows = [
         (peak.phase, *(_size(peak.by_kind.get(kind, 0)) for kind in kinds), _size(peak.total))
@@ -107,7 +151,12 @@ def _stage(number: int, stage: StagePlan) -> str:
 
 def _writes(found: RecipePlan) -> str:
     recipe = found.recipe
-    rows = [(f"  {path}", _size(size)) for stage in found.stages for path, size in stage.files]
+    rows = [
+        (f"  {path}" + (f", in each of {stage.rounds} rounds" if stage.rounds > 1 else ""),
+         _size(size * stage.rounds))
+        for stage in found.stages
+        for path, size in stage.files
+    ]  # fmt: skip
     folder = f"{recipe.output_dir}/{recipe.name}/<time>-<hash>"
     small = "  recipe.yaml, resolved.yaml, run.json, lock.json, log.txt, metrics and samples"
     return table((f"writes {folder}", "about"), [*rows, (small, "small")])
@@ -124,7 +173,7 @@ def _fits(verdict: Verdict) -> str:
     if memory.in_ram:
         said += (
             "\n  on Linux malloc may keep as much again, and more, of what is freed;"
-            " MALLOC_MMAP_THRESHOLD_=131072 in the environment has it given back"
+            " MALLOC_MMAP_THRESHOLD_=131072 in the environment has it given back, and costs time"
         )
     if verdict.fits:
         return f"fits: {said}"

@@ -182,6 +182,15 @@ RECIPE_CODES: dict[str, Code] = {
         "A stage of a run that has finished is named run:<id>/<stage>.",
         "Write for example `start_from: run:20250101-120000-1a2b3c4d/sft`.",
     ),
+    "E036": Code(
+        "stages cannot be repeated like this",
+        "`repeat` names stages that stand one after another in the recipe, in that order. In later"
+        " rounds they are called <name>-2, <name>-3 and so on, which no other stage may be. Each"
+        " round goes on with the policy of the last one, so a repeated stage makes a policy, and"
+        " one starts from a policy that was there before: else all rounds were the same.",
+        "Name the stages as they stand, give other stages other names, and let a repeated stage"
+        " start_from the policy from before.",
+    ),
     # --- contradictions
     "E040": Code(
         "two settings exclude each other",

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llmft.commands import shipped
+from llmft.commands.blame import blaming
 from llmft.errors import RecipeError
+from llmft.nearest import did_you_mean
 from llmft.quiet import captured_output
 from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
@@ -27,14 +29,20 @@ def run_recipe_file(
     resume: bool = False,
     run_folder: str | None = None,
     smoke: bool = False,
+    first: str | None = None,
+    last: str | None = None,
 ) -> dict[str, Any] | str:
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
     run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
     smoke: run it with a tiny random model and a few rows, under a temporary folder.
+    first: run this stage and those after it again. last: stop after this stage.
     """
+    resume = resume or first is not None
     if smoke and resume:
-        raise RecipeError("E090", "--smoke and --resume exclude each other", fix="keep one")
+        raise RecipeError(
+            "E090", "--smoke and --resume or --from exclude each other", fix="keep one"
+        )
     if run_folder and not resume:
         raise RecipeError(
             "E090",
@@ -44,17 +52,18 @@ def run_recipe_file(
     registry = Registry.discover()
     # Every mistake that can be found without torch is found before torch is waited for.
     loaded = load_recipe(shipped.find(recipe), registry, overrides)
-    with _told_elsewhere(quiet, as_json):
+    _refuse_unknown_stages(loaded, first, last)
+    with _told_elsewhere(quiet, as_json), blaming(registry, "run"):
         if resume:
-            from llmft.engine import resume_recipe
+            from llmft.engine import Part, resume_recipe
 
             place = Path(run_folder) if run_folder else None
-            summary = resume_recipe(loaded, registry, place)
+            summary = resume_recipe(loaded, registry, place, Part(first, last))
         else:
-            from llmft.engine import run_recipe
+            from llmft.engine import Part, run_recipe
 
             loaded = _smoke(loaded, registry) if smoke else loaded
-            summary = run_recipe(loaded, registry)
+            summary = run_recipe(loaded, registry, Part(first, last))
     already = resume and summary.already_finished
     if not as_json:
         return f"already finished: {summary.folder}" if already and not quiet else ""
@@ -66,6 +75,17 @@ def run_recipe_file(
         **({"smoke": True} if smoke else {}),
         **({"already_finished": True} if already else {}),
     }
+
+
+def _refuse_unknown_stages(loaded: Loaded, first: str | None, last: str | None) -> None:
+    names = [stage.name for stage in loaded.recipe.stages]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in names:
+            what = f"{option}: no stage is called '{name}' (have: {', '.join(names)})"
+            raise RecipeError("E030", what, fix=did_you_mean(name, names) or "name one of these")
+    if first and last and names.index(last) < names.index(first):
+        what = f"--until '{last}' comes before --from '{first}'"
+        raise RecipeError("E090", what, fix="turn them round")
 
 
 def _smoke(loaded: Loaded, registry: Registry) -> Loaded:

@@ -47,8 +47,9 @@ def _checked(name: str, registry: Registry, overrides: Sequence[str], deep: bool
         {
             "name": stage.name,
             "adapter": stage.adapter.method if stage.adapter else None,
-            "alignment": stage.alignment.method,
-            "data": stage.data.method,
+            "alignment": stage.alignment.method if stage.alignment else None,
+            "task": stage.task.method if stage.task else None,
+            "data": stage.data.method if stage.data else None,
         }
         for stage in loaded.recipe.stages
     ]
@@ -61,8 +62,9 @@ def as_text(checked: list[dict[str, Any]]) -> str:
 
 
 def _stages(stages: list[dict[str, Any]]) -> str:
-    return "; ".join(
-        f"{stage['name']}: {stage['adapter'] or 'as before'} x {stage['alignment']}"
-        f" on {stage['data']}"
-        for stage in stages
-    )
+    return "; ".join(_stage(stage) for stage in stages)
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    said = stage["task"] or f"{stage['adapter'] or 'as before'} x {stage['alignment']}"
+    return f"{stage['name']}: {said}" + (f" on {stage['data']}" if stage["data"] else "")

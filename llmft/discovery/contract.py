@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from llmft import api
 from llmft.discovery.hooks import Breach, alone, implements
 
-Kind = Literal["adapter", "alignment", "dataset", "tracker"]
+Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ KINDS: dict[Kind, KindContract] = {
     "alignment": KindContract(
         "llmft.alignments", "llmft_alignments", api.Alignment, api.AlignmentConfig
     ),
+    "task": KindContract("llmft.tasks", "llmft_tasks", api.Task, api.TaskConfig),
+    "reward": KindContract("llmft.rewards", "llmft_rewards", api.RewardFunction, api.RewardConfig),
     "dataset": KindContract("llmft.datasets", "llmft_datasets", api.Dataset, api.DatasetConfig),
     "tracker": KindContract("llmft.trackers", "llmft_trackers", api.Tracker, api.TrackerConfig),
 }
@@ -70,12 +72,14 @@ def check_class(kind: Kind, cls: type[Any]) -> None:
             declared = base.__module__ == api.__name__ and annotation == "ClassVar[bool]"
             if declared and not isinstance(value := getattr(cls, flag), bool):
                 raise Breach(f"class '{cls.__name__}': '{flag}' is {value!r}, not True or False")
-    if kind in ("alignment", "dataset"):
+    if kind in ("alignment", "task", "dataset"):
         rows = getattr(cls, "rows", None)
         kinds = get_args(api.RowKind)
-        if not isinstance(rows, tuple) or not rows or not set(rows) <= set(kinds):
+        some = bool(rows) or kind == "task"
+        if not isinstance(rows, tuple) or not some or not set(rows) <= set(kinds):
             raise Breach(f"class '{cls.__name__}': 'rows' must be a tuple of {_quoted(kinds)}")
-    if kind == "alignment" and not (isinstance(cls.produces, str) and cls.produces):
+    makes = getattr(cls, "produces", None)
+    if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
         raise Breach(f"class '{cls.__name__}': 'produces' must name what comes out")
 
 

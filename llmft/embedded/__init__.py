@@ -13,6 +13,8 @@ _NAMES = (
     "data/preferences_eval.jsonl",
     "data/remarks_train.jsonl",
     "data/remarks_eval.jsonl",
+    "data/manners_train.jsonl",
+    "data/manners_eval.jsonl",
     "data/prompts.jsonl",
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmft.embedded.facts import Fact
+from llmft.embedded.manners import manner_rows
 from llmft.embedded.preferences import preference_row
 from llmft.embedded.remarks import remark_rows
 from llmft.embedded.trivia import Row, lot, prompt, split, trivia_row
@@ -35,6 +36,8 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
         ],
         "remarks_train": list(remark_rows(seed, train)),
         "remarks_eval": list(remark_rows(seed, held_out)),
+        "manners_train": list(manner_rows(seed, train)),
+        "manners_eval": list(manner_rows(seed, held_out)),
         "prompts": [
             {
                 "prompt": prompt(seed, fact),

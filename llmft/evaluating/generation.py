@@ -1,16 +1,15 @@
-"""Answers from the model as it is: greedy, batched by length, padded on the left."""
+"""Answers from the model as it is: greedy or drawn, batched by length, padded on the left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from llmft.api import Sampling
 from llmft.models import max_positions
-from llmft.preparing.encoding import end_of_text
-from llmft.training import attention
+from llmft.training.decoding import dense_attention, left_padded, stop_ids
 
 
 def generate(
@@ -21,19 +20,21 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda *_: None,
+    sampling: Sampling | None = None,
 ) -> list[str]:
     """Return the answer to each prompt (token ids), in the prompts' order, without special tokens.
 
-    A prompt that leaves no room for the answer within the model's positions keeps its end.
+    sampling: how to draw from torch's generators; default: greedy. A prompt that leaves no room for
+    the answer within the model's positions keeps its end.
     """
     from transformers import GenerationConfig
 
-    stops = _stop_ids(model, tokenizer)
+    stops = stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id
     pad = pad if pad is not None else stops[0] if stops else 0
     config = GenerationConfig(
-        do_sample=False,
         num_beams=1,
+        **_drawing(sampling),
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         eos_token_id=stops or None,
@@ -49,7 +50,7 @@ def generate(
     with dense_attention(model), torch.no_grad():
         for start in range(0, len(fitted), batch_size):
             chosen = longest_first[start : start + batch_size]
-            ids, mask = _left_padded([fitted[i] for i in chosen], pad)
+            ids, mask = left_padded([fitted[i] for i in chosen], pad=pad)
             device = next(model.parameters()).device
             out = model.generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
@@ -62,35 +63,42 @@ def generate(
     return answers
 
 
-@contextmanager
-def dense_attention(model: Any) -> Iterator[None]:
-    """Let the model attend over padded batches with a cache, in evaluation mode, for a while."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    varlen = base.config._attn_implementation == attention.NAME
-    training = model.training
-    model.eval()
-    if varlen:
-        base.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        if varlen:
-            base.set_attn_implementation(attention.NAME)
-        model.train(training)
+def sample(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> list[list[str]]:
+    """Return `num_return_sequences` answers to each prompt (token ids), drawn by the seed.
+
+    torch's generators are left as they were.
+    """
+    count = sampling.num_return_sequences
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        answers = generate(
+            model,
+            tokenizer,
+            [prompt for prompt in prompts for _ in range(count)],
+            max_new_tokens=sampling.max_new_tokens,
+            batch_size=batch_size,
+            on_batch=on_batch,
+            sampling=sampling,
+        )
+    return [answers[start : start + count] for start in range(0, len(answers), count)]
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = declared if isinstance(declared, list) else [declared]
-    return sorted({int(i) for i in (*ids, end_of_text(tokenizer)) if i is not None})
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(1, max(len(row) for row in rows))
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        if row:
-            ids[number, width - len(row) :] = torch.tensor(row)
-            mask[number, width - len(row) :] = 1
-    return ids, mask
+def _drawing(sampling: Sampling | None) -> dict[str, Any]:
+    """Return GenerationConfig's arguments; every one is given, as models bring defaults."""
+    if sampling is None or sampling.temperature == 0:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+    }

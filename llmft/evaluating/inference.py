@@ -12,7 +12,8 @@ from llmft.quiet import before_upstream
 from llmft.reading.recipe import load_recipe
 from llmft.recipe import Recipe
 from llmft.registry import Registry
-from llmft.saving.earlier import load_options, stage_adapter
+from llmft.saving.earlier import load_options, stage_adapter, stage_dataset
+from llmft.sharing import commits
 from llmft.stage import device
 
 
@@ -23,6 +24,7 @@ def load_run(run: Path, registry: Registry) -> Recipe:
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
+    commits.begin_as_in(run)
     return load_recipe(file, registry).recipe
 
 
@@ -46,7 +48,7 @@ def answer(
     folder = artifacts.stage_folder(run, stage)
     chosen = recipe.stage(folder.name)
     adapter = stage_adapter(recipe, chosen, registry)
-    dataset = registry.method("dataset", chosen.data.method)(chosen.data)
+    dataset = stage_dataset(recipe, chosen, registry, run)
     tokenizer = models.load_tokenizer(recipe.model)
     encoder = Encoder(tokenizer, None)
     options = load_options(recipe, adapter)

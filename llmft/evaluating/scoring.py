@@ -15,7 +15,7 @@ from llmft.preparing.encoding import Encoder
 from llmft.preparing.pairs import cut_at_start
 from llmft.preparing.tables import read_file
 from llmft.registry import Registry
-from llmft.saving.earlier import load_stage, stage_adapter
+from llmft.saving.earlier import load_stage, stage_adapter, stage_dataset
 from llmft.settings import TrainSettings
 from llmft.stage import device
 
@@ -42,7 +42,7 @@ def score_file(
     folder = reward_stage(run, stage)
     chosen = recipe.stage(folder.name)
     adapter = stage_adapter(recipe, chosen, registry)
-    dataset = registry.method("dataset", chosen.data.method)(chosen.data)
+    dataset = stage_dataset(recipe, chosen, registry, run)
     config = models.load_config(recipe.model)
     limit = chosen.train.max_length or models.max_positions(config)
     encoder = Encoder(models.load_tokenizer(recipe.model), None)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft.api import Prompt
+from llmft.api import Alignment, Prompt
 from llmft.evaluating import evaluation
-from llmft.evaluating.generation import dense_attention
 from llmft.models import max_positions
 from llmft.planning.ledger import CACHE
+from llmft.training.decoding import dense_attention
 
 if TYPE_CHECKING:
     from llmft.planning.planned import PlannedStage
@@ -29,14 +29,15 @@ def judge(stage: PlannedStage) -> None:
     if set(asked.metrics) & set(evaluation.LOSS_METRICS):
         chunk = stage.encode(evaluation.as_answered(rows))
         evaluation.mean_loss(stage.model, chunk, max(len(chunk), 1))
-    stage.alignment.evaluate(stage)
+    if isinstance(stage.work, Alignment):
+        stage.work.evaluate(stage)
     if set(asked.metrics) & set(stage.dataset.metrics):
         prompts: list[Prompt] = []
         evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
         lengths = [len(stage.encoder.prompt_ids(prompt)) for prompt in prompts]
         stage.ledger.begin("generate")
         size = stage.train.per_device_eval_batch_size
-        _answer(stage, sorted(lengths, reverse=True)[:size], asked.max_new_tokens)
+        grow_cache(stage, sorted(lengths, reverse=True)[:size], asked.max_new_tokens)
     stage.judging = False
 
 
@@ -45,7 +46,7 @@ def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
     return ["" for _ in prompts]
 
 
-def _answer(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
+def grow_cache(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
     """Read prompts of these lengths into a cache, and let it grow to the end of the answers."""
     model, ledger = stage.model, stage.ledger
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -5,34 +5,47 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from llmft.api import StageRef
+from llmft.api import Alignment, Task
 from llmft.deep import check_against_model
-from llmft.errors import LlmftError, RecipeError
+from llmft.errors import (
+    EnvironmentFault,
+    LlmftError,
+    RecipeError,
+    StageError,
+    WaitsForPeople,
+)
 from llmft.notify import Trackers
 from llmft.planning.batches import Counts
 from llmft.planning.ghost import NoNumbers
 from llmft.planning.ledger import ADAPTER, OPTIMIZER, Peak
-from llmft.planning.planned import PlannedStage
+from llmft.planning.planned import Drawn, PlannedStage
 from llmft.preparing.counting import count_parameters
 from llmft.reading.recipe import Loaded
+from llmft.reading.references import stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter
+from llmft.saving.earlier import stage_adapter, stage_dataset, stage_work
 from llmft.sharing import hub
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage would do. counts: None where its rows cannot be read from here."""
+    """What a stage would do.
+
+    rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
+    here. drawn: the answers that a task draws.
+    """
 
     name: str
     adapter: str
-    alignment: str
+    work: str
     data: str
     inputs: tuple[str, ...]
     produces: str
+    trains: bool
+    rounds: int
+    drawn: Drawn | None
     trainable_parameters: int
     total_parameters: int
     quantization: str
@@ -69,21 +82,29 @@ def plan_recipe(loaded: Loaded, registry: Registry, *, in_ram: bool = True) -> R
     """
     if faults := check_against_model(loaded, registry):
         raise RecipeError.of(faults)
-    recipe = loaded.recipe
-    stages = [plan_stage(recipe, stage, registry, in_ram=in_ram) for stage in recipe.stages]
-    return RecipePlan(recipe, tuple(stages), tuple(_network(recipe)))
-
-
-def plan_stage(recipe: Recipe, stage: Stage, registry: Registry, *, in_ram: bool) -> StagePlan:
-    """Return one stage's plan."""
+    recipe = loaded.written  # a later round takes what the first does
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
+        stages = [
+            plan_stage(recipe, stage, registry, in_ram=in_ram, folder=Path(scratch, stage.name))
+            for stage in recipe.stages
+        ]
+    return RecipePlan(recipe, tuple(stages), tuple(_network(recipe, registry)))
+
+
+def plan_stage(
+    recipe: Recipe, stage: Stage, registry: Registry, *, in_ram: bool, folder: Path | None = None
+) -> StagePlan:
+    """Return one stage's plan. folder: gets its made-up files, beside those of earlier stages'."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = folder or Path(scratch, stage.name)
+        place.mkdir()
         planned = PlannedStage(
             recipe,
             stage,
-            folder=Path(scratch),
+            folder=place,
             adapter=stage_adapter(recipe, stage, registry),
-            alignment=registry.method("alignment", stage.alignment.method)(stage.alignment),
-            dataset=registry.method("dataset", stage.data.method)(stage.data),
+            work=stage_work(stage, registry),
+            dataset=stage_dataset(recipe, stage, registry, None),
             registry=registry,
             trackers=Trackers([]),
         )
@@ -94,11 +115,14 @@ def plan_stage(recipe: Recipe, stage: Stage, registry: Registry, *, in_ram: bool
     stored = next((said for key, said in bits.items() if planned.load_options.get(key)), "")
     return StagePlan(
         name=stage.name,
-        adapter=planned.adapter.method,
-        alignment=planned.alignment.method,
-        data=planned.dataset.method,
+        adapter=planned.adapter.method if planned.adapter else "",
+        work=planned.work.method,
+        data=planned.dataset.method if planned.dataset else "",
         inputs=tuple(_inputs(stage)),
-        produces=planned.alignment.produces,
+        produces=planned.work.produces,
+        trains=isinstance(planned.work, Alignment),
+        rounds=_rounds(recipe, stage),
+        drawn=planned.drawn,
         trainable_parameters=trainable,
         total_parameters=total,
         quantization=stored,
@@ -114,7 +138,7 @@ def _compute(planned: PlannedStage) -> tuple[int, int]:
     ledger = planned.ledger
     ledger.begin("load")
     try:
-        trainable, total = count_parameters(planned.model)
+        trainable, total = count_parameters(planned.model) if _loads(planned) else (0, 0)
     except LlmftError:
         raise
     except Exception as error:  # a plugin's own code, met with tensors that it never sees in a run
@@ -128,16 +152,46 @@ def _compute(planned: PlannedStage) -> tuple[int, int]:
     ledger.begin("prepare")
     try:
         with ledger, NoNumbers():
-            planned.alignment.train(planned)
+            if isinstance(planned.work, Alignment):
+                planned.work.train(planned)
+            else:
+                _run_task(planned)
     except LlmftError:
         raise
     except Exception as error:  # as above
         planned.remark(
-            f"'{planned.alignment.method}' cannot be followed without weights ({_said(error)}):"
+            f"'{planned.work.method}' cannot be followed without weights ({_said(error)}):"
             f" memory after the phase '{ledger.phase}' is not counted"
         )
     ledger.close()
     return trainable, total
+
+
+def _loads(planned: PlannedStage) -> bool:
+    """Return whether a stage has a model: a task that reads neither rows nor one has none."""
+    if isinstance(planned.work, Alignment) or planned.work.rows or planned.stage.start_from:
+        return True
+    recipe = planned.recipe
+    made = {stage.name for stage in recipe.stages if stage.task is not None}
+    return bool(set(_inputs(planned.stage)) - made)
+
+
+def _run_task(planned: PlannedStage) -> None:
+    """Let a task run on made-up rows; that it can make nothing of them says nothing of a run."""
+    assert isinstance(planned.work, Task)
+    try:
+        planned.work.run(planned)
+    except WaitsForPeople:
+        planned.remark("the run stops here, with exit code 9, until people have done their part")
+    except StageError:
+        pass
+    except EnvironmentFault as error:
+        planned.remark(f"what it reads is not here: {error.faults[0].what}")
+
+
+def _rounds(recipe: Recipe, stage: Stage) -> int:
+    repeat = recipe.repeat
+    return repeat.rounds if repeat and stage.name in repeat.stages else 1
 
 
 def _said(error: Exception) -> str:
@@ -147,10 +201,8 @@ def _said(error: Exception) -> str:
 def _inputs(stage: Stage) -> list[str]:
     """Return the earlier stages that a stage reads."""
     found = [stage.start_from] if stage.start_from else []
-    for name, field in type(stage.alignment).model_fields.items():
-        reference = getattr(stage.alignment, name)
-        if reference and any(isinstance(mark, StageRef) for mark in field.metadata):
-            found.append(reference)
+    for config in (stage.work, stage.data):
+        found += stage_references(config).values() if config else ()
     return found
 
 
@@ -161,6 +213,8 @@ def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple
         return max((peak.by_kind.get(kind, 0) for peak in peaks), default=0)
 
     folder = f"stages/{stage.name}"
+    if stage.task:
+        return [(f"{folder}/rows.jsonl", 0)]
     files = [(f"{folder}/adapter", most(ADAPTER))]
     if stage.train.save_strategy != "no":
         kept = stage.train.save_total_limit
@@ -179,11 +233,7 @@ def saves(stage: Stage, counts: Counts) -> int:
     return Plan.of(counts.items, stage.train, 0).saves(stage.train)
 
 
-def _network(recipe: Recipe) -> list[str]:
+def _network(recipe: Recipe, registry: Registry) -> list[str]:
     """Return what is fetched from elsewhere or sent there."""
-    said = hub.remarks(recipe)
-    for tracker in recipe.trackers:
-        settings: dict[str, Any] = tracker.model_dump(exclude_defaults=True, exclude={"method"})
-        shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-        said.append(f"tracker {tracker.method}" + (f": {shown}" if shown else ""))
-    return said
+    trackers = [registry.method("tracker", config.method)(config) for config in recipe.trackers]
+    return [*hub.remarks(recipe), *Trackers(trackers).contacts()]

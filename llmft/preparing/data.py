@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -106,7 +107,7 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
 
 def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
     """Return a stage's training rows, and the rows it is judged on where it is judged."""
-    train = read_rows(dataset, stage.data.split, stage.data.limit)
+    train = read_rows(dataset, dataset.config.split, dataset.config.limit)
     asked = stage.evaluate
     if asked is None:
         return train, None
@@ -116,6 +117,21 @@ def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
     return train, read_rows(dataset, split, asked.limit)
+
+
+def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
+    """Raise DataError where the first row of a split that a stage reads cannot be had."""
+    asked = stage.evaluate
+    splits = [dataset.config.split]
+    if asked and not asked.holdout:
+        splits.append(asked.split or dataset.held_out_split)
+    for split in splits:
+        first = next(iter(dataset.records(split)), None)
+        if first is None:
+            raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
+        if dataset.config.on_bad_row == "fail":
+            with suppress(LeftOutRow):
+                dataset.row(first[1], first[0])
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from llmft.api import ChatRow, CompletionRow, Encoded, Message, Prompt, PromptRow, Row, TextRow
 from llmft.errors import DataError
+from llmft.preparing import templates
+from llmft.preparing.cache import through_cache
 from llmft.settings import TrainSettings
 
 IGNORED = -100
@@ -56,6 +58,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.end = end_of_text(tokenizer)
+        self._tried = False
 
     def encode(
         self, rows: Sequence[Row], settings: TrainSettings
@@ -67,7 +70,7 @@ class Encoder:
         """
         report = EncodingReport(rows=len(rows))
         kept: list[Encoded] = []
-        for encoded in self._all(rows):
+        for encoded in through_cache(self.tokenizer, rows, "rows", lambda: self._all(rows)):
             whole = self._fitted(encoded, settings.on_long_row, report)
             if whole is not None:
                 kept.append(whole)
@@ -91,9 +94,13 @@ class Encoder:
             )
         from jinja2 import TemplateError
 
+        messages = list(messages)
+        if not self._tried:
+            templates.try_out(self.tokenizer, messages)
+            self._tried = True
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=answer_next
+                messages, tokenize=False, add_generation_prompt=answer_next
             )
         except (TemplateError, ValueError) as error:
             raise DataError(

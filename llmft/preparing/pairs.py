@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
 from llmft.errors import DataError
+from llmft.preparing.cache import through_cache
 from llmft.preparing.encoding import Encoder, EncodingReport
 from llmft.settings import TrainSettings
 
@@ -22,8 +23,9 @@ def encode_pairs(
     """
     report = EncodingReport(rows=len(rows))
     kept = []
-    for row in rows:
-        pair = _fitted(_pair(encoder, row), encoder, settings.on_long_row, report)
+    answers = iter(through_cache(encoder.tokenizer, rows, "pairs", lambda: _answers(encoder, rows)))
+    for row, chosen, rejected in zip(rows, answers, answers, strict=True):
+        pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
         if pair is not None:
             kept.append(pair)
     report.kept = len(kept)
@@ -31,13 +33,17 @@ def encode_pairs(
     return kept, report
 
 
-def _pair(encoder: Encoder, row: Row) -> EncodedPair:
-    if not isinstance(row, PreferenceRow):
-        raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
-    chosen, rejected = (
-        encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
-        for answer in (row.chosen, row.rejected)
-    )
+def _answers(encoder: Encoder, rows: Sequence[Row]) -> Iterator[Encoded]:
+    """Give each row's chosen and rejected answer, with the prompt before it."""
+    for row in rows:
+        if not isinstance(row, PreferenceRow):
+            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
+        for answer in (row.chosen, row.rejected):
+            yield encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
+
+
+def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedPair:
+    assert isinstance(row, PreferenceRow)
     shared = _shared(chosen, rejected)
     return EncodedPair(chosen, rejected, shared, row.margin, row.origin)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from llmft.errors import DataError, EnvironmentFault
+from llmft.errors import DataError
+from llmft.preparing.hub_tables import hub_records
 
 Record = tuple[str, Mapping[str, Any]]
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
@@ -49,8 +50,11 @@ def read_records(
 
         name = path.removeprefix("embedded:")
         ending = {"train": "train", "validation": "eval"}.get(split, split)
+        whole = split == "train" and f"data/{name}.jsonl" in embedded.available()
         try:
-            yield from read_file(embedded.locate(f"data/{name}_{ending}.jsonl"))
+            yield from read_file(
+                embedded.locate(f"data/{name}.jsonl" if whole else f"data/{name}_{ending}.jsonl")
+            )
         except ValueError as error:
             raise DataError("E109", str(error)) from error
         return
@@ -69,7 +73,7 @@ def read_records(
     elif path.endswith(_ENDINGS) or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
     else:
-        yield from _hub_records(path, subset, split, revision)
+        yield from hub_records(path, subset, split, revision)
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
@@ -195,31 +199,3 @@ def _parquet(path: Path) -> Iterator[Record]:
                 yield f"{path}: row {number}", record
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError("E107", f"'{path}' is no whole parquet file: {error}") from error
-
-
-def _hub_records(
-    path: str, subset: str | None, split: str, revision: str | None
-) -> Iterator[Record]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        table = datasets.load_dataset(path, subset, split=split, revision=revision)
-    except ValueError as error:
-        if "split" in str(error).lower():
-            raise DataError("E109", f"'{path}': {str(error).splitlines()[0]}") from error
-        raise _not_found(path, error) from error
-    except (OSError, RuntimeError) as error:  # unreachable, unknown, or not allowed
-        raise _not_found(path, error) from error
-    for number, record in enumerate(table, 1):
-        yield f"{path}[{split}]: row {number}", record
-
-
-def _not_found(path: str, error: Exception) -> EnvironmentFault:
-    reason = (str(error).strip().splitlines() or [repr(error)])[0]
-    return EnvironmentFault(
-        "E201",
-        f"cannot load the data set '{path}': {reason}",
-        fix=f"check the name and the network, or fetch it first:"
-        f" hf download --repo-type dataset {path}",
-    )

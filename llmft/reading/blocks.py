@@ -7,98 +7,27 @@ so that one mistake does not hide another, and checks across blocks see as much 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from llmft.api import AdapterConfig, AlignmentConfig, DatasetConfig, TrackerConfig
-from llmft.errors import Fault, LlmftError, PluginError
+from llmft.discovery.contract import KINDS
+from llmft.errors import LlmftError
+from llmft.reading.methods import Blocks, Methods, find_methods
 from llmft.reading.tree import KeyPath, Tree, visible
 from llmft.reading.unknown import answer_unknown, model_in
 from llmft.reading.wording import Error, answer, literal_choices
-from llmft.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 _ROUNDS = 4
 
-KINDS: dict[str, tuple[str, type[Settings]]] = {
-    "adapter": ("adapter", AdapterConfig),
-    "alignment": ("alignment", AlignmentConfig),
-    "data": ("dataset", DatasetConfig),
-    "trackers": ("tracker", TrackerConfig),
-}
-"""The keys that hold a method's block -> the plugin kind, and the base of its settings."""
-
-
-class Methods(Protocol):
-    """What loading a recipe asks of the registry."""
-
-    def names(self, kind: str) -> list[str]:
-        """Return the installed methods of a kind."""
-
-    def method(self, kind: Any, name: str) -> type[Any]:
-        """Return the class of a method; PluginError if there is none or it is broken."""
-
-
-@dataclass(slots=True)
-class Blocks:
-    """The blocks of a tree: the models that read them, and the methods' classes by path."""
-
-    tree: Tree
-    registry: Methods
-    models: dict[KeyPath, type[BaseModel]]
-    classes: dict[KeyPath, type[Any]]
-
 
 def find_blocks(tree: Tree, root: type[BaseModel], registry: Methods) -> Blocks:
     """Return which model reads each block; a method that is not to be had becomes a fault."""
-    blocks = Blocks(tree, registry, {}, {})
-    for path, raw in _method_blocks(tree.data):
-        if isinstance(raw, dict) and not tree.is_broken(path):
-            _find_method(blocks, path, raw)
+    blocks = find_methods(tree, registry)
     _find_models(blocks, tree.data, root, ())
     return blocks
-
-
-def _method_blocks(data: Any) -> Iterable[tuple[KeyPath, Any]]:
-    stages = data.get("stages")
-    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
-        if isinstance(stage, dict):
-            for key in ("adapter", "alignment", "data"):
-                if key in stage:
-                    yield ("stages", index, key), stage[key]
-    trackers = data.get("trackers")
-    for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
-        yield ("trackers", index), tracker
-
-
-def _kind(path: KeyPath) -> tuple[str, type[Settings]]:
-    return KINDS[str(path[-1] if path[0] == "stages" else path[0])]
-
-
-def _find_method(blocks: Blocks, path: KeyPath, raw: dict[str, Any]) -> None:
-    tree, (kind, _) = blocks.tree, _kind(path)
-    where = (*path, "method")
-    name = raw.get("method")
-    if tree.is_broken(where):
-        return
-    if not isinstance(name, str) or not name:
-        names = ", ".join(blocks.registry.names(kind)) or "none"
-        what = "must be the name of a method" if "method" in raw else "is missing"
-        tree.report("E021", where, f"'method' {what}", f"write one of {names}")
-        return
-    try:
-        blocks.classes[path] = blocks.registry.method(kind, name)
-    except PluginError as error:
-        tree.adopt([_recoded(fault) for fault in error.faults], where)
-
-
-def _recoded(fault: Fault) -> Fault:
-    code = "E024" if fault.code == "E504" else fault.code
-    return replace(fault, code=code, what=visible(fault.what), fix=visible(fault.fix))
 
 
 def _find_models(blocks: Blocks, raw: Any, model: type[BaseModel], path: KeyPath) -> None:
@@ -127,13 +56,14 @@ def validated(blocks: Blocks, root: type[M]) -> M | None:
     """Return the recipe, or as much of it as stands when its faults are taken out, or None."""
     tree = blocks.tree
     data = _copied(tree.data)
-    for path, raw in _method_blocks(data):
+    for path, kind in reversed(blocks.kinds.items()):  # those inside others first
+        raw = _at(data, path)
         if not isinstance(raw, dict):
             continue
         cls = blocks.classes.get(path)
         config = _fitted(blocks, cls.Config, _copied(raw), path) if cls else None
         if config is None:
-            base = _kind(path)[1]
+            base = KINDS[kind].config
             tree.broken.add((*path, "method"))
             blocks.classes.pop(path, None)
             # Stands in for the block, so that the rest of the recipe can be looked at.
@@ -229,15 +159,9 @@ def _report(blocks: Blocks, path: KeyPath, errors: list[Error], removed: set[str
     else:
         value = error["input"]
         code, what, fix = answer(errors, tree.written(path, value), field)
-        if isinstance(value, str) and _is_method_block(path):
+        if isinstance(value, str) and path in blocks.kinds:
             fix = f"write {{method: {visible(value)[:60]}}}"
         tree.report(code, path, what, fix)
-
-
-def _is_method_block(path: KeyPath) -> bool:
-    if path[:1] == ("trackers",):
-        return len(path) == 2
-    return bool(path) and path[-1] in ("adapter", "alignment", "data")
 
 
 def _quoted(text: str) -> list[str]:

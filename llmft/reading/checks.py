@@ -6,16 +6,17 @@ import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from llmft.errors import LlmftError
 from llmft.nearest import did_you_mean
-from llmft.reading.blocks import Blocks
+from llmft.reading.asking import asked, clash
+from llmft.reading.methods import Blocks
 from llmft.reading.references import adapter_stage, check_references, start_of
+from llmft.reading.rounds import check_repeat
 from llmft.reading.tree import KeyPath, visible
+from llmft.reading.work import check_rows, check_work
 
 if TYPE_CHECKING:
     from llmft.recipe import Recipe, Stage
 
-BUILT_IN_METRICS = ("loss", "perplexity")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
 
@@ -24,17 +25,14 @@ def check_recipe(recipe: Recipe, blocks: Blocks) -> None:
     _check_folder(recipe, blocks)
     _check_plugins(recipe, blocks)
     check_references(recipe, blocks)
+    check_repeat(recipe, blocks)
     for number, stage in enumerate(recipe.stages):
         base: KeyPath = ("stages", number)
+        check_work(stage, base, blocks)
         _check_start(recipe, number, stage, blocks)
         _check_adapter(recipe, number, stage, blocks)
-        _check_rows(base, stage, blocks)
+        check_rows(base, stage, blocks)
         _check_precision(recipe, base, stage, blocks)
-
-
-def _clash(blocks: Blocks, code: str, paths: list[KeyPath], what: str, fix: str) -> None:
-    if not blocks.tree.touches_broken(paths):
-        blocks.tree.report_together(code, paths, what, fix)
 
 
 def _check_folder(recipe: Recipe, blocks: Blocks) -> None:
@@ -42,20 +40,20 @@ def _check_folder(recipe: Recipe, blocks: Blocks) -> None:
     parts = re.split(r"[/\\]", recipe.output_dir)
     fix = "write a folder such as runs"
     if ".." in parts:
-        _clash(blocks, "E046", [("output_dir",)], "output_dir may not hold '..'", fix)
+        clash(blocks, "E046", [("output_dir",)], "output_dir may not hold '..'", fix)
     elif recipe.output_dir.startswith("~"):
         what = "'~' is not replaced by the home folder here"
-        _clash(blocks, "E046", [("output_dir",)], what, "write the folder out")
+        clash(blocks, "E046", [("output_dir",)], what, "write the folder out")
     elif any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
-        _clash(blocks, "E046", [("output_dir",)], "a folder's name has more than 255 bytes", fix)
+        clash(blocks, "E046", [("output_dir",)], "a folder's name has more than 255 bytes", fix)
     elif re.search(r"[\x00-\x1f\x7f]", recipe.output_dir):
-        _clash(blocks, "E046", [("output_dir",)], "output_dir holds a control character", fix)
+        clash(blocks, "E046", [("output_dir",)], "output_dir holds a control character", fix)
     names: list[tuple[KeyPath, str]] = [(("name",), recipe.name)]
     names += [(("stages", n, "name"), stage.name) for n, stage in enumerate(recipe.stages)]
     for path, name in names:
         if _RESERVED.fullmatch(name):
             what = f"'{name}' is reserved on Windows, and becomes a folder's name"
-            _clash(blocks, "E046", [path], what, "use another name")
+            clash(blocks, "E046", [path], what, "use another name")
 
 
 def _check_plugins(recipe: Recipe, blocks: Blocks) -> None:
@@ -65,12 +63,14 @@ def _check_plugins(recipe: Recipe, blocks: Blocks) -> None:
             what = f"no cross-cutting plugin is called '{visible(name)[:80]}'" \
                 f"; installed: {', '.join(known) or 'none'}"  # fmt: skip
             fix = did_you_mean(name, known) or "`llmft list-plugins` shows what is installed"
-            _clash(blocks, "E024", [("plugins", index)], what, fix)
+            clash(blocks, "E024", [("plugins", index)], what, fix)
 
 
 def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
     """A stage brings an adapter or goes on with an earlier one, and the two may not differ."""
     base: KeyPath = ("stages", number)
+    if stage.task is not None:
+        return
     if stage.adapter is None and stage.start_from is None:
         if not blocks.tree.touches_broken([(*base, "adapter"), (*base, "start_from")]):
             what = f"stage '{stage.name}' has neither an adapter nor start_from"
@@ -117,22 +117,22 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
     if stage.train.gradient_checkpointing and not cls.supports_gradient_checkpointing:
         what = f"the '{name}' adapter cannot work with gradient_checkpointing"
         paths: list[KeyPath] = [(*train, "gradient_checkpointing"), method]
-        _clash(blocks, "E041", paths, what, f"write gradient_checkpointing: false, {drop}")
+        clash(blocks, "E041", paths, what, f"write gradient_checkpointing: false, {drop}")
     if stage.train.packing and not cls.supports_packing:
         what = f"the '{name}' adapter cannot work with packing"
-        _clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
+        clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
     bits = recipe.model.quantization.bits
     if bits and not cls.supports_quantization:
         what = f"the '{name}' adapter cannot be attached to a quantised base"
         width: KeyPath = ("model", "quantization", f"load_in_{bits}bit")
-        _clash(blocks, "E041", [width, method], what, f"write load_in_{bits}bit: false, {drop}")
-    options = _asked(blocks, method[:-1], lambda: dict(cls(found[1].adapter).load_options()))
-    asked = recipe.model.quantization.model_dump() if bits else {}
+        clash(blocks, "E041", [width, method], what, f"write load_in_{bits}bit: false, {drop}")
+    options = asked(blocks, method[:-1], lambda: dict(cls(found[1].adapter).load_options()))
+    wanted = recipe.model.quantization.model_dump() if bits else {}
     for key, value in (options or {}).items():
-        if asked and asked.get(key) != value:
+        if wanted and wanted.get(key) != value:
             what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
             fix = f"drop model.quantization, or write {key}: {str(value).lower()} there too"
-            _clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
+            clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
     if bits or (options and (options.get("load_in_4bit") or options.get("load_in_8bit"))):
         where = ("model", "quantization", f"load_in_{bits}bit") if bits else method
         _need_bitsandbytes(blocks, where, "a quantised base")
@@ -142,58 +142,13 @@ def _need_bitsandbytes(blocks: Blocks, path: KeyPath, what: str) -> None:
     # Looked for, not imported: importing it takes seconds and needs torch.
     if find_spec("bitsandbytes") is None:
         what = f"{what} needs the package bitsandbytes, which is not installed"
-        _clash(blocks, "E206", [path], what, "pip install bitsandbytes")
-
-
-def _check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
-    """The alignment must be able to read the rows, and the metrics must be known."""
-    alignment = blocks.classes.get((*base, "alignment"))
-    dataset = blocks.classes.get((*base, "data"))
-    method: KeyPath = (*base, "alignment", "method")
-    if alignment is not None and stage.train.packing and not alignment.supports_packing:
-        name = visible(stage.alignment.method)[:80]
-        what = f"the '{name}' alignment cannot work with packing"
-        paths: list[KeyPath] = [(*base, "train", "packing"), method]
-        _clash(blocks, "E041", paths, what, "write packing: false")
-    if dataset is None:
-        return
-    where: KeyPath = (*base, "data")
-    kind = _asked(blocks, where, lambda: dataset(stage.data).row_kind())
-    if alignment is not None and kind is not None and kind not in alignment.rows:
-        what = (
-            f"'{visible(stage.data.method)[:80]}' gives {kind} rows with these settings, and"
-            f" '{visible(stage.alignment.method)[:80]}' reads {' or '.join(alignment.rows)} rows"
-        )
-        can = [other for other in dataset.rows if other in alignment.rows]
-        fix = f"set it up to give {can[0]} rows" if can else "pick another dataset or alignment"
-        _clash(blocks, "E042", [(*where, "method"), method], what, fix)
-    known = [*BUILT_IN_METRICS, *dataset.metrics]
-    for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
-        if metric not in known:
-            what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
-            path = (*base, "evaluate", "metrics", index)
-            _clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")
-
-
-def _asked(blocks: Blocks, path: KeyPath, ask: Any) -> Any:
-    """Return a plugin's answer, or None where it fails, which is noted, or has faulty settings."""
-    if blocks.tree.touches_broken([path]):
-        return None
-    try:
-        return ask()
-    except LlmftError as error:
-        blocks.tree.adopt(error.faults, path)
-    except Exception as error:
-        # Plugin code: whatever it raises is put to its block, and the other checks go on.
-        what = f"the plugin failed: {type(error).__name__}: {visible(str(error))[:300]}"
-        blocks.tree.report("E502", path, what, "report it to the plugin's author")
-    return None
+        clash(blocks, "E206", [path], what, "pip install bitsandbytes")
 
 
 def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     if stage.train.bf16 and recipe.model.dtype == "float16":
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
-        _clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
+        clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
     if stage.train.optim in ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"):
         _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmft.errors import EnvironmentFault, Fault, LlmftError, PluginError, RecipeError
-from llmft.reading.blocks import Methods, find_blocks, validated
+from llmft.reading.blocks import find_blocks, validated
 from llmft.reading.checks import check_recipe
+from llmft.reading.methods import Methods
 from llmft.reading.overrides import apply_overrides
+from llmft.reading.rounds import Rounds, written_out
 from llmft.reading.secret import masked, masked_source, refuse_secrets
 from llmft.reading.textfile import read_text
 from llmft.reading.tree import KeyPath, Tree, dotted, visible
@@ -21,16 +23,24 @@ from llmft.recipe import Recipe
 class Loaded:
     """A recipe that passed every check, with what it was read from.
 
-    text: the file as given. overrides: the `--set` values, as given. smoke: a tiny random model
-    stands in for the recipe's, so that the scores mean nothing.
+    recipe: with repeated stages written out, round after round; `written`: as the file has it.
+    rounds: which stage is of which round. text: the file as given. overrides: the `--set` values,
+    as given. smoke: a tiny random model stands in for the recipe's: the scores mean nothing.
     """
 
     recipe: Recipe
+    written: Recipe
+    rounds: Rounds
     path: str
     text: str
     overrides: tuple[str, ...]
     tree: Tree
     smoke: bool = False
+
+    def index_of(self, stage: str) -> int:
+        """Return where the file has a stage, by its name in whichever round."""
+        name = self.rounds[stage][0] if stage in self.rounds else stage
+        return [one.name for one in self.written.stages].index(name)
 
     def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
         """Return a fault at a key of this recipe, for what is found out later."""
@@ -59,7 +69,10 @@ def load_recipe(
         _check_push(recipe, tree)
     if tree.faults or recipe is None:
         raise _error([_masked(fault, secrets) for fault in tree.sorted_faults()])
-    return Loaded(recipe, os.fspath(path), tree.text, tuple(overrides), tree)
+    makers = {stage.name: blocks.maker(n) for n, stage in enumerate(recipe.stages)}
+    products = {name: maker[1].produces for name, maker in makers.items() if maker}
+    whole, rounds = written_out(recipe, products)
+    return Loaded(whole, recipe, rounds, os.fspath(path), tree.text, tuple(overrides), tree)
 
 
 def _check_push(recipe: Recipe, tree: Tree) -> None:

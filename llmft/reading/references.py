@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 
 from llmft.api import StageRef
 from llmft.nearest import did_you_mean
-from llmft.reading.blocks import Blocks
+from llmft.reading.methods import Blocks
 from llmft.reading.tree import KeyPath, visible
+from llmft.settings import Settings
 
 if TYPE_CHECKING:
     from llmft.recipe import Recipe, Stage
@@ -39,13 +40,22 @@ def references(recipe: Recipe) -> list[Reference]:
         base: KeyPath = ("stages", number)
         if stage.start_from is not None:
             found.append(Reference(number, (*base, "start_from"), stage.start_from, "policy"))
-        for key in ("adapter", "alignment", "data"):
+        for key in ("adapter", "alignment", "task", "data"):
             config = getattr(stage, key)
             for name, field in type(config).model_fields.items() if config else ():
                 for produces in _marks(field):
                     for path, target in _targets((*base, key, name), getattr(config, name, None)):
                         found.append(Reference(number, path, target, produces))
     return found
+
+
+def stage_references(config: Settings) -> dict[str, str]:
+    """Return the stages that a block's settings name, by the setting's name."""
+    return {
+        name: value
+        for name, field in type(config).model_fields.items()
+        if _marks(field) and isinstance(value := getattr(config, name, None), str)
+    }
 
 
 def _marks(field: FieldInfo) -> list[str]:
@@ -146,24 +156,29 @@ def _way(start: str, end: str, links: dict[str, list[str]]) -> list[str]:
 def _check_product(reference: Reference, recipe: Recipe, blocks: Blocks) -> None:
     names = [stage.name for stage in recipe.stages]
     number = names.index(reference.target)
-    alignment: KeyPath = ("stages", number, "alignment")
-    cls = blocks.classes.get(alignment)
-    if cls is None or cls.produces == reference.produces:
+    made_by = blocks.maker(number)
+    if made_by is None or made_by[1].produces == reference.produces:
         return
+    path, cls = made_by
     makers = [
         name
         for index, name in enumerate(names[: reference.stage])
-        if (maker := blocks.classes.get(("stages", index, "alignment")))
-        and maker.produces == reference.produces
+        if (maker := blocks.maker(index)) and maker[1].produces == reference.produces
     ]
     wanted, made = _words(reference.produces), _words(cls.produces)
-    what = f"stage '{reference.target}' produces a {made}, and a {wanted} is needed here"
-    fix = f"name {' or '.join(makers)}" if makers else f"add a stage before that makes a {wanted}"
-    blocks.tree.report_together("E033", [reference.path, (*alignment, "method")], what, fix)
+    what = f"stage '{reference.target}' produces {_one(made)}, and {_one(wanted)} is needed here"
+    fix = (
+        f"name {' or '.join(makers)}" if makers else f"add a stage before that makes {_one(wanted)}"
+    )
+    blocks.tree.report_together("E033", [reference.path, (*path, "method")], what, fix)
 
 
 def _words(product: str) -> str:
     return product.replace("_", " ")
+
+
+def _one(product: str) -> str:
+    return product if product.endswith("s") else f"a {product}"
 
 
 def start_of(recipe: Recipe, number: int) -> int | None:

@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from llmft.api import AdapterConfig, AlignmentConfig, DatasetConfig, TrackerConfig
 from llmft.nearest import did_you_mean
 from llmft.reading.foreign import FOREIGN, REMARKS
+from llmft.reading.methods import BASES
 from llmft.reading.tree import KeyPath, dotted, visible
 
-_BASES = (AdapterConfig, AlignmentConfig, DatasetConfig, TrackerConfig)
+STAGE_KEYS = ("train", "adapter", "alignment", "task", "data", "evaluate")
 # Cyrillic and Greek letters that look like Latin ones.
 _LOOKALIKES = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03c1\u03bd",
@@ -60,10 +60,10 @@ def _translated(ours: str, block: KeyPath, models: Models) -> str:
     section, _, name = ours.rpartition(".")
     stage = _stage_of(block)
     where: KeyPath = tuple(section.split(".")) if section else ()
-    of_stage = bool(where) and where[0] in ("train", "adapter", "alignment", "data", "evaluate")
+    of_stage = bool(where) and where[0] in STAGE_KEYS
     full = (*stage, *where) if of_stage and stage else where
     chosen = models.get(full)
-    if chosen and chosen not in _BASES and name not in chosen.model_fields:
+    if chosen and chosen not in BASES and name not in chosen.model_fields:
         return f"it is called '{name}' here, which the method chosen under {dotted(full)} has not"
     if full == block and not (of_stage and not stage):
         return f"it is called '{name}' here"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft import fsio
 from llmft.errors import CheckpointError, EnvironmentFault
+from llmft.saving.accepted import accepted
 
 if TYPE_CHECKING:
     import torch
@@ -142,13 +143,21 @@ class Checkpoints:
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         ours = json.loads(json.dumps(self.identity))
         differs = [key for key in {**identity, **ours} if identity.get(key) != ours.get(key)]
-        if differs:
-            raise CheckpointError(
-                "E405",
-                f"the run's checkpoints are of other data: {', '.join(differs)} of the stage"
-                f" {'has' if len(differs) == 1 else 'have'} changed since it began",
-                fix="put the data back as it was, or begin a new run",
-            )
+        if not differs:
+            return
+        what = (
+            f"{', '.join(differs)} of the stage {'has' if len(differs) == 1 else 'have'} changed"
+            " since it began"
+        )
+        if accepted().data:
+            self.note(f"not bit-exact: {what}, which --accept-data-change accepts")
+            return
+        raise CheckpointError(
+            "E405",
+            f"the run's checkpoints are of other data: {what}",
+            fix="put the data back as it was, begin a new run, or go on with what is there now by"
+            " --accept-data-change",
+        )
 
 
 def check_space(folder: Path, size: int, count: int) -> None:

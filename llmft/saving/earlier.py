@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from llmft import artifacts
-from llmft.api import Adapter
+from llmft.api import Adapter, Alignment, Dataset, Task
 from llmft.errors import CheckpointError
 from llmft.reading.recipe import load_recipe
+from llmft.reading.references import stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 
 
-def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Adapter[Any]:
-    """Return the adapter a stage trains: its own, or that of the stage it starts from."""
+def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Any:
+    """Return the adapter of a stage: its own, or that of the stage it starts from; None without."""
     while stage.adapter is None:
         reference = stage.start_from
+        if reference is None and stage.task is not None:
+            return None
         assert reference is not None  # checked when the recipe was loaded
         name = reference
         if reference.startswith(EARLIER_RUN):
@@ -26,6 +29,28 @@ def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Adapter[A
             name = folder.name
         stage = recipe.stage(name)
     made: Adapter[Any] = registry.method("adapter", stage.adapter.method)(stage.adapter)
+    return made
+
+
+def stage_work(stage: Stage, registry: Registry) -> Alignment[Any] | Task[Any]:
+    """Return what a stage does: its alignment or its task."""
+    made: Alignment[Any] | Task[Any]
+    made = registry.method(stage.work_kind, stage.work.method)(stage.work)
+    return made
+
+
+def stage_dataset(recipe: Recipe, stage: Stage, registry: Registry, run: Path | None) -> Any:
+    """Return a stage's data set, which knows the folders of the stages it reads; None without.
+
+    run: the folder of the stage's run; None before it has one.
+    """
+    if stage.data is None:
+        return None
+    made: Dataset[Any] = registry.method("dataset", stage.data.method)(stage.data)
+    named = stage_references(stage.data) if run else {}
+    made.earlier = {
+        name: earlier_stage(target, run or Path(), recipe) for name, target in named.items()
+    }
     return made
 
 
@@ -60,7 +85,7 @@ def load_options(recipe: Recipe, adapter: Adapter[Any]) -> dict[str, Any]:
         return {"load_in_8bit": True}
     if asked.bits == 4:
         return asked.model_dump(exclude={"load_in_8bit"})
-    return dict(adapter.load_options())
+    return dict(adapter.load_options()) if adapter else {}
 
 
 def twin(model: Any) -> Any:
@@ -74,6 +99,7 @@ def load_stage(folder: Path, registry: Registry, base: Any) -> Any:
     recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
     stage = recipe.stage(folder.name)
     model = stage_adapter(recipe, stage, registry).load(base, folder / artifacts.ADAPTER)
-    alignment = registry.method("alignment", stage.alignment.method)(stage.alignment)
-    alignment.load(model, folder / artifacts.ADAPTER)
+    made_by = stage_work(stage, registry)
+    assert isinstance(made_by, Alignment)  # a task makes no model
+    made_by.load(model, folder / artifacts.ADAPTER)
     return model.requires_grad_(False).eval()

@@ -22,11 +22,13 @@ EDITS: Mapping[str, Kind] = {
     "trackers": "allowed",
     "plugins": "refused",
     "push_to_hub": "allowed",
-    "stages": "refused",
+    "repeat": "refused",
+    "stages": "applied",
     "stages[].name": "refused",
     "stages[].start_from": "refused",
     "stages[].adapter": "refused",
     "stages[].alignment": "refused",
+    "stages[].task": "refused",
     "stages[].data": "refused",
     "stages[].evaluate": "refused",
     "stages[].train.num_train_epochs": "applied",
@@ -44,6 +46,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.adam_beta2": "applied",
     "stages[].train.adam_epsilon": "applied",
     "stages[].train.max_grad_norm": "applied",
+    "stages[].train.on_nan": "applied",
     "stages[].train.bf16": "refused",
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.max_length": "refused",
@@ -68,11 +71,8 @@ class Edit:
 
     @property
     def kind(self) -> Kind:
-        """What is done with it; a key inside a block has the block's kind."""
-        name = re.sub(r"\.\d+", "[]", ".".join(map(str, self.key)))
-        while name not in EDITS:
-            name = name.rpartition(".")[0] or name.rpartition("[")[0]
-        return EDITS[name]
+        """What is done with it."""
+        return kind_of(self.key)
 
     def __str__(self) -> str:
         parts = ("stages", self.stage, *self.key[2:]) if self.stage else self.key
@@ -80,17 +80,31 @@ class Edit:
         return f"{where}: {_shown(self.before)} -> {_shown(self.after)}"
 
 
+def kind_of(key: tuple[str | int, ...]) -> Kind:
+    """Return what a resumed run does with a setting; a key inside a block has the block's kind."""
+    name = re.sub(r"\.\d+", "[]", ".".join(map(str, key)))
+    while name not in EDITS:
+        name = name.rpartition(".")[0] or name.rpartition("[")[0]
+    return EDITS[name]
+
+
 def edits_between(before: Recipe, after: Recipe) -> list[Edit]:
-    """Return every setting in which two recipes differ, defaults written out."""
+    """Return every setting in which two recipes differ, defaults written out.
+
+    Stages are compared by name; one that came, went or moved is an edit of `stages` as a whole.
+    """
     old, new = before.resolved(), after.resolved()
-    names, new_names = [stage.name for stage in before.stages], [s.name for s in after.stages]
+    was, now = old.pop("stages"), new.pop("stages")
+    found = list(_between(old, new, ()))
+    names, new_names = [stage["name"] for stage in was], [stage["name"] for stage in now]
     if names != new_names:
-        del old["stages"], new["stages"]
-        return [Edit(("stages",), names, new_names), *_between(old, new, ())]
-    return [
-        Edit(e.key, e.before, e.after, names[int(e.key[1])]) if e.key[0] == "stages" else e
-        for e in _between(old, new, ())
-    ]
+        found.append(Edit(("stages",), names, new_names))
+    for index, stage in enumerate(now):
+        if stage["name"] in names:
+            pair = was[names.index(stage["name"])], stage
+            edits = _between(*pair, ("stages", index))
+            found += [Edit(e.key, e.before, e.after, stage["name"]) for e in edits]
+    return found
 
 
 def _between(old: Any, new: Any, key: tuple[str | int, ...]) -> Iterator[Edit]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from llmft import fsio
 from llmft.errors import EnvironmentFault
+from llmft.saving.accepted import accepted
 
 NAME = "lock"
 _SIZE = 512
@@ -44,12 +45,13 @@ class Lock:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Lock]:
-    """Hold a run folder's lock while the block runs; raise EnvironmentFault if another does."""
-    path = folder / NAME
+def held(folder: Path, name: str = NAME) -> Iterator[Lock]:
+    """Hold a folder's lock while the block runs; raise EnvironmentFault if another does."""
+    path = folder / name
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "boot": boot_id(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     with fsio.disk_errors(path):
@@ -86,14 +88,16 @@ def _flock(handle: int, path: Path, before: Mapping[str, Any] | None) -> None:
     except OSError as error:
         if error.errno not in _NOT_HERE:
             raise
-        if before is not None and _may_live(before):
-            raise _in_use(path, before) from error
+        if before is not None and _may_live(before) and not accepted().lock:
+            raise _in_use(path, before, known=False) from error
 
 
 def _may_live(holder: Mapping[str, Any]) -> bool:
     """Return whether the holder could still run, where the file system knows no locks."""
     if holder.get("host") != socket.gethostname():
         return True
+    if holder.get("boot") not in (None, boot_id()):
+        return False  # this machine has started anew since
     try:
         os.kill(int(holder["pid"]), 0)
     except (ProcessLookupError, KeyError, ValueError):
@@ -103,17 +107,25 @@ def _may_live(holder: Mapping[str, Any]) -> bool:
     return True
 
 
-def _in_use(path: Path, holder: Mapping[str, Any]) -> EnvironmentFault:
+def boot_id() -> str | None:
+    """Return what names this start of the machine; None where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _in_use(path: Path, holder: Mapping[str, Any], known: bool = True) -> EnvironmentFault:
+    """Return the error. known: the kernel says that the holder runs, not its file alone."""
     who = (
         f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
         if holder
         else "another process"
     )
-    return EnvironmentFault(
-        "E204",
-        f"'{path.parent}' is in use by {who}",
-        fix=f"wait for it or stop it; if that machine is gone for good, remove '{path}'",
-    )
+    fix = "wait for it or stop it"
+    if not known:
+        fix += "; this file system has no locks: where it runs no more, say --break-lock"
+    return EnvironmentFault("E204", f"'{path.parent}' is in use by {who}", fix=fix)
 
 
 def _read(handle: int) -> Mapping[str, Any]:

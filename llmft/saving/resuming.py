@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from llmft.api import StageResult
 from llmft.errors import CheckpointError, Fault
 from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
+from llmft.saving.accepted import accepted
+from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
 from llmft.saving.edits import Edit, edits_between
 
 
@@ -51,23 +53,27 @@ def examine(loaded: Loaded, folder: Path, registry: Registry) -> Earlier:
     }
     recipe = load_recipe(folder / "resolved.yaml", registry).recipe
     edits = edits_between(recipe, loaded.recipe)
-    refused = [fault for edit in edits if (fault := _refusal(loaded, edit, edit.stage in results))]
+    trained = {s for s in _stages(folder) if s not in results and _has_checkpoint(folder, s)}
+    refused = [fault for edit in edits if (fault := _refusal(loaded, edit, trained))]
     if refused:
         raise CheckpointError.of(refused)
     for stage in results:
-        fsio.verify_folder(folder / "stages" / stage / artifacts.ADAPTER)
-    return Earlier(results, tuple(edits), len(results) == len(recipe.stages))
+        artifacts.verify_stage(folder / "stages" / stage)
+    same = not any(edit.kind != "allowed" for edit in edits)
+    return Earlier(results, tuple(edits), same and len(results) == len(recipe.stages))
 
 
-def _refusal(loaded: Loaded, edit: Edit, finished: bool) -> Fault | None:
-    if edit.kind == "refused":
-        why = "the run began with another value, and cannot go on with this one"
-    elif edit.kind == "applied" and finished:
-        why = f"the stage '{edit.stage}' is finished, and cannot be trained otherwise"
-    else:
+def _refusal(loaded: Loaded, edit: Edit, trained: Set[str]) -> Fault | None:
+    """Return why an edit cannot be taken over. trained: stages stopped at a checkpoint.
+
+    A stage that is finished runs again with the edit, and one that has not begun runs with it.
+    """
+    if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
         return None
+    key = ("stages", loaded.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
+    what = f"the run began with another value, and cannot go on with this one ({edit})"
     fix = "put it back as it was, or begin a new run without --resume"
-    return loaded.fault("E404", edit.key, f"{why} ({edit})", fix)
+    return loaded.fault("E404", key, what, fix)
 
 
 def clear_unfinished(place: Path) -> None:
@@ -117,11 +123,15 @@ def changed_ground(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         name = f"{plugin['kind']} {plugin['method']}"
         pairs.append((name, old["version"], plugin["version"]))
         if old["version"] == plugin["version"] and old["sha256"] != plugin["sha256"]:
+            if accepted().plugins:
+                pairs.append((f"code of the {name}", old["sha256"][:8], plugin["sha256"][:8]))
+                continue
             raise CheckpointError(
                 "E405",
                 f"the code of the {plugin['kind']} '{plugin['method']}' ({plugin['distribution']})"
                 " has changed since the run began",
-                fix="install what the run began with, or begin a new run",
+                fix="install what the run began with, begin a new run, or go on with the new code"
+                " by --accept-plugin-change",
             )
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
@@ -139,6 +149,10 @@ def _stages(folder: Path) -> list[str]:
 
 def _is_finished(folder: Path) -> bool:
     return all(_result(folder, stage) is not None for stage in _stages(folder))
+
+
+def _has_checkpoint(folder: Path, stage: str) -> bool:
+    return any((folder / "stages" / stage / CHECKPOINTS).glob("step-*"))
 
 
 def _result(folder: Path, stage: str) -> StageResult | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmft import fsio
 from llmft.errors import EnvironmentFault
+from llmft.reading.methods import nested_methods
 from llmft.reading.recipe import Loaded
 from llmft.recipe import Recipe
 from llmft.registry import Registry
@@ -71,13 +72,17 @@ def reopen(
     """
     fsio.sweep_staging(folder)
     ground = json.loads((folder / LOCK).read_text("utf-8"))
-    changes = changed_ground(ground, _ground(loaded.recipe, registry))
+    now = _ground(loaded.recipe, registry)
+    changes = changed_ground(ground, now)
+    known = [(plugin["kind"], plugin["method"]) for plugin in ground["plugins"]]
+    ground["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
     notes = []
     if killed is not None:
         notes.append(f"the previous run ended without notice{_last_seen(killed)}")
     if changes:
         notes.append(f"not bit-exact: {', '.join(changes)}")
     notes += [f"edited since: {edit}" for edit in earlier.edits if edit.kind == "applied"]
+    stages = [stage.name for stage in loaded.recipe.stages]
     if earlier.edits:
         _write_recipe(folder, loaded)
     run = json.loads((folder / RUN).read_text("utf-8"))
@@ -87,7 +92,9 @@ def reopen(
         "changes": changes,
         "killed": killed,
     }
-    fsio.write_json(folder / RUN, {**run, "resumed": [*run.get("resumed", []), entry]})
+    fsio.write_json(
+        folder / RUN, {**run, "stages": stages, "resumed": [*run.get("resumed", []), entry]}
+    )
     return ground, notes
 
 
@@ -136,8 +143,10 @@ def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
     """Return which distribution, version and code gave each method that a recipe names."""
     wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
     for stage in recipe.stages:
-        wanted |= {("alignment", stage.alignment.method), ("dataset", stage.data.method)}
+        wanted |= {(stage.work_kind, stage.work.method)}
+        wanted |= {("dataset", stage.data.method)} if stage.data else set()
         wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
+        wanted |= {(kind, config.method) for kind, config in nested_methods(stage.work)}
     return [
         {
             "kind": record.kind,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from llmft.recipe import Recipe
+from llmft.sharing.commits import known
 from llmft.sharing.model_card import is_hub_id
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,7 +31,7 @@ def remarks(recipe: Recipe) -> list[str]:
 def commits(recipe: Recipe) -> list[dict[str, str | None]]:
     """Return the commit of everything that the run took from the hub; None where unknown."""
     return [
-        {"kind": kind, "name": name, "revision": revision, "commit": _commit(kind, name, revision)}
+        {"kind": kind, "name": name, "revision": revision, "commit": known((kind, name, revision))}
         for kind, name, revision in _sources(recipe)
     ]
 
@@ -50,17 +50,3 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
         if "/" in path and is_hub_id(path):
             seen.add((path, revision))
             yield "dataset", path, revision
-
-
-def _commit(kind: str, name: str, revision: str | None) -> str | None:
-    """Return what a branch or tag meant when it was fetched last, from the local cache."""
-    from huggingface_hub import constants
-
-    if revision and _COMMIT.fullmatch(revision):
-        return revision
-    cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
-    try:
-        return (cached / "refs" / (revision or "main")).read_text("utf-8").strip()
-    except OSError:
-        found = [path.name for path in cached.glob("snapshots/*")]
-        return found[0] if len(found) == 1 else None

@@ -118,7 +118,7 @@ def card(
         **({"base_model": base} if known else {}),
         "library_name": "peft" if loads_in_peft else "llmft",
         "license": "unknown",
-        "tags": ["llmft", adapter, stage.alignment.method],
+        "tags": ["llmft", adapter, stage.work.method],
     }
     shown = {name: value for name, value in recipe.resolved().items() if name not in _PRIVATE}
     text = CARD.format(
@@ -126,7 +126,7 @@ def card(
         title=f"{recipe.name}: {stage.name}",
         adapter=adapter,
         base=f"[{base}](https://huggingface.co/{base})" if known else f"`{base}`",
-        alignment=stage.alignment.method,
+        alignment=stage.work.method,
         stage=stage.name,
         llmft=lock.get("llmft", "of an unknown version"),
         scores=_scores(stage, result),
@@ -166,7 +166,8 @@ def _number(value: Any) -> str:
 
 
 def _data(stage: Stage, lock: Mapping[str, Any]) -> str:
-    told = {k: v for k, v in shareable(stage.data.model_dump(mode="json")).items() if v is not None}
+    block = stage.data.model_dump(mode="json") if stage.data else {}
+    told = {k: v for k, v in shareable(block).items() if v is not None}
     hashes = lock.get("rows_sha256", {}).get(stage.name) or {}
     rows = [(name, f"`{value}`") for name, value in told.items()]
     rows += [(f"SHA-256 of the rows, {name}", f"`{value}`") for name, value in hashes.items()]

@@ -10,9 +10,11 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmft import artifacts, fsio
 from llmft.errors import EnvironmentFault, LlmftError
@@ -55,7 +57,7 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
     Raises EnvironmentFault (E208) where the hub does not take it; the run folder is not changed.
     """
     before_upstream()
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
         raise _not_sent("nobody is logged in", "hf auth login")
@@ -67,9 +69,7 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
         return made.repo_id, bool(api.repo_info(made.repo_id).private)
 
     def send() -> str:
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        said = f"llmft: {recipe.name}, run {run.name}"
-        return str(api.create_commit(repo_id, operations, commit_message=said).repo_url)
+        return _sent(api, repo_id, files, f"llmft: {recipe.name}, run {run.name}")
 
     repo_id, is_private = _within(_ANSWER_SECONDS, prepare)
     if repo_id != asked.repo_id:  # a bare name is the user's own: the card says whose
@@ -80,6 +80,35 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
             "make it private on the hub, or write private: false",
         )
     return _within(asked.timeout_seconds, send)
+
+
+def _sent(api: Any, repo_id: str, files: Mapping[str, str | bytes], said: str) -> str:
+    """Send files as one commit, over Xet where the client can, else or again over plain HTTP."""
+    from huggingface_hub import CommitOperationAdd
+
+    def commit(over_xet: bool) -> str:
+        with ExitStack() as opened:
+            operations = []
+            for name, content in files.items():
+                # The client takes open files as the wish for plain HTTP.
+                plain = isinstance(content, str) and not over_xet
+                source = opened.enter_context(open(content, "rb")) if plain else content
+                operations.append(CommitOperationAdd(name, source))
+            return str(api.create_commit(repo_id, operations, commit_message=said).repo_url)
+
+    try:
+        return commit(over_xet=True)
+    except OSError as error:
+        if not _uses_xet() or getattr(error, "response", None) is not None:
+            raise
+        log.warning("Xet failed (%s); sending over plain HTTP", error)
+        return commit(over_xet=False)
+
+
+def _uses_xet() -> bool:
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
 
 
 def adapter_files(
@@ -135,7 +164,8 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     if failed:
         raise _refused(failed[0]) from failed[0]
     if not done:
-        raise _not_sent(f"the hub did not answer within {seconds:.0f} seconds")
+        fix = "set HF_HUB_DISABLE_XET=1 where a network lets Xet hang" if _uses_xet() else ""
+        raise _not_sent(f"the hub did not answer within {seconds:.0f} seconds", fix)
     return done[0]
 
 

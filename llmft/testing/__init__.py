@@ -16,9 +16,11 @@ from llmft.testing.adapter import AdapterContract
 from llmft.testing.alignment import AlignmentContract
 from llmft.testing.dataset import DatasetContract
 from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.testing.reward import RewardContract
+from llmft.testing.task import TaskContract
 from llmft.testing.tracker import TrackerContract
 
 __all__ = [
-    "AdapterContract", "AlignmentContract", "DatasetContract", "TrackerContract", "tiny_gpt2",
-    "tiny_llama", "tiny_model_folder", "tiny_tokenizer",
+    "AdapterContract", "AlignmentContract", "DatasetContract", "RewardContract", "TaskContract",
+    "TrackerContract", "tiny_gpt2", "tiny_llama", "tiny_model_folder", "tiny_tokenizer",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -40,10 +40,8 @@ class AlignmentContract(SettingsContract):
         assert produces.isidentifier(), f"'produces' is no plain word: {produces!r}"
 
     def test_its_references_name_what_the_stage_must_produce(self) -> None:
-        for name, field in self.method_class.Config.model_fields.items():
-            for mark in field.metadata:
-                if isinstance(mark, api.StageRef):
-                    assert mark.produces.isidentifier(), f"'{name}' refers to {mark.produces!r}"
+        for name, mark in references_in(self.method_class.Config):
+            assert mark.produces.isidentifier(), f"'{name}' refers to {mark.produces!r}"
 
     def test_it_refuses_rows_of_another_kind(self, settings: Mapping[str, Any]) -> None:
         for kind in get_args(api.RowKind):
@@ -53,6 +51,17 @@ class AlignmentContract(SettingsContract):
             with pytest.raises(Exception):  # noqa: B017, PT011 - any refusal will do
                 self.make(settings).train(context)
             assert not context.trained, f"it trained on rows of the kind '{kind}'"
+
+
+def references_in(config: type[api.Settings]) -> Iterator[tuple[str, api.StageRef]]:
+    """Yield every mark of a reference to a stage, with its setting, wherever the mark stands."""
+    for name, field in config.model_fields.items():
+        waiting: list[Any] = [*field.metadata, field.annotation]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, api.StageRef):
+                yield name, part
+            waiting += [*getattr(part, "__metadata__", ()), *get_args(part)]
 
 
 class _Refusing:

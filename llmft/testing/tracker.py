@@ -66,6 +66,12 @@ class TrackerContract(SettingsContract):
             tracker.stage_finished("sft", {"metrics": dict(metrics), "steps": 0})
         tracker.run_finished({"scores": list(map(dict, ODD_METRICS))})
 
+    def test_it_declares_a_host_that_a_person_can_read(self, settings: Mapping[str, Any]) -> None:
+        host = self.make(settings).contacts
+        assert isinstance(host, str), "contacts is the name of a network host, or ''"
+        bare = not any(mark in host for mark in "/@ \n")
+        assert bare, f"'{host}' is no host's name: leave the scheme, the path and the user out"
+
     def test_it_changes_nothing_it_hears(self, settings: Mapping[str, Any], tmp_path: Path) -> None:
         tracker = self.make(settings)
         tracker.run_started(_run(tmp_path))

@@ -67,11 +67,11 @@ def varlen_attention(
     if sliding_window is not None and learnt + longest > sliding_window:
         options["window"] = sliding_window
     tensors = (query_1HTD, key_1HTD, value_1HTD)
-    work = sum(segment.length**2 for segment in segments)
+    work = sum(segment.own * segment.length for segment in segments)
     if len(segments) > 1 and len(segments) * longest**2 <= _PADDING_BUDGET * work:
         out = _padded(tensors, segments, longest, options)
     else:
-        out = torch.cat([_alone(tensors, segment, options) for segment in segments], 2)
+        out = _one_by_one(tensors, segments, options)
     return out.transpose(1, 2), None
 
 
@@ -89,8 +89,12 @@ class _Segment:
     prefix: int = 0
 
     @property
+    def own(self) -> int:
+        return self.end - self.start
+
+    @property
     def length(self) -> int:
-        return self.prefix + self.end - self.start
+        return self.prefix + self.own
 
     @property
     def places(self) -> list[int]:
@@ -106,14 +110,24 @@ def _segments(bounds: torch.Tensor, shared: torch.Tensor | None) -> list[_Segmen
     return [_Segment(start, end, *prefix) for start, end, prefix in stretches]
 
 
-def _alone(
-    tensors: tuple[torch.Tensor, ...], segment: _Segment, options: dict[str, Any]
+def _one_by_one(
+    tensors: tuple[torch.Tensor, ...], segments: list[_Segment], options: dict[str, Any]
 ) -> torch.Tensor:
-    """Return one segment's attention. Its prefix is attended again, which is cheap, and dropped."""
-    if not segment.prefix:
-        return _causal(*(t[:, :, segment.start : segment.end] for t in tensors), **options)
-    at = torch.tensor(segment.places, device=tensors[0].device)
-    return _causal(*(t.index_select(2, at) for t in tensors), **options)[:, :, segment.prefix :]
+    """Return the segments' attention, a call for each. What stands before one is attended only."""
+    # Split, not sliced: a slice's gradient is as long as all segments together.
+    lengths = [segment.own for segment in segments]
+    queries, keys, values = (torch.split(t, lengths, 2) for t in tensors)
+    number_at = {segment.start: number for number, segment in enumerate(segments)}
+    out = []
+    for segment, query, key, value in zip(segments, queries, keys, values, strict=True):
+        if segment.prefix:
+            there = number_at[segment.prefix_start]
+            key, value = (
+                torch.cat([pieces[there][:, :, : segment.prefix], own], 2)
+                for pieces, own in ((keys, key), (values, value))
+            )
+        out.append(_causal(query, key, value, **options))
+    return torch.cat(out, 2)
 
 
 def _padded(
@@ -150,7 +164,7 @@ def _causal(
     window: int | None = None,
     before: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    if window is None and before is None:
+    if window is None and before is None and query.shape[2] == key.shape[2]:
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=dropout_p, scale=scale
         )

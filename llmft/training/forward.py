@@ -21,8 +21,8 @@ from llmft.api import Encoded
 from llmft.training import attention
 from llmft.training.frozen_head import frozen_head_nll, is_frozen
 
-# Logits held at once, in numbers: 2**25 float32 are 128 MiB.
-LOGITS_AT_ONCE = 2**25
+# Logits held at once, in numbers: 2**24 float32 are 64 MiB.
+LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def label_nll(
     # Positions count from the end, so that an adapter may put virtual tokens in front.
     keep, column = torch.unique(at % width - width, return_inverse=True)
     line = torch.zeros_like(at) if packed else at // width
-    head = _splittable_head(model, len(labels))
+    head = _separable_head(model, len(labels))
     if head is None:
         logits = _logits(model, inputs, keep)[line, column]
         return LabelNll(F.cross_entropy(logits.float(), labels, reduction="none"), row)
@@ -117,6 +117,14 @@ def _logits(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> 
         return out
     whole: torch.Tensor = model(**inputs, use_cache=False).logits
     return whole[:, keep]
+
+
+def _separable_head(model: Any, n_labels: int) -> Any:
+    """Return the output layer if its loss is cheaper without the model's own logits: see below."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if is_frozen(head) and not _changes_logits(model.config):
+        return head
+    return _splittable_head(model, n_labels)
 
 
 def _splittable_head(model: Any, n_labels: int) -> Any:

@@ -9,8 +9,10 @@ from torch import nn
 
 
 def is_frozen(head: Any) -> bool:
-    """Return whether an output layer is a plain linear one that is not trained itself."""
-    return type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
+    """Return whether an output layer is a plain linear one that nothing trains or hooks into."""
+    if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        return False
+    return not any(p.requires_grad for p in head.parameters())
 
 
 def frozen_head_nll(

@@ -1,6 +1,7 @@
-"""A scalar head: one number from the last token of a text, as a reward model gives it.
+"""Scalar heads: a reward model's, read at a text's last token, and a value head, read at each.
 
-A stage that produces a `reward_model` adds this head, so that every other may ask for rewards.
+A stage that produces a `reward_model` adds the first, so that every other may ask for rewards. The
+second has a name and a file of its own: one cannot be taken for the other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from llmft.training.forward import last_hidden
 
 NAME = "score"  # as in transformers' sequence classifiers
 FILE = "head.safetensors"
+VALUE_NAME = "value"
+VALUE_FILE = "value_head.safetensors"
 
 
 def add_score_head(model: Any) -> None:
@@ -58,3 +61,36 @@ def rewards(
     with torch.autocast(hidden_BD.device.type, enabled=False):
         values: torch.Tensor = head(hidden_BD.float()).squeeze(-1)
     return values
+
+
+def add_value_head(model: Any) -> None:
+    """Add a trainable scalar head, float32, that answers 0 until it is trained."""
+    width = model.get_output_embeddings().weight.shape[-1]
+    head = nn.Linear(width, 1, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    model.add_module(VALUE_NAME, head.to(next(model.parameters()).device))
+
+
+def save_value_head(model: Any, folder: Path) -> None:
+    """Write the value head into a folder."""
+    state = getattr(model, VALUE_NAME).state_dict()
+    whole = {f"{VALUE_NAME}.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+    save_file(whole, folder / VALUE_FILE)
+
+
+def load_value_head(model: Any, folder: Path) -> None:
+    """Add the value head that `save_value_head` wrote."""
+    add_value_head(model)
+    state = load_file(folder / VALUE_FILE)
+    with torch.no_grad():
+        for name, parameter in getattr(model, VALUE_NAME).named_parameters():
+            parameter.copy_(state[f"{VALUE_NAME}.{name}"])
+
+
+def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Return the value head's answer to each state, shape (N,), float32."""
+    head = getattr(model, VALUE_NAME)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        found: torch.Tensor = head(hidden_ND.float()).squeeze(-1)
+    return found

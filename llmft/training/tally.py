@@ -12,12 +12,21 @@ from typing import Any
 
 @dataclass
 class LoopReport:
-    """What the loop did; `losses` has one number an optimiser step."""
+    """What the loop did; `losses` has one number an optimiser step, None where all was skipped.
+
+    skipped: updates left out, as a loss or a gradient was not finite.
+    """
 
     steps: int = 0
     items: int = 0
     seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
+    skipped: int = 0
+
+    @property
+    def last_loss(self) -> float:
+        """The loss of the last step that had one."""
+        return next((loss for loss in reversed(self.losses) if loss is not None), math.nan)
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain data, for a checkpoint."""
@@ -27,6 +36,7 @@ class LoopReport:
         """Become what it was at a checkpoint."""
         self.steps, self.items = facts["steps"], facts["items"]
         self.seconds, self.losses = facts["seconds"], list(facts["losses"])
+        self.skipped = facts.get("skipped", 0)
 
 
 class Window:
@@ -42,7 +52,8 @@ class Window:
         for name, (value, weight) in sums.items():
             self.sums[name][0] += value
             self.sums[name][1] += weight
-        self.last_loss = sums["loss"][0] / sums["loss"][1]
+        if "loss" in sums:
+            self.last_loss = sums["loss"][0] / sums["loss"][1]
 
     def means(self, *, clear: bool) -> dict[str, float]:
         """Return the mean of each metric; `tokens` is a count, given per second instead."""
@@ -58,9 +69,12 @@ class Window:
     def facts(self) -> dict[str, Any]:
         """Return it as plain data, for a checkpoint."""
         seconds = time.monotonic() - self.since
-        return {"sums": dict(self.sums), "last_loss": self.last_loss, "seconds": seconds}
+        last = self.last_loss if math.isfinite(self.last_loss) else None
+        return {"sums": dict(self.sums), "last_loss": last, "seconds": seconds}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Become what it was at a checkpoint."""
         self.sums.update({name: list(pair) for name, pair in facts["sums"].items()})
-        self.last_loss, self.since = facts["last_loss"], time.monotonic() - facts["seconds"]
+        last = facts["last_loss"]
+        self.last_loss = math.nan if last is None else last
+        self.since = time.monotonic() - facts["seconds"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import model_validator
+
 from llmft.api import Field, Refusal, hookimpl
 from llmft_adapters.lora import Lora
 from llmft_adapters.lora_config import LoraConfig
@@ -24,6 +26,15 @@ class Dora(Lora):
         ephemeral_gpu_offload: bool = Field(
             False, description="use the GPU to start layers whose weights are kept on the CPU"
         )
+
+        @model_validator(mode="after")
+        def _starts_as_the_base(self) -> Dora.Config:
+            if self.start_in_the_base:
+                raise ValueError(
+                    f"dora starts with B = 0, and not by '{self.init_lora_weights}'; leave"
+                    " init_lora_weights out, or pick method lora"
+                )
+            return self
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from super().check(model)

@@ -10,6 +10,8 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
+from llmft_adapters.lora_layer import adapts, drops, is_plain, lora_linear, sum_over_rows
+
 NAME = "default"
 """PEFT's name for the only adapter of a model."""
 
@@ -68,18 +70,23 @@ class DoraForward:
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         layer = self.layer
-        other = layer.disable_adapters or layer.merged or layer.active_adapters != [NAME]
-        if other or args or kwargs:
+        if args or kwargs or not adapts(layer):
             theirs: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
             return theirs
         A, B = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
         scaling, dropout = layer.scaling[NAME], layer.lora_dropout[NAME]
-        drops = layer.training and not isinstance(dropout, nn.Identity)
+        if is_plain(layer, x):
+            base, norms_O = layer.get_base_layer(), self._fresh(A, B)
+            if norms_O is None:
+                norms_O = self._updated(F.linear(A.detach(), base.weight), A, B, scaling)
+            scale_O = layer.lora_magnitude_vector[NAME].weight / norms_O
+            return lora_linear(x, base.weight, base.bias, A, B, scaling, scale_O)
+        dropping = drops(layer)
         shape, x = x.shape, x.flatten(0, -2)
         text = x.to(A.dtype) if not torch.is_autocast_enabled(x.device.type) else x
-        text = dropout(text) if drops else text
+        text = dropout(text) if dropping else text
         norms_O = self._fresh(A, B)
-        extra = [text] if drops else []
+        extra = [text] if dropping else []
         extra += [A.detach()] if norms_O is None else []
         base, products = self._products(x, extra)
         if norms_O is None:
@@ -87,7 +94,7 @@ class DoraForward:
         # DoRA, section 4.3: the norm is taken as a constant, so that no gradient goes through it.
         scale_O = layer.lora_magnitude_vector[NAME].weight / norms_O
         low = layer.lora_A[NAME](text)
-        if drops:
+        if dropping:
             update = layer.lora_B[NAME](low) * (scaling * scale_O)
             out = base + (scale_O - 1) * products.pop() + update
         else:
@@ -153,22 +160,13 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_TO: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         inner_TO, scale_O = ctx.saved_tensors
-        rows = max(1, _AT_ONCE // inner_TO.shape[-1])
-        if grad_TO.is_cuda or len(grad_TO) <= rows:
-            to_scale = (grad_TO * inner_TO).sum(dim=0, dtype=scale_O.dtype)
-        else:
-            pieces = zip(torch.split(grad_TO, rows), torch.split(inner_TO, rows), strict=True)
-            to_scale = sum((g * h).sum(dim=0, dtype=scale_O.dtype) for g, h in pieces)
+        to_scale = sum_over_rows(grad_TO, inner_TO).to(scale_O.dtype)
         return (grad_TO * scale_O).to(inner_TO.dtype), to_scale
 
 
 def _scaled(inner_TO: torch.Tensor, scale_O: torch.Tensor) -> torch.Tensor:
     out: torch.Tensor = _Scaled.apply(inner_TO, scale_O)  # type: ignore[no-untyped-call]
     return out
-
-
-# Numbers; 1 MiB of float32.
-_AT_ONCE = 2**18
 
 
 def _plus(

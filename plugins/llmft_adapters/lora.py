@@ -11,7 +11,7 @@ from typing import Any
 from llmft.api import Adapter, Refusal, TrainSettings, hookimpl
 from llmft_adapters.biases import own_biases, put_back
 from llmft_adapters.lora_config import LoraConfig
-from llmft_adapters.lora_targets import adapted_layers, misfits, targets_for_peft
+from llmft_adapters.lora_targets import adapted_layers, misfits, targets_for_peft, values_for_peft
 
 
 class Lora(Adapter[LoraConfig]):
@@ -31,16 +31,30 @@ class Lora(Adapter[LoraConfig]):
 
         config = self.peft_config(model)
         kept = self._own_biases(model)
-        return self.prepared(get_peft_model(model, config), kept)
+        model = get_peft_model(model, config)
+        if how := self.config.start_in_the_base:
+            from llmft_adapters import lora_start
+
+            lora_start.start(model, how)
+        return self.prepared(model, kept)
 
     def load(self, model: Any, folder: Path) -> Any:
         from peft import PeftModel
 
+        config = self.peft_config(model)  # the file's own could hold any pattern
         kept = self._own_biases(model)
-        return self.prepared(PeftModel.from_pretrained(model, folder, is_trainable=True), kept)
+        if self.config.start_in_the_base:
+            from llmft_adapters import lora_start
+
+            return self.prepared(lora_start.load(model, folder, config), kept)
+        model = PeftModel.from_pretrained(model, folder, is_trainable=True, config=config)
+        return self.prepared(model, kept)
 
     def prepared(self, model: Any, kept: Any) -> Any:
         """Return PEFT's model ready to train; `kept` are the base's own biases."""
+        from llmft_adapters.lora_layer import take_over
+
+        take_over(model)
         model.base_biases = kept
         return model
 
@@ -59,10 +73,10 @@ class Lora(Adapter[LoraConfig]):
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
             target_modules=targets_for_peft(model, config),
             use_rslora=config.use_rslora,
-            init_lora_weights=config.init_lora_weights,
+            init_lora_weights=config.init_lora_weights if not config.start_in_the_base else True,
             modules_to_save=config.modules_to_save,
-            rank_pattern=dict(config.rank_pattern),
-            alpha_pattern=dict(config.alpha_pattern),
+            rank_pattern=values_for_peft(model, config, config.rank_pattern),
+            alpha_pattern=values_for_peft(model, config, config.alpha_pattern),
         )
 
     def _own_biases(self, model: Any) -> Any:
@@ -87,6 +101,11 @@ class Lora(Adapter[LoraConfig]):
         ]
 
     def save(self, model: Any, folder: Path) -> None:
+        if self.config.start_in_the_base:
+            from llmft_adapters import lora_start
+
+            lora_start.save(model, folder)
+            return
         # "auto" would ask the hub whether the vocabulary has grown; it never does here.
         model.save_pretrained(folder, save_embedding_layers=False)
 

@@ -11,7 +11,13 @@ from llmft.api import AdapterConfig, Field, Line
 Rank = Annotated[int, Field(ge=1, le=65_536)]
 Layer = Annotated[int, Field(ge=0, le=100_000)]
 
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
+InTheBase = Literal["pissa", "olora"] | Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d?$")]
+_NOT_OFFERED = {
+    "eva": "reads the training rows before they are an adapter's to read",
+    "corda": "reads sample rows before they are an adapter's to read",
+    "lora_ga": "reads gradients of the training rows before there is an adapter",
+    "loftq": "replaces the base's weights by rounded ones, so that the base could not be had back",
+}
 
 
 class LoraConfig(AdapterConfig):
@@ -31,10 +37,13 @@ class LoraConfig(AdapterConfig):
         " [q_proj, v_proj]; all-linear takes every linear layer but the output",
     )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
-    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = Field(
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] | InTheBase = Field(
         True,
-        description="how A and B start; true: B = 0, so that nothing changes at first. PEFT's"
-        " pissa, olora, loftq and eva are not offered: they change the base, or read data first",
+        description="how A and B start; true: B = 0. pissa (or pissa_niter_4, faster) and olora:"
+        " as W's main directions, which are taken off again, so that nothing changes at first. The"
+        " base stays as it is; the saved adapter has twice the rank, and plain PEFT loads it."
+        " PEFT's eva, corda, lora_ga and loftq are not offered: they read data first, or round the"
+        " base",
     )
     modules_to_save: list[Line] | None = Field(
         None, min_length=1, max_length=100, description="layers trained whole and saved along"
@@ -48,12 +57,12 @@ class LoraConfig(AdapterConfig):
     rank_pattern: dict[Line, Rank] = Field(
         default_factory=dict,
         max_length=1000,
-        description="another rank for layers whose name ends with, or matches, a regex",
+        description="another rank for layers of these names or globs; the first that fits holds",
     )
     alpha_pattern: dict[Line, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         default_factory=dict,
         max_length=1000,
-        description="another alpha for layers whose name ends with, or matches, a regex",
+        description="another alpha for layers of these names or globs; the first that fits holds",
     )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, le=1e4, description="LoRA+: B's learning rate over A's (Hayou et al. 2024)"
@@ -61,10 +70,17 @@ class LoraConfig(AdapterConfig):
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod
-    def _leaves_the_base(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.startswith(_CHANGE_THE_BASE):
-            raise ValueError(
-                f"'{value}' rewrites the base's weights or reads data before training, so that the"
-                " base could not be had back; write true, gaussian or orthogonal"
-            )
+    def _offered(cls, value: Any) -> Any:
+        name = value if isinstance(value, str) else ""
+        for start, reason in _NOT_OFFERED.items():
+            if name.startswith(start):
+                raise ValueError(
+                    f"'{name}' {reason}; write pissa, olora, gaussian, orthogonal or true"
+                )
         return value
+
+    @property
+    def start_in_the_base(self) -> str | None:
+        """PiSSA's or OLoRA's name in PEFT, where A and B start as a part of the base's weights."""
+        how = self.init_lora_weights
+        return how if isinstance(how, str) and how.startswith(("pissa", "olora")) else None

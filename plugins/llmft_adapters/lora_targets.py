@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from llmft.api import Refusal
 from llmft_adapters.lora_config import LoraConfig
+
+V = TypeVar("V")
 
 
 def linear_layers(model: Any) -> list[str]:
@@ -50,6 +52,19 @@ def targets_for_peft(model: Any, config: LoraConfig) -> str | list[str]:
     return "all-linear" if wanted == "all-linear" else list(wanted)
 
 
+def values_for_peft(model: Any, config: LoraConfig, patterns: Mapping[str, V]) -> dict[str, V]:
+    """Return each adapted layer's full name with its value: that of the first pattern it matches.
+
+    PEFT takes the keys of such a mapping for regexes; a full name is one that matches itself only.
+    """
+    adapted = adapted_layers(model, config) if patterns else []
+    found: dict[str, V] = {}
+    for pattern, value in patterns.items():
+        for name in _matching(adapted, pattern):
+            found.setdefault(name, value)
+    return found
+
+
 def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     """Yield what of the choice fits no layer of this model."""
     layers = linear_layers(model)
@@ -65,16 +80,37 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     yield from _wrong_numbers(layers, config)
     adapted = adapted_layers(model, config)
     for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, key):
-            try:
-                matches = [n for n in adapted if re.match(rf"(.*\.)?({pattern})$", n)]
-            except re.error as error:
-                yield (key, pattern), f"'{pattern}' is no regex: {error}", "write a layer's name"
-                continue
-            if not matches and adapted:
-                what = f"'{pattern}' matches no layer that is adapted"
-                yield (key, pattern), what, f"there are {kinds}"
+        yield from _wrong_patterns(key, getattr(config, key), adapted)
+    if config.start_in_the_base:
+        yield from _too_high_ranks(model, adapted, config)
     yield from _wrong_whole_layers(model, adapted, config)
+
+
+def _too_high_ranks(model: Any, adapted: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    ranks = values_for_peft(model, config, config.rank_pattern)
+    for name in adapted:
+        rank, most = ranks.get(name, config.r), min(model.get_submodule(name).weight.shape)
+        if rank > most:
+            how = config.start_in_the_base
+            what = f"{how} starts as directions of a weight, and '{name}' has {most}, not {rank}"
+            yield ("init_lora_weights",), what, f"write a rank of at most {most} for it"
+            return
+
+
+def _wrong_patterns(key: str, patterns: Mapping[str, Any], adapted: list[str]) -> Iterable[Refusal]:
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in adapted}))
+    taken: dict[str, str] = {}
+    for pattern in patterns if adapted else ():
+        found = _matching(adapted, pattern)
+        if not found:
+            what = f"'{pattern}' matches no layer that is adapted"
+            way = f"write a name or a glob; the adapted layers are {kinds}"
+            yield (key, pattern), what, way
+        elif taken.keys() >= set(found):
+            what = f"'{pattern}' changes nothing: '{taken[found[0]]}' above it has its layers"
+            yield (key, pattern), what, "write it first, or leave it out"
+        for name in found:
+            taken.setdefault(name, pattern)
 
 
 def _wrong_numbers(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:

@@ -75,6 +75,31 @@ class PrefixModel(SoftPromptModel):
         )
         return text_of(out, lambda whole: whole[:, self.n_virtual :])
 
+    @torch.no_grad()
+    def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """Read prompts padded on the left, after the prefix; see `SoftPromptModel.prefill`.
+
+        None where pads behind the prefix might push it out of the model's window.
+        """
+        window = getattr(self.base.config.get_text_config(), "sliding_window", None)
+        if window is not None and not bool(attention_mask.all()):
+            return None
+        mask = self._before(attention_mask, 1)
+        options: dict[str, Any] = (
+            {"logits_to_keep": 1} if takes(self.base, "logits_to_keep") else {}
+        )
+        if takes(self.base, "position_ids"):
+            options["position_ids"] = (mask.cumsum(1) - 1)[:, self.n_virtual :]
+        cache = DynamicCache([(k, v) for k, v in self.keys_and_values(len(input_ids))])
+        out = self.base(
+            input_ids=input_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        return out.logits[:, -1], out.past_key_values, mask
+
     def _before(self, text_BT: torch.Tensor, value: int) -> torch.Tensor:
         return F.pad(text_BT, (self.n_virtual, 0), value=value)
 

@@ -85,6 +85,26 @@ class SoftPromptModel(nn.Module):
         )
         return text_of(out, lambda new: torch.cat([_rows_like(input_ids, new), new], dim=1))
 
+    @torch.no_grad()
+    def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """Read prompts padded on the left: the next token's logits (B, V), the cache, its mask.
+
+        The base alone can read on from there. None: this model cannot keep a cache of these.
+        """
+        layout = Layout.of(input_ids, self.n_virtual, {"attention_mask": attention_mask})
+        options: dict[str, Any] = (
+            {"logits_to_keep": 1} if takes(self.base, "logits_to_keep") else {}
+        )
+        if layout.positions is not None and takes(self.base, "position_ids"):
+            options["position_ids"] = layout.positions
+        out = self.base(
+            inputs_embeds=self._embedded(input_ids, layout),
+            attention_mask=layout.mask,
+            use_cache=True,
+            **options,
+        )
+        return out.logits[:, -1], out.past_key_values, layout.mask
+
     def _embedded(self, input_ids_BT: torch.Tensor, layout: Layout) -> torch.Tensor:
         text_BTD = self.base.get_input_embeddings()(input_ids_BT)
         prompts_PD = self.prompts().to(text_BTD)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
+from llmft_trackers.side_by_side import measured, plain, tables
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Live
@@ -51,7 +52,6 @@ class Console(Tracker[Any]):
         self._metrics: Mapping[str, float] = {}
         self._live: Live | None = None
         self._before: dict[str, Mapping[str, float]] = {}
-        self._scores: dict[str, Scores] = {}
 
     def run_started(self, run: RunInfo) -> None:
         """Say what runs, and where it writes."""
@@ -101,7 +101,6 @@ class Console(Tracker[Any]):
             self._say(f"[{stage}] before: {_numbers(metrics)}")
             return
         before = self._before.pop(stage, {})
-        self._scores[stage] = {n: (before.get(n), value) for n, value in metrics.items()}
         width = max([len(name) for name in metrics], default=0)
         self._say(f"  {'':{width}}  {'before':>9}  {'after':>9}  {'difference':>10}")
         for name, after in metrics.items():
@@ -119,7 +118,9 @@ class Console(Tracker[Any]):
         for line in _changed_answers(result.get("samples", ())):
             self._say(line)
         folder = f" in {self._folder / 'stages' / stage}" if self._run else ""
-        self._say(f"stage {stage} done: {result.get('produces', 'adapter')}{folder}")
+        counted = [f"{name} {plain(value)}" for name, value in measured(result).items() if value]
+        said = f" ({', '.join(counted)})" if counted else ""
+        self._say(f"stage {stage} done: {result.get('produces', 'adapter')}{folder}{said}")
 
     def run_finished(self, summary: Mapping[str, Any]) -> None:
         """Say how the run ended, where everything is, and what to type next."""
@@ -127,7 +128,8 @@ class Console(Tracker[Any]):
         self._stop()
         if self._run is None:
             return
-        for line in _side_by_side(self._scores):
+        stages = summary.get("stages")
+        for line in tables(stages) if isinstance(stages, Mapping) else ():
             self._say(line)
         self._say("")
         took = f" in {_duration(summary['seconds'])}" if "seconds" in summary else ""
@@ -165,26 +167,6 @@ class Console(Tracker[Any]):
             self._live.stop()
             self._live = None
             atexit.unregister(self._stop)
-
-
-Scores = Mapping[str, tuple[float | None, float]]
-
-
-def _side_by_side(scores: Mapping[str, Scores]) -> list[str]:
-    """Return a table of all stages' scores, before > after; nothing for a single stage."""
-    if len(scores) < 2:
-        return []
-    names = list(dict.fromkeys(name for of_stage in scores.values() for name in of_stage))
-    width = max(len("stage"), *map(len, scores))
-    lines = ["", f"{'stage':{width}}" + "".join(f"  {name:>19}" for name in names)]
-    for stage, of_stage in scores.items():
-        cells = []
-        for name in names:
-            old, new = of_stage.get(name, (None, None))
-            was = "-" if old is None else _number(old)
-            cells.append(f"  {'-' if new is None else f'{was} > {_number(new)}':>19}")
-        lines.append(f"{stage:{width}}" + "".join(cells))
-    return lines
 
 
 def _changed_answers(samples: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:

@@ -28,8 +28,10 @@ from llmft.api import (
     hookimpl,
 )
 from llmft_trackers.wandb_process import WandbProcess
+from llmft_trackers.wandb_server import base_url, host
 
 log = logging.getLogger("llmft")
+_MOST_NOTES, _LONGEST_NOTE = 200, 500
 
 
 class Wandb(Tracker[Any]):
@@ -70,6 +72,8 @@ class Wandb(Tracker[Any]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.contacts = _contacts(config.mode)
+        self._notes: list[str] = []
         self._out = sys.stdout  # the engine sends what is printed later to the log
         self._process: WandbProcess | None = None
         self._step: dict[str, int] = {}
@@ -116,6 +120,12 @@ class Wandb(Tracker[Any]):
         self._log(stage, f"{when}/", metrics)
         self._say_remarks()
 
+    def note(self, text: str) -> None:
+        """Tell a remark, in the run's summary under `notes`."""
+        if len(self._notes) < _MOST_NOTES:
+            self._notes.append(text[:_LONGEST_NOTE])
+            self._tell({"summary": {"notes": "\n".join(self._notes)}})
+
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
         """Tell the numbers that describe the stage."""
         numbers = dict(result.get("metrics", {}))
@@ -145,6 +155,13 @@ class Wandb(Tracker[Any]):
             log.info(remark)
             self._out.write(f"note: {remark}\n")
             self._out.flush()
+
+
+def _contacts(mode: str) -> str:
+    """Return the host that would be told, or '' where only files are kept."""
+    if mode == "offline" or os.environ.get("WANDB_MODE") in ("disabled", "offline", "dryrun"):
+        return ""
+    return host(base_url())
 
 
 @hookimpl

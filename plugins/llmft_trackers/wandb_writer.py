@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import configparser
 import json
-import netrc
 import os
 import re
 import shlex
 import tempfile
 import threading
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from llmft_trackers.wandb_server import base_url, host, saved_key
 
 _PROBE_SECONDS, _INIT_SECONDS, _FINISH_SECONDS = 3.0, 5.0, 7.0
 
@@ -122,13 +121,13 @@ def _why_offline(mode: str) -> str | None:
         return "as the recipe says"
     if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         return "as WANDB_MODE says"
-    base = _base_url()
-    key = os.environ.get("WANDB_API_KEY") or _saved_key(base)
+    base = base_url()
+    key = os.environ.get("WANDB_API_KEY") or saved_key(base)
     if not key and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "there is no key: wandb login"
     if mode == "online" or not key:
         return None
-    found = [f"{_host(base)} does not answer"]
+    found = [f"{host(base)} does not answer"]
     asking = threading.Thread(target=lambda: found.insert(0, _refusal(base, key)), daemon=True)
     asking.start()
     asking.join(_PROBE_SECONDS + 1)  # looking up a name may hang, and knows no timeout
@@ -146,43 +145,13 @@ def _refusal(base: str, key: str) -> str:
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as answer:
             viewer = json.load(answer).get("data", {}).get("viewer")
-            return "" if viewer else f"{_host(base)} does not know the key: wandb login --relogin"
+            return "" if viewer else f"{host(base)} does not know the key: wandb login --relogin"
     except urllib.error.HTTPError as error:
         refused = error.code in (401, 403)
         told = "refuses the key: wandb login --relogin" if refused else f"answers {error.code}"
-        return f"{_host(base)} {told}"
+        return f"{host(base)} {told}"
     except (OSError, ValueError, AttributeError):
-        return f"{_host(base)} cannot be reached"
-
-
-def _base_url() -> str:
-    found = os.environ.get("WANDB_BASE_URL")
-    if not found:
-        folder = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
-        settings = configparser.ConfigParser(interpolation=None)
-        try:
-            settings.read(Path(folder) / "settings")
-            found = settings.get("default", "base_url", fallback=None)
-        except (configparser.Error, OSError, UnicodeDecodeError):
-            found = None
-    return (found or "https://api.wandb.ai").rstrip("/")
-
-
-def _host(base: str) -> str:
-    return urllib.parse.urlsplit(base).hostname or ""
-
-
-def _saved_key(base: str) -> str | None:
-    """Return the key that `wandb login` wrote down for this server."""
-    named, netloc = os.environ.get("NETRC"), urllib.parse.urlsplit(base).netloc
-    for path in (named,) if named else (Path.home() / ".netrc", Path.home() / "_netrc"):
-        try:
-            entry = netrc.netrc(path).authenticators(netloc.rpartition("@")[2])
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry and entry[2]:
-            return entry[2]
-    return None
+        return f"{host(base)} cannot be reached"
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,17 @@ def test_trainable_parameters_are_the_paper_s_count() -> None:
     ({"target_modules": ["q_proj", "x*"]}, ("target_modules", 1), "matches no linear layer"),
     ({"layers_to_transform": [0, 7]}, ("layers_to_transform", 1), "no layer 7"),
     ({"rank_pattern": {"nothing": 4}}, ("rank_pattern", "nothing"), "no layer that is adapted"),
-    ({"alpha_pattern": {"(": 4.0}}, ("alpha_pattern", "("), "no regex"),
+    ({"alpha_pattern": {"(": 4.0}}, ("alpha_pattern", "("), "no layer that is adapted"),
+    ({"rank_pattern": {r".*\.q_proj": 4}}, ("rank_pattern", r".*\.q_proj"),
+     "no layer that is adapted"),
+    ({"rank_pattern": {"*_proj": 4, "q_proj": 2}}, ("rank_pattern", "q_proj"),
+     "changes nothing: '*_proj' above it"),
     ({"target_modules": ["q_proj"], "rank_pattern": {"v_proj": 4}}, ("rank_pattern", "v_proj"),
      "no layer that is adapted"),
     ({"modules_to_save": ["score"]}, ("modules_to_save", 0), "no layer of this model"),
     ({"modules_to_save": ["q_proj"]}, ("modules_to_save", 0), "adapted already"),
 ])  # fmt: skip
-def test_what_fits_no_layer_is_refused(settings: Any, key: Any, fact: str) -> None:
+def test_s7_what_fits_no_layer_is_refused(settings: Any, key: Any, fact: str) -> None:
     (fault,) = lora(**settings).check(tiny_llama().to("meta"))
     assert fault[0] == key
     assert fact in fault[1]
@@ -74,9 +79,41 @@ def test_the_chosen_layers_are_the_adapted_ones() -> None:
     assert (layer.r["default"], layer.scaling["default"]) == (2, 3.0)
 
 
-@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4", "loftq", "eva"])
-def test_a_start_that_changes_the_base_is_refused_with_the_reason(start: str) -> None:
-    with pytest.raises(ValidationError, match="could not be had back"):
+def test_a_rank_by_glob_reaches_peft_as_full_names() -> None:
+    patterns = {"*.layers.1.*.q_proj": 2, "q_proj": 4, "[kv]_proj": 6}
+    adapter = lora(rank_pattern=patterns, target_modules=["q_proj", "v_proj"])
+    assert not list(adapter.check(tiny_llama()))
+    assert adapter.peft_config(tiny_llama()).rank_pattern == {
+        "model.layers.1.self_attn.q_proj": 2,
+        "model.layers.0.self_attn.q_proj": 4,
+        "model.layers.0.self_attn.v_proj": 6,
+        "model.layers.1.self_attn.v_proj": 6,
+    }
+    measures.seed()
+    model = adapter.attach(tiny_llama()).get_base_model()
+    ranks = [layer.self_attn.q_proj.r["default"] for layer in model.model.layers]
+    assert ranks == [4, 2]
+
+
+# Each takes a backtracking regex engine longer than anybody waits.
+@pytest.mark.parametrize("pattern", [
+    r"((.*)*)*!", r"(\w+\.?)+!", "(" + ".*" * 40 + ")!", "*o" * 800 + "!", "[" * 500 + "*!",
+], ids=lambda pattern: pattern[:8])  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["target_modules", "rank_pattern", "alpha_pattern", "modules_to_save"]
+)
+def test_a_pattern_made_to_hang_a_regex_is_refused_at_once(key: str, pattern: str) -> None:
+    asked: Any = {pattern: 4} if key.endswith("pattern") else [pattern]
+    began = time.process_time()
+    (fault,) = lora(**{key: asked}).check(tiny_llama().to("meta"))
+    assert time.process_time() - began < 1
+    assert fault[0][0] == key
+    assert pattern in fault[1]
+
+
+@pytest.mark.parametrize("start", ["eva", "corda", "lora_ga", "loftq"])
+def test_a_start_that_reads_data_or_rounds_the_base_is_refused(start: str) -> None:
+    with pytest.raises(ValidationError, match="write pissa, olora"):
         lora(init_lora_weights=start)
 
 

@@ -16,8 +16,7 @@ from llmft.testing.models import tiny_model_folder
 def server():
     made = Server()
     yield made
-    made.process.stdin.close()
-    made.process.wait(10)
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,23 +8,29 @@ from collections.abc import Callable
 from typing import Any
 
 CRASH = 77  # the exit code of a process that dies in the middle of a write
+KINDS = {
+    "fsync": "sync", "rename": "rename", "replace": "rename", "mkdir": "new folder",
+    "unlink": "remove", "rmdir": "remove",
+}  # fmt: skip
 
 
 class Events:
     """Counts writes, syncs, renames, unlinks and new folders, and fails at one of them.
 
-    kind: 'count' fails nowhere; 'crash' leaves without any clean-up, 'full' has no space left from
-    the n-th event on, 'once' fails once.
+    kind: 'count' fails nowhere, nor does 'count full', which counts what a full disk refuses;
+    'crash' leaves without any clean-up, 'full' has no space left from the n-th event on.
     """
 
     def __init__(self, kind: str, at: int) -> None:
-        self.kind, self.at, self.count = kind, at, 0
+        self.kind, self.at = kind, at
+        self.names: list[str] = []
 
-    def meets(self, halfway: Callable[[], object] = lambda: None) -> None:
+    def meets(self, name: str, halfway: Callable[[], object] = lambda: None) -> None:
         """Count an event, and fail here if it is the one, after doing it by half."""
-        self.count += 1
-        failing = self.count == self.at or (self.kind == "full" and self.count > self.at)
-        if self.kind == "count" or not failing:
+        self.names.append(name)
+        count = len(self.names)
+        failing = count == self.at or (self.kind == "full" and count > self.at)
+        if self.kind in ("count", "count full") or not failing:
             return
         halfway()
         if self.kind == "crash":
@@ -33,21 +39,31 @@ class Events:
 
 
 def install(
-    kind: str, at: int = 0, number: int = 0, phase: str = "train", stage: str = ""
+    kind: str, at: int = 0, number: int = 0, phase: str = "train", stage: str = "", where: str = ""
 ) -> Events | None:
-    """Make this process meet a fault: file-system events, or a signal in a phase (`at`: done)."""
+    """Make this process meet a fault: file-system events, or a signal.
+
+    The signal comes in a phase (`at`: done), or with the kind 'call' as the function `where`,
+    'module:name' or 'module:class.name', is called for the `at`-th time.
+    """
     if kind == "signal":
         _signal_at(number, phase, at, stage)
+        return None
+    if kind == "call":
+        _signal_in(where, at, number)
+        return None
+    if kind == "bug":
+        _break_down(os.environ["HF_TOKEN"])
         return None
     if kind == "seconds":
         import time
 
         _slow_steps(time, at)
         return None
-    return _watch(Events(kind, at))
+    return watch(Events(kind, at))
 
 
-def _watch(events: Events) -> Events:
+def watch(events: Events) -> Events:
     """Put an event before each of the calls by which fsio changes the disk."""
     # A disk that is full takes no more data, but lets files go.
     growing = ("fsync", "rename", "replace", "mkdir")
@@ -57,14 +73,14 @@ def _watch(events: Events) -> Events:
 
         def call(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
             if _name in growing or events.kind in ("crash", "count"):
-                events.meets()
+                events.meets(KINDS[_name])
             return _real(*args, **options)
 
         setattr(os, name, call)
     write = os.write
 
     def half_written(handle: int, data: Any) -> int:
-        events.meets(lambda: write(handle, bytes(data)[: len(data) // 2]))
+        events.meets("write", lambda: write(handle, bytes(data)[: len(data) // 2]))
         return write(handle, data)
 
     os.write = half_written
@@ -74,7 +90,7 @@ def _watch(events: Events) -> Events:
 
     def half_saved(tensors: Any, path: Any, *args: Any, **options: Any) -> None:
         save(tensors, path, *args, **options)
-        events.meets(lambda: os.truncate(path, os.path.getsize(path) // 2))
+        events.meets("write", lambda: os.truncate(path, os.path.getsize(path) // 2))
 
     safetensors.torch.save_file = half_saved
     return events
@@ -94,6 +110,25 @@ def _signal_at(number: int, phase: str, done: int, stage: str) -> None:
     Trackers.progress = progress
 
 
+def _signal_in(where: str, at: int, number: int) -> None:
+    import importlib
+
+    module, _, path = where.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    real, calls = getattr(owner, name), []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        return real(*args, **options)
+
+    setattr(owner, name, counted)
+
+
 def _slow_steps(time: Any, milliseconds: int) -> None:
     """Make each step last, so that a kill from outside can hit it."""
     from llmft.notify import Trackers
@@ -103,5 +138,16 @@ def _slow_steps(time: Any, milliseconds: int) -> None:
     def progress(self: Any, progress: Any) -> None:
         told(self, progress)
         time.sleep(milliseconds / 1e3)
+
+    Trackers.progress = progress
+
+
+def _break_down(secret: str) -> None:
+    """Let a bug of ours show a secret."""
+    from llmft.notify import Trackers
+
+    def progress(self: Any, progress: Any) -> None:
+        if progress.phase == "train":
+            raise RuntimeError(f"could not log in with {secret}")
 
     Trackers.progress = progress

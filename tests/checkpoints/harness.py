@@ -23,19 +23,30 @@ class Ended:
     code: int
     text: str
     folder: Path
-    events: int = 0
+    events: tuple[str, ...] = ()
 
 
 class Server:
-    """Hands jobs to the process that forks."""
+    """Hands jobs to the process that forks.
 
-    def __init__(self) -> None:
+    program: a module on the path that runs in place of `llmft`; see server.py.
+    """
+
+    def __init__(self, program: str = "", **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "server.py")],
+            [sys.executable, str(HERE / "server.py"), *([program] if program else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )  # fmt: skip
         assert self.process.stdout.readline() == "ready\n"
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:  # it has no work left; Python only takes its time to end
+            self.process.kill()
+            self.process.wait()
 
     def start(self, argv: list[str], out: Path, fault: dict | None = None) -> int:
         job = {"argv": argv, "out": str(out), "fault": fault}
@@ -99,10 +110,15 @@ def run_in_child(
     code = server.end()
     runs = (home / "runs" / data["name"]).glob("*")
     folders = sorted(runs, key=lambda path: path.stat().st_ctime_ns)
+    return Ended(code, out.read_text(), folders[-1] if folders else home, events_of(out))
+
+
+def events_of(out: Path) -> tuple[str, ...]:
+    """Return the kinds of file-system events that a child counted."""
     counted = Path(f"{out}.events")
-    events = int(counted.read_text()) if counted.exists() else 0
+    events = json.loads(counted.read_text()) if counted.exists() else ()
     counted.unlink(missing_ok=True)
-    return Ended(code, out.read_text(), folders[-1] if folders else home, events)
+    return tuple(events)
 
 
 def state_of(folder: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from damages import DAMAGES, flip
 
 from llmft.errors import CheckpointError, EnvironmentFault, StageError
 from llmft.saving import checkpoints as module
@@ -35,54 +36,7 @@ def two(tmp_path):
     return kept
 
 
-def flip(place: float):
-    def damage(path):
-        data = bytearray(path.read_bytes())
-        data[int(place * (len(data) - 1))] ^= 1
-        path.write_bytes(data)
-
-    return damage
-
-
-def as_folder(path):
-    path.unlink()
-    path.mkdir()
-
-
-DAMAGES = {
-    "removed": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "one byte short": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "first bit": flip(0),
-    "middle bit": flip(0.5),
-    "a folder": as_folder,
-}
-FILES = ("state.safetensors", "state.json", "manifest.json")
-
-
-def hollow(folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def from_the_other(name):
-    return lambda folder: shutil.copy(folder.parent / "step-5" / name, folder / name)
-
-
-WHOLE = {
-    "nothing in it": hollow,
-    "a stranger's file": lambda folder: (folder / "extra").write_text("x"),
-    "the other's tensors": from_the_other("state.safetensors"),
-    "the other's facts": from_the_other("state.json"),
-    "the other's manifest": from_the_other("manifest.json"),
-}
-CASES = [
-    pytest.param(lambda f, n=name, d=damage: d(f / n), id=f"{name} {what}")
-    for name in FILES
-    for what, damage in DAMAGES.items()
-] + [pytest.param(damage, id=what) for what, damage in WHOLE.items()]
+CASES = [pytest.param(damage, id=what) for what, damage in DAMAGES.items()]
 
 
 def test_c1_there_are_29_cases_of_damage():

@@ -62,7 +62,7 @@ def load(recipe, tmp_path):
      "stages.sft.train.learning_rate: 0.01 -> 1.0", "applied"),
     (lambda d: d["stages"][0]["train"].update(save_steps=3),
      "stages.sft.train.save_steps: 2 -> 3", "allowed"),
-    (lambda d: d["stages"][0].update(name="other"), "stages: ['sft'] -> ['other']", "refused"),
+    (lambda d: d["stages"][0].update(name="other"), "stages: ['sft'] -> ['other']", "applied"),
     (lambda d: d["stages"][0].update(evaluate={}), "stages.sft.evaluate: None -> {", "refused"),
     (lambda d: d.update(trackers=[]), "trackers: [{", "allowed"),
     (lambda d: d["model"].update(dtype="bfloat16"), "model.dtype: float32 -> bfloat16", "refused"),

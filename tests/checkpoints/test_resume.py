@@ -150,11 +150,18 @@ def test_c6_a_finished_run_is_not_touched(go, recipe):
     assert again.code == 0
     assert "already finished" in again.text
     assert tree(done.folder) == before
+
+
+def test_c6_a_finished_stage_that_was_edited_runs_again_and_loses_nothing(go, recipe):
+    done = go(recipe, "done")
+    made = tree(done.folder / "stages" / "sft")
     recipe["stages"][0]["train"]["max_steps"] = 9
-    refused = go(recipe, "done", resume=True)
-    assert refused.code == 6
-    assert "the stage 'sft' is finished" in refused.text
-    assert tree(done.folder) == before
+    again = go(recipe, "done", resume=True)
+    assert again.code == 0, again.text
+    assert "sft: runs again" in again.text
+    assert tree(done.folder / "replaced" / "sft-1") == made
+    result = json.loads((done.folder / "stages/sft/result.json").read_text())
+    assert result["steps"] == 9
 
 
 def test_c5_an_edited_learning_rate_is_applied_with_a_notice(go, recipe):

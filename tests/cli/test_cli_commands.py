@@ -35,7 +35,13 @@ def test_validate_gives_json(llmft, recipe):
     [row] = llmft("validate", recipe, "--set", "name=other", "--json").data["recipes"]
     assert row["name"] == "other"
     assert row["stages"] == [
-        {"name": "sft", "adapter": "lora", "alignment": "sft", "data": "triviaqa"}
+        {
+            "name": "sft",
+            "adapter": "lora",
+            "alignment": "sft",
+            "task": None,
+            "data": "triviaqa",
+        }
     ]
 
 

@@ -82,7 +82,7 @@ def test_ctrl_c_is_one_line_and_130(llmft, failing):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), SystemExit(0), RecursionError()])
-def test_a_bug_is_one_line_with_its_traceback_in_a_file(llmft, failing, error):
+def test_e2_a_bug_is_one_line_with_its_traceback_in_a_file(llmft, failing, error):
     failing(error)
     ran = llmft("version")
     assert ran.code == 1
@@ -112,7 +112,7 @@ def test_a_bug_is_json_where_json_is_asked_for(llmft, failing):
     assert data["errors"][0]["code"] == "E900"
 
 
-def test_a_crash_report_holds_no_secret(tmp_path, monkeypatch):
+def test_e2_s2_a_crash_report_holds_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary-in-the-environment")
     monkeypatch.setenv("SOME_SETTING", "an-unrelated-value")
     token = "hf_" + "Ab3" * 10
@@ -131,7 +131,7 @@ def test_a_crash_report_goes_to_a_temporary_file_where_the_run_folder_cannot_be_
     path.unlink()
 
 
-def test_a_reader_that_leaves_is_no_error(process):
+def test_e3_a_reader_that_leaves_is_no_error(process):
     # `true` has gone before the schema, which is larger than a pipe's buffer, is written.
     command = f"{sys.executable} -m llmft schema | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
@@ -140,7 +140,7 @@ def test_a_reader_that_leaves_is_no_error(process):
 
 
 @pytest.mark.parametrize("columns", ["1", "80"])
-def test_a_poor_terminal_causes_no_traceback(process, recipe, columns):
+def test_e3_a_poor_terminal_causes_no_traceback(process, recipe, columns):
     poor = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0",
             "PYTHONIOENCODING": "ascii", "COLUMNS": columns}  # fmt: skip
     done = process("validate", recipe, "--set", "seed=-1", env=poor)

@@ -17,7 +17,7 @@ def engine(monkeypatch):
     """Stands in for the engine, and keeps what it was asked to run."""
     seen = SimpleNamespace(loaded=None, error=None)
 
-    def run_recipe(loaded, registry):
+    def run_recipe(loaded, registry, part):
         seen.loaded = loaded
         print("step 1")
         if seen.error is not None:
@@ -25,7 +25,8 @@ def engine(monkeypatch):
         stages = {"sft": StageResult("policy", steps=2, metrics={"loss": 0.5})}
         return SimpleNamespace(run_id="1", folder=Path("runs/tiny/1"), seconds=1.5, stages=stages)
 
-    monkeypatch.setitem(sys.modules, "llmft.engine", SimpleNamespace(run_recipe=run_recipe))
+    fake = SimpleNamespace(run_recipe=run_recipe, Part=lambda first, last: (first, last))
+    monkeypatch.setitem(sys.modules, "llmft.engine", fake)
     return seen
 
 

@@ -99,6 +99,30 @@ def test_a_method_brings_its_own_keys_and_their_descriptions(schema):
     assert "method" in lora["required"]
 
 
+def test_a_method_inside_a_method_is_one_of_the_installed_ones(schema, valid):
+    judge = schema["$defs"]["task.rank"]["properties"]["judge"]["anyOf"][0]["$ref"]
+    assert schema["$defs"][judge.removeprefix("#/$defs/")] == {"$ref": "#/$defs/RewardConfig"}
+    rewards = [ref["$ref"] for ref in schema["$defs"]["RewardConfig"]["oneOf"]]
+    assert {"#/$defs/reward.exact_match", "#/$defs/reward.length"} <= set(rewards)
+
+    def recipe(judge):
+        task = {"method": "rank", "samples": "collect", "judge": judge}
+        stage = {"name": "rank", "task": task}
+        return {"recipe": 1, "name": "a", "model": {"path": "m"}, "stages": [stage]}
+
+    assert valid(recipe({"method": "length", "target": 5, "unit": "words"}))
+    assert valid(recipe(None))
+    for bad in (
+        {"method": "length"},
+        {"method": "length", "target": 0},
+        {"method": "length", "target": 5, "rambling": 1},
+        {"method": "no_such_method"},
+        {"target": 5},
+        "length",
+    ):
+        assert not valid(recipe(bad)), bad
+
+
 def test_every_reference_leads_somewhere(schema):
     def references(node: Any):
         if isinstance(node, dict):

@@ -49,6 +49,8 @@ class TestLora(AdapterContract):
         {"r": 2, "bias": "all", "use_rslora": True},
         {"r": 2, "bias": "lora_only", "target_modules": ["?_*"]},
         {"r": 2, "modules_to_save": ["lm_head"], "init_lora_weights": "gaussian"},
+        {"r": 2, "init_lora_weights": "pissa_niter_4", "bias": "lora_only", "lora_dropout": 0.1},
+        {"r": 2, "init_lora_weights": "olora", "rank_pattern": {"?_*": 3}},
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import random
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,7 +29,11 @@ from llmft.api import (
     Field,
     PreferenceRow,
     PromptRow,
+    RewardConfig,
+    RewardFunction,
     StageResult,
+    Task,
+    TaskConfig,
     Tracker,
     TrackerConfig,
 )
@@ -34,6 +41,8 @@ from llmft.testing import (
     AdapterContract,
     AlignmentContract,
     DatasetContract,
+    RewardContract,
+    TaskContract,
     TrackerContract,
     measures,
     tiny_gpt2,
@@ -515,6 +524,225 @@ ALIGNMENTS = [
 def test_the_kit_catches_a_wrong_alignment(alignment: Any, test: str) -> None:
     contract = type("Contract", (AlignmentContract,), {"method_class": alignment})()
     with pytest.raises(Failure):
+        _call(getattr(contract, test), {"settings": {}})
+
+
+# --- tasks -----------------------------------------------------------------------------------
+
+
+class Count(Task[TaskConfig]):
+    """Counts the letters of prompts."""
+
+    method = "count"
+    Config = TaskConfig
+    rows = ("prompt",)
+    produces = "counts"
+
+    def run(self, context: Any) -> StageResult:
+        rows = context.rows()
+        if not all(isinstance(row, PromptRow) for row in rows):
+            raise DataError("E300", "a row is no prompt")
+        return self.write(context, [{"letters": len(row.prompt)} for row in rows])
+
+    def write(self, context: Any, lines: list[Any]) -> StageResult:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (context.folder / "rows.jsonl").write_text(text)
+        return StageResult(self.produces, metrics={"lines": float(len(lines))})
+
+
+class TestCount(TaskContract):
+    method_class = Count
+
+
+class CountsWhatever(Count):
+    """Counts rows of any kind."""
+
+    def run(self, context: Any) -> StageResult:
+        return self.write(context, [{"letters": len(str(row))} for row in context.rows()])
+
+
+class WritesNothing(Count):
+    """Says that it is done, and leaves no rows."""
+
+    def run(self, context: Any) -> StageResult:
+        super().run(context)
+        (context.folder / "rows.jsonl").unlink()
+        return StageResult(self.produces)
+
+
+class WritesAnEmptyFile(Count):
+    """Leaves a file without a row."""
+
+    def run(self, context: Any) -> StageResult:
+        super().run(context)
+        return self.write(context, [])
+
+
+class MakesSomethingElse(Count):
+    """Says that it made what it does not declare."""
+
+    def run(self, context: Any) -> StageResult:
+        super().run(context)
+        return StageResult("poems")
+
+
+class MeasuresNaN(Count):
+    """Has a metric that is no number."""
+
+    def run(self, context: Any) -> StageResult:
+        super().run(context)
+        return StageResult(self.produces, metrics={"mean": float("nan")})
+
+
+class DrawsAnew(Count):
+    """Draws without the seed."""
+
+    def run(self, context: Any) -> StageResult:
+        super().run(context)
+        return self.write(context, [{"letters": random.random()}])
+
+
+class ReadsNoRowsButSays(Count):
+    """Reads rows that it does not declare."""
+
+    rows = ()
+
+
+class MendsWhatItReads(Count):
+    """Writes into the folder of an earlier stage."""
+
+    def run(self, context: Any) -> StageResult:
+        (context.stage_folder("before") / "rows.jsonl").write_text("mine")
+        return super().run(context)
+
+
+class ProducesASentence(Count):
+    """Produces what no reference can name."""
+
+    produces = "some counts"
+
+
+TASKS: list[tuple[type[Any], str]] = [
+    (CountsWhatever, "test_it_refuses_rows_of_another_kind"),
+    (WritesNothing, "test_it_writes_rows_and_says_what_they_are"),
+    (WritesAnEmptyFile, "test_it_writes_rows_and_says_what_they_are"),
+    (MakesSomethingElse, "test_it_writes_rows_and_says_what_they_are"),
+    (MeasuresNaN, "test_it_writes_rows_and_says_what_they_are"),
+    (DrawsAnew, "test_it_does_the_same_twice"),
+    (ReadsNoRowsButSays, "test_it_writes_rows_and_says_what_they_are"),
+    (MendsWhatItReads, "test_it_leaves_earlier_stages_as_they_are"),
+    (ProducesASentence, "test_it_declares_its_rows_and_what_it_produces"),
+]
+
+
+@pytest.mark.parametrize(("task", "test"), TASKS)
+def test_the_kit_catches_a_wrong_task(task: Any, test: str, tmp_path: Path) -> None:
+    def earlier(self: Any, folder: Path) -> dict[str, Path]:
+        (folder / "rows.jsonl").write_text("theirs")
+        return {"before": folder}
+
+    contract = type("Contract", (TaskContract,), {"method_class": task, "earlier": earlier})()
+    with pytest.raises(Failure):
+        _call(getattr(contract, test), {"settings": {}, "tmp_path": tmp_path})
+
+
+# --- reward functions ------------------------------------------------------------------------
+
+
+class Vowels(RewardFunction[RewardConfig]):
+    """The share of vowels in an answer."""
+
+    method = "vowels"
+    Config = RewardConfig
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        return sum(letter in "aeiou" for letter in completion) / max(len(completion), 1)
+
+
+class TestVowels(RewardContract):
+    method_class = Vowels
+
+
+class DividesByTheLength(Vowels):
+    """Fails on an empty answer."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        return 1 / len(completion)
+
+
+class NeedsARightAnswer(Vowels):
+    """Counts on an answer that may be unknown."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        return float(completion == answers[0])
+
+
+class GivesNaN(Vowels):
+    """Gives no number to an empty answer."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        return super().score(prompt, completion, answers) if completion else float("nan")
+
+
+class GivesTruth(Vowels):
+    """Gives True where a number is wanted."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> Any:
+        return "a" in completion
+
+
+class Moody(Vowels):
+    """Scores by chance."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        return random.random()
+
+
+class Tires(Vowels):
+    """Scores each answer lower than the one before."""
+
+    asked = 0
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        self.asked += 1
+        return -float(self.asked)
+
+
+class SortsTheAnswers(Vowels):
+    """Changes the list of right answers."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        if isinstance(answers, list):
+            answers.sort()
+        return 0.0
+
+
+class AsksTheNetwork(Vowels):
+    """Asks a service for its score."""
+
+    def score(self, prompt: Any, completion: str, answers: Any) -> float:
+        with socket.socket() as asked:
+            asked.settimeout(0.01)
+            asked.connect(("127.0.0.1", 9))
+        return 0.0
+
+
+REWARDS: list[tuple[type[Any], str]] = [
+    (DividesByTheLength, "test_it_gives_a_finite_number"),
+    (NeedsARightAnswer, "test_it_gives_a_finite_number"),
+    (GivesNaN, "test_it_gives_a_finite_number"),
+    (GivesTruth, "test_it_gives_a_finite_number"),
+    (Moody, "test_it_gives_the_same_each_time"),
+    (Tires, "test_it_gives_the_same_each_time"),
+    (SortsTheAnswers, "test_it_changes_nothing_that_it_is_given"),
+    (AsksTheNetwork, "test_it_reaches_for_no_network_and_no_process"),
+]
+
+
+@pytest.mark.parametrize(("reward", "test"), REWARDS)
+def test_the_kit_catches_a_wrong_reward_function(reward: Any, test: str) -> None:
+    contract = type("Contract", (RewardContract,), {"method_class": reward})()
+    with pytest.raises((*Failure, ArithmeticError, IndexError)):
         _call(getattr(contract, test), {"settings": {}})
 
 

@@ -22,7 +22,7 @@ def dataset(tmp_path, records, cls=Jsonl, **settings):
 GOOD = {"prompt": "p", "completion": "c"}
 
 
-def test_bad_rows_stop_the_run_and_are_shown(tmp_path):
+def test_d1_bad_rows_stop_the_run_and_are_shown(tmp_path):
     bad = [{"prompt": "p"}, {"prompt": 3.5, "completion": None}, {"prompt": "p", "completion": " "}]
     with pytest.raises(DataError) as caught:
         read_rows(dataset(tmp_path, [GOOD, *bad]), "train", None)
@@ -34,7 +34,7 @@ def test_bad_rows_stop_the_run_and_are_shown(tmp_path):
     assert "rows.jsonl:4: there is nothing to learn" in said.what
 
 
-def test_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
+def test_d1_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
     found = read_rows(dataset(tmp_path, [GOOD, {}], on_bad_row="skip"), "train", None)
     assert len(found.rows) == 1
     assert found.note().startswith("skipped 1 of 2 rows (50.0%)")

@@ -112,5 +112,5 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path):
 
 
 def test_a_hub_data_set_that_cannot_be_reached_says_how_to_fetch_it():
-    with pytest.raises(LlmftError, match="hf download --repo-type dataset nobody/nothing"):
+    with pytest.raises(LlmftError, match="hf download nobody/nothing --repo-type dataset"):
         list(read_records("nobody/nothing", "train"))

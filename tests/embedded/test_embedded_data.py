@@ -8,6 +8,7 @@ import pytest
 from llmft.embedded import available, locate
 from llmft.embedded.facts import load_facts
 from llmft.embedded.make_data import SEED, write_data
+from llmft.embedded.manners import SAID
 from llmft.embedded.remarks import UNWELCOME, WELCOME
 from llmft.embedded.trivia import split
 from llmft.evaluating.metrics import normalize_answer as normalize
@@ -109,6 +110,19 @@ def test_remarks_are_said_equally_often_and_paired_one_of_each_kind():
             assert row["welcome"] in WELCOME
             assert row["unwelcome"] in UNWELCOME
             assert row["answer"] in row["aliases"]
+
+
+def test_manners_are_equally_common_and_one_of_them_is_the_plain_answer():
+    train, held_out = rows("manners_train"), rows("manners_eval")
+    assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in held_out)
+    for part in (train, held_out):
+        said = Counter(
+            way for row in part for way in SAID if way.replace("{a}", row["answer"]) == row["said"]
+        )
+        assert said.total() == len(part)
+        assert set(said) == set(SAID)
+        assert max(said.values()) - min(said.values()) <= 1
+    assert not any("\n" in row["said"] for row in train)  # a token the model has never seen
 
 
 def test_prompts_carry_their_accepted_answers():

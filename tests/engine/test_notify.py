@@ -32,3 +32,12 @@ def test_n3_a_tracker_that_fails_is_reported_once_and_dropped():
     (said,) = [h for h in good.heard if isinstance(h, str)]
     assert "'listening' failed and is left out" in said
     assert "the network is gone" in said
+
+
+def test_only_trackers_that_use_the_network_are_told_of():
+    class Elsewhere(Listening):
+        method, contacts = "elsewhere", "metrics.example.org"
+
+    assert Trackers([Listening(), Elsewhere()]).contacts() == [
+        "tracker 'elsewhere' tells metrics.example.org"
+    ]

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,7 @@ class FakeHub:
         self.private: dict[str, bool] = {}
         self.stored: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.on_asked: Callable[[str], None] = lambda asked: None
         self.tokens: set[str] = set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"hub": self}))
         self._http.daemon_threads = True
@@ -70,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         body = self._body()
         self.hub.asked.append(f"{self.command} {path}")
+        self.hub.on_asked(path)
         self.hub.tokens.add(self.headers.get("Authorization", ""))
         mode, _, word = str(self.hub.mode).partition(":")
         if mode == "hang" and word in path:
@@ -129,7 +132,20 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self.missing("RevisionNotFound")
             return
-        self._json([_entry(name, data) for name, data in found[1].items()])
+        below = f"{under}/" if under else ""
+        inside = {n: d for n, d in found[1].items() if n.startswith(below)}
+        if under and not inside:
+            self.missing("EntryNotFound")
+            return
+        if "recursive=true" in urlsplit(self.path).query.lower():
+            self._json([_entry(name, data) for name, data in inside.items()])
+            return
+        here = {name: data for name, data in inside.items() if "/" not in name[len(below) :]}
+        folders = {below + name[len(below) :].partition("/")[0] for name in inside.keys() - here}
+        self._json(
+            [_entry(name, data) for name, data in here.items()]
+            + [{"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)]
+        )
 
     def paths_info(self, kind: str, repo: str, revision: str, *, body: bytes) -> None:
         found = self.hub.files(kind, repo, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -43,6 +44,30 @@ def recipe(folder: Path, name: str, revision: str = "") -> str:
     return str(path)
 
 
+def python(folder: Path, code: str, *words: str, **env: str) -> str:
+    """Run code in a process with a cache of its own, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, "HF_HOME": str(folder / "home"), **env},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run(folder: Path, words: list[str], **env: str) -> dict:
+    """Run one command as a user does, with a cache of its own."""
+    code = (
+        "import contextlib, io, json, sys\nfrom llmft.cli import main\n"
+        "out, err = io.StringIO(), io.StringIO()\n"
+        "with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+        "    code = main(sys.argv[1:])\n"
+        "print(json.dumps({'code': code, 'out': out.getvalue(), 'err': err.getvalue()}))\n"
+    )
+    answer: dict = json.loads(python(folder, code, *words, **env).splitlines()[-1])
+    return answer
+
+
 def runs(folder: Path, recipes: list[str], **env: str) -> list[dict]:
     """Run recipes as a user does, one after another in one process with a cache of its own."""
     code = (
@@ -53,12 +78,7 @@ def runs(folder: Path, recipes: list[str], **env: str) -> list[dict]:
         "        code = main(['run', recipe])\n"
         "    print(json.dumps({'code': code, 'out': out.getvalue(), 'err': err.getvalue()}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *recipes],
-        env={**os.environ, "HF_HOME": str(folder / "home"), **env},
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in python(folder, code, *recipes, **env).splitlines()]
 
 
 def lock(folder: Path, name: str) -> list[dict]:
@@ -94,18 +114,94 @@ def test_what_a_hub_has_loads_is_written_down_and_is_there_when_the_network_is_n
     assert lock(tmp_path, "again") == stands_on
     assert missing["code"] == 4
     assert missing["err"].startswith("error[E201] cannot load 'org/absent'")
-    assert "fix: try: hf download org/absent" in missing["err"]
+    assert "it is not whole in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
+    assert "only the hub knows how large it is" in missing["err"]
+    assert "fix: where there is a network: hf download org/absent" in missing["err"]
     assert len(filled.asked) == asked
 
 
-def test_a_branch_that_moves_is_written_down_as_what_it_was(filled, monkeypatch, tmp_path):
-    import huggingface_hub.constants as constants
-    from huggingface_hub import hf_hub_download
+@pytest.mark.slow
+def test_n5_all_files_of_a_run_are_of_one_commit_though_the_branch_moves(filled, tmp_path):
+    whole = filled.repos["model", "org/tiny"][OLD]
+    filled.repos["model", "org/tiny"] = {OLD: whole}
 
-    from llmft.sharing import hub as ours
+    def moves(path: str) -> None:
+        if "tokenizer" in path or "safetensors" in path:
+            filled.add("model", "org/tiny", {**whole, "model.safetensors": b"other"}, NEW)
 
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert ours._commit("model", "org/tiny", None) is None
-    hf_hub_download("org/tiny", "config.json", endpoint=filled.url, cache_dir=tmp_path)
-    assert ours._commit("model", "org/tiny", None) == NEW
-    assert ours._commit("model", "org/tiny", "main") == NEW
+    filled.on_asked = moves
+    first = run(tmp_path, ["run", recipe(tmp_path, "moving")])
+    assert NEW in filled.repos["model", "org/tiny"]
+    assert first["code"] == 0, first["err"]
+    was = {"kind": "model", "name": "org/tiny", "revision": None, "commit": OLD}
+    assert lock(tmp_path, "moving")[0] == was
+    # What is done with the run later stands on the same base.
+    (folder,) = tmp_path.glob("runs/moving/*")
+    later = run(tmp_path, ["generate", str(folder), "say 3:"])
+    assert later["code"] == 0, later["err"]
+
+
+@pytest.mark.slow
+def test_a_subset_in_parquet_loads_and_offline_what_was_downloaded_does(filled, tmp_path):
+    train, judged = ([{"prompt": f"say {n}:", "completion": f" {n}"}] * 6 for n in (1, 2))
+    card = b"---\nconfigs:\n- config_name: small\n  data_files:\n"
+    for split in ("train", "validation"):
+        card += f"  - {{split: {split}, path: small/{split}-*}}\n".encode()
+    files = {
+        "README.md": card + b"---\n",
+        "small/train-00000-of-00001.parquet": parquet(train),
+        "small/validation-00000-of-00001.parquet": parquet(judged),
+    }
+    filled.add("dataset", "org/parquet", files, DATA)
+    path = recipe(tmp_path, "parquet", f", revision: '{OLD}'")
+    text = Path(path).read_text().replace("path: org/rows", "path: org/parquet, subset: small")
+    Path(path).write_text(text + "    evaluate: {metrics: [loss], split: validation}\n")
+    online = run(tmp_path, ["run", path])
+    assert online["code"] == 0, online["err"]
+    assert "on 6 rows" in online["out"]
+    assert lock(tmp_path, "parquet")[1]["commit"] == DATA
+
+    fetched = tmp_path / "fetched"  # a machine that has only what `hf download` brings
+    code = "from huggingface_hub import snapshot_download as get\n"
+    code += f"get('org/parquet', repo_type='dataset'); get('org/tiny', revision='{OLD}')"
+    python(fetched, code)
+    asked = len(filled.asked)
+    offline = run(fetched, ["run", path, "--output-dir", str(fetched)], HF_HUB_OFFLINE="1")
+    assert offline["code"] == 0, offline["err"]
+    assert "on 6 rows" in offline["out"]
+    assert len(filled.asked) == asked
+
+
+def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp_path):
+    code = (
+        "import sys\nfrom llmft.errors import EnvironmentFault\n"
+        "from llmft.preparing.tables import read_records\n"
+        "try:\n    print(len(list(read_records('org/rows', 'train', revision=sys.argv[1]))))\n"
+        "except EnvironmentFault as error:\n    print(error)\n"
+    )
+    assert python(tmp_path, code, DATA) == "20\n"
+    assert python(tmp_path, code, DATA, HF_HUB_OFFLINE="1") == "20\n"
+    refused = python(tmp_path, code, "9" * 40, HF_HUB_OFFLINE="1")
+    assert "commit 99999999 is wanted, and the cache has 33333333" in refused
+    assert f"hf download --repo-type dataset org/rows --revision {'9' * 40}" in refused
+
+
+def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, tmp_path):
+    code = "from huggingface_hub import snapshot_download as get\n"
+    code += f"get('org/tiny', revision='{OLD}', ignore_patterns='*.safetensors')\n"
+    python(tmp_path, code + "get('org/rows', repo_type='dataset')")
+    path = recipe(tmp_path, "half", f", revision: '{OLD}'")
+    half = run(tmp_path, ["run", path], HF_HUB_OFFLINE="1")
+    assert half["code"] == 4
+    assert half["err"].startswith("error[E201] cannot load 'org/tiny': it is not whole in the")
+    assert "its weights take about 0.000" in half["err"]
+    assert f"fix: where there is a network: hf download org/tiny --revision {OLD}" in half["err"]
+
+
+def parquet(rows: list[dict]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+    return out.getvalue()

@@ -128,7 +128,21 @@ def test_a_hub_that_fails_loses_nothing_and_its_command_works_later(
         assert tree(finished) == before
 
 
-def test_a_hub_that_hangs_in_mid_upload_is_left_in_time(hub, finished, monkeypatch, capsys):
+def test_a_hub_or_a_network_without_xet_gets_the_adapter_over_plain_http(
+    hub, finished, monkeypatch, capsys
+):
+    import huggingface_hub.constants as constants
+
+    pytest.importorskip("hf_xet")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    assert main(["push", str(finished)]) == 0
+    assert any("xet-write-token" in asked for asked in hub.asked)
+    weights = (finished / "stages/sft/adapter/adapter_model.safetensors").read_bytes()
+    assert sent(hub)["adapter_model.safetensors"] == weights
+
+
+def test_n1_a_hub_that_hangs_in_mid_upload_is_left_in_time(hub, finished, monkeypatch, capsys):
     hub.mode = "hang:/commit/"
     registry, notes = Registry.discover(), []
     recipe = load_recipe(finished / "resolved.yaml", registry).recipe

@@ -82,7 +82,7 @@ def stage_of(registry, loaded, tmp_path):
             stage,
             folder=folder,
             adapter=stage_adapter(recipe, stage, registry),
-            alignment=registry.method("alignment", stage.alignment.method)(stage.alignment),
+            work=registry.method("alignment", stage.alignment.method)(stage.alignment),
             dataset=registry.method("dataset", stage.data.method)(stage.data),
             registry=registry,
             trackers=Trackers([]),

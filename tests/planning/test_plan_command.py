@@ -37,9 +37,19 @@ def test_it_prints_stages_memory_files_and_a_verdict_and_writes_nothing(
     assert "1. only: lora x sft on jsonl -> policy" in text
     assert "40 rows" in text
     assert "stages/only/adapter" in text
-    assert "tracker console" in text
+    assert "network\n  nothing\n" in text
     assert "\nfits: only needs" in text
     assert everything(tmp_path) == before
+
+
+def test_it_tells_whom_the_network_s_trackers_would_tell(recipe, recipe_file, capsys, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(recipe_file.parent))
+    recipe["trackers"] = [{"method": "jsonl"}, {"method": "wandb"}]
+    recipe_file.write_text(json.dumps(recipe))
+    assert main(["plan", str(recipe_file)]) == 0
+    assert "network\n  tracker 'wandb' tells api.wandb.ai\n" in capsys.readouterr().out
 
 
 def test_json_has_the_same_facts(recipe_file, capsys):

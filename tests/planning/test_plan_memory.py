@@ -48,7 +48,7 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
         seen.update(ledger.peaks[0].by_kind)
 
     context.fit = fit
-    context.alignment.train(context)
+    context.work.train(context)
     held = {k: v for k, v in predicted.by_kind.items() if k != "mapped file"}
     constants = plan.peaks[0].by_kind[WEIGHTS] - seen[WEIGHTS]  # of 4-bit weights, and buffers
     assert sum(held.values()) - constants == pytest.approx(sum(seen.values()), rel=0.02)
@@ -84,7 +84,7 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     planned.ledger.begin("load")
     _ = planned.model
     with planned.ledger, NoNumbers():
-        planned.alignment.train(planned)
+        planned.work.train(planned)
     planned.ledger.close()
     train = next(peak for peak in planned.ledger.peaks if peak.phase == "train").by_kind
     assert train[GRADIENTS] == train[ADAPTER]

@@ -106,7 +106,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_named_and_stops_no_other(case: str, install_adapter: Install) -> None:
+def test_p1_p2_a_broken_plugin_is_named_and_stops_no_other(
+    case: str, install_adapter: Install
+) -> None:
     source, code, reason = BROKEN[case]
     install_adapter("bad", source)
     install_adapter("good")
@@ -146,7 +148,7 @@ def test_ctrl_c_during_an_import_passes(install_adapter: Install) -> None:
         Registry.discover().method("adapter", "stopped")
 
 
-def test_a_slow_import_works_and_is_remarked_on(
+def test_p1_a_slow_import_works_and_is_remarked_on(
     install_adapter: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "SLOW_SECONDS", 0.05)
@@ -158,7 +160,7 @@ def test_a_slow_import_works_and_is_remarked_on(
     assert record.remarks == ("takes 0.1 s to import",)
 
 
-def test_what_a_plugin_prints_at_import_stays_off_stdout(
+def test_p1_what_a_plugin_prints_at_import_stays_off_stdout(
     install_adapter: Install, capfd: pytest.CaptureFixture[str]
 ) -> None:
     noise = "import sys\nprint('hello')\nsys.stdout.buffer.write(b'raw')\n"
@@ -187,7 +189,7 @@ def test_a_broken_module_is_run_once_for_all_its_methods(install: Install, tmp_p
         ("something-else", "pip install -U llmft-bad"),
     ],
 )
-def test_a_missing_module_is_answered_with_the_command(
+def test_e1_a_missing_module_is_answered_with_the_command(
     needs: str, command: str, install_adapter: Install
 ) -> None:
     install_adapter("bad", "import no_such_module_anywhere.deep", requires=(needs,))

@@ -106,7 +106,7 @@ def test_one_module_may_offer_several_methods(install: Install) -> None:
     assert registry.method("adapter", "first").__name__ == "First"
 
 
-def test_a_name_that_two_distributions_offer_is_refused_and_both_are_named(
+def test_p3_a_name_that_two_distributions_offer_is_refused_and_both_are_named(
     install_adapter: Install,
 ) -> None:
     install_adapter("twin", dist="llmft-left")
@@ -128,7 +128,7 @@ def test_a_name_that_two_distributions_offer_is_refused_and_both_are_named(
     assert "write 'llmft-left:twin'" in rows[0].reason
 
 
-def test_a_builtin_cannot_be_shadowed(install_adapter: Install) -> None:
+def test_p3_a_builtin_cannot_be_shadowed(install_adapter: Install) -> None:
     install_adapter("sparse", dist="llmft")
     install_adapter("sparse", dist="shadow")
     registry = Registry.discover()

@@ -130,7 +130,7 @@ def test_answers_too_long_are_dropped_counted_and_limited():
         encoded(rows, limit=20, on_long_row="fail")
 
 
-def test_answers_of_the_same_tokens_are_dropped_and_counted():
+def test_d10_answers_of_the_same_tokens_are_dropped_and_counted():
     rows = [{"prompt": "p", "chosen": "c", "rejected": "r"}] * 30
     rows.append({"prompt": "p", "chosen": "c", "rejected": "c"})
     assert len(encoded(rows)) == 30

@@ -173,7 +173,7 @@ def test_faulty_rankings_are_refused_by_their_line(tmp_path, record, fault):
         read(tmp_path, [good, record], {"candidates": "all", "ranks": "ranks"})
 
 
-def test_ties_and_same_answers_are_left_out_and_counted_even_where_bad_rows_fail(tmp_path):
+def test_d10_ties_and_same_answers_are_left_out_and_counted_even_where_bad_rows_fail(tmp_path):
     good = {"prompt": "p", "chosen": "a", "rejected": "b", "a": 2.0, "b": 1.0}
     records = [good, {**good, "a": 1.0}, {**good, "chosen": "b "}, {**good, "rejected": "a"}]
     found = read(tmp_path, records, {"chosen_score": "a", "rejected_score": "b"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import SerializeAsAny, model_validator
 
 from llmft.api import (
     Adapter,
@@ -16,8 +16,12 @@ from llmft.api import (
     Field,
     Line,
     PluginError,
+    RewardConfig,
+    RewardFunction,
     Share,
     StageRef,
+    Task,
+    TaskConfig,
     Tracker,
     TrackerConfig,
 )
@@ -40,8 +44,31 @@ class SftConfig(AlignmentConfig):
 
 
 class PpoConfig(AlignmentConfig):
-    reward_model: Annotated[str, StageRef("reward_model")] = Field(description="who scores")
+    reward_model: Annotated[Line | None, StageRef("reward_model")] = Field(
+        None, description="who scores"
+    )
+    reward: SerializeAsAny[RewardConfig] | None = Field(None, description="what scores")
     kl_coef: float = Field(0.05, ge=0, le=100, description="the pull to the reference")
+
+
+class CollectConfig(TaskConfig):
+    num_return_sequences: int = Field(4, ge=2, le=26, description="answers to each prompt")
+
+
+class RankConfig(TaskConfig):
+    samples: Annotated[Line, StageRef("samples")] = Field(description="what is ranked")
+    judge: SerializeAsAny[RewardConfig] | None = Field(None, description="who ranks")
+    others: list[Annotated[Line, StageRef("samples")]] = Field(
+        default_factory=list, description="what is ranked beside it"
+    )
+
+
+class LongerConfig(RewardConfig):
+    target: int = Field(3, ge=1, le=100, description="the length that is wanted")
+
+
+class FromStageConfig(DatasetConfig):
+    stage: Annotated[Line, StageRef("preferences")] = Field(description="whose rows")
 
 
 class JsonlConfig(DatasetConfig):
@@ -107,6 +134,31 @@ class Jsonl(Dataset[JsonlConfig]):  # type: ignore[type-var]
         return self.config.kind
 
 
+class FromStage(Dataset[FromStageConfig]):  # type: ignore[type-var]
+    method = "from_stage"
+    Config = FromStageConfig
+    rows = ("preference",)
+    metrics: ClassVar[Any] = {"exact_match": None}
+
+
+class Collect(Task[CollectConfig]):  # type: ignore[type-var]
+    method = "collect"
+    Config = CollectConfig
+    rows = ("prompt",)
+    produces = "samples"
+
+
+class Rank(Task[RankConfig]):  # type: ignore[type-var]
+    method = "rank"
+    Config = RankConfig
+    produces = "preferences"
+
+
+class Longer(RewardFunction[LongerConfig]):  # type: ignore[type-var]
+    method = "longer"
+    Config = LongerConfig
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -116,7 +168,7 @@ class Jsonlines(Console):
     method = "jsonl"
 
 
-for _cls in (Lora, Prefix, Sft, Ppo, Jsonl):
+for _cls in (Lora, Prefix, Sft, Ppo, Jsonl, FromStage, Collect, Rank, Longer):
     _cls.__abstractmethods__ = frozenset()  # what trains and loads is not looked at here
 for _cls in (Qlora, Reward):
     _cls.__abstractmethods__ = frozenset()
@@ -128,7 +180,9 @@ class FakeRegistry:
     methods: ClassVar[dict[str, dict[str, Any]]] = {
         "adapter": {"lora": Lora, "qlora": Qlora, "prefix": Prefix},
         "alignment": {"sft": Sft, "reward": Reward, "ppo": Ppo},
-        "dataset": {"jsonl": Jsonl},
+        "task": {"collect": Collect, "rank": Rank},
+        "reward": {"longer": Longer},
+        "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},
     }

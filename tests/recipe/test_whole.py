@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from fakes import GOOD, FakeRegistry
+from mutants import mutant
 
 import llmft
 from llmft.commands.codes import CODES
@@ -227,46 +228,13 @@ def test_loading_imports_nothing_heavy() -> None:
 
 # --- R16 -----------------------------------------------------------------------------------------
 
-_TOKENS = [
-    "&a ", "*a", "!!x ", "<<: ", "? ", "- ", ": ", "{", "}", "[", "]", "|", ">", "'", '"', "#", "\t",
-    "\n", "\r", "\u2028", "\ufeff", "\x85", "\0", "~", "null", "true", ".nan", "-1", "1e999", "${X}",
-    "hf_AbCdEfGhIjKlMnOpQr", "run:a/b", "sft", "method", "learning_rate: ", "日本", "\u200b", "%", "---\n",
-    "...\n", "0x", "@", "`", ",", "\\", "  ", "9" * 500, "stages", "\udcff",
-]  # fmt: skip
-
-
-def _mutant(rng: random.Random) -> str:
-    text = rng.choice([GOOD, TEN])
-    for _ in range(rng.choice([1, 1, 2, 3, 8])):
-        at = rng.randrange(len(text) + 1)
-        how = rng.randrange(6)
-        if how == 0:
-            text = text[:at] + text[at + rng.randrange(1, 12) :]
-        elif how == 1:
-            text = text[:at] + rng.choice(_TOKENS) + text[at:]
-        elif how == 2:
-            text = text[:at] + chr(rng.randrange(256)) + text[at + 1 :]
-        elif how == 3:
-            lines = text.split("\n")
-            lines.insert(rng.randrange(len(lines)), rng.choice(lines))
-            text = "\n".join(lines)
-        elif how == 4:
-            words = re.findall(r"[\w.-]+", text) or ["x"]
-            text = text.replace(rng.choice(words), rng.choice([*words, *_TOKENS]), 1)
-        else:
-            lines = text.split("\n")
-            number = rng.randrange(len(lines))
-            lines[number] = " " * rng.randrange(4) + lines[number].lstrip()
-            text = "\n".join(lines)
-    return text
-
 
 def test_r16_a_mutated_recipe_never_ends_in_a_traceback(tmp_path: Path) -> None:
     count = int(os.environ.get("LLMFT_FUZZ", "400"))
     path = tmp_path / "recipe.yaml"
     loaded = 0
     for seed in range(count):
-        text = _mutant(random.Random(seed))
+        text = mutant(random.Random(seed), [GOOD, TEN])
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
         start = time.process_time()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llmft.families import FAMILIES, family_of
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.smoke import smoke_recipe
+from llmft.stand_in import shrunk
 from llmft.testing.models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
 
 RECIPE = """
@@ -76,9 +78,66 @@ def test_every_shipped_recipe_smoke_runs(recipe, registry, tmp_path, capsys):
         resolved = load_recipe(Path(summary["folder"]) / "resolved.yaml", registry).recipe
         small = resolved.stage(stage.name)
         assert small.adapter == _without_sizes(stage.adapter, small.adapter)
-        assert small.alignment == stage.alignment
+        assert small.alignment == _made_small(stage.alignment, registry)
         assert small.train.save_strategy == stage.train.save_strategy
         assert resolved.model.quantization == asked.model.quantization
+
+
+def _made_small(asked, registry):
+    """Return an alignment's settings with those changed that it says keep a smoke run quick."""
+    if asked is None:
+        return None
+    return asked.model_copy(update=registry.method("alignment", asked.method)(asked).small())
+
+
+def _blocks(work, registry):
+    """What a method changes for a smoke run, its nested blocks as settings."""
+    return {
+        name: registry.method("reward", value["method"]).Config(**value)
+        if isinstance(value, dict)
+        else value
+        for name, value in work.small().items()
+    }
+
+
+PIPELINE = """
+  - name: collect
+    start_from: sft
+    task: {method: collect, num_return_sequences: 3, max_new_tokens: 200}
+    data: {method: prompts, path: nobody/prompts, chat: true}
+    train: {per_device_eval_batch_size: 64}
+  - name: rank
+    task: {method: rank, samples: collect, raters: 2}
+  - name: dpo
+    start_from: sft
+    alignment: {method: dpo}
+    data: {method: from_stage, stage: rank}
+    evaluate: {metrics: [], holdout: 0.2}
+repeat: {stages: [collect, rank, dpo], rounds: 5}
+"""
+
+
+def test_a_pipeline_is_smoked_in_two_rounds_without_people(write, tmp_path, capsys):
+    path = write(model="some/llama-3-8b", more=PIPELINE)
+    assert main(["run", path, "--smoke", "--output-dir", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert "note: rank: length stands in for its judge" in out
+    assert "collect: example rows stand in for the data" in out
+    (folder,) = (tmp_path / "runs").glob("*/runs/tiny/*")
+    names = ["sft", "collect", "rank", "dpo", "collect-2", "rank-2", "dpo-2"]
+    assert json.loads((folder / "run.json").read_text())["stages"] == names
+    lines = (folder / "stages" / "collect-2" / "rows.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 16
+    # 8 tokens; each is a byte to the stand-in, and a broken one is read as one character
+    assert all(len(text) <= 8 for line in lines for text in json.loads(line)["completions"])
+
+
+def test_a_smoke_run_goes_on_from_no_earlier_run(write, capsys):
+    more = PIPELINE.replace("samples: collect", "samples: run:20260101-000000-abc/collect")
+    assert main(["run", write(more=more), "--smoke"]) == 2
+    err = capsys.readouterr().err
+    assert "E035" in err
+    assert "stages[2].task.samples" in err
 
 
 def _without_sizes(asked, small):
@@ -105,6 +164,31 @@ def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family,
     found = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     assert set(family.layers) <= found
     assert "by its name" in note
+
+
+_LONG = {
+    "rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48,
+    "rope_theta": 1e4, "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    ("phi3", {"rope_parameters": _LONG}),
+    ("phi3", {"rope_parameters": _LONG, "partial_rotary_factor": 0.75,
+              "num_attention_heads": 24, "num_key_value_heads": 8}),
+    ("phi", {"partial_rotary_factor": 0.4}),
+    ("deepseek_v3", {}),
+    ("gptj", {}),
+])  # fmt: skip
+def test_heads_that_turn_in_a_way_of_their_own_are_shrunk_with_it(kind, settings):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = shrunk(AutoConfig.for_model(kind, **copy.deepcopy(settings)), 256)
+    config.vocab_size, config.pad_token_id = 64, None
+    model = AutoModelForCausalLM.from_config(config)
+    logits = model(input_ids=torch.arange(40)[None] % 64).logits
+    assert torch.isfinite(logits).all()
 
 
 def test_a_local_model_is_shrunk_and_keeps_its_tokenizer(smoked, write, tmp_path):

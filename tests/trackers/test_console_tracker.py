@@ -182,11 +182,51 @@ def test_a_few_answers_are_shown_before_and_after():
     assert len(shown) == 3
 
 
-def test_the_scores_of_several_stages_end_in_one_table():
-    from llmft_trackers.console import _side_by_side
+def trained(**scores):
+    before = {name: pair[0] for name, pair in scores.items() if pair[0] is not None}
+    return {"steps": 3, "before": before, "after": {name: pair[1] for name, pair in scores.items()}}
 
-    assert _side_by_side({"only": {"loss": (2.0, 1.0)}}) == []
-    lines = _side_by_side({"lora": {"loss": (2.0, 0.0)}, "dpo": {"accuracy": (None, 0.5)}})
-    assert lines[1].split() == ["stage", "loss", "accuracy"]
-    assert lines[2].split() == ["lora", "2.0000", ">", "0.0000", "-"]
-    assert lines[3].split() == ["dpo", "-", "-", ">", "0.5000"]
+
+def test_stages_that_are_measured_alike_stand_in_one_table():
+    from llmft_trackers.side_by_side import tables
+
+    assert tables({"only": trained(loss=(2.0, 1.0))}) == []
+    lines = tables(
+        {
+            "sft": trained(loss=(2.0, 0.0)),
+            "collect": {"steps": 0, "metrics": {"prompts": 60.0, "empty": 0.0}},
+            "ppo": trained(reward=(None, 0.5), kl=(0.0, 2e-5)),
+            "collect-2": {"steps": 0, "metrics": {"prompts": 61.0, "empty": 0.0}},
+            "ppo-2": trained(reward=(0.5, 0.75), kl=(0.0, 1.0)),
+            "nothing": {"steps": 3},
+        }
+    )
+    assert [line.split() for line in lines if line] == [
+        ["stage", "loss"],
+        ["sft", "2.0000", ">", "0.0000"],
+        ["stage", "prompts"],  # a column of zeros says nothing
+        ["collect", "60"],
+        ["collect-2", "61"],
+        ["stage", "reward", "kl"],
+        ["ppo", "-", ">", "0.5000", "0.0000", ">", "2.00e-05"],
+        ["ppo-2", "0.5000", ">", "0.7500", "0.0000", ">", "1.0000"],
+    ]
+
+
+def test_a_table_that_is_too_wide_goes_on_below():
+    from llmft_trackers.side_by_side import WIDTH, tables
+
+    metrics = {f"a_rather_long_metric_{n}": (0.0, float(n)) for n in range(9)}
+    lines = tables({"one": trained(**metrics), "two": trained(**metrics)})
+    assert max(map(len, lines)) <= WIDTH
+    heads = [line.split()[1:] for line in lines if line.startswith("stage")]
+    assert len(heads) > 1
+    assert [name for head in heads for name in head] == list(metrics)
+
+
+def test_what_a_task_has_counted_stands_in_its_last_line(monkeypatch):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    metrics = {"pairs": 1200.0, "score": 0.25, "empty": 0.0}
+    console.stage_finished("rank", {"produces": "preferences", "steps": 0, "metrics": metrics})
+    assert out.getvalue() == "stage rank done: preferences (pairs 1,200, score 0.2500)\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import struct
@@ -50,7 +51,9 @@ def told(monkeypatch, folder: Path, steps: int = 3, **settings) -> tuple[str, fl
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     tracker.run_started(RunInfo("trivia", folder, RECIPE, ("sft",)))
+    tracker.note("the first remark")
     tracker.stage_started(STAGE)
+    tracker.note("another, " + 600 * "x")
     tracker.scored("sft", "before", {"exact_match": 0.125})
     for step in range(1, steps + 1):
         metrics = {"loss": 0.0625 * step}
@@ -76,12 +79,25 @@ def kept(folder: Path) -> tuple[str, list[dict[str, str]]]:
         record = pb.Record()
         record.ParseFromString(data[at + 7 : at + 7 + length])
         at += 7 + length
-        items = [*record.history.item, *record.run.config.update]
+        notes = [item for item in record.summary.update if item.key == "notes"]
+        items = [*record.history.item, *record.run.config.update, *notes]
         found.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
     return str(place), found
 
 
-def test_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("mode", "named", "host"), [
+    ("auto", {}, "api.wandb.ai"),
+    ("online", {"WANDB_BASE_URL": "https://me:secret@wandb.here:8080"}, "wandb.here"),
+    ("offline", {}, ""),
+    ("auto", {"WANDB_MODE": "offline"}, ""),
+])  # fmt: skip
+def test_it_declares_the_host_that_it_would_tell(monkeypatch, mode, named, host) -> None:
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert Wandb(Wandb.Config(mode=mode)).contacts == host
+
+
+def test_n2_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch, tmp_path):
     canaries = {
         "HF_TOKEN": "hf_canaryA1B2C3D4E5F6",
         "MY_PASSWORD": "canary-password",
@@ -103,6 +119,11 @@ def test_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch, t
     assert history[0]["sft/before/exact_match"] == "0.125"
     assert history[-1]["sft/after/exact_match"] == "0.875"
     assert any(r.get("seed") == "17" for r in records)
+    first, second = json.loads(next(r["notes"] for r in reversed(records) if "notes" in r)).split(
+        "\n"
+    )
+    assert first == "the first remark"
+    assert len(second) == 500
     written = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(written) >= 2
     for path in written:
@@ -110,7 +131,7 @@ def test_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch, t
         assert not [v for v in (*canaries.values(), KEY) if v.encode() in data], path
 
 
-def test_a_server_that_never_answers_costs_the_run_nothing(monkeypatch, tmp_path):
+def test_n1_a_server_that_never_answers_costs_the_run_nothing(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as hole:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hole.getsockname()[1]}")
@@ -164,7 +185,7 @@ def server(monkeypatch):
         http.shutdown()
 
 
-def test_a_refused_key_is_told(server, monkeypatch, tmp_path):
+def test_n1_a_refused_key_is_told(server, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     said, ran, ended = told(monkeypatch, tmp_path / "run")
     assert "wandb is offline (127.0.0.1 refuses the key: wandb login --relogin)" in said
@@ -174,7 +195,7 @@ def test_a_refused_key_is_told(server, monkeypatch, tmp_path):
     assert ended < 10
 
 
-def test_a_network_that_dies_after_the_first_answer_ends_in_files_and_one_command(
+def test_n3_a_network_that_dies_after_the_first_answer_ends_in_files_and_one_command(
     server, monkeypatch, tmp_path
 ):
     server.status, server.body = 200, b'{"data": {"viewer": {"id": "me"}}}'
@@ -189,7 +210,7 @@ def test_a_network_that_dies_after_the_first_answer_ends_in_files_and_one_comman
     assert ended < 11
 
 
-def test_it_needs_no_standard_input_and_no_terminal(tmp_path):
+def test_n2_it_needs_no_standard_input_and_no_terminal(tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
         "from llmft.api import RunInfo; from llmft_trackers.wandb import Wandb\n"

@@ -111,6 +111,35 @@ def test_two_answers_may_share_their_prompt(architecture, lengths):
     torch.testing.assert_close(found.nll_N, again.nll_N, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("budget", [0.0, 100.0])
+def test_attention_of_rows_end_to_end_has_the_gradient_of_rows_alone(budget, monkeypatch):
+    """Both ways of computing it: a call for each segment, and one call over padded segments."""
+    monkeypatch.setattr(attention, "_PADDING_BUDGET", budget)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 12, 4, generator=generator) for _ in range(3))
+    weight = torch.randn(1, 12, 2, 4, generator=generator)
+    # Three rows of 5, 3 and 4 tokens; the second has the first two tokens of the first before it.
+    bounds, shared = torch.tensor([0, 5, 8, 12]), torch.tensor([[0, 0], [0, 2], [0, 0]])
+    found = []
+    for packed in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        if packed:
+            out, _ = attention.varlen_attention(
+                torch.nn.Module(), *leaves, None, cu_seq_lens_q=bounds, shared_prefix=shared
+            )
+        else:
+            row = torch.tensor([0] * 5 + [1] * 3 + [2] * 4)
+            seen = (row.unsqueeze(1) == row) & torch.ones(12, 12, dtype=torch.bool).tril()
+            seen[5:8, :2] = True
+            scores = leaves[0] @ leaves[1].transpose(2, 3) / 2
+            scores = scores.masked_fill(~seen, -torch.inf)
+            out = (scores.softmax(3) @ leaves[2]).transpose(1, 2)
+        (out * weight).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain, atol=1e-5, rtol=1e-5)
+
+
 def test_a_head_split_over_positions_gives_the_same_gradient(monkeypatch):
     grads = []
     for limit in (2**25, 7 * VOCABULARY):
@@ -123,19 +152,32 @@ def test_a_head_split_over_positions_gives_the_same_gradient(monkeypatch):
         torch.testing.assert_close(split, whole, atol=1e-5, rtol=1e-5)
 
 
-def test_a_frozen_head_gives_the_same_loss_and_gradient_without_its_logits(monkeypatch):
+@pytest.mark.parametrize("at_once", [2**24, 7 * VOCABULARY])
+def test_a_frozen_head_gives_the_plain_loss_and_gradient_without_its_logits(at_once, monkeypatch):
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", at_once)
     found = []
-    for limit in (2**25, 7 * VOCABULARY):
-        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", limit)
+    for plain in (True, False):
         model = tiny_llama()
         model.lm_head.requires_grad_(False)
-        nll = forward.label_nll(model, rows()).nll_N
+        batch = rows()
+        nll = torch.cat(reference(model, batch)) if plain else forward.label_nll(model, batch).nll_N
         nll.square().sum().backward()  # every label has a weight of its own
         grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
         found.append([nll.detach(), *grads.values()])
         assert model.lm_head.weight.grad is None
     for whole, split in zip(*found, strict=True):
         torch.testing.assert_close(split, whole, atol=1e-4, rtol=1e-5)
+
+
+def test_the_models_own_logits_are_made_only_where_its_head_is_trained(monkeypatch):
+    made = []
+    plain = forward._logits
+    monkeypatch.setattr(forward, "_logits", lambda *a: made.append(plain(*a)) or made[-1])
+    model = tiny_llama().requires_grad_(False)
+    forward.label_nll(model, rows())
+    model.lm_head.requires_grad_(True)
+    forward.label_nll(model, rows())
+    assert [out.shape[-1] for out in made] == [model.config.hidden_size, VOCABULARY]
 
 
 def test_prompt_tokens_after_the_answer_and_padding_change_nothing(llama):

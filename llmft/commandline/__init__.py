@@ -1,0 +1,1 @@
+"""The commands and their options; what each does is in `llmft.commands`."""

@@ -1,0 +1,39 @@
+"""A rater's file while it is written: held by one process, and every decision synced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llmft import fsio
+from llmft.ranking.ratings import Decision, checked_rater, read_rater
+from llmft.saving import locking
+
+
+@dataclass
+class RaterLog:
+    """One rater's file, held by this process alone; `add` returns when a decision is on disk."""
+
+    path: Path
+    decisions: dict[str, Decision]
+
+    def add(self, decision: Decision) -> None:
+        """Append a decision; raise EnvironmentFault, and leave the file as it was, if it fails."""
+        fsio.append_line(self.path, json.dumps(asdict(decision)))
+        self.decisions[decision.item] = decision
+
+
+@contextmanager
+def rater_log(folder: Path, rater: str) -> Iterator[RaterLog]:
+    """Yield a rater's log; raise EnvironmentFault (E204) where another process holds it."""
+    path = folder / f"{checked_rater(rater)}.jsonl"
+    with fsio.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locking.held(folder, f"{rater}.lock"):
+        decisions, torn = read_rater(path) if path.exists() else ({}, False)
+        if torn:
+            fsio.cut_half_line(path)
+        yield RaterLog(path, decisions)

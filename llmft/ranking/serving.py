@@ -1,0 +1,85 @@
+"""Serving the page until the rater is done, or a signal says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import stat
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+from llmft import fsio
+from llmft.errors import EnvironmentFault, Interrupted
+from llmft.ranking.answering import Desk
+from llmft.ranking.server import Server
+from llmft.training.signals import leave_on_signal
+
+
+def serve(
+    desk: Desk, ratings: Path, port: int, say: Callable[[str], None], *, open_page: bool
+) -> None:
+    """Serve the page until the rater finishes it or presses Ctrl-C.
+
+    A process that was killed leaves port and token behind (`<rater>.page.json`, for its owner
+    alone); the next one takes them up, so that a page that is still open goes on by itself, and
+    saves what it could not. Raises Interrupted at SIGTERM.
+    """
+    session = desk.session
+    kept = ratings / f"{session.rater}.page.json"
+    server = _server(desk, port, kept)
+    fsio.write_json(kept, {"port": server.server_port, "token": server.token})
+    worker = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    try:
+        with leave_on_signal():
+            worker.start()
+            say(f"rating as {session.rater}; open {server.address}")
+            say("every decision is saved at once; end with Ctrl-C, and come back any time")
+            if open_page and _has_desktop():
+                webbrowser.open(server.address)
+            server.finished.wait()
+    except Interrupted as stop:
+        if stop.exit_code != 128 + signal.SIGINT:
+            raise
+        say("")
+    finally:
+        if worker.is_alive():
+            server.shutdown()
+        session.finish()
+        server.server_close()
+        kept.unlink(missing_ok=True)
+
+
+def _server(desk: Desk, port: int, kept: Path) -> Server:
+    former = _former(kept)
+    if former is not None and port in (0, former[0]):
+        try:
+            return Server(desk, former[1], former[0])
+        except EnvironmentFault:  # somebody else has the port by now
+            pass
+    return Server(desk, secrets.token_urlsafe(32), port)
+
+
+def _former(kept: Path) -> tuple[int, str] | None:
+    """Return the port and the token that a killed process left, if it was this user's."""
+    try:
+        state = kept.lstat()
+        if state.st_uid != os.geteuid() or not stat.S_ISREG(state.st_mode) or state.st_mode & 0o077:
+            return None
+        told = json.loads(kept.read_text("utf-8"))
+        port, token = told["port"], told["token"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    known = type(port) is int and isinstance(token, str)
+    return (port, token) if known and re.fullmatch(r"[\w-]{43}", token, re.ASCII) else None
+
+
+def _has_desktop() -> bool:
+    """Return whether a browser would open in a window, and not in this terminal."""
+    shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(shown) or sys.platform == "darwin"

@@ -1,0 +1,83 @@
+"""Where the samples are: a file, or the stage of a run that waits for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmft.errors import CheckpointError, DataError, TrustError
+from llmft.ranking.samples import RATINGS
+
+WAITING = "waiting.json"
+SAMPLES = "rows.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A samples file, and the command that goes on with its run once it is ranked, or ''."""
+
+    samples: Path
+    go_on: str = ""
+
+    @property
+    def ratings(self) -> Path:
+        """The folder with the raters' files."""
+        return self.samples.parent / RATINGS
+
+
+def find_target(name: str) -> Target:
+    """Return what a run folder, a stage's folder or a samples file leads to.
+
+    In a run it is what a waiting stage names in `waiting.json` (`samples`: a path from the stage's
+    folder or from the run's, and maybe `resume`: a command); else the newest `rows.jsonl` with
+    completions.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        if not path.exists():
+            what = f"there is no run folder and no file '{name}'"
+            raise DataError("E107", what, fix="check the path")
+        return Target(path)
+    if (path / SAMPLES).is_file():
+        return Target(path / SAMPLES)
+    waiting = _newest(path, WAITING)
+    if waiting:
+        return _waited_for(path, waiting[0])
+    for rows in _newest(path, SAMPLES):
+        if _has_completions(rows):
+            return Target(rows)
+    what = f"'{name}' holds no collected answers"
+    raise CheckpointError("E402", what, fix="name a run whose recipe collects answers, or a file")
+
+
+def _newest(run: Path, name: str) -> list[Path]:
+    found = run.glob(f"stages/*/{name}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _waited_for(run: Path, waiting: Path) -> Target:
+    try:
+        told: Any = json.loads(waiting.read_text("utf-8"))
+        where, go_on = told["samples"], told.get("resume") or ""
+        if not isinstance(where, str) or not isinstance(go_on, str):
+            raise TypeError("no text")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError("E401", f"'{waiting}' does not say what to rank") from error
+    for folder in (waiting.parent, run):
+        rows = folder / where
+        if rows.is_file():
+            if not rows.resolve().is_relative_to(run.resolve()):
+                raise TrustError("E603", f"'{waiting}' leads out of the run folder: '{where}'")
+            return Target(rows, go_on)
+    raise CheckpointError("E401", f"'{waiting}' names '{where}', which is not there")
+
+
+def _has_completions(rows: Path) -> bool:
+    with rows.open("rb") as file:
+        try:
+            first = json.loads(file.readline(2**26))
+        except ValueError:
+            return False
+    return isinstance(first, dict) and isinstance(first.get("completions"), list)

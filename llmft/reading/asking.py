@@ -1,0 +1,30 @@
+"""What the checks share: noting a clash of settings, and asking a plugin's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmft.errors import LlmftError
+from llmft.reading.methods import Blocks
+from llmft.reading.tree import KeyPath, visible
+
+
+def clash(blocks: Blocks, code: str, paths: list[KeyPath], what: str, fix: str) -> None:
+    """Note a fault at several keys together, unless one of them is faulty already."""
+    if not blocks.tree.touches_broken(paths):
+        blocks.tree.report_together(code, paths, what, fix)
+
+
+def asked(blocks: Blocks, path: KeyPath, ask: Any) -> Any:
+    """Return a plugin's answer, or None where it fails, which is noted, or has faulty settings."""
+    if blocks.tree.touches_broken([path]):
+        return None
+    try:
+        return ask()
+    except LlmftError as error:
+        blocks.tree.adopt(error.faults, path)
+    except Exception as error:
+        # Plugin code: whatever it raises is put to its block, and the other checks go on.
+        what = f"the plugin failed: {type(error).__name__}: {visible(str(error))[:300]}"
+        blocks.tree.report("E502", path, what, "report it to the plugin's author")
+    return None

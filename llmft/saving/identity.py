@@ -1,0 +1,88 @@
+"""Which finished stages of a run still stand, told by a hash of all that went into each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft import artifacts, fsio
+from llmft.reading.references import stage_references
+from llmft.recipe import Recipe, Stage
+from llmft.saving.edits import kind_of
+
+REPLACED = "replaced"
+
+
+def identity(
+    recipe: Recipe, stage: Stage, ground: Mapping[str, Any], run: Path, rows: Mapping[str, str]
+) -> str:
+    """Return the SHA-256 of a stage's settings, model, rows, plugins, seed, and stages it reads.
+
+    Settings that change nothing about what is made, such as how often it is saved, are left out.
+    ground: what the run stands on, as in its lock. rows: the SHA-256 of the stage's rows.
+    """
+    named = set(stage_references(stage.work).values())
+    named |= set(stage_references(stage.data).values()) if stage.data else set()
+    named |= {stage.start_from} if stage.start_from else set()
+    whole = {
+        "stage": _settings(stage),
+        "model": [recipe.model.model_dump(mode="json"), ground["model"]["sha256"]],
+        "seed": recipe.seed,
+        "cross_cutting": recipe.plugins,
+        "plugins": sorted(_versions(stage, ground)),
+        "rows": dict(rows),
+        "reads": {name: recorded(run, name) for name in sorted(named)},
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def recorded(run: Path, stage: str) -> str:
+    """Return the identity that a finished stage was made with; '' where it has none."""
+    path = run / "stages" / stage / artifacts.RESULT
+    if not path.is_file():
+        return stage  # a stage of an earlier run: its id names it
+    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return str(facts.get("identity", ""))
+
+
+def set_aside(run: Path, stage: str) -> Path:
+    """Move a finished stage that runs again out of the way, and return where it is now."""
+    number = 1
+    while (place := run / REPLACED / f"{stage}-{number}").exists():
+        number += 1
+    with fsio.disk_errors(place):
+        place.parent.mkdir(exist_ok=True)
+        (run / "stages" / stage).rename(place)
+        fsio.sync_folder(place.parent)
+        fsio.sync_folder(run / "stages")
+    return place
+
+
+def _settings(stage: Stage) -> dict[str, Any]:
+    block = stage.model_dump(mode="json")
+    block["train"] = {
+        key: value
+        for key, value in block["train"].items()
+        if kind_of(("stages", 0, "train", key)) != "allowed"
+    }
+    return block
+
+
+def _versions(stage: Stage, ground: Mapping[str, Any]) -> list[str]:
+    """Return the distribution and version of each method that a stage's settings name."""
+    methods = set(_methods(stage.model_dump(mode="json")))
+    return [
+        f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
+        for p in ground["plugins"]
+        if p["kind"] != "tracker" and p["method"] in methods
+    ]
+
+
+def _methods(block: Any) -> list[str]:
+    if not isinstance(block, dict):
+        return []
+    own = [block["method"]] if isinstance(block.get("method"), str) else []
+    return own + [name for value in block.values() for name in _methods(value)]

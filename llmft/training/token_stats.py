@@ -1,0 +1,171 @@
+"""What policy gradients read at each generated token: its log-likelihood, the entropy, the state.
+
+One forward pass as `llmft.training.forward` makes it: rows end to end where they may be, and logits
+at the generated tokens only. Under a frozen output layer they are made a few positions at a time,
+and none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from llmft.api import Encoded
+from llmft.training import forward
+from llmft.training.frozen_head import is_frozen
+
+# Of the softmax three copies are held for a moment: 2**20 numbers are 4 MiB each. But with too few
+# rows a matrix product is slow.
+LOGITS_AT_ONCE, LEAST_ROWS = 2**20, 64
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Of N labels: log-likelihood and entropy in nats (float32), the state before it, its row.
+
+    hidden_ND: what the output layer reads where the token is predicted.
+    """
+
+    logps_N: torch.Tensor
+    entropy_N: torch.Tensor
+    hidden_ND: torch.Tensor
+    row_N: torch.Tensor
+
+
+def token_stats(
+    model: Any,
+    rows: Sequence[Encoded],
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = False,
+    shared: Sequence[tuple[int, int]] | None = None,
+) -> TokenStats:
+    """Return the stats of every label in the rows, under the distribution at a temperature.
+
+    Gradients flow through log-likelihoods and states, and through the entropy if
+    `entropy_gradient`. model, shared: as for `label_nll`. Raises ValueError if no row has a label.
+    """
+    packed = forward._lays_end_to_end(model)
+    laid = forward._end_to_end(rows, shared) if packed else forward._padded(rows)
+    inputs, at, labels, row = laid
+    if not len(labels):
+        raise ValueError("no row of the batch has a label")
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    labels, row, at = labels.to(device), row.to(device), at.to(device)
+    width = inputs["input_ids"].shape[1]
+    keep, column = torch.unique(at % width - width, return_inverse=True)
+    line = torch.zeros_like(at) if packed else at // width
+    head = forward._splittable_head(model, forward.LOGITS_AT_ONCE)  # whatever their number
+    few = head is not None and len(labels) * head.weight.shape[0] <= forward.LOGITS_AT_ONCE
+    if head is None or (few and not is_frozen(head)):
+        with _read_by(model.get_output_embeddings()) as read:
+            logits_NV = forward._logits(model, inputs, keep)[line, column]
+        hidden = read[-1]
+        # An architecture without logits_to_keep computes them at every position.
+        hidden = hidden if hidden.shape[1] == len(keep) else hidden[:, keep]
+        hidden_ND = hidden[line, column]
+        logps_N, entropy_N = _of_logits(logits_NV, labels, temperature, entropy_gradient)
+        return TokenStats(logps_N, entropy_N, hidden_ND, row)
+    with forward._identity(head):
+        hidden_ND = forward._logits(model, inputs, keep)[line, column]
+    size = max(LEAST_ROWS, LOGITS_AT_ONCE // head.weight.shape[0])
+    if is_frozen(head):
+        apply: Any = _FrozenHeadStats.apply
+        options = (temperature, size, entropy_gradient)
+        logps_N, entropy_N = apply(hidden_ND, head.weight, head.bias, labels, *options)
+        return TokenStats(logps_N, entropy_N, hidden_ND, row)
+    pieces = [
+        checkpoint(_of_hidden, head, h, y, temperature, entropy_gradient, use_reentrant=False)
+        for h, y in zip(torch.split(hidden_ND, size), torch.split(labels, size), strict=True)
+    ]
+    logps_N, entropy_N = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return TokenStats(logps_N, entropy_N, hidden_ND, row)
+
+
+def _of_logits(
+    logits_NV: torch.Tensor, labels_N: torch.Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logps_NV = torch.log_softmax(logits_NV.float() / temperature, dim=1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy_N = -(logps_NV.exp() * logps_NV).sum(1)
+    return logps_NV.gather(1, labels_N.unsqueeze(1)).squeeze(1), entropy_N
+
+
+def _of_hidden(
+    head: Any,
+    hidden_ND: torch.Tensor,
+    labels_N: torch.Tensor,
+    temperature: float,
+    entropy_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _of_logits(head(hidden_ND), labels_N, temperature, entropy_gradient)
+
+
+@contextmanager
+def _read_by(layer: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect what a layer is given."""
+    read: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    try:
+        yield read
+    finally:
+        hook.remove()
+
+
+class _FrozenHeadStats(torch.autograd.Function):
+    """Log-likelihood and entropy under a frozen linear layer; no logit is kept or made again.
+
+    Where a gradient is wanted, the slopes with respect to the hidden state are computed beside
+    them: D numbers each.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        labels_N: torch.Tensor,
+        temperature: float,
+        at_once: int,
+        entropy_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        of_logp: list[torch.Tensor] = []
+        of_entropy: list[torch.Tensor] = []
+        pieces = zip(torch.split(hidden_ND, at_once), torch.split(labels_N, at_once), strict=True)
+        for hidden, labels in pieces:
+            logits = torch.nn.functional.linear(hidden, weight_VD, bias_V).float()
+            logps = torch.log_softmax(logits.div_(temperature), dim=1)
+            del logits
+            p = logps.exp()
+            at = labels.unsqueeze(1)
+            entropy = -torch.linalg.vecdot(p, logps)
+            found.append((logps.gather(1, at).squeeze(1), entropy))
+            if not ctx.needs_input_grad[0]:
+                continue
+            if entropy_gradient:  # d(entropy)/d(logit) = -p (log p + entropy)
+                uncertain = logps.add_(entropy.unsqueeze(1)).mul_(p).neg_()
+                of_entropy.append(uncertain.to(weight_VD.dtype) @ weight_VD / temperature)
+            # d(log p_y)/d(logit) = [y] - p
+            taken = p.neg_().scatter_add_(1, at, p.new_ones(at.shape))
+            of_logp.append(taken.to(weight_VD.dtype) @ weight_VD / temperature)
+        kept = [torch.cat(parts).to(hidden_ND.dtype) for parts in (of_logp, of_entropy) if parts]
+        ctx.save_for_backward(*kept)
+        logps_N, entropy_N = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_N)
+        return logps_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        pairs = zip(grads, ctx.saved_tensors, strict=False)
+        slope = sum(grad.unsqueeze(1) * of_one_ND for grad, of_one_ND in pairs)
+        hidden = slope.to(ctx.saved_tensors[0].dtype)
+        return hidden, None, None, None, None, None, None

@@ -1,0 +1,1 @@
+"""Holding a promise of the documentation against a user's own recipe."""

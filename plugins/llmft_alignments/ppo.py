@@ -1,0 +1,136 @@
+"""Proximal policy optimisation: answers are drawn, scored, and the better ones made likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft.api import (
+    Alignment,
+    EncodedPrompt,
+    StageContext,
+    StageResult,
+    hookimpl,
+)
+from llmft.toolkit import (
+    add_value_head,
+    load_value_head,
+    save_value_head,
+    without_dropout,
+)
+from llmft_alignments.ppo_config import PpoConfig
+
+HELD_OUT = 2**31
+"""In the place of a step, so that no answer of an evaluation is drawn like one of training."""
+
+
+class Ppo(Alignment[PpoConfig]):
+    """Proximal policy optimisation (Schulman et al. 2017) of answers, with one base in memory.
+
+    The policy is the stage's adapter; the reference is its start: the adapter that `start_from`
+    names, else the base alone. Values come from a head on the policy's states, saved beside it.
+    """
+
+    method = "ppo"
+    Config = PpoConfig
+    rows = ("prompt", "completion")
+    produces = "policy"
+
+    def __init__(self, config: PpoConfig) -> None:
+        super().__init__(config)
+        self._arena: Any = None
+        self._held_out: Any = None
+
+    def train(self, context: StageContext) -> StageResult:
+        from llmft_alignments.ppo_objective import PpoObjective
+        from llmft_alignments.ppo_watch import Watch
+
+        prompts = context.encode_prompts(context.rows(), self.config.response_length)
+        arena = self._arena_of(context)
+        watch = Watch(context.note, self.config.target if self.config.adap_kl_ctrl else None)
+        objective = PpoObjective(self.config, arena, watch, context.seed)
+        with without_dropout(arena.model) as dropped:
+            if dropped:
+                context.note("dropout is off: a policy that has learnt nothing has ratio 1")
+            result = context.fit_online(prompts, objective)
+        watch.conclude(result.before, result.after)
+        return result
+
+    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+        """Return the mean reward, KL, length and share of ended answers, and wins over the start.
+
+        Answers are drawn as in training, to held-out prompts, policy's and reference's by the same
+        random numbers. win_rate: how often the policy's gets more; a tie is half a win.
+        """
+        if not context.held_out():
+            return {}
+        arena = self._arena_of(context)
+        prompts, of_reference = self._judged_start(context)
+        numbers = range(len(prompts))
+        answers = arena.draw(prompts, (HELD_OUT,), numbers)
+        judged = arena.judge(prompts, answers)
+        from llmft_alignments import ppo_maths as maths
+
+        count = len(prompts)
+        kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, "k1").double()
+        gap_B = (judged.scores_B.cpu() - of_reference).sign().double()
+        context.add_samples(
+            [
+                {
+                    "prompt": prompt.prompt,
+                    "answer": text,
+                    "right": list(prompt.answers),
+                    "reward": s,
+                }
+                for prompt, text, s in zip(
+                    prompts, judged.texts, judged.scores_B.tolist(), strict=True
+                )
+            ]
+        )
+        return {
+            "reward": float(judged.scores_B.double().mean()),
+            "kl": float(kl_N.sum()) / count,
+            "win_rate": float((gap_B + 1).mean()) / 2,
+            "length": len(judged.row_N) / count,
+            "ended": sum(answer.ended for answer in answers) / count,
+        }
+
+    def _judged_start(self, context: StageContext) -> tuple[list[EncodedPrompt], Any]:
+        """Return the held-out prompts, and the rewards of the reference's answers to them."""
+        if self._held_out is None:
+            from llmft_alignments.ppo_episodes import episode_row
+
+            arena = self._arena_of(context)
+            prompts = context.encode_prompts(context.held_out(), self.config.response_length)
+            numbers = range(len(prompts))
+            answers = arena.draw(prompts, (HELD_OUT,), numbers, model=arena.reference)
+            rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
+            self._held_out = (prompts, arena.score(prompts, rows, answers)[1])
+        found: tuple[list[EncodedPrompt], Any] = self._held_out
+        return found
+
+    def _arena_of(self, context: StageContext) -> Any:
+        from llmft_alignments.ppo_episodes import Arena
+
+        if self._arena is None:
+            self._arena = Arena(self.config, context)
+        return self._arena
+
+    def small(self) -> Mapping[str, Any]:
+        most = {"response_length": 8, "num_generations": 2, "num_ppo_epochs": 2}
+        return {name: min(getattr(self.config, name), value) for name, value in most.items()}
+
+    def extend(self, model: Any) -> None:
+        add_value_head(model)
+
+    def save(self, model: Any, folder: Path) -> None:
+        save_value_head(model, folder)
+
+    def load(self, model: Any, folder: Path) -> None:
+        load_value_head(model, folder)
+
+
+@hookimpl
+def llmft_alignments() -> list[type[Ppo]]:
+    return [Ppo]

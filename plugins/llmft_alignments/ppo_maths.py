@@ -1,0 +1,147 @@
+"""The mathematics of proximal policy optimisation: pure functions of tensors, one value a token.
+
+N are the generated tokens of all answers end to end; row_N is the answer (0..B-1) of each, and an
+answer's tokens stand together, in order. Log-likelihoods are natural, float32 or float64.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def kl_estimates(logps_N: torch.Tensor, reference_N: torch.Tensor, name: str) -> torch.Tensor:
+    """Return an estimate of KL(policy || reference) at each token drawn from the policy (N,), nats.
+
+    name: 'k1', unbiased, or 'k3', unbiased too, never negative, and of less variance (Schulman
+    2020, "Approximating KL divergence").
+    """
+    log_ratio_N = reference_N - logps_N
+    if name == "k1":
+        return -log_ratio_N
+    return torch.expm1(log_ratio_N) - log_ratio_N
+
+
+def token_rewards(
+    scores_B: torch.Tensor, kl_N: torch.Tensor, row_N: torch.Tensor, kl_coef: float
+) -> torch.Tensor:
+    """Return each token's reward (N,): the penalty, and an answer's score at its last token.
+
+    Ziegler et al. 2019, eq. 2, taken apart by token.
+    """
+    rewards_N = -kl_coef * kl_N
+    last_B = last_tokens(row_N)
+    return rewards_N.index_add(0, last_B, scores_B.to(rewards_N))
+
+
+def last_tokens(row_N: torch.Tensor) -> torch.Tensor:
+    """Return the place along N of each answer's last token (B,)."""
+    last_N = torch.ones_like(row_N, dtype=torch.bool)
+    last_N[:-1] = row_N[1:] != row_N[:-1]
+    return last_N.nonzero().squeeze(1)
+
+
+def gae(
+    rewards_N: torch.Tensor,
+    values_N: torch.Tensor,
+    row_N: torch.Tensor,
+    gamma: float,
+    lam: float,
+) -> torch.Tensor:
+    """Return the generalised advantage estimate of each token (N,): Schulman et al. 2016, eq. 16.
+
+    values_N: of the state before each token. After an answer's last token comes nothing: value 0.
+    """
+    advantages_N = torch.zeros_like(rewards_N)
+    if not len(row_N):  # a process of several may have no answer in a step
+        return advantages_N
+    ends = last_tokens(row_N).tolist()
+    counts_B = torch.bincount(row_N, minlength=len(ends))
+    longest = int(counts_B.max())
+    # Answers side by side, aligned at their ends, so that one sweep from the back does all.
+    ends_B = torch.tensor(ends, device=row_N.device)
+    next_value_B = values_N.new_zeros(len(ends))
+    running_B = rewards_N.new_zeros(len(ends))
+    for back in range(longest):
+        inside_B = counts_B > back
+        at = (ends_B - back)[inside_B]
+        delta = rewards_N[at] + gamma * next_value_B[inside_B] - values_N[at]
+        running = delta + gamma * lam * running_B[inside_B]
+        advantages_N[at] = running
+        running_B = running_B.index_put((inside_B,), running)
+        next_value_B = next_value_B.index_put((inside_B,), values_N[at])
+    return advantages_N
+
+
+def moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance from (count, sum, sum of squares), the variance's n - 1 in mind."""
+    count, total, squares = sums.unbind()
+    mean = total / count
+    variance = (squares / count - mean**2).clamp(min=0) * count / (count - 1).clamp(min=1)
+    return mean, variance
+
+
+def power_sums(x: torch.Tensor) -> torch.Tensor:
+    """Return (count, sum, sum of squares) in float64, which add up over processes."""
+    x = x.double()
+    return torch.stack([x.new_tensor(float(x.numel())), x.sum(), (x**2).sum()])
+
+
+def whiten(x: torch.Tensor, sums: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
+    """Return x with variance 1, and mean 0 or (shift_mean=False) its own.
+
+    sums: the `power_sums` of all that is whitened together.
+    """
+    mean, variance = moments(sums)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened if shift_mean else whitened + mean).to(x.dtype)
+
+
+def policy_loss(
+    logps_N: torch.Tensor, old_logps_N: torch.Tensor, advantages_N: torch.Tensor, cliprange: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the clipped surrogate's loss (N,) and where the clipped side was taken (N,), bool.
+
+    Schulman et al. 2017, eq. 7, its sign turned.
+    """
+    ratio_N = torch.exp(logps_N - old_logps_N)
+    plain_N = -advantages_N * ratio_N
+    clipped_N = -advantages_N * ratio_N.clamp(1 - cliprange, 1 + cliprange)
+    return torch.maximum(plain_N, clipped_N), clipped_N > plain_N
+
+
+def value_loss(
+    values_N: torch.Tensor,
+    old_values_N: torch.Tensor,
+    returns_N: torch.Tensor,
+    cliprange_value: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return half the squared error of the values (N,) and where the clipped side was taken (N,).
+
+    Values may move by `cliprange_value` at most, as OpenAI's baselines have it.
+    """
+    near_N = old_values_N + (values_N - old_values_N).clamp(-cliprange_value, cliprange_value)
+    plain_N, clipped_N = (values_N - returns_N) ** 2, (near_N - returns_N) ** 2
+    return 0.5 * torch.maximum(plain_N, clipped_N), clipped_N > plain_N
+
+
+def approx_kl(logps_N: torch.Tensor, old_logps_N: torch.Tensor) -> torch.Tensor:
+    """Return how far the policy is from the one that drew the tokens (N,), by k3, in nats."""
+    log_ratio_N = logps_N - old_logps_N
+    return torch.expm1(log_ratio_N) - log_ratio_N
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """Return the next coefficient of the adaptive controller: Ziegler et al. 2019, section 2.2."""
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return kl_coef * (1.0 + error * episodes / horizon)
+
+
+def explained_variance(residual_sums: torch.Tensor, return_sums: torch.Tensor) -> float:
+    """Return 1 - Var(returns - values) / Var(returns), or 0 where the returns are all the same.
+
+    Both arguments are `power_sums`.
+    """
+    spread = float(moments(return_sums)[1])
+    if spread <= 0:
+        return 0.0
+    return 1.0 - float(moments(residual_sums)[1]) / spread

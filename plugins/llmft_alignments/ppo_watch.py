@@ -1,0 +1,89 @@
+"""What goes wrong in PPO while its reward still rises: seen step by step, and said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+AT_FIRST = 3
+"""Steps whose mean the later ones are held against; and so many of the last ones are averaged."""
+FAR = 30.0
+"""Nats of an answer from the reference: what it says is then hardly the reference's any more."""
+FLAT = 0.1
+LONGER, SHORTER = 2.0, 0.5
+TOLD = ("reward", "kl", "length", "entropy")
+
+
+class Watch:
+    """Follows a run's metrics. note: is told what a person should read, each thing once."""
+
+    def __init__(self, note: Callable[[str], None], target: float | None = None) -> None:
+        self.note = note
+        self.far = 3 * target if target else FAR
+        self.steps = 0
+        self.first: dict[str, float] = dict.fromkeys(TOLD, 0.0)
+        self.last: list[dict[str, float]] = []
+        self.told: list[str] = []
+
+    def see(self, means: Mapping[str, float]) -> None:
+        """Take in a step's means, and say what has gone wrong by now."""
+        now = {name: means[name] for name in TOLD}
+        self.steps += 1
+        self.last = [*self.last, now][-AT_FIRST:]
+        if self.steps <= AT_FIRST:
+            self.first = {name: self.first[name] + now[name] / AT_FIRST for name in TOLD}
+            return
+        kl, length, entropy = (self._lately(name) for name in ("kl", "length", "entropy"))
+        if kl > self.far:
+            self._say(
+                "kl",
+                f"the policy runs away from the reference: {kl:.1f} nats an answer at step"
+                f" {self.steps}; raise kl_coef, or lower learning_rate",
+            )
+        start = self.first["length"]
+        if not SHORTER * start <= length <= LONGER * start:
+            self._say(
+                "length",
+                f"answers drift in length: {start:.1f} tokens at first, {length:.1f} at step"
+                f" {self.steps}; look whether the reward pays for length",
+            )
+        start = self.first["entropy"]
+        if entropy < FLAT * start:
+            self._say(
+                "entropy",
+                f"the entropy collapses: {start:.3f} nats a token at first, {entropy:.4f} at step"
+                f" {self.steps}; raise kl_coef or entropy_coef, or stop earlier",
+            )
+
+    def conclude(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Say where the reward rose in training while held-out quality fell."""
+        if self.steps <= AT_FIRST or self._lately("reward") <= self.first["reward"]:
+            return
+        better_low = ("loss", "perplexity", "kl", "length")
+        fallen = [
+            f"{name} {before[name]:.3f} -> {after[name]:.3f}"
+            for name in after
+            if name in before and name not in better_low and after[name] < before[name] - 0.01
+        ]
+        if fallen:
+            self.note(
+                f"the reward rose ({self.first['reward']:.3f} -> {self._lately('reward'):.3f})"
+                f" while held-out quality fell: {', '.join(fallen)}; the reward may be gamed"
+            )
+
+    def _lately(self, name: str) -> float:
+        return sum(step[name] for step in self.last) / max(len(self.last), 1)
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self.told:
+            self.told.append(what)
+            self.note(text)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has seen, as plain data."""
+        return {"steps": self.steps, "first": self.first, "last": self.last, "told": self.told}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` told."""
+        self.steps, self.first = state["steps"], dict(state["first"])
+        self.last, self.told = list(state["last"]), list(state["told"])

@@ -1,0 +1,88 @@
+"""Prompts to be answered, with the right answers where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmft.api import (
+    DataError,
+    Field,
+    Line,
+    Message,
+    Prompt,
+    PromptRow,
+    Row,
+    Settings,
+    hookimpl,
+)
+from llmft.toolkit import (
+    TableConfig,
+    TableDataset,
+    answers_of,
+    exact_match,
+    f1,
+    fields_of,
+    first_line,
+    text_of,
+)
+from llmft_datasets.chat import messages_of
+
+
+class Columns(Settings):
+    """Which column, or which template of {columns}, gives what."""
+
+    prompt: Line = Field(
+        "prompt", description="a column of text or messages, or a template such as 'Q: {question}'"
+    )
+    answers: Line | None = Field(
+        None, description="a column with the right answer, or the list of right answers"
+    )
+
+
+class Prompts(TableDataset["Prompts.Config"]):
+    """Prompts for a policy to answer, from .jsonl, .json, .csv, .parquet or the hub."""
+
+    method = "prompts"
+    rows = ("prompt",)
+    metrics = {
+        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
+        "f1": lambda answer, right: f1(first_line(answer), right),
+    }
+
+    class Config(TableConfig):
+        """Where the prompts are, and what their columns mean."""
+
+        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        chat: bool = Field(
+            False, description="put text prompts through the model's chat template, as messages"
+        )
+
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        columns = self.config.columns
+        asked = record.get(columns.prompt)
+        prompt: Prompt
+        if isinstance(asked, list):
+            prompt = tuple(messages_of(asked, origin))
+        else:
+            text = text_of(record, columns.prompt, origin)
+            if not text.strip():
+                raise DataError("E101", f"{origin}: the prompt is empty")
+            prompt = (Message(role="user", content=text),) if self.config.chat else text
+        return PromptRow(prompt, answers_of(record, columns.answers, origin), origin)
+
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        columns = self.config.columns
+        return [
+            dict.fromkeys(fields_of(columns.prompt), f"example {number}")
+            | ({columns.answers: ["example"]} if columns.answers else {})
+            for number in range(4)
+        ]
+
+    def ask(self, question: str) -> Prompt:
+        return (Message(role="user", content=question),) if self.config.chat else question
+
+
+@hookimpl
+def llmft_datasets() -> list[type[Prompts]]:
+    return [Prompts]

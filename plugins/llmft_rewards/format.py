@@ -1,0 +1,57 @@
+"""A reward for answers of a certain form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import model_validator
+
+from llmft.api import Field, Line, Prompt, RewardConfig, RewardFunction, hookimpl
+
+
+class Format(RewardFunction["Format.Config"]):
+    """The share of the stated rules that an answer keeps."""
+
+    method = "format"
+
+    class Config(RewardConfig):
+        """The rules; spaces around the answer do not count."""
+
+        starts_with: Line | None = Field(None, description="how the answer begins")
+        ends_with: Line | None = Field(None, description="how the answer ends")
+        contains: Line | None = Field(None, description="what stands somewhere in the answer")
+        lacks: Line | None = Field(None, description="what stands nowhere in the answer")
+        one_line: bool = Field(False, description="the answer has one line")
+        max_words: int | None = Field(
+            None, ge=1, le=1_000_000, description="the answer has at most so many words"
+        )
+
+        @model_validator(mode="after")
+        def _some_rule(self) -> Format.Config:
+            if not self.model_fields_set - {"method"}:
+                raise ValueError("give at least one rule, such as max_words")
+            return self
+
+    def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
+        kept = list(self._kept(completion.strip()))
+        return sum(kept) / len(kept)
+
+    def _kept(self, text: str) -> Iterator[bool]:
+        rules = self.config
+        if rules.starts_with is not None:
+            yield text.startswith(rules.starts_with)
+        if rules.ends_with is not None:
+            yield text.endswith(rules.ends_with)
+        if rules.contains is not None:
+            yield rules.contains in text
+        if rules.lacks is not None:
+            yield rules.lacks not in text
+        if rules.one_line:
+            yield len(text.splitlines()) == 1
+        if rules.max_words is not None:
+            yield 0 < len(text.split()) <= rules.max_words
+
+
+@hookimpl
+def llmft_rewards() -> list[type[Format]]:
+    return [Format]

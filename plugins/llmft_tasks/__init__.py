@@ -1,0 +1,1 @@
+"""The task methods that llmft brings along."""
