@@ -1,9 +1,10 @@
 """Compare the memory that `llmft plan` predicts with what runs take, each in a process of its own.
 
-    python benchmarks/plan_memory.py [--only NAME ...] [--limit 0.15]
+    python benchmarks/plan_memory.py [--only NAME ...] [--limit 0.15] [--steps 2]
 
-Prints a table: the configuration, its parameters, predicted and measured peak, error; exits 1
-where an error is above the limit. Models have random weights, and rows random letters.
+Prints a table: the configuration, its parameters, predicted and measured peak, error, and the
+processor's seconds; exits 1 where an error is above the limit. Models have random weights, and
+rows random letters.
 
 Measured is the highest resident memory of a run (VmHWM) less what the process held before, when
 every library was imported and a tiny run had warmed it up. Predicted is the plan's peak over the
@@ -26,6 +27,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ class Case:
     dtype: str = "float32"
     train: tuple[tuple[str, Any], ...] = ()
     alignment: str = "sft"
+    quantization: tuple[tuple[str, Any], ...] = ()
 
 
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
@@ -71,6 +74,10 @@ CASES = [
     Case("qlora", "150M", QLORA, (60, 40), 3),
     Case("qlora-checkpointing", "150M", QLORA, (100, 50), 4, dtype="bfloat16",
          train=CHECKPOINTING),
+    Case("lora-8bit", "150M", LORA, (60, 40), 3, quantization=(("load_in_8bit", True),)),
+    Case("lora-autocast", "60M", LORA, (100, 50), 4, train=(("bf16", True),)),
+    Case("lora-bf16-autocast", "60M", LORA, (100, 50), 4, dtype="bfloat16",
+         train=(("bf16", True),)),
     Case("dora", "60M", {"method": "dora", "r": 16}, (60, 40), 4),
     Case("prefix", "60M", {"method": "prefix", "num_virtual_tokens": 20}, (100, 40), 4),
     Case("prefix-checkpointing", "15M", {"method": "prefix"}, (150, 100), 8, train=CHECKPOINTING),
@@ -86,27 +93,30 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=0.15)
     parser.add_argument("--child", nargs=2, metavar=("WARM_UP", "RECIPE"), help=argparse.SUPPRESS)
     parser.add_argument("--default-malloc", action="store_true", help="leave glibc's malloc alone")
+    parser.add_argument("--steps", type=int, default=2, help="optimiser steps of each run")
     options = parser.parse_args()
     if options.child:
         print(json.dumps(measured(*options.child)))
         return 0
     warnings.simplefilter("ignore")
     worst = 0.0
-    print(f"{'case':22} {'parameters':>12} {'predicted MB':>13} {'measured MB':>12} {'error':>7}")
+    head = f"{'case':22} {'parameters':>12} {'predicted MB':>13} {'measured MB':>12}"
+    print(f"{head} {'error':>7} {'CPU s':>6}")
     for case in CASES:
         if options.only and case.name not in options.only:
             continue
-        error, line = compared(case, os.environ if options.default_malloc else RETURNING)
+        malloc = os.environ if options.default_malloc else RETURNING
+        error, line = compared(case, malloc, options.steps)
         worst = max(worst, abs(error))
         print(line, flush=True)
     print(f"largest error {worst:.1%}, limit {options.limit:.0%}")
     return 1 if worst > options.limit else 0
 
 
-def compared(case: Case, malloc: Mapping[str, str]) -> tuple[float, str]:
+def compared(case: Case, malloc: Mapping[str, str], steps: int) -> tuple[float, str]:
     """Return a case's error, as a share of what was measured, and its line of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = write_case(case, Path(folder) / "case")
+        recipe = write_case(case, Path(folder) / "case", steps=steps)
         small = (32, 64, 2, 4, 2, 300)
         warm_up = write_case(case, Path(folder) / "warm", shape=small)
         predicted, parameters = planned(recipe)
@@ -115,10 +125,11 @@ def compared(case: Case, malloc: Mapping[str, str]) -> tuple[float, str]:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{case.name} failed:\n{done.stderr[-4000:]}")
-        taken = json.loads(done.stdout.splitlines()[-1])["bytes"]
+        found = json.loads(done.stdout.splitlines()[-1])
+    taken = found["bytes"]
     error = predicted / taken - 1
     line = f"{case.name:22} {parameters:>12,} {predicted / 1e6:>13.1f} {taken / 1e6:>12.1f}"
-    return error, f"{line} {error:>+7.1%}"
+    return error, f"{line} {error:>+7.1%} {found['cpu_seconds']:>6.1f}"
 
 
 def planned(recipe: Path) -> tuple[int, int]:
@@ -132,13 +143,15 @@ def planned(recipe: Path) -> tuple[int, int]:
     return plan.stages[0].peak.total, plan.stages[0].total_parameters
 
 
-def measured(warm_up: str, recipe: str) -> dict[str, int]:
-    """Return by how much a run raises this process's resident memory at its highest."""
+def measured(warm_up: str, recipe: str) -> dict[str, float]:
+    """Return what a run adds to this process's resident memory at its highest, and its time."""
     run(warm_up)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    began = time.process_time()
     run(recipe)
-    return {"bytes": resident("VmHWM") - before}
+    took = time.process_time() - began
+    return {"bytes": resident("VmHWM") - before, "cpu_seconds": took}
 
 
 def run(recipe: str) -> None:
@@ -157,14 +170,16 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def write_case(case: Case, folder: Path, shape: tuple[int, ...] | None = None) -> Path:
+def write_case(
+    case: Case, folder: Path, shape: tuple[int, ...] | None = None, steps: int = 2
+) -> Path:
     """Write a case's model, rows and recipe into a folder, and return the recipe's path."""
     folder.mkdir()
     _write_model(folder / "model", shape or MODELS[case.model])
     random.seed(3)
     prompt, answer = case.rows if shape is None else (20, 20)
     with (folder / "rows.jsonl").open("w") as stream:
-        for _ in range(case.batch * 3):
+        for _ in range(case.batch * 3 * max(1, steps // 2)):
             row = {"prompt": _letters(prompt), "completion": _letters(answer)}
             if case.alignment == "dpo":
                 row = {"prompt": row["prompt"], "chosen": row["completion"],
@@ -174,7 +189,11 @@ def write_case(case: Case, folder: Path, shape: tuple[int, ...] | None = None) -
         "recipe": 1,
         "name": case.name,
         "output_dir": str(folder / "runs"),
-        "model": {"path": str(folder / "model"), "dtype": case.dtype},
+        "model": {
+            "path": str(folder / "model"),
+            "dtype": case.dtype,
+            "quantization": dict(case.quantization),
+        },
         "trackers": [],
         "stages": [
             {
@@ -186,7 +205,7 @@ def write_case(case: Case, folder: Path, shape: tuple[int, ...] | None = None) -
                     "path": str(folder / "rows.jsonl"),
                 },
                 "train": {
-                    "max_steps": 2,
+                    "max_steps": steps,
                     "per_device_train_batch_size": case.batch,
                     "per_device_eval_batch_size": case.batch,
                     **dict(case.train),

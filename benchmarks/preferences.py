@@ -1,10 +1,10 @@
-"""Measures learning from preferences: what it teaches, and how fast against TRL.
+"""Measures learning from preferences: what it teaches.
 
     python benchmarks/preferences.py                # three seeds of the quick recipes
-    python benchmarks/preferences.py --speed        # steps per CPU second, beside TRL's
     python benchmarks/preferences.py --real         # a real model on real pairs
 
-The last two need LLMFT_REAL_ASSETS, a folder with models/stories15M and data/pref_*.jsonl.gz.
+The last needs LLMFT_REAL_ASSETS, a folder with models/stories15M and data/pref_*.jsonl.gz. How fast
+it is, beside TRL, benchmarks/speed/run.py measures.
 Exits with 1 where a promise of the documentation is missed.
 """
 
@@ -21,26 +21,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmft.api import EncodedPair, PreferenceRow
-
 RECIPES = {"dpo_quick": "dpo", "orpo_quick": "orpo", "reward_quick": "reward"}
 REAL_DATA = ("pref_polite", "pref_truthfulqa", "pref_triviaqa")
-BATCH, STEPS, ROUNDS = 8, 6, 2
 REAL_PAIRS = 800
 REAL_METHODS = (("dpo", "", 5e-4), ("orpo", ", beta: 1.0", 1e-3), ("reward", "", 5e-4))
-# Short answers to a prompt that both share; long answers share little, and gain less.
-PROMISED = {"dpo pref_polite": 4.0}
 
 
 def main() -> int:
     """Measure what was asked for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
-    parser.add_argument("--speed", action="store_true", help="beside TRL, on one thread")
     parser.add_argument("--real", action="store_true", help="stories15M on real pairs")
     asked = parser.parse_args()
-    if asked.speed:
-        return measure_speed()
     return measure_real() if asked.real else measure_quick(asked.seeds)
 
 
@@ -149,63 +141,6 @@ def real_rows(name: str) -> list[dict[str, str]]:
         if len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) < 600
         and row["chosen"].strip() != row["rejected"].strip()
     ]
-
-
-# --- speed beside TRL
-
-
-def measure_speed() -> int:
-    """Train the same steps with TRL and with llmft, in turn; compare losses and CPU seconds."""
-    import torch
-
-    torch.set_num_threads(1)
-    good = True
-    print(f"{'task':>24}  {'TRL steps/s':>11}  {'llmft':>7}  {'ratio':>6}  {'loss apart':>10}")
-    for method in ("dpo", "reward"):
-        for data in ("pref_polite", "pref_gsm8k"):
-            pairs = encoded(data)
-            times = {"trl": 0.0, "llmft": 0.0}
-            losses = {}
-            for _ in range(ROUNDS):
-                for name in times:
-                    seconds, losses[name] = train_once(name, method, pairs)
-                    times[name] += seconds
-            apart = max(abs(a - b) for a, b in zip(losses["trl"], losses["llmft"], strict=True))
-            rates = {name: ROUNDS * STEPS / seconds for name, seconds in times.items()}
-            ratio = rates["llmft"] / rates["trl"]
-            task = f"{method} {data}"
-            print(
-                f"{task:>24}  {rates['trl']:>11.3f}  {rates['llmft']:>7.3f}  {ratio:>5.2f}x"
-                f"  {apart:>10.1e}",
-                flush=True,
-            )
-            good &= apart <= 1e-4 and ratio >= PROMISED.get(task, 0)
-    return 0 if good else 1
-
-
-def encoded(name: str) -> list[EncodedPair]:
-    """Return the pairs of one training run, as stories15M's tokenizer has them."""
-    from transformers import AutoTokenizer
-
-    from llmft.preparing.encoding import Encoder
-    from llmft.preparing.pairs import encode_pairs
-    from llmft.settings import TrainSettings
-
-    tokenizer = AutoTokenizer.from_pretrained(assets() / "models" / "stories15M")
-    rows = [
-        PreferenceRow(f"{row['prompt']}\n", row["chosen"], row["rejected"], None, f"{name}:{n}")
-        for n, row in enumerate(real_rows(name)[: BATCH * STEPS])
-    ]
-    return encode_pairs(Encoder(tokenizer, 256), rows, TrainSettings(max_dropped=1.0))[0]
-
-
-def train_once(name: str, method: str, pairs: list[EncodedPair]) -> tuple[float, list[float]]:
-    """Return the CPU seconds of one epoch over the pairs, and the loss of each step."""
-    from preferences_speed import with_llmft, with_trl
-
-    model = assets() / "models" / "stories15M"
-    train = with_trl if name == "trl" else with_llmft
-    return train(method, model, pairs[: len(pairs) // BATCH * BATCH], BATCH)
 
 
 if __name__ == "__main__":

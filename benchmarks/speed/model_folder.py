@@ -1,0 +1,49 @@
+"""The model that every contestant starts from: random weights, a byte-level tokenizer.
+
+python model_folder.py FOLDER     # of a task, written by workload.write_task
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def write_model(folder: Path) -> None:
+    """Write `model/` into a task's folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from workload import read_task
+
+    from llmft.testing.models import tiny_tokenizer
+
+    shape = read_task(folder).shape
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
+        intermediate_size=shape.intermediate, num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads, max_position_embeddings=shape.positions,
+        tie_word_embeddings=shape.tied, bos_token_id=None, eos_token_id=256, pad_token_id=257,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).float().save_pretrained(folder / "model")
+    tiny_tokenizer(pad=True).save_pretrained(folder / "model")
+
+
+def start_alike(model: Any) -> None:
+    """Draw every adapter's A from a seed, by its layer's name, and a scalar head; B is zero."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    named = {n[n.index("layers.") :]: p for n, p in model.named_parameters() if "lora_A" in n}
+    for name in sorted(named):
+        named[name].data.copy_(0.05 * torch.randn(named[name].shape, generator=generator))
+    for name, parameter in model.named_parameters():
+        if name.rpartition("score.")[1]:
+            width = parameter.shape[-1]
+            noise = torch.randn(1, width, generator=torch.Generator().manual_seed(1))
+            parameter.data.copy_(noise / width**0.5)
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]))

@@ -1,0 +1,116 @@
+"""Time llmft beside its peers: the same model, rows, batches and steps, in turn.
+
+    python benchmarks/speed/run.py                          # every task, three rounds
+    python benchmarks/speed/run.py --tasks sft,dpo --quick  # a few steps, to try the harness
+    python benchmarks/speed/run.py --page                   # write docs/performance.md's tables too
+
+Each run is a fresh process, and contestants take turns (A B A B ...), so that a slow moment of the
+machine falls on all alike. A ratio is TRL's median over llmft's; its spread goes from the smallest
+to the largest ratio of one round. CPU seconds are those of the steps alone, what a
+method needs before its first step (DPO's reference) included. Lines of JSON go to --out. Exits
+with 1 where losses differ, or where a bar is missed.
+
+ms-swift takes part in SFT where LLMFT_SPEED_MS_SWIFT names the Python of an environment of its own
+(pip install torch==2.13.0 ms-swift==4.6.0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contestants import CONTESTANTS, Contestant, left_out, run_once
+from table import BARS, losses_apart, summary, table
+from workload import TASKS, Task, quick, tokens, write_task
+
+HERE = Path(__file__).parent
+TOLERANCE = 2e-3
+"""How far the losses of a step may be apart, as a share; float32 sums in another order drift."""
+
+
+def main() -> int:
+    """Run what was asked for, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default=",".join(TASKS), help="names, with commas between")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a few steps, one round")
+    parser.add_argument("--page", action="store_true", help="fill the tables of the docs")
+    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    asked = parser.parse_args()
+    tasks = [TASKS[name] for name in asked.tasks.split(",")]
+    results = []
+    for line in left_out():
+        print(line, flush=True)
+    for task in tasks:
+        rounds = 1 if asked.quick else asked.rounds
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(quick(task) if asked.quick else task, Path(folder), rounds,
+                             asked.threads)  # fmt: skip
+        results.append(result)
+        print(table([result], header=task is tasks[0]), flush=True)
+    write_lines(asked.out, results)
+    if asked.page:
+        from page import fill
+
+        fill("tasks", results)
+    return verdict(results)
+
+
+def measure(task: Task, folder: Path, rounds: int, threads: int) -> dict[str, Any]:
+    """Return what every contestant took in every round, and what the task was."""
+    write_task(folder, task)
+    subprocess.run([sys.executable, str(HERE / "model_folder.py"), str(folder)], check=True)
+    taking_part = [c for c in CONTESTANTS if c.tasks(task)]
+    taken: dict[str, list[dict[str, Any]]] = {c.name: [] for c in taking_part}
+    for number in range(rounds):
+        for contestant in in_turn(taking_part, number):
+            taken[contestant.name].append(run_once(contestant, folder, threads))
+    return {
+        "task": task.name, "steps": task.steps, "rounds": rounds, "threads": threads,
+        "tokens": tokens(task), "taken": taken,
+    }  # fmt: skip
+
+
+def in_turn(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
+    """Return who starts when in a round: another one each time."""
+    first = number % len(contestants)
+    return [*contestants[first:], *contestants[:first]]
+
+
+def verdict(results: list[dict[str, Any]]) -> int:
+    """Print what is missed, and return the exit code."""
+    missed = []
+    for result in results:
+        name = result["task"]
+        apart = losses_apart(result)
+        if apart > TOLERANCE:
+            missed.append(f"{name}: the losses are {apart:.1e} apart")
+        found = summary(result)
+        for other, (least, what) in BARS.get(name, {}).items():
+            ratio = found[other]["ratio"]
+            if ratio < least:
+                missed.append(f"{name}: {ratio:.2f} x {other}'s {what}, where {least:g} is the bar")
+        for other, row in found.items():
+            if not other.startswith("llmft") and row["ratio"] <= 1:
+                missed.append(f"{name}: {other} is ahead")
+        if found["trl"]["peak"] < found["llmft"]["peak"]:
+            missed.append(f"{name}: more memory than TRL")
+    for line in missed:
+        print(f"missed: {line}")
+    return 1 if missed else 0
+
+
+def write_lines(path: Path, results: list[dict[str, Any]]) -> None:
+    """Write a line of JSON for each task."""
+    path.write_text("".join(json.dumps(result) + "\n" for result in results), "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
