@@ -48,7 +48,7 @@ def python(folder: Path, code: str, *words: str, **env: str) -> str:
     """Run code in a process with a cache of its own, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
-        env={**os.environ, "HF_HOME": str(folder / "home"), **env},
+        env={**os.environ, "HF_HOME": str(folder / "home"), "HF_DATASETS_OFFLINE": "0", **env},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
