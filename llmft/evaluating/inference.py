@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmft import artifacts, models
 from llmft.errors import CheckpointError
+from llmft.machine import device
 from llmft.preparing.encoding import Encoder
 from llmft.quiet import before_upstream
 from llmft.reading.recipe import load_recipe
@@ -14,7 +15,6 @@ from llmft.recipe import Recipe
 from llmft.registry import Registry
 from llmft.saving.earlier import load_options, stage_adapter, stage_dataset
 from llmft.sharing import commits
-from llmft.stage import device
 
 
 def load_run(run: Path, registry: Registry) -> Recipe:

@@ -11,13 +11,13 @@ from llmft import artifacts, models
 from llmft.api import CompletionRow, Dataset, Encoded, TextRow
 from llmft.errors import CheckpointError, DataError
 from llmft.evaluating.inference import load_run
+from llmft.machine import device
 from llmft.preparing.encoding import Encoder
 from llmft.preparing.pairs import cut_at_start
 from llmft.preparing.tables import read_file
 from llmft.registry import Registry
 from llmft.saving.earlier import load_stage, stage_adapter, stage_dataset
 from llmft.settings import TrainSettings
-from llmft.stage import device
 
 BATCH = 16
 REWARD_MODEL = "reward_model"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from llmft.preparing.counting import token_rows
 from llmft.preparing.packing import pack
 from llmft.settings import TrainSettings
-from llmft.stage import token_rows
 from llmft.training.plan import Plan
 
 STEPS_LOOKED_AT = 20_000

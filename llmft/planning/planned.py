@@ -32,12 +32,12 @@ from llmft.planning.judging import PROMPTS, grow_cache, judge
 from llmft.planning.ledger import ADAPTER, EARLIER, MAPPED, WEIGHTS, Ledger
 from llmft.planning.steps import train_steps
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
-from llmft.preparing.counting import count_parameters
+from llmft.preparing.counting import count_parameters, token_rows
 from llmft.preparing.encoding import IGNORED
 from llmft.preparing.pairs import encode_pairs
 from llmft.preparing.prompts import encode_prompts
 from llmft.saving.earlier import stage_adapter, stage_work, twin
-from llmft.stage import StageRun, token_rows
+from llmft.stage import StageRun
 
 ROWS_TOKENISED = 20_000
 ASSUMED_TOKENS = 2048

@@ -1,9 +1,12 @@
-"""How many parameters a model has, as a person counts them: 4-bit packing undone, ties once."""
+"""What is counted for people: a model's parameters, and the rows and tokens of an item."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
+
+from llmft.api import Encoded, EncodedPair
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
@@ -23,3 +26,12 @@ def _stands_for(parameter: Any) -> int:
         return prod(state.shape)
     count: int = parameter.numel()
     return count
+
+
+def token_rows(item: Any) -> Sequence[Encoded]:
+    """Return the token rows in an item that is trained on, to be counted."""
+    if isinstance(item, tuple):  # packed
+        return [row for one in item for row in token_rows(one)]
+    if isinstance(item, EncodedPair):
+        return (item.chosen, item.rejected)
+    return (item,) if isinstance(item, Encoded) else ()
