@@ -137,7 +137,7 @@ def train(
                     save(step + 1)
             if stop.signal:
                 raise _interrupted(stop, step + 1, plan)
-    guard.refuse_none_learnt(report.skipped, report.steps)
+    guard.refuse_none_learnt(report.losses)
     model.eval()
     return report
 

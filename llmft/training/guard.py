@@ -35,12 +35,12 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
     )
 
 
-def refuse_none_learnt(skipped: int, steps: int) -> None:
-    """Raise StageError where every single update was skipped: nothing was trained."""
-    if skipped and skipped >= steps:
+def refuse_none_learnt(losses: Sequence[float | None]) -> None:
+    """Raise StageError where every single update was skipped: no step has a loss."""
+    if losses and all(loss is None for loss in losses):
         raise StageError(
             "E301",
-            f"no update of {steps} steps was finite, so nothing was learnt",
+            f"no update of {len(losses)} steps was finite, so nothing was learnt",
             fix="lower train.learning_rate, and look at the rows with train.on_nan: fail",
         )
 
