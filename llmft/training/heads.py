@@ -64,11 +64,12 @@ def rewards(
 
 
 def add_value_head(model: Any) -> None:
-    """Add a trainable scalar head, float32, that answers 0 until it is trained."""
+    """Add a trainable head of two layers, float32, that answers 0 until it is trained."""
     width = model.get_output_embeddings().weight.shape[-1]
-    head = nn.Linear(width, 1, dtype=torch.float32)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    inner, outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, 1)
+    nn.init.zeros_(outer.weight)
+    nn.init.zeros_(outer.bias)
+    head = nn.Sequential(inner, nn.GELU(), outer).float()
     model.add_module(VALUE_NAME, head.to(next(model.parameters()).device))
 
 
@@ -89,8 +90,12 @@ def load_value_head(model: Any, folder: Path) -> None:
 
 
 def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
-    """Return the value head's answer to each state, shape (N,), float32."""
+    """Return the value head's answer to each state, shape (N,), float32.
+
+    The head reads the policy's states and does not change them: its loss, far larger than the
+    policy's at first, would pull a small adapter away from what it is to say (docs/ppo.md).
+    """
     head = getattr(model, VALUE_NAME)
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        found: torch.Tensor = head(hidden_ND.float()).squeeze(-1)
+        found: torch.Tensor = head(hidden_ND.detach().float()).squeeze(-1)
     return found
