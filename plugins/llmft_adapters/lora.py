@@ -106,6 +106,10 @@ class Lora(Adapter[LoraConfig]):
 
             lora_start.save(model, folder)
             return
+        for config in model.peft_config.values():  # PEFT's sets have another order in each process
+            for name in ("target_modules", "exclude_modules"):
+                if isinstance(names := getattr(config, name, None), set):
+                    setattr(config, name, sorted(names))
         # "auto" would ask the hub whether the vocabulary has grown; it never does here.
         model.save_pretrained(folder, save_embedding_layers=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from pathlib import Path
@@ -189,3 +190,11 @@ def test_merging_into_a_quantised_base_is_refused_with_the_reason(tmp_path: Path
     model = adapter.attach(quantised(tiny_llama(), tmp_path / "base", load_in_8bit=True))
     with pytest.raises(NotImplementedError, match="quantised"):
         adapter.merge(model)
+
+
+def test_the_layers_are_written_in_an_order_that_no_process_changes(tmp_path: Path) -> None:
+    names = ["v_proj", "q_proj", "up_proj", "down_proj", "o_proj"]
+    method = lora(r=2, target_modules=names)
+    method.save(method.attach(tiny_llama()), tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(names)
