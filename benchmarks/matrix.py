@@ -44,7 +44,13 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "ptuning": {"num_virtual_tokens": 3},
     "prompt": {"num_virtual_tokens": 3},
 }
-ALIGNMENTS = ("sft", "reward", "dpo", "orpo")
+ALIGNMENTS: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "reward": {},
+    "dpo": {},
+    "orpo": {},
+    "ppo": {"reward": {"method": "length", "target": 4}, "response_length": 5},
+}
 QUANTISATIONS = ("none", "8-bit", "4-bit")
 # Double quantisation too, so that qlora, which brings its own, and the recipe agree.
 FOUR = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
@@ -123,6 +129,8 @@ class Bench:
         data: dict[str, Any] = {"method": "preference", "path": str(self.rows)}
         if cell.alignment == "sft":
             data = {"method": "jsonl", "path": str(self.rows), "columns": {"completion": "chosen"}}
+        if cell.alignment == "ppo":
+            data = {"method": "prompts", "path": str(self.rows)}
         quantization = {"8-bit": {"load_in_8bit": True}, "4-bit": FOUR}
         train: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4}
         train |= {"learning_rate": 0.01, "gradient_checkpointing": cell.checkpointing}
@@ -140,7 +148,7 @@ class Bench:
                 {
                     "name": "stage",
                     "adapter": {"method": cell.adapter, **ADAPTERS[cell.adapter]},
-                    "alignment": {"method": cell.alignment},
+                    "alignment": {"method": cell.alignment, **ALIGNMENTS[cell.alignment]},
                     "data": data,
                     "train": train,
                 }
