@@ -26,6 +26,7 @@ WORDING = " {answer}. "  # no line break: the embedded model has hardly met one
 
 def prepare(folder: Path, model: str) -> None:
     """Make what every task of a model starts from; some minutes for 'embedded', trained twice."""
+    folder.mkdir(parents=True, exist_ok=True)
     (embedded if model == "embedded" else wide)(folder)
     run = run_recipe(folder, "reward", reward_stage(folder, model), str(folder / "policy"))
     export_reward(run, folder / "held_out.jsonl", folder / "reward", folder / "scored.jsonl")
