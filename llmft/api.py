@@ -185,6 +185,10 @@ class Alignment(_Work[C]):
     def extend(self, model: Any) -> None:
         """Add to the model what is trained beside the adapter, such as a head."""
 
+    def parameter_groups(self, model: Any, train: TrainSettings) -> Sequence[Mapping[str, Any]]:
+        """Return groups, as torch.optim takes them, of what `extend` added; (): as the adapter."""
+        return ()
+
     def save(self, model: Any, folder: Path) -> None:
         """Write what `extend` added into a folder (safetensors, JSON)."""
 

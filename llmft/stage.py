@@ -204,10 +204,15 @@ class StageRun(StageGround):
         model = self.model if made else None
         artifacts.save_stage(self.folder, run_id, made, model, result, self.identity)
 
-    def _groups(self) -> Sequence[Mapping[str, Any]] | None:
-        groups: Sequence[Mapping[str, Any]] | None
-        groups = self.adapter.parameter_groups(self.model, self.train)
-        return groups
+    def _groups(self) -> Sequence[Mapping[str, Any]]:
+        from llmft.training.optimizer import joined_groups
+
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        added: Sequence[Mapping[str, Any]] = ()
+        own = self.adapter.parameter_groups(self.model, self.train)
+        if isinstance(self.work, Alignment):
+            added = self.work.parameter_groups(self.model, self.train)
+        return joined_groups(parameters, own, added)
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
         trainable, total = count_parameters(self.model)

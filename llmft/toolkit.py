@@ -113,6 +113,13 @@ def add_value_head(model: Any) -> None:
     heads.add_value_head(model)
 
 
+def value_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """Return the parameters of a model's value head, for `Alignment.parameter_groups`."""
+    from llmft.training import heads
+
+    return heads.value_parameters(model)
+
+
 def save_value_head(model: Any, folder: Path) -> None:
     """Write a model's value head into a folder, for `Alignment.save`."""
     from llmft.training import heads

@@ -73,6 +73,11 @@ def add_value_head(model: Any) -> None:
     model.add_module(VALUE_NAME, head.to(next(model.parameters()).device))
 
 
+def value_parameters(model: Any) -> list[nn.Parameter]:
+    """Return the value head's parameters."""
+    return list(getattr(model, VALUE_NAME).parameters())
+
+
 def save_value_head(model: Any, folder: Path) -> None:
     """Write the value head into a folder."""
     state = getattr(model, VALUE_NAME).state_dict()

@@ -11,10 +11,25 @@ import torch
 from llmft.errors import EnvironmentFault
 from llmft.settings import TrainSettings
 
+Groups = Sequence[Mapping[str, Any]]
+"""Parameter groups, as torch.optim takes them."""
 
-def make_optimizer(
-    groups: Sequence[Mapping[str, Any]], settings: TrainSettings
-) -> torch.optim.Optimizer:
+
+def joined_groups(parameters: Sequence[Any], adapter: Groups | None, added: Groups) -> Groups:
+    """Return the groups of all parameters, each in one of them.
+
+    adapter: what the adapter asks for, of all parameters; None: one group. added: groups of what
+    is trained beside it, which go before.
+    """
+    taken = {id(p) for group in added for p in group["params"]}
+    own = [
+        {**group, "params": [p for p in group["params"] if id(p) not in taken]}
+        for group in adapter or [{"params": parameters}]
+    ]
+    return [*(group for group in own if group["params"]), *added]
+
+
+def make_optimizer(groups: Groups, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return the optimiser that the settings name, over groups as torch.optim takes them."""
     params = [dict(group) for group in groups]
     if settings.optim == "sgd":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from llmft.api import (
     EncodedPrompt,
     StageContext,
     StageResult,
+    TrainSettings,
     hookimpl,
 )
 from llmft.toolkit import (
     add_value_head,
     load_value_head,
     save_value_head,
+    value_parameters,
     without_dropout,
 )
 from llmft_alignments.ppo_config import PpoConfig
@@ -123,6 +125,12 @@ class Ppo(Alignment[PpoConfig]):
 
     def extend(self, model: Any) -> None:
         add_value_head(model)
+
+    def parameter_groups(self, model: Any, train: TrainSettings) -> Sequence[Mapping[str, Any]]:
+        # Adam moves a layer's output in proportion to its inputs (Yang et al. 2022, muP).
+        width = model.get_output_embeddings().weight.shape[-1]
+        rate = self.config.value_learning_rate or 1 / width
+        return [{"params": value_parameters(model), "lr": rate}]
 
     def save(self, model: Any, folder: Path) -> None:
         save_value_head(model, folder)

@@ -58,6 +58,10 @@ class PpoConfig(AlignmentConfig):
         0.2, gt=0, le=1e6, description="how far an update may move a value"
     )
     vf_coef: float = Field(0.1, ge=0, le=1e6, description="the weight of the value's loss")
+    value_learning_rate: float | None = Field(
+        None, gt=0, le=10, description="the value head's own learning rate; null: 1 / the model's"
+        " width"
+    )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
     gamma: float = Field(1.0, gt=0, le=1, description="the discount of a later token's reward")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the generalised advantage estimate")

@@ -158,6 +158,17 @@ def test_a_later_stage_starts_from_the_policy_and_its_reference_is_that_policy(r
     assert not torch.equal(heads[0]["value.2.weight"], heads[1]["value.2.weight"])
 
 
+def test_the_value_head_learns_at_a_rate_of_its_own(run, ppo):
+    """The first update of a fresh head is Adam's: every bias of its output moves by the rate."""
+    moved = {}
+    for rate in (None, 0.5):
+        stage = ppo(options={**ONE_UPDATE, "value_learning_rate": rate}, train={"max_steps": 1})
+        folder = run(stage).folder / "stages/ppo/adapter"
+        moved[rate] = abs(float(load_file(folder / "value_head.safetensors")["value.2.bias"]))
+    assert moved[None] == pytest.approx(1 / 32, rel=1e-3), "1 / the model's width"
+    assert moved[0.5] == pytest.approx(0.5, rel=1e-3)
+
+
 def test_a_policy_stage_is_no_reward_model(run, ppo, sft):
     with pytest.raises(LlmftError, match="produces a policy, and a reward model is needed"):
         run(sft(), ppo(options={"reward_model": "sft"}))
