@@ -119,7 +119,8 @@ def value_loss(
 
     Values may move by `cliprange_value` at most, as OpenAI's baselines have it.
     """
-    near_N = old_values_N + (values_N - old_values_N).clamp(-cliprange_value, cliprange_value)
+    # Not as old + clamped difference, which rounds: a value that has not moved would count as cut.
+    near_N = values_N.clamp(old_values_N - cliprange_value, old_values_N + cliprange_value)
     plain_N, clipped_N = (values_N - returns_N) ** 2, (near_N - returns_N) ** 2
     return 0.5 * torch.maximum(plain_N, clipped_N), clipped_N > plain_N
 
