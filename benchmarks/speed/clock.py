@@ -9,6 +9,8 @@ from pathlib import Path
 
 BEGAN = "LLMFT_SPEED_BEGAN"
 """The environment variable with the time, in seconds of the epoch, at which a process began."""
+SPENT = "LLMFT_SPEED_SPENT"
+"""The environment variable with the CPU seconds of a process that launched this one, if any."""
 
 
 class Clock:
@@ -22,8 +24,8 @@ class Clock:
     def start(self) -> None:
         """Note that model and rows are ready, and that training begins now."""
         self.ready = time.time() - float(os.environ.get(BEGAN, time.time()))
-        self.ready_cpu = time.process_time()
-        self._cpu, self._wall = self.ready_cpu, time.monotonic()
+        self._cpu, self._wall = time.process_time(), time.monotonic()
+        self.ready_cpu = self._cpu + float(os.environ.get(SPENT, 0))
 
     def stop(self, path: Path) -> None:
         """Write the seconds since the start, the losses, and the most memory ever resident."""

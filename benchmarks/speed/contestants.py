@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clock import BEGAN
+from peers import Peer, present
 from workload import Task, read_task
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ Command = Callable[[Path, Path], list[str]]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A program that trains a task. python: of its environment; tasks: those it can do."""
+    """A program that trains a task. command: how it is started; tasks: those it can do."""
 
     name: str
     command: Command
@@ -85,32 +86,27 @@ def trl(folder: Path, out: Path) -> list[str]:
     return [sys.executable, str(HERE / "trl_child.py"), str(folder), str(out)]
 
 
-SWIFT = "LLMFT_SPEED_MS_SWIFT"
-"""The environment variable with the Python of an environment in which ms-swift is installed."""
+def trl_cli(folder: Path, out: Path) -> list[str]:
+    """Return TRL's command line, in the same environment."""
+    return [sys.executable, str(HERE / "trl_cli_child.py"), str(folder), str(out)]
 
 
-def ms_swift(folder: Path, out: Path) -> list[str]:
-    """Return ms-swift's SFT, in an environment of its own."""
-    return [os.environ[SWIFT], str(HERE / "swift_child.py"), str(folder), str(out)]
+def of_peer(peer: Peer) -> Contestant:
+    """Return a peer as a contestant."""
 
+    def command(folder: Path, out: Path) -> list[str]:
+        return [str(peer.python), str(peer.child), str(folder), str(out)]
 
-def _swift_can(task: Task) -> bool:
-    return task.name in ("sft", "sft-128k") and SWIFT in os.environ
+    return Contestant(peer.name, command, lambda task: task.name in peer.tasks)
 
 
 CONTESTANTS = (
     Contestant("llmft", llmft),
     Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora"),
     Contestant("trl", trl),
-    Contestant("ms-swift", ms_swift, _swift_can),
+    Contestant("trl sft", trl_cli, lambda task: task.name in ("sft", "sft-128k")),
+    *map(of_peer, present()),
 )
-
-
-def left_out() -> list[str]:
-    """Return a line for each peer that does not take part here, with the reason."""
-    if SWIFT in os.environ:
-        return []
-    return [f"ms-swift is left out: {SWIFT} names no Python that has it"]
 
 
 def run_once(contestant: Contestant, folder: Path, threads: int) -> dict[str, Any]:
@@ -121,6 +117,7 @@ def run_once(contestant: Contestant, folder: Path, threads: int) -> dict[str, An
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), BEGAN: str(time.time())}
         env |= {"PYTHONPATH": os.pathsep.join([str(_stopwatch(Path(scratch))), str(HERE)])}
         env |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "LLMFT_CACHE": "off"}
+        env |= {"HF_DATASETS_CACHE": str(Path(scratch) / "datasets")}  # nobody finds rows tokenised
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
             raise RuntimeError(f"{contestant.name} failed:\n{done.stdout[-2000:]}{done.stderr}")

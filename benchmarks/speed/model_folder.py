@@ -34,15 +34,36 @@ def start_alike(model: Any) -> None:
     """Draw every adapter's A from a seed, by its layer's name, and a scalar head; B is zero."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    named = {n[n.index("layers.") :]: p for n, p in model.named_parameters() if "lora_A" in n}
-    for name in sorted(named):
-        named[name].data.copy_(0.05 * torch.randn(named[name].shape, generator=generator))
+    fill_alike(
+        {
+            name[name.index("layers.") : name.index(".lora_A")]: parameter.data
+            for name, parameter in model.named_parameters()
+            if "lora_A" in name
+        }
+    )
     for name, parameter in model.named_parameters():
         if name.rpartition("score.")[1]:
             width = parameter.shape[-1]
             noise = torch.randn(1, width, generator=torch.Generator().manual_seed(1))
             parameter.data.copy_(noise / width**0.5)
+
+
+def fill_alike(named: dict[str, Any]) -> None:
+    """Draw every A from a seed. named: A (rank, in) by its layer, as 'layers.0.mlp.up_proj'."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name in sorted(named):
+        named[name].copy_(0.05 * torch.randn(named[name].shape, generator=generator))
+
+
+def untied_weights(folder: Path) -> dict[str, Any]:
+    """Return the model's tensors with an output layer of its own, as some peers want it."""
+    from safetensors.torch import load_file
+
+    weights: dict[str, Any] = load_file(folder / "model" / "model.safetensors")
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"].clone())
+    return weights
 
 
 if __name__ == "__main__":

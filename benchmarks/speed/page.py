@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from table import summary
+from workload import TASKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
@@ -24,7 +25,8 @@ def fill(section: str, results: list[dict[str, Any]]) -> None:
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"'{PAGE}' has no marks for '{section}'")
-    whole = "\n".join([begin, "", *lines, "", machine(), "", end])
+    stacks = {row["stack"]: None for row in results if "stack" in row} or {machine(): None}
+    whole = "\n".join([begin, "", *lines, "", *stacks, "", end])
     PAGE.write_text(pattern.sub(lambda _: whole, text), "utf-8")
 
 
@@ -43,22 +45,29 @@ def machine() -> str:
 
 def _tasks(results: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| task | steps | contestant | CPU s | wall s | times llmft's CPU | tokens/s | peak MB |"
-        " losses apart |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | steps | rounds | contestant | CPU s | wall s | times llmft's CPU | tokens/s |"
+        " peak MB | losses apart |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, row in summary(result).items():
             spread = f" ({row['least']:.2f} to {row['most']:.2f})" if name != "llmft" else ""
+            if row["apart"] > TASKS[result["task"]].tolerance and name in result["peers"]:
+                continue  # it did not train the same thing
             lines.append(
-                f"| {result['task']} | {result['steps']} | {name} | {row['cpu']:.1f} |"
-                f" {row['wall']:.1f} | {row['ratio']:.2f}{spread} |"
+                f"| {result['task']} | {result['steps']} | {result['rounds']} | {name} |"
+                f" {row['cpu']:.1f} | {row['wall']:.1f} | {row['ratio']:.2f}{spread} |"
                 f" {row['tokens_per_second']:.0f} | {row['peak'] / 1e6:.0f} |"
                 f" {row['apart']:.0e} |"
             )
-    first = results[0]
-    lines += ["", f"{first['rounds']} rounds; OMP_NUM_THREADS={first['threads']}."]
-    return lines
+    return [*lines, "", f"OMP_NUM_THREADS={results[0]['threads']}.", *_peers(results)]
+
+
+def _peers(results: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence with the versions of the peers that took part, if any."""
+    peers = {name: at for result in results for name, at in result["peers"].items()}
+    told = ", ".join(f"{name} {at}" for name, at in peers.items())
+    return ["", f"In environments of their own: {told}."] if told else []
 
 
 def _start(rows: list[dict[str, Any]]) -> list[str]:
@@ -67,7 +76,7 @@ def _start(rows: list[dict[str, Any]]) -> list[str]:
         f"| {row['contestant']} | {row['cpu']:.1f} | {row['wall']:.1f} | {row['ratio']:.2f} |"
         for row in rows
     ]
-    return lines
+    return [*lines, *_peers(rows)]
 
 
 def _levers(rows: list[dict[str, Any]]) -> list[str]:

@@ -3,21 +3,21 @@
     python benchmarks/speed/run.py                          # every task, three rounds
     python benchmarks/speed/run.py --tasks sft,dpo --quick  # a few steps, to try the harness
     python benchmarks/speed/run.py --page                   # write docs/performance.md's tables too
+    python benchmarks/speed/run.py --tasks dpo --page       # this task again, and keep the others
 
 Each run is a fresh process, and contestants take turns (A B A B ...), so that a slow moment of the
 machine falls on all alike. A ratio is TRL's median over llmft's; its spread goes from the smallest
 to the largest ratio of one round. CPU seconds are those of the steps alone, what a
-method needs before its first step (DPO's reference) included. Lines of JSON go to --out. Exits
+method needs before its first step (DPO's reference) included. Lines of JSON go to --out, in the
+place of earlier ones of the same tasks; a quick run writes them only where --out is given. Exits
 with 1 where losses differ, or where a bar is missed.
 
-ms-swift takes part in SFT where LLMFT_SPEED_MS_SWIFT names the Python of an environment of its own
-(pip install torch==2.13.0 ms-swift==4.6.0).
+LLMFT_SPEED_PEERS names a folder with an environment for each peer: see peers.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -25,13 +25,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contestants import CONTESTANTS, Contestant, left_out, run_once
+import records
+from contestants import CONTESTANTS, Contestant, run_once
+from page import machine
+from peers import PEERS, left_out
 from table import BARS, losses_apart, summary, table
 from workload import TASKS, Task, quick, tokens, write_task
 
 HERE = Path(__file__).parent
-TOLERANCE = 2e-3
-"""How far the losses of a step may be apart, as a share; float32 sums in another order drift."""
 
 
 def main() -> int:
@@ -42,8 +43,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument("--page", action="store_true", help="fill the tables of the docs")
-    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--out", type=Path, help="a file, for results.jsonl")
     asked = parser.parse_args()
+    if asked.quick and asked.page:
+        parser.error("figures of a quick run do not go into the docs")
+    out = asked.out or (None if asked.quick else HERE / "results.jsonl")
     tasks = [TASKS[name] for name in asked.tasks.split(",")]
     results = []
     for line in left_out():
@@ -55,11 +59,12 @@ def main() -> int:
                              asked.threads)  # fmt: skip
         results.append(result)
         print(table([result], header=task is tasks[0]), flush=True)
-    write_lines(asked.out, results)
+        if out:
+            whole = records.keep(out, [result], list(TASKS))
     if asked.page:
         from page import fill
 
-        fill("tasks", results)
+        fill("tasks", whole)
     return verdict(results)
 
 
@@ -72,8 +77,10 @@ def measure(task: Task, folder: Path, rounds: int, threads: int) -> dict[str, An
     for number in range(rounds):
         for contestant in in_turn(taking_part, number):
             taken[contestant.name].append(run_once(contestant, folder, threads))
+    versions = {peer.name: peer.version for peer in PEERS if peer.name in taken}
     return {
-        "task": task.name, "steps": task.steps, "rounds": rounds, "threads": threads,
+        "stack": machine(), "peers": versions, "task": task.name,
+        "steps": task.steps, "rounds": rounds, "threads": threads,
         "tokens": tokens(task), "taken": taken,
     }  # fmt: skip
 
@@ -89,10 +96,10 @@ def verdict(results: list[dict[str, Any]]) -> int:
     missed = []
     for result in results:
         name = result["task"]
-        apart = losses_apart(result)
-        if apart > TOLERANCE:
-            missed.append(f"{name}: the losses are {apart:.1e} apart")
         found = summary(result)
+        for other, apart in losses_apart(result).items():
+            if apart > TASKS[name].tolerance:
+                missed.append(f"{name}: {other}'s losses are {apart:.1e} apart")
         for other, (least, what) in BARS.get(name, {}).items():
             ratio = found[other]["ratio"]
             if ratio < least:
@@ -105,11 +112,6 @@ def verdict(results: list[dict[str, Any]]) -> int:
     for line in missed:
         print(f"missed: {line}")
     return 1 if missed else 0
-
-
-def write_lines(path: Path, results: list[dict[str, Any]]) -> None:
-    """Write a line of JSON for each task."""
-    path.write_text("".join(json.dumps(result) + "\n" for result in results), "utf-8")
 
 
 if __name__ == "__main__":

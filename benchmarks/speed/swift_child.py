@@ -1,4 +1,4 @@
-"""A task with ms-swift's SFT, in this process: one of an environment with ms-swift.
+"""A task with ms-swift, in this process: one of an environment with ms-swift.
 
     python swift_child.py FOLDER OUT
 
@@ -8,70 +8,45 @@ checkpointing is off, and rows are taken in the order of the file, as for every 
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import transformers
-from clock import Clock
-from model_folder import start_alike
+from trainer_clock import TARGETS, read_rows, training_arguments, watch, write_rows
 from workload import read_task
-
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main(folder: Path, out: Path) -> None:
     """Train the task, and write what the clock says."""
-    clock = Clock()
-    own = transformers.Trainer.train
-
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        start_alike(self.model)
-        clock.start()
-        done = own(self, *args, **kwargs)
-        clock.losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        clock.stop(out)
-        return done
-
-    transformers.Trainer.train = train
-    from swift import sft_main
+    watch(out)
+    from swift import rlhf_main, sft_main
 
     task = read_task(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-        data = Path(scratch) / "rows.jsonl"
-        lines = (
-            json.dumps(
-                {
-                    "messages": [
-                        {"role": "user", "content": row["prompt"]},
-                        {"role": "assistant", "content": row["completion"]},
-                    ]
-                }
-            )
-            for row in rows
-        )
-        data.write_text("\n".join(lines) + "\n", "utf-8")
-        sft_main(
-            [
-                "--model", str(folder / "model"), "--model_type", "llama", "--template", "dummy",
-                "--dataset", str(data), "--dataset_shuffle", "false",
-                "--train_dataloader_shuffle", "false", "--split_dataset_ratio", "0",
-                "--tuner_type", "lora", "--lora_rank", str(task.rank),
-                "--lora_alpha", str(2 * task.rank), "--lora_dropout", "0",
-                "--target_modules", *TARGETS, "--torch_dtype", task.dtype,
-                "--max_steps", str(task.steps), "--learning_rate", str(task.rate),
-                "--per_device_train_batch_size", str(task.batch),
-                "--gradient_accumulation_steps", str(task.accumulation),
-                "--lr_scheduler_type", "constant", "--warmup_ratio", "0", "--weight_decay", "0",
-                "--adam_beta2", "0.999", "--optim", "adamw_torch", "--logging_steps", "1",
-                "--gradient_checkpointing", "false", "--save_strategy", "no",
-                "--max_length", str(task.shape.positions), "--output_dir", scratch,
-                "--use_cpu", "true", "--report_to", "none",
-            ]
-        )  # fmt: skip
+        data = write_rows(Path(scratch) / "rows.jsonl", [_row(row) for row in read_rows(folder)])
+        settings = training_arguments(task, scratch)
+        settings.pop("bf16")
+        options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+        options += [
+            "--model", str(folder / "model"), "--model_type", "llama", "--template", "dummy",
+            "--dataset", str(data), "--dataset_shuffle", "false",
+            "--train_dataloader_shuffle", "false", "--split_dataset_ratio", "0",
+            "--tuner_type", "lora", "--lora_rank", str(task.rank),
+            "--lora_alpha", str(2 * task.rank), "--lora_dropout", "0",
+            "--target_modules", *TARGETS, "--torch_dtype", task.dtype,
+            "--gradient_checkpointing", "false", "--max_length", str(task.shape.positions),
+        ]  # fmt: skip
+        if task.alignment == "dpo":
+            rlhf_main(["--rlhf_type", "dpo", *options])
+        else:
+            sft_main(options)
+
+
+def _row(row: dict[str, str]) -> dict[str, object]:
+    answer = row["chosen" if "chosen" in row else "completion"]
+    said = [("user", row["prompt"]), ("assistant", answer)]
+    made: dict[str, object] = {"messages": [{"role": r, "content": text} for r, text in said]}
+    return made | ({"rejected_response": row["rejected"]} if "rejected" in row else {})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ BARS: dict[str, dict[str, tuple[float, str]]] = {
     "qlora": {"trl": (1.0, "speed")},
 }
 HEAD = (
-    ("task", 12), ("contestant", 11), ("CPU s", 8), ("wall s", 8), ("x CPU", 7),
+    ("task", 12), ("contestant", 13), ("CPU s", 8), ("wall s", 8), ("x CPU", 7),
     ("spread", 12), ("x wall", 7), ("tokens/s", 9), ("ready s", 8), ("peak MB", 8), ("apart", 8),
 )  # fmt: skip
 
@@ -51,9 +51,10 @@ def apart(some: list[float], others: list[float]) -> float:
     return max(abs(a - b) / max(abs(a), abs(b), 1e-9) for a, b in pairs)
 
 
-def losses_apart(result: dict[str, Any]) -> float:
-    """Return how far TRL's losses and ours are apart."""
-    return summary(result)["trl"]["apart"]
+def losses_apart(result: dict[str, Any]) -> dict[str, float]:
+    """Return how far the losses of each other program and ours are apart."""
+    found = summary(result)
+    return {name: row["apart"] for name, row in found.items() if not name.startswith("llmft")}
 
 
 def table(results: list[dict[str, Any]], header: bool = True) -> str:

@@ -29,15 +29,13 @@ def main() -> None:
     from clock import Clock
     from model_folder import start_alike
     from transformers import TrainerCallback
-    from workload import read_task
 
     clock = Clock()
-    task = read_task(asked.folder)
 
     class Note(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            names = ("logps/chosen", "logps/rejected") if task.alignment == "orpo" else ("loss",)
-            clock.losses.extend(logs[name] for name in names if name in logs)
+            if "loss" in logs:
+                clock.losses.append(logs["loss"])
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make_trainer(asked.folder, scratch)

@@ -31,10 +31,7 @@ class Stopwatch(Tracker["Stopwatch.Config"]):
         """Note a step; after the last, write the file."""
         if progress.phase != "train":
             return
-        metrics = progress.metrics
-        found = [metrics[k] for k in ("logps/chosen", "logps/rejected") if k in metrics]
-        orpo = "nll_loss" in metrics
-        _clock.losses.extend(found if orpo else [metrics["loss"]])
+        _clock.losses.append(progress.metrics["loss"])
         if progress.done == progress.total:
             _clock.stop(Path(self.config.path))
 

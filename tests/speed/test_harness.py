@@ -1,0 +1,111 @@
+"""The speed harness's own arithmetic: which results a page keeps, and who takes part."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEED = Path(__file__).parents[2] / "benchmarks" / "speed"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def harness():
+    """Import the harness's modules as its programs do, and forget them afterwards."""
+    sys.path.insert(0, str(SPEED))
+    known = set(sys.modules)
+    yield
+    sys.path.remove(str(SPEED))
+    for name in set(sys.modules) - known:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == SPEED:
+            del sys.modules[name]
+
+
+def result(task, stack="here", cpu=1.0, threads=1, **peers):
+    run = {"cpu": cpu, "wall": cpu, "ready": 1.0, "peak": 1.0, "losses": [1.0]}
+    return {"task": task, "stack": stack, "threads": threads, "peers": peers, "steps": 1,
+            "rounds": 1, "tokens": 10, "taken": {"llmft": [run]}}  # fmt: skip
+
+
+def test_a_task_measured_again_takes_the_place_of_its_old_line_only():
+    from records import merge
+
+    old = [result("sft"), result("dpo", cpu=1.0)]
+    merged, gone = merge(old, [result("dpo", cpu=2.0)], ["sft", "dpo"])
+    assert [each["task"] for each in merged] == ["sft", "dpo"]
+    assert merged[1]["taken"]["llmft"][0]["cpu"] == 2.0
+    assert gone == []
+
+
+def test_results_are_in_the_order_of_the_tasks():
+    from records import merge
+
+    merged, _ = merge([result("dpo")], [result("sft")], ["sft", "dpo"])
+    assert [each["task"] for each in merged] == ["sft", "dpo"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"stack": "elsewhere"}, {"threads": 2}, {"litgpt": "2"}],
+    ids=["machine", "threads", "peer"],
+)
+def test_a_line_of_another_machine_or_version_is_dropped(other):
+    from records import merge
+
+    merged, gone = merge(
+        [result("sft", **{"litgpt": "1", **other})], [result("dpo", litgpt="1")], ["sft", "dpo"]
+    )
+    assert [each["task"] for each in merged] == ["dpo"]
+    assert gone == ["sft"]
+
+
+def test_what_is_dropped_is_told_and_the_file_holds_the_rest(tmp_path, capsys):
+    from records import keep
+
+    path = tmp_path / "results.jsonl"
+    keep(path, [result("sft", stack="elsewhere")], ["sft", "dpo"])
+    keep(path, [result("dpo")], ["sft", "dpo"])
+    assert "dropped: sft" in capsys.readouterr().out
+    assert path.read_text("utf-8").count("\n") == 1
+
+
+def test_every_peer_that_is_absent_is_told_with_a_reason(tmp_path, monkeypatch):
+    from peers import FOLDER, PEERS, left_out, present
+
+    monkeypatch.delenv(FOLDER, raising=False)
+    assert [line.partition(" is left out: ")[0] for line in left_out()] == [p.name for p in PEERS]
+    assert all(line.partition(" is left out: ")[2] for line in left_out())
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert list(present()) == []
+    assert any("has no environment 'litgpt'" in line for line in left_out())
+
+
+def test_a_peer_takes_part_where_its_environment_has_its_package(tmp_path, monkeypatch):
+    from peers import FOLDER, present, versions
+
+    python = tmp_path / "litgpt" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert list(present()) == []
+    info = tmp_path / "litgpt" / "lib" / "python3.11" / "site-packages" / "litgpt-0.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: litgpt\nVersion: 0.5\n")
+    assert versions() == {"litgpt": "0.5"}
+
+
+def test_every_peer_has_the_program_that_runs_it():
+    from peers import PEERS
+
+    assert [peer.name for peer in PEERS if not peer.absent and not peer.child.exists()] == []
+
+
+def test_a_peer_that_trained_something_else_is_not_in_the_table():
+    from page import _tasks
+
+    told = result("sft", litgpt="1")
+    run = told["taken"]["llmft"][0]
+    told["taken"] |= {"trl": [run], "litgpt": [{**run, "losses": [1.1]}]}
+    names = [line.split("|")[4].strip() for line in _tasks([told]) if line.startswith("| sft")]
+    assert names == ["llmft", "trl"]
