@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from curves import Curves
 from tally import Tally
 
 WIDTH, PANEL, LEFT = 900, 230, 60
-CELL, ROW, NAMES = 84, 20, 180
+CELL, ROW, NAMES, HEAD = 68, 20, 210, 62
 
 
 def picture(curves: Sequence[Curves], tally: Tally) -> str:
@@ -19,11 +20,12 @@ def picture(curves: Sequence[Curves], tally: Tally) -> str:
         parts += _panel(one, 30 + number * (PANEL + 20))
     top = 60 + len(curves) * (PANEL + 20)
     parts += _heat(tally, top)
-    height = top + ROW * (len(tally.methods) + 3)
+    height = top + HEAD + ROW * (len(tally.methods) + 1)
+    width = max(WIDTH, NAMES + CELL * len(tally.faults) + 8)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
         ' font-family="sans-serif" font-size="11">'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>' + "".join(parts) + "</svg>\n"
+        f'<rect width="{width}" height="{height}" fill="white"/>' + "".join(parts) + "</svg>\n"
     )
 
 
@@ -57,20 +59,23 @@ def _panel(curves: Curves, top: int) -> list[str]:
 
 
 def _heat(tally: Tally, top: int) -> list[str]:
-    parts = [_text(8, top - 6, "share of faults that ended bit-exactly (faults)", size=13)]
+    title = "share of faults that ended bit-exactly (faults); –: none, or no counterpart"
+    parts = [_text(8, top - 6, title, size=13)]
     for number, fault in enumerate(tally.faults):
-        words = fault.split(": ")
+        head, _, event = fault.partition(": ")
         x = NAMES + number * CELL
-        parts += [_text(x, top + 12 + 12 * n, word) for n, word in enumerate(words)]
+        lines = [head, *wrap(event, 11)]
+        parts += [_text(x, top + 12 + 12 * n, line) for n, line in enumerate(lines)]
     for row, method in enumerate(tally.methods):
-        y = top + 32 + row * ROW
+        y = top + HEAD + row * ROW
         parts.append(_text(8, y + 14, method))
         for number, fault in enumerate(tally.faults):
             exact, count = tally.cell(method, fault)
+            x = NAMES + number * CELL
             if not count:
+                parts.append(_text(x + 28, y + 13, "–"))
                 continue
             share = exact / count
-            x = NAMES + number * CELL
             box = f'x="{x}" y="{y}" width="{CELL - 2}" height="{ROW - 2}"'
             parts.append(f'<rect {box} fill="{_colour(share)}"/>')
             parts.append(_text(x + 4, y + 13, f"{100 * share:.0f}% ({count})"))

@@ -18,6 +18,10 @@ from cells import Cell, Ground
 from faults import CRASH
 from harness import Ended, Server, run_in_child, state_of
 
+FAULTS = ("crash", "full", "place")
+WANTED = {"crash": CRASH, "full": 4, "place": -signal.SIGKILL}
+"""The exit code of a process that met a fault."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -51,18 +55,25 @@ class Bench:
         return run_in_child(self.server, self.home, self.recipe, place, **options)
 
     def events(self, fault: str) -> tuple[str, ...]:
-        """Return the kinds of all events at which a fault can strike."""
+        """Return the kinds of all events at which a fault can strike, in their order."""
         if fault == "crash":
             return self.whole.events
-        counted = self._go("counted", fault={"kind": "count full"})
+        if fault == "place" and not self.cell.places:
+            return ()
+        kind = "count full" if fault == "full" else "places"
+        counted = self._go("counted", fault={"kind": kind, **self._where(kind)})
         shutil.rmtree(self.home / "counted")
         return counted.events
 
+    def _where(self, kind: str) -> dict[str, Any]:
+        return {"places": self.cell.places} if kind == "places" else {}
+
     def strike(self, fault: str, n: int, event: str) -> Outcome:
-        """Let the n-th event crash or find the disk full, go on, and compare."""
+        """Let the n-th event crash, find the disk full or be killed, go on, and compare."""
         place = f"{fault}-{n}"
-        struck = self._go(place, fault={"kind": fault, "at": n})
-        wanted = CRASH if fault == "crash" else 4
+        kind = "places" if fault == "place" else fault
+        struck = self._go(place, fault={"kind": kind, "at": n, **self._where(kind)})
+        wanted = WANTED[fault]
         if struck.code != wanted:
             return self._told(place, fault, event, f"exit code {struck.code}, not {wanted}")
         told = [line for line in struck.text.splitlines() if "error[" in line]

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,8 +28,7 @@ class RawBench:
     def __init__(self, server: Server, ground: Ground, steps: int = 4, save_steps: int = 2) -> None:
         self.server, self.ground = server, ground
         self.steps, self.save_steps = steps, save_steps
-        self.home = ground.home / f"raw-{steps}"
-        self.home.mkdir()
+        self.home = Path(tempfile.mkdtemp(dir=ground.home))
         code, _, self.events = self.go("whole", {"kind": "count"})
         assert code == 0, (self.home / "whole.txt").read_text()
         self.state = self.state_of("whole")

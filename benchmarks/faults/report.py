@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from canaries import PLANTED, Canaries
@@ -26,6 +27,7 @@ class Measured:
     minutes: float
     curves: list[Curves] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    sampled: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> list[str]:
@@ -54,15 +56,24 @@ def table(measured: Measured) -> str:
         lines.append(_row(shown, row))
     lines.append(_row("all", totals))
     fuzzed, canaries = measured.fuzzed, measured.canaries
+    ours = [m for m in tally.methods if not m.startswith("raw")]
+    alone = [m for m in ours if " + " in m]
+    several = "; ".join(m for m in ours if m not in alone)
     lines += [
         "",
-        f"- Methods: {sum(not m.startswith('raw') for m in tally.methods)}, an adapter with an"
-        " alignment each, struck at the file-system events of a run with two checkpoints.",
+        f"- Methods: {len(alone)}, an adapter with an alignment each, struck at the file-system"
+        " events of a run with two checkpoints.",
     ]
+    if several:
+        lines.append(f"- Runs of several stages, struck inside the stages and between: {several}.")
+    lines += [f"- {text}." for text in measured.sampled]
     results = Counter(o.result for o in tally.outcomes if o.method.startswith("raw"))
     if results:
         told = ", ".join(f"{result}: {n}" for result, n in results.most_common())
-        lines.append(f"- The raw loop (SFT of a LoRA, the same model, rows and saves): {told}.")
+        lines.append(
+            f"- The raw loop (SFT of a LoRA, the same model, rows and saves): {told}. A dash: it"
+            f" has no counterpart; TRL {version('trl')} has no PPO and knows no stages."
+        )
     if fuzzed.recipes:
         lines.append(
             f"- Changed recipes loaded: {fuzzed.recipes:,}; tracebacks: {len(fuzzed.wrong)}; half"

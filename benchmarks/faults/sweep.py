@@ -8,21 +8,25 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TypeVar
 
 import curves
 from canaries import PLANTED, Canaries
-from cells import CELLS, Cell, Ground
+from cells import ALIGNMENTS, CELLS, Cell, Ground
 from curves import Curves
 from damages import DAMAGES
 from harness import Server
-from ours import Bench, Outcome
+from ours import FAULTS, Bench, Outcome
 from raw import RawBench
 
 KILLS, RAW_KILLS, IN_A_ROW = 200, 40, 4
-FAULTS = ("crash", "full")
+PROGRAM = "llmft_program"
+RAW_FAULTS = ("crash", "full")
 Job = Callable[[Server], list[Outcome]]
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Swept:
     outcomes: list[Outcome] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    sampled: list[str] = field(default_factory=list)
 
 
 def sweep(ground: Ground, canaries: Canaries, asked: argparse.Namespace) -> Swept:
@@ -39,30 +44,40 @@ def sweep(ground: Ground, canaries: Canaries, asked: argparse.Namespace) -> Swep
     dice = random.Random(asked.seed)
     cells = list(CELLS)
     if asked.sample:
-        cells = dice.sample(cells, min(len(cells), max(1, asked.sample // 4)))
+        kinds = [[c for c in CELLS if c.alignment == kind] for kind in (*ALIGNMENTS, "")]
+        cells = in_turn(kinds, max(1, asked.sample // 4), dice)
     share = -(-asked.sample // len(cells)) if asked.sample else None
     swept = Swept()
     jobs: list[Job] = [
-        lambda server, cell=cell: _of_a_cell(server, ground, cell, canaries, share, asked.seed)
+        lambda server, cell=cell: _of_a_cell(server, ground, cell, swept, canaries, share, asked)
         for cell in cells
     ]
     jobs.append(lambda server: _damages(server, ground, canaries, asked))
     if not asked.sample:
         jobs.insert(0, lambda server: swept.curves.append(curves.ours(server, ground, 11, 3)) or [])
     jobs.append(lambda server: swept.wrong.extend(_provoked(server, ground, canaries)) or [])
-    swept.outcomes += _spread(jobs, asked.jobs, "")
+    swept.outcomes += _spread(jobs, asked.jobs, PROGRAM)
     if not asked.no_raw:
-        raw: list[Job] = [lambda server: _raw(server, ground, asked.sample, asked.seed)]
+        raw: list[Job] = [
+            lambda server, fault=fault: _raw(server, ground, fault, asked) for fault in RAW_FAULTS
+        ]
         if not asked.sample:
             raw.append(lambda server: swept.curves.append(curves.raw(server, ground, 11, 3)) or [])
         swept.outcomes += _spread(raw, min(2, asked.jobs), "raw_program")
     return swept
 
 
+def in_turn(groups: Sequence[Sequence[T]], count: int, dice: random.Random) -> list[T]:
+    """Return so many things at random, as many of each group as of the others while they last."""
+    shuffled = [dice.sample(group, len(group)) for group in dice.sample(groups, len(groups))]
+    dealt = [thing for turn in zip_longest(*shuffled) for thing in turn if thing is not None]
+    return dealt[:count]
+
+
 def _spread(jobs: list[Job], count: int, program: str) -> list[Outcome]:
     """Do jobs on so many servers, and return what they returned, in the jobs' order."""
     waiting: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
-    for numbered in enumerate(jobs):
+    for numbered in reversed(list(enumerate(jobs))):  # the longest are the last, and begin first
         waiting.put(numbered)
     done: dict[int, list[Outcome]] = {}
     broken: list[BaseException] = []
@@ -94,20 +109,33 @@ def _spread(jobs: list[Job], count: int, program: str) -> list[Outcome]:
 
 
 def _say(number: int, jobs: int, program: str, exact: int, count: int, started: float) -> None:
-    what = f"{program or 'llmft'} {number + 1} of {jobs}"
+    what = f"{program} {number + 1} of {jobs}"
     seconds = time.monotonic() - started
     print(f"{what}: {exact} of {count} exact, {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def _of_a_cell(
-    server: Server, ground: Ground, cell: Cell, canaries: Canaries, share: int | None, seed: int
+    server: Server,
+    ground: Ground,
+    cell: Cell,
+    swept: Swept,
+    canaries: Canaries,
+    share: int | None,
+    asked: argparse.Namespace,
 ) -> list[Outcome]:
-    dice = random.Random(f"{seed}/{cell}")
+    dice = random.Random(f"{asked.seed}/{cell}")
     started = time.monotonic()
     bench = Bench(server, ground, cell, canaries)
     longest = time.monotonic() - started
-    events = [(f, n, e) for f in FAULTS for n, e in enumerate(bench.events(f), start=1)]
-    chosen = dice.sample(events, min(share, len(events))) if share else events
+    events = [[(f, n, e) for n, e in enumerate(bench.events(f), start=1)] for f in FAULTS]
+    crash, full, places = events
+    chosen = in_turn(events, share, dice) if share else [*crash, *full, *places]
+    if cell.most and not share:
+        chosen = sorted(in_turn([crash, full], cell.most, dice)) + places
+        swept.sampled.append(
+            f"{cell}: struck at {cell.most} of its {len(crash) + len(full)} file-system events,"
+            " drawn by the seed"
+        )
     found = [bench.strike(*event) for event in chosen]
     kills = -(-KILLS // len(CELLS)) if share is None else 1
     return found + _kills(bench, dice, kills, longest)
@@ -141,14 +169,14 @@ def _provoked(server: Server, ground: Ground, canaries: Canaries) -> list[str]:
     return canaries.provoke(server, ground.recipe(CELLS[0]), ground.home / "provoked")
 
 
-def _raw(server: Server, ground: Ground, sample: int | None, seed: int) -> list[Outcome]:
-    dice = random.Random(seed)
+def _raw(server: Server, ground: Ground, fault: str, asked: argparse.Namespace) -> list[Outcome]:
+    dice, sample = random.Random(f"{asked.seed}/{fault}"), asked.sample
     started = time.monotonic()
     bench = RawBench(server, ground)
     longest = time.monotonic() - started
-    events = [(f, n, e) for f in FAULTS for n, e in enumerate(bench.counted(f), start=1)]
+    events = list(enumerate(bench.counted(fault), start=1))
     if sample:
-        events = dice.sample(events, max(1, min(len(events), sample // 10)))
-    found = [bench.strike(*event) for event in events]
-    kills = max(1, sample // 20) if sample else RAW_KILLS
+        events = dice.sample(events, max(1, min(len(events), sample // 20)))
+    found = [bench.strike(fault, n, event) for n, event in events]
+    kills = max(1, sample // 40) if sample else RAW_KILLS // len(RAW_FAULTS)
     return found + _kills(bench, dice, kills, longest)

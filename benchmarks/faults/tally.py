@@ -6,9 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cells import BETWEEN_STAGES, IN_PPO
 from ours import Outcome
 
-SHOWN = {"crash": "crash", "full": "disk full", "SIGKILL": "SIGKILL", "damage": "damaged file"}
+SHOWN = {
+    "crash": "crash", "full": "disk full", "SIGKILL": "SIGKILL at a random time",
+    "place": "SIGKILL at a place", "damage": "damaged file",
+}  # fmt: skip
+"""The rows of the table."""
+HEADS = SHOWN | {"SIGKILL": "SIGKILL", "place": "SIGKILL"}
+"""What the heat map's columns begin with."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +27,8 @@ class Tally:
     @staticmethod
     def column(outcome: Outcome) -> str:
         """Return the heat map's column: the fault, and what the process was about to do."""
-        by_event = outcome.fault in ("crash", "full")
-        shown = SHOWN[outcome.fault]
-        return f"{shown}: {outcome.event}" if by_event else shown
+        head = HEADS[outcome.fault]
+        return head if outcome.fault == "damage" else f"{head}: {outcome.event}"
 
     @property
     def methods(self) -> list[str]:
@@ -31,10 +37,15 @@ class Tally:
 
     @property
     def faults(self) -> list[str]:
-        """The columns, sorted by the order of the faults."""
-        order = list(SHOWN.values())
-        found = {self.column(outcome) for outcome in self.outcomes}
-        return sorted(found, key=lambda name: (order.index(name.split(": ")[0]), name))
+        """The columns, sorted by the order of the faults, and of the places in a run."""
+        faults, places = list(SHOWN), list(BETWEEN_STAGES | IN_PPO)
+        found = {self.column(o): (faults.index(o.fault), o.event) for o in self.outcomes}
+
+        def order(column: str) -> tuple[int, int, str]:
+            fault, event = found[column]
+            return fault, places.index(event) if event in places else 0, event
+
+        return sorted(found, key=order)
 
     def cell(self, method: str, fault: str) -> tuple[int, int]:
         """Return how many ended bit-exactly, and how many there were."""

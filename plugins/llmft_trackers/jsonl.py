@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from llmft.api import Field, Progress, RunInfo, Tracker, TrackerConfig, hookimpl
+from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
 
 
 class Jsonl(Tracker[Any]):
@@ -18,6 +18,7 @@ class Jsonl(Tracker[Any]):
     """
 
     method = "jsonl"
+    contacts = ""
 
     class Config(TrackerConfig):
         """Settings of the jsonl tracker."""
@@ -29,10 +30,15 @@ class Jsonl(Tracker[Any]):
         self._folder: Path | None = None
         self._files: dict[str, TextIO] = {}
         self._step: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
 
     def run_started(self, run: RunInfo) -> None:
         """Remember where the run writes."""
         self._folder = run.folder
+
+    def stage_started(self, stage: StageInfo) -> None:
+        """Remember how many steps there are: a run that goes on after the last one logs none."""
+        self._steps[stage.name] = stage.steps
 
     def progress(self, progress: Progress) -> None:
         """Write the metrics of a logged step."""
@@ -42,6 +48,8 @@ class Jsonl(Tracker[Any]):
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
         """Write the scores, with the last logged step before them."""
+        if when == "after":
+            self._step.setdefault(stage, self._steps.get(stage, 0))
         self._write(stage, self._step.get(stage, 0), f"score_{when}", metrics)
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:

@@ -77,6 +77,7 @@ class Wandb(Tracker[Any]):
         self._out = sys.stdout  # the engine sends what is printed later to the log
         self._process: WandbProcess | None = None
         self._step: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
 
     def run_started(self, run: RunInfo) -> None:
         """Start the process that tells wandb, and go on at once."""
@@ -102,6 +103,7 @@ class Wandb(Tracker[Any]):
 
     def stage_started(self, stage: StageInfo) -> None:
         """Tell what the stage trains, on what."""
+        self._steps[stage.name] = stage.steps
         counts = {"trainable_parameters", "total_parameters", "rows", "tokens", "learnt_tokens"}
         told = {f"{stage.name}/{name}": getattr(stage, name) for name in sorted(counts)}
         self._tell({"config": told})
@@ -117,6 +119,8 @@ class Wandb(Tracker[Any]):
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
         """Tell the scores, as `<stage>/before/<metric>` and `<stage>/after/<metric>`."""
+        if when == "after":  # a run that goes on after the last step logs none
+            self._step.setdefault(stage, self._steps.get(stage, 0))
         self._log(stage, f"{when}/", metrics)
         self._say_remarks()
 

@@ -125,11 +125,13 @@ def state_of(folder: Path) -> dict[str, object]:
     """Return everything that must be the same to the bit after any number of interruptions.
 
     The weights, and for each stage the last checkpoint: weights, optimiser, generators, losses,
-    scores and samples; and the logged metrics, but for how fast they came.
+    scores and samples; the rows that a stage made; and the logged metrics, but for how fast they
+    came.
     """
     state: dict[str, object] = {}
-    for path in sorted(folder.glob("stages/*/adapter/*.safetensors")):
-        state[str(path.relative_to(folder))] = digest(path)
+    for pattern in ("stages/*/adapter/*.safetensors", "stages/*/rows.jsonl"):
+        for path in sorted(folder.glob(pattern)):
+            state[str(path.relative_to(folder))] = digest(path)
     for stage in sorted((folder / "stages").iterdir()):
         steps = sorted((stage / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]))
         state[f"{stage.name}/checkpoints"] = [p.name for p in steps]
@@ -139,7 +141,9 @@ def state_of(folder: Path) -> dict[str, object]:
             del facts["facts"]["window"]["seconds"]
             state[f"{stage.name}/tensors"] = digest(steps[-1] / "state.safetensors")
             state[f"{stage.name}/facts"] = facts
-        lines = [json.loads(x) for x in (stage / "metrics.jsonl").read_text().splitlines()]
+        metrics = stage / "metrics.jsonl"
+        told = metrics.read_text() if metrics.exists() else ""  # a task has none
+        lines = [json.loads(line) for line in told.splitlines()]
         timeless = [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in lines]
         state[f"{stage.name}/metrics"] = sorted(timeless, key=lambda x: (x["step"], x["phase"]))
         samples = stage / "samples.jsonl"

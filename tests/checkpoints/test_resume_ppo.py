@@ -24,6 +24,7 @@ PLACES = {
     "between reward and update": (f"{OBJECTIVE}.episodes", 4),
     "in the inner epochs": (f"{OBJECTIVE}.loss", 14),
     "after the updates": (f"{OBJECTIVE}.step_metrics", 3),
+    "in the last scoring": ("llmft_alignments.ppo:Ppo.evaluate", 2),
 }
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "benchmarks" / "faults" / "run.py"
@@ -23,9 +29,63 @@ def test_a_small_sample_of_all_faults_ends_bit_exactly(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fault_that_is_not_survived_fails_it(monkeypatch):
+@pytest.fixture(autouse=True)
+def _on_the_path(monkeypatch):
     for place in ("benchmarks/faults", "tests/checkpoints"):
         monkeypatch.syspath_prepend(str(ROOT / place))
+
+
+def test_a_sample_has_as_much_of_each_kind_while_there_is_some():
+    from sweep import in_turn
+
+    kinds = [["ppo", "ppo"], ["sft"] * 9, ["pipeline"]]
+    dealt = in_turn(kinds, 6, random.Random(3))
+    assert {kind: dealt.count(kind) for kind in dealt} == {"ppo": 2, "sft": 3, "pipeline": 1}
+
+
+def test_a_sigkill_comes_at_the_call_that_is_asked_for(monkeypatch):
+    import llmft_program
+
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+    monkeypatch.setattr(math, "sqrt", math.sqrt)  # and put back afterwards
+    monkeypatch.setattr(math, "floor", math.floor)
+    places = {"a root": "math:sqrt", "a floor": "math:floor"}
+    calls = llmft_program.install("places", places=places, at=2)
+    assert (math.sqrt(9.0), killed) == (3.0, [])
+    assert (math.floor(2.5), killed) == (2, [(os.getpid(), signal.SIGKILL)])
+    math.sqrt(4.0)
+    assert (calls.names, len(killed)) == (["a root", "a floor", "a root"], 1)
+
+
+def test_every_place_is_a_function_of_llmft():
+    from cells import BETWEEN_STAGES, IN_PPO
+
+    for where in (BETWEEN_STAGES | IN_PPO).values():
+        module, _, path = where.partition(":")
+        found = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+        assert callable(found)
+
+
+def test_what_a_method_cannot_meet_is_a_dash_and_places_stand_in_a_runs_order():
+    from drawing import picture
+    from ours import Outcome
+    from tally import Tally
+
+    tally = Tally([
+        Outcome("lora + ppo", "place", "inner epochs", "exact"),
+        Outcome("lora + ppo", "place", "in the rollout", "other bits"),
+        Outcome("raw TRL", "crash", "write", "exact"),
+    ])  # fmt: skip
+    assert tally.faults == ["crash: write", "SIGKILL: in the rollout", "SIGKILL: inner epochs"]
+    drawn = picture([], tally)
+    assert drawn.count(">–<") == 3
+    assert ">0% (1)<" in drawn
+
+
+def test_a_fault_that_is_not_survived_fails_it():
     from canaries import Canaries
     from fuzz import Fuzzed
     from ours import Outcome

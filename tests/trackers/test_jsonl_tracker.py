@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmft_trackers.jsonl import Jsonl
 
-from llmft.api import Progress, RunInfo
+from llmft.api import Progress, RunInfo, StageInfo
 
 
 def started(folder: Path) -> Jsonl:
@@ -50,6 +50,14 @@ def test_scores_are_written_with_the_step_they_belong_to(tmp_path):
         "stage": "sft", "step": 0, "phase": "score_before", "exact_match": 0.0,
     }  # fmt: skip
     assert lines(tmp_path)[2]["step"] == 20
+
+
+def test_scores_after_the_last_step_of_an_earlier_process_are_written_with_that_step(tmp_path):
+    tracker = started(tmp_path)
+    tracker.stage_started(StageInfo("sft", "lora", "sft", 1, 2, 3, 4, 5, steps=20))
+    tracker.scored("sft", "before", {"exact_match": 0.0})
+    tracker.scored("sft", "after", {"exact_match": 0.6})
+    assert [line["step"] for line in lines(tmp_path)] == [0, 20]
 
 
 def test_a_metric_cannot_overwrite_what_says_where_it_belongs(tmp_path):
