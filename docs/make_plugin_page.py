@@ -22,7 +22,7 @@ There are six kinds, each a class to derive from in `llmft.api`:
 | `Task` | what is made where nothing is trained: `rows`, `produces`, `run` | `llmft.tasks` |
 | `RewardFunction` | a rule that scores an answer: `score` | `llmft.rewards` |
 | `Dataset` | how raw records become rows: `records`, `row`, `metrics` | `llmft.datasets` |
-| `Tracker` | who is told; `contacts` names the host that it talks to | `llmft.trackers` |
+| `Tracker` | who is told; `contacts` names the host it talks to, or is `""` | `llmft.trackers` |
 
 A plugin in the group `llmft.plugins` may wrap `llmft_run_stage`, to time, cache or retry a stage;
 it acts only in recipes that name it under `plugins:`.

@@ -265,9 +265,9 @@ class Dataset(_Kind[C]):
 class Tracker(_Kind[C]):
     """Who is told. A tracker that fails is reported once and dropped; it never ends a run."""
 
-    contacts: str = ""
+    contacts: str | None = None
     """The network host that it talks to under these settings, which `plan` and `run` show; '' where
-    it talks to none."""
+    it talks to none. None: not stated, which they say too."""
 
     def run_started(self, run: RunInfo) -> None:
         """Hear that a run begins."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from llmft import launched
 from llmft.commandline import recipes, results, showing
 from llmft.commandline.app import Answer, app, dumped
 from llmft.errors import Interrupted, LlmftError, RecipeError
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(args: Sequence[str]) -> Answer:
+    launched.refuse_for(args[0])
     command = typer.main.get_command(app)
     try:
         # Not `command.main`: it would print errors itself, and make an exit code of Ctrl-C.
@@ -74,7 +76,11 @@ def _printed(answer: Answer) -> int:
 
 
 def _reported(error: LlmftError, as_json: bool) -> int:
-    if as_json:
+    if (here := launched.launch()).rank:
+        launched.give_way()
+        if not isinstance(error, Interrupted):  # the first process was interrupted too
+            print(f"{here}: {error}", file=sys.stderr, flush=True)
+    elif as_json:
         errors = [fault.as_json() for fault in error.faults]
         print(dumped({"ok": False, "exit_code": error.exit_code, "errors": errors}), flush=True)
     else:

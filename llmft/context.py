@@ -126,7 +126,7 @@ class StageContext(Protocol):
     def sample(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
     ) -> list[list[str]]:
-        """Several answers to each prompt, drawn by the seed; the model is left as it is."""
+        """Several answers to each prompt, drawn as `decode` draws, whatever the batch."""
 
     def decode(
         self,

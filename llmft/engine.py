@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft import fsio
+from llmft import fsio, launched
 from llmft.api import RunInfo, StageResult, Task, hookimpl
 from llmft.deep import check_against_model
 from llmft.errors import Interrupted, RecipeError, WaitsForPeople
@@ -80,7 +80,8 @@ def resume_recipe(
     folder = folder.resolve() if folder else resuming.newest_run(loaded)
     commits.begin_as_in(folder)
     earlier = resuming.examine(loaded, folder, registry)
-    if earlier.finished and part.first is None:
+    finished = earlier.finished and part.first is None
+    if finished and identity.all_stand(loaded.recipe, registry, folder):
         return Summary(folder.name, folder, 0.0, earlier.results, already_finished=True)
     _refuse_misfits(loaded, registry)
     return _run(loaded, registry, folder, part, earlier)
@@ -102,7 +103,10 @@ def _run(
     trackers = Trackers(
         [registry.method("tracker", config.method)(config) for config in loaded.recipe.trackers]
     )
-    with locking.held(folder) as lock, captured_output(folder / "log.txt"):
+    with (
+        locking.held(folder, break_lock=loaded.accepted.lock) as lock,
+        captured_output(folder / "log.txt"),
+    ):
         try:
             with leave_on_signal():
                 results = _run_stages(loaded, registry, folder, trackers, lock, part, earlier)
@@ -148,7 +152,8 @@ def _run_stages(
             ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
         else:
             ground, notes = run_folder.write_inputs(folder, loaded, registry), []
-        for note in [*notes, *hub.remarks(recipe), *trackers.contacts()]:
+        remarks = [*launched.remarks(), *hub.remarks(recipe), *trackers.contacts()]
+        for note in [*notes, *remarks]:
             trackers.note(note)
         finished = dict(earlier.results) if earlier else {}
         results: dict[str, StageResult] = {}
@@ -156,6 +161,7 @@ def _run_stages(
         for stage in recipe.stages:
             again = again or stage.name == part.first
             context = _context(recipe, stage, folder, registry, trackers, lock)
+            context.accept_data = loaded.accepted.data
             context.identity = identity.identity(recipe, stage, ground, folder, context.digests)
             if (seen := hub.commits(recipe)) != ground.get("hub", []):
                 ground["hub"] = seen  # what a resumed run loads again
@@ -171,6 +177,8 @@ def _run_stages(
                 why = "as asked" if again else "as what it is made from has changed"
                 trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
             _prepare(context, trackers)
+            if not isinstance(context.work, Task):  # the first process does a task alone
+                _tell_the_others(context, folder)
             result: StageResult = manager.hook.llmft_run_stage(stage=stage, context=context)
             ground["rows_sha256"][stage.name] = context.digests
             ground["hub"] = hub.commits(recipe)
@@ -223,6 +231,12 @@ def _prepare(context: StageRun, trackers: Trackers) -> None:
             trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
     with fsio.disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
+
+
+def _tell_the_others(context: StageRun, folder: Path) -> None:
+    from llmft.training import processes
+
+    processes.of_first(lambda: launched.Order(str(folder), context.name, context.digests))
 
 
 def _saying_who_is_waited_for(

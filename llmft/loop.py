@@ -23,7 +23,7 @@ from llmft.training import guard, processes
 from llmft.training.decoding import Stopped
 from llmft.training.optimizer import make_optimizer, make_schedule
 from llmft.training.plan import Plan
-from llmft.training.signals import Stop, stop_requests
+from llmft.training.signals import stop_requests
 from llmft.training.sources import FixedItems, OnlineItems, Update
 from llmft.training.tally import LoopReport, Window
 
@@ -50,6 +50,7 @@ def train(
     step is one drawing and the updates that learn from it.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
+    Of several processes, all do what one of them is asked to.
     """
     from accelerate import Accelerator
 
@@ -70,9 +71,10 @@ def train(
     model.train()
     window = Window()
     report = LoopReport()
-    if checkpoints:
+    if checkpoints and processes.rank() == 0:
         _check_space(checkpoints, model, plan, settings)
     if saved:
+        _refuse_other_count(saved)
         _refuse_beyond(saved, plan)
         training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
         window.restore(saved.facts["window"])
@@ -87,7 +89,8 @@ def train(
         facts |= {"window": window.facts(), "report": report.facts()}
         if online is not None:
             facts["objective"] = dict(online.state())
-        checkpoints.save(step, tensors, facts)
+        if processes.rank() == 0:
+            checkpoints.save(step, tensors, facts)
 
     with stop_requests() as stop:
         for step in range(report.steps, plan.steps):
@@ -96,7 +99,7 @@ def train(
             rate = float(schedule.get_last_lr()[0])
             update: Update | None = None
             try:
-                for update in source.updates(step, lambda: bool(stop.signal)):
+                for update in source.updates(step, stop):
                     own = _forward_backward(accelerator, model, update, objective, around)
                     processes.sum_gradients(parameters)
                     update.sums = processes.merged(own)
@@ -110,10 +113,11 @@ def train(
                         norms.pop()
                     optimizer.zero_grad(set_to_none=True)
             except Stopped:  # while items were drawn: all is as it was at the end of the last step
-                if checkpoints and step and step not in checkpoints.steps():
+                asked = processes.agreed(stop.signal)
+                if checkpoints and step and _lacks(checkpoints, step):
                     with stop.waiting():
                         save(step)
-                raise _interrupted(stop, step, plan) from None
+                raise _interrupted(asked, step, plan) from None
             except (MemoryError, RuntimeError) as error:
                 if fault := guard.out_of_memory(error, update, step, settings):
                     raise fault from error
@@ -132,11 +136,13 @@ def train(
                 **({"skipped_updates": report.skipped} if report.skipped else {}),
             }
             on_step(step + 1, plan.steps, metrics, log)
-            if checkpoints and (stop.signal or plan.save_due(step + 1, settings)):
+            asked = processes.agreed(stop.signal)
+            if checkpoints and (asked or plan.save_due(step + 1, settings)):
                 with stop.waiting():
                     save(step + 1)
-            if stop.signal:
-                raise _interrupted(stop, step + 1, plan)
+                asked = processes.agreed(stop.signal)
+            if asked:
+                raise _interrupted(asked, step + 1, plan)
     guard.refuse_none_learnt(report.losses)
     model.eval()
     return report
@@ -151,10 +157,14 @@ def _add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
         to[name] = (before[0] + value, before[1] + weight)
 
 
-def _interrupted(stop: Stop, step: int, plan: Plan) -> Interrupted:
+def _interrupted(asked: int, step: int, plan: Plan) -> Interrupted:
     where = f"at the end of step {step} of {plan.steps}" if step else "in the first step"
-    name = signal.Signals(stop.signal).name
-    return Interrupted(stop.signal, f"stopped by {name} {where}")
+    return Interrupted(asked, f"stopped by {signal.Signals(asked).name} {where}")
+
+
+def _lacks(checkpoints: Checkpoints, step: int) -> bool:
+    """Return whether no checkpoint is of a step's end; the first process's folder is asked."""
+    return processes.of_first(lambda: step not in checkpoints.steps())
 
 
 def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: TrainSettings) -> None:
@@ -162,6 +172,17 @@ def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: Tra
     planned = min(plan.saves(settings), settings.save_total_limit + 1)
     if more := planned - len(checkpoints.steps()):
         check_space(checkpoints.folder.parent, training_state.size_of(model), max(more, 1))
+
+
+def _refuse_other_count(saved: Saved) -> None:
+    before, now = training_state.processes_of(saved.facts), processes.count()
+    if before != now:
+        raise CheckpointError(
+            "E404",
+            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot go on in"
+            f" {now}: a step would take other rows",
+            fix=f"launch {before} again, or begin a new run without --resume",
+        )
 
 
 def _refuse_beyond(saved: Saved, plan: Plan) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 
+from llmft.launched import on_cpu
+
 
 def device() -> str:
     """Return the device that models are trained on."""
     from accelerate import PartialState
 
-    return str(PartialState().device)
+    return str(PartialState(cpu=on_cpu()).device)
 
 
 def seed_everything(seed: int) -> None:

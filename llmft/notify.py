@@ -30,10 +30,13 @@ class Trackers:
 
     def contacts(self) -> list[str]:
         """Return what a person should know of the network before a run starts."""
+        hosts = [(f"tracker '{tracker.method}'", tracker.contacts) for tracker in self.trackers]
         return [
-            f"tracker '{tracker.method}' tells {tracker.contacts}"
-            for tracker in self.trackers
-            if tracker.contacts
+            f"{name}: it is not stated whether it uses the network"
+            if host is None
+            else f"{name} tells {host}"
+            for name, host in hosts
+            if host != ""
         ]
 
     def run_started(self, run: RunInfo) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 from llmft import fsio
 from llmft.api import Dataset
 from llmft.deep import check_against_model
-from llmft.errors import EnvironmentFault, RecipeError
+from llmft.errors import EnvironmentFault
 from llmft.reading.recipe import Loaded, load_recipe
-from llmft.reading.references import references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving.earlier import EARLIER_RUN, stage_work
+from llmft.saving.earlier import stage_work
 from llmft.stand_in import TOKENS_IN_A_BYTE_ROW, make_stand_in
+from llmft.stand_in_run import make_earlier_runs
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"
 STEPS, ROWS, JUDGED, TOKENS, ROUNDS = 2, 16, 4, 8, 2
@@ -40,7 +40,6 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     """
     _stay_offline()
     recipe = loaded.written  # what is changed stands in the file, where a stage is once
-    _refuse_earlier_runs(loaded)
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
     own_tokenizer, note = make_stand_in(recipe.model, folder / "model", recipe.seed, positions)
@@ -58,13 +57,32 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
             changes[f"stages.{number}.{key}"] = value
         if rows_here.is_dir():
             notes.append(f"{stage.name}: example rows stand in for the data")
+    left_out: list[str] = []
+
+    def fitted(whole: Loaded, changes: Mapping[str, Any]) -> Loaded:
+        small, names = _fitted(whole, changes, registry)
+        left_out.extend(names)
+        return small
+
+    def as_small(earlier: Loaded) -> Loaded:
+        return fitted(earlier, dict(_of_the_recipe(earlier.written, folder, own_tokenizer)))
+
+    notes += make_earlier_runs(loaded, folder / "runs", ROWS, registry, as_small)
+    small = fitted(loaded, changes)
+    if left_out:
+        notes.append(f"left out, as they describe the real model: {', '.join(left_out)}")
+    return small, notes
+
+
+def _fitted(
+    loaded: Loaded, changes: Mapping[str, Any], registry: Registry
+) -> tuple[Loaded, list[str]]:
+    """Return a recipe changed to fit the tiny model, and which settings were left out for that."""
     small = _reloaded(loaded, changes, registry)
     too_big = dict(_numbers_of_the_real_model(small, registry))
     if too_big:
-        names = ", ".join(key.rpartition(".")[2] for key in too_big)
-        notes.append(f"left out, as they describe the real model: {names}")
-        small = _reloaded(loaded, changes | too_big, registry)
-    return small, notes
+        small = _reloaded(loaded, {**changes, **too_big}, registry)
+    return small, [key.rpartition(".")[2] for key in too_big]
 
 
 def _reloaded(loaded: Loaded, changes: Mapping[str, Any], registry: Registry) -> Loaded:
@@ -183,14 +201,6 @@ def _numbers_of_the_real_model(small: Loaded, registry: Registry) -> Changes:
         if adapter and all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
             default = type(adapter).model_fields[key].get_default(call_default_factory=True)
             yield f"stages.{number}.adapter.{key}", default
-
-
-def _refuse_earlier_runs(loaded: Loaded) -> None:
-    for reference in references(loaded.written):
-        if reference.target.startswith(EARLIER_RUN):
-            what = "a smoke run has a model of its own, and cannot go on from an earlier run"
-            fault = loaded.fault("E035", reference.path, what, "name a stage of this recipe")
-            raise RecipeError.of([fault])
 
 
 def _stay_offline() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from llmft import artifacts, fsio
@@ -53,7 +54,7 @@ class StageRun(StageGround):
             self.tokenizer,
             [self.encoder.prompt_ids(prompt) for prompt in prompts],
             sampling,
-            seed=self.seed * 1_000_003 + seed,
+            seed=(self.seed, seed),
             batch_size=self.train.per_device_eval_batch_size,
             on_batch=lambda done, total: self._progress("sample", done, total),
         )
@@ -72,18 +73,27 @@ class StageRun(StageGround):
         stopping: Callable[[], bool] = lambda: False,
     ) -> list[Answer]:
         """Return an answer to each prompt, as token ids, drawn by random numbers of its own."""
-        from llmft.training import decoding
+        from llmft.training import decoding, processes
+        from llmft.training.signals import Stop
 
         model = self.model if model is None else model
         stops = (*decoding.stop_ids(model, self.tokenizer), *more_stops)
-        return decoding.decode(
-            model,
-            prompts,
-            decoding.Drawing(max_new_tokens, stops, temperature, seed=(self.seed, *seed)),
-            batch_size=batch_size or self.train.per_device_eval_batch_size,
-            numbers=numbers,
-            stopping=stopping,
-        )
+        answers: list[Answer] | None = None
+        with suppress(decoding.Stopped):
+            answers = decoding.decode(
+                model,
+                prompts,
+                decoding.Drawing(max_new_tokens, stops, temperature, seed=(self.seed, *seed)),
+                batch_size=batch_size or self.train.per_device_eval_batch_size,
+                numbers=numbers,
+                stopping=stopping,
+            )
+        stopped = answers is None
+        if isinstance(stopping, Stop):  # in training all processes draw, and all stop if one does
+            stopped = bool(processes.agreed(stopped))
+        if stopped or answers is None:
+            raise decoding.Stopped
+        return answers
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
@@ -99,15 +109,16 @@ class StageRun(StageGround):
         self, items: Sequence[Any], objective: Objective, online: OnlineObjective | None
     ) -> StageResult:
         from llmft import loop
+        from llmft.training import processes
         from llmft.training.plan import Plan
 
-        plan = Plan.of(len(items), self.train, self.seed)
+        plan = Plan.of(len(items), self.train, self.seed, processes.count())
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
-        saved = checkpoints.newest()
+        saved = processes.of_first(checkpoints.newest)
         before = self._before(saved)
         checkpoints.carried = {"before": before, "samples": list(self.samples)}
-        seed_everything(self.seed)
+        seed_everything(self.seed + processes.rank())  # each process drops out for itself
         report = loop.train(
             self.model,
             items,
@@ -143,6 +154,7 @@ class StageRun(StageGround):
             {**rows, "number of items": len(items)},
             self.train.save_total_limit,
             self._note,
+            self.accept_data,
         )
 
     def _before(self, saved: Saved | None) -> Mapping[str, float]:
@@ -158,7 +170,15 @@ class StageRun(StageGround):
         return before
 
     def score(self, when: str) -> dict[str, float]:
-        """Return the stage's scores as it is now, `before` or `after`, and tell the trackers."""
+        """Return the stage's scores as it is now, `before` or `after`, and tell the trackers.
+
+        Of several processes the first one scores, and tells the others.
+        """
+        from llmft.training import processes
+
+        return processes.of_first(lambda: self._score(when))
+
+    def _score(self, when: str) -> dict[str, float]:
         from llmft.evaluating import evaluation
 
         rows, asked = self._rows[1], self.stage.evaluate

@@ -22,7 +22,7 @@ from llmft.api import (
 )
 from llmft.machine import device, seed_everything
 from llmft.notify import Trackers
-from llmft.preparing.data import Rows, stage_rows
+from llmft.preparing.data import Rows, row_digests, stage_rows
 from llmft.preparing.encoding import Encoder
 from llmft.preparing.pairs import encode_pairs
 from llmft.preparing.prompts import encode_prompts
@@ -62,6 +62,7 @@ class StageGround:
         self.notes: list[str] = []
         self._when = "before"
         self.identity = ""
+        self.accept_data = False
 
     @cached_property
     @without_collecting()
@@ -140,8 +141,7 @@ class StageGround:
         """SHA-256 of the rows that are used, for the lock."""
         if self.dataset is None:
             return {}
-        train, judged = self._rows
-        return {"train": train.digest} | ({"evaluate": judged.digest} if judged else {})
+        return row_digests(*self._rows)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Return rows as token ids, saying how many were cut or dropped."""

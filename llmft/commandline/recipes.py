@@ -49,14 +49,14 @@ def run(
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
     from llmft.commands.run import run_recipe_file
-    from llmft.saving.accepted import Accepted, accepting
+    from llmft.saving.accepted import Accepted
 
     overrides = [*(set or []), *([f"output_dir={dumped(output_dir)}"] if output_dir else [])]
-    with accepting(Accepted(accept_data_change, accept_plugin_change, break_lock)):
-        return run_recipe_file(
-            recipe, overrides, quiet=quiet, as_json=json, resume=resume, run_folder=run_folder,
-            smoke=smoke, first=from_, last=until,
-        )  # fmt: skip
+    return run_recipe_file(
+        recipe, overrides, quiet=quiet, as_json=json, resume=resume, run_folder=run_folder,
+        smoke=smoke, first=from_, last=until,
+        accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
+    )  # fmt: skip
 
 
 @app.command()

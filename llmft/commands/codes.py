@@ -85,6 +85,12 @@ CODES: dict[str, Code] = {
         " neither better nor worse than another, so there is no ranking.",
         "Mend the function, or look at the reward model's report: its training may have failed.",
     ),
+    "E113": Code(
+        "processes read other rows",
+        "Several processes train together, each takes its part of every step, and one of them reads"
+        " other rows than the first one does.",
+        "Give all machines of the run the same files, and the same versions of what reads them.",
+    ),
     "E130": Code(
         "the run was interrupted",
         "A signal asked the run to stop, by Ctrl-C or from the machine. In training it finished"
@@ -147,6 +153,13 @@ CODES: dict[str, Code] = {
         " or may not be taken.",
         "Leave --port out: any free port does. Or rank with --terminal.",
     ),
+    "E210": Code(
+        "processes cannot train together",
+        "A launcher (torchrun, accelerate launch) has started several processes, and they lack a"
+        " GPU each, or a run folder that all can read; or the launcher has set something that the"
+        " recipe does not say, such as mixed precision.",
+        "Do what the message says; docs/processes.md shows how several processes are launched.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
@@ -172,6 +185,12 @@ CODES: dict[str, Code] = {
         "Nothing is wrong. A `rank` stage without a judge needs people's rankings, and the run has"
         " stopped, with exit code 9, until they are there. All that was made is kept.",
         "Rank with `llmft rank RUN`; then go on with the `llmft run ... --resume` that is printed.",
+    ),
+    "E306": Code(
+        "a process of the run is gone",
+        "Several processes train together, and one has ended or cannot be reached, so the others"
+        " cannot finish their step. What was saved before is intact.",
+        "Look for the message of the process that ended first; then go on with --resume.",
     ),
     # --- runs and checkpoints
     "E401": Code(

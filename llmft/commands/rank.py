@@ -16,7 +16,7 @@ from llmft.fsio import write_jsonl
 from llmft.ranking import Pairs, Ratings, agreement, combine, read_ratings, read_samples, remaining
 from llmft.ranking.log import rater_log
 from llmft.ranking.ratings import checked_rater
-from llmft.ranking.samples import Sample, rankable
+from llmft.ranking.samples import Sample, finished, rankable
 from llmft.ranking.session import Session
 from llmft.ranking.target import Target, find_target
 
@@ -59,14 +59,17 @@ def status(target: str, pairs: Pairs = "all") -> dict[str, Any]:
     found = find_target(target)
     samples = read_samples(found.samples)
     ratings = read_ratings(found.ratings)
+    done = finished(samples, ratings)
     return {
         "samples": str(found.samples),
+        "raters_needed": found.raters,
+        "finished": done,
         "raters": [_rater(name, samples, ratings) for name in ratings.by_rater],
         "unrated": len(remaining(samples, ratings)),
         "agreement": agreement(samples, ratings),
         "counts": combine(samples, ratings, pairs).counts,
         "remarks": list(ratings.remarks),
-        "go_on": found.go_on,
+        "go_on": found.go_on if len(done) >= found.raters else "",
     }
 
 
@@ -119,7 +122,11 @@ def as_text(told: dict[str, Any]) -> str:
         alpha = f"{told['agreement']:.3f}"
         lines.append(f"agreement: {alpha} (Krippendorff's alpha; 1 perfect, 0 as by chance)")
     lines.append(f"preferences: {counts['pairs']} pairs")
-    if told["go_on"] and not told["unrated"]:
+    wanted, done = told["raters_needed"], told["finished"]
+    if len(done) < wanted:
+        people = "1 person" if wanted == 1 else f"{wanted} people"
+        lines.append(f"it waits for {people}; finished: {', '.join(done) or 'nobody'}")
+    elif told["go_on"]:
         lines.append(f"everything is rated; go on with: {told['go_on']}")
     return "\n".join(lines)
 
@@ -162,7 +169,11 @@ def _on_page(
     def agreed() -> float | None:
         return agreement(samples, read_ratings(found.ratings))
 
-    serve(Desk(session, found.go_on, agreed), found.ratings, port, say, open_page=open_page)
+    def go_on() -> str:
+        done = finished(samples, read_ratings(found.ratings))
+        return found.go_on if len(done) >= found.raters else ""
+
+    serve(Desk(session, go_on, agreed), found.ratings, port, say, open_page=open_page)
 
 
 def _in_terminal(session: Session, say: Callable[[str], None]) -> None:

@@ -7,10 +7,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from llmft import launched
 from llmft.commands import shipped
 from llmft.commands.blame import blaming
 from llmft.errors import RecipeError
@@ -18,6 +19,7 @@ from llmft.nearest import did_you_mean
 from llmft.quiet import captured_output
 from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
+from llmft.saving.accepted import NOTHING, Accepted
 
 
 def run_recipe_file(
@@ -31,6 +33,7 @@ def run_recipe_file(
     smoke: bool = False,
     first: str | None = None,
     last: str | None = None,
+    accepted: Accepted = NOTHING,
 ) -> dict[str, Any] | str:
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
@@ -49,11 +52,17 @@ def run_recipe_file(
             f"a new run makes its own folder, so '{run_folder}' has no use",
             fix="give --resume to go on with that run, or --output-dir to say where runs go",
         )
+    launched.refuse_foreign()
+    if launched.launch().rank:
+        from llmft.following import follow
+
+        follow()
+        return ""
     registry = Registry.discover()
     # Every mistake that can be found without torch is found before torch is waited for.
-    loaded = load_recipe(shipped.find(recipe), registry, overrides)
+    loaded = replace(load_recipe(shipped.find(recipe), registry, overrides), accepted=accepted)
     _refuse_unknown_stages(loaded, first, last)
-    with _told_elsewhere(quiet, as_json), blaming(registry, "run"):
+    with _told_elsewhere(quiet, as_json), blaming(registry, "run"), _leading():
         if resume:
             from llmft.engine import Part, resume_recipe
 
@@ -104,6 +113,19 @@ def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
     for note in notes:
         print(f"note: {note}", flush=True)
     return small
+
+
+@contextmanager
+def _leading() -> Iterator[None]:
+    """Let the other processes of a launcher train what this first one does, for the block."""
+    if (here := launched.launch()).count == 1:
+        yield
+        return
+    from llmft.training import processes
+
+    with processes.joined(here):
+        yield
+        processes.of_first(lambda: None)  # no more orders
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 
 from llmft.api import Sampling
 from llmft.models import max_positions
-from llmft.training.decoding import dense_attention, left_padded, stop_ids
+from llmft.training.decoding import Drawing, decode, dense_attention, left_padded, stop_ids
 
 
 def generate(
@@ -20,12 +20,10 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda *_: None,
-    sampling: Sampling | None = None,
 ) -> list[str]:
-    """Return the answer to each prompt (token ids), in the prompts' order, without special tokens.
+    """Return the likeliest answer to each prompt (token ids), in order, without special tokens.
 
-    sampling: how to draw from torch's generators; default: greedy. A prompt that leaves no room for
-    the answer within the model's positions keeps its end.
+    A prompt that leaves no room for the answer within the model's positions keeps its end.
     """
     from transformers import GenerationConfig
 
@@ -34,16 +32,13 @@ def generate(
     pad = pad if pad is not None else stops[0] if stops else 0
     config = GenerationConfig(
         num_beams=1,
-        **_drawing(sampling),
+        do_sample=False,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         eos_token_id=stops or None,
         use_cache=True,
     )
-    room = max_positions(model.config)
-    room = room - getattr(model, "n_virtual", 0) if room else None
-    keep = max(1, room - max_new_tokens) if room else None
-    fitted = [list(p)[-keep:] if keep else list(p) for p in prompts]
+    fitted = _fitted(model, prompts, max_new_tokens)
     longest_first = sorted(range(len(fitted)), key=lambda i: -len(fitted[i]))
     answers = [""] * len(fitted)
     done = 0
@@ -69,36 +64,40 @@ def sample(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    seed: int,
+    seed: tuple[int, ...],
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[str]]:
     """Return `num_return_sequences` answers to each prompt (token ids), drawn by the seed.
 
-    torch's generators are left as they were.
+    An answer depends on its prompt and its place, and on no other prompt or batch. A prompt that
+    leaves no room for the answer keeps its end.
     """
     count = sampling.num_return_sequences
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        answers = generate(
-            model,
-            tokenizer,
-            [prompt for prompt in prompts for _ in range(count)],
-            max_new_tokens=sampling.max_new_tokens,
-            batch_size=batch_size,
-            on_batch=on_batch,
-            sampling=sampling,
-        )
-    return [answers[start : start + count] for start in range(0, len(answers), count)]
+    fitted = _fitted(model, prompts, sampling.max_new_tokens)
+    stops = stop_ids(model, tokenizer)
+    answers = decode(
+        model,
+        [prompt for prompt in fitted for _ in range(count)],
+        Drawing(
+            sampling.max_new_tokens,
+            stops,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.top_k,
+            seed,
+        ),
+        batch_size=batch_size,
+        on_batch=on_batch,
+    )
+    texts = tokenizer.batch_decode([answer.ids for answer in answers], skip_special_tokens=True)
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-def _drawing(sampling: Sampling | None) -> dict[str, Any]:
-    """Return GenerationConfig's arguments; every one is given, as models bring defaults."""
-    if sampling is None or sampling.temperature == 0:
-        return {"do_sample": False}
-    return {
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-    }
+def _fitted(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[Sequence[int]]:
+    room = max_positions(model.config)
+    room = room - getattr(model, "n_virtual", 0) if room else None
+    keep = max(1, room - max_new_tokens) if room else None
+    return [list(p)[-keep:] if keep else list(p) for p in prompts]

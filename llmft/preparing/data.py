@@ -119,6 +119,11 @@ def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
     return train, read_rows(dataset, split, asked.limit)
 
 
+def row_digests(train: Rows, judged: Rows | None) -> dict[str, str]:
+    """Return the SHA-256 of the rows that a stage uses, as its identity and the lock have them."""
+    return {"train": train.digest} | ({"evaluate": judged.digest} if judged else {})
+
+
 def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
     """Raise DataError where the first row of a split that a stage reads cannot be had."""
     asked = stage.evaluate

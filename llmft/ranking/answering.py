@@ -13,13 +13,17 @@ Asked = dict[str, Any]
 class Desk:
     """Answers the page's questions about one session, as plain data.
 
-    go_on: the command that goes on with the run, or ''. agreed: returns the raters' agreement.
+    go_on: returns the command that goes on with the run, or '' where more people are waited for.
+    agreed: returns the raters' agreement.
     """
 
     def __init__(
-        self, session: Session, go_on: str = "", agreed: Callable[[], float | None] | None = None
+        self,
+        session: Session,
+        go_on: Callable[[], str] = str,
+        agreed: Callable[[], float | None] | None = None,
     ) -> None:
-        self.session, self.go_on = session, go_on
+        self.session, self._go_on = session, go_on
         self._agreed = agreed
 
     def item(self, at: int | None) -> Asked:
@@ -29,7 +33,7 @@ class Desk:
             at = session.next_unrated()
         if at is None or not 0 <= at < len(session.samples):
             agreed = self._agreed() if self._agreed else None
-            done = {"go_on": self.go_on, "left": session.left_in_file, "agreement": agreed}
+            done = {"go_on": self._go_on(), "left": session.left_in_file, "agreement": agreed}
             return self._progress() | {"at": None, "done": done}
         shown = session.show(at)
         prompt = shown.sample.prompt

@@ -88,6 +88,11 @@ def remaining(
     return tuple(sample for sample in rankable(samples) if sample.id not in rated)
 
 
+def finished(samples: Sequence[Sample], ratings: Ratings) -> list[str]:
+    """Return the raters who have ranked every sample."""
+    return [name for name in ratings.by_rater if not remaining(samples, ratings, name)]
+
+
 def _fault(record: Mapping[str, Any]) -> str:
     """Return what is wrong with a row, or ''."""
     prompt, completions = record.get("prompt"), record.get("completions")

@@ -16,10 +16,14 @@ SAMPLES = "rows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A samples file, and the command that goes on with its run once it is ranked, or ''."""
+    """A samples file, and the command that goes on with its run once it is ranked, or ''.
+
+    raters: how many people the run waits for; 0 where none waits.
+    """
 
     samples: Path
     go_on: str = ""
+    raters: int = 0
 
     @property
     def ratings(self) -> Path:
@@ -31,8 +35,8 @@ def find_target(name: str) -> Target:
     """Return what a run folder, a stage's folder or a samples file leads to.
 
     In a run it is what a waiting stage names in `waiting.json` (`samples`: a path from the stage's
-    folder or from the run's, and maybe `resume`: a command); else the newest `rows.jsonl` with
-    completions.
+    folder or from the run's, and maybe `raters`: how many people, `finished`: who had done so, and
+    `resume`: a command); else the newest `rows.jsonl` with completions.
     """
     path = Path(name)
     if not path.is_dir():
@@ -61,8 +65,9 @@ def _waited_for(run: Path, waiting: Path) -> Target:
     try:
         told: Any = json.loads(waiting.read_text("utf-8"))
         where, go_on = told["samples"], told.get("resume") or ""
-        if not isinstance(where, str) or not isinstance(go_on, str):
-            raise TypeError("no text")
+        raters = told.get("raters", 1)
+        if not isinstance(where, str) or not isinstance(go_on, str) or type(raters) is not int:
+            raise TypeError("of the wrong type")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError("E401", f"'{waiting}' does not say what to rank") from error
     for folder in (waiting.parent, run):
@@ -70,7 +75,7 @@ def _waited_for(run: Path, waiting: Path) -> Target:
         if rows.is_file():
             if not rows.resolve().is_relative_to(run.resolve()):
                 raise TrustError("E603", f"'{waiting}' leads out of the run folder: '{where}'")
-            return Target(rows, go_on)
+            return Target(rows, go_on, raters)
     raise CheckpointError("E401", f"'{waiting}' names '{where}', which is not there")
 
 

@@ -17,6 +17,7 @@ from llmft.reading.textfile import read_text
 from llmft.reading.tree import KeyPath, Tree, dotted, visible
 from llmft.reading.yamlfile import parse
 from llmft.recipe import Recipe
+from llmft.saving.accepted import NOTHING, Accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Loaded:
     recipe: with repeated stages written out, round after round; `written`: as the file has it.
     rounds: which stage is of which round. text: the file as given. overrides: the `--set` values,
     as given. smoke: a tiny random model stands in for the recipe's: the scores mean nothing.
+    accepted: what the person who runs it accepts, and no recipe can.
     """
 
     recipe: Recipe
@@ -36,6 +38,7 @@ class Loaded:
     overrides: tuple[str, ...]
     tree: Tree
     smoke: bool = False
+    accepted: Accepted = NOTHING
 
     def index_of(self, stage: str) -> int:
         """Return where the file has a stage, by its name in whichever round."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """data: other rows than the run began with. plugins: other code of one version.
 
@@ -21,19 +18,3 @@ class Accepted:
 
 
 NOTHING = Accepted()
-_ACCEPTED: ContextVar[Accepted] = ContextVar("accepted", default=NOTHING)
-
-
-def accepted() -> Accepted:
-    """Return what is accepted here."""
-    return _ACCEPTED.get()
-
-
-@contextmanager
-def accepting(what: Accepted) -> Iterator[None]:
-    """Accept it while the block runs."""
-    token = _ACCEPTED.set(what)
-    try:
-        yield
-    finally:
-        _ACCEPTED.reset(token)

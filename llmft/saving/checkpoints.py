@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmft import fsio
 from llmft.errors import CheckpointError, EnvironmentFault
-from llmft.saving.accepted import accepted
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +41,8 @@ class Checkpoints:
     """The checkpoints of one stage, in folders `step-<n>`.
 
     identity: what must be the same when the stage goes on, such as hashes of its rows.
-    keep: so many of the newest stay. note: is told what a person should read.
+    keep: so many of the newest stay. note: is told what a person should read. accept_data: go on
+    though the rows are others.
     """
 
     folder: Path
@@ -50,6 +50,7 @@ class Checkpoints:
     identity: Mapping[str, Any]
     keep: int = 2
     note: Callable[[str], None] = log.info
+    accept_data: bool = False
     carried: Mapping[str, Any] = field(default_factory=dict)
     save_ms: list[float] = field(default_factory=list)
 
@@ -149,7 +150,7 @@ class Checkpoints:
             f"{', '.join(differs)} of the stage {'has' if len(differs) == 1 else 'have'} changed"
             " since it began"
         )
-        if accepted().data:
+        if self.accept_data:
             self.note(f"not bit-exact: {what}, which --accept-data-change accepts")
             return
         raise CheckpointError(

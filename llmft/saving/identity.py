@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llmft import artifacts, fsio
+from llmft.preparing.data import row_digests, stage_rows
 from llmft.reading.references import stage_references
 from llmft.recipe import Recipe, Stage
+from llmft.registry import Registry
+from llmft.saving.earlier import stage_dataset
 from llmft.saving.edits import kind_of
 
 REPLACED = "replaced"
@@ -46,6 +49,20 @@ def recorded(run: Path, stage: str) -> str:
         return stage  # a stage of an earlier run: its id names it
     facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return str(facts.get("identity", ""))
+
+
+def all_stand(recipe: Recipe, registry: Registry, run: Path) -> bool:
+    """Return whether each stage of a finished run is what it would be if it were made now.
+
+    Raises the error of the data where rows cannot be read any more.
+    """
+    ground = json.loads((run / "lock.json").read_text("utf-8"))
+    for stage in recipe.stages:
+        dataset = stage_dataset(recipe, stage, registry, run)
+        rows = row_digests(*stage_rows(stage, dataset, recipe.seed)) if dataset else {}
+        if identity(recipe, stage, ground, run, rows) != recorded(run, stage.name):
+            return False
+    return True
 
 
 def set_aside(run: Path, stage: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft import __version__, fsio
+from llmft.launched import launch
 from llmft.models import locate_model
 
 _PACKAGES = (
@@ -31,6 +32,7 @@ def lock_of(seed: int, model_path: str, plugins: Iterable[dict[str, Any]]) -> di
         "processor": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch_threads": torch.get_num_threads(),
+        "processes": launch().count,
         "torch_build": torch.__config__.show().split(" - ")[1].strip(),
         "seed": seed,
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -20,7 +20,6 @@ from typing import Any
 
 from llmft import fsio
 from llmft.errors import EnvironmentFault
-from llmft.saving.accepted import accepted
 
 NAME = "lock"
 _SIZE = 512
@@ -45,8 +44,11 @@ class Lock:
 
 
 @contextmanager
-def held(folder: Path, name: str = NAME) -> Iterator[Lock]:
-    """Hold a folder's lock while the block runs; raise EnvironmentFault if another does."""
+def held(folder: Path, name: str = NAME, *, break_lock: bool = False) -> Iterator[Lock]:
+    """Hold a folder's lock while the block runs; raise EnvironmentFault if another does.
+
+    break_lock: overrule a holder that cannot be asked whether it lives.
+    """
     path = folder / name
     holder = {
         "pid": os.getpid(),
@@ -55,7 +57,7 @@ def held(folder: Path, name: str = NAME) -> Iterator[Lock]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     with fsio.disk_errors(path):
-        handle, there = _take(path)
+        handle, there = _take(path, break_lock)
         lock = Lock(handle, holder, there)
         lock.tell("the start")
     try:
@@ -65,13 +67,13 @@ def held(folder: Path, name: str = NAME) -> Iterator[Lock]:
         os.close(handle)
 
 
-def _take(path: Path) -> tuple[int, Mapping[str, Any] | None]:
+def _take(path: Path, break_lock: bool) -> tuple[int, Mapping[str, Any] | None]:
     while True:
         there = path.exists()
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             before = _read(handle) if there else None
-            _flock(handle, path, before)
+            _flock(handle, path, before, break_lock)
         except BaseException:
             os.close(handle)
             raise
@@ -80,7 +82,7 @@ def _take(path: Path) -> tuple[int, Mapping[str, Any] | None]:
         os.close(handle)  # its holder left, and took the file away, while we waited to open it
 
 
-def _flock(handle: int, path: Path, before: Mapping[str, Any] | None) -> None:
+def _flock(handle: int, path: Path, before: Mapping[str, Any] | None, break_lock: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -88,7 +90,7 @@ def _flock(handle: int, path: Path, before: Mapping[str, Any] | None) -> None:
     except OSError as error:
         if error.errno not in _NOT_HERE:
             raise
-        if before is not None and _may_live(before) and not accepted().lock:
+        if before is not None and _may_live(before) and not break_lock:
             raise _in_use(path, before, known=False) from error
 
 

@@ -13,7 +13,6 @@ from llmft.api import StageResult
 from llmft.errors import CheckpointError, Fault
 from llmft.reading.recipe import Loaded, load_recipe
 from llmft.registry import Registry
-from llmft.saving.accepted import accepted
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
 from llmft.saving.edits import Edit, edits_between
 
@@ -102,9 +101,12 @@ def _stays(line: str, step: int) -> bool:
     return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
 
 
-def changed_ground(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_ground(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, accept_plugins: bool = False
+) -> list[str]:
     """Return in what two locks differ such that the bits may, though the recipe is the same.
 
+    accept_plugins: go on though a plugin's code of one version is another.
     Raises CheckpointError where the base model, or a plugin's code of one version, is another.
     """
     for name in {**before["model"]["sha256"], **now["model"]["sha256"]}:
@@ -117,13 +119,14 @@ def changed_ground(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
+    pairs.append(("processes", before.get("processes", 1), now.get("processes", 1)))
     plugins = {(p["kind"], p["method"]): p for p in before["plugins"]}
     for plugin in now["plugins"]:
         old = plugins.get((plugin["kind"], plugin["method"]), plugin)
         name = f"{plugin['kind']} {plugin['method']}"
         pairs.append((name, old["version"], plugin["version"]))
         if old["version"] == plugin["version"] and old["sha256"] != plugin["sha256"]:
-            if accepted().plugins:
+            if accept_plugins:
                 pairs.append((f"code of the {name}", old["sha256"][:8], plugin["sha256"][:8]))
                 continue
             raise CheckpointError(

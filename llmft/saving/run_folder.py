@@ -12,6 +12,7 @@ from typing import Any
 
 from llmft import fsio
 from llmft.errors import EnvironmentFault
+from llmft.launched import command
 from llmft.reading.methods import nested_methods
 from llmft.reading.recipe import Loaded
 from llmft.recipe import Recipe
@@ -73,7 +74,7 @@ def reopen(
     fsio.sweep_staging(folder)
     ground = json.loads((folder / LOCK).read_text("utf-8"))
     now = _ground(loaded.recipe, registry)
-    changes = changed_ground(ground, now)
+    changes = changed_ground(ground, now, accept_plugins=loaded.accepted.plugins)
     known = [(plugin["kind"], plugin["method"]) for plugin in ground["plugins"]]
     ground["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
     notes = []
@@ -104,7 +105,7 @@ def resume_command(loaded: Loaded, folder: Path) -> str:
         return ""
     kept = [text for text in loaded.overrides if not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
-    return shlex.join(["llmft", "run", loaded.path, str(folder), "--resume", *changes])
+    return shlex.join([*command(), "run", loaded.path, str(folder), "--resume", *changes])
 
 
 def _last_seen(killed: Mapping[str, Any]) -> str:

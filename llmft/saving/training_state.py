@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from llmft.errors import CheckpointError, StageError
+from llmft.training import processes
 
 Tensors = dict[str, torch.Tensor]
 
@@ -25,9 +26,14 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
     """Return copies on the CPU of weights, optimiser state and generators, and their plain data.
 
+    Weights are the same in all processes; generators are of each. All processes take part.
     Raises StageError where a weight is not finite: such a state is never published.
     """
-    tensors, facts = random_state()
+    (tensors, facts), *others = processes.gathered(random_state())
+    if others:
+        facts["others"] = [theirs for _, theirs in others]
+    for number, (states, _) in enumerate(others, 1):
+        tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
@@ -78,7 +84,17 @@ def restore(
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
     _go_to_step(schedule, step)
-    set_random_state(tensors, facts)
+    if number := processes.rank():
+        mine = f"process/{number}/"
+        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
+        set_random_state(own, facts["others"][number - 1])
+    else:
+        set_random_state(tensors, facts)
+
+
+def processes_of(facts: Mapping[str, Any]) -> int:
+    """Return how many processes trained up to a checkpoint, by its plain data."""
+    return 1 + len(facts.get("others", ()))
 
 
 def random_state() -> tuple[Tensors, dict[str, Any]]:

@@ -68,6 +68,7 @@ class TrackerContract(SettingsContract):
 
     def test_it_declares_a_host_that_a_person_can_read(self, settings: Mapping[str, Any]) -> None:
         host = self.make(settings).contacts
+        assert host is not None, "state `contacts`: the host that it talks to, or '' for none"
         assert isinstance(host, str), "contacts is the name of a network host, or ''"
         bare = not any(mark in host for mark in "/@ \n")
         assert bare, f"'{host}' is no host's name: leave the scheme, the path and the user out"

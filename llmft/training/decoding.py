@@ -46,12 +46,14 @@ def decode(
     batch_size: int,
     numbers: Sequence[int] | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Answer]:
     """Return an answer to each prompt (token ids), in the prompts' order.
 
     Prompts of like length are read together; equal ones that follow each other are read once.
     numbers: the number by which each answer's random numbers are named; default: its place.
-    stopping: asked before each token; Stopped is raised once it says so.
+    stopping: asked before each token; Stopped is raised once it says so. on_batch: told after each
+    batch how many prompts are answered, and of how many.
     """
     numbers = range(len(prompts)) if numbers is None else numbers
     answers = [Answer() for _ in prompts]
@@ -63,6 +65,7 @@ def decode(
             rolls = uniforms(drawing, [numbers[i] for i in chosen]) if drawing.temperature else None
             rows = [answers[i] for i in chosen]
             _answer(model, [prompts[i] for i in chosen], rows, drawing, rolls, stopping)
+            on_batch(start + len(chosen), len(prompts))
     return answers
 
 

@@ -6,13 +6,66 @@ many passes each process takes.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from llmft.errors import EnvironmentFault, StageError
+from llmft.launched import Launch, on_cpu
+from llmft.machine import device
+
+log = logging.getLogger("llmft")
+
 Sums = dict[str, tuple[float, float]]
+T = TypeVar("T")
+
+# The others wait while the first one scores or samples alone. One that has died is not waited for:
+# its connections close, or the launcher ends all.
+_WAITS = timedelta(days=7)
+
+
+@contextmanager
+def joined(here: Launch) -> Iterator[None]:
+    """Let the processes that a launcher started find each other, for the block.
+
+    Raises EnvironmentFault where a machine has fewer GPUs than processes.
+    """
+    on_gpu = torch.cuda.is_available() and not on_cpu()
+    gpus = torch.cuda.device_count() if on_gpu else here.local_count
+    if gpus < here.local_count:
+        raise EnvironmentFault(
+            "E210",
+            f"{here.local_count} processes were launched on a machine with {gpus} GPUs",
+            fix="launch one process for each GPU",
+        )
+    # Numbers that are counted stay on the CPU; gradients are where the model is.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    if not dist.is_initialized():
+        with _in_touch():
+            dist.init_process_group(backend, timeout=_WAITS)
+    device()  # which each process has for itself
+    yield
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Say in our words that a process is gone: the others cannot go on without it."""
+    try:
+        yield
+    except RuntimeError as error:  # dist.DistError is one, and gloo raises plain ones
+        log.info("between processes: %s", error)
+        raise StageError(
+            "E306",
+            "another process of the run has ended, or cannot be reached",
+            fix="look for the message of the one that ended first; then go on with --resume",
+        ) from error
 
 
 def _several() -> bool:
@@ -34,18 +87,48 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     if not _several():
         return tensor
     whole = tensor.detach().clone()
-    dist.all_reduce(whole)
+    with _in_touch():
+        dist.all_reduce(whole)
     return whole
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """Return what `make` gives in the first process; the others wait, and do not call it."""
+    if not _several():
+        return make()
+    box: list[Any] = [make() if rank() == 0 else None]
+    with _in_touch():
+        dist.broadcast_object_list(box, 0)
+    made: T = box[0]
+    return made
+
+
+def gathered(value: T) -> list[T]:
+    """Return the value of each process, in their order."""
+    if not _several():
+        return [value]
+    every: list[Any] = [None] * count()
+    with _in_touch():
+        dist.all_gather_object(every, value)
+    return every
+
+
+def agreed(number: int) -> int:
+    """Return the largest number that a process gives: a signal that any of them has got."""
+    if not _several():
+        return number
+    largest = torch.tensor(number)
+    with _in_touch():
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def merged(sums: Mapping[str, tuple[float, float]]) -> Sums:
     """Return metrics as (sum, weight) over all processes; one may have none of them."""
     if not _several():
         return dict(sums)
-    every: list[Sums] = [{} for _ in range(count())]
-    dist.all_gather_object(every, dict(sums))
     whole: Sums = defaultdict(lambda: (0.0, 0.0))
-    for one in every:
+    for one in gathered(dict(sums)):
         for name, (value, weight) in one.items():
             before = whole[name]
             whole[name] = (before[0] + value, before[1] + weight)
@@ -63,7 +146,8 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         by_kind[parameter.grad.dtype].append(parameter.grad)
     for gradients in by_kind.values():
         whole = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(whole)
+        with _in_touch():
+            dist.all_reduce(whole)
         pieces = torch.split(whole, [gradient.numel() for gradient in gradients])
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
@@ -72,5 +156,6 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 def start_alike(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Give every process the first one's weights."""
     if _several():
-        for parameter in parameters:
-            dist.broadcast(parameter.data, 0)
+        with _in_touch():
+            for parameter in parameters:
+                dist.broadcast(parameter.data, 0)

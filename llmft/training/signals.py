@@ -39,10 +39,13 @@ def leave_on_signal() -> Iterator[None]:
 
 @dataclass
 class Stop:
-    """Which signal asked to stop, or 0."""
+    """Which signal asked to stop, or 0; called, it says whether one did."""
 
     signal: int = 0
     saving: bool = False
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -148,8 +148,9 @@ class Rank(Task["Rank.Config"]):
             context.note(remark)
         done = [name for name in ratings.by_rater if not remaining(samples, ratings, name)]
         if len(done) < self.config.raters:
-            write_json(waiting, {"samples": os.path.relpath(file, context.folder)})
             wanted = self.config.raters
+            where = os.path.relpath(file, context.folder)
+            write_json(waiting, {"samples": where, "raters": wanted, "finished": done})
             people = "a person" if wanted == 1 else f"{wanted} people"
             said = f"'{context.name}' waits for {people} to rank {len(samples)} prompts"
             raise WaitsForPeople(f"{said}; finished: {', '.join(done) or 'nobody'}")

@@ -27,6 +27,7 @@ class Console(Tracker[Any]):
     """
 
     method = "console"
+    contacts = ""
 
     class Config(TrackerConfig):
         """Settings of the console tracker."""

@@ -18,7 +18,6 @@ from harness import state_of, tree
 
 from llmft.errors import EnvironmentFault
 from llmft.saving import locking
-from llmft.saving.accepted import Accepted, accepting
 
 
 def at(step: int) -> dict:
@@ -39,6 +38,22 @@ def test_d13_rows_that_changed_can_be_accepted(go, recipe, tmp_path):
     assert taken.code == 0, taken.text
     assert "not bit-exact: train rows of the stage has changed" in taken.text
     assert "goes on after step 2" in taken.text
+
+
+def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    text = "".join(json.dumps({"prompt": f"{n}", "completion": "x"}) + "\n" for n in range(18))
+    rows.write_text(text)
+    recipe["stages"][0]["data"]["path"] = str(rows)
+    done = go(recipe, "done")
+    made = tree(done.folder / "stages" / "sft")
+    rows.write_text(text.replace("17", "71"))
+    again = go(recipe, "done", resume=True)
+    assert again.code == 0, again.text
+    assert "sft: runs again, as what it is made from has changed" in again.text
+    assert tree(done.folder / "replaced" / "sft-1") == made
+    third = go(recipe, "done", resume=True)
+    assert "already finished" in third.text
 
 
 def test_p4_code_that_changed_can_be_accepted(go, recipe, whole):
@@ -99,7 +114,7 @@ def test_o2_without_locks_a_holder_that_may_live_is_named_and_can_be_overruled(
     (fault,) = caught.value.faults
     assert f"process {os.getpid()} on " in fault.what
     assert "--break-lock" in fault.fix
-    with accepting(Accepted(lock=True)), locking.held(tmp_path) as lock:
+    with locking.held(tmp_path, break_lock=True) as lock:
         assert lock.killed["at"] == "step 3"
 
 
@@ -113,9 +128,8 @@ def test_o2_a_holder_that_is_gone_for_sure_holds_nothing(tmp_path, no_locks, hol
 def test_o2_a_lock_that_the_kernel_vouches_for_cannot_be_broken(tmp_path):
     with (
         locking.held(tmp_path),
-        accepting(Accepted(lock=True)),
         pytest.raises(EnvironmentFault) as caught,
-        locking.held(tmp_path),
+        locking.held(tmp_path, break_lock=True),
     ):
         pass
     assert "--break-lock" not in caught.value.faults[0].fix

@@ -752,7 +752,7 @@ def test_the_kit_catches_a_wrong_reward_function(reward: Any, test: str) -> None
 class Diary(Tracker[TrackerConfig]):
     """Writes a line for all that it hears, into the run's folder."""
 
-    method = "diary"
+    method, contacts = "diary", ""
     Config = TrackerConfig
 
     def run_started(self, run: Any) -> None:
@@ -795,6 +795,12 @@ class DividesByTheTotal(Diary):
         self._write(f"{progress.done / progress.total}")
 
 
+class DoesNotSayWhomItTells(Diary):
+    """Leaves it open whether it uses the network."""
+
+    contacts = None
+
+
 class ChangesWhatItHears(Diary):
     """Adds to metrics that are not its own."""
 
@@ -806,6 +812,7 @@ TRACKERS: list[tuple[type[Any], str]] = [
     (WritesBesideTheRun, "test_it_hears_a_whole_run"),
     (ForgetsEarlyEnds, "test_it_hears_a_run_that_ends_early"),
     (DividesByTheTotal, "test_it_hears_odd_numbers"),
+    (DoesNotSayWhomItTells, "test_it_declares_a_host_that_a_person_can_read"),
     (ChangesWhatItHears, "test_it_changes_nothing_it_hears"),
 ]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, TextRow
+from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, Sampling, TextRow
 from llmft.errors import DataError
 from llmft.evaluating import evaluation, generation, metrics
 from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -37,6 +37,35 @@ def test_a_prompt_that_fills_the_model_keeps_its_end():
     (whole,) = generation.generate(model, tokenizer, [long], max_new_tokens=4, batch_size=1)
     (kept,) = generation.generate(model, tokenizer, [long[-252:]], max_new_tokens=4, batch_size=1)
     assert whole == kept
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 20, "top_p": 0.9, "temperature": 0.7}])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_drawn_answers_do_not_depend_on_their_batch(make, cut):
+    model, tokenizer = make(), tiny_tokenizer()
+    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt", "b")]
+    sampling = Sampling(num_return_sequences=4, max_new_tokens=6, **cut)
+    before = torch.get_rng_state()
+
+    def answers(size: int, asked=prompts, seed=3):
+        return generation.sample(model, tokenizer, asked, sampling, seed=(seed,), batch_size=size)
+
+    alone = answers(1)
+    assert [len(texts) for texts in alone] == [4] * len(prompts)
+    assert answers(8) == alone
+    assert answers(8, prompts[:2]) == alone[:2]
+    assert answers(8, seed=4) != alone
+    assert len({text for texts in alone for text in texts}) > 10
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_drawn_answers_at_temperature_0_are_the_greedy_one():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    prompts = [list(b"hello"), list(b"a longer prompt"), list(b"x" * 300 + b"the end")]
+    sampling = Sampling(num_return_sequences=2, max_new_tokens=4, temperature=0.0)
+    drawn = generation.sample(model, tokenizer, prompts, sampling, seed=(1,), batch_size=3)
+    greedy = generation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
+    assert drawn == [[text, text] for text in greedy]
 
 
 @pytest.mark.parametrize(

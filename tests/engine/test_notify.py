@@ -34,10 +34,14 @@ def test_n3_a_tracker_that_fails_is_reported_once_and_dropped():
     assert "the network is gone" in said
 
 
-def test_only_trackers_that_use_the_network_are_told_of():
+def test_trackers_that_use_the_network_or_do_not_say_are_told_of():
     class Elsewhere(Listening):
         method, contacts = "elsewhere", "metrics.example.org"
 
-    assert Trackers([Listening(), Elsewhere()]).contacts() == [
-        "tracker 'elsewhere' tells metrics.example.org"
+    class Here(Listening):
+        method, contacts = "here", ""
+
+    assert Trackers([Listening(), Elsewhere(), Here()]).contacts() == [
+        "tracker 'listening': it is not stated whether it uses the network",
+        "tracker 'elsewhere' tells metrics.example.org",
     ]

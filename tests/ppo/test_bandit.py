@@ -64,7 +64,7 @@ def expected_reward(model) -> float:
     return float((chances * worth).sum(1).mean())
 
 
-SEEDS = [17, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (18, 19, 20, 21))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -74,7 +74,7 @@ def test_a_bandit_is_solved_to_95_percent_of_its_optimum(seed):
     model = Lora(Lora.Config.model_validate(config)).attach(decided().requires_grad_(False))
     add_value_head(model)
     settings = TrainSettings(
-        max_steps=STEPS, per_device_train_batch_size=ANSWERS, learning_rate=5e-3,
+        max_steps=STEPS, per_device_train_batch_size=ANSWERS, learning_rate=1e-2,
         lr_scheduler_type="linear",
     )  # fmt: skip
     options = {

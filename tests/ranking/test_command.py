@@ -145,9 +145,25 @@ def test_a_run_leads_to_what_its_waiting_stage_asks_for(tmp_path, samples_file, 
     )
 
 
+def test_a_run_that_waits_for_one_person_does_not_go_on_by_two_halves(
+    tmp_path, samples_file, capsys
+):
+    run = a_run(tmp_path, samples_file)
+    told = {"samples": "../collect/rows.jsonl", "raters": 1, "resume": "llmft run x"}
+    (run / "stages" / "rank" / "waiting.json").write_text(json.dumps(told))
+    llmft(run, "--terminal", "--rater", "anna", typed="a>b>c>d\nbad\nquit\n")
+    llmft(run, "--terminal", "--rater", "ben", typed="skip\nskip\nb>a\nquit\n")
+    assert main(["rank", str(run), "--status"]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 3 samples are rated" in out
+    assert "it waits for 1 person; finished: nobody" in out
+    assert "go on with" not in out
+
+
 @pytest.mark.parametrize(
     ("told", "code"),
-    [('{"samples": "../../../outside.jsonl"}', 8), ("{", 6), ('{"samples": 3}', 6), ("[]", 6),
+    [('{"samples": "../collect/rows.jsonl", "raters": "2"}', 6),
+     ('{"samples": "../../../outside.jsonl"}', 8), ("{", 6), ('{"samples": 3}', 6), ("[]", 6),
      ('{"samples": "../collect/none.jsonl"}', 6)],
 )  # fmt: skip
 def test_a_waiting_file_leads_nowhere_else(tmp_path, samples_file, capsys, told, code):

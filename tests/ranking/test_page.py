@@ -43,7 +43,7 @@ class Person:
     def start_here(self):
         """Serve from this process, which takes no time."""
         log = self.here.enter_context(rater_log(self.ratings, "anna"))
-        desk = Desk(Session(self.samples, "anna", log), "llmft run x --resume", lambda: 0.5)
+        desk = Desk(Session(self.samples, "anna", log), lambda: "llmft run x --resume", lambda: 0.5)
         self.address = self.here.enter_context(served(desk, "t" * 43)).address
 
     def start(self, *args):

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture
 def server(session):
-    with served(Desk(session, "llmft run x", lambda: 0.5), TOKEN) as found:
+    with served(Desk(session, lambda: "llmft run x", lambda: 0.5), TOKEN) as found:
         yield found
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmft.cli import main
 from llmft.engine import Part, resume_recipe, run_recipe
-from llmft.errors import LlmftError
+from llmft.errors import DataError, LlmftError
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
@@ -217,7 +217,7 @@ def test_an_edited_stage_runs_again_with_what_follows_and_nothing_before(
 
 
 def test_a_method_that_an_edit_brings_in_is_written_down(finished, edited, load, registry):
-    judge = {"method": "format", "max_words": 1}
+    judge = {"method": "format", "starts_with": "\N{REPLACEMENT CHARACTER}"}  # about half do
     resume_recipe(load(edited("rank", "task", "judge", to=judge)), registry, finished)
     lock = json.loads((finished / "lock.json").read_text())
     assert ("reward", "format") in {(p["kind"], p["method"]) for p in lock["plugins"]}
@@ -231,17 +231,47 @@ def test_what_is_put_back_runs_once_more_and_keeps_both(finished, data, edited, 
     assert {path.name for path in (finished / "replaced").glob("*")} == {"dpo-1", "dpo-2"}
 
 
-def test_rows_that_changed_under_a_finished_stage_are_noticed(
-    finished, data, edited, load, registry, ran
-):
+@pytest.fixture
+def prompts_file(data):
+    """The file that `collect` reads; it is as it was afterwards."""
     path = Path(data["stages"][1]["data"]["path"])
     text = path.read_text()
-    path.write_text(text.replace("say 3:", "say it:"))
-    try:  # an edit of what follows is what opens the run again
-        resume_recipe(load(edited("dpo", "alignment", "beta", to=0.3)), registry, finished)
-    finally:
-        path.write_text(text)
+    yield path
+    path.write_text(text)
+
+
+def test_rows_that_changed_under_a_finished_run_are_noticed(
+    finished, data, load, registry, ran, prompts_file, tmp_path
+):
+    prompts_file.write_text(prompts_file.read_text().replace("say 3:", "say it:"))
+    summary = resume_recipe(load(data), registry, finished)
+    assert not summary.already_finished
     assert ran == ["collect", "rank", "dpo"]
+    kept = {path.name for path in (finished / "replaced").glob("*")}
+    assert kept == {"collect-1", "rank-1", "dpo-1"}
+    fresh = run_recipe(load(data, f"output_dir={tmp_path / 'fresh'}"), registry).folder
+    assert made(finished) == made(fresh)
+    assert resume_recipe(load(data), registry, finished).already_finished
+
+
+def test_rows_in_another_file_that_are_the_same_are_no_change(
+    finished, data, load, registry, ran, prompts_file
+):
+    lines = [json.loads(line) for line in prompts_file.read_text().splitlines()]
+    prompts_file.write_text("".join(json.dumps(row, indent=None) + " \n" for row in lines))
+    before = times(finished)
+    assert resume_recipe(load(data), registry, finished).already_finished
+    assert (ran, times(finished)) == ([], before)
+
+
+def test_a_finished_run_whose_data_is_gone_says_so_and_stays_as_it_is(
+    finished, data, load, registry, ran, prompts_file
+):
+    prompts_file.unlink()
+    before = times(finished)
+    with pytest.raises(DataError, match="there is no file"):
+        resume_recipe(load(data), registry, finished)
+    assert (ran, times(finished)) == ([], before)
 
 
 def test_a_stage_that_is_added_runs_and_the_others_stay(finished, data, load, registry, ran):

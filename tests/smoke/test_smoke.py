@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from llmft.errors import LlmftError
 from llmft.families import FAMILIES, family_of
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
+from llmft.saving.run_folder import resolved_yaml
 from llmft.smoke import smoke_recipe
 from llmft.stand_in import shrunk
 from llmft.testing.models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
@@ -132,12 +134,75 @@ def test_a_pipeline_is_smoked_in_two_rounds_without_people(write, tmp_path, caps
     assert all(len(text) <= 8 for line in lines for text in json.loads(line)["completions"])
 
 
-def test_a_smoke_run_goes_on_from_no_earlier_run(write, capsys):
-    more = PIPELINE.replace("samples: collect", "samples: run:20260101-000000-abc/collect")
-    assert main(["run", write(more=more), "--smoke"]) == 2
-    err = capsys.readouterr().err
-    assert "E035" in err
-    assert "stages[2].task.samples" in err
+EARLIER = """
+  - name: reward
+    adapter: {method: lora, r: 4}
+    alignment: {method: reward}
+    data: {method: preference, path: nobody/pairs}
+  - name: collect
+    start_from: sft
+    task: {method: collect, num_return_sequences: 3, max_new_tokens: 8}
+    data: {method: prompts, path: nobody/prompts}
+"""
+LATER = """
+recipe: 1
+name: later
+model: {path: some/llama-3-8b}
+stages:
+  - name: ppo
+    start_from: run:ID/sft
+    alignment: {method: ppo, reward_model: run:ID/reward, response_length: 4}
+    data: {method: prompts, path: nobody/prompts}
+    train: {save_strategy: steps}
+  - name: rank
+    task: {method: rank, samples: run:ID/collect, judge: {method: length, target: 9}}
+"""
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    ["{method: lora, layers_to_transform: [0, 17]}", "{method: prefix, num_virtual_tokens: 4}"],
+)
+def test_a_smoke_run_goes_on_from_stand_ins_for_an_earlier_runs_stages(
+    write, registry, tmp_path, capsys, adapter
+):
+    real = write(model="some/llama-3-8b", adapter=adapter, more=EARLIER)
+    assert main(["run", real, "--smoke", "--output-dir", str(tmp_path / "first")]) == 0
+    (first,) = (tmp_path / "first").glob("*/runs/tiny/*")
+    home = tmp_path / "runs"
+    shutil.copytree(first, home / "tiny" / first.name)
+    # as if it had been of the real size, with many rows
+    resolved = home / "tiny" / first.name / "resolved.yaml"
+    resolved.write_text(resolved_yaml(load_recipe(real, registry).recipe))
+    rows = home / "tiny" / first.name / "stages" / "collect" / "rows.jsonl"
+    rows.write_text(rows.read_text() * 3)
+    before = contents(home)
+
+    later = tmp_path / "later.yaml"
+    later.write_text(LATER.replace("ID", first.name))
+    capsys.readouterr()
+    assert main(["run", str(later), "--smoke", "--output-dir", str(home)]) == 0
+    out = capsys.readouterr().out
+    kind = adapter[9:].partition(",")[0]
+    assert f"note: an untrained {kind} stands in for '{first.name}/sft'" in out
+    assert f"note: an untrained lora stands in for '{first.name}/reward'" in out
+    assert f"note: the first rows of '{first.name}/collect' stand in for all" in out
+    (folder,) = home.glob("*/runs/later/*")
+    assert all((folder / "stages" / name / "result.json").is_file() for name in ("ppo", "rank"))
+    (made,) = home.glob(f"*/runs/earlier/{first.name}")
+    assert len((made / "stages/collect/rows.jsonl").read_text().splitlines()) == 16
+    assert {p: d for p, d in contents(home).items() if p in before} == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_smoke_run_from_an_earlier_run_that_is_not_there_says_so(tmp_path, capsys):
+    later = tmp_path / "later.yaml"
+    later.write_text(LATER.replace("ID", "20260101-000000-abc"))
+    assert main(["run", str(later), "--smoke", "--output-dir", str(tmp_path)]) == 6
+    assert "there is no run '20260101-000000-abc'" in capsys.readouterr().err
 
 
 def _without_sizes(asked, small):

@@ -267,15 +267,31 @@ def test_a_judges_ranking_lets_a_waiting_run_go_on(load, registry, collect, tmp_
     assert resume_recipe(loaded, registry, folder).stages["rank"].metrics["pairs"] > 0
 
 
-def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp_path):
+def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp_path, capsys):
     loaded = load(collect, rank(raters=2), runs=tmp_path)
     with pytest.raises(WaitsForPeople, match="2 people"):
         run_recipe(loaded, registry)
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
+    waiting = folder / "stages" / "rank" / "waiting.json"
+    told = json.loads(waiting.read_text())
+    assert (told["raters"], told["finished"]) == (2, [])
     decide(folder, "ann")
+    decide(folder, "bob", but=1)
+    capsys.readouterr()
+    assert main(["rank", str(folder), "--status"]) == 0
+    out = capsys.readouterr().out
+    assert "it waits for 2 people; finished: ann" in out
+    assert "go on with" not in out  # every sample is rated by somebody, but not by two people
+    assert main(["rank", str(folder), "--status", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["raters_needed"], told["finished"]) == (2, ["ann"])
     with pytest.raises(WaitsForPeople, match="finished: ann"):
         resume_recipe(loaded, registry, folder)
+    told = json.loads(waiting.read_text())
+    assert (told["raters"], told["finished"]) == (2, ["ann"])
     decide(folder, "bob")
+    assert main(["rank", str(folder), "--status"]) == 0
+    assert "everything is rated; go on with: llmft run" in capsys.readouterr().out
     summary = resume_recipe(loaded, registry, folder)
     assert summary.stages["rank"].metrics["rated_by_two"] > 0
 

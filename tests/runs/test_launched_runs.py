@@ -1,0 +1,190 @@
+"""A run in two processes: the curve of one with the doubled batch, signals, and a lost process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+pytestmark = pytest.mark.slow
+
+PAIR = Path(__file__).parent / "pair.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+
+
+def written(path: Path, data: dict) -> Path:
+    with path.open("w") as stream:
+        YAML(typ="safe").dump(data, stream)
+    return path
+
+
+def doubled(data: dict) -> dict:
+    data = copy.deepcopy(data)
+    for stage in data["stages"]:
+        if "train" in stage:
+            stage["train"]["per_device_train_batch_size"] *= 2
+    return data
+
+
+def curve(run: Path, stage: str) -> list[dict]:
+    lines = (run / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    # Which side of an edge a token is on may be a matter of rounding; the losses there are one.
+    dropped = ("tokens_per_second", "clipfrac")
+    return [{k: v for k, v in json.loads(x).items() if k not in dropped} for x in lines]
+
+
+def assert_same_curve(two: Path, one: Path, stage: str) -> None:
+    ours, theirs = curve(two, stage), curve(one, stage)
+    assert len(ours) == len(theirs) > 4
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name, value in b.items():
+            wanted = value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)
+            assert a[name] == wanted, (name, a)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Run command lines, each in two processes, and return their exit codes."""
+
+    def run(*jobs: dict) -> list[list[int]]:
+        for number, job in enumerate(jobs):
+            job["out"] = [str(tmp_path / f"out-{number}-{rank}.txt") for rank in (0, 1)]
+        path = tmp_path / "jobs.json"
+        path.write_text(json.dumps(jobs))
+        done = subprocess.run(
+            [sys.executable, str(PAIR), str(path)],
+            capture_output=True, text=True, env=ENVIRONMENT, timeout=200, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def said(job: dict, rank: int = 0) -> str:
+    return Path(job["out"][rank]).read_text("utf-8", "replace")
+
+
+def the_run(place: Path) -> Path:
+    (found,) = place.glob("tiny/*")
+    return found
+
+
+def state_of(run: Path) -> dict[str, str]:
+    files = [*run.glob("stages/*/adapter/*.safetensors"), *run.glob("stages/*/*/*/*.safetensors")]
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_have_the_curve_of_one_with_the_doubled_batch(
+    launcher, recipe, run, tmp_path
+):
+    recipe["stages"][0]["train"] |= {"logging_steps": 1, "max_steps": 10}  # over an epoch's end
+    if launcher is ACCELERATE:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            launcher = [*launcher, f"--main_process_port={free.getsockname()[1]}"]
+    path = written(tmp_path / "two.yaml", recipe)
+    words = ["-m", "llmft", "run", str(path), "--output-dir", str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, *launcher, *words],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("writing to") == 1
+    one = run(doubled(recipe)).folder
+    two = the_run(tmp_path / "two")
+    assert_same_curve(two, one, "sft")
+    assert json.loads((two / "lock.json").read_text())["processes"] == 2
+    assert (two / "stages/sft/adapter/manifest.json").is_file()
+
+
+def rlhf(recipe: dict) -> dict:
+    """Return the recipe with answers collected and ranked, a reward model, and PPO."""
+    sft = recipe["stages"][0]
+    data, train = sft["data"], {"max_steps": 3, "per_device_train_batch_size": 2}
+    prompts = {"method": "prompts", "path": data["path"]}
+    judge = {"method": "length", "target": 4, "unit": "characters"}
+    sft["train"] |= {"max_steps": 2, "per_device_train_batch_size": 2}
+    del sft["evaluate"]
+    recipe["stages"] += [
+        {"name": "collect", "start_from": "sft", "data": prompts | {"limit": 12},
+         "task": {"method": "collect", "num_return_sequences": 3, "max_new_tokens": 4}},
+        {"name": "rank", "task": {"method": "rank", "samples": "collect", "judge": judge}},
+        {"name": "reward", "adapter": {"method": "lora", "r": 2},
+         "alignment": {"method": "reward"}, "train": train,
+         "data": {"method": "from_stage", "stage": "rank"}},
+        {"name": "ppo", "start_from": "sft", "data": prompts,
+         "alignment": {"method": "ppo", "reward_model": "reward", "response_length": 5,
+                       "num_ppo_epochs": 2, "num_mini_batches": 2, "temperature": 1.0},
+         "train": {"max_steps": 4, "per_device_train_batch_size": 3, "logging_steps": 1},
+         "evaluate": {"metrics": [], "holdout": 0.2}},
+    ]  # fmt: skip
+    return recipe
+
+
+def test_a_whole_recipe_with_ppo_has_the_curve_of_one_process(recipe, run, pairs, tmp_path):
+    recipe = rlhf(recipe)
+    path = written(tmp_path / "two.yaml", recipe)
+    job = {"argv": ["run", str(path), "--output-dir", str(tmp_path / "two")]}
+    assert pairs(job) == [[0, 0]], said(job) + said(job, 1)
+    assert said(job, 1) == ""
+    one = run(doubled(recipe)).folder
+    two = the_run(tmp_path / "two")
+    for file in ("collect/rows.jsonl", "rank/rows.jsonl"):
+        ours, theirs = (place / "stages" / file for place in (two, one))
+        assert ours.read_text() == theirs.read_text()
+    assert_same_curve(two, one, "ppo")
+
+
+def steady(recipe: dict) -> dict:
+    """Return the recipe with dropout, and so many steps that a signal comes in time."""
+    stage = recipe["stages"][0]
+    del stage["evaluate"]
+    stage["adapter"]["lora_dropout"] = 0.3
+    stage["train"] |= {"max_steps": 100, "logging_steps": 1, "save_strategy": "steps",
+                       "save_steps": 90, "learning_rate": 1e-3}  # fmt: skip
+    return recipe
+
+
+def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_exactly(recipe, pairs, tmp_path):
+    path = written(tmp_path / "recipe.yaml", steady(recipe))
+    argv = ["run", str(path), "--output-dir"]
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    stopped = {"argv": [*argv, cut], "when": "train 8/", "kill": [[1, int(signal.SIGTERM)]]}
+    resumed = {"argv": [*argv, cut, "--resume"]}
+    codes = pairs({"argv": [*argv, whole]}, stopped, resumed)
+    assert [first for first, _ in codes] == [0, 143, 0]
+    assert "stopped by SIGTERM at the end of step" in said(stopped)
+    assert "torchrun --nproc_per_node=2 -m llmft run" in said(stopped)
+    assert "goes on after step" in said(resumed)
+    assert state_of(the_run(Path(cut))) == state_of(the_run(Path(whole)))
+    assert curve(the_run(Path(cut)), "sft") == curve(the_run(Path(whole)), "sft")
+
+
+def test_a_lost_process_ends_the_run_and_another_number_cannot_go_on(
+    recipe, pairs, tmp_path, capsys
+):
+    from llmft import cli
+
+    data = steady(recipe)
+    data["stages"][0]["train"]["save_steps"] = 10
+    path = written(tmp_path / "recipe.yaml", data)
+    argv = ["run", str(path), "--output-dir", str(tmp_path / "runs")]
+    job = {"argv": argv, "when": "train 20/", "kill": [[1, int(signal.SIGKILL)]]}
+    assert pairs(job) == [[5, -signal.SIGKILL]]
+    assert "error[E306]" in said(job)
+    assert cli.main([*argv, "--resume"]) == 6
+    assert "has trained in 2 processes, and cannot go on in 1" in capsys.readouterr().err
