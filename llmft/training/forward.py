@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from llmft.api import Encoded
 from llmft.training import attention
 from llmft.training.frozen_head import frozen_head_nll, is_frozen
+from llmft.training.last_layer import narrowed
 
 # Logits held at once, in numbers: 2**24 float32 are 64 MiB.
 LOGITS_AT_ONCE = 2**24
@@ -112,11 +113,12 @@ def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> tor
 def _logits(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:
     """Return the model's output at the positions `keep`, shape (B, len(keep), V)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "logits_to_keep" in inspect.signature(base.forward).parameters:
-        out: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=keep).logits
-        return out
-    whole: torch.Tensor = model(**inputs, use_cache=False).logits
-    return whole[:, keep]
+    with narrowed(model, keep, inputs["input_ids"].shape[1]):
+        if "logits_to_keep" in inspect.signature(base.forward).parameters:
+            out: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+            return out
+        whole: torch.Tensor = model(**inputs, use_cache=False).logits
+        return whole[:, keep]
 
 
 def _separable_head(model: Any, n_labels: int) -> Any:

@@ -80,7 +80,8 @@ def lora_linear(
     """Return m (W x + s B A x) + b for each row of x, where m is scale_O, or 1 without it.
 
     W and b are frozen: gradients flow to x, A, B and m. W, A, B and x are of one dtype. It takes
-    the products, and one walk over the output (two with m), as a single step of the graph.
+    the products, and one walk over the output, as a single step of the graph; m takes one more,
+    over the output or over W, whichever is shorter.
     """
     flat_TI = x.reshape(-1, x.shape[-1])
     apply: Any = _LoraLinear.apply
@@ -100,14 +101,19 @@ class _LoraLinear(torch.autograd.Function):
         scaling: float,
         scale_O: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.scaling = scaling
+        ctx.scaling, ctx.into_weight = scaling, False
         low_Tr = F.linear(x_TI, A_rI)
         if scale_O is None:
             ctx.save_for_backward(x_TI, W_OI, A_rI, B_Or, low_Tr, None, None)
             return F.linear(x_TI, W_OI, bias_O).addmm_(low_Tr, B_Or.t(), alpha=scaling)
         # What the scale's gradient needs is had from the output again, so no scale may be 0.
         scale_O = torch.where(scale_O == 0, torch.finfo(x_TI.dtype).tiny, scale_O.to(x_TI.dtype))
-        out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling).mul_(scale_O)
+        ctx.into_weight = len(x_TI) > len(W_OI.t())
+        if ctx.into_weight:
+            scaled_OI, scaled_Or = (of_O * scale_O.unsqueeze(1) for of_O in (W_OI, B_Or))
+            out_TO = F.linear(x_TI, scaled_OI).addmm_(low_Tr, scaled_Or.t(), alpha=scaling)
+        else:
+            out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling).mul_(scale_O)
         ctx.save_for_backward(x_TI, W_OI, A_rI, B_Or, low_Tr, scale_O, out_TO)
         return out_TO if bias_O is None else out_TO + bias_O
 
@@ -117,9 +123,14 @@ class _LoraLinear(torch.autograd.Function):
         grad_TO, scale_grad_O = grads[0], None
         if scale_O is not None:
             scale_grad_O = sum_over_rows(grad_TO, out_TO) / scale_O
-            grad_TO = grad_TO * scale_O
+            if ctx.into_weight:
+                W_OI, B_Or = (of_O * scale_O.unsqueeze(1) for of_O in (W_OI, B_Or))
+            else:
+                grad_TO = grad_TO * scale_O
         low_grad_Tr = (grad_TO @ B_Or).mul_(ctx.scaling)
         B_grad_Or = (grad_TO.t() @ low_Tr).mul_(ctx.scaling)
+        if ctx.into_weight:
+            B_grad_Or *= scale_O.unsqueeze(1)
         A_grad_rI = low_grad_Tr.t() @ x_TI
         x_grad_TI = None
         if ctx.needs_input_grad[0]:
@@ -127,14 +138,14 @@ class _LoraLinear(torch.autograd.Function):
         return x_grad_TI, None, None, A_grad_rI, B_grad_Or, None, scale_grad_O
 
 
-# Rows of the running sum, whose walks then stay within a cache.
-_SUMMED = 64
+# Rows of the running sum, whose walks then stay within a cache; numbers that do so anyway.
+_SUMMED, _IN_A_CACHE = 64, 2**18
 
 
 def sum_over_rows(some_TO: torch.Tensor, others_TO: torch.Tensor) -> torch.Tensor:
     """Return the sum over rows of two tensors' product, float32 or wider, in one walk."""
     dtype = torch.promote_types(some_TO.dtype, torch.float32)
-    if some_TO.is_cuda or some_TO.dtype != dtype or len(some_TO) < 2 * _SUMMED:
+    if some_TO.is_cuda or some_TO.dtype != dtype or some_TO.numel() <= _IN_A_CACHE:
         return (some_TO * others_TO).sum(dim=0, dtype=dtype)
     whole = len(some_TO) // _SUMMED * _SUMMED
     total_SO = some_TO.new_zeros(_SUMMED, some_TO.shape[1])
