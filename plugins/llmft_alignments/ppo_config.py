@@ -59,7 +59,7 @@ class PpoConfig(AlignmentConfig):
     )
     vf_coef: float = Field(0.1, ge=0, le=1e6, description="the weight of the value's loss")
     value_learning_rate: float | None = Field(
-        None, gt=0, le=10, description="the value head's own learning rate; null: 1 / the model's"
+        None, gt=0, le=10, description="the value head's own learning rate; null: 0.4 / the model's"
         " width"
     )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
