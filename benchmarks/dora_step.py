@@ -3,17 +3,21 @@
     python benchmarks/dora_step.py [--width 512] [--layers 4] [--tokens 256] [--rounds 30]
 
 One model, three adapters, forward and backward over the same batch in turn, so that a slow moment
-falls on all alike; --in-4bit stores the base in 4 bits. Prints the median seconds of a step, and
-the median of each round's ratio to LoRA. Random weights; one thread unless --threads says more.
+falls on all alike; --in-4bit stores the base in 4 bits. Prints the median CPU seconds of a step of
+LoRA, and the medians of each round's ratios to it. Random weights; one thread unless --threads says
+more. --page measures the models of docs/performance.md, and fills its table.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,16 +28,36 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmft import models
 from llmft.settings import ModelSource
 
+SIZES = ((256, 4), (512, 4), (1024, 2), (2048, 1))
+"""Width and layers of the models on the page."""
+
 
 def main() -> None:
+    """Measure one model, or those of the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("width", 512), ("layers", 4), ("tokens", 256), ("rows", 4), ("rank", 8),
                           ("rounds", 30), ("threads", 1)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--in-4bit", action="store_true")
+    parser.add_argument("--page", action="store_true", help="fill the table of the docs")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    sizes = [(w, n, q) for q in (False, True) for w, n in SIZES] if asked.page else []
+    found = []
+    for width, layers, in_4bit in sizes or [(asked.width, asked.layers, asked.in_4bit)]:
+        of_this = {**vars(asked), "width": width, "layers": layers, "in_4bit": in_4bit}
+        found.append(measure(argparse.Namespace(**of_this)))
+        print(json.dumps(found[-1]), flush=True)
+    if asked.page:
+        sys.path.insert(0, str(Path(__file__).parent / "speed"))
+        from page import fill
+
+        fill("dora", found)
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """Return the median CPU seconds of a step of each, and of their ratios to LoRA's."""
     torch.manual_seed(0)
     base = _base(asked)
     ids = torch.randint(0, 1000, (asked.rows, asked.tokens), device=base.device)
@@ -44,11 +68,15 @@ def main() -> None:
             taken = step()
             if number >= 3:
                 seconds[name].append(taken)
-    for name, values in seconds.items():
-        ratio = statistics.median(
-            mine / its for mine, its in zip(values, seconds["lora"], strict=True)
-        )
-        print(f"{name:10} {statistics.median(values):8.4f} s a step   {ratio:5.3f} x lora")
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(values, seconds["lora"], strict=True))
+        for name, values in seconds.items()
+    }
+    return {
+        "width": asked.width, "base": "4 bits" if asked.in_4bit else "float32",
+        "tokens": asked.rows * asked.tokens, "lora": statistics.median(seconds["lora"]),
+        "peft": ratios["peft dora"], "ours": ratios["our dora"],
+    }  # fmt: skip
 
 
 def _base(asked: argparse.Namespace) -> Any:
@@ -82,12 +110,10 @@ def _step(model: Any, ids: torch.Tensor) -> Any:
     model.train()
 
     def step() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         model.zero_grad(set_to_none=True)
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        if ids.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     return step
 

@@ -138,11 +138,25 @@ def without_sharing(model: Any, objective: Any) -> Iterator[None]:
         objective.share = True
 
 
+@contextmanager
+def without_narrowing(model: Any, objective: Any) -> Iterator[None]:
+    """Compute the last layer's network at every position."""
+    from llmft.training import last_layer
+
+    own = last_layer.MOST
+    last_layer.MOST = 0.0
+    try:
+        yield
+    finally:
+        last_layer.MOST = own
+
+
 WITHOUT: dict[str, Way] = {
     "rows laid end to end": without_packing,
     "a prompt computed once": without_sharing,
     "LoRA as one step of the graph": without_own_layers,
     "no logit kept": without_frozen_head,
+    "the last layer's network where it is read": without_narrowing,
 }
 
 

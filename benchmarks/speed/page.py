@@ -18,7 +18,9 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes
 
 def fill(section: str, results: list[dict[str, Any]]) -> None:
     """Write a section's table between its marks in the page."""
-    made = {"tasks": _tasks, "start": _start, "scaling": _scaling, "levers": _levers}
+    made = {
+        "tasks": _tasks, "start": _start, "scaling": _scaling, "levers": _levers, "dora": _dora,
+    }  # fmt: skip
     lines = made[section](results)
     text = PAGE.read_text("utf-8")
     begin, end = f"<!-- {section}: written by benchmarks/speed -->", f"<!-- end of {section} -->"
@@ -98,3 +100,16 @@ def _scaling(rows: list[dict[str, Any]]) -> list[str]:
         )
         lines.append(f"| {row['axis']} | {sizes} | {cpu} | {peak} | {row['power']:.2f} |")
     return [*lines, "", "![cost against rows, length and parameters](scaling.svg)"]
+
+
+def _dora(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| width | base | tokens | LoRA, CPU s | PEFT's DoRA, times it | llmft's DoRA, times it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['width']} | {row['base']} | {row['tokens']} | {row['lora']:.3f} |"
+            f" {row['peft']:.2f} | {row['ours']:.3f} |"
+        )
+    return lines
