@@ -14,6 +14,7 @@ from typing import Any
 
 from llmft.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.reading.recipe import Loaded
+from llmft.reading.references import references
 from llmft.recipe import Recipe, Stage
 from llmft.saving.earlier import EARLIER_RUN
 from llmft.verifying.comparing import Finding, compare
@@ -72,7 +73,7 @@ def verify_resume(
     changes: overrides beside the recipe's own. tell: hears what is going on.
     Raises what the straight run raises, and CheckpointError where a killed run cannot go on.
     """
-    tries = [_Try(loaded, changes, work / name) for name in ("straight", "killed")]
+    tries = [Try(loaded, changes, work / name) for name in ("straight", "killed")]
     tell("running the recipe straight")
     straight = tries[0].run(None)
     assert straight is not None
@@ -89,7 +90,7 @@ def verify_resume(
     return verdict
 
 
-class _Try:
+class Try:
     """One run of the recipe in its own folder, in one process after another."""
 
     def __init__(self, loaded: Loaded, changes: Sequence[str], place: Path) -> None:
@@ -100,16 +101,17 @@ class _Try:
         self._bring_earlier_runs()
 
     def _bring_earlier_runs(self) -> None:
-        """Let stages that start from an earlier run find it under this try's output_dir."""
-        there = Path(self.loaded.recipe.output_dir).resolve()
-        for stage in self.loaded.recipe.stages:
-            if (stage.start_from or "").startswith(EARLIER_RUN):
-                run_id = str(stage.start_from).removeprefix(EARLIER_RUN).partition("/")[0]
-                for run in there.glob(f"*/{run_id}"):
-                    earlier = self.place / "earlier"
-                    earlier.mkdir(exist_ok=True)
-                    if not (earlier / run_id).exists():
-                        (earlier / run_id).symlink_to(run)
+        """Let stages that go on from an earlier run find it under this try's output_dir."""
+        there, earlier = Path(self.loaded.recipe.output_dir).resolve(), self.place / "earlier"
+        named = {reference.target for reference in references(self.loaded.recipe)}
+        ids = {
+            target.removeprefix(EARLIER_RUN).partition("/")[0]
+            for target in named
+            if target.startswith(EARLIER_RUN)
+        }
+        for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
+            earlier.mkdir(exist_ok=True)
+            (earlier / run.name).symlink_to(run)
 
     def run(self, kill_at: Mark | None) -> Path | None:
         """Start it, or go on; return its folder, or None where it was killed as asked."""

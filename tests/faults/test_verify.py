@@ -16,7 +16,7 @@ from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.verifying.comparing import compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
-from llmft.verifying.resume import overrides_for
+from llmft.verifying.resume import Try, overrides_for
 
 MARKS = [
     Mark("sft", 0, "read the rows", 0), Mark("sft", 1, "train", 1), Mark("sft", 2, "train", 2),
@@ -100,6 +100,25 @@ def test_what_is_run_is_short_saves_and_tells_nobody(recipe_file):
     saving = recipe_file(train={"save_strategy": "steps", "save_steps": 1})
     changes = overrides_for(load_recipe(saving, registry).written, None)
     assert not [text for text in changes if "train" in text]
+
+
+def test_every_earlier_run_that_is_named_is_brought(tmp_path):
+    for run in ("one", "two", "other"):
+        (tmp_path / "runs/name" / run).mkdir(parents=True)
+    recipe = {
+        "recipe": 1, "name": "later", "output_dir": str(tmp_path / "runs"),
+        "model": {"path": "embedded:model"},
+        "stages": [{
+            "name": "ppo", "start_from": "run:one/sft",
+            "alignment": {"method": "ppo", "reward_model": "run:two/reward"},
+            "data": {"method": "prompts", "path": "embedded:prompts"},
+        }],
+    }  # fmt: skip
+    path = tmp_path / "later.yaml"
+    path.write_text(json.dumps(recipe))
+    Try(load_recipe(path, Registry.discover()), [], tmp_path / "try")
+    brought = {run.name: run.resolve() for run in (tmp_path / "try/earlier").iterdir()}
+    assert brought == {run: tmp_path / "runs/name" / run for run in ("one", "two")}
 
 
 @pytest.mark.slow
