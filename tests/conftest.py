@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from llmft.engine import Summary
 
 # Tests run side by side: two threads each would wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +46,33 @@ def real_assets() -> Path:
     if not folder:
         pytest.skip("LLMFT_REAL_ASSETS is not set")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny model with its tokenizer."""
+    from llmft.testing.models import tiny_model_folder
+
+    return tiny_model_folder(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, model_folder: Path) -> Callable[..., Summary]:
+    """Run stages, as plain data, over the tiny model in this process, and return the summary."""
+    from llmft.engine import run_recipe
+    from llmft.reading.recipe import load_recipe
+    from llmft.registry import Registry
+
+    def run(*stages: dict[str, Any], **extra: Any) -> Summary:
+        data = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)},
+                "stages": list(stages), **extra}  # fmt: skip
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(data))  # JSON is YAML
+        registry = Registry.discover()
+        place = f"output_dir={tmp_path / 'runs'}"
+        return run_recipe(load_recipe(path, registry, [place]), registry)
+
+    return run
 
 
 @pytest.fixture

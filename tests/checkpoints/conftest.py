@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 from harness import Ended, Server, run_in_child, tiny_recipe
 
-from llmft.testing.models import tiny_model_folder
-
 
 @pytest.fixture(scope="session")
 def server():
     made = Server()
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

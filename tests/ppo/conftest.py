@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 
-from llmft.engine import run_recipe
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
 from llmft.testing import measures
 from llmft.testing.models import tiny_llama, tiny_model_folder
 
@@ -89,23 +85,6 @@ def sft(rows_file):
         }  # fmt: skip
 
     return sft
-
-
-@pytest.fixture
-def run(tmp_path, model_folder):
-    """Run stages over the tiny model, and return the summary."""
-
-    def run(*stages: dict, **extra):
-        data = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)},
-                "stages": list(stages), **extra}  # fmt: skip
-        path = tmp_path / "recipe.yaml"
-        with path.open("w") as stream:
-            YAML(typ="safe").dump(data, stream)
-        registry = Registry.discover()
-        place = f"output_dir={tmp_path / 'runs'}"
-        return run_recipe(load_recipe(path, registry, [place]), registry)
-
-    return run
 
 
 def metrics_of(summary, stage: str = "ppo") -> list[dict]:

@@ -7,17 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from llmft.api import PreferenceRow
-from llmft.engine import run_recipe
 from llmft.preparing.encoding import Encoder
 from llmft.preparing.pairs import encode_pairs
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
 from llmft.settings import TrainSettings
 from llmft.testing import measures
-from llmft.testing.models import tiny_model_folder, tiny_tokenizer
+from llmft.testing.models import tiny_tokenizer
 
 PAIRS = [
     {"prompt": "Q: the capital of France?", "chosen": " Paris", "rejected": " Lyon, I think"},
@@ -43,11 +39,6 @@ def encoded(records=PAIRS, tokenizer=None, **settings):
 @pytest.fixture
 def pairs():
     return encoded()
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
@@ -83,23 +74,6 @@ def stage(pairs_file):
         }
 
     return stage
-
-
-@pytest.fixture
-def run(tmp_path, model_folder):
-    """Run stages over the tiny model, and return the summary."""
-
-    def run(*stages: dict, **extra):
-        data = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)},
-                "stages": list(stages), **extra}  # fmt: skip
-        path = tmp_path / "recipe.yaml"
-        with path.open("w") as stream:
-            YAML(typ="safe").dump(data, stream)
-        registry = Registry.discover()
-        place = f"output_dir={tmp_path / 'runs'}"
-        return run_recipe(load_recipe(path, registry, [place]), registry)
-
-    return run
 
 
 def metrics_of(summary, stage: str) -> list[dict]:

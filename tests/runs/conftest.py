@@ -11,12 +11,6 @@ from ruamel.yaml import YAML
 from llmft.engine import run_recipe
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
-from llmft.testing.models import tiny_model_folder
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
