@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft import __version__, fsio
+from llmft.discovery.offers import code_hash
 from llmft.launched import launch
 from llmft.models import locate_model
 
@@ -27,6 +28,7 @@ def lock_of(seed: int, model_path: str, plugins: Iterable[dict[str, Any]]) -> di
 
     return {
         "llmft": __version__,
+        "code": code_hash("llmft"),  # a checkout changes under one version
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),

@@ -120,6 +120,8 @@ def changed_ground(
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
     pairs.append(("processes", before.get("processes", 1), now.get("processes", 1)))
+    if "code" in before:  # of a run that another version of llmft began, the version tells
+        pairs.append(("llmft's own code", before["code"][:8], now["code"][:8]))
     plugins = {(p["kind"], p["method"]): p for p in before["plugins"]}
     for plugin in now["plugins"]:
         old = plugins.get((plugin["kind"], plugin["method"]), plugin)

@@ -97,6 +97,13 @@ def test_c9_other_versions_and_threads_are_told(lock):
     assert told[2] == f"torch {lock['packages']['torch']} -> 99.0"
 
 
+def test_c9_other_code_of_llmft_under_one_version_is_told(lock):
+    now = {**copy.deepcopy(lock), "code": "f" * 64}
+    assert changed_ground(lock, now) == [f"llmft's own code {lock['code'][:8]} -> ffffffff"]
+    del lock["code"]  # as an earlier llmft wrote it
+    assert changed_ground(lock, now) == []
+
+
 def test_c4_another_base_model_is_refused(lock):
     now = copy.deepcopy(lock)
     now["model"]["sha256"]["model.safetensors"] = "other"
