@@ -41,8 +41,12 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--in-4bit", action="store_true")
     parser.add_argument("--page", action="store_true", help="fill the table of the docs")
+    parser.add_argument("--profile", action="store_true", help="print what takes longer, and go")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.profile:
+        profile(asked)
+        return
     sizes = [(w, n, q) for q in (False, True) for w, n in SIZES] if asked.page else []
     found = []
     for width, layers, in_4bit in sizes or [(asked.width, asked.layers, asked.in_4bit)]:
@@ -77,6 +81,35 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "tokens": asked.rows * asked.tokens, "lora": statistics.median(seconds["lora"]),
         "peft": ratios["peft dora"], "ours": ratios["our dora"],
     }  # fmt: skip
+
+
+def profile(asked: argparse.Namespace) -> None:
+    """Print the operators of torch on which a step of our DoRA spends longer than one of LoRA."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watched
+
+    torch.manual_seed(0)
+    base = _base(asked)
+    ids = torch.randint(0, 1000, (asked.rows, asked.tokens), device=base.device)
+    spent: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, model in _adapted(base, asked).items():
+        step = _step(model, ids)
+        step()
+        with watched(activities=[ProfilerActivity.CPU]) as seen:
+            for _ in range(asked.rounds):
+                step()
+        spent[name] = {
+            row.key: (row.self_cpu_time_total / asked.rounds, row.count / asked.rounds)
+            for row in seen.key_averages()
+        }
+    lora, ours = spent["lora"], spent["our dora"]
+    print(
+        f"a step of LoRA takes {sum(t for t, _ in lora.values()) / 1000:.1f} ms; DoRA, over that:"
+    )
+    extra = {key: time - lora.get(key, (0.0, 0.0))[0] for key, (time, _) in ours.items()}
+    for key in sorted(extra, key=lambda key: -extra[key])[:12]:
+        calls = ours[key][1] - lora.get(key, (0.0, 0.0))[1]
+        print(f"{extra[key] / 1000:8.2f} ms in {calls:5.0f} more calls of {key}")
 
 
 def _base(asked: argparse.Namespace) -> Any:
