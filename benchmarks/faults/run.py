@@ -2,8 +2,8 @@
 
 `python benchmarks/faults/run.py` runs all of it, over every adapter with every alignment and two
 pipelines, and writes docs/reliability.md and docs/reliability.svg; `--sample 100 --seed 3` takes
-that many faults at random and writes nothing. It works on a copy of the tree, so that edits do no
-harm, and leaves with 1 where anything is not as it is promised.
+that many faults at random and writes no page but `--page`'s. It works on a copy of the tree, so
+that edits do no harm, and leaves with 1 where anything is not as it is promised.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--recipes", type=int, help="changed recipes to load; default: 100,000")
     parser.add_argument("--no-raw", action="store_true", help="leave the raw loop out")
-    parser.add_argument("--page", default=str(HERE.parents[1] / "docs" / "reliability.md"))
-    parser.add_argument("--copied", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--page", type=Path, help="the page to write; with a sample, none else")
+    parser.add_argument("--copied", nargs="*", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.copied:
+    if asked.copied is not None:
         return _measure(asked)
     with tempfile.TemporaryDirectory(prefix="llmft-faults-", dir=_in_memory()) as folder:
         tree = Path(folder) / "tree"
@@ -49,8 +49,11 @@ def main() -> int:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        command = [sys.executable, str(tree / "benchmarks/faults/run.py"), *sys.argv[1:]]
-        return subprocess.run([*command, "--copied"], env=environment).returncode
+        copy = str(tree / "benchmarks/faults/run.py")
+        page = asked.page or (None if asked.sample else HERE.parents[1] / "docs/reliability.md")
+        to = [str(page.resolve(strict=True))] if page else []
+        command = [sys.executable, copy, *sys.argv[1:], "--copied", *to]
+        return subprocess.run(command, env=environment).returncode
 
 
 def _measure(asked: argparse.Namespace) -> int:
@@ -83,8 +86,7 @@ def _measure(asked: argparse.Namespace) -> int:
     )
     text = table(measured)
     print(text, flush=True)
-    if not asked.sample:
-        page = Path(asked.page)
+    for page in asked.copied:
         drawn = page.with_suffix(".svg")
         into_page(page, f"{text}\n\n![loss curves, and faults by method]({drawn.name})")
         drawn.write_text(picture(measured.curves, measured.tally), "utf-8")
@@ -104,7 +106,7 @@ def _in_memory() -> str | None:
 
 
 def _given() -> list[str]:
-    return [word for word in sys.argv[1:] if word != "--copied"]
+    return sys.argv[1 : sys.argv.index("--copied")]
 
 
 def say(text: str) -> None:

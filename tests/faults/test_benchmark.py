@@ -15,18 +15,26 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "benchmarks" / "faults" / "run.py"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def test_a_small_sample_of_all_faults_ends_bit_exactly(tmp_path):
+    (scratch := tmp_path / "scratch").mkdir()
+    (page := tmp_path / "page.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    small = ["--sample", "3", "--seed", "1", "--jobs", "1", "--no-raw", "--page", str(page)]
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), "--sample", "3", "--seed", "1", "--jobs", "1", "--no-raw"],
-        capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+        [sys.executable, str(PROGRAM), *small],
+        capture_output=True, text=True, env={**os.environ, "TMPDIR": str(scratch)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     assert "| damaged file | 1 | 1 |" in done.stdout
     assert "found: 0." in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(scratch.iterdir()) == []
+    before, table, after = page.read_text().partition(done.stdout.strip())
+    assert table
+    assert (before[:6], after[-6:]) == ("before", "after\n")
+    assert page.with_suffix(".svg").read_text().startswith("<svg")
 
 
 @pytest.fixture(autouse=True)
