@@ -52,7 +52,7 @@ def main() -> int:
             work = (asked.work or Path(scratch)).resolve()
             results.append(measure(task, work, seeds, asked.trl_python))
             print(table(results[-1:]), flush=True)
-    asked.out.write_text("".join(json.dumps(result) + "\n" for result in results), "utf-8")
+            asked.out.write_text("".join(json.dumps(one) + "\n" for one in results), "utf-8")
     if asked.trl_python is None:
         print("TRL took no part: --trl-python names no environment with TRL 1.12")
         return 0

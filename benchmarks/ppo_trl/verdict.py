@@ -11,8 +11,9 @@ HEAD = (
     ("spread", 12), ("x wall", 7), ("peak MB", 8), ("x peak", 7), ("score", 7), ("spread", 15),
     ("held out", 9), ("spread", 15), ("KL", 6),
 )  # fmt: skip
-"""x: TRL's over llmft's. score: the mean over all episodes of training, penalties included. held
-out: that of answers to held-out prompts when training has ended, and their KL from the start."""
+"""x: TRL's over llmft's. score: the mean over training's episodes, penalties included, less those
+of the first step, which are drawn before anything is learnt. held out: that of answers to held-out
+prompts when training has ended, and their KL from the start."""
 
 
 def summary(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -40,7 +41,7 @@ def learnt(result: dict[str, Any], name: str) -> dict[str, list[float]]:
     if "start" not in result:
         return {}
     return {
-        "score": [statistics.fmean(step["score"] for step in run["steps"]) for run in runs],
+        "score": [statistics.fmean(step["score"] for step in run["steps"][1:]) for run in runs],
         "held out": [run["judged"]["score"] for run in runs],
         "kl": [run["judged"]["kl"] for run in runs],
         "welcome": [run["judged"]["welcome"] for run in runs],

@@ -129,7 +129,7 @@ class Ppo(Alignment[PpoConfig]):
     def parameter_groups(self, model: Any, train: TrainSettings) -> Sequence[Mapping[str, Any]]:
         # Adam moves a layer's output in proportion to its inputs (Yang et al. 2022, muP).
         width = model.get_output_embeddings().weight.shape[-1]
-        rate = self.config.value_learning_rate or 0.4 / width
+        rate = self.config.value_learning_rate or 0.1 / width
         return [{"params": value_parameters(model), "lr": rate}]
 
     def save(self, model: Any, folder: Path) -> None:

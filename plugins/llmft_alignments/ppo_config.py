@@ -59,9 +59,12 @@ class PpoConfig(AlignmentConfig):
     )
     vf_coef: float = Field(0.1, ge=0, le=1e6, description="the weight of the value's loss")
     value_learning_rate: float | None = Field(
-        None, gt=0, le=10, description="the value head's own learning rate; null: 0.4 / the model's"
+        None, gt=0, le=10, description="the value head's own learning rate; null: 0.1 / the model's"
         " width"
     )  # fmt: skip
+    center_values: bool = Field(
+        True, description="shift a step's values by one number, so that their mean is what followed"
+    )
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
     gamma: float = Field(1.0, gt=0, le=1, description="the discount of a later token's reward")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the generalised advantage estimate")

@@ -61,13 +61,19 @@ class PpoObjective:
         if config.whiten_rewards:
             sums = summed(maths.power_sums(rewards_N))
             rewards_N = maths.whiten(rewards_N, sums, shift_mean=False)
-        advantages_N = maths.gae(rewards_N, judged.values_N, row_N, config.gamma, config.lam)
-        returns_N = advantages_N + judged.values_N
+        values_N = judged.values_N
+        if config.center_values:
+            # Values behind by b leave b (gamma lam)^(tokens to the end) in each advantage.
+            behind_N = maths.gae(rewards_N, values_N, row_N, config.gamma, lam=1.0)
+            mean = maths.moments(summed(maths.power_sums(behind_N)))[0]
+            values_N = values_N + mean.to(values_N.dtype)
+        advantages_N = maths.gae(rewards_N, values_N, row_N, config.gamma, config.lam)
+        returns_N = advantages_N + values_N
         self._tally(judged, scores_B, ended_B, kl_N, returns_N)
         if config.whiten_advantages:
             advantages_N = maths.whiten(advantages_N, summed(maths.power_sums(advantages_N)))
         counts = [row.n_labels for row in judged.rows]
-        columns = (judged.logps_N, judged.values_N, advantages_N, returns_N)
+        columns = (judged.logps_N, values_N, advantages_N, returns_N)
         cut = zip(*(column.split(counts) for column in columns), strict=True)
         return [
             Episode(row.input_ids, row.labels, row.origin, *parts)

@@ -165,7 +165,7 @@ def test_the_value_head_learns_at_a_rate_of_its_own(run, ppo):
         stage = ppo(options={**ONE_UPDATE, "value_learning_rate": rate}, train={"max_steps": 1})
         folder = run(stage).folder / "stages/ppo/adapter"
         moved[rate] = abs(float(load_file(folder / "value_head.safetensors")["value.2.bias"]))
-    assert moved[None] == pytest.approx(0.4 / 32, rel=1e-3), "0.4 / the model's width"
+    assert moved[None] == pytest.approx(0.1 / 32, rel=1e-3), "0.1 / the model's width"
     assert moved[0.5] == pytest.approx(0.5, rel=1e-3)
 
 
