@@ -9,11 +9,25 @@ import torch.nn.functional as F
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from llmft_adapters.lora_layer import adapts, drops, is_plain, lora_linear, sum_over_rows
 
 NAME = "default"
 """PEFT's name for the only adapter of a model."""
+
+
+_updates = 0
+"""Steps that optimisers have made in this process."""
+
+
+def _count(*_: Any) -> None:
+    global _updates
+    _updates += 1
+
+
+# Some optimisers write through pointers, which torch's count of changes to a tensor does not see.
+register_optimizer_step_post_hook(_count)
 
 
 def take_over(model: nn.Module) -> None:
@@ -66,7 +80,7 @@ class DoraForward:
         self.layer = layer
         self.kind = type(layer.get_base_layer()).__name__
         self._own: torch.Tensor | None = None
-        self._last: tuple[tuple[int, int], torch.Tensor] | None = None
+        self._last: tuple[tuple[int, ...], torch.Tensor] | None = None
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         layer = self.layer
@@ -137,16 +151,18 @@ class DoraForward:
             self._own = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).to(A.device)
             self._own.square_()
         norms_O = updated_norms(self._own, product_rO, A, B, scaling)
-        if not self.layer.training:
-            self._last = (A._version, B._version), norms_O
+        self._last = _state(A, B), norms_O
         return norms_O
 
     def _fresh(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
         """Return the norms of the last call, where neither A nor B can have moved since."""
-        if self.layer.training:
-            self._last = None
-        known = self._last is not None and self._last[0] == (A._version, B._version)
+        known = self._last is not None and self._last[0] == _state(A, B)
         return self._last[1] if known and self._last else None
+
+
+def _state(A: torch.Tensor, B: torch.Tensor) -> tuple[int, ...]:
+    """Return what is another one as soon as A or B is changed."""
+    return _updates, A._version, B._version, A.data_ptr(), B.data_ptr()
 
 
 class _Scaled(torch.autograd.Function):
