@@ -151,18 +151,22 @@ class DoraForward:
             self._own = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).to(A.device)
             self._own.square_()
         norms_O = updated_norms(self._own, product_rO, A, B, scaling)
-        self._last = _state(A, B), norms_O
+        self._last = self._state(A, B), norms_O
         return norms_O
 
     def _fresh(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
         """Return the norms of the last call, where neither A nor B can have moved since."""
-        known = self._last is not None and self._last[0] == _state(A, B)
+        known = self._last is not None and self._last[0] == self._state(A, B)
         return self._last[1] if known and self._last else None
 
+    def _state(self, A: torch.Tensor, B: torch.Tensor) -> tuple[int, ...]:
+        """Return what is another one as soon as A or B is changed.
 
-def _state(A: torch.Tensor, B: torch.Tensor) -> tuple[int, ...]:
-    """Return what is another one as soon as A or B is changed."""
-    return _updates, A._version, B._version, A.data_ptr(), B.data_ptr()
+        Evaluations count too: a run that goes on makes none of those before, and where norms are
+        made, a product of 4 bits has more rows, and may be rounded in another way.
+        """
+        training = int(self.layer.training)
+        return training, _updates, A._version, B._version, A.data_ptr(), B.data_ptr()
 
 
 class _Scaled(torch.autograd.Function):

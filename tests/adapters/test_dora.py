@@ -132,6 +132,9 @@ def test_norms_are_made_once_an_update_and_never_stale(
         assert torch.equal(logits[0], models[0](input_ids=ids).logits)
         torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
         assert len(made) == layers > 0
+    models[0].train(not training)
+    models[0](input_ids=ids)
+    assert len(made) == 2 * layers, "an evaluation in between changes no bit of a training"
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
