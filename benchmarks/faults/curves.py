@@ -77,7 +77,8 @@ def raw(server: Server, ground: Ground, kills: int, seed: int) -> Curves:
         same = bench.state_of("killed") == bench.state
         found.verdict = "the same to the bit" if same else "ended otherwise"
     else:
-        lines = [line for line in text.splitlines() if line.strip()]
+        told = text.replace(str(bench.home), "its folder")
+        lines = [line for line in told.splitlines() if line.strip()]
         found.verdict = f"cannot go on: {lines[-1][:80] if lines else code}"
     return found
 
