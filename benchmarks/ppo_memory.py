@@ -155,9 +155,9 @@ def separate_models() -> None:
 
     from llmft_alignments import ppo_episodes
 
-    from llmft import stage
+    from llmft import stage_ground
 
-    shared = stage.twin
+    shared = stage_ground.twin
     kept: list[Any] = []
 
     def twin(model: Any) -> Any:
@@ -167,7 +167,7 @@ def separate_models() -> None:
         kept.append(found)
         return found
 
-    stage.twin = twin
+    stage_ground.twin = twin
     begin = ppo_episodes.Arena.__init__
 
     def with_value_model(self: Any, config: Any, context: Any) -> None:
