@@ -137,6 +137,7 @@ class StageContext(Protocol):
         numbers: Sequence[int] | None = None,
         model: Any = None,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         more_stops: Sequence[int] = (),
         batch_size: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
@@ -144,7 +145,8 @@ class StageContext(Protocol):
         """An answer to each prompt (token ids), drawn by random numbers of its own.
 
         They are named by the seed and the answer's number (default: its place), so an answer does
-        not depend on its batch. model: default: the one that is trained. Answers end where the
+        not depend on its batch. model: default: the one that is trained. With a top_p below 1, an
+        answer holds the nucleus of each token, as `token_stats` takes it. Answers end where the
         model's own do, or at `more_stops`. stopping: asked before each token.
         """
 

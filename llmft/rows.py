@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Message(TypedDict):
@@ -106,12 +109,14 @@ class Answer:
     """A drawn answer: its token ids, the one that ends it included, and each one's log-likelihood.
 
     logps: in nats, under the distribution it was drawn from. ended: whether it came to its end,
-    rather than to the limit.
+    rather than to the limit. nuclei: where it was drawn with a top_p below 1, the ids that each
+    token was drawn from, tensors of int32; else empty.
     """
 
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     ended: bool = False
+    nuclei: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

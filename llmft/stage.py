@@ -68,6 +68,7 @@ class StageRun(StageGround):
         numbers: Sequence[int] | None = None,
         model: Any = None,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         more_stops: Sequence[int] = (),
         batch_size: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
@@ -78,12 +79,16 @@ class StageRun(StageGround):
 
         model = self.model if model is None else model
         stops = (*decoding.stop_ids(model, self.tokenizer), *more_stops)
+        drawing = decoding.Drawing(
+            max_new_tokens, stops, temperature, top_p, seed=(self.seed, *seed),
+            keep_nuclei=top_p < 1,
+        )  # fmt: skip
         answers: list[Answer] | None = None
         with suppress(decoding.Stopped):
             answers = decoding.decode(
                 model,
                 prompts,
-                decoding.Drawing(max_new_tokens, stops, temperature, seed=(self.seed, *seed)),
+                drawing,
                 batch_size=batch_size or self.train.per_device_eval_batch_size,
                 numbers=numbers,
                 stopping=stopping,

@@ -97,12 +97,13 @@ def token_stats(
     *,
     entropy_gradient: bool = False,
     shared: Shared | None = None,
+    nuclei: Sequence[torch.Tensor] | None = None,
 ) -> TokenStats:
     """Return log-likelihood, entropy and state of every label; see `llmft.training.token_stats`."""
     from llmft.training import token_stats as stats
 
     return stats.token_stats(
-        model, rows, temperature, entropy_gradient=entropy_gradient, shared=shared
+        model, rows, temperature, entropy_gradient=entropy_gradient, shared=shared, nuclei=nuclei
     )
 
 

@@ -27,7 +27,8 @@ class Stopped(Exception):
 class Drawing:
     """How tokens are drawn. temperature 0: always the likeliest. stops: ids that end an answer.
 
-    seed: numbers that, with an answer's number, name its random numbers.
+    seed: numbers that, with an answer's number, name its random numbers. keep_nuclei: note from
+    which tokens each one was drawn.
     """
 
     max_new_tokens: int
@@ -36,6 +37,7 @@ class Drawing:
     top_p: float = 1.0
     top_k: int = 0
     seed: tuple[int, ...] = (0,)
+    keep_nuclei: bool = False
 
 
 def decode(
@@ -104,6 +106,9 @@ def _answer(
             answers[row].ids.append(token)
             answers[row].logps.append(logp)
             answers[row].ended = ended
+        if drawing.keep_nuclei:
+            for row, nucleus in zip(live, _nuclei(logps_BV), strict=True):
+                answers[row].nuclei.append(nucleus)
         live = [row for row in live if not answers[row].ended]
         if not live or t + 1 == drawing.max_new_tokens:
             return
@@ -125,6 +130,14 @@ def log_probabilities(logits_BV: torch.Tensor, drawing: Drawing) -> torch.Tensor
         )
         logps_BV = logps_BV.masked_fill(left_out, -torch.inf).log_softmax(1)
     return logps_BV
+
+
+def _nuclei(logps_BV: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return for each row the ids (int32, on the CPU) that may be drawn."""
+    possible_BV = logps_BV > -torch.inf
+    ids = possible_BV.nonzero()[:, 1].to("cpu", torch.int32)
+    counts = possible_BV.sum(1).tolist()
+    return [part.clone() for part in torch.split(ids, counts)]  # a view would keep all of them
 
 
 def drawn(logps_BV: torch.Tensor, rolls_B: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,11 @@ from llmft.training.frozen_head import is_frozen
 # rows a matrix product is slow.
 LOGITS_AT_ONCE, LEAST_ROWS = 2**20, 64
 
+# In the place of a logit outside the nucleus: e to its power is 0, and times 0 it is no nan.
+OUTSIDE = -1e30
+
+Nuclei = Sequence[torch.Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:
@@ -44,11 +49,13 @@ def token_stats(
     *,
     entropy_gradient: bool = False,
     shared: Sequence[tuple[int, int]] | None = None,
+    nuclei: Nuclei | None = None,
 ) -> TokenStats:
     """Return the stats of every label in the rows, under the distribution at a temperature.
 
     Gradients flow through log-likelihoods and states, and through the entropy if
-    `entropy_gradient`. model, shared: as for `label_nll`. Raises ValueError if no row has a label.
+    `entropy_gradient`. model, shared: as for `label_nll`. nuclei: for each label, the ids among
+    which the distribution is; default: all. Raises ValueError if no row has a label.
     """
     packed = forward._lays_end_to_end(model)
     laid = forward._end_to_end(rows, shared) if packed else forward._padded(rows)
@@ -70,28 +77,52 @@ def token_stats(
         # An architecture without logits_to_keep computes them at every position.
         hidden = hidden if hidden.shape[1] == len(keep) else hidden[:, keep]
         hidden_ND = hidden[line, column]
-        logps_N, entropy_N = _of_logits(logits_NV, labels, temperature, entropy_gradient)
+        logps_N, entropy_N = _of_logits(logits_NV, labels, temperature, entropy_gradient, nuclei)
         return TokenStats(logps_N, entropy_N, hidden_ND, row)
     with forward._identity(head):
         hidden_ND = forward._logits(model, inputs, keep)[line, column]
     size = max(LEAST_ROWS, LOGITS_AT_ONCE // head.weight.shape[0])
     if is_frozen(head):
         apply: Any = _FrozenHeadStats.apply
-        options = (temperature, size, entropy_gradient)
+        options = (temperature, size, entropy_gradient, nuclei)
         logps_N, entropy_N = apply(hidden_ND, head.weight, head.bias, labels, *options)
         return TokenStats(logps_N, entropy_N, hidden_ND, row)
     pieces = [
-        checkpoint(_of_hidden, head, h, y, temperature, entropy_gradient, use_reentrant=False)
-        for h, y in zip(torch.split(hidden_ND, size), torch.split(labels, size), strict=True)
+        checkpoint(_of_hidden, head, h, y, temperature, entropy_gradient, n, use_reentrant=False)
+        for h, y, n in _pieces(hidden_ND, labels, nuclei, size)
     ]
     logps_N, entropy_N = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return TokenStats(logps_N, entropy_N, hidden_ND, row)
 
 
+def _pieces(
+    hidden_ND: torch.Tensor, labels_N: torch.Tensor, nuclei: Nuclei | None, size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Nuclei | None]]:
+    starts = range(0, len(labels_N), size)
+    cut = [nuclei[start : start + size] if nuclei else None for start in starts]
+    return zip(torch.split(hidden_ND, size), torch.split(labels_N, size), cut, strict=True)
+
+
+def _outside(logits_NV: torch.Tensor, nuclei: Nuclei) -> torch.Tensor:
+    """Return the mask (N, V) of the tokens that are in no label's nucleus."""
+    device = logits_NV.device
+    row = torch.arange(len(nuclei)).repeat_interleave(torch.tensor([len(ids) for ids in nuclei]))
+    outside_NV = torch.ones_like(logits_NV, dtype=torch.bool)
+    outside_NV[row.to(device), torch.cat(list(nuclei)).long().to(device)] = False
+    return outside_NV
+
+
 def _of_logits(
-    logits_NV: torch.Tensor, labels_N: torch.Tensor, temperature: float, entropy_gradient: bool
+    logits_NV: torch.Tensor,
+    labels_N: torch.Tensor,
+    temperature: float,
+    entropy_gradient: bool,
+    nuclei: Nuclei | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logps_NV = torch.log_softmax(logits_NV.float() / temperature, dim=1)
+    logits_NV = logits_NV.float() / temperature
+    if nuclei is not None:
+        logits_NV = logits_NV.masked_fill(_outside(logits_NV, nuclei), OUTSIDE)
+    logps_NV = torch.log_softmax(logits_NV, dim=1)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy_N = -(logps_NV.exp() * logps_NV).sum(1)
     return logps_NV.gather(1, labels_N.unsqueeze(1)).squeeze(1), entropy_N
@@ -103,8 +134,9 @@ def _of_hidden(
     labels_N: torch.Tensor,
     temperature: float,
     entropy_gradient: bool,
+    nuclei: Nuclei | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _of_logits(head(hidden_ND), labels_N, temperature, entropy_gradient)
+    return _of_logits(head(hidden_ND), labels_N, temperature, entropy_gradient, nuclei)
 
 
 @contextmanager
@@ -135,14 +167,16 @@ class _FrozenHeadStats(torch.autograd.Function):
         temperature: float,
         at_once: int,
         entropy_gradient: bool,
+        nuclei: Nuclei | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         of_logp: list[torch.Tensor] = []
         of_entropy: list[torch.Tensor] = []
-        pieces = zip(torch.split(hidden_ND, at_once), torch.split(labels_N, at_once), strict=True)
-        for hidden, labels in pieces:
-            logits = torch.nn.functional.linear(hidden, weight_VD, bias_V).float()
-            logps = torch.log_softmax(logits.div_(temperature), dim=1)
+        for hidden, labels, kept in _pieces(hidden_ND, labels_N, nuclei, at_once):
+            logits = torch.nn.functional.linear(hidden, weight_VD, bias_V).float().div_(temperature)
+            if kept is not None:
+                logits.masked_fill_(_outside(logits, kept), OUTSIDE)
+            logps = torch.log_softmax(logits, dim=1)
             del logits
             p = logps.exp()
             at = labels.unsqueeze(1)
@@ -156,8 +190,8 @@ class _FrozenHeadStats(torch.autograd.Function):
             # d(log p_y)/d(logit) = [y] - p
             taken = p.neg_().scatter_add_(1, at, p.new_ones(at.shape))
             of_logp.append(taken.to(weight_VD.dtype) @ weight_VD / temperature)
-        kept = [torch.cat(parts).to(hidden_ND.dtype) for parts in (of_logp, of_entropy) if parts]
-        ctx.save_for_backward(*kept)
+        slopes = [torch.cat(parts).to(hidden_ND.dtype) for parts in (of_logp, of_entropy) if parts]
+        ctx.save_for_backward(*slopes)
         logps_N, entropy_N = (torch.cat(parts) for parts in zip(*found, strict=True))
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy_N)
@@ -168,4 +202,4 @@ class _FrozenHeadStats(torch.autograd.Function):
         pairs = zip(grads, ctx.saved_tensors, strict=False)
         slope = sum(grad.unsqueeze(1) * of_one_ND for grad, of_one_ND in pairs)
         hidden = slope.to(ctx.saved_tensors[0].dtype)
-        return hidden, None, None, None, None, None, None
+        return hidden, None, None, None, None, None, None, None

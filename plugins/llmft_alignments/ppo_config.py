@@ -31,7 +31,9 @@ class PpoConfig(AlignmentConfig):
     temperature: float = Field(
         0.7, gt=0, le=100, description="of the distribution that is drawn from, and learnt"
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="1: whole distributions are drawn from")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="of the nucleus that is drawn from, and learnt; 1: everything"
+    )
     stop_token: Line | None = Field(
         None, description="a token that ends an answer too, such as a line break"
     )
@@ -90,9 +92,4 @@ class PpoConfig(AlignmentConfig):
     def _possible(self) -> PpoConfig:
         if self.reward_model is None and self.reward is None:
             raise ValueError("nothing scores the answers; give reward_model, or reward, or both")
-        if self.top_p < 1:
-            raise ValueError(
-                "top_p below 1 gives an answer a likelihood of 0 as soon as a token leaves the"
-                " nucleus, and no ratio can be learnt from; lower the temperature instead"
-            )
         return self

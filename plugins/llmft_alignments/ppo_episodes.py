@@ -19,12 +19,16 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode(Encoded):
-    """An answer with its prompt, and of each of its T tokens what the updates read, shape (T,)."""
+    """An answer with its prompt, and of each of its T tokens what the updates read, shape (T,).
+
+    nuclei: the ids that each token was drawn from; empty where that is all of them.
+    """
 
     logps: Any = None
     values: Any = None
     advantages: Any = None
     returns: Any = None
+    nuclei: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Arena:
             numbers=numbers,
             model=model,
             temperature=self.config.temperature,
+            top_p=self.config.top_p,
             more_stops=self.more_stops,
             batch_size=self.config.local_rollout_forward_batch_size,
             stopping=stopping,
@@ -89,10 +94,11 @@ class Arena:
         ]
         with judging(self.model):
             own, held = [], []
-            for some in self._batches(rows):
-                stats = token_stats(self.model, some, self.config.temperature)
+            for some, drawn in zip(self._batches(rows), self._batches(answers), strict=True):
+                heat = self.config.temperature
+                stats = token_stats(self.model, some, heat, nuclei=nuclei_of(drawn))
                 own.append((stats.logps_N, stats.entropy_N, values(self.model, stats.hidden_ND)))
-                held.append(token_stats(self.reference, some, self.config.temperature).logps_N)
+                held.append(token_stats(self.reference, some, heat).logps_N)
         device = next(self.model.parameters()).device
         counts = torch.tensor([row.n_labels for row in rows], dtype=torch.long, device=device)
         row_N = torch.arange(len(rows), device=device).repeat_interleave(counts)
@@ -133,7 +139,7 @@ class Arena:
             return row
         return Encoded((*row.input_ids, end), (*row.labels, end), row.origin)
 
-    def _batches(self, rows: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+    def _batches(self, rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         size = self.config.local_rollout_forward_batch_size
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
@@ -143,6 +149,11 @@ def episode_row(prompt: EncodedPrompt, answer: Answer) -> Encoded:
     """Return a prompt with its answer, which alone is learnt."""
     ids = (*prompt.input_ids, *answer.ids)
     return Encoded(ids, (*prompt.labels, *answer.ids), prompt.origin)
+
+
+def nuclei_of(drawn: Sequence[Answer | Episode]) -> list[torch.Tensor] | None:
+    """Return the ids that each token of a batch was drawn from; None where that is all of them."""
+    return [ids for one in drawn for ids in one.nuclei] or None
 
 
 def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import EncodedPrompt
 from llmft.toolkit import summed, token_stats, values
 from llmft_alignments.ppo_config import PpoConfig
-from llmft_alignments.ppo_episodes import Arena, Episode, Judged
+from llmft_alignments.ppo_episodes import Arena, Episode, Judged, nuclei_of
 from llmft_alignments.ppo_watch import Watch
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class PpoObjective:
         columns = (judged.logps_N, values_N, advantages_N, returns_N)
         cut = zip(*(column.split(counts) for column in columns), strict=True)
         return [
-            Episode(row.input_ids, row.labels, row.origin, *parts)
-            for row, parts in zip(judged.rows, cut, strict=True)
+            Episode(row.input_ids, row.labels, row.origin, *parts, answer.nuclei)
+            for row, answer, parts in zip(judged.rows, judged.answers, cut, strict=True)
         ]
 
     def _spread(self, sums: torch.Tensor) -> float:
@@ -115,7 +115,11 @@ class PpoObjective:
 
         config = self.config
         stats = token_stats(
-            model, batch, config.temperature, entropy_gradient=config.entropy_coef > 0
+            model,
+            batch,
+            config.temperature,
+            entropy_gradient=config.entropy_coef > 0,
+            nuclei=nuclei_of(batch),
         )
         old_logps_N, old_values_N, advantages_N, returns_N = (
             torch.cat([getattr(episode, name) for episode in batch])

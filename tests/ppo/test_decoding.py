@@ -48,19 +48,24 @@ def rows_of(prompts, answers):
     ]
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("method", list(ADAPTERS))
-def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed):
+def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed, top_p):
     """What a token was drawn with, and what the update's forward pass gives it, are the same."""
     base = tiny_llama()
     if packed:
         attention.register()
         base.set_attn_implementation(attention.NAME)
     model = adapted(method, base)
-    drawing = Drawing(9, stops=(256, 3, 4), temperature=0.8, seed=(1,))
+    cut = {"top_p": top_p, "keep_nuclei": top_p < 1}
+    drawing = Drawing(9, stops=(256, 3, 4), temperature=0.8, seed=(1,), **cut)
     answers = decode(model, PROMPTS, drawing, batch_size=3)
+    nuclei = [ids for answer in answers for ids in answer.nuclei]
     with torch.no_grad():
-        found = token_stats(model, rows_of(PROMPTS, answers), 0.8)
+        found = token_stats(model, rows_of(PROMPTS, answers), 0.8, nuclei=nuclei or None)
+    drawn_ids = [token for answer in answers for token in answer.ids]
+    assert all(token in ids for token, ids in zip(drawn_ids, nuclei, strict=bool(nuclei)))
     sampled = torch.tensor([logp for answer in answers for logp in answer.logps])
     ratio = torch.exp(found.logps_N - sampled)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)

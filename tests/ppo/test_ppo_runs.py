@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -54,9 +55,20 @@ def test_without_start_from_the_reference_is_the_base(run, ppo, adapter):
     assert (abs(first["kl"]) < 1e-4) is same  # a fresh soft prompt is another policy than the base
 
 
-def test_the_reward_is_learnt(run, ppo):
+def test_within_a_nucleus_too_the_first_update_has_ratio_1(run, ppo):
+    """The divergence begins at that of the nuclei from the base: at most -log(top_p) a token."""
+    first = metrics_of(run(ppo(options={**ONE_UPDATE, "top_p": 0.6})))[0]
+    assert first["ratio"] == pytest.approx(1, abs=1e-4)
+    assert first["approx_kl"] == pytest.approx(0, abs=1e-7)
+    assert 0.5 * -math.log(0.6) < first["kl"] / first["length"] <= -math.log(0.6)
+    whole = metrics_of(run(ppo(options=ONE_UPDATE)))[0]
+    assert first["entropy"] < whole["entropy"] - 0.1
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_the_reward_is_learnt(run, ppo, top_p):
     stage = ppo(
-        options={"kl_coef": 0.0, "num_ppo_epochs": 4, "response_length": 8},
+        options={"kl_coef": 0.0, "num_ppo_epochs": 4, "response_length": 8, "top_p": top_p},
         train={"max_steps": 25, "per_device_train_batch_size": 16},
         evaluate={"metrics": [], "holdout": 0.25},
     )
@@ -64,8 +76,9 @@ def test_the_reward_is_learnt(run, ppo):
     assert result.after["reward"] > result.before["reward"] + 0.15
     assert result.after["win_rate"] > 0.7
     assert result.before["win_rate"] == 0.5
-    assert result.before["kl"] == pytest.approx(0, abs=1e-4)
-    assert result.after["kl"] > 0.1
+    if top_p == 1:
+        assert result.before["kl"] == pytest.approx(0, abs=1e-4)
+    assert result.after["kl"] > result.before["kl"] + 0.1
 
 
 def test_a_reward_model_and_a_function_score_and_both_add_up(run, ppo, rows_file):
@@ -178,7 +191,7 @@ def test_a_policy_stage_is_no_reward_model(run, ppo, sft):
     ("options", "said"),
     [
         ({}, "nothing scores the answers"),
-        ({"reward_model": "r", "top_p": 0.9}, "likelihood of 0"),
+        ({"reward_model": "r", "top_p": 0.0}, "greater than 0"),
         ({"reward_model": "r", "temperature": 0.0}, "greater than 0"),
         ({"reward_model": "r", "init_kl_coef": 0.2}, "Extra inputs"),
     ],

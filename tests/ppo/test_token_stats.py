@@ -26,17 +26,19 @@ def _one_thread():
         yield
 
 
-def plain(model, temperature):
-    """Each row alone, all logits at once."""
+def plain(model, temperature, nuclei=None):
+    """Each row alone, all logits at once; a nucleus' distribution from its own logits only."""
     logps, entropy, hidden = [], [], []
     for row in ROWS:
         ids = torch.tensor([row.input_ids])
         out = model(input_ids=ids, output_hidden_states=True)
-        distribution = torch.log_softmax(out.logits[0].float() / temperature, -1)
+        logits = out.logits[0].float() / temperature
         for t, label in enumerate(row.labels):
             if label != -100:
-                logps.append(distribution[t - 1, label])
-                entropy.append(-(distribution[t - 1].exp() * distribution[t - 1]).sum())
+                ids = nuclei[len(logps)].long() if nuclei else torch.arange(logits.shape[1])
+                distribution = torch.log_softmax(logits[t - 1, ids], -1)
+                logps.append(distribution[ids == label].squeeze())
+                entropy.append(-(distribution.exp() * distribution).sum())
                 hidden.append(out.hidden_states[-1][0, t - 1])
     return torch.stack(logps), torch.stack(entropy), torch.stack(hidden)
 
@@ -60,6 +62,9 @@ def test_every_architecture_gives_what_rows_alone_give(architecture, split, monk
 
 
 WEIGHTS_N = torch.arange(1.0, 7.0)
+LABELS = [7, 8, 9, 12, 13, 24]
+NUCLEI = [torch.tensor([label, *range(100, 100 + others)], dtype=torch.int32)
+          for others, label in enumerate(LABELS)]  # fmt: skip
 
 
 def gradient_of(stats, trained, with_entropy):
@@ -73,21 +78,26 @@ def gradient_of(stats, trained, with_entropy):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("with_entropy", [False, True])
-def test_no_path_changes_a_gradient(packed, frozen, with_entropy, monkeypatch):
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("nuclei", [None, NUCLEI], ids=["all", "nuclei"])
+def test_no_path_changes_a_gradient(packed, frozen, with_entropy, split, nuclei, monkeypatch):
     """Against whole logits, row by row; the output layer is frozen, as under an adapter, or not."""
-    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 300)
-    monkeypatch.setattr(module, "LEAST_ROWS", 2)
-    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", 2 * 300)
+    if split:
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 300)
+        monkeypatch.setattr(module, "LEAST_ROWS", 2)
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", 2 * 300)
     model = tiny_llama().requires_grad_(False)
     trained = model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
     model.lm_head.weight.requires_grad_(not frozen)
-    wanted = gradient_of(plain(model, 0.7), trained, with_entropy)
+    right = plain(model, 0.7, nuclei)
+    wanted = gradient_of(right, trained, with_entropy)
     if packed:
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    found = token_stats(model, ROWS, 0.7, entropy_gradient=with_entropy)
+    found = token_stats(model, ROWS, 0.7, entropy_gradient=with_entropy, nuclei=nuclei)
     assert found.entropy_N.requires_grad is with_entropy
     stats = (found.logps_N, found.entropy_N, found.hidden_ND)
+    torch.testing.assert_close(stats, right, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(
         gradient_of(stats, trained, with_entropy), wanted, atol=1e-5, rtol=1e-4
     )
