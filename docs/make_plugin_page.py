@@ -57,7 +57,7 @@ class declares is not there.
 ```python
 {tests}```
 
-Run them with `pytest`. Then `pip install .`, and:
+Install the package with `pip install .`, and run them with `pytest`. Then:
 
 - `llmft list-plugins` shows the method, or the reason why it cannot be used;
 - `llmft show bottleneck` prints its settings;

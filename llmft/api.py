@@ -127,7 +127,8 @@ class Adapter(_Kind[C]):
     def check(self, model: Any) -> Iterable[Refusal]:
         """Yield what cannot work on this model: (key in the block, what is wrong, way out).
 
-        model: the base on torch's meta device, without weights.
+        model: the base on torch's meta device, without weights; `is_quantized` says whether its
+        linear layers will be stored in 4 or 8 bits.
         """
         return ()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,8 @@ from llmft.errors import CheckpointError, StageError
 ADAPTER = "adapter"
 RESULT = "result.json"
 ROWS = "rows.jsonl"
+RUN = "run.json"
+PUT_BACK = "put the file back as it was, or begin a new run without --resume"
 
 
 def save_stage(
@@ -53,17 +54,21 @@ def _save_adapter(
             method.save(model, staged)
 
 
+def result_of(folder: Path) -> dict[str, Any]:
+    """Return what a finished stage wrote of itself. Raises CheckpointError where it is damaged."""
+    return fsio.read_json(folder / RESULT, f"run the stage again with --from {folder.name}")
+
+
 def verify_stage(folder: Path) -> None:
     """Raise CheckpointError unless what a finished stage made is there as it was written."""
-    wanted = json.loads((folder / RESULT).read_text("utf-8")).get("rows_sha256")
+    again = f"run the stage again with --from {folder.name}"
+    wanted = result_of(folder).get("rows_sha256")
     if wanted is None:
-        fsio.verify_folder(folder / ADAPTER)
+        fsio.verify_folder(folder / ADAPTER, again)
         return
     rows = folder / ROWS
     if not (rows.is_file() and fsio.sha256(rows) == wanted):
-        raise CheckpointError(
-            "E401", f"'{rows}' is not what the stage wrote", fix="run the stage again with --from"
-        )
+        raise CheckpointError("E401", f"'{rows}' is not what the stage wrote", fix=again)
 
 
 def stage_folder(run: Path, stage: str | None) -> Path:
@@ -76,7 +81,7 @@ def stage_folder(run: Path, stage: str | None) -> Path:
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
-    names = json.loads((run / "run.json").read_text("utf-8"))["stages"]
+    names = fsio.read_json(run / RUN, PUT_BACK)["stages"]
     finished = [name for name in names if (stages / name / RESULT).is_file()]
     if stage is not None and stage not in finished:
         raise CheckpointError(

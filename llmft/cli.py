@@ -15,7 +15,8 @@ import typer
 from llmft import launched
 from llmft.commandline import recipes, results, showing
 from llmft.commandline.app import Answer, app, dumped
-from llmft.errors import Interrupted, LlmftError, RecipeError
+from llmft.errors import EnvironmentFault, Interrupted, LlmftError, RecipeError
+from llmft.training.signals import noted_interrupts
 
 # typer keeps the base class of its usage errors to itself.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -28,25 +29,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_trace = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"] or ["--help"]
     as_json = "--json" in args
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the C locale must not turn a dash into a crash
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            answer = _answer(args)
+            with noted_interrupts():
+                answer = _answer(args)
         except LlmftError as error:
             return _reported(error, as_json)
         except KeyboardInterrupt:
             return _reported(Interrupted(signal.SIGINT, "interrupted"), as_json)
         except (Exception, SystemExit) as error:
-            if isinstance(error, BrokenPipeError) and "--help" in args:
+            if isinstance(error, OSError) and "--help" in args:  # typer prints it by itself
                 raise
             return _bug(error, args[0], as_json, show_trace)
         return _printed(answer)
-    except BrokenPipeError:  # while printing: nobody reads on
+    except OSError as error:  # while printing
         # What is still buffered would fail once more, and loudly, when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as if SIGPIPE had ended us, which is what a shell expects
+        if isinstance(error, BrokenPipeError):  # nobody reads on
+            return 128 + 13  # as if SIGPIPE had ended us, which is what a shell expects
+        what = f"the output cannot be written: {error.strerror}"
+        return _reported(EnvironmentFault("E202", what, fix="make room where it goes"), False)
+
+
+def _open_closed_streams() -> None:
+    """Let what is printed go nowhere where the caller has closed a stream (`>&-`)."""
+    for name in ("stdin", "stdout", "stderr"):  # their numbers; the lowest free one is taken
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
 def _answer(args: Sequence[str]) -> Answer:

@@ -1,15 +1,17 @@
-"""What only the model itself can refuse: checked on the meta device, before a weight is loaded."""
+"""What only the model or an earlier run can refuse: checked before a weight is loaded."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from llmft import models
+from llmft import artifacts, models
 from llmft.errors import Fault
 from llmft.quiet import before_upstream
 from llmft.reading.recipe import Loaded
+from llmft.reading.references import references
 from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter
+from llmft.saving.earlier import EARLIER_RUN, earlier_stage, load_options, stage_adapter
 from llmft.settings import ModelSource
 from llmft.startup import without_collecting
 
@@ -22,15 +24,16 @@ def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
 
 @without_collecting()
 def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
-    """Return the faults of a recipe that show on its model's modules and sizes.
+    """Return the faults of a recipe that show on its model's modules and sizes, or in other runs.
 
-    Raises EnvironmentFault or TrustError where the model's configuration cannot be read.
+    Raises EnvironmentFault or TrustError where the model's configuration cannot be read, and
+    CheckpointError where a stage of an earlier run is not there.
     """
+    faults = _of_earlier_runs(loaded)
     before_upstream()
     recipe = loaded.written  # later rounds have the same settings
     model = models.empty_base(recipe.model)
     positions = models.max_positions(model.config)
-    faults = []
     for number, stage in enumerate(recipe.stages):
         if stage.task is not None:
             continue
@@ -58,6 +61,24 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
             )
         if stage.adapter is None:
             continue
-        for key, what, fix in stage_adapter(recipe, stage, registry).check(model):
+        adapter = stage_adapter(recipe, stage, registry)
+        model.is_quantized = bool(load_options(recipe, adapter))  # as transformers marks it
+        for key, what, fix in adapter.check(model):
             faults.append(loaded.fault("E047", ("stages", number, "adapter", *key), what, fix))
+    return faults
+
+
+def _of_earlier_runs(loaded: Loaded) -> list[Fault]:
+    """Return a fault for each named stage of an earlier run that made another thing."""
+    faults = []
+    for reference in references(loaded.written):
+        if not reference.target.startswith(EARLIER_RUN):
+            continue
+        stage = earlier_stage(reference.target, Path(), loaded.written)
+        made = artifacts.result_of(stage)["produces"]
+        if made != reference.produces:
+            made, wanted = (word.replace("_", " ") for word in (made, reference.produces))
+            what = f"'{reference.target}' made {made}; one that makes {wanted} is needed"
+            fix = "name another stage of that run"
+            faults.append(loaded.fault("E033", reference.path, what, fix))
     return faults

@@ -23,7 +23,7 @@ from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 from llmft.saving import identity, locking, resuming, run_folder
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
-from llmft.saving.earlier import stage_adapter, stage_dataset, stage_work
+from llmft.saving.earlier import refuse_other_bases, stage_adapter, stage_dataset, stage_work
 from llmft.saving.locking import Lock
 from llmft.saving.resuming import Earlier
 from llmft.sharing import commits, hub, upload
@@ -79,12 +79,21 @@ def resume_recipe(
     """
     folder = folder.resolve() if folder else resuming.newest_run(loaded)
     commits.begin_as_in(folder)
-    earlier = resuming.examine(loaded, folder, registry)
+    earlier = resuming.examine(loaded, folder, registry, part.first)
+    if whole := _whole(loaded, registry, folder, part, earlier):
+        return whole
+    _refuse_misfits(loaded, registry)
+    return _run(loaded, registry, folder, part, earlier)
+
+
+def _whole(
+    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: Earlier
+) -> Summary | None:
+    """Return how a run ended that there is nothing left to do for, or None."""
     finished = earlier.finished and part.first is None
     if finished and identity.all_stand(loaded.recipe, registry, folder):
         return Summary(folder.name, folder, 0.0, earlier.results, already_finished=True)
-    _refuse_misfits(loaded, registry)
-    return _run(loaded, registry, folder, part, earlier)
+    return None
 
 
 def _refuse_misfits(loaded: Loaded, registry: Registry) -> None:
@@ -107,6 +116,10 @@ def _run(
         locking.held(folder, break_lock=loaded.accepted.lock) as lock,
         captured_output(folder / "log.txt"),
     ):
+        if earlier:  # another process may have gone on with it until now
+            earlier = resuming.examine(loaded, folder, registry, part.first)
+            if whole := _whole(loaded, registry, folder, part, earlier):
+                return whole
         try:
             with leave_on_signal():
                 results = _run_stages(loaded, registry, folder, trackers, lock, part, earlier)
@@ -116,9 +129,9 @@ def _run(
             state = "waits for people" if isinstance(error, WaitsForPeople) else state
             trackers.run_finished({"run_id": folder.name, "folder": str(folder), "status": state})
             if isinstance(error, Interrupted):
-                raise _saying_how_to_go_on(error, loaded, folder) from None
+                raise _saying_how_to_go_on(error, loaded, folder, part) from None
             if isinstance(error, WaitsForPeople):
-                raise _saying_who_is_waited_for(error, loaded, folder) from None
+                raise _saying_who_is_waited_for(error, loaded, folder, part) from None
             raise
         seconds = time.monotonic() - started
         ended: dict[str, Any] = {"run_id": folder.name, "folder": str(folder), "seconds": seconds}
@@ -155,13 +168,15 @@ def _run_stages(
         remarks = [*launched.remarks(), *hub.remarks(recipe), *trackers.contacts()]
         for note in [*notes, *remarks]:
             trackers.note(note)
+        refuse_other_bases(recipe, ground)
         finished = dict(earlier.results) if earlier else {}
         results: dict[str, StageResult] = {}
-        again = False
+        again, remade = False, set[str]()
         for stage in recipe.stages:
             again = again or stage.name == part.first
             context = _context(recipe, stage, folder, registry, trackers, lock)
             context.accept_data = loaded.accepted.data
+            context.reads = identity.reads(stage, folder)
             context.identity = identity.identity(recipe, stage, ground, folder, context.digests)
             if (seen := hub.commits(recipe)) != ground.get("hub", []):
                 ground["hub"] = seen  # what a resumed run loads again
@@ -176,6 +191,10 @@ def _run_stages(
                 kept = identity.set_aside(folder, stage.name)
                 why = "as asked" if again else "as what it is made from has changed"
                 trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
+                remade.add(stage.name)
+            elif why := identity.why_anew(folder, stage.name, context.reads, remade, again):
+                kept = identity.set_aside(folder, stage.name)
+                trackers.note(f"{stage.name}: begins anew, {why}; what it had is in '{kept}'")
             _prepare(context, trackers)
             if not isinstance(context.work, Task):  # the first process does a task alone
                 _tell_the_others(context, folder)
@@ -240,10 +259,10 @@ def _tell_the_others(context: StageRun, folder: Path) -> None:
 
 
 def _saying_who_is_waited_for(
-    error: WaitsForPeople, loaded: Loaded, folder: Path
+    error: WaitsForPeople, loaded: Loaded, folder: Path, part: Part
 ) -> WaitsForPeople:
     """Return the error with what to type, which is written down for `llmft rank` too."""
-    command = run_folder.resume_command(loaded, folder)
+    command = run_folder.resume_command(loaded, folder, part.last)
     for waiting in folder.glob("stages/*/waiting.json"):
         facts = json.loads(waiting.read_text("utf-8"))
         fsio.write_json(waiting, {**facts, "resume": command})
@@ -251,7 +270,9 @@ def _saying_who_is_waited_for(
     return WaitsForPeople(error.faults[0].what, fix=fix)
 
 
-def _saying_how_to_go_on(error: Interrupted, loaded: Loaded, folder: Path) -> Interrupted:
-    command = run_folder.resume_command(loaded, folder)
+def _saying_how_to_go_on(
+    error: Interrupted, loaded: Loaded, folder: Path, part: Part
+) -> Interrupted:
+    command = run_folder.resume_command(loaded, folder, part.last)
     fix = f"go on with: {command}" if command else ""
     return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)

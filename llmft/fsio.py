@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 STAGING = ".staging-"
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+# EFBIG: a limit on the size of files, such as a shell's `ulimit -f`.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
                 "E202",
                 f"cannot write '{path}': {os.strerror(number).lower()}"
                 f" ({f'{needed:,} bytes needed, ' if needed else ''}{_free(path)})",
-                fix="free some space, or give another --output-dir; nothing written was lost",
+                fix=f"{_more_room(number)}, or give another --output-dir; nothing written was lost",
             ) from error
         if number in (errno.EACCES, errno.EPERM):
             raise EnvironmentFault(
@@ -53,7 +54,17 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
             raise EnvironmentFault(
                 "E203", f"cannot write '{path}': a part of it is a file", fix="give another folder"
             ) from error
+        if path.is_dir() and number in (errno.EISDIR, errno.EBUSY):
+            raise EnvironmentFault(
+                "E203", f"cannot write '{path}': it is a folder", fix="name a file"
+            ) from error
         raise
+
+
+def _more_room(number: int) -> str:
+    if number == errno.EFBIG:
+        return "raise the limit on the size of files (ulimit -f)"
+    return "free some space"
 
 
 def _errno(error: Exception) -> int:
@@ -208,10 +219,27 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def verify_folder(folder: Path) -> str:
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """Return the JSON object in a file that a run wrote.
+
+    Raises CheckpointError, with the way out, where it is missing or damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError("E401", f"'{path}' is missing", fix=fix) from error
+    except ValueError as error:
+        raise CheckpointError("E401", f"'{path}' is damaged", fix=fix) from error
+    if not isinstance(found, dict):
+        raise CheckpointError("E401", f"'{path}' is damaged", fix=fix)
+    return found
+
+
+def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     """Return the run id in a staged folder's manifest, after checking every file against it.
 
-    Raises CheckpointError where the manifest or a file is missing, or a hash differs.
+    Raises CheckpointError, with the way out, where the manifest or a file is missing, or a hash
+    differs.
     """
     try:
         text = (folder / MANIFEST).read_text("utf-8")
@@ -220,12 +248,13 @@ def verify_folder(folder: Path) -> str:
         if _as_json(manifest) != text:  # nothing vouches for the manifest but its own form
             raise ValueError("altered")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError("E401", f"'{folder}' has no readable {MANIFEST}") from error
+        what = f"'{folder}' has no readable {MANIFEST}"
+        raise CheckpointError("E401", what, fix=fix) from error
     for name, digest in hashes.items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "is damaged" if path.is_file() else "is missing"
-            raise CheckpointError("E401", f"'{path}' {state}", fix="use an earlier checkpoint")
+            raise CheckpointError("E401", f"'{path}' {state}", fix=fix)
     return run_id
 
 

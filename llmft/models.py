@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from llmft.settings import ModelSource
 from llmft.sharing import commits
 
 EMBEDDED = "embedded:"
+# As the hub has it: anything else is a folder that is not there.
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -32,7 +35,7 @@ def locate_model(path: str) -> str:
         return str(folder)
     if folder.exists():
         raise EnvironmentFault("E201", f"'{path}' is a file, not a model folder")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if not _HUB_ID.fullmatch(path):
         raise EnvironmentFault(
             "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
         )
@@ -117,6 +120,7 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
             quantization_config=_quantization(options),
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
     _refuse_wrong_tensors(path, report)
@@ -135,7 +139,8 @@ def empty_base(source: ModelSource) -> Any:
 
     config = load_config(source)
     refuse_absurd_sizes(config, source, 0.0)
-    with torch.device("meta"):
+    with torch.device("meta"), _found(locate_model(source.path), source.revision):
+        _refuse_other_kinds(source.path, config)
         return AutoModelForCausalLM.from_config(
             config, attn_implementation=dense_attention(source, config), trust_remote_code=False
         )
@@ -184,9 +189,21 @@ def _keep_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _refuse_other_kinds(path: str, config: Any) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if not any(type(c) in MODEL_FOR_CAUSAL_LM_MAPPING for c in (config, config.get_text_config())):
+        raise EnvironmentFault(
+            "E201",
+            f"'{path}' is a model of the type '{config.model_type}', which has no causal decoder",
+            fix="use a decoder such as Llama or GPT-2",
+        )
+
+
 def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
     for kind in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(name) for name in report.get(kind, ()))
+        found = report.get(kind, ())  # a mismatch comes with both shapes
+        names = sorted(name if isinstance(name, str) else name[0] for name in found)
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise EnvironmentFault(
@@ -210,23 +227,25 @@ class _found:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         from huggingface_hub import constants
+        from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
 
-        known = isinstance(error, OSError | ValueError | KeyError | SafetensorError)
+        known = isinstance(error, OSError | ValueError | KeyError | SafetensorError | ImportError)
+        of_config = isinstance(error, StrictDataclassError)
         unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
-        if not (known or unlike) or isinstance(error, LlmftError):
+        if not (known or of_config or unlike) or isinstance(error, LlmftError):
             return
         local = Path(self.path).is_dir()
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        lines = [line.strip() for line in str(error).strip().splitlines()] or [repr(error)]
+        reason = " ".join(lines) if of_config else lines[0]
         unreached = constants.is_offline_mode() or "connect" in reason
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise commits.not_here(("model", self.path, self.revision), *told) from error
-        raise EnvironmentFault(
-            "E201",
-            f"cannot load '{self.path}': {reason}",
-            fix="check the folder's files" if local else f"try: hf download {self.path}",
-        ) from error
+        fix = "check the folder's files" if local else f"try: hf download {self.path}"
+        if isinstance(error, ImportError):
+            fix = "install what is missing, or change what asks for it"
+        raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
 
 
 def _size(config: Any) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from llmft.errors import EnvironmentFault
+
 
 @contextmanager
 def captured_output(log_file: Path) -> Iterator[None]:
@@ -26,7 +28,7 @@ def captured_output(log_file: Path) -> Iterator[None]:
         logging.captureWarnings(True)
         sys.stdout.flush()
         try:
-            with redirect_stdout(stream), redirect_stderr(stream):
+            with redirect_stdout(stream), redirect_stderr(stream), _without_handlers_of_their_own():
                 _quiet_upstream()
                 yield
         finally:
@@ -35,12 +37,32 @@ def captured_output(log_file: Path) -> Iterator[None]:
             root.removeHandler(handler)
 
 
+@contextmanager
+def _without_handlers_of_their_own() -> Iterator[None]:
+    """Let loggers that would print to the terminal they took at import speak through ours."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "datasets")]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [], True
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+
+
 def before_upstream() -> None:
     """Set what upstream reads when it is first imported; what the user has set stays.
 
     No telemetry, no progress bars; and threads that wait for work sleep instead of spinning: on a
     machine that is shared, spinning made a small model's steps up to ninety times slower.
+    Raises EnvironmentFault in a folder that was deleted, where torch's libraries end the process.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        what = "the working folder was deleted meanwhile"
+        raise EnvironmentFault("E203", what, fix="go to one that is there: cd") from error
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -53,7 +75,8 @@ def before_upstream() -> None:
 
 def _quiet_upstream() -> None:
     """Turn upstream's progress bars off, and let its loggers speak through ours."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):  # the hub's client has either, by its version
+        logging.getLogger(name).setLevel(logging.WARNING)
     transformers = sys.modules.get("transformers")
     if transformers is not None:
         transformers.utils.logging.disable_progress_bar()

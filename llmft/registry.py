@@ -13,7 +13,7 @@ from llmft.discovery.hooks import HookManager
 from llmft.discovery.offers import Offer, canonical, code_hash, installed
 from llmft.discovery.trial import Imports, Trial, tried
 from llmft.errors import PluginError
-from llmft.nearest import nearest
+from llmft.nearest import did_you_mean
 
 State = Literal["ok", "blocked", "broken", "untried"]
 _GROUPS: dict[str, str] = {contract.group: kind for kind, contract in KINDS.items()}
@@ -141,8 +141,7 @@ class Registry:
         what += f"; installed: {', '.join(names) or 'none'}"
         if broken := self.broken(kind):
             what += "; broken: " + "; ".join(f"{key} ({why})" for key, why in broken.items())
-        near = nearest(name, names)
-        way_out = f"write {' or '.join(map(repr, near))}" if near else "see llmft list-plugins"
+        way_out = did_you_mean(name, names) or "see llmft list-plugins"
         return PluginError("E504", what, fix=way_out)
 
     def _try(self, offer: Offer) -> Trial:

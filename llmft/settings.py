@@ -41,6 +41,13 @@ class Quantization(Settings):
     def _one_width(self) -> Quantization:
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit exclude each other; keep one")
+        if not self.load_in_4bit:
+            for name, field in Quantization.model_fields.items():
+                if name.startswith("bnb_4bit_") and getattr(self, name) != field.default:
+                    raise ValueError(
+                        f"{name} is read only where weights are stored in 4 bits;"
+                        " drop it, or write load_in_4bit: true"
+                    )
         return self
 
     @property
@@ -174,6 +181,11 @@ class TrainSettings(Settings):
             raise ValueError(
                 "the 'constant' schedule ignores warmup_steps;"
                 " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
+            )
+        if self.lr_scheduler_type == "polynomial" and self.learning_rate <= 1e-7:
+            raise ValueError(
+                "lr_scheduler_type 'polynomial' goes down to 1e-7, and learning_rate is not above;"
+                " raise it, or write linear, which goes down to 0"
             )
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; state max_length")

@@ -14,6 +14,7 @@ from llmft.api import (
     OnlineObjective,
     Progress,
     Prompt,
+    PromptRow,
     Sampling,
     StageInfo,
     StageResult,
@@ -46,13 +47,15 @@ class StageRun(StageGround):
     def sample(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
     ) -> list[list[str]]:
-        """Return several answers to each prompt, drawn by the seed."""
+        """Return several answers to each prompt, drawn by the seed; says which prompts were cut."""
         from llmft.evaluating.generation import sample
 
+        asked = [PromptRow(prompt) for prompt in prompts]
+        fitted = self.encode_prompts(asked, sampling.max_new_tokens)
         return sample(
             self.model,
             self.tokenizer,
-            [self.encoder.prompt_ids(prompt) for prompt in prompts],
+            [prompt.input_ids for prompt in fitted],
             sampling,
             seed=(self.seed, seed),
             batch_size=self.train.per_device_eval_batch_size,
@@ -122,7 +125,8 @@ class StageRun(StageGround):
         checkpoints = self._checkpoints(items)
         saved = processes.of_first(checkpoints.newest)
         before = self._before(saved)
-        checkpoints.carried = {"before": before, "samples": list(self.samples)}
+        carried = {"before": before, "samples": list(self.samples), "reads": dict(self.reads)}
+        checkpoints.carried = carried
         seed_everything(self.seed + processes.rank())  # each process drops out for itself
         report = loop.train(
             self.model,
@@ -192,7 +196,9 @@ class StageRun(StageGround):
         self._when = when
         scores = evaluation.Scores()
         if set(asked.metrics) & set(evaluation.LOSS_METRICS):
-            encoded, _ = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
+            encoded, report = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
+            if when == "before" and (said := report.note()):
+                self._note(f"to judge the loss, {said}")
             loss = evaluation.mean_loss(
                 self.model,
                 encoded,

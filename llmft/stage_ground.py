@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from llmft import artifacts, models
 from llmft.api import (
     Alignment,
+    DataError,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -62,6 +63,7 @@ class StageGround:
         self.notes: list[str] = []
         self._when = "before"
         self.identity = ""
+        self.reads: Mapping[str, str] = {}  # the identity of each stage that this one reads
         self.accept_data = False
 
     @cached_property
@@ -149,6 +151,7 @@ class StageGround:
         encoded, report = self.encoder.encode(rows, self.train)
         if note := report.note():
             self._note(note)
+        self._refuse_strangers(encoded)
         return encoded
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
@@ -157,6 +160,7 @@ class StageGround:
         pairs, report = encode_pairs(self.encoder, rows, self.train)
         if note := report.note():
             self._note(note)
+        self._refuse_strangers(row for pair in pairs for row in (pair.chosen, pair.rejected))
         return pairs
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
@@ -165,7 +169,21 @@ class StageGround:
         prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
         if note := report.note():
             self._note(note)
+        self._refuse_strangers(prompts)
         return prompts
+
+    def _refuse_strangers(self, rows: Iterable[Encoded]) -> None:
+        """Raise DataError where a row has a token that the model has no embedding for."""
+        config = models.load_config(self.recipe.model).get_text_config()
+        words = getattr(config, "vocab_size", None)
+        for row in rows:
+            if words and max(row.input_ids, default=0) >= words:
+                raise DataError(
+                    "E114",
+                    f"{row.origin}: the tokenizer gives the id {max(row.input_ids)}, and the model"
+                    f" has {words} tokens",
+                    fix="give the tokenizer that belongs to the model as model.tokenizer",
+                )
 
     @property
     def shares_prompts(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from llmft.reading.references import references
 from llmft.recipe import Recipe
 from llmft.registry import Registry
 from llmft.saving.earlier import EARLIER_RUN, earlier_stage, stage_adapter, stage_work
+from llmft.saving.lock import model_hashes
 from llmft.saving.run_folder import RUN, resolved_yaml
 from llmft.stage import StageRun
 
@@ -69,6 +69,8 @@ def _stand_in(
         fsio.write_json(place / "recipe.yaml", _of_these(earlier, trained, loaded, registry))
         recipe = small(load_recipe(place / "recipe.yaml", registry)).recipe
         fsio.write_text(place / "resolved.yaml", resolved_yaml(recipe))
+        base = {"path": recipe.model.path, "sha256": model_hashes(recipe.model.path)}
+        fsio.write_json(place / "lock.json", {"model": base})
         for name in trained:
             method = _save_untrained(recipe, name, place, registry)
             notes.append(f"an untrained {method} stands in for '{place.name}/{name}'")
@@ -79,7 +81,7 @@ def _copy_rows(stage: Path, place: Path, rows: int) -> None:
     with (stage / artifacts.ROWS).open(encoding="utf-8") as lines:
         some = [line for line, _ in zip(lines, range(rows), strict=False)]
     fsio.write_text(place / artifacts.ROWS, "".join(some))
-    produces = json.loads((stage / artifacts.RESULT).read_text("utf-8"))["produces"]
+    produces = artifacts.result_of(stage)["produces"]
     artifacts.save_stage(place, place.parent.parent.name, (), None, StageResult(produces))
 
 

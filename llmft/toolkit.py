@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -163,19 +164,35 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], key: str) -> N
     from llmft.fsio import write_bytes
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(whole, {"key": key}))
+    write_bytes(path, save(whole, {"key": key, "sha256": _digest(whole)}))
 
 
 def load_tensors(path: Path, key: str) -> dict[str, torch.Tensor] | None:
-    """Return the tensors of a file, or None where it is not there or has another key."""
-    from safetensors import safe_open
+    """Return the tensors of a file, or None where it is not there, damaged or has another key."""
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return None
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError:
+        return None
+    return found if (told.get("key"), told.get("sha256")) == (key, _digest(found)) else None
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a SHA-256 over the names and bytes of tensors on the CPU."""
+    import hashlib
+
+    import torch
+
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
@@ -192,6 +209,8 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
             fix=f"map the right one under data.columns in place of '{column}'",
         )
     value = record[column]
+    if isinstance(value, float) and math.isnan(value):
+        value = None  # as pandas writes what is missing
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise DataError("E101", f"{origin}: the column '{column}' is {kind}, text is wanted")

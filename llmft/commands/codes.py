@@ -81,8 +81,8 @@ CODES: dict[str, Code] = {
     ),
     "E112": Code(
         "a judge gave no number",
-        "A reward function or a reward model that ranks answers gave one of them NaN. It can be"
-        " neither better nor worse than another, so there is no ranking.",
+        "A reward function or a reward model that ranks or scores answers gave one of them NaN, or"
+        " PPO an infinite reward. There is no ranking by that, and nothing to learn from it.",
         "Mend the function, or look at the reward model's report: its training may have failed.",
     ),
     "E113": Code(
@@ -90,6 +90,11 @@ CODES: dict[str, Code] = {
         "Several processes train together, each takes its part of every step, and one of them reads"
         " other rows than the first one does.",
         "Give all machines of the run the same files, and the same versions of what reads them.",
+    ),
+    "E114": Code(
+        "the tokenizer is not the model's",
+        "A row holds a token that the model has no embedding for, so it cannot be read.",
+        "Leave model.tokenizer out, or name the tokenizer that the model was trained with.",
     ),
     "E130": Code(
         "the run was interrupted",
@@ -194,10 +199,10 @@ CODES: dict[str, Code] = {
     ),
     # --- runs and checkpoints
     "E401": Code(
-        "a checkpoint is damaged",
+        "a checkpoint, or another file of a run, is damaged",
         "A file of it is missing, cut short or altered: it does not match the hash that was"
         " written with it.",
-        "Use an earlier checkpoint, or run the stage again.",
+        "Use an earlier checkpoint, run the stage again, or put the file back.",
     ),
     "E402": Code(
         "this is not a finished run",

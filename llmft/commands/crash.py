@@ -22,7 +22,7 @@ def write_report(error: BaseException, command: str, run_folder: Path | None) ->
     """
     from llmft.commands.environment import machine, versions
 
-    about: dict[str, object] = {"command": command, **machine(Path.cwd())}
+    about: dict[str, object] = {"command": command, **machine(Path())}
     about |= versions()
     lines = [f"{key}: {value}" for key, value in about.items()]
     text = "\n".join(lines) + "\n\n" + trace(error)

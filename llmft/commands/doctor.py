@@ -20,7 +20,7 @@ def examine(deep: bool) -> dict[str, Any]:
     """
     registry = Registry.discover()
     report: dict[str, Any] = {
-        "machine": environment.machine(Path.cwd()),
+        "machine": environment.machine(Path()),
         "accelerators": environment.accelerators(),
         "packages": environment.versions(),
         "methods": [asdict(record) for record in registry.records()],

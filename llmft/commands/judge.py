@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -14,8 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmft import fsio
-from llmft.artifacts import RESULT
+from llmft import artifacts, fsio
 from llmft.errors import DataError, RecipeError
 from llmft.nearest import did_you_mean
 from llmft.quiet import captured_output
@@ -58,14 +56,15 @@ def judge(target: str, asked: str) -> str:
 
 def _reward_stages(run: Path) -> list[str]:
     """Return the finished stages of a run that made a reward model; none where it is no run."""
-    if not (run / "run.json").is_file():
+    if not (run / artifacts.RUN).is_file():
         return []
-    names = json.loads((run / "run.json").read_text("utf-8"))["stages"]
-    results = {name: run / "stages" / name / RESULT for name in names}
+    names = fsio.read_json(run / artifacts.RUN, artifacts.PUT_BACK)["stages"]
+    folders = {name: run / "stages" / name for name in names}
     return [
         name
-        for name, path in results.items()
-        if path.is_file() and json.loads(path.read_text("utf-8"))["produces"] == REWARD_MODEL
+        for name, folder in folders.items()
+        if (folder / artifacts.RESULT).is_file()
+        and artifacts.result_of(folder)["produces"] == REWARD_MODEL
     ]
 
 

@@ -28,9 +28,11 @@ class Verdict:
     changes: list[Change]
 
     @property
-    def fits(self) -> bool:
-        """Whether every stage fits."""
-        return self.plan.worst.peak.total <= self.memory.room
+    def fits(self) -> bool | None:
+        """Whether every stage fits; None where what is counted does, and not all is counted."""
+        if self.plan.worst.peak.total > self.memory.room:
+            return False
+        return True if all(stage.followed for stage in self.plan.stages) else None
 
 
 def plan(recipe: str, overrides: Sequence[str], gpu: str | None) -> Verdict:
@@ -177,6 +179,9 @@ def _fits(verdict: Verdict) -> str:
         )
     if verdict.fits:
         return f"fits: {said}"
+    if verdict.fits is None:
+        lost = ", ".join(s.name for s in verdict.plan.stages if not s.followed)
+        return f"not all of {lost} is counted; what is counted fits: {said}"
     lines = [f"does not fit: {said}"]
     for change in verdict.changes:
         end = "fits" if change.fits else "does not fit yet"

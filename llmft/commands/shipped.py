@@ -57,7 +57,10 @@ def find(recipe: str) -> Path:
 
 def _short(path: Path) -> Path:
     """Return the path as a person in the working folder would type it."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it was deleted meanwhile
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 

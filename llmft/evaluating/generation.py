@@ -9,7 +9,8 @@ import torch
 
 from llmft.api import Sampling
 from llmft.models import max_positions
-from llmft.training.decoding import Drawing, decode, dense_attention, left_padded, stop_ids
+from llmft.training.decoding import Drawing, decode, dense_attention, stop_ids
+from llmft.training.token_reader import left_padded
 
 
 def generate(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft import artifacts, models
+from llmft import artifacts, fsio, models
 from llmft.api import CompletionRow, Dataset, Encoded, TextRow
 from llmft.errors import CheckpointError, DataError
 from llmft.evaluating.inference import load_run
@@ -80,7 +79,7 @@ def reward_stage(run: Path, stage: str | None) -> Path:
             f"stage '{stage}' made a {made}, not a reward model",
             fix="name a stage whose alignment is reward",
         )
-    names = json.loads((run / "run.json").read_text("utf-8"))["stages"]
+    names = fsio.read_json(run / artifacts.RUN, artifacts.PUT_BACK)["stages"]
     folders = [last.parent / name for name in names]
     finished = [folder for folder in folders if (folder / artifacts.RESULT).is_file()]
     found = [folder for folder in finished if _produced(folder) == REWARD_MODEL]
@@ -95,7 +94,7 @@ def reward_stage(run: Path, stage: str | None) -> Path:
 
 
 def _produced(folder: Path) -> str:
-    return str(json.loads((folder / artifacts.RESULT).read_text("utf-8"))["produces"])
+    return str(artifacts.result_of(folder)["produces"])
 
 
 def _rows(
@@ -112,7 +111,7 @@ def _rows(
     if prompt and found:
         for column, text in found.items():
             yield keys[column], encoder.completion(CompletionRow(prompt, text, (), origin))
-    elif isinstance(record.get("text"), str):
+    elif isinstance(record.get("text"), str) and record["text"].strip():
         (row,), _ = encoder.encode([TextRow(record["text"], origin)], TrainSettings())
         yield "score", row
     else:

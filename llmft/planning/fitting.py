@@ -56,7 +56,11 @@ def named_memory(text: str) -> Memory:
     if not found or not float(found[1]):
         raise RecipeError("E090", f"--gpu '{text}' is no size of a memory", fix="write --gpu 24GB")
     unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
-    return Memory(f"a GPU of {text.strip()}", int(float(found[1]) * unit), CUDA_CONTEXT, False)
+    memory = Memory(f"a GPU of {text.strip()}", int(float(found[1]) * unit), CUDA_CONTEXT, False)
+    if memory.room <= 0:
+        what = f"--gpu '{text}' is less than a GPU's own context takes ({CUDA_CONTEXT >> 20} MiB)"
+        raise RecipeError("E090", what, fix="write --gpu 24GB")
+    return memory
 
 
 def found_memory() -> Memory:

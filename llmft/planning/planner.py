@@ -34,7 +34,8 @@ class StagePlan:
     """What a stage would do.
 
     rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
-    here. drawn: the answers that a task draws.
+    here. drawn: the answers that a task draws. followed: whether the memory of all its phases is in
+    `peaks`; a remark says what is not.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StagePlan:
     quantization: str
     counts: Counts | None
     peaks: tuple[Peak, ...]
+    followed: bool
     files: tuple[tuple[str, int], ...]
     remarks: tuple[str, ...]
 
@@ -109,7 +111,7 @@ def plan_stage(
             trackers=Trackers([]),
         )
         planned.begin(in_ram=in_ram)
-        trainable, total = _compute(planned)
+        trainable, total, followed = _compute(planned)
     ledger = planned.ledger
     bits = {"load_in_4bit": "4-bit", "load_in_8bit": "8-bit"}
     stored = next((said for key, said in bits.items() if planned.load_options.get(key)), "")
@@ -128,13 +130,17 @@ def plan_stage(
         quantization=stored,
         counts=planned.counts,
         peaks=tuple(ledger.peaks),
+        followed=followed,
         files=tuple(_files(stage, ledger.peaks, planned.counts)),
         remarks=(*planned.notes, *planned.remarks),
     )
 
 
-def _compute(planned: PlannedStage) -> tuple[int, int]:
-    """Let the stage's methods work without numbers, and return (trainable, total) parameters."""
+def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
+    """Let the stage's methods work without numbers.
+
+    Return (trainable, total) parameters, and whether they could be followed to their end.
+    """
     ledger = planned.ledger
     ledger.begin("load")
     try:
@@ -148,7 +154,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int]:
         )
         total = planned.count_base()
         ledger.close()
-        return 0, total
+        return 0, total, False
+    followed = True
     ledger.begin("prepare")
     try:
         with ledger, NoNumbers():
@@ -159,12 +166,13 @@ def _compute(planned: PlannedStage) -> tuple[int, int]:
     except LlmftError:
         raise
     except Exception as error:  # as above
+        followed = False
         planned.remark(
             f"'{planned.work.method}' cannot be followed without weights ({_said(error)}):"
             f" memory after the phase '{ledger.phase}' is not counted"
         )
     ledger.close()
-    return trainable, total
+    return trainable, total, followed
 
 
 def _loads(planned: PlannedStage) -> bool:

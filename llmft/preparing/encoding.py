@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from llmft.api import ChatRow, CompletionRow, Encoded, Message, Prompt, PromptRow, Row, TextRow
@@ -163,18 +164,21 @@ class Encoder:
         return Encoded(tuple(ids), tuple(labels), origin)
 
     def _chat(self, row: ChatRow) -> Encoded:
-        """Return a conversation in which every assistant turn is learnt."""
+        """Return a conversation in which every assistant turn is learnt.
+
+        Where the tokenizer merges across a turn's start, it is as in `_split_at`.
+        """
         whole = self.render(row.messages, answer_next=False)
-        ids = self._ids(whole, special=True)
-        labels = [IGNORED] * len(ids)
+        ids: list[int] = []
+        labels: list[int] = []
+        done = ""
         for turn, message in enumerate(row.messages):
             if message["role"] != "assistant":
                 continue
             before = self.render(row.messages[:turn], answer_next=True)
             after = self.render(row.messages[: turn + 1], answer_next=False)
-            start = len(self._ids(before, special=True))
-            stop = len(self._ids(after, special=True))
-            if not (whole.startswith(after) and after.startswith(before)):
+            pieces = (done, before, after, whole)
+            if not all(longer.startswith(shorter) for shorter, longer in pairwise(pieces)):
                 raise DataError(
                     "E108",
                     f"{row.origin}: the chat template rewrites earlier turns, so turn {turn}"
@@ -182,8 +186,20 @@ class Encoder:
                     fix="learn the last turn only (data.learn: last), or give another"
                     " model.chat_template",
                 )
-            labels[start:stop] = ids[start:stop]
+            asked = self._extended(ids, done, before)
+            answered = self._extended(asked, before, after)
+            labels += [IGNORED] * (len(asked) - len(ids)) + answered[len(asked) :]
+            ids, done = answered, after
+        ids = self._extended(ids, done, whole)
+        labels += [IGNORED] * (len(ids) - len(labels))
         return Encoded(tuple(ids), tuple(labels), row.origin)
+
+    def _extended(self, ids: list[int], text: str, longer: str) -> list[int]:
+        """Return the ids of a longer text, which begin with those of the text before it."""
+        whole = self._ids(longer, special=True)
+        if whole[: len(ids)] == ids:
+            return whole
+        return ids + self._ids(longer[len(text) :], special=True)
 
     def _fitted(self, row: Encoded, rule: str, report: EncodingReport) -> Encoded | None:
         limit = self.max_length

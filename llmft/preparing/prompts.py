@@ -25,7 +25,7 @@ def encode_prompts(
         raise DataError(
             "E106",
             f"an answer of {max_new_tokens} tokens leaves no room for a prompt within {limit}",
-            fix="lower the answers' max_new_tokens, or raise train.max_length",
+            fix="lower max_new_tokens or response_length, or raise train.max_length",
         )
     report = EncodingReport(rows=len(rows))
     kept = []

@@ -18,6 +18,7 @@ Record = tuple[str, Mapping[str, Any]]
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 # One record longer than this is no training row; reading it would only fill the memory.
 _LONGEST_LINE = 64 * 2**20
+_A_LIST = "if the file is one list, name the file .json"
 
 
 def read_records(
@@ -117,8 +118,12 @@ def read_file(path: Path) -> Iterator[Record]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        what = f"'{path}' cannot be read: {error.strerror}"
+        raise DataError("E107", what, fix="mend its permissions, or copy it") from error
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
@@ -138,14 +143,39 @@ def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Record]:
 
 def _object(line: bytes, origin: str) -> dict[str, Any]:
     try:
-        value = json.loads(_text(line, origin))
+        value = _parsed(line, origin)
     except json.JSONDecodeError as error:
         raise DataError(
-            "E107", f"{origin}:{error.colno}: not JSON: {error.msg.lower()}", fix="mend the line"
-        ) from error
+            "E107", f"{origin}:{error.colno}: not JSON: {error.msg.lower()}",
+            fix=_A_LIST if line.strip() == b"[" else "mend the line",
+        ) from error  # fmt: skip
     if not isinstance(value, dict):
-        raise DataError("E107", f"{origin}: a JSON object is wanted, got {type(value).__name__}")
+        kind = type(value).__name__
+        fix = _A_LIST if isinstance(value, list) else "mend the line"
+        raise DataError("E107", f"{origin}: a JSON object is wanted, got {kind}", fix=fix)
+    if b"\\ud" in line.lower():
+        _refuse_half_characters(value, origin)
     return value
+
+
+def _parsed(data: bytes, origin: str) -> Any:
+    """Return JSON's value; the parser's own limits are a fault of the file."""
+    text = _text(data, origin)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:  # brackets inside brackets; huge numbers
+        what = f"{origin}: not JSON that can be read: {str(error).partition(';')[0].lower()}"
+        raise DataError("E107", what, fix="mend or drop the line") from error
+
+
+def _refuse_half_characters(record: Any, origin: str) -> None:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # no tokenizer takes it, and no file
+        what = f"{origin}: a text holds half of a surrogate pair (an escape such as \\ud800)"
+        raise DataError("E107", what, fix="mend or drop the line") from error
 
 
 def _text(data: bytes, origin: str) -> str:
@@ -157,24 +187,43 @@ def _text(data: bytes, origin: str) -> str:
         ) from error
 
 
-def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
+def _whole(path: Path, stream: IO[bytes]) -> bytes:
     try:
-        value = json.loads(_text(stream.read(), str(path)))
+        return stream.read()
+    except (EOFError, OSError) as error:
+        raise DataError("E107", f"{path}: the file ends in mid-data") from error
+
+
+def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
+    data = _whole(path, stream)
+    try:
+        value = _parsed(data, str(path))
     except json.JSONDecodeError as error:
+        lines = error.msg == "Extra data" and data.lstrip().startswith(b"{")
         raise DataError(
-            "E107", f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg.lower()}"
-        ) from error
+            "E107", f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg.lower()}",
+            fix="if there is an object in each line, name the file .jsonl" if lines else "",
+        ) from error  # fmt: skip
     if isinstance(value, dict) and isinstance(value.get("data") or value.get("Data"), list):
         value = value.get("data") or value["Data"]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError("E107", f"{path}: a list of JSON objects is wanted")
+    escaped = b"\\ud" in data.lower()
     for number, item in enumerate(value, 1):
+        if escaped:
+            _refuse_half_characters(item, f"{path}: item {number}")
         yield f"{path}: item {number}", item
 
 
 def _csv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(_text(stream.read(), str(path)), newline=""), strict=True)
+    text = _text(_whole(path, stream), str(path))
+    csv.field_size_limit(_LONGEST_LINE)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if twice := [name for name in names if list(names).count(name) > 1]:
+            what = f"{path}:1: two columns are called '{twice[0]}'"
+            raise DataError("E107", what, fix="give each its own name")
         for record in reader:
             origin = f"{path}:{reader.line_num}"
             if None in record or None in record.values():

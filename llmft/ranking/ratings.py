@@ -75,7 +75,7 @@ def read_rater(path: Path) -> tuple[dict[str, Decision], bool]:
     for number, line in enumerate(lines, 1):
         try:
             decision = _decision(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             fix = "delete the line, and rank that item again"
             raise DataError("E111", f"{path}:{number}: this is no decision", fix=fix) from error
         decisions[decision.item] = decision

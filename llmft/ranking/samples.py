@@ -99,10 +99,7 @@ def _fault(record: Mapping[str, Any]) -> str:
     if isinstance(prompt, list):
         if not prompt or not all(_is_turn(turn) for turn in prompt):
             return "the prompt is no list of messages with role and content"
-        texts = [text for turn in prompt for text in (turn["role"], turn["content"])]
-    elif isinstance(prompt, str) and prompt.strip():
-        texts = [prompt]
-    else:
+    elif not isinstance(prompt, str) or not prompt.strip():
         return "the prompt is missing, empty, or no text"
     if not isinstance(completions, list) or not all(isinstance(one, str) for one in completions):
         return "'completions' is no list of texts"
@@ -111,8 +108,6 @@ def _fault(record: Mapping[str, Any]) -> str:
     answers = record.get("answers") or []
     if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
         return "'answers' is no list of texts"
-    if not all(_is_unicode(text) for text in [*texts, *completions, *answers]):
-        return "a text holds half of a surrogate pair"
     return ""
 
 
@@ -120,11 +115,3 @@ def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and all(
         isinstance(turn.get(key), str) for key in ("role", "content")
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -152,7 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Return what stands after the token, and the query; refuse who does not belong here."""
         if self.headers.get("Host", "").lower() not in self.server.hosts:
             raise _Refused(HTTPStatus.FORBIDDEN, "this is not the address of this program")
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, "this is no address") from error
         token, slash, rest = parts.path.removeprefix("/").partition("/")
         self._check_token(token if slash else "")
         return rest, parse_qs(parts.query)
@@ -178,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _asked(self, ask: Any) -> Asked:
         try:
             answer: Asked = ask()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         return answer
 

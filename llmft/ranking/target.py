@@ -73,10 +73,19 @@ def _waited_for(run: Path, waiting: Path) -> Target:
     for folder in (waiting.parent, run):
         rows = folder / where
         if rows.is_file():
-            if not rows.resolve().is_relative_to(run.resolve()):
+            if not _of_a_run(rows.resolve(), run.resolve()):
                 raise TrustError("E603", f"'{waiting}' leads out of the run folder: '{where}'")
             return Target(rows, go_on, raters)
     raise CheckpointError("E401", f"'{waiting}' names '{where}', which is not there")
+
+
+def _of_a_run(rows: Path, run: Path) -> bool:
+    """Return whether a file is in the run, or a stage's of another run under its output_dir."""
+    if rows.is_relative_to(run):
+        return True
+    above = [*rows.parents]
+    a_stages = rows.name == SAMPLES and len(above) > 4 and above[1].name == "stages"
+    return a_stages and (above[2] / "run.json").is_file() and above[4] == run.parent.parent
 
 
 def _has_completions(rows: Path) -> bool:

@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ class Checkpoints:
             raise CheckpointError(
                 "E405",
                 f"'{folder}' is a checkpoint of the run '{run_id}', not of '{self.run_id}'",
-                fix="take it away; checkpoints cannot be moved from run to run",
+                fix="take it away, or give a run folder that was renamed its name back",
             )
         self._refuse_other(state["identity"])
         from safetensors.torch import load_file
@@ -159,6 +160,16 @@ class Checkpoints:
             fix="put the data back as it was, begin a new run, or go on with what is there now by"
             " --accept-data-change",
         )
+
+
+def newest_carried(folder: Path) -> Mapping[str, Any]:
+    """Return what the newest checkpoint in a folder carries, by its own word; {} without one."""
+    steps = sorted(folder.glob("step-*"), key=lambda path: path.name[5:].zfill(20), reverse=True)
+    for step in steps:
+        with suppress(CheckpointError, OSError):  # a damaged one: see `Checkpoints.newest`
+            carried: Mapping[str, Any] = fsio.read_json(step / STATE, "").get("carried", {})
+            return carried
+    return {}
 
 
 def check_space(folder: Path, size: int, count: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft import artifacts
+from llmft import artifacts, fsio
 from llmft.api import Adapter, Alignment, Dataset, Task
 from llmft.errors import CheckpointError
 from llmft.reading.recipe import load_recipe
-from llmft.reading.references import stage_references
+from llmft.reading.references import references, stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 
@@ -73,6 +74,34 @@ def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
             fix="give the name of a run's folder, as 'llmft run' printed it",
         )
     return artifacts.stage_folder(found[0], stage)
+
+
+def refuse_other_bases(recipe: Recipe, ground: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where an adapter of an earlier run was made on other weights.
+
+    ground: what this run stands on, as in its lock.
+    """
+    for reference in references(recipe):
+        if not reference.target.startswith(EARLIER_RUN) or reference.produces not in MODELS:
+            continue
+        run = earlier_stage(reference.target, Path(), recipe).parent.parent
+        theirs = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)["model"]
+        if _weights(theirs) != _weights(ground["model"]):
+            raise CheckpointError(
+                "E405",
+                f"'{reference.target}' was made on another base model, '{theirs['path']}'",
+                fix="give that model's path in the recipe, or name a stage that was made on this",
+            )
+
+
+MODELS = ("policy", "reward_model")
+"""What a stage produces that is an adapter on a base model."""
+
+
+def _weights(model: Mapping[str, Any]) -> Any:
+    """Return the hashes of a local model's weights; the name of one from the hub."""
+    hashes = {name: h for name, h in model["sha256"].items() if name.endswith(".safetensors")}
+    return hashes or model["path"]
 
 
 def load_options(recipe: Recipe, adapter: Adapter[Any]) -> dict[str, Any]:

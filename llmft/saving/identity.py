@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from llmft.preparing.data import row_digests, stage_rows
 from llmft.reading.references import stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
+from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
+from llmft.saving.checkpoints import newest_carried
 from llmft.saving.earlier import stage_dataset
 from llmft.saving.edits import kind_of
 
@@ -27,9 +29,6 @@ def identity(
     Settings that change nothing about what is made, such as how often it is saved, are left out.
     ground: what the run stands on, as in its lock. rows: the SHA-256 of the stage's rows.
     """
-    named = set(stage_references(stage.work).values())
-    named |= set(stage_references(stage.data).values()) if stage.data else set()
-    named |= {stage.start_from} if stage.start_from else set()
     whole = {
         "stage": _settings(stage),
         "model": [recipe.model.model_dump(mode="json"), ground["model"]["sha256"]],
@@ -37,9 +36,17 @@ def identity(
         "cross_cutting": recipe.plugins,
         "plugins": sorted(_versions(stage, ground)),
         "rows": dict(rows),
-        "reads": {name: recorded(run, name) for name in sorted(named)},
+        "reads": reads(stage, run),
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def reads(stage: Stage, run: Path) -> dict[str, str]:
+    """Return the identity of each stage that a stage reads, by name."""
+    named = set(stage_references(stage.work).values())
+    named |= set(stage_references(stage.data).values()) if stage.data else set()
+    named |= {stage.start_from} if stage.start_from else set()
+    return {name: recorded(run, name) for name in sorted(named)}
 
 
 def recorded(run: Path, stage: str) -> str:
@@ -51,12 +58,26 @@ def recorded(run: Path, stage: str) -> str:
     return str(facts.get("identity", ""))
 
 
+def why_anew(run: Path, stage: str, reads: Mapping[str, str], remade: Set[str], asked: bool) -> str:
+    """Return why a stage that stopped at a checkpoint does not go on from it; '' where it does.
+
+    reads: the identities of the stages it reads. remade: stages that have run again just now.
+    asked: whether the stage is to run again in any case.
+    """
+    carried = newest_carried(run / "stages" / stage / CHECKPOINTS)
+    if not carried:
+        return ""
+    if carried.get("reads", reads) != reads or remade & reads.keys():
+        return "as a stage that it reads has run again"
+    return "as asked" if asked else ""
+
+
 def all_stand(recipe: Recipe, registry: Registry, run: Path) -> bool:
     """Return whether each stage of a finished run is what it would be if it were made now.
 
     Raises the error of the data where rows cannot be read any more.
     """
-    ground = json.loads((run / "lock.json").read_text("utf-8"))
+    ground = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
     for stage in recipe.stages:
         dataset = stage_dataset(recipe, stage, registry, run)
         rows = row_digests(*stage_rows(stage, dataset, recipe.seed)) if dataset else {}

@@ -37,11 +37,12 @@ def newest_run(loaded: Loaded) -> Path:
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
 
-def examine(loaded: Loaded, folder: Path, registry: Registry) -> Earlier:
+def examine(loaded: Loaded, folder: Path, registry: Registry, first: str | None = None) -> Earlier:
     """Return what a run folder holds, after checking that the recipe is still the run's.
 
-    Raises CheckpointError where it is no run's, where a finished stage is damaged, and with every
-    edit that cannot be taken over.
+    first: the stage from which on all run again, so that what they made need not be whole.
+    Raises CheckpointError where it is no run's, where a file of it or a finished stage is damaged,
+    and with every edit that cannot be taken over.
     """
     if not (folder / "run.json").is_file():
         raise CheckpointError(
@@ -50,13 +51,18 @@ def examine(loaded: Loaded, folder: Path, registry: Registry) -> Earlier:
     results = {
         stage: result for stage in _stages(folder) if (result := _result(folder, stage)) is not None
     }
-    recipe = load_recipe(folder / "resolved.yaml", registry).recipe
+    resolved = folder / "resolved.yaml"
+    if not resolved.is_file():
+        raise CheckpointError("E401", f"'{resolved}' is missing", fix=artifacts.PUT_BACK)
+    recipe = load_recipe(resolved, registry).recipe
     edits = edits_between(recipe, loaded.recipe)
     trained = {s for s in _stages(folder) if s not in results and _has_checkpoint(folder, s)}
     refused = [fault for edit in edits if (fault := _refusal(loaded, edit, trained))]
     if refused:
         raise CheckpointError.of(refused)
-    for stage in results:
+    names = [stage.name for stage in loaded.recipe.stages]
+    again = names[names.index(first) :] if first else []
+    for stage in results.keys() - again:
         artifacts.verify_stage(folder / "stages" / stage)
     same = not any(edit.kind != "allowed" for edit in edits)
     return Earlier(results, tuple(edits), same and len(results) == len(recipe.stages))
@@ -87,7 +93,7 @@ def trim_metrics(place: Path, step: int) -> None:
     path = place / "metrics.jsonl"
     if not path.is_file():
         return
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _stays(line, step)]
     if len(kept) < len(lines):
         fsio.write_text(path, "".join(f"{line}\n" for line in kept))
@@ -97,6 +103,8 @@ def _stays(line: str, step: int) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:  # torn by a kill
+        return False
+    if not isinstance(entry, dict):
         return False
     return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
 
@@ -148,7 +156,7 @@ def _age(run: Path) -> tuple[str, int]:
 
 
 def _stages(folder: Path) -> list[str]:
-    names: list[str] = json.loads((folder / "run.json").read_text("utf-8"))["stages"]
+    names: list[str] = fsio.read_json(folder / artifacts.RUN, artifacts.PUT_BACK)["stages"]
     return names
 
 
@@ -164,6 +172,6 @@ def _result(folder: Path, stage: str) -> StageResult | None:
     path = folder / "stages" / stage / artifacts.RESULT
     if not path.is_file():
         return None
-    facts = json.loads(path.read_text("utf-8"))
+    facts = fsio.read_json(path, "take it away, and the stage goes on from its last checkpoint")
     names = StageResult.__dataclass_fields__
     return StageResult(**{name: value for name, value in facts.items() if name in names})

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft import fsio
+from llmft import artifacts, fsio
 from llmft.errors import EnvironmentFault
 from llmft.launched import command
 from llmft.reading.methods import nested_methods
 from llmft.reading.recipe import Loaded
+from llmft.reading.references import references
 from llmft.recipe import Recipe
 from llmft.registry import Registry
+from llmft.saving.earlier import EARLIER_RUN
 from llmft.saving.resuming import Earlier, changed_ground
 
-LOCK, RUN = "lock.json", "run.json"
+LOCK, RUN = "lock.json", artifacts.RUN
 
 
 def new_run_folder(recipe: Recipe) -> Path:
@@ -72,7 +74,7 @@ def reopen(
     killed: what the lock of a process that ended without notice says.
     """
     fsio.sweep_staging(folder)
-    ground = json.loads((folder / LOCK).read_text("utf-8"))
+    ground = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
     now = _ground(loaded.recipe, registry)
     changes = changed_ground(ground, now, accept_plugins=loaded.accepted.plugins)
     known = [(plugin["kind"], plugin["method"]) for plugin in ground["plugins"]]
@@ -86,7 +88,7 @@ def reopen(
     stages = [stage.name for stage in loaded.recipe.stages]
     if earlier.edits:
         _write_recipe(folder, loaded)
-    run = json.loads((folder / RUN).read_text("utf-8"))
+    run = fsio.read_json(folder / RUN, artifacts.PUT_BACK)
     entry = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
         "edits": [str(edit) for edit in earlier.edits],
@@ -99,13 +101,19 @@ def reopen(
     return ground, notes
 
 
-def resume_command(loaded: Loaded, folder: Path) -> str:
-    """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
+def resume_command(loaded: Loaded, folder: Path, last: str | None = None) -> str:
+    """Return what a person types to go on with a run; '' where nothing can be resumed yet.
+
+    last: the stage after which it was to stop.
+    """
     if loaded.smoke or not (folder / RUN).is_file():
         return ""
-    kept = [text for text in loaded.overrides if not text.startswith("output_dir=")]
+    named = any(found.target.startswith(EARLIER_RUN) for found in references(loaded.recipe))
+    # Where a stage goes on from another run, that is looked for under output_dir.
+    kept = [text for text in loaded.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
-    return shlex.join([*command(), "run", loaded.path, str(folder), "--resume", *changes])
+    until = ["--until", last] if last else []
+    return shlex.join([*command(), "run", loaded.path, str(folder), "--resume", *until, *changes])
 
 
 def _last_seen(killed: Mapping[str, Any]) -> str:

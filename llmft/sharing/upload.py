@@ -118,7 +118,8 @@ def adapter_files(
 
     Raises CheckpointError where the stage has not finished, or a file of it is damaged.
     """
-    folder = artifacts.stage_folder(run, None if asked.stage == "last" else asked.stage)
+    last = recipe.stages[-1].name
+    folder = artifacts.stage_folder(run, last if asked.stage == "last" else asked.stage)
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
     fsio.verify_folder(source)
     files: dict[str, str | bytes] = {
@@ -136,8 +137,8 @@ def adapter_files(
         recipe,
         stage,
         stage_adapter(recipe, stage, registry).method,
-        json.loads((folder / artifacts.RESULT).read_text("utf-8")),
-        json.loads((run / "lock.json").read_text("utf-8")),
+        artifacts.result_of(folder),
+        fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
         asked.repo_id,
         loads_in_peft="adapter_config.json" in files,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from llmft.errors import Interrupted
+from llmft.errors import Interrupted, LlmftError
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,9 +17,27 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 class _Leave(BaseException):
     """Unwinds the run; no `except Exception`, such as the one around trackers, holds it up."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+
+# A library that is being imported may swallow what a signal raised, and go on half imported.
+_asked: list[int] = []
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGINT, as Python does, and remember that it came.
+
+    An error that follows it comes of it, so Interrupted is raised in its place; where none has
+    followed, `leave_on_signal` leaves.
+    """
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        _asked.append(number)
+        raise KeyboardInterrupt
+
+    ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    handled = nullcontext() if ignored else _handled_by(interrupt, (signal.SIGINT,))
+    with _told_as("interrupted"), handled:
+        yield
 
 
 @contextmanager
@@ -27,14 +45,29 @@ def leave_on_signal() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into Interrupted, raised at once from wherever the block is."""
 
     def leave(number: int, frame: Any) -> NoReturn:
-        raise _Leave(number)
+        _asked.append(number)
+        raise _Leave
 
+    with _told_as("stopped by {} between two steps"), _handled_by(leave):
+        if _asked:
+            raise _Leave
+        yield
+
+
+@contextmanager
+def _told_as(what: str) -> Iterator[None]:
+    """Raise Interrupted where a signal was noted, and the block ends by what came of it."""
     try:
-        with _handled_by(leave):
-            yield
-    except _Leave as request:
-        name = signal.Signals(request.number).name
-        raise Interrupted(request.number, f"stopped by {name} between two steps") from None
+        yield
+    except LlmftError:
+        raise
+    except (_Leave, Exception):
+        if not _asked:
+            raise
+        number = _asked[0]
+        raise Interrupted(number, what.format(signal.Signals(number).name)) from None
+    finally:
+        _asked.clear()
 
 
 @dataclass
@@ -60,7 +93,7 @@ class Stop:
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
     """Yield a flag that SIGINT or SIGTERM sets; a second signal leaves at once."""
-    stop = Stop()
+    stop = Stop(_asked[0] if _asked else 0)
 
     def note(number: int, frame: Any) -> None:
         if stop.signal and not stop.saving:
@@ -75,11 +108,13 @@ def stop_requests() -> Iterator[Stop]:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def _handled_by(
+    handler: Callable[[int, Any], None], numbers: Sequence[signal.Signals] = _NUMBERS
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _NUMBERS}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

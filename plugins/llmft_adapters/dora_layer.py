@@ -46,6 +46,12 @@ def _restore_8_bits(layer: Any) -> None:
 
 def _unpacked(layer: Any) -> torch.Tensor:
     """Return a layer's weight as numbers, whatever it is stored as."""
+    if type(layer).__name__ == "Linear4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        # PEFT goes by the weight's class, which a plan's tensors without numbers do not have.
+        unpacked: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return unpacked.detach()
     if type(layer).__name__ != "Linear8bitLt":
         weight: torch.Tensor = dequantize_module_weight(layer).detach()
         return weight

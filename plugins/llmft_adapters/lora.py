@@ -11,7 +11,13 @@ from typing import Any
 from llmft.api import Adapter, Refusal, TrainSettings, hookimpl
 from llmft_adapters.biases import own_biases, put_back
 from llmft_adapters.lora_config import LoraConfig
-from llmft_adapters.lora_targets import adapted_layers, misfits, targets_for_peft, values_for_peft
+from llmft_adapters.lora_targets import (
+    adapted_layers,
+    misfits,
+    targets_for_peft,
+    values_for_peft,
+    whole_layers_for_peft,
+)
 
 
 class Lora(Adapter[LoraConfig]):
@@ -74,7 +80,7 @@ class Lora(Adapter[LoraConfig]):
             target_modules=targets_for_peft(model, config),
             use_rslora=config.use_rslora,
             init_lora_weights=config.init_lora_weights if not config.start_in_the_base else True,
-            modules_to_save=config.modules_to_save,
+            modules_to_save=whole_layers_for_peft(model, config),
             rank_pattern=values_for_peft(model, config, config.rank_pattern),
             alpha_pattern=values_for_peft(model, config, config.alpha_pattern),
         )

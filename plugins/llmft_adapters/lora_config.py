@@ -68,6 +68,13 @@ class LoraConfig(AdapterConfig):
         None, gt=0, le=1e4, description="LoRA+: B's learning rate over A's (Hayou et al. 2024)"
     )
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("it names no layer; write names such as [q_proj], or all-linear")
+        return value
+
     @field_validator("init_lora_weights", mode="before")
     @classmethod
     def _offered(cls, value: Any) -> Any:

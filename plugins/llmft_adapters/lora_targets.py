@@ -65,11 +65,26 @@ def values_for_peft(model: Any, config: LoraConfig, patterns: Mapping[str, V]) -
     return found
 
 
+def whole_layers_for_peft(model: Any, config: LoraConfig) -> list[str] | None:
+    """Return the full names of the layers trained whole, once each.
+
+    PEFT takes a short one for the end of any name: 'norm' would be 'input_layernorm' too.
+    """
+    if config.modules_to_save is None:
+        return None
+    names = [name for name, _ in model.named_modules()]
+    found = (name for wanted in config.modules_to_save for name in _called(names, wanted))
+    return list(dict.fromkeys(found))
+
+
 def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     """Yield what of the choice fits no layer of this model."""
     layers = linear_layers(model)
     kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
     patterns = [] if config.target_modules == "all-linear" else config.target_modules
+    wrong_numbers = list(_wrong_numbers(layers, config))
+    yield from wrong_numbers
+    adapted = adapted_layers(model, config)
     for number, pattern in enumerate(patterns):
         if not _matching(layers, pattern):
             yield (
@@ -77,12 +92,18 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
                 f"'{pattern}' matches no linear layer of this model",
                 f"it has {kinds}; or write target_modules: all-linear",
             )
-    yield from _wrong_numbers(layers, config)
-    adapted = adapted_layers(model, config)
+        elif not wrong_numbers and not _matching(adapted, pattern):
+            yield (
+                ("target_modules", number),
+                f"'{pattern}' matches nothing in the layers of layers_to_transform",
+                "leave it out, or add its layers there",
+            )
     for key in ("rank_pattern", "alpha_pattern"):
         yield from _wrong_patterns(key, getattr(config, key), adapted)
     if config.start_in_the_base:
         yield from _too_high_ranks(model, adapted, config)
+    if config.init_lora_weights == "orthogonal":
+        yield from _odd_ranks(model, adapted, config)
     yield from _wrong_whole_layers(model, adapted, config)
 
 
@@ -95,6 +116,15 @@ def _too_high_ranks(model: Any, adapted: list[str], config: LoraConfig) -> Itera
             what = f"{how} starts as directions of a weight, and '{name}' has {most}, not {rank}"
             yield ("init_lora_weights",), what, f"write a rank of at most {most} for it"
             return
+
+
+def _odd_ranks(model: Any, adapted: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    ranks = values_for_peft(model, config, config.rank_pattern)
+    odd = [name for name in adapted if ranks.get(name, config.r) % 2]
+    if odd:
+        rank = ranks.get(odd[0], config.r)
+        what = f"orthogonal gives A and B half of the directions each, and '{odd[0]}' has {rank}"
+        yield ("init_lora_weights",), what, "write an even rank for it"
 
 
 def _wrong_patterns(key: str, patterns: Mapping[str, Any], adapted: list[str]) -> Iterable[Refusal]:
@@ -128,9 +158,10 @@ def _wrong_whole_layers(model: Any, adapted: list[str], config: LoraConfig) -> I
     modules = dict(model.named_modules())
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     both_ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    stored = linear_layers(model) if getattr(model, "is_quantized", False) else []
     for index, wanted in enumerate(config.modules_to_save or ()):
         key = ("modules_to_save", index)
-        found = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+        found = _called(modules, wanted)
         if not found:
             ends = sorted({name.rpartition(".")[2] for name in modules if name})
             names = ", ".join(n for n in ends if not n.isdigit())
@@ -138,15 +169,30 @@ def _wrong_whole_layers(model: Any, adapted: list[str], config: LoraConfig) -> I
         elif tied and any(modules[name] is end for name in found for end in both_ends):
             what = f"'{wanted}' is one with the embedding at the other end, and would be torn off"
             yield key, what, "leave it out"
-        elif clash := sorted(set(found) & set(adapted)):
+        elif clash := _within(found, adapted):
             what = f"'{clash[0]}' is adapted already, and cannot be trained whole too"
             yield key, what, "leave it out here, or in target_modules"
+        elif packed := _within(found, stored):
+            what = f"'{packed[0]}' is stored in 4 or 8 bits, which cannot be trained"
+            yield key, what, "leave it out here, or load the base without quantisation"
+        elif not any(True for name in found for _ in modules[name].parameters()):
+            yield key, f"'{wanted}' has no weights to train", "leave it out"
+
+
+def _within(blocks: list[str], layers: list[str]) -> list[str]:
+    """Return those of the layers that are one of the blocks, or a part of one."""
+    return [name for name in layers for b in blocks if name == b or name.startswith(f"{b}.")]
+
+
+def _called(names: Iterable[str], wanted: str) -> list[str]:
+    """Return the names that are the wanted one, or end in it after a dot."""
+    return [name for name in names if name == wanted or name.endswith(f".{wanted}")]
 
 
 def _matching(layers: list[str], pattern: str) -> list[str]:
     """Return the layers whose name, or last part of it, is the pattern or matches it as a glob."""
     if not _is_glob(pattern):
-        return [name for name in layers if name == pattern or name.endswith(f".{pattern}")]
+        return _called(layers, pattern)
     return [
         name
         for name in layers

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import model_validator
+
 from llmft.api import Field, Refusal, hookimpl
 from llmft_adapters.soft_prompt import SoftPrompt, SoftPromptConfig
 
@@ -29,6 +31,15 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             le=1_000_000,
             description="the width of that network; default: the width of a layer's keys",
         )
+
+        @model_validator(mode="after")
+        def _of_the_network(self) -> Prefix.Config:
+            if self.encoder_hidden_size is not None and not self.prefix_projection:
+                raise ValueError(
+                    "encoder_hidden_size is that of the network;"
+                    " drop it, or write prefix_projection: true"
+                )
+            return self
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from super().check(model)

@@ -44,12 +44,26 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from super().check(model)
-        if self.config.prompt_tuning_init == "TEXT" and not self._tokenizer(model):
+        if self.config.prompt_tuning_init != "TEXT":
+            return
+        path = self._tokenizer(model)
+        if not path:
             yield (
                 ("prompt_tuning_init",),
                 "this model came from no folder, so that there is no tokenizer for the text",
                 "name one in tokenizer_name_or_path",
             )
+            return
+        key = "tokenizer_name_or_path"
+        key = key if self.config.tokenizer_name_or_path else "prompt_tuning_init"
+        ids = _ids(path, self.config.prompt_tuning_init_text)
+        words = model.get_input_embeddings().num_embeddings
+        if ids is None:
+            what = f"no tokenizer for the text can be loaded from '{path}'"
+            yield (key,), what, "name a folder or a hub id in tokenizer_name_or_path"
+        elif ids and max(ids) >= words:
+            what = f"the tokenizer in '{path}' gives the text an id of {max(ids)}"
+            yield (key,), f"{what}, and this model has {words} tokens", "name the model's own"
 
     def peft_config(self, model: Any) -> Any:
         from peft import PromptTuningConfig, TaskType
@@ -84,6 +98,18 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
 
     def _tokenizer(self, model: Any) -> str | None:
         return self.config.tokenizer_name_or_path or model.name_or_path or None
+
+
+def _ids(path: str, text: str | None) -> list[int] | None:
+    """Return a text's ids as PEFT takes them; None where there is no such tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids
 
 
 @hookimpl

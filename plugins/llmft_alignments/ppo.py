@@ -48,9 +48,10 @@ class Ppo(Alignment[PpoConfig]):
         from llmft_alignments.ppo_objective import PpoObjective
         from llmft_alignments.ppo_watch import Watch
 
-        prompts = context.encode_prompts(context.rows(), self.config.response_length)
+        prompts = context.encode_prompts(context.rows(), self._room)
         arena = self._arena_of(context)
-        watch = Watch(context.note, self.config.target if self.config.adap_kl_ctrl else None)
+        target = self.config.target if self.config.adap_kl_ctrl else None
+        watch = Watch(context.note, target, self.config.nucleus_kl)
         objective = PpoObjective(self.config, arena, watch, context.seed)
         with without_dropout(arena.model) as dropped:
             if dropped:
@@ -104,13 +105,18 @@ class Ppo(Alignment[PpoConfig]):
             from llmft_alignments.ppo_episodes import episode_row
 
             arena = self._arena_of(context)
-            prompts = context.encode_prompts(context.held_out(), self.config.response_length)
+            prompts = context.encode_prompts(context.held_out(), self._room)
             numbers = range(len(prompts))
             answers = arena.draw(prompts, (HELD_OUT,), numbers, model=arena.reference)
             rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
             self._held_out = (prompts, arena.score(prompts, rows, answers)[1])
         found: tuple[list[EncodedPrompt], Any] = self._held_out
         return found
+
+    @property
+    def _room(self) -> int:
+        """Tokens after a prompt: a reward model reads one more after a stop_token."""
+        return self.config.response_length + (self.config.stop_token is not None)
 
     def _arena_of(self, context: StageContext) -> Any:
         from llmft_alignments.ppo_episodes import Arena

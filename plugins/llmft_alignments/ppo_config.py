@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import SerializeAsAny, model_validator
@@ -92,4 +93,18 @@ class PpoConfig(AlignmentConfig):
     def _possible(self) -> PpoConfig:
         if self.reward_model is None and self.reward is None:
             raise ValueError("nothing scores the answers; give reward_model, or reward, or both")
+        if self.adap_kl_ctrl and self.target <= self.nucleus_kl:
+            raise ValueError(
+                f"by a top_p of {self.top_p} alone, an answer may lie {self.nucleus_kl:.1f} nats"
+                f" from the reference, and no kl_coef brings it to a target of {self.target};"
+                " raise target, or leave top_p out"
+            )
         return self
+
+    @property
+    def nucleus_kl(self) -> float:
+        """What the divergence of a policy that is the reference may be, in nats an answer.
+
+        Its tokens are drawn from nuclei, and the reference is whole: -log(top_p) a token at most.
+        """
+        return -math.log(self.top_p) * self.response_length

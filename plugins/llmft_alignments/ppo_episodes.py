@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Answer, Encoded, EncodedPrompt, RewardFunction, StageContext, StageError
+from llmft.api import (
+    Answer,
+    DataError,
+    Encoded,
+    EncodedPrompt,
+    RewardFunction,
+    StageContext,
+    StageError,
+)
 from llmft.toolkit import rewards, token_stats, values
 from llmft_alignments.pairs import judging
 from llmft_alignments.ppo_config import PpoConfig
@@ -129,6 +138,7 @@ class Arena:
         if self.function is not None:
             facts = zip(prompts, texts, strict=True)
             given = [self.function.score(p.prompt, text, p.answers) for p, text in facts]
+            _refuse_no_number(prompts, given, self.function.method)
             scores_B += torch.tensor(given, dtype=torch.float32)
         return texts, scores_B
 
@@ -154,6 +164,13 @@ def episode_row(prompt: EncodedPrompt, answer: Answer) -> Encoded:
 def nuclei_of(drawn: Sequence[Answer | Episode]) -> list[torch.Tensor] | None:
     """Return the ids that each token of a batch was drawn from; None where that is all of them."""
     return [ids for one in drawn for ids in one.nuclei] or None
+
+
+def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name: str) -> None:
+    for prompt, reward in zip(prompts, given, strict=True):
+        if not math.isfinite(reward):
+            what = f"{prompt.origin}: the reward of '{name}' for an answer is {reward}"
+            raise DataError("E112", what, fix="mend the reward function")
 
 
 def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:

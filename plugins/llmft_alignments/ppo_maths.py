@@ -73,11 +73,15 @@ def gae(
 
 
 def moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and variance from (count, sum, sum of squares), the variance's n - 1 in mind."""
+    """Return mean and variance from (count, sum, sum of squares), the variance's n - 1 in mind.
+
+    What float64's rounding leaves of a difference counts as none: equal numbers have variance 0.
+    """
     count, total, squares = sums.unbind()
     mean = total / count
-    variance = (squares / count - mean**2).clamp(min=0) * count / (count - 1).clamp(min=1)
-    return mean, variance
+    spread = squares / count - mean**2
+    spread = torch.where(spread > 1e-13 * squares / count, spread, 0.0)
+    return mean, spread * count / (count - 1).clamp(min=1)
 
 
 def power_sums(x: torch.Tensor) -> torch.Tensor:
@@ -132,9 +136,12 @@ def approx_kl(logps_N: torch.Tensor, old_logps_N: torch.Tensor) -> torch.Tensor:
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """Return the next coefficient of the adaptive controller: Ziegler et al. 2019, section 2.2."""
+    """Return the next coefficient of the adaptive controller: Ziegler et al. 2019, section 2.2.
+
+    A step of more episodes than the horizon moves it by a fifth too, and never below 0.
+    """
     error = min(max(kl / target - 1.0, -0.2), 0.2)
-    return kl_coef * (1.0 + error * episodes / horizon)
+    return kl_coef * (1.0 + error * min(episodes / horizon, 1.0))
 
 
 def explained_variance(residual_sums: torch.Tensor, return_sums: torch.Tensor) -> float:

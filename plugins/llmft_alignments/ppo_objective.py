@@ -173,6 +173,7 @@ class PpoObjective:
             maths.power_sums(judged.entropy_N).cpu(),
             maths.power_sums(returns_N - judged.values_N).cpu(),
             maths.power_sums(returns_N).cpu(),
+            maths.power_sums(judged.scores_B).cpu(),
         )
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
@@ -189,7 +190,7 @@ class PpoObjective:
         metrics["explained_variance"] = (maths.explained_variance(whole[2], whole[3]), 1.0)
         metrics["kl_coef"] = (self.kl_coef, 1.0)
         means = {name: value / weight for name, (value, weight) in metrics.items()}
-        self.watch.see(means)
+        self.watch.see(means, float(maths.moments(whole[4])[1]))
         if self.config.adap_kl_ctrl:
             self.kl_coef = maths.adapted_kl_coef(
                 self.kl_coef, means["kl"], self.config.target, int(answers), self.config.horizon

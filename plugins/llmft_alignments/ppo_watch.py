@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,23 +16,34 @@ TOLD = ("reward", "kl", "length", "entropy")
 
 
 class Watch:
-    """Follows a run's metrics. note: is told what a person should read, each thing once."""
+    """Follows a run's metrics. note: is told what a person should read, each thing once.
 
-    def __init__(self, note: Callable[[str], None], target: float | None = None) -> None:
+    target: of the adaptive coefficient. start: what the divergence of the reference itself may be.
+    """
+
+    def __init__(
+        self, note: Callable[[str], None], target: float | None = None, start: float = 0.0
+    ) -> None:
         self.note = note
-        self.far = 3 * target if target else FAR
+        self.far = 3 * target if target else FAR + start
         self.steps = 0
         self.first: dict[str, float] = dict.fromkeys(TOLD, 0.0)
         self.last: list[dict[str, float]] = []
         self.told: list[str] = []
+        self.differs = False
 
-    def see(self, means: Mapping[str, float]) -> None:
-        """Take in a step's means, and say what has gone wrong by now."""
+    def see(self, means: Mapping[str, float], spread: float) -> None:
+        """Take in a step's means, and the variance of its rewards; say what is wrong by now."""
         now = {name: means[name] for name in TOLD}
+        before = self.last[-1]["reward"] if self.last else now["reward"]
+        same = spread == 0 and math.isclose(before, now["reward"], rel_tol=1e-6)
+        self.differs = self.differs or not same
         self.steps += 1
         self.last = [*self.last, now][-AT_FIRST:]
         if self.steps <= AT_FIRST:
             self.first = {name: self.first[name] + now[name] / AT_FIRST for name in TOLD}
+            if self.steps == AT_FIRST:
+                self._flat()
             return
         kl, length, entropy = (self._lately(name) for name in ("kl", "length", "entropy"))
         if kl > self.far:
@@ -57,6 +69,7 @@ class Watch:
 
     def conclude(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Say where the reward rose in training while held-out quality fell."""
+        self._flat()
         if self.steps <= AT_FIRST or self._lately("reward") <= self.first["reward"]:
             return
         better_low = ("loss", "perplexity", "kl", "length")
@@ -71,6 +84,15 @@ class Watch:
                 f" while held-out quality fell: {', '.join(fallen)}; the reward may be gamed"
             )
 
+    def _flat(self) -> None:
+        if self.steps and not self.differs:
+            self._say(
+                "same",
+                f"every answer so far has got the same reward, {self.last[-1]['reward']:.3f}, from"
+                " which nothing can be learnt; look whether the reward fits these prompts, and has"
+                " the right answers where it compares with them (data.columns.answers)",
+            )
+
     def _lately(self, name: str) -> float:
         return sum(step[name] for step in self.last) / max(len(self.last), 1)
 
@@ -81,9 +103,11 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Return what it has seen, as plain data."""
-        return {"steps": self.steps, "first": self.first, "last": self.last, "told": self.told}
+        names = ("steps", "first", "last", "told", "differs")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what `state` told."""
         self.steps, self.first = state["steps"], dict(state["first"])
         self.last, self.told = list(state["last"]), list(state["told"])
+        self.differs = state.get("differs", True)  # a checkpoint may be older

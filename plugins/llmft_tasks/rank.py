@@ -141,9 +141,12 @@ class Rank(Task["Rank.Config"]):
     def _by_people(
         self, context: StageContext, samples: Sequence[Sample], file: Path, waiting: Path
     ) -> Ratings:
-        from llmft.toolkit import RATINGS, read_ratings, remaining
+        from llmft.toolkit import RATINGS, Ratings, read_ratings, remaining
 
         ratings = read_ratings(file.parent / RATINGS)
+        to_rank = remaining(samples, Ratings())
+        if not to_rank:  # all answers of each prompt are the same: nobody needs to be asked
+            return ratings
         for remark in ratings.remarks:
             context.note(remark)
         done = [name for name in ratings.by_rater if not remaining(samples, ratings, name)]
@@ -152,7 +155,7 @@ class Rank(Task["Rank.Config"]):
             where = os.path.relpath(file, context.folder)
             write_json(waiting, {"samples": where, "raters": wanted, "finished": done})
             people = "a person" if wanted == 1 else f"{wanted} people"
-            said = f"'{context.name}' waits for {people} to rank {len(samples)} prompts"
+            said = f"'{context.name}' waits for {people} to rank {len(to_rank)} prompts"
             raise WaitsForPeople(f"{said}; finished: {', '.join(done) or 'nobody'}")
         return ratings
 

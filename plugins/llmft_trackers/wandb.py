@@ -21,6 +21,7 @@ from llmft.api import (
     Field,
     Line,
     Progress,
+    RecipeError,
     RunInfo,
     StageInfo,
     Tracker,
@@ -31,6 +32,7 @@ from llmft_trackers.wandb_process import WandbProcess
 from llmft_trackers.wandb_server import base_url, host
 
 log = logging.getLogger("llmft")
+_NOT_IN_A_PROJECT = "/\\#?%:"
 _MOST_NOTES, _LONGEST_NOTE = 200, 500
 
 
@@ -68,6 +70,18 @@ class Wandb(Tracker[Any]):
             if find_spec("wandb") is None:  # looked for, not imported: that takes a second
                 what = "this tracker needs the package wandb, which is not installed"
                 raise EnvironmentFault("E206", what, fix="pip install wandb")
+            return self
+
+        @model_validator(mode="after")
+        def _accepted_by_wandb(self) -> Wandb.Config:
+            project = self.project or ""
+            team, slash, rest = project.partition("/")
+            odd = next((sign for sign in project if sign in _NOT_IN_A_PROJECT), "")
+            if odd or len(project) > 128:
+                why = f"holds '{odd}'" if odd else "is longer than 128 characters"
+                fix = f"write entity: {team}, project: {rest}" if slash else "write another name"
+                what = f"wandb takes no project whose name {why}"
+                raise RecipeError("E028", what, fix=fix)
             return self
 
     def __init__(self, config: Config) -> None:

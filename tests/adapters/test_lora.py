@@ -55,11 +55,49 @@ def test_trainable_parameters_are_the_paper_s_count() -> None:
      "no layer that is adapted"),
     ({"modules_to_save": ["score"]}, ("modules_to_save", 0), "no layer of this model"),
     ({"modules_to_save": ["q_proj"]}, ("modules_to_save", 0), "adapted already"),
+    ({"modules_to_save": ["mlp"]}, ("modules_to_save", 0), "gate_proj' is adapted already"),
+    ({"modules_to_save": ["layers"], "target_modules": ["q_proj"]}, ("modules_to_save", 0),
+     "q_proj' is adapted already"),
+    ({"modules_to_save": ["act_fn"]}, ("modules_to_save", 0), "no weights to train"),
+    ({"target_modules": ["q_proj", "*.layers.0.*"], "layers_to_transform": [1]},
+     ("target_modules", 1), "matches nothing in the layers of layers_to_transform"),
+    ({"init_lora_weights": "orthogonal", "r": 7}, ("init_lora_weights",), "has 7"),
+    ({"init_lora_weights": "orthogonal", "rank_pattern": {"v_proj": 3}}, ("init_lora_weights",),
+     "v_proj' has 3"),
 ])  # fmt: skip
 def test_s7_what_fits_no_layer_is_refused(settings: Any, key: Any, fact: str) -> None:
     (fault,) = lora(**settings).check(tiny_llama().to("meta"))
     assert fault[0] == key
     assert fact in fault[1]
+
+
+@pytest.mark.parametrize("wanted", ["v_proj", "mlp"])
+def test_a_layer_in_4_or_8_bits_is_not_trained_whole(wanted: str) -> None:
+    adapter = lora(target_modules=["q_proj"], modules_to_save=[wanted])
+    base = tiny_llama().to("meta")
+    assert not list(adapter.check(base))
+    base.is_quantized = True
+    (fault,) = adapter.check(base)
+    assert fault[0] == ("modules_to_save", 0)
+    assert "stored in 4 or 8 bits" in fault[1]
+
+
+def test_a_layer_trained_whole_is_the_one_of_that_name_only(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    adapter = lora(r=2, target_modules=["q_proj"], modules_to_save=["norm", "norm"])
+    model = adapter.attach(tiny_llama())
+    whole = [name for name in measures.learnt(model) if "lora_" not in name]
+    assert whole == ["base_model.model.model.norm.modules_to_save.default.weight"]
+    measures.train(model, steps=2, learning_rate=1e-2)
+    folder = measures.saved(adapter, model, tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_llama(), folder).eval()
+    assert measures.distance(measures.logits(loaded), measures.logits(model)) <= 1e-6
+
+
+def test_no_layer_is_no_choice() -> None:
+    with pytest.raises(ValidationError, match="names no layer"):
+        lora(target_modules=[])
 
 
 def test_a_tied_embedding_is_not_torn_off() -> None:

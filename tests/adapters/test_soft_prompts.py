@@ -190,9 +190,24 @@ def test_text_starts_as_the_text(tmp_path: Path) -> None:
     assert "no tokenizer" in fault[1]
 
 
+def test_a_text_that_no_tokenizer_makes_tokens_of_this_model_of_is_refused(tmp_path: Path) -> None:
+    settings = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "AB"}
+    adapter = made("prompt", **settings, tokenizer_name_or_path=str(tmp_path / "none"))
+    ((key, what, _),) = adapter.check(tiny_llama())
+    assert key == ("tokenizer_name_or_path",)
+    assert "no tokenizer for the text can be loaded" in what
+    adapter = made("prompt", **settings, tokenizer_name_or_path=str(tiny_model_folder(tmp_path)))
+    base = tiny_llama()
+    assert not list(adapter.check(base))
+    base.resize_token_embeddings(66)  # the text's ids are 65 and 66
+    ((key, what, _),) = adapter.check(base)
+    assert "an id of 66, and this model has 66 tokens" in what
+
+
 @pytest.mark.parametrize(("kind", "settings"), [
     ("prompt", {"prompt_tuning_init": "TEXT"}),
     ("prompt", {"prompt_tuning_init_text": "hello"}),
+    ("prefix", {"encoder_hidden_size": 16}),
     ("ptuning", {"encoder_dropout": 0.1}),
     ("ptuning", {"encoder_num_layers": 3}),
     ("ptuning-lstm", {"encoder_dropout": 0.1, "encoder_num_layers": 1}),

@@ -13,7 +13,7 @@ from damages import DAMAGES, flip
 from llmft.errors import CheckpointError, EnvironmentFault, StageError
 from llmft.saving import checkpoints as module
 from llmft.saving import training_state
-from llmft.saving.checkpoints import Checkpoints, check_space
+from llmft.saving.checkpoints import Checkpoints, check_space, newest_carried
 
 IDENTITY = {"train rows": "abc", "number of items": 3}
 
@@ -218,3 +218,16 @@ def test_a_checkpoint_has_no_file_that_is_not_listed(two):
     assert {p.name for p in (two.folder / "step-10").iterdir()} == {
         module.STATE, module.TENSORS, "manifest.json",
     }  # fmt: skip
+
+
+def test_what_the_newest_readable_checkpoint_carries_is_told(two):
+    folder = two.folder
+    assert newest_carried(folder / "none") == {}
+    newest = max(folder.glob("step-*"), key=lambda path: int(path.name[5:]))
+    state = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps(state | {"carried": {"reads": {"a": "b"}}}))
+    (folder / "step-999").write_text("no folder")
+    assert newest_carried(folder) == {"reads": {"a": "b"}}
+    for path in folder.glob("step-*/state.json"):
+        path.write_text("[")
+    assert newest_carried(folder) == {}

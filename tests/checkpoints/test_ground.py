@@ -22,7 +22,7 @@ from llmft.saving import locking
 from llmft.saving.edits import EDITS, edits_between
 from llmft.saving.resuming import changed_ground, trim_metrics
 from llmft.settings import TrainSettings
-from llmft.training.signals import leave_on_signal, stop_requests
+from llmft.training.signals import leave_on_signal, noted_interrupts, stop_requests
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
@@ -208,3 +208,52 @@ def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
     assert path.read_text() == "\n".join(lines[1:3]) + "\n"
     trim_metrics(tmp_path, 0)
     assert path.read_text() == ""
+
+
+def test_t7_an_interrupt_that_a_library_swallows_is_no_bug_of_ours():
+    def half_imported() -> None:
+        with noted_interrupts():
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            raise ModuleNotFoundError
+
+    with pytest.raises(Interrupted, match="interrupted") as caught:
+        half_imported()
+    assert caught.value.exit_code == 130
+
+
+def test_t7_an_interrupt_that_a_library_swallows_is_kept_until_the_run_begins():
+    def late() -> None:
+        with noted_interrupts():
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            with leave_on_signal():
+                pytest.fail("it goes on")
+
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        late()
+    with leave_on_signal():  # nothing is left of it
+        pass
+
+
+def test_t6_a_signal_that_a_library_swallows_stops_training_at_the_end_of_a_step():
+    def run() -> None:
+        with leave_on_signal():
+            with suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+            with stop_requests() as stop:
+                asked.append(stop.signal)
+
+    asked = []
+    with pytest.raises(Interrupted):
+        run()
+    assert asked == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\x00\n", b"[1]\n", b'{"step": 1, "pha'])
+def test_metrics_that_are_damaged_are_dropped(tmp_path, damage):
+    whole = b'{"stage": "s", "step": 1, "phase": "train"}\n'
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(whole + damage)
+    trim_metrics(tmp_path, 1)
+    assert path.read_bytes() == whole

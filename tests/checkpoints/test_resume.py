@@ -227,3 +227,81 @@ def test_result_json_tells_what_a_save_costs(whole):
     metrics = json.loads((whole.folder / "stages/sft/result.json").read_text())["metrics"]
     assert metrics["checkpoints"] == 3
     assert 0 < metrics["checkpoint_ms"] < 5_000
+
+
+@pytest.mark.parametrize("words", [
+    ["--set", "stages.sft.train.learning_rate=0.05"], ["--from", "sft"],
+])  # fmt: skip
+def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, recipe, words):
+    recipe = two_stages(recipe)
+    recipe["stages"][1]["train"] |= {"save_strategy": "steps", "save_steps": 1}
+    go(recipe, "edited", fault=at(3, stage="more"))
+    again = go(recipe, "edited", resume=True, words=words)
+    assert again.code == 0, again.text
+    assert "more: begins anew, as a stage that it reads has run again" in again.text
+    assert (again.folder / "replaced" / "more-1" / "checkpoints").is_dir()
+    straight = go(recipe, "straight", words=words if words[0] == "--set" else ())
+    ours, theirs = state_of(again.folder), state_of(straight.folder)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("file", ["run.json", "lock.json", "stages/sft/result.json"])
+def test_c1_a_damaged_file_of_a_run_is_named_and_never_a_traceback(go, recipe, file):
+    recipe = two_stages(recipe)
+    killed = go(recipe, "killed", fault=at(3, stage="more"))
+    path = killed.folder / file
+    for damage in (path.read_bytes()[:-9], b"\xff\x00", b"[1]\n"):
+        path.write_bytes(damage)
+        resumed = go(recipe, "killed", resume=True)
+        assert resumed.code == 6
+        assert re.search(rf"error\[E401\] '.*{path.name}' is damaged — fix: ", resumed.text)
+
+
+def test_c1_a_finished_stage_that_is_damaged_can_be_run_again(go, recipe):
+    recipe["stages"][0]["train"]["save_strategy"] = "no"
+    done = go(recipe, "done")
+    made = state_of(done.folder)
+    weights = done.folder / "stages/sft/adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    refused = go(recipe, "done", resume=True)
+    assert refused.code == 6
+    assert "is damaged — fix: run the stage again with --from sft" in refused.text
+    again = go(recipe, "done", resume=True, words=["--from", "sft"])
+    assert again.code == 0, again.text
+    assert state_of(again.folder) == made
+
+
+def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
+    killed = go(recipe, "killed", fault=at(3))
+    renamed = killed.folder.rename(killed.folder.with_name("mine"))
+    resumed = go(recipe, "killed", resume=True, words=[str(renamed)])
+    assert resumed.code == 6
+    assert f"of the run '{killed.folder.name}', not of 'mine'" in resumed.text
+    assert "give a run folder that was renamed its name back" in resumed.text
+
+
+def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
+    run, recipe, monkeypatch
+):
+    from llmft import engine
+    from llmft.reading.recipe import load_recipe
+    from llmft.registry import Registry
+
+    done = run(recipe["stages"][0])
+    result, before = done.folder / "stages/sft/result.json", tree(done.folder)
+    away = result.rename(done.folder / "away")
+    monkeypatch.setattr(engine, "_refuse_misfits", lambda *_: away.rename(result))
+    registry = Registry.discover()
+    loaded = load_recipe(done.folder / "recipe.yaml", registry, [f"output_dir={done.folder}"])
+    assert engine.resume_recipe(loaded, registry, done.folder).already_finished
+    assert tree(done.folder) == before
+
+
+def test_the_command_that_goes_on_finds_the_earlier_run_that_a_stage_starts_from(go, recipe):
+    first = go(recipe, "place")
+    recipe["name"] = "second"
+    del recipe["stages"][0]["adapter"]
+    recipe["stages"][0]["start_from"] = f"run:{first.folder.name}/sft"
+    stopped = go(recipe, "place", fault=at(3, signal.SIGINT))
+    command = shlex.split(re.search(r"go on with: (llmft run .*)", stopped.text)[1])
+    assert command[-2:] == ["--set", f'output_dir="{first.folder.parents[1]}"']

@@ -131,12 +131,52 @@ def test_a_crash_report_goes_to_a_temporary_file_where_the_run_folder_cannot_be_
     path.unlink()
 
 
+@pytest.fixture
+def gone(monkeypatch, tmp_path):
+    """Stand in a folder that was deleted meanwhile."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("args", [["list-recipes"], ["validate", "quickstart"], ["doctor"]])
+def test_e3_a_working_folder_that_is_gone_is_no_error(llmft, gone, args):
+    assert (llmft(*args).code, llmft(*args).err) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_e3_a_working_folder_that_is_gone_is_said_before_torch_ends_the_process(
+    llmft, gone, command
+):
+    ran = llmft(command, "quickstart")
+    assert ran.code == 4
+    assert ran.err.startswith("error[E203] the working folder was deleted meanwhile")
+
+
+def test_e2_a_bug_is_reported_where_the_working_folder_is_gone(llmft, failing, gone):
+    failing(ZeroDivisionError("by zero"))
+    ran = llmft("version")
+    assert ran.code == 1
+    Path(re.search(r"the traceback is in '(.+)'", ran.err)[1]).unlink()
+
+
 def test_e3_a_reader_that_leaves_is_no_error(process):
     # `true` has gone before the schema, which is larger than a pipe's buffer, is written.
     command = f"{sys.executable} -m llmft schema | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "141"
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("args", ["version", "validate --json", "--help"])
+def test_t11_a_full_disk_behind_the_output_is_the_machines_fault(args):
+    command = f"{sys.executable} -m llmft {args} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error[E202] the output cannot be written: No space left")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("columns", ["1", "80"])
@@ -170,3 +210,12 @@ def test_a_terminal_gets_the_source_line_with_a_caret(llmft, recipe, monkeypatch
     assert "\x1b[" in ran.err
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in llmft("validate", str(path)).err
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&-"])
+def test_e3_a_stream_that_is_closed_is_no_error(closed):
+    command = f"{sys.executable} -m llmft list-recipes {closed}; echo $? >&3"
+    with_3 = f"exec 3>&1; {command}"
+    done = subprocess.run(["bash", "-c", with_3], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("0\n")
+    assert done.stderr == ""

@@ -51,6 +51,26 @@ def test_a_conversation_learns_every_assistant_turn():
     assert row.labels.count(END) == 2
 
 
+@pytest.mark.parametrize("opens", [" ", ":\n", ""])
+def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merges(opens):
+    from llmft.models import load_tokenizer
+    from llmft.settings import ModelSource
+
+    tokenizer = load_tokenizer(ModelSource(path="embedded:model"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:OPENS{% endif %}"
+    ).replace("OPENS", opens)
+    asked = ({"role": "user", "content": "What is it"},)
+    answer = {"role": "assistant", "content": "Paris is it"}
+    (all_turns,), _ = encode([ChatRow((*asked, answer))], tokenizer=tokenizer)
+    (last_turn,), _ = encode([CompletionRow(asked, answer["content"])], tokenizer=tokenizer)
+    assert all_turns == last_turn
+    learnt = [i for i in all_turns.labels if i != -100]
+    assert tokenizer.decode(learnt) == answer["content"] + "\n"
+    assert tokenizer.decode(all_turns.input_ids).endswith(f"assistant:{opens}Paris is it\n")
+
+
 def test_a_prompt_of_messages_is_asked_as_the_template_says():
     tokenizer = tiny_tokenizer(chat=True)
     row = CompletionRow(({"role": "user", "content": "hi"},), "yo")

@@ -40,6 +40,12 @@ def test_d1_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
     assert found.note().startswith("skipped 1 of 2 rows (50.0%)")
 
 
+def test_d1_not_a_number_is_no_text(tmp_path):
+    nothing = {"prompt": "p", "completion": float("nan")}
+    with pytest.raises(DataError, match="the column 'completion' is empty"):
+        read_rows(dataset(tmp_path, [GOOD, nothing]), "train", None)
+
+
 def test_d2_columns_missing_everywhere_is_one_error(tmp_path):
     with pytest.raises(DataError, match=r"none of 2 rows can be used.*instruction") as caught:
         read_rows(dataset(tmp_path, [{"instruction": "a", "output": "b"}] * 2), "train", None)

@@ -86,6 +86,14 @@ def test_data_files_name_their_splits(lines):
         ("a.parquet", b"PAR1 nothing", "no whole parquet file"),
         ("a.txt", b"text", "an ending that is not known"),
         ("a.jsonl.gz", CUT, "the file ends in mid-data"),
+        ("a.json.gz", CUT, "the file ends in mid-data"),
+        ("a.csv.gz", CUT, "the file ends in mid-data"),
+        ("a.jsonl", b'{"a": ' + b"[" * 99999, "a.jsonl:1: not JSON that can be read"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "a.jsonl:1: not JSON that can be read"),
+        ("a.json", b"[" * 99999, "a.json: not JSON that can be read"),
+        ("a.jsonl", b'{"a": "x \\ud800 y"}', "a.jsonl:1: a text holds half of a surrogate"),
+        ("a.json", b'[{"a": "x \\ud800 y"}]', "item 1: a text holds half of a surrogate"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "a.csv:1: two columns are called 'a'"),
     ],
 )  # fmt: skip
 def test_d7_d8_damage_is_named_with_its_place(tmp_path, name, content, said):
@@ -93,6 +101,40 @@ def test_d7_d8_damage_is_named_with_its_place(tmp_path, name, content, said):
     with pytest.raises(DataError) as caught:
         list(read_file(path))
     assert said in caught.value.faults[0].what
+
+
+def test_a_cell_may_be_as_long_as_a_line(tmp_path):
+    path = write(tmp_path / "a.csv", "a,b\n" + "x" * 200_000 + ",y\n")
+    ((_, record),) = read_file(path)
+    assert len(record["a"]) == 200_000
+
+
+def test_a_pair_of_surrogates_is_one_character(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"a": "\\ud83d\\ude00"}\n')
+    assert [record for _, record in read_file(path)] == [{"a": "\U0001f600"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ending"),
+    [("a.jsonl", '[\n{"a": 1}\n]', ".json"), ("a.jsonl", '[{"a": 1}]', ".json"),
+     ("a.json", '{"a": 1}\n{"a": 2}\n', ".jsonl")],
+)  # fmt: skip
+def test_a_list_and_lines_that_bear_each_others_name_are_told_apart(
+    tmp_path, name, content, ending
+):
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError) as caught:
+        list(read_file(path))
+    assert caught.value.faults[0].fix.endswith(f"name the file {ending}")
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(lines, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(lines), "open", refused)
+    with pytest.raises(DataError, match=r"rows.jsonl' cannot be read: Permission denied"):
+        list(read_file(lines))
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])

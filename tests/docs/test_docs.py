@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmft.commands import shipped
+from llmft.errors import LlmftError
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 
@@ -60,6 +61,14 @@ def test_the_quickstart_page_shows_the_quickstart_recipe():
     (recipe,) = [text for kind, text in shown if kind == "yaml" and "embedded:model" in text]
     shipped_text = (ROOT / "recipes" / "quickstart.yaml").read_text("utf-8")
     assert shipped_text.endswith(recipe)
+
+
+def test_every_exit_code_is_in_the_quickstart_page():
+    page = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    _, section = page.split("\n## Exit codes\n")
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    kinds = {kind.exit_code for kind in LlmftError.__subclasses__()} | {LlmftError.exit_code}
+    assert listed == {0, *kinds, 130, 141, 143}
 
 
 def test_every_link_between_pages_leads_somewhere():

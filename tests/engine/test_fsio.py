@@ -82,3 +82,18 @@ def test_stale_staging_is_swept_and_nothing_else(tmp_path):
     (tmp_path / ".staging-file").write_text("x")
     fsio.sweep_staging(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
+
+
+def test_t11_a_limit_on_the_size_of_files_is_told_as_such(tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"E202.*file too large.*ulimit -f"), \
+            fsio.disk_errors(tmp_path / "x"):  # fmt: skip
+        raise OSError(errno.EFBIG, "File too large")
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"a": 1', b"\xff\xfe", b"[1]", None])
+def test_a_file_of_a_run_that_is_damaged_is_named_with_the_way_out(tmp_path, damage):
+    path = tmp_path / "run.json"
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"E401.*run.json' is (damaged|missing).*fix: do so"):
+        fsio.read_json(path, "do so")

@@ -9,6 +9,7 @@ import torch
 
 from llmft import models
 from llmft.errors import EnvironmentFault, TrustError
+from llmft.quiet import captured_output
 from llmft.settings import ModelSource
 from llmft.testing.models import tiny_model_folder
 
@@ -71,8 +72,34 @@ def test_s6_missing_tensors_are_listed(folder):
 
 def test_s6_tensors_of_another_shape_are_an_error(folder):
     edit(folder / "config.json", vocab_size=299)
-    with pytest.raises(EnvironmentFault, match=r"cannot load|do not fit"):
+    with pytest.raises(EnvironmentFault, match=r"do not fit the model: mismatched .*embed_tokens"):
         models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+
+
+def test_a_model_that_is_no_decoder_is_refused_by_its_type(folder):
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(EnvironmentFault, match="of the type 't5', which has no causal decoder"):
+        models.empty_base(ModelSource(path=str(folder)))
+
+
+def test_a_model_whose_weights_need_a_library_that_is_not_there_names_it(folder):
+    edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(EnvironmentFault, match=r"cannot load .*requires optimum"):
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+
+
+def test_a_config_of_wrong_values_is_refused_with_the_one_that_is_wrong(folder):
+    edit(folder / "config.json", hidden_size="wide")
+    with pytest.raises(EnvironmentFault, match=r"field 'hidden_size'.*wide"):
+        models.empty_base(ModelSource(path=str(folder)))
+
+
+def test_what_upstream_logs_goes_to_the_log_and_not_to_the_terminal(folder, capfd, tmp_path):
+    edit(folder / "config.json", num_hidden_layers=3)
+    with captured_output(tmp_path / "log.txt"), pytest.raises(EnvironmentFault):
+        models.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+    assert "LOAD REPORT" in (tmp_path / "log.txt").read_text()
+    assert capfd.readouterr().err == ""
 
 
 def test_damaged_weights_are_an_error(folder):
@@ -87,6 +114,9 @@ def test_damaged_weights_are_an_error(folder):
     ("path", "said"),
     [
         ("./none", "no folder './none'"),
+        ("my model", "no folder 'my model'"),
+        ("a--b/c", "no folder 'a--b/c'"),
+        ("C:models", "no folder 'C:models'"),
         ("embedded:nothing", "nothing"),
         ("nobody/nothing-at-all", "hf download nobody/nothing-at-all"),
     ],

@@ -186,6 +186,24 @@ def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp
     assert f"hf download --repo-type dataset org/rows --revision {'9' * 40}" in refused
 
 
+def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_named(
+    filled, tmp_path
+):
+    code = (
+        "import sys, time\nfrom llmft.errors import EnvironmentFault\n"
+        "from llmft.preparing.tables import read_records\n"
+        "time.sleep = lambda seconds: None  # the client's, between its tries\n"
+        "try:\n    print(len(list(read_records(sys.argv[1], 'train'))))\n"
+        "except EnvironmentFault as error:\n    print(error)\n"
+    )
+    assert python(tmp_path, code, "org/rows") == "20\n"
+    filled.close()  # no offline switch: the address is asked, and refuses
+    assert python(tmp_path, code, "org/rows") == "20\n"
+    told = python(tmp_path, code, "org/absent")
+    assert "the data set 'org/absent': it is not whole in the cache, and the hub cannot" in told
+    assert "hf download org/absent --repo-type dataset" in told
+
+
 def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, tmp_path):
     code = "from huggingface_hub import snapshot_download as get\n"
     code += f"get('org/tiny', revision='{OLD}', ignore_patterns='*.safetensors')\n"

@@ -209,6 +209,24 @@ def test_a_run_whose_recipe_sends_nothing_is_sent_where_the_command_says(
     assert "add --repo-id my-name/my-adapter" in capsys.readouterr().err
 
 
+def test_of_a_run_that_is_not_finished_no_earlier_stage_is_sent_unasked(
+    hub, finished, tmp_path, capsys
+):
+    path = tmp_path / "two.yaml"
+    head, _, tail = (finished / "recipe.yaml").read_text().partition("trackers:")
+    again = head[head.index("  - name: sft") :].replace("name: sft", "name: more")
+    again = again.replace("adapter: {method: lora, r: 2}", "start_from: sft")
+    path.write_text(f"{head}{again}trackers:{tail}")
+    runs = tmp_path / "runs"
+    assert main(["run", str(path), "--until", "sft", "--output-dir", str(runs)]) == 0
+    (place,) = (runs / "tiny").iterdir()
+    capsys.readouterr()
+    assert main(["push", str(place)]) == 6
+    assert "no finished stage 'more' (finished: sft)" in capsys.readouterr().err
+    assert hub.asked == []
+    assert main(["push", str(place), "--stage", "sft"]) == 0
+
+
 def test_a_stage_that_is_not_there_is_found_when_the_recipe_is_read(run):
     with pytest.raises(LlmftError, match="no stage is called 'dpo'"):
         run(more="push_to_hub: {repo_id: me/x, stage: dpo}\n")

@@ -113,13 +113,18 @@ def test_rows_out_of_reach_are_assumed_and_that_is_said(recipe, recipe_file, cap
     assert "memory is that of rows of 64 tokens" in text
 
 
-@pytest.mark.parametrize("text", ["", "24", "24GB", "24 GiB", "0.5g", "800MB"])
+@pytest.mark.parametrize("text", ["", "24", "24GB", "24 GiB", "1.5g", "800MB"])
 def test_gpu_takes_sizes(text):
     if not text:
         with pytest.raises(RecipeError, match="is no size"):
             named_memory("big")
     else:
         assert named_memory(text).total > 0
+
+
+def test_a_gpu_that_its_own_context_fills_is_refused():
+    with pytest.raises(RecipeError, match="'600MB' is less than a GPU's own context takes"):
+        named_memory("600MB")
 
 
 def test_alignments_with_a_reference_or_a_reward_model_are_followed(

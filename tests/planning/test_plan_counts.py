@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from llmft.api import Adapter, AdapterConfig, Field
+from llmft.commands.plan import as_text
+from llmft.commands.plan import plan as verdict_of
 from llmft.planning.ghost import tensors_of
 from llmft.planning.planned import PlannedStage
 from llmft.planning.planner import plan_recipe
@@ -123,6 +125,9 @@ def test_an_adapter_that_cannot_attach_without_weights_is_told(
     plan = plan_recipe(loaded(recipe), registry).stages[0]
     assert "cannot be attached without weights (RuntimeError: needs numbers)" in plan.remarks[0]
     assert plan.total_parameters > 0
+    verdict = verdict_of(loaded(recipe).path, [], None)
+    assert verdict.fits is None
+    assert "not all of only is counted; what is counted fits: " in as_text(verdict)
 
 
 def made(adapter: type[Adapter[Any]]) -> Any:

@@ -54,6 +54,17 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
     assert sum(held.values()) - constants == pytest.approx(sum(seen.values()), rel=0.02)
 
 
+@pytest.mark.parametrize("stored", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
+def test_a_quantised_base_is_followed_to_the_end(method, stored, recipe, loaded, registry):
+    recipe["model"]["quantization"] = {stored: True}
+    recipe["stages"][0]["adapter"] = {"method": method}
+    recipe["stages"][0]["train"]["gradient_checkpointing"] = True
+    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    assert plan.remarks == ()
+    assert plan.peaks[-1].phase == "save"
+
+
 def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, registry):
     recipe["stages"][0]["evaluate"] = {
         "metrics": ["loss", "exact_match"], "holdout": 0.2, "max_new_tokens": 4,

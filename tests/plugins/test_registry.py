@@ -173,7 +173,7 @@ def test_an_unknown_method_is_answered_with_what_there_is(install_adapter: Insta
     assert fault.code == "E504"
     assert "bottleneck_x" in fault.what
     assert "broken: ruined (RuntimeError: rain" in fault.what
-    assert fault.fix == "write 'bottleneck_x'"
+    assert fault.fix == "did you mean 'bottleneck_x'?"
     assert code_of(registry, "no-such-dist:bottleneck_x") == "E504"
     with pytest.raises(PluginError, match="'bottleneck_x' is an adapter"):
         registry.method("tracker", "bottleneck_x")

@@ -9,7 +9,7 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 
-from llmft.api import Encoded
+from llmft.api import Encoded, StageError
 from llmft.testing import measures
 from llmft.testing.architectures import ARCHITECTURES, tiny
 from llmft.testing.models import tiny_llama
@@ -150,3 +150,11 @@ def test_it_stops_between_two_tokens_when_asked_to():
     asked = iter([False, False, True])
     with pytest.raises(Stopped):
         decode(tiny_llama(), PROMPTS, Drawing(9), batch_size=5, stopping=lambda: next(asked))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_answers_no_numbers_is_an_error_and_no_crash(temperature):
+    model = tiny_llama()
+    model.get_output_embeddings().weight.data[7] = float("nan")
+    with pytest.raises(StageError, match=r"E301.*not finite"):
+        decode(model, PROMPTS, Drawing(9, temperature=temperature), batch_size=5)

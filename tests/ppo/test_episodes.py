@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from llmft_alignments.ppo_config import PpoConfig
-from llmft_alignments.ppo_episodes import Judged
+from llmft_alignments.ppo_episodes import Arena, Judged
+from llmft_alignments.ppo_maths import power_sums
 from llmft_alignments.ppo_objective import PpoObjective
 from llmft_alignments.ppo_watch import Watch
 
-from llmft.api import Answer, Encoded
+from llmft.api import Answer, DataError, Encoded, EncodedPrompt, RewardConfig, RewardFunction
+from llmft.testing.models import tiny_tokenizer
 
 VALUES = torch.tensor([0.1, 0.4, 0.9, -0.3, 0.5])
 OPTIONS = {"reward_model": "r", "kl_coef": 0.0, "lam": 0.5, "whiten_advantages": False}
@@ -54,3 +58,45 @@ def test_values_that_are_behind_as_a_whole_change_no_advantage():
     assert column(plain[0], "values") == pytest.approx(VALUES.tolist())
     gaps = [b - a for a, b in zip(*(column(made, "advantages") for made in plain), strict=True)]
     assert gaps == pytest.approx([7 * 0.25, 7 * 0.5, 7, 7 * 0.5, 7]), "by a token's place"
+
+
+def test_scores_that_are_all_the_same_are_not_scaled_by_what_rounding_leaves():
+    sums = power_sums(torch.full((63,), 0.1))
+    objective = PpoObjective(PpoConfig(method="ppo", reward_model="r"), None, Watch(print), seed=0)
+    assert objective._spread(sums) == 1.0
+
+
+def test_a_reward_that_is_no_number_is_an_error_that_names_it():
+    class Odd(RewardFunction[RewardConfig]):
+        method, Config = "odd", RewardConfig
+
+        def score(self, prompt, completion, answers):
+            return float("inf")
+
+    arena = Arena.__new__(Arena)
+    arena.reward_model, arena.function = None, Odd(RewardConfig(method="odd"))
+    arena.context = SimpleNamespace(tokenizer=tiny_tokenizer())
+    prompts = [EncodedPrompt((5, 6), (-100, -100), "rows.jsonl:3", "p", ())]
+    with pytest.raises(DataError, match=r"E112.*rows\.jsonl:3.*'odd'.*inf"):
+        arena.score(prompts, [None], [Answer([7])])
+
+
+MEANS = {"reward": 0.5, "kl": 0.1, "length": 4.0, "entropy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "spread", "says"),
+    [([0.5, 0.5, 0.5], 0.0, True), ([0.5, 0.5], 0.0, True), ([0.5, 0.6, 0.6], 0.0, False),
+     ([0.5, 0.5, 0.5], 0.1, False)],
+)  # fmt: skip
+def test_it_says_so_where_every_answer_gets_the_same_reward(rewards, spread, says):
+    told = []
+    watch = Watch(told.append)
+    for reward in rewards:
+        again = Watch(told.append)
+        again.restore(watch.state())
+        watch = again
+        watch.see(MEANS | {"reward": reward}, spread)
+    watch.conclude({}, {})
+    assert [text for text in told if "the same reward" in text] == told
+    assert len(told) == says

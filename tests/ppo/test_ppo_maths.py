@@ -97,6 +97,15 @@ def test_one_value_alone_whitens_to_a_finite_number():
     assert torch.isfinite(maths.whiten(x, maths.power_sums(x))).all()
 
 
+def test_equal_numbers_have_no_variance_whatever_rounding_leaves():
+    for value in (0.1, 0.3, 1 / 3, 0.7, 1e6 / 3):
+        for count in (7, 21, 63, 100):
+            x = torch.full((count,), value)
+            sums = maths.power_sums(x)
+            assert float(maths.moments(sums)[1]) == 0.0, (value, count)
+            assert maths.explained_variance(maths.power_sums(x / 3), sums) == 0.0
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "clipped"),
     [
@@ -170,6 +179,8 @@ def test_the_adaptive_coefficient_follows_the_divergence_and_never_by_more_than_
     assert maths.adapted_kl_coef(0.1, 6.0, 6.0, 256, 10_000) == pytest.approx(0.1)
     assert maths.adapted_kl_coef(0.1, 600.0, 6.0, 1000, 10_000) == pytest.approx(0.1 * 1.02)
     assert maths.adapted_kl_coef(0.1, 0.0, 6.0, 1000, 10_000) == pytest.approx(0.1 * 0.98)
+    # More answers in a step than in the horizon: the pull must not turn into a push.
+    assert maths.adapted_kl_coef(0.1, 0.0, 6.0, 1024, 100) == pytest.approx(0.1 * 0.8)
 
 
 def test_explained_variance_is_1_for_right_values_and_0_for_constant_ones():

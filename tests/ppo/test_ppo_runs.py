@@ -150,6 +150,8 @@ def test_prompts_too_long_lose_their_start_or_stop_the_run(run, ppo):
     assert "with the start of the prompt cut" in log
     with pytest.raises(LlmftError, match="the answer leaves 6"):
         run(ppo(train={"max_length": 12, "on_long_row": "fail"}))
+    with pytest.raises(LlmftError, match="the answer leaves 5"):  # a reward model reads one more
+        run(ppo(train={"max_length": 12, "on_long_row": "fail"}, options={"stop_token": "e"}))
     with pytest.raises(LlmftError, match="no room for a prompt"):
         run(ppo(train={"max_length": 7}))
 
@@ -192,6 +194,10 @@ def test_a_policy_stage_is_no_reward_model(run, ppo, sft):
     [
         ({}, "nothing scores the answers"),
         ({"reward_model": "r", "top_p": 0.0}, "greater than 0"),
+        (
+            {"reward_model": "r", "top_p": 0.5, "response_length": 10, "adap_kl_ctrl": True},
+            "may lie 6.9 nats",
+        ),
         ({"reward_model": "r", "temperature": 0.0}, "greater than 0"),
         ({"reward_model": "r", "init_kl_coef": 0.2}, "Extra inputs"),
     ],

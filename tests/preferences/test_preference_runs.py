@@ -124,6 +124,11 @@ def test_the_reference_is_computed_once_and_kept_with_its_key(run, stage, monkey
     context.train = type("Train", (), {"per_device_eval_batch_size": 4})
     with pytest.raises(AssertionError, match="computed again"):
         reference.reference_logps(context, pairs[:3])
+    whole = path.read_bytes()
+    for damaged in (whole[:60], whole[:-1] + b"\x40"):
+        path.write_bytes(damaged)
+        with pytest.raises(AssertionError, match="computed again"):
+            reference.reference_logps(context, pairs)
 
 
 def test_the_references_key_follows_base_adapter_and_rows(pairs):

@@ -143,6 +143,9 @@ def test_score_refuses_what_it_cannot_score(run, stage, tmp_path, capsys):
     file.write_text('{"text": "a"}\n{"words": "b"}\n')
     assert cli.main(["score", str(reward.folder), str(file)]) == 3
     assert "texts.jsonl:2: nothing to score" in capsys.readouterr().err
+    file.write_text('{"text": ""}\n')
+    assert cli.main(["score", str(reward.folder), str(file)]) == 3
+    assert "texts.jsonl:1: nothing to score" in capsys.readouterr().err
 
 
 def test_margins_are_learnt_where_asked(run, stage, tmp_path):

@@ -98,6 +98,10 @@ def test_mistakes_are_one_line_with_a_way_out(rate, samples_file, tmp_path, caps
     code, err = fails(samples_file, "--export", tmp_path / "x.jsonl")
     assert (code, "make no pair" in err) == (3, True)
     assert not (tmp_path / "x.jsonl").exists()
+    rate("--terminal", "--rater", "anna", typed="a>b>c>d")
+    for folder in (tmp_path, "."):
+        code, err = fails(samples_file, "--export", folder)
+        assert (code, "it is a folder" in err) == (4, True)
     same = tmp_path / "same.jsonl"
     same.write_text('{"prompt": "p", "completions": ["a", "a"]}\n')
     code, err = fails(same)
@@ -172,6 +176,21 @@ def test_a_waiting_file_leads_nowhere_else(tmp_path, samples_file, capsys, told,
     (run / "stages" / "rank" / "waiting.json").write_text(told)
     assert main(["rank", str(run), "--status"]) == code
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_may_wait_for_the_ranking_of_an_earlier_runs_samples(tmp_path, samples_file, capsys):
+    earlier = tmp_path / "runs/loop/one"
+    (earlier / "stages/collect").mkdir(parents=True)
+    shutil.copy(samples_file, earlier / "stages/collect/rows.jsonl")
+    waiting = tmp_path / "runs/other/two/stages/rank/waiting.json"
+    waiting.parent.mkdir(parents=True)
+    where = "../../../../loop/one/stages/collect/rows.jsonl"
+    waiting.write_text(json.dumps({"samples": where, "raters": 1, "resume": "llmft run x"}))
+    assert main(["rank", str(tmp_path / "runs/other/two"), "--status"]) == 8  # it is no run
+    assert "E603" in capsys.readouterr().err
+    (earlier / "run.json").write_text("{}")
+    assert main(["rank", str(tmp_path / "runs/other/two"), "--status"]) == 0
+    assert "0 of 3 samples are rated" in capsys.readouterr().out
 
 
 def start(samples_file, *args) -> tuple[subprocess.Popen[str], str]:

@@ -330,6 +330,19 @@ def test_a_page_of_an_earlier_start_is_told_to_open_the_new_address(user, browse
     assert user.saved() == []
 
 
+def test_what_one_rater_has_not_saved_is_not_shown_to_another(user, browser):
+    port = re.search(r":(\d+)/", user.address)[1]
+    browser.press("Tab", "2")
+    assert user.order() == "B>A>C>D"
+    browser.open("about:blank")
+    user.end()
+    user.start("--rater", "ben", "--port", port)  # in the same window
+    browser.open(user.address)
+    user.sees(1)
+    assert user.order() == "A>B>C>D"
+    assert browser.text("#saved") == ""
+
+
 def test_what_a_model_wrote_is_shown_as_text(person, browser):
     browser.press("s")
     person.sees(2)

@@ -33,7 +33,6 @@ def test_an_item_is_known_by_its_prompt_and_completions_wherever_it_stands(sampl
         ({"prompt": "p", "completions": ["a", 1]}, "no list of texts"),
         ({"prompt": "", "completions": ["a", "b"]}, "prompt is missing"),
         ({"prompt": [{"role": "user"}], "completions": ["a", "b"]}, "no list of messages"),
-        ({"prompt": "p", "completions": ["a", "\ud800"]}, "surrogate"),
         ({"prompt": "p", "completions": ["a", "b"], "answers": "a"}, "'answers'"),
     ],
 )
@@ -142,7 +141,9 @@ def test_a_line_that_a_kill_cut_short_is_left_out_told_and_mended(session, sampl
      '{"item": "a", "ranking": [[0], []], "all_bad": false, "time": "", "seconds": 1}',
      '{"item": "a", "ranking": [[true]], "all_bad": false, "time": "", "seconds": 1}',
      '{"item": "a", "ranking": [[0]], "all_bad": 0, "time": "", "seconds": 1}',
-     '{"item": "a", "ranking": [[0]], "all_bad": true, "time": "", "seconds": NaN}'],
+     '{"item": "a", "ranking": [[0]], "all_bad": true, "time": "", "seconds": NaN}',
+     '{"item": "a", "ranking": [[0]], "all_bad": true, "time": "", "seconds": 1%s}' % ("0" * 400),
+     "[" * 100_000],
 )  # fmt: skip
 def test_a_whole_line_that_is_no_decision_is_an_error_with_its_place(tmp_path, line):
     folder = tmp_path / RATINGS

@@ -192,7 +192,8 @@ def test_a_full_disk_is_told_and_the_next_try_succeeds(decide, ratings, monkeypa
 
 def test_what_is_no_decision_is_refused(decide, ratings):
     for changes in ({"item": "0" * 64}, {"item": None}, {"item": []}, {"groups": [[0]]},
-                    {"groups": {}}, {"all_bad": None}, {"seconds": None}):  # fmt: skip
+                    {"groups": {}}, {"all_bad": None}, {"seconds": None},
+                    {"seconds": 10**400}):  # fmt: skip
         assert decide(**changes).status == 422, changes
     assert lines(ratings) == []
 
@@ -211,6 +212,10 @@ def test_garbage_and_silence_do_not_stop_the_server(ask, server):
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as raw:
             raw.sendall(data)
     assert ask().status == 200
+
+
+def test_an_address_that_is_none_is_refused(ask):
+    assert ask("GET", "http://[x/").status == 400
 
 
 def test_a_port_that_is_taken_is_an_error_of_the_machine(server, session):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -125,3 +126,18 @@ def test_defaults_are_written_out(run, recipe):
     folder = run(recipe).folder
     resolved = ruamel.yaml.YAML(typ="safe").load(folder / "resolved.yaml")
     assert set(resolved["stages"][0]["train"]) == set(TrainSettings.model_fields)
+
+
+def test_d4_rows_that_are_judged_on_are_counted_where_they_are_cut(run, recipe):
+    whole = run(recipe)
+    recipe["stages"][0]["train"] |= {"max_length": 9, "max_dropped": 1.0}
+    cut = run(recipe)
+    told = r"to judge the loss, of 8 rows: \d truncated"
+    assert not re.search(told, (whole.folder / "log.txt").read_text())
+    assert len(re.findall(told, (cut.folder / "log.txt").read_text())) == 1
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(run, recipe, rows_file):
+    recipe["model"]["tokenizer"] = "embedded:model"
+    with pytest.raises(DataError, match=rf"E114.*{rows_file.name}:\d+: the tokenizer gives the id"):
+        run(recipe)

@@ -14,6 +14,7 @@ from llmft.errors import LlmftError, WaitsForPeople
 from llmft.ranking import read_samples
 from llmft.ranking.log import rater_log
 from llmft.ranking.ratings import Decision
+from llmft.ranking.samples import rankable
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.testing.models import tiny_model_folder
@@ -123,6 +124,20 @@ def test_collect_draws_by_the_seed(whole, load, registry, collect, tmp_path):
     assert [line["completions"] for line in rows(other, "collect")] != [
         line["completions"] for line in first
     ]
+
+
+def test_collect_says_which_prompts_it_cuts_and_refuses_answers_that_leave_them_no_room(
+    load, registry, collect, tmp_path
+):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "say " * 40}) + "\n")
+    data = {"method": "prompts", "path": str(tmp_path / "long.jsonl")}
+    long = {**collect, "data": data, "train": {"max_length": 32}}
+    summary = run_recipe(load(long, runs=tmp_path), registry)
+    log = (summary.folder / "log.txt").read_text()
+    assert "of 1 rows: 1 with the start of the prompt cut" in log
+    greedy = {**collect["task"], "max_new_tokens": 31}
+    with pytest.raises(LlmftError, match=r"E106.*31 tokens leaves no room for a prompt within 32"):
+        run_recipe(load({**long, "task": greedy}, runs=tmp_path), registry)
 
 
 def test_collect_asks_what_any_kind_of_row_asks(load, registry, collect, tmp_path):
@@ -243,6 +258,22 @@ def test_a_run_waits_for_people_and_goes_on_when_they_have_ranked(load, collect,
     assert all(len(pair["chosen"]) <= len(pair["rejected"]) for pair in pairs)
     assert not (folder / "stages" / "rank" / "waiting.json").exists()
     assert "score" not in metrics(folder, "rank")
+
+
+def test_nobody_is_waited_for_where_there_is_nothing_to_rank(load, registry, collect, tmp_path):
+    greedy = {**collect, "task": {**collect["task"], "top_k": 1}}
+    with pytest.raises(LlmftError, match=r"E303.*no pair \(6 samples, 6 identical\)"):
+        run_recipe(load(greedy, rank(), runs=tmp_path), registry)
+
+
+def test_a_run_says_how_many_prompts_there_are_to_rank(load, registry, collect, tmp_path):
+    few = {**collect, "task": {**collect["task"], "top_k": 2, "max_new_tokens": 2}}
+    with pytest.raises(WaitsForPeople) as caught:
+        run_recipe(load(few, rank(), runs=tmp_path), registry)
+    (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
+    samples = read_samples(folder / "stages" / "collect" / "rows.jsonl")
+    assert 0 < len(rankable(samples)) < len(samples), "some prompts have one answer only"
+    assert f"to rank {len(rankable(samples))} prompts" in str(caught.value)
 
 
 def test_a_reward_stage_of_the_run_judges_by_its_name(whole, tmp_path, capsys):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from llmft_trackers.wandb import Wandb
 
-from llmft.api import EnvironmentFault, Progress, RunInfo, StageInfo
+from llmft.api import EnvironmentFault, Progress, RecipeError, RunInfo, StageInfo
 from llmft.testing import TrackerContract
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -235,6 +235,17 @@ def test_a_missing_wandb_is_found_when_the_recipe_is_read(monkeypatch):
     with pytest.raises(EnvironmentFault, match="needs the package wandb") as caught:
         Wandb.Config()
     assert caught.value.faults[0].fix == "pip install wandb"
+
+
+def test_a_project_that_wandb_would_refuse_is_found_when_the_recipe_is_read():
+    with pytest.raises(RecipeError, match="holds '/'") as caught:
+        Wandb.Config(project="my-team/trivia")
+    assert caught.value.faults[0].fix == "write entity: my-team, project: trivia"
+    with pytest.raises(RecipeError, match="holds '#'"):
+        Wandb.Config(project="trial #3")
+    with pytest.raises(RecipeError, match="longer than 128"):
+        Wandb.Config(project="x" * 129)
+    assert Wandb.Config(project="x" * 128, entity="my-team").project == "x" * 128
 
 
 def test_a_server_that_hangs_after_its_first_answer_costs_ten_seconds_at_most(

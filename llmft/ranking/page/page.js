@@ -32,7 +32,7 @@ function show(told) {
 }
 
 function showItem(told) {
-  const draft = drafts.get(told.item);
+  const draft = drafts.get(told);
   const fits = draft && draft.groups.flat().length === told.answers.length;
   const start = (fits && draft) || {
     groups: told.said?.ranking ?? order.separate(told.answers.length),
@@ -54,7 +54,7 @@ function draw() {
   arrange(list, now.groups, now.allBad);
   $("bad").setAttribute("aria-pressed", now.allBad);
   const changed = !unchanged();
-  drafts.set(now.told.item, changed ? { groups: now.groups, allBad: now.allBad } : null);
+  drafts.set(now.told, changed ? { groups: now.groups, allBad: now.allBad } : null);
   if (changed) status("Not saved yet", "unsaved");
   else status(now.told.said ? "Saved" : "", "");
 }
@@ -105,7 +105,7 @@ async function save() {
     resume();
     return;
   }
-  drafts.set(told.item, null);
+  drafts.set(told, null);
   progress(answer);
   await load(answer.next ?? answer.total);
   status("Saved", "fresh");

@@ -52,19 +52,22 @@ export async function ask(path, body, trouble) {
   }
 }
 
-// What is not saved yet outlives a reload of the page, or a phone that puts it to sleep.
+// What is not saved yet outlives a reload of the page, or a phone that puts it to sleep. It is one
+// rater's: another one, in the same window, sees the answers in another order.
+const place = ({ rater, item }) => `${rater} ${item}`;
+
 export const drafts = {
-  get(item) {
+  get(told) {
     try {
-      return JSON.parse(sessionStorage.getItem(item));
+      return JSON.parse(sessionStorage.getItem(place(told)));
     } catch {
       return null;
     }
   },
-  set(item, draft) {
+  set(told, draft) {
     try {
-      if (draft) sessionStorage.setItem(item, JSON.stringify(draft));
-      else sessionStorage.removeItem(item);
+      if (draft) sessionStorage.setItem(place(told), JSON.stringify(draft));
+      else sessionStorage.removeItem(place(told));
     } catch {
       // The browser keeps nothing: the draft lives as long as the page.
     }
