@@ -16,11 +16,13 @@ from llmft.importing.draft import Draft
 from llmft.importing.translation import translate
 from llmft.importing.writing import recipe_text
 from llmft.reading.recipe import load_recipe
+from llmft.reading.secret import masked_source, secret_in
 from llmft.reading.textfile import decoded, read_text
 from llmft.reading.tree import visible
 from llmft.registry import Registry
 
 _STAGE = re.compile(r"^stages\[0\]\.")
+_LINES = re.compile(r" \(lines \d+ and \d+\)$")  # of the recipe, which nobody gets to see
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,24 @@ def import_command(
     if method is not None and method not in registry.names("adapter"):
         names = ", ".join(registry.names("adapter"))
         raise RecipeError("E024", f"no adapter is called '{visible(method)}' (have: {names})")
-    command = _one(find_commands(text, file), file, number)
-    draft = translate(command, registry, method)
-    name = f"{draft.get('adapter.method')}_{draft.get('data.method')}"
-    recipe = recipe_text(draft, name, f"{command.script}")
-    _check(recipe, draft, command, registry)
+    secrets: tuple[str, ...] = ()
+    try:
+        command = _one(find_commands(text, file), file, number)
+        secrets = tuple(v for f in command.flags for v in f.values if v and secret_in(f.name, v))
+        draft = translate(command, registry, method)
+        name = f"{draft.get('adapter.method')}_{draft.get('data.method')}"
+        recipe = recipe_text(draft, name, f"{command.script}")
+        _check(recipe, draft, command, registry)
+    except LlmftError as error:
+        raise type(error).of([_masked(f, secrets) for f in error.faults]) from error.__cause__
     return Imported(recipe, draft.changes())
+
+
+def _masked(fault: Fault, secrets: tuple[str, ...]) -> Fault:
+    place = fault.place
+    if place is not None:
+        place = replace(place, source=masked_source(place.source, secrets))
+    return replace(fault, what=masked_source(fault.what, secrets), place=place)
 
 
 def write(text: str, output: str) -> None:
@@ -85,16 +99,18 @@ def _read(source: str) -> tuple[str, str]:
 def _one(commands: list[Command], file: str, number: int | None) -> Command:
     if not commands:
         what = "there is no command such as 'python dora.py --flag value' here"
-        raise RecipeError("E091", what, fix="quote the whole command", place=Place(file))
+        fix = "quote the whole line; the script's name in it ends in .py"
+        raise RecipeError("E091", what, fix=fix, place=Place(file))
     if number is None and len(commands) > 1:
         lines = ", ".join(str(command.place.line) for command in commands)
         what = f"there are {len(commands)} commands here, in lines {lines}"
         fix = f"pick one: --number 1 to {len(commands)}"
         raise RecipeError("E091", what, fix=fix, place=Place(file))
-    if not 1 <= (number or 1) <= len(commands):
+    number = 1 if number is None else number
+    if not 1 <= number <= len(commands):
         what = f"there is no command {number} among {len(commands)}"
         raise RecipeError("E091", what, fix="count from 1", place=Place(file))
-    return commands[(number or 1) - 1]
+    return commands[number - 1]
 
 
 def _check(text: str, draft: Draft, command: Command, registry: Registry) -> None:
@@ -110,4 +126,5 @@ def _check(text: str, draft: Draft, command: Command, registry: Registry) -> Non
 
 def _placed(fault: Fault, draft: Draft, command: Command) -> Fault:
     home = _STAGE.sub("", fault.path)
-    return replace(fault, place=draft.place(re.sub(r"\[\d+\]", "", home)) or command.place)
+    place = draft.place(re.sub(r"\[\d+\]", "", home)) or command.place
+    return replace(fault, what=_LINES.sub("", fault.what), place=place)

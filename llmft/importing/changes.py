@@ -66,6 +66,13 @@ def warmup_that_acts(draft: Draft) -> None:
         draft.leave_out("train", entry.flag, why)
 
 
+def steps_that_count(draft: Draft) -> None:
+    """Leave --max_steps -1 out: transformers' word for no such limit."""
+    entry = draft.entry("train.max_steps")
+    if entry is not None and entry.flag and entry.value == -1:
+        draft.leave_out("train", entry.flag, "the number of epochs counts, as by default here")
+
+
 def offload_without_gpu(draft: Draft) -> None:
     """Turn DoRA's use of a GPU off, so that the recipe runs without one."""
     entry = draft.entry("adapter.ephemeral_gpu_offload")
@@ -105,6 +112,7 @@ RULES: tuple[Callable[[Draft], Any], ...] = (
     values_renamed,
     targets_that_exist,
     warmup_that_acts,
+    steps_that_count,
     offload_without_gpu,
     uploaded_where_asked,
 )

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from llmft.errors import Fault, Place, RecipeError
 from llmft.reading.tree import visible
 
-_START = re.compile(r"^[ \t]*(?:\$ +)?(?:[\w./-]+ +)*(?P<script>[\w./-]+\.py)(?=[ \t\r\n\\]|$)")
+_ASSIGNED = r"""(?:[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"']*)[ ]+)*"""  # A=1 python ...
+_START = re.compile(
+    rf"^[ \t]*(?:\$[ ]+)?{_ASSIGNED}"
+    r"(?P<launcher>(?:(?:[\w./-]+|--?[\w-]+=[^\s\"']+)[ ]+)*)"
+    r"(?P<script>[\w./-]+\.py)(?=[ \t\r\n\\;]|$)"
+)
 _HEADING = re.compile(r"^[ \t]*#+[ \t]*(.*?)[ \t#]*$")
 _TOKEN = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|\\[^\s]|[^\s"'\\])+""", re.DOTALL)
 _CONTINUED = re.compile(r"\\[ \t]*$")
 _NUMBER = re.compile(r"-\.?[0-9]")
+_REDIRECTION = re.compile(r"(?:\d*|&)(?:>[>|]?|<)(?P<target>.*)", re.DOTALL)
+_ENDS = ("|", "&", ";")  # of a command; what comes after it is another one
+_OF_SHELL = re.compile(r"\$[\w{(@*]|`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +34,21 @@ class Flag:
     place: Place
 
     def __str__(self) -> str:
-        return " ".join((f"--{self.name}", *self.values))
+        return " ".join((f"--{self.name}", *(value or "''" for value in self.values)))
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line: the script it starts, its flags, and the headings above it."""
+    """A command line: the script it starts, its flags, and the headings above it.
+
+    launcher: what starts the script, if that has options of its own: `torchrun --nnodes 2`.
+    """
 
     script: str
     flags: tuple[Flag, ...]
     headings: tuple[str, ...]
     place: Place
+    launcher: str = ""
 
 
 def find_commands(text: str, file: str) -> list[Command]:
@@ -58,9 +71,21 @@ def find_commands(text: str, file: str) -> list[Command]:
         end = _end(lines, number)
         flags = _flags(lines, number, start.end(), end, file)
         place = Place(file, number + 1, start.start("script") + 1, line, len(start["script"]))
-        commands.append(Command(start["script"], flags, tuple(headings), place))
+        launcher = _launcher(lines, number, start["launcher"])
+        commands.append(Command(start["script"], flags, tuple(headings), place, launcher))
         number = end
     return commands
+
+
+def _launcher(lines: list[str], number: int, before: str) -> str:
+    """Return what starts the script, from lines above too; '' without options of its own."""
+    said = before.strip()
+    while number and _CONTINUED.search(lines[number - 1]):
+        number -= 1
+        said = f"{_CONTINUED.sub('', lines[number]).strip()} {said}"
+    # Variables are not repeated: one may be a secret. `python -u` is nothing to speak of.
+    said = re.sub(rf"^(?:\$[ ]+)?{_ASSIGNED}", "", said).strip()
+    return said if " --" in said else ""
 
 
 def _end(lines: list[str], first: int) -> int:
@@ -77,25 +102,19 @@ def _end(lines: list[str], first: int) -> int:
 def _flags(lines: list[str], first: int, column: int, end: int, file: str) -> tuple[Flag, ...]:
     found: list[tuple[str, list[str], Place]] = []
     faults: list[Fault] = []
-    for number in range(first, end):
-        line = lines[number]
-        code = _CONTINUED.sub("", line)
-        at = column if number == first else 0
-        for match in _TOKEN.finditer(code, at):
-            token = match.group()
-            place = Place(file, number + 1, match.start() + 1, line, len(token))
-            if token.startswith("-") and not _NUMBER.match(token):
-                name, equals, value = token.lstrip("-").partition("=")
-                found.append((name.replace("-", "_"), _unquoted(value) if equals else [], place))
-            elif found:
-                found[-1][1].extend(_unquoted(token))
-            else:
-                what = f"'{visible(token)[:60]}' belongs to no flag"
-                faults.append(Fault("E091", what, "write --name value", place=place))
-        rest = _TOKEN.sub("", code[at:])
-        if mark := next((mark for mark in "\"'" if mark in rest), None):
-            place = Place(file, number + 1, line.rfind(mark) + 1, line)
-            faults.append(Fault("E091", "a quote is not closed in this line", "", place=place))
+    for token, place in _tokens(lines, first, column, end, file, faults):
+        if token.startswith("-") and not _NUMBER.match(token):
+            name, equals, value = token.lstrip("-").partition("=")
+            found.append((name.replace("-", "_"), _unquoted(value) if equals else [], place))
+        elif found:
+            found[-1][1].extend(_unquoted(token))
+        else:
+            what = f"'{visible(token)[:60]}' belongs to no flag"
+            faults.append(Fault("E091", what, "write --name value", place=place))
+        if variable := _OF_SHELL.search(re.sub(r"'[^']*'", "", token)):
+            what = f"what '{visible(token)[:60]}' stands for, only the shell knows"
+            place = replace(place, column=place.column + token.find(variable[0]))
+            faults.append(Fault("E051", what, "write the value, or leave it out", place=place))
     names = [name for name, _, _ in found]
     for index, (name, _, place) in enumerate(found):
         if name in names[:index]:
@@ -104,6 +123,34 @@ def _flags(lines: list[str], first: int, column: int, end: int, file: str) -> tu
     if faults:
         raise RecipeError.of(faults)
     return tuple(Flag(name, tuple(values), place) for name, values, place in found)
+
+
+def _tokens(
+    lines: list[str], first: int, column: int, end: int, file: str, faults: list[Fault]
+) -> Iterator[tuple[str, Place]]:
+    """Yield the script's words with their places; comments, pipes and redirections are no words."""
+    into_file = False  # the next word is the file of a '>' before it
+    for number in range(first, end):
+        line = lines[number]
+        code, at = _CONTINUED.sub("", line), column if number == first else 0
+        words = list(_TOKEN.finditer(code, at))
+        if comment := next((word for word in words if word.group().startswith("#")), None):
+            code, words = code[: comment.start()], words[: words.index(comment)]
+        if mark := next((mark for mark in "\"'" if mark in _TOKEN.sub("", code[at:])), None):
+            place = Place(file, number + 1, line.rfind(mark) + 1, line)
+            faults.append(Fault("E091", "a quote is not closed in this line", "", place=place))
+        for word in words:
+            token = word.group()
+            if token.startswith(_ENDS) and not token.startswith("&>"):
+                return
+            if redirection := _REDIRECTION.match(token):
+                into_file = not redirection["target"]
+            elif into_file:
+                into_file = False
+            elif plain := token.rstrip(";"):
+                yield plain, Place(file, number + 1, word.start() + 1, line, len(plain))
+            if token.endswith(";"):
+                return
 
 
 def _unquoted(token: str) -> list[str]:

@@ -40,6 +40,8 @@ class Draft:
     """The settings found so far, in the order in which they are written."""
 
     entries: list[Entry] = field(default_factory=list)
+    clashes: list[tuple[Flag, Flag]] = field(default_factory=list)
+    """Two flags each that give one setting different values."""
 
     def get(self, home: str) -> Any:
         """Return the value of a setting, or None."""
@@ -62,8 +64,10 @@ class Draft:
         before = self.entry(home)
         if before is None:
             self.entries.append(entry)
-        else:
-            self.entries[self.entries.index(before)] = entry
+            return
+        if flag and before.flag and flag is not before.flag and value != before.value:
+            self.clashes.append((before.flag, flag))
+        self.entries[self.entries.index(before)] = entry
 
     def leave_out(self, block: str, flag: Flag, why: str) -> None:
         """Say in a block that a flag is left out; it sets nothing any more."""

@@ -80,6 +80,20 @@ HOMELESS: dict[str, tuple[str, str]] = {
 TASKS = {"task_type": ("alignment", "CAUSAL_LM", "what 'sft' trains")}
 """Flags that may have one value only: their block, that value, and what it comes to here."""
 
+ADAPTED = ("use_peft", "use_lora")
+"""Flags that say whether an adapter is trained, which is always so here."""
+
+TEXTS = (
+    "model.path", "model.revision", "output_dir", "data.method", "data.split",
+    "push_to_hub.repo_id",
+)  # fmt: skip
+"""Settings whose value is one text, also where it looks like a number."""
+
+OTHER_ALIGNMENTS = (
+    "dpo", "orpo", "ppo", "reward", "kto", "cpo", "simpo", "grpo", "rloo", "bco", "gkd", "rlhf",
+)  # fmt: skip
+"""Words in a script's name that say that it does something else than sft."""
+
 
 def _table() -> dict[str, str]:
     table: dict[str, str] = {}
@@ -105,6 +119,8 @@ def way_out(flag: str) -> str:
         return f"leave it out, and set {home} in the recipe that is written"
     if flag in REMARKS:
         return REMARKS[flag]
+    if flag.startswith("no_") and flag[3:] in HOMES:
+        return f"write --{flag[3:]} False"
     near = did_you_mean(flag, [*HOMES, *HOMELESS, *TASKS])
     return near or "leave it out; 'llmft show METHOD' lists a method's settings"
 

@@ -10,8 +10,17 @@ from typing import Any
 from llmft.errors import Fault, RecipeError
 from llmft.importing.changes import RULES, asked_as_it_learnt
 from llmft.importing.commandline import Command, Flag
-from llmft.importing.draft import Draft
-from llmft.importing.flags import HOMELESS, HOMES, METHODS, TASKS, way_out
+from llmft.importing.draft import Draft, Entry
+from llmft.importing.flags import (
+    ADAPTED,
+    HOMELESS,
+    HOMES,
+    METHODS,
+    OTHER_ALIGNMENTS,
+    TASKS,
+    TEXTS,
+    way_out,
+)
 from llmft.reading.foreign import REMARKS
 from llmft.reading.scalar import scalar
 from llmft.reading.tree import visible
@@ -26,7 +35,11 @@ def translate(command: Command, registry: Registry, method: str | None = None) -
     method: the adapter, where the caller knows better than the command.
     Raises RecipeError with every flag that is unknown.
     """
+    _refuse_other_alignments(command)
     draft = Draft()
+    if command.launcher:
+        why = f"'{command.launcher}' is not taken over: a recipe does not say how it is launched"
+        draft.entries.append(Entry("", None, why=why))
     said = _said_methods(command, method)
     chosen = said[0][1]
     _choose(draft, said)
@@ -39,12 +52,20 @@ def translate(command: Command, registry: Registry, method: str | None = None) -
             continue  # heard above
         if home and home.startswith(_STORED) and home.removeprefix(_STORED) in adapter:
             home = f"adapter.{home.removeprefix(_STORED)}"  # it quantises the base itself
-        if home is None:
+        if home in TEXTS and len(flag.values) != 1:
+            what = f"--{flag.name} takes one value, and has {len(flag.values)} here"
+            faults.append(Fault("E091", what, "quote it, if it is one", place=flag.place))
+        elif home is None:
             faults += _homeless(draft, flag)
         elif home.startswith("adapter.") and home.removeprefix("adapter.") not in adapter:
             draft.leave_out("adapter", flag, f"'{chosen}' has no such setting")
         else:
             _READERS.get(flag.name, _renamed)(draft, home, flag, registry)
+    for first, second in draft.clashes:
+        what = (
+            f"'{visible(str(first))[:80]}' and '{visible(str(second))[:80]}' are one setting here"
+        )
+        faults.append(Fault("E091", what, "keep one of the two", place=second.place))
     for home, flag_name in (("model.path", "model_id"), ("data.method", "dataset_name")):
         if draft.get(home) is None:
             what = f"no flag gives {home}"
@@ -55,6 +76,16 @@ def translate(command: Command, registry: Registry, method: str | None = None) -
         rule(draft)
     asked_as_it_learnt(draft, registry.method("dataset", draft.get("data.method")).Config)
     return draft
+
+
+def _refuse_other_alignments(command: Command) -> None:
+    """Refuse a script that trains by something else than sft: its rows and flags are others."""
+    words = re.findall(r"[a-z]+", PurePath(command.script).stem.lower())
+    others = [word for word in words if word in OTHER_ALIGNMENTS]
+    if others and "sft" not in words:
+        what = f"{command.script} trains by {others[0]}, and what is imported becomes sft"
+        fix = "begin with a recipe of its kind: llmft list-recipes"
+        raise RecipeError("E091", what, fix=fix, place=command.place)
 
 
 # --- which adapter
@@ -116,7 +147,13 @@ def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
             draft.leave_out(block, flag, f"it is {why}")
             return []
         return [Fault("E091", f"'{visible(str(flag))[:80]}' is not trained here", place=flag.place)]
-    if flag.name in REMARKS and _value(flag) is False:
+    if flag.name in ADAPTED:
+        if _value(flag) is True:
+            draft.leave_out("adapter", flag, "an adapter is what is trained here in any case")
+            return []
+        what = f"'{visible(str(flag))[:80]}' trains without an adapter, which llmft does not"
+        return [Fault("E091", what, "leave it out to train an adapter", place=flag.place)]
+    if flag.name in REMARKS and _value(flag) in (False, "no"):
         draft.leave_out("", flag, "off, and there is no such setting here")
         return []
     what = f"unknown flag --{visible(flag.name)[:80]}"
@@ -136,14 +173,19 @@ def _value(flag: Flag) -> Any:
 
 def _renamed(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
     value = _value(flag)
+    if home in TEXTS:
+        value = flag.values[0] or None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     raw = flag.values[0] if is_number else ""
-    if value is not None:
+    if value is None:
+        draft.leave_out(home.rpartition(".")[0], flag, "nothing is given")
+    else:
         draft.set(home, value, flag, raw=raw)
 
 
 def _names(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
-    names = [name for value in flag.values for name in value.split(",") if name]
+    # a b, "a,b", and the lists of JSON and Python: '["a", "b"]'
+    names = [name for value in flag.values for name in re.split(r"[][\s,'\"]+", value) if name]
     draft.set(home, "all-linear" if names == ["all-linear"] else names, flag)
 
 

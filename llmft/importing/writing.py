@@ -46,7 +46,7 @@ def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None =
     for why, group in _together(entries):
         said = ", ".join(str(entry.flag) for entry in group if entry.flag)
         if not group[0].is_set:
-            lines += _comment(f"{said}: {why}", indent)
+            lines += _comment(f"{said}: {why}" if said else why, indent)
             continue
         (entry,) = group
         if why:
