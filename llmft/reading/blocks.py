@@ -159,9 +159,25 @@ def _report(blocks: Blocks, path: KeyPath, errors: list[Error], removed: set[str
     else:
         value = error["input"]
         code, what, fix = answer(errors, tree.written(path, value), field)
-        if isinstance(value, str) and path in blocks.kinds:
-            fix = f"write {{method: {visible(value)[:60]}}}"
-        tree.report(code, path, what, fix)
+        tree.report(code, path, what, fix or _as_block(blocks, path, value, field))
+
+
+def _as_block(blocks: Blocks, path: KeyPath, value: Any, field: FieldInfo | None) -> str:
+    """Return the way out for a plain value in a block's place, such as `adapter: lora`."""
+    model = blocks.models.get(path)
+    if model is None or isinstance(value, list):
+        return ""
+    if path in blocks.kinds:
+        names = blocks.registry.names(blocks.kinds[path])
+        if value in names or not names:
+            return f"write {{method: {visible(str(value))[:60]}}}"
+        return f"write {{method: ...}}, with one of {', '.join(names)}"
+    if value is False and field is not None and not field.is_required():
+        return "drop the key"
+    needed = [name for name, inner in model.model_fields.items() if inner.is_required()]
+    if len(needed) != 1:
+        return ""
+    return f"write {{{needed[0]}: {visible(value)[:60] if isinstance(value, str) else '...'}}}"
 
 
 def _quoted(text: str) -> list[str]:

@@ -90,7 +90,7 @@ train.gradient_checkpointing
     enable_gradient_checkpointing recompute
 train.max_length
     cutoff_len sequence_len max_seq_length max_seq_len seq_length model_max_length
-    max_sequence_length max_prompt_length seq_len block_size context_length
+    max_sequence_length seq_len block_size context_length
 train.packing
     sample_packing pack pack_sequences use_packing neat_packing
 train.on_long_row
@@ -151,19 +151,22 @@ seed
 trackers
     report_to log_with logger loggers logging use_wandb wandb wandb_project tracker reporter
 stages
-    stage pipeline steps_list phases
+    pipeline steps_list phases
 """
 
 # Settings that have no counterpart: why, and what to do instead.
 REMARKS = {
     "hub_model_id": "write push_to_hub: {repo_id: ...} at the top of the recipe",
     "hub_private_repo": "write push_to_hub: {private: ...} at the top of the recipe",
+    "stage": "write a list under stages; what each optimises stands under its alignment",
     "use_cache": "drop it; the key-value cache is used for answers and never in training",
     "task_type": "drop it; the alignment's method says what is trained",
     "fp16": "there is no float16 training; write bf16: true, or drop it",
     "tf32": "drop it; no setting here changes float32 arithmetic",
     "trust_remote_code": "drop it; a recipe can never allow foreign code to run",
     "use_dora": "write method: dora in the adapter block",
+    "use_lora": "write method: lora in the adapter block",
+    "use_peft": "drop it; what is trained is the stage's adapter",
     "token_dim": "drop it; it is read from the model",
     "num_layers": "drop it; it is read from the model",
     "num_attention_heads": "drop it; it is read from the model",
@@ -181,6 +184,10 @@ REMARKS = {
     "eval_steps": "drop it; a stage is judged before and after training",
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
+    "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",
+    "lr_scheduler_kwargs": "drop it; a schedule has no further settings here",
+    "max_prompt_length": "drop it; max_length bounds a row as a whole, and prompts are not cut by"
+    " themselves",
     "pad_to_sequence_len": "drop it; batches carry no padding",
     "train_on_inputs": "drop it; the loss is on the completion, or on all of a text row",
     "completion_only_loss": "drop it; the loss is on the completion, or on all of a text row",

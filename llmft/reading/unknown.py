@@ -12,6 +12,7 @@ from llmft.nearest import did_you_mean
 from llmft.reading.foreign import FOREIGN, REMARKS
 from llmft.reading.methods import BASES
 from llmft.reading.tree import KeyPath, dotted, visible
+from llmft.recipe import Stage
 
 STAGE_KEYS = ("train", "adapter", "alignment", "task", "data", "evaluate")
 # Cyrillic and Greek letters that look like Latin ones.
@@ -22,6 +23,20 @@ _LOOKALIKES = str.maketrans(
 
 Models = Mapping[KeyPath, type[BaseModel]]
 """The model of every block of a recipe, the chosen methods' included."""
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that an annotation holds, wherever in it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := model_in(inner))), None)
+
+
+_A_STAGE: dict[KeyPath, type[BaseModel]] = {("stages", 0): Stage} | {
+    ("stages", 0, name): inner
+    for name, field in Stage.model_fields.items()
+    if (inner := model_in(field.annotation))
+}
 
 
 def answer_unknown(path: KeyPath, models: Models) -> tuple[str, str, str]:
@@ -40,6 +55,8 @@ def answer_unknown(path: KeyPath, models: Models) -> tuple[str, str, str]:
 
 
 def _way_out(key: str, block: KeyPath, valid: list[str], models: Models) -> str:
+    if key.partition(":")[0] in valid:
+        return "write a space after the colon"
     if "." in key:
         return "write blocks inside each other, not a path with dots"
     plain = key.replace("-", "_").lower()
@@ -80,6 +97,8 @@ def _homes(key: str, block: KeyPath, models: Models) -> list[str]:
     """Return the other blocks of the recipe that have this key; of stages, only its own."""
     stage = _stage_of(block)
     homes = []
+    if not any(map(_stage_of, models)):  # a file without stages: another tool's, or half written
+        models = {**models, **_A_STAGE}
     for path, model in models.items():
         foreign_stage = bool(stage) and _stage_of(path) not in ((), stage)
         if path == block or foreign_stage or key not in model.model_fields or key == "method":
@@ -102,10 +121,3 @@ def _odd_character(key: str) -> str:
             name = unicodedata.name(character, "a control character")
             return f"character {position} is U+{ord(character):04X} ({name})"
     return ""
-
-
-def model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that an annotation holds, wherever in it."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := model_in(inner))), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -41,6 +43,7 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "multiple_of": ("a multiple of", "multiple_of"),
 }
+_PLAIN = re.compile(r"[\w.][\w./+, -]*")  # what needs no quotes in a list
 _NAME_PATTERN = next(
     part.pattern
     for part in Name.__metadata__[0].metadata  # type: ignore[attr-defined]
@@ -54,7 +57,12 @@ def answer(errors: Sequence[Error], written: str, field: FieldInfo | None) -> An
     if len(wanted) == len({e["type"] for e in errors}) and wanted:
         return _wrong_type(wanted, errors[0]["input"], written, field)
     # A union's member that took the type and refused the value says more than one that did not.
-    return _single(next(e for e in errors if e["type"] not in _WANTED), written, field)
+    error = next(e for e in errors if e["type"] not in _WANTED)
+    if error["type"] == "literal_error":
+        patterns = [e["ctx"]["pattern"] for e in errors if e["type"] == "string_pattern_mismatch"]
+        others = [*wanted, *(f"text that matches {pattern}" for pattern in patterns)]
+        return _choice(error["input"], written, field, others)
+    return _single(error, written, field)
 
 
 def _single(error: Error, written: str, field: FieldInfo | None) -> Answer:
@@ -65,8 +73,6 @@ def _single(error: Error, written: str, field: FieldInfo | None) -> Answer:
         return "E023", what, _range(field)
     if kind == "finite_number":
         return "E023", f"must be a finite number, got {written}", _range(field)
-    if kind == "literal_error":
-        return _choice(error["input"], written, field)
     if kind == "string_pattern_mismatch":
         if context.get("pattern") == _NAME_PATTERN:
             what = f"must be letters, digits, '-' and '_', 64 at most, got {written}"
@@ -82,7 +88,7 @@ def _single(error: Error, written: str, field: FieldInfo | None) -> Answer:
 
 def _wrong_type(wanted: list[str], value: Any, written: str, field: FieldInfo | None) -> Answer:
     what = f"expected {' or '.join(wanted)}, got {_kind(value, written)}"
-    return "E022", what, _type_fix(wanted, value, field)
+    return "E022", what, _type_fix(wanted, value, written, field)
 
 
 def _kind(value: Any, written: str) -> str:
@@ -95,9 +101,11 @@ def _kind(value: Any, written: str) -> str:
     return written
 
 
-def _type_fix(wanted: list[str], value: Any, field: FieldInfo | None) -> str:
+def _type_fix(wanted: list[str], value: Any, written: str, field: FieldInfo | None) -> str:
     if value is None:
-        default = field.default if field is not None and not field.is_required() else None
+        if field is not None and field.is_required():
+            return "write a value"
+        default = field.default if field is not None else None
         named = (
             f" for the default, {shown(default)}" if isinstance(default, int | float | str) else ""
         )
@@ -111,21 +119,30 @@ def _type_fix(wanted: list[str], value: Any, field: FieldInfo | None) -> str:
     if isinstance(value, float) and "a whole number" in wanted and value.is_integer():
         return f"write {shown(int(value))}"
     if "text" in wanted and isinstance(value, bool | int | float):
-        return f'put it in quotes: "{shown(value)}"'
+        return f'put it in quotes: "{written}"'
     if "a list" in wanted and isinstance(value, str | int | float):
-        return f"write a list: [{value if isinstance(value, int | float) else shown(value)[1:-1]}]"
+        return _as_list(value)
     return ""
 
 
-def _choice(value: Any, written: str, field: FieldInfo | None) -> Answer:
+def _as_list(value: str | int | float) -> str:
+    if not isinstance(value, str):
+        return f"write a list: [{value}]"
+    text = shown(value)[1:-1]
+    return f"write a list: [{text if _PLAIN.fullmatch(text) else json.dumps(text)}]"
+
+
+def _choice(value: Any, written: str, field: FieldInfo | None, others: Sequence[str]) -> Answer:
+    """Answer a value that is none of a Literal's; `others` is what else a union would take."""
     choices = literal_choices(field.annotation) if field else []
-    text = ", ".join(str(choice) for choice in choices)
-    if len(choices) == 1:
-        return "E025", f"must be {text}, got {written}", f"write {text}"
-    what = f"must be one of {text}; got {written}"
+    text = ", ".join(str(choice) for choice in (*choices, *others))
     near = did_you_mean(value, [c for c in choices if isinstance(c, str)]) \
         if isinstance(value, str) else ""  # fmt: skip
-    return "E025", what, near or "use one of these"
+    if not near and isinstance(value, str) and "a list" in others:
+        near = _as_list(value)
+    if len(choices) == 1 and not others:
+        return "E025", f"must be {text}, got {written}", f"write {text}"
+    return "E025", f"must be one of {text}; got {written}", near or "use one of these"
 
 
 def literal_choices(annotation: Any) -> list[Any]:

@@ -123,6 +123,10 @@ def _syntax(error: MarkedYAMLError, place: Place) -> tuple[str, str, str]:
         mark = error.context_mark
         begun = f" that was opened on line {mark.line + 1}" if mark else ""
         return "E005", f"a bracket{begun} is never closed", "close the bracket"
+    if "expected ',' or" in problem and error.context_mark:
+        opened = f"inside the bracket that was opened on line {error.context_mark.line + 1}"
+        fix = "close the bracket, or write a comma between its items"
+        return "E005", f"{opened}, this fits nowhere", fix
     if "expected '<document start>'" in problem:
         return "E005", "text stands after the end of the recipe", "make it one block of keys"
     return "E005", visible(problem), ""
