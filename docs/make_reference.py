@@ -26,7 +26,10 @@ KIND_TITLES = {
     "adapter": ("Adapters", "`stages[].adapter`: what is trained."),
     "alignment": ("Alignments", "`stages[].alignment`: what is optimised."),
     "task": ("Tasks", "`stages[].task`: what is made, where nothing is trained."),
-    "reward": ("Reward functions", "a rule that scores answers, such as `alignment.reward`."),
+    "reward": (
+        "Reward functions",
+        "A rule that scores answers: `judge` of `rank`, `reward` of `ppo`.",
+    ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
     "tracker": ("Trackers", "`trackers[]`: who is told."),
 }

@@ -125,7 +125,7 @@ class Adapter(_Kind[C]):
         return 0
 
     def check(self, model: Any) -> Iterable[Refusal]:
-        """Yield what cannot work on this model: (key in the block, what is wrong, way out).
+        """Yield what cannot work on this model: (key's parts, what is wrong, way out); see Refusal.
 
         model: the base on torch's meta device, without weights; `is_quantized` says whether its
         linear layers will be stored in 4 or 8 bits.

@@ -28,7 +28,7 @@ def save_stage(
 ) -> None:
     """Write what a stage trained, then its result; the result says that the stage is finished.
 
-    made_by: the adapter and the alignment; each writes its own part into one folder. None for a
+    made_by: the adapter and the alignment; each writes its own part into one folder. Empty for a
     task, which has written its rows itself. identity: the hash of what the stage was made from.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
@@ -81,8 +81,7 @@ def stage_folder(run: Path, stage: str | None) -> Path:
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
-    names = fsio.read_json(run / RUN, PUT_BACK)["stages"]
-    finished = [name for name in names if (stages / name / RESULT).is_file()]
+    finished = [folder.name for folder in _finished(run)]
     if stage is not None and stage not in finished:
         raise CheckpointError(
             "E402",
@@ -91,3 +90,36 @@ def stage_folder(run: Path, stage: str | None) -> Path:
     if not finished:
         raise CheckpointError("E402", f"no stage of '{run}' is finished")
     return stages / (stage or finished[-1])
+
+
+def stage_that_made(kind: str, run: Path, stage: str | None, *, fix: str) -> Path:
+    """Return the folder of a finished stage that made this kind: the one named, or the last.
+
+    kind: what an alignment or a task `produces`, such as policy. fix: the way out where a run has
+    none. Raises CheckpointError where there is none, or the one named made another kind.
+    """
+    last, wanted = stage_folder(run, stage), _words(kind)
+    made = str(result_of(last)["produces"])
+    if made == kind:
+        return last
+    if stage is not None:
+        raise CheckpointError(
+            "E402",
+            f"stage '{stage}' made {_words(made)}, not {wanted}",
+            fix=f"name a stage that made {wanted}",
+        )
+    found = [folder for folder in _finished(run) if result_of(folder)["produces"] == kind]
+    if not found:
+        raise CheckpointError("E402", f"'{run}' has no finished stage that made {wanted}", fix=fix)
+    return found[-1]
+
+
+def _finished(run: Path) -> list[Path]:
+    names = fsio.read_json(run / RUN, PUT_BACK)["stages"]
+    folders = [run / "stages" / name for name in names]
+    return [folder for folder in folders if (folder / RESULT).is_file()]
+
+
+def _words(kind: str) -> str:
+    text = kind.replace("_", " ")
+    return text if text.endswith("s") else f"a {text}"

@@ -119,10 +119,13 @@ def _faults_as_text(error: LlmftError) -> str:
 
 
 def _bug(error: BaseException, command: str, as_json: bool, show_trace: bool) -> int:
-    from llmft.commands import crash
+    from llmft.commands import blame, crash
 
     if show_trace:
         print(crash.trace(error), file=sys.stderr)
+    if foreseen := blame.put_to_its_cause(error, command):
+        return _reported(foreseen, as_json)
+    if show_trace:
         where = "the traceback is above"
     else:
         # The engine marks what passes through it with the folder of its run.

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from llmft import artifacts, models
+from llmft.discovery.given import breach, refusals_of, shown
 from llmft.errors import Fault
 from llmft.quiet import before_upstream
 from llmft.reading.recipe import Loaded
 from llmft.reading.references import references
 from llmft.registry import Registry
-from llmft.saving.earlier import EARLIER_RUN, earlier_stage, load_options, stage_adapter
+from llmft.saving.earlier import earlier_stage, load_options, stage_adapter
 from llmft.settings import ModelSource
 from llmft.startup import without_collecting
 
@@ -38,7 +39,10 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
         if stage.task is not None:
             continue
         asked = stage.train.max_length
-        virtual = stage_adapter(recipe, stage, registry).virtual_tokens()
+        adapter = stage_adapter(recipe, stage, registry)
+        virtual = adapter.virtual_tokens()
+        if not isinstance(virtual, int):
+            raise breach(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
         if asked and positions and asked > positions - virtual:
             taken = f", {virtual} of them taken by virtual tokens" if virtual else ""
             faults.append(
@@ -61,9 +65,8 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
             )
         if stage.adapter is None:
             continue
-        adapter = stage_adapter(recipe, stage, registry)
         model.is_quantized = bool(load_options(recipe, adapter))  # as transformers marks it
-        for key, what, fix in adapter.check(model):
+        for key, what, fix in refusals_of(adapter, model):
             faults.append(loaded.fault("E047", ("stages", number, "adapter", *key), what, fix))
     return faults
 
@@ -72,7 +75,7 @@ def _of_earlier_runs(loaded: Loaded) -> list[Fault]:
     """Return a fault for each named stage of an earlier run that made another thing."""
     faults = []
     for reference in references(loaded.written):
-        if not reference.target.startswith(EARLIER_RUN):
+        if not reference.is_of_earlier_run:
             continue
         stage = earlier_stage(reference.target, Path(), loaded.written)
         made = artifacts.result_of(stage)["produces"]

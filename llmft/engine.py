@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pluggy import PluginManager
+
 from llmft import fsio, launched
 from llmft.api import RunInfo, StageResult, Task, hookimpl
 from llmft.deep import check_against_model
-from llmft.errors import Interrupted, RecipeError, WaitsForPeople
+from llmft.discovery.given import result_of, shown
+from llmft.errors import Interrupted, PluginError, RecipeError, WaitsForPeople
 from llmft.notify import Trackers
 from llmft.preparing.data import check_rows
 from llmft.quiet import captured_output
@@ -23,7 +24,7 @@ from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 from llmft.saving import identity, locking, resuming, run_folder
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
-from llmft.saving.earlier import refuse_other_bases, stage_adapter, stage_dataset, stage_work
+from llmft.saving.earlier import refuse_other_bases, stage_dataset
 from llmft.saving.locking import Lock
 from llmft.saving.resuming import Earlier
 from llmft.sharing import commits, hub, upload
@@ -129,9 +130,9 @@ def _run(
             state = "waits for people" if isinstance(error, WaitsForPeople) else state
             trackers.run_finished({"run_id": folder.name, "folder": str(folder), "status": state})
             if isinstance(error, Interrupted):
-                raise _saying_how_to_go_on(error, loaded, folder, part) from None
+                raise run_folder.saying_how_to_go_on(error, loaded, folder, part.last) from None
             if isinstance(error, WaitsForPeople):
-                raise _saying_who_is_waited_for(error, loaded, folder, part) from None
+                raise run_folder.saying_who_ranks(error, loaded, folder, part.last) from None
             raise
         seconds = time.monotonic() - started
         ended: dict[str, Any] = {"run_id": folder.name, "folder": str(folder), "seconds": seconds}
@@ -161,14 +162,7 @@ def _run_stages(
     try:
         names = tuple(stage.name for stage in recipe.stages)
         trackers.run_started(RunInfo(recipe.name, folder, recipe.resolved(), names))
-        if earlier:
-            ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
-        else:
-            ground, notes = run_folder.write_inputs(folder, loaded, registry), []
-        remarks = [*launched.remarks(), *hub.remarks(recipe), *trackers.contacts()]
-        for note in [*notes, *remarks]:
-            trackers.note(note)
-        refuse_other_bases(recipe, ground)
+        ground = _ground(loaded, registry, folder, trackers, lock, earlier)
         finished = dict(earlier.results) if earlier else {}
         results: dict[str, StageResult] = {}
         again, remade = False, set[str]()
@@ -181,36 +175,75 @@ def _run_stages(
             if (seen := hub.commits(recipe)) != ground.get("hub", []):
                 ground["hub"] = seen  # what a resumed run loads again
                 fsio.write_json(folder / "lock.json", ground)
-            if stage.name in finished:
-                if not again and identity.recorded(folder, stage.name) == context.identity:
-                    trackers.note(f"{stage.name}: finished already")
-                    results[stage.name] = finished[stage.name]
-                    if stage.name == part.last:
-                        break
-                    continue
-                kept = identity.set_aside(folder, stage.name)
-                why = "as asked" if again else "as what it is made from has changed"
-                trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
-                remade.add(stage.name)
-            elif why := identity.why_anew(folder, stage.name, context.reads, remade, again):
-                kept = identity.set_aside(folder, stage.name)
-                trackers.note(f"{stage.name}: begins anew, {why}; what it had is in '{kept}'")
-            _prepare(context, trackers)
-            if not isinstance(context.work, Task):  # the first process does a task alone
-                _tell_the_others(context, folder)
-            result: StageResult = manager.hook.llmft_run_stage(stage=stage, context=context)
-            ground["rows_sha256"][stage.name] = context.digests
-            ground["hub"] = hub.commits(recipe)
-            fsio.write_json(folder / "lock.json", ground)
-            context.save(result)
-            results[stage.name] = result
-            told = {"folder": str(context.folder), "samples": context.samples, **asdict(result)}
-            trackers.stage_finished(stage.name, told)
+            made = finished.get(stage.name)
+            if made and not again and identity.recorded(folder, stage.name) == context.identity:
+                trackers.note(f"{stage.name}: finished already")
+                results[stage.name] = made
+            else:
+                if made:
+                    kept = identity.set_aside(folder, stage.name)
+                    why = "as asked" if again else "as what it is made from has changed"
+                    trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
+                    remade.add(stage.name)
+                elif why := identity.why_anew(folder, stage.name, context.reads, remade, again):
+                    kept = identity.set_aside(folder, stage.name)
+                    trackers.note(f"{stage.name}: begins anew, {why}; what it had is in '{kept}'")
+                results[stage.name] = _run_stage(context, manager, folder, ground)
             if stage.name == part.last:
                 break
     finally:
         manager.unregister(engine)
     return results
+
+
+def _ground(
+    loaded: Loaded,
+    registry: Registry,
+    folder: Path,
+    trackers: Trackers,
+    lock: Lock,
+    earlier: Earlier | None,
+) -> dict[str, Any]:
+    """Write down that the run begins or goes on, tell its remarks, and return what it stands on."""
+    if earlier:
+        ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
+    else:
+        ground, notes = run_folder.write_inputs(folder, loaded, registry), []
+    remarks = [*launched.remarks(), *hub.remarks(loaded.recipe), *trackers.contacts()]
+    for note in [*notes, *remarks]:
+        trackers.note(note)
+    refuse_other_bases(loaded.recipe, ground)
+    return ground
+
+
+def _run_stage(
+    context: StageRun, manager: PluginManager, folder: Path, ground: dict[str, Any]
+) -> StageResult:
+    """Run a stage through the one dispatch point; write what it stood on and what it made."""
+    _prepare(context)
+    if not isinstance(context.work, Task):  # the first process does a task alone
+        _tell_the_others(context, folder)
+    given = manager.hook.llmft_run_stage(stage=context.stage, context=context)
+    result = _result(given, context.recipe)
+    ground["rows_sha256"][context.name] = context.digests
+    ground["hub"] = hub.commits(context.recipe)
+    fsio.write_json(folder / "lock.json", ground)
+    context.save(result)
+    told = {"folder": str(context.folder), "samples": context.samples, **asdict(result)}
+    context.trackers.stage_finished(context.name, told)
+    return result
+
+
+def _result(given: Any, recipe: Recipe) -> StageResult:
+    """Return what a stage's hook gave; the engine's own is right, so the rest is a wrapper's."""
+    if not isinstance(given, StageResult):
+        raise PluginError(
+            "E502",
+            f"a plugin under 'plugins' ({', '.join(recipe.plugins)}) returns {shown(given)} for a"
+            " stage, not its StageResult",
+            fix="report it to the plugin's author, or take the plugin out",
+        )
+    return given
 
 
 class Engine:
@@ -220,8 +253,10 @@ class Engine:
     def llmft_run_stage(self, stage: Stage, context: StageRun) -> StageResult:
         """Let the stage's alignment train, or its task run."""
         if isinstance(context.work, Task):
-            return context.work.run(context)
-        return context.work.train(context)
+            result = context.work.run(context)
+        else:
+            result = context.work.train(context)
+        return result_of(context.work, result, context.folder)
 
 
 def _context(
@@ -231,8 +266,6 @@ def _context(
         recipe,
         stage,
         folder=folder / "stages" / stage.name,
-        adapter=stage_adapter(recipe, stage, registry),
-        work=stage_work(stage, registry),
         dataset=stage_dataset(recipe, stage, registry, folder),
         registry=registry,
         trackers=trackers,
@@ -240,14 +273,14 @@ def _context(
     )
 
 
-def _prepare(context: StageRun, trackers: Trackers) -> None:
+def _prepare(context: StageRun) -> None:
     """Make the stage's folder, or clear what a kill left half-published in it."""
     place = context.folder
     if place.is_dir():
         resuming.clear_unfinished(place)
         trained = not isinstance(context.work, Task)
         if trained and not any(place.glob(f"{CHECKPOINTS}/step-*")):
-            trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
+            context.trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
     with fsio.disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
 
@@ -256,23 +289,3 @@ def _tell_the_others(context: StageRun, folder: Path) -> None:
     from llmft.training import processes
 
     processes.of_first(lambda: launched.Order(str(folder), context.name, context.digests))
-
-
-def _saying_who_is_waited_for(
-    error: WaitsForPeople, loaded: Loaded, folder: Path, part: Part
-) -> WaitsForPeople:
-    """Return the error with what to type, which is written down for `llmft rank` too."""
-    command = run_folder.resume_command(loaded, folder, part.last)
-    for waiting in folder.glob("stages/*/waiting.json"):
-        facts = json.loads(waiting.read_text("utf-8"))
-        fsio.write_json(waiting, {**facts, "resume": command})
-    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
-    return WaitsForPeople(error.faults[0].what, fix=fix)
-
-
-def _saying_how_to_go_on(
-    error: Interrupted, loaded: Loaded, folder: Path, part: Part
-) -> Interrupted:
-    command = run_folder.resume_command(loaded, folder, part.last)
-    fix = f"go on with: {command}" if command else ""
-    return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)

@@ -16,7 +16,7 @@ from llmft.notify import Trackers
 from llmft.quiet import captured_output
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter, stage_dataset, stage_work
+from llmft.saving.earlier import stage_dataset
 from llmft.saving.run_folder import RUN
 from llmft.sharing import commits
 from llmft.stage import StageRun
@@ -65,8 +65,6 @@ def _train(order: Order, folder: Path) -> None:
             recipe,
             stage,
             folder=folder,
-            adapter=stage_adapter(recipe, stage, registry),
-            work=stage_work(stage, registry),
             dataset=stage_dataset(recipe, stage, registry, run),
             registry=registry,
             trackers=Trackers([]),

@@ -74,8 +74,7 @@ def train(
     if checkpoints and processes.rank() == 0:
         _check_space(checkpoints, model, plan, settings)
     if saved:
-        _refuse_other_count(saved)
-        _refuse_beyond(saved, plan)
+        _refuse_misfit(saved, plan)
         training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
         window.restore(saved.facts["window"])
         report.restore(saved.facts["report"])
@@ -94,7 +93,7 @@ def train(
 
     with stop_requests() as stop:
         for step in range(report.steps, plan.steps):
-            sums: Sums = {}
+            sums: processes.Sums = {}
             norms = []
             rate = float(schedule.get_last_lr()[0])
             update: Update | None = None
@@ -107,7 +106,7 @@ def train(
                     report.items += update.fresh
                     if guard.may_update(update, norms[-1], step, settings):
                         optimizer.step()
-                        _add(sums, update.sums)
+                        processes.add(sums, update.sums)
                     else:
                         report.skipped += 1
                         norms.pop()
@@ -123,18 +122,13 @@ def train(
                     raise fault from error
                 raise
             schedule.step()
-            _add(sums, source.metrics())
+            processes.add(sums, source.metrics())
             window.add(sums)
             report.steps = step + 1
             report.losses.append(window.last_loss if "loss" in sums else None)
             report.seconds = time.monotonic() - started
             log = (step + 1) % settings.logging_steps == 0 or step + 1 == plan.steps
-            metrics = window.means(clear=log) | {
-                **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
-                "learning_rate": rate,
-                "epoch": (step + 1) / plan.steps_per_epoch,
-                **({"skipped_updates": report.skipped} if report.skipped else {}),
-            }
+            metrics = window.means(clear=log) | _of_step(report, plan, norms, rate)
             on_step(step + 1, plan.steps, metrics, log)
             asked = processes.agreed(stop.signal)
             if checkpoints and (asked or plan.save_due(step + 1, settings)):
@@ -148,13 +142,16 @@ def train(
     return report
 
 
-Sums = dict[str, tuple[float, float]]
-
-
-def _add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
-    for name, (value, weight) in sums.items():
-        before = to.get(name, (0.0, 0.0))
-        to[name] = (before[0] + value, before[1] + weight)
+def _of_step(
+    report: LoopReport, plan: Plan, norms: Sequence[float], rate: float
+) -> dict[str, float]:
+    """Return what is told of the step that the report has come to, beside its means."""
+    return {
+        **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
+        "learning_rate": rate,
+        "epoch": report.steps / plan.steps_per_epoch,
+        **({"skipped_updates": report.skipped} if report.skipped else {}),
+    }
 
 
 def _interrupted(asked: int, step: int, plan: Plan) -> Interrupted:
@@ -174,7 +171,8 @@ def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: Tra
         check_space(checkpoints.folder.parent, training_state.size_of(model), max(more, 1))
 
 
-def _refuse_other_count(saved: Saved) -> None:
+def _refuse_misfit(saved: Saved, plan: Plan) -> None:
+    """Raise CheckpointError where training cannot go on from a checkpoint as it is asked to."""
     before, now = training_state.processes_of(saved.facts), processes.count()
     if before != now:
         raise CheckpointError(
@@ -183,9 +181,6 @@ def _refuse_other_count(saved: Saved) -> None:
             f" {now}: a step would take other rows",
             fix=f"launch {before} again, or begin a new run without --resume",
         )
-
-
-def _refuse_beyond(saved: Saved, plan: Plan) -> None:
     if saved.step > plan.steps:
         raise CheckpointError(
             "E404",
@@ -196,16 +191,16 @@ def _refuse_beyond(saved: Saved, plan: Plan) -> None:
 
 def _forward_backward(
     accelerator: Any, model: Any, update: Update, objective: Objective, around: Callable[[], Any]
-) -> Sums:
+) -> processes.Sums:
     """Add the gradient of an update's mean loss, and return each metric as (sum, weight)."""
-    sums: Sums = {}
+    sums: processes.Sums = {}
     for chosen in update.passes:
         with around():
             loss, extra = objective.loss(model, chosen)
         accelerator.backward(loss * (1 / update.weight))
         weight = objective.weight(chosen)
         noted: dict[str, float] = {"loss": float(loss.detach()), **extra}
-        _add(sums, {name: (value, weight) for name, value in noted.items()})
+        processes.add(sums, {name: (value, weight) for name, value in noted.items()})
     return sums
 
 

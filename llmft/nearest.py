@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def nearest(word: str, words: Iterable[str], most: int = 3) -> list[str]:
-    """Return the words within a few edits of `word`, the nearest first; often none."""
+def nearest(word: str, words: Iterable[str]) -> list[str]:
+    """Return up to three words within a few edits of `word`, the nearest first; often none."""
     from rapidfuzz.distance import OSA  # only mistakes pay for this import
 
     word = word[:100].lower()
@@ -16,7 +16,7 @@ def nearest(word: str, words: Iterable[str], most: int = 3) -> list[str]:
     )
     near = [(distance, other) for distance, other in scored if distance <= allowed]
     # A word of two or three letters is near to everything; so take what is no worse than the best.
-    return [other for distance, other in near if distance <= near[0][0] + (len(word) > 5)][:most]
+    return [other for distance, other in near if distance <= near[0][0] + (len(word) > 5)][:3]
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ class Trackers:
             try:
                 with own_dice():
                     getattr(tracker, verb)(*args)
-            except Exception as error:  # a lost metric never ends a run
+            except (Exception, SystemExit) as error:  # a lost metric never ends a run
                 self.trackers.remove(tracker)
                 log.exception("tracker '%s' failed", tracker.method)
                 self.note(f"tracker '{tracker.method}' failed and is left out: {error!r}")

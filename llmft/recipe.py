@@ -99,6 +99,11 @@ class Recipe(Settings):
         """Return the stage of that name; KeyError if there is none."""
         return {stage.name: stage for stage in self.stages}[name]
 
+    def sent_stage(self, asked: PushToHub) -> str:
+        """Return the name of the stage whose adapter is sent: 'last' is the last that trains."""
+        trained = [stage.name for stage in self.stages if stage.alignment]
+        return trained[-1] if asked.stage == "last" and trained else asked.stage
+
     def resolved(self) -> dict[str, Any]:
         """Return the recipe with every default written out, as plain data."""
         return self.model_dump(mode="json")

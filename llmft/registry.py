@@ -10,7 +10,7 @@ import pluggy
 
 from llmft.discovery.contract import KINDS, Kind
 from llmft.discovery.hooks import HookManager
-from llmft.discovery.offers import Offer, canonical, code_hash, installed
+from llmft.discovery.offers import Offer, canonical, installed
 from llmft.discovery.trial import Imports, Trial, tried
 from llmft.errors import PluginError
 from llmft.nearest import did_you_mean
@@ -24,7 +24,7 @@ _GROUPS["llmft.plugins"] = "plugin"
 class Record:
     """What is known of one installed method, for `list-plugins` and the lock.
 
-    kind: one of the four, or 'plugin' for a cross-cutting one. state: 'blocked' means that it works
+    kind: one of `KINDS`, or 'plugin' for a cross-cutting one. state: 'blocked' means that it works
     but shares its name, so only `dist:name` picks it; 'untried' that it was not imported yet.
     """
 
@@ -42,7 +42,7 @@ class Record:
 
 
 class Registry:
-    """Names to classes, for the four kinds of methods and the cross-cutting plugins."""
+    """Names to classes, for each kind of method and the cross-cutting plugins."""
 
     def __init__(self, offers: Sequence[Offer], remarks: Sequence[str] = ()) -> None:
         self.remarks = tuple(remarks)
@@ -60,7 +60,7 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         """Return the methods of a kind as a recipe may write them; `dist:name` where two share one.
 
-        kind: one of the four, or 'plugin' for what may stand under `plugins:`.
+        kind: one of `KINDS`, or 'plugin' for what may stand under `plugins:`.
         """
         return sorted(self._spelling(offer) for offer in self._of(kind))
 
@@ -100,10 +100,6 @@ class Registry:
             self.manager.enter(plugin, acts=True)
         self._acting = wanted
         return self.manager
-
-    def file_hash(self, record: Record) -> str:
-        """Return the SHA-256 of a plugin's code, for the lock; '' where it has no file."""
-        return code_hash(record.module)
 
     # --- finding the offer that a name means -------------------------------------------------
 
@@ -192,6 +188,6 @@ def _clash(kind: str, name: str, found: Sequence[Offer]) -> PluginError:
 
 
 def _article(kind: str) -> str:
-    return {"plugin": "a cross-cutting plugin", "dataset": "a dataset", "tracker": "a tracker"}.get(
-        kind, f"an {kind}"
-    )
+    if kind == "plugin":
+        return "a cross-cutting plugin"
+    return f"an {kind}" if kind.startswith("a") else f"a {kind}"

@@ -74,6 +74,9 @@ class PromptRow:
     origin: str = ""
 
 
+IGNORED = -100
+"""The label of a token that is not learnt, as transformers and torch have it."""
+
 Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
 RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
 
@@ -93,7 +96,7 @@ class Encoded:
     @property
     def n_labels(self) -> int:
         """The number of tokens that are learnt (the first token of a row is never predicted)."""
-        return sum(label != -100 for label in self.labels[1:])
+        return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True, slots=True)

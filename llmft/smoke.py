@@ -13,7 +13,9 @@ from typing import Any
 from llmft import fsio
 from llmft.api import Dataset
 from llmft.deep import check_against_model
+from llmft.discovery.given import small_of
 from llmft.errors import EnvironmentFault
+from llmft.reading.checks import OF_BITSANDBYTES
 from llmft.reading.recipe import Loaded, load_recipe
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
@@ -25,7 +27,6 @@ WARNING = "smoke run: a tiny random model; the scores mean nothing"
 STEPS, ROWS, JUDGED, TOKENS, ROUNDS = 2, 16, 4, 8, 2
 POSITIONS, MOST_POSITIONS = 1024, 4096
 _NUMBER = re.compile(r"stages\[(\d+)\]\.adapter\.(\w+)")
-_EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 
 Changes = Iterator[tuple[str, Any]]
 """Settings of the recipe by path, as `--set` takes them, and what they become."""
@@ -51,7 +52,8 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
         for key, value in _of_the_work(stage, registry):
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
-                notes.append(f"{stage.name}: {value['method']} stands in for its {key[5:]}")
+                own = key.partition(".")[2]
+                notes.append(f"{stage.name}: {value['method']} stands in for its {own}")
         rows_here = folder / "rows" / str(number)
         for key, value in _of_the_data(stage, rows_here, registry):
             changes[f"stages.{number}.{key}"] = value
@@ -132,7 +134,7 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     for name, value in small.items():
         if value != getattr(train, name):
             yield f"train.{name}", value
-    if train.optim in _EIGHT_BIT_OPTIMIZERS and not _has_gpu():
+    if train.optim in OF_BITSANDBYTES and not _has_gpu():
         yield "train.optim", "adamw_torch"
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
@@ -141,7 +143,7 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
 
 def _of_the_work(stage: Stage, registry: Registry) -> Changes:
     """Yield what the stage's method itself asks to be replaced."""
-    for name, value in stage_work(stage, registry).small().items():
+    for name, value in small_of(stage_work(stage, registry)).items():
         if value != getattr(stage.work, name):
             yield f"{stage.work_kind}.{name}", value
 

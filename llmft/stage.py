@@ -10,6 +10,7 @@ from llmft import artifacts, fsio
 from llmft.api import (
     Alignment,
     Answer,
+    DataError,
     Objective,
     OnlineObjective,
     Progress,
@@ -19,13 +20,16 @@ from llmft.api import (
     StageInfo,
     StageResult,
 )
+from llmft.discovery.given import groups_of, metric_of, numbers_of
 from llmft.machine import seed_everything
 from llmft.preparing.counting import count_parameters, token_rows
 from llmft.preparing.packing import PackedObjective, pack
+from llmft.reading.work import LOSS_METRICS
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
 from llmft.saving.checkpoints import Checkpoints, Saved
 from llmft.saving.resuming import trim_metrics
 from llmft.stage_ground import StageGround
+from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 
 
 class StageRun(StageGround):
@@ -41,7 +45,7 @@ class StageRun(StageGround):
             [self.encoder.prompt_ids(prompt) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             batch_size=self.train.per_device_eval_batch_size,
-            on_batch=lambda done, total: self._progress("answer", done, total),
+            on_batch=lambda done, total: self.progress("answer", done, total),
         )
 
     def sample(
@@ -59,7 +63,7 @@ class StageRun(StageGround):
             sampling,
             seed=(self.seed, seed),
             batch_size=self.train.per_device_eval_batch_size,
-            on_batch=lambda done, total: self._progress("sample", done, total),
+            on_batch=lambda done, total: self.progress("sample", done, total),
         )
 
     def decode(
@@ -107,11 +111,12 @@ class StageRun(StageGround):
         """Announce the stage, score the adapter, train it, and score it again."""
         if self.train.packing and self.max_length:
             items, objective = pack(items, self.max_length), PackedObjective(objective)
-        return self._fit(items, objective, None)
+        return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Do what `fit` does with items that the objective draws of prompts."""
-        return self._fit(prompts, objective, objective)
+        checked = CheckedOnlineObjective(objective, self.work)
+        return self._fit(prompts, checked, checked)
 
     def _fit(
         self, items: Sequence[Any], objective: Objective, online: OnlineObjective | None
@@ -120,6 +125,8 @@ class StageRun(StageGround):
         from llmft.training import processes
         from llmft.training.plan import Plan
 
+        if not items:
+            raise DataError("E105", f"stage '{self.name}' has nothing left to learn from")
         plan = Plan.of(len(items), self.train, self.seed, processes.count())
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
@@ -162,7 +169,7 @@ class StageRun(StageGround):
             self._run_folder.name,
             {**rows, "number of items": len(items)},
             self.train.save_total_limit,
-            self._note,
+            self.note,
             self.accept_data,
         )
 
@@ -171,7 +178,7 @@ class StageRun(StageGround):
         trim_metrics(self.folder, saved.step if saved else 0)
         if saved is None:
             return self.score("before")
-        self._note(f"goes on after step {saved.step}, from its checkpoint")
+        self.note(f"goes on after step {saved.step}, from its checkpoint")
         self.samples = list(saved.carried["samples"])
         before: Mapping[str, float] = saved.carried["before"]
         if before:
@@ -195,19 +202,20 @@ class StageRun(StageGround):
             return {}
         self._when = when
         scores = evaluation.Scores()
-        if set(asked.metrics) & set(evaluation.LOSS_METRICS):
+        if set(asked.metrics) & set(LOSS_METRICS):
             encoded, report = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
             if when == "before" and (said := report.note()):
-                self._note(f"to judge the loss, {said}")
+                self.note(f"to judge the loss, {said}")
             loss = evaluation.mean_loss(
                 self.model,
                 encoded,
                 self.train.per_device_eval_batch_size,
-                lambda done, total: self._progress("evaluate", done, total),
+                lambda done, total: self.progress("evaluate", done, total),
             )
             values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
             scores.metrics |= {name: values[name] for name in asked.metrics if name in values}
-        named = {m: self.dataset.metrics[m] for m in asked.metrics if m in self.dataset.metrics}
+        theirs = self.dataset.metrics
+        named = {m: metric_of(self.dataset, m) for m in asked.metrics if m in theirs}
         if named:
             answers = evaluation.score_answers(
                 rows.rows,
@@ -218,7 +226,7 @@ class StageRun(StageGround):
             scores.metrics |= answers.metrics
             self.samples += [{"when": when, **sample} for sample in answers.samples]
         if isinstance(self.work, Alignment):
-            scores.metrics |= self.work.evaluate(self)
+            scores.metrics |= numbers_of(self.work, "'evaluate'", self.work.evaluate(self))
         self.trackers.scored(self.name, when, scores.metrics)
         return scores.metrics
 
@@ -229,11 +237,10 @@ class StageRun(StageGround):
 
     def save(self, result: StageResult) -> None:
         """Write what the stage made; its result comes last, and says that it is finished."""
-        run_id = self.folder.parent.parent.name
         fsio.write_jsonl(self.folder / "samples.jsonl", self.samples)
         made = (self.adapter, self.work) if isinstance(self.work, Alignment) else ()
         model = self.model if made else None
-        artifacts.save_stage(self.folder, run_id, made, model, result, self.identity)
+        artifacts.save_stage(self.folder, self._run_folder.name, made, model, result, self.identity)
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
         from llmft.training.optimizer import joined_groups
@@ -241,8 +248,10 @@ class StageRun(StageGround):
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         added: Sequence[Mapping[str, Any]] = ()
         own = self.adapter.parameter_groups(self.model, self.train)
+        if own is not None:
+            own = groups_of(self.adapter, own)
         if isinstance(self.work, Alignment):
-            added = self.work.parameter_groups(self.model, self.train)
+            added = groups_of(self.work, self.work.parameter_groups(self.model, self.train))
         return joined_groups(parameters, own, added)
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:

@@ -19,8 +19,8 @@ from llmft.api import (
     RewardConfig,
     RewardFunction,
     Row,
-    Task,
 )
+from llmft.discovery.given import breach, model_of
 from llmft.machine import device, seed_everything
 from llmft.notify import Trackers
 from llmft.preparing.data import Rows, row_digests, stage_rows
@@ -30,7 +30,14 @@ from llmft.preparing.prompts import encode_prompts
 from llmft.preparing.repeats import repeats
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving.earlier import earlier_stage, load_options, load_stage, twin
+from llmft.saving.earlier import (
+    earlier_stage,
+    load_options,
+    load_stage,
+    stage_adapter,
+    stage_work,
+    twin,
+)
 from llmft.settings import TrainSettings
 from llmft.startup import without_collecting
 
@@ -44,8 +51,6 @@ class StageGround:
         stage: Stage,
         *,
         folder: Path,
-        adapter: Any,
-        work: Alignment[Any] | Task[Any],
         dataset: Any,
         registry: Registry,
         trackers: Trackers,
@@ -53,9 +58,10 @@ class StageGround:
     ) -> None:
         self.recipe, self.stage = recipe, stage
         self.name, self.folder = stage.name, folder
-        self.adapter: Any = adapter  # an Adapter; None for a task on the base
+        # An Adapter; None for a task on the base.
+        self.adapter: Any = stage_adapter(recipe, stage, registry)
+        self.work = stage_work(stage, registry)
         self.dataset: Any = dataset  # a Dataset; None for a task that reads none
-        self.work = work
         self.registry, self.trackers, self._tell = registry, trackers, tell
         self.seed = recipe.seed
         self.train: TrainSettings = stage.train
@@ -70,7 +76,7 @@ class StageGround:
     @without_collecting()
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
-        self._progress("load the model", 0, 1)
+        self.progress("load the model", 0, 1)
         seed_everything(self.seed)
         base = models.load_base(
             self.recipe.model,
@@ -84,17 +90,22 @@ class StageGround:
         model = self._attached(base)
         if isinstance(self.work, Alignment):
             self.work.extend(model)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise breach(self.adapter, "no parameter requires grad: there is nothing to train")
         else:
             model = model.requires_grad_(False).eval()
-        self._progress("load the model", 1, 1)
+        self.progress("load the model", 1, 1)
         return model
 
     def _attached(self, base: Any) -> Any:
         seed_everything(self.seed)
         if self.stage.start_from is None:
-            return self.adapter.attach(base) if self.adapter else base
+            if self.adapter is None:
+                return base
+            return model_of(self.adapter, "attach", self.adapter.attach(base))
         earlier = earlier_stage(self.stage.start_from, self._run_folder, self.recipe)
-        return self.adapter.load(base, earlier / artifacts.ADAPTER)
+        loaded = self.adapter.load(base, earlier / artifacts.ADAPTER)
+        return model_of(self.adapter, "load", loaded)
 
     @property
     def _run_folder(self) -> Path:
@@ -125,13 +136,13 @@ class StageGround:
 
     @cached_property
     def _rows(self) -> tuple[Rows, Rows | None]:
-        self._progress("read the rows", 0, 1)
+        self.progress("read the rows", 0, 1)
         train, judged = stage_rows(self.stage, self.dataset, self.seed)
         for rows in (train, judged):
             if rows is not None and (note := rows.note()):
-                self._note(note)
+                self.note(note)
         if note := repeats(train.rows, judged.rows if judged else ()):
-            self._note(note)
+            self.note(note)
         return train, judged
 
     def rows(self) -> Sequence[Row]:
@@ -147,10 +158,10 @@ class StageGround:
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Return rows as token ids, saying how many were cut or dropped."""
-        self._progress("tokenise", 0, len(rows))
+        self.progress("tokenise", 0, len(rows))
         encoded, report = self.encoder.encode(rows, self.train)
         if note := report.note():
-            self._note(note)
+            self.note(note)
         self._refuse_strangers(encoded)
         return encoded
 
@@ -159,7 +170,7 @@ class StageGround:
         self.progress("tokenise", 0, len(rows))
         pairs, report = encode_pairs(self.encoder, rows, self.train)
         if note := report.note():
-            self._note(note)
+            self.note(note)
         self._refuse_strangers(row for pair in pairs for row in (pair.chosen, pair.rejected))
         return pairs
 
@@ -168,7 +179,7 @@ class StageGround:
         self.progress("tokenise", 0, len(rows))
         prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
         if note := report.note():
-            self._note(note)
+            self.note(note)
         self._refuse_strangers(prompts)
         return prompts
 
@@ -192,8 +203,8 @@ class StageGround:
         return shares
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Tell how far a phase of the method's own has come."""
-        self._progress(phase, done, total)
+        """Tell how far a phase has come: the engine's, or one of the method's own."""
+        self.trackers.progress(Progress(self.name, phase, done, total))
 
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function of a block in the method's own settings."""
@@ -202,7 +213,8 @@ class StageGround:
 
     def note(self, text: str) -> None:
         """Tell the trackers a remark that a person should read."""
-        self._note(text)
+        self.notes.append(text)
+        self.trackers.note(f"{self.name}: {text}")
 
     def held_out(self) -> Sequence[Row]:
         """Return the rows the stage is judged on; none where the recipe does not evaluate."""
@@ -231,10 +243,3 @@ class StageGround:
             earlier = earlier_stage(self.stage.start_from, self._run_folder, self.recipe)
             base = self.adapter.load(base, earlier / artifacts.ADAPTER)
         return base.requires_grad_(False).eval()
-
-    def _progress(self, phase: str, done: int, total: int) -> None:
-        self.trackers.progress(Progress(self.name, phase, done, total))
-
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.trackers.note(f"{self.name}: {text}")

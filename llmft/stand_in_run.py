@@ -10,10 +10,10 @@ from llmft import artifacts, fsio
 from llmft.api import StageResult
 from llmft.notify import Trackers
 from llmft.reading.recipe import Loaded, load_recipe
-from llmft.reading.references import references
+from llmft.reading.references import EARLIER_RUN, references
 from llmft.recipe import Recipe
 from llmft.registry import Registry
-from llmft.saving.earlier import EARLIER_RUN, earlier_stage, stage_adapter, stage_work
+from llmft.saving.earlier import earlier_stage, stage_adapter
 from llmft.saving.lock import model_hashes
 from llmft.saving.run_folder import RUN, resolved_yaml
 from llmft.stage import StageRun
@@ -35,7 +35,7 @@ def make_earlier_runs(
     """
     named: dict[Path, list[Path]] = {}
     for reference in references(loaded.written):
-        if reference.target.startswith(EARLIER_RUN):
+        if reference.is_of_earlier_run:
             stage = earlier_stage(reference.target, Path(), loaded.recipe)
             stages = named.setdefault(stage.parent.parent, [])
             stages += [stage] if stage not in stages else []
@@ -91,7 +91,7 @@ def _of_these(
     """Return a recipe of some stages of an earlier run, on this recipe's model, each by itself."""
     whole = earlier.resolved()
     for reference in references(earlier):  # what stays unread may be missing
-        if not reference.target.startswith(EARLIER_RUN):
+        if not reference.is_of_earlier_run:
             block: Any = whole
             for key in reference.path[:-1]:
                 block = block[key]
@@ -112,8 +112,6 @@ def _save_untrained(recipe: Recipe, name: str, run: Path, registry: Registry) ->
         recipe,
         stage,
         folder=run / "stages" / name,
-        adapter=stage_adapter(recipe, stage, registry),
-        work=stage_work(stage, registry),
         dataset=None,
         registry=registry,
         trackers=Trackers([]),

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from llmft.training.token_stats import TokenStats
 
 __all__ = [
-    "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head", "answers_of",
-    "combine", "exact_match", "f1",
-    "fields_of", "fill", "first_line", "judged", "label_nll", "last_hidden", "load_score_head",
-    "load_tensors", "normalize_answer", "read_file", "read_ratings", "read_records",
-    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "text_of",
+    "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head",
+    "add_value_head", "answers_of", "combine", "exact_match", "f1", "fields_of", "fill",
+    "first_line", "judged", "label_nll", "last_hidden", "load_score_head", "load_tensors",
+    "load_value_head", "normalize_answer", "read_file", "read_ratings", "read_records",
+    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "save_value_head",
+    "summed", "text_of", "token_stats", "value_parameters", "values", "without_dropout",
     "write_json", "write_jsonl", "write_text",
 ]  # fmt: skip
 

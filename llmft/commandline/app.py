@@ -26,6 +26,12 @@ app = typer.Typer(
 )
 
 
+def overrides(changes: list[str] | None, output_dir: str | None) -> list[str]:
+    """Return what `--set` and `--output-dir` change in a recipe, as `--set` takes it."""
+    folder = [f"output_dir={dumped(output_dir)}"] if output_dir else []
+    return [*(changes or []), *folder]
+
+
 def dumped(data: Any) -> str:
     """Return data as JSON, as commands print it."""
     return json.dumps(data, indent=2, default=str)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmft.commandline.app import Answer, Json, Set, app, dumped
+from llmft.commandline.app import Answer, Json, Set, app, overrides
 
 
 @app.command()
@@ -51,10 +51,9 @@ def run(
     from llmft.commands.run import run_recipe_file
     from llmft.saving.accepted import Accepted
 
-    overrides = [*(set or []), *([f"output_dir={dumped(output_dir)}"] if output_dir else [])]
     return run_recipe_file(
-        recipe, overrides, quiet=quiet, as_json=json, resume=resume, run_folder=run_folder,
-        smoke=smoke, first=from_, last=until,
+        recipe, overrides(set, output_dir), quiet=quiet, as_json=json, resume=resume,
+        run_folder=run_folder, smoke=smoke, first=from_, last=until,
         accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
     )  # fmt: skip
 
@@ -117,6 +116,5 @@ def verify_resume(
     """Run a recipe, kill and resume it, and compare to the bit."""
     from llmft.commands.verify import as_json, as_text, verify
 
-    overrides = [*(set or []), *([f"output_dir={dumped(output_dir)}"] if output_dir else [])]
-    verdict = verify(recipe, overrides, kills, seed, steps)
+    verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
     return as_json(verdict) if json else as_text(verdict)

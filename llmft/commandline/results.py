@@ -16,7 +16,7 @@ from llmft.commandline.app import Answer, Json, app
 def generate(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
-    stage: Annotated[str | None, typer.Option(help="Default: the last finished stage.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Default: the last that made a policy.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
     no_adapter: Annotated[
         bool, typer.Option("--no-adapter", help="Answer as the base model does.")
@@ -106,7 +106,7 @@ def rank(
 def push(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     stage: Annotated[
-        str | None, typer.Option(help="Default: as the recipe says, else the last finished stage.")
+        str | None, typer.Option(help="Default: as the recipe says, else the last that trains.")
     ] = None,
     repo_id: Annotated[
         str | None,

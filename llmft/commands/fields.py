@@ -35,9 +35,9 @@ class FieldRow:
     description: str
 
 
-def fields(config: type[BaseModel], prefix: str = "") -> list[FieldRow]:
+def fields(config: type[BaseModel]) -> list[FieldRow]:
     """Return a row for each field of a settings class, those of nested blocks included."""
-    return list(_rows(config, prefix))
+    return list(_rows(config, ""))
 
 
 def _rows(config: type[BaseModel], prefix: str) -> Iterator[FieldRow]:

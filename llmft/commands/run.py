@@ -13,7 +13,6 @@ from typing import Any
 
 from llmft import launched
 from llmft.commands import shipped
-from llmft.commands.blame import blaming
 from llmft.errors import RecipeError
 from llmft.nearest import did_you_mean
 from llmft.quiet import captured_output
@@ -42,16 +41,7 @@ def run_recipe_file(
     first: run this stage and those after it again. last: stop after this stage.
     """
     resume = resume or first is not None
-    if smoke and resume:
-        raise RecipeError(
-            "E090", "--smoke and --resume or --from exclude each other", fix="keep one"
-        )
-    if run_folder and not resume:
-        raise RecipeError(
-            "E090",
-            f"a new run makes its own folder, so '{run_folder}' has no use",
-            fix="give --resume to go on with that run, or --output-dir to say where runs go",
-        )
+    _refuse_clashing_options(resume, run_folder, smoke)
     launched.refuse_foreign()
     if launched.launch().rank:
         from llmft.following import follow
@@ -62,7 +52,7 @@ def run_recipe_file(
     # Every mistake that can be found without torch is found before torch is waited for.
     loaded = replace(load_recipe(shipped.find(recipe), registry, overrides), accepted=accepted)
     _refuse_unknown_stages(loaded, first, last)
-    with _told_elsewhere(quiet, as_json), blaming(registry, "run"), _leading():
+    with _told_elsewhere(quiet, as_json), _leading():
         if resume:
             from llmft.engine import Part, resume_recipe
 
@@ -84,6 +74,19 @@ def run_recipe_file(
         **({"smoke": True} if smoke else {}),
         **({"already_finished": True} if already else {}),
     }
+
+
+def _refuse_clashing_options(resume: bool, run_folder: str | None, smoke: bool) -> None:
+    if smoke and resume:
+        raise RecipeError(
+            "E090", "--smoke and --resume or --from exclude each other", fix="keep one"
+        )
+    if run_folder and not resume:
+        raise RecipeError(
+            "E090",
+            f"a new run makes its own folder, so '{run_folder}' has no use",
+            fix="give --resume to go on with that run, or --output-dir to say where runs go",
+        )
 
 
 def _refuse_unknown_stages(loaded: Loaded, first: str | None, last: str | None) -> None:

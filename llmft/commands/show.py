@@ -27,6 +27,12 @@ def describe(method: str, kind: str | None) -> list[dict[str, Any]]:
     names = {each: registry.names(each) for each in asked}
     found = [each for each in asked if method in names[each]]
     if not found:
+        if method in registry.names("plugin"):
+            raise RecipeError(
+                "E504",
+                f"'{method}' is a cross-cutting plugin, which has no settings to show",
+                fix=f"write 'plugins: [{method}]' in a recipe to let it act",
+            )
         have = sorted({name for each in asked for name in names[each]})
         raise RecipeError(
             "E504",

@@ -22,8 +22,6 @@ from llmft.api import (
 from llmft.errors import DataError
 from llmft.training.forward import label_nll
 
-LOSS_METRICS = ("loss", "perplexity")
-
 
 @dataclass
 class Scores:

@@ -39,13 +39,17 @@ def answer(
 ) -> list[str]:
     """Return the run's answer to each question, asked as its stage's data set asks.
 
-    stage: default: the last finished one. with_adapter: False asks the base model alone.
+    stage: default: the last finished one that made a policy. with_adapter: False asks the base
+        model alone.
+    Raises CheckpointError where no stage made a policy.
     """
     from llmft.evaluating.generation import generate
 
     before_upstream()
     recipe = load_run(run, registry)
-    folder = artifacts.stage_folder(run, stage)
+    folder = artifacts.stage_that_made(
+        "policy", run, stage, fix="a reward model scores texts: llmft score RUN FILE"
+    )
     chosen = recipe.stage(folder.name)
     adapter = stage_adapter(recipe, chosen, registry)
     dataset = stage_dataset(recipe, chosen, registry, run)

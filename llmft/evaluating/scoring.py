@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft import artifacts, fsio, models
+from llmft import artifacts, models
 from llmft.api import CompletionRow, Dataset, Encoded, TextRow
-from llmft.errors import CheckpointError, DataError
+from llmft.errors import DataError
 from llmft.evaluating.inference import load_run
 from llmft.machine import device
 from llmft.preparing.encoding import Encoder
 from llmft.preparing.pairs import cut_at_start
 from llmft.preparing.tables import read_file
 from llmft.registry import Registry
-from llmft.saving.earlier import load_stage, stage_adapter, stage_dataset
+from llmft.saving.earlier import load_options, load_stage, stage_adapter, stage_dataset
 from llmft.settings import TrainSettings
 
 BATCH = 16
@@ -38,7 +38,9 @@ def score_file(
     from llmft.training.heads import rewards
 
     recipe = load_run(run, registry)
-    folder = reward_stage(run, stage)
+    folder = artifacts.stage_that_made(
+        REWARD_MODEL, run, stage, fix="run a recipe with the alignment reward"
+    )
     chosen = recipe.stage(folder.name)
     adapter = stage_adapter(recipe, chosen, registry)
     dataset = stage_dataset(recipe, chosen, registry, run)
@@ -51,7 +53,7 @@ def score_file(
         for number, (origin, record) in enumerate(records)
         for key, row in _rows(record, origin, dataset, encoder)
     ]
-    options = adapter.load_options()
+    options = load_options(recipe, adapter)
     base = models.load_base(recipe.model, options, varlen=adapter.supports_packing)
     model = load_stage(folder, registry, base if options else base.to(device()))
     scored: list[dict[str, Any]] = [dict(record) for _, record in records]
@@ -62,39 +64,6 @@ def score_file(
             for (number, key, _), value in zip(some, values, strict=True):
                 scored[number][key] = value
     return scored
-
-
-def reward_stage(run: Path, stage: str | None) -> Path:
-    """Return the folder of a finished stage that made a reward model: the one named, or the last.
-
-    Raises CheckpointError where there is none.
-    """
-    last: Path = artifacts.stage_folder(run, stage)
-    made = _produced(last)
-    if made == REWARD_MODEL:
-        return last
-    if stage is not None:
-        raise CheckpointError(
-            "E402",
-            f"stage '{stage}' made a {made}, not a reward model",
-            fix="name a stage whose alignment is reward",
-        )
-    names = fsio.read_json(run / artifacts.RUN, artifacts.PUT_BACK)["stages"]
-    folders = [last.parent / name for name in names]
-    finished = [folder for folder in folders if (folder / artifacts.RESULT).is_file()]
-    found = [folder for folder in finished if _produced(folder) == REWARD_MODEL]
-    if not found:
-        raise CheckpointError(
-            "E402",
-            f"'{run}' has no finished stage that made a reward model",
-            fix="run a recipe with the alignment reward",
-        )
-    newest: Path = found[-1]
-    return newest
-
-
-def _produced(folder: Path) -> str:
-    return str(artifacts.result_of(folder)["produces"])
 
 
 def _rows(

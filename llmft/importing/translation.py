@@ -139,7 +139,8 @@ def _choose(draft: Draft, said: Said) -> None:
 def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
     """Note a flag that sets nothing here; return a fault where that cannot be."""
     if flag.name in HOMELESS:
-        draft.leave_out(*_told(flag))
+        block, why = HOMELESS[flag.name]
+        draft.leave_out(block, flag, why)
         return []
     if flag.name in TASKS:
         block, only, why = TASKS[flag.name]
@@ -158,11 +159,6 @@ def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
         return []
     what = f"unknown flag --{visible(flag.name)[:80]}"
     return [Fault("E091", what, way_out(flag.name), place=flag.place)]
-
-
-def _told(flag: Flag) -> tuple[str, Flag, str]:
-    block, why = HOMELESS[flag.name]
-    return block, flag, why
 
 
 def _value(flag: Flag) -> Any:

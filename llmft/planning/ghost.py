@@ -40,9 +40,8 @@ def _takes_varlen(model: Any) -> bool:
 class _Lent:
     """Gives each meta tensor its stand-in, one for one, so that what is shared stays shared."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.device = device
         self.known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -55,7 +54,7 @@ class _Lent:
     def _made(self, tensor: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             plain = tensor.detach().as_subclass(torch.Tensor)
-        made: torch.Tensor = FakeTensor(self.mode, plain, self.device)
+        made: torch.Tensor = FakeTensor(self.mode, plain, torch.device("cpu"))
         if isinstance(tensor, torch.nn.Parameter):
             made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
             for name in ("quant_state", "CB", "SCB"):
@@ -73,13 +72,10 @@ class _Lent:
 
 
 class Body:
-    """Lets models on the meta device be computed with, as on another device, still without memory.
+    """Lets models on the meta device be computed with, as on the CPU, still without memory."""
 
-    device: the one that kernels, attention and autocast are chosen for.
-    """
-
-    def __init__(self, device: str = "cpu") -> None:
-        self._lend = _Lent(torch.device(device))
+    def __init__(self) -> None:
+        self._lend = _Lent()
 
     def given_to(self, model: Any) -> Any:
         """Return the model, its meta tensors replaced in place."""

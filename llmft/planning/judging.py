@@ -11,6 +11,7 @@ from llmft.api import Alignment, Prompt
 from llmft.evaluating import evaluation
 from llmft.models import max_positions
 from llmft.planning.ledger import CACHE
+from llmft.reading.work import LOSS_METRICS
 from llmft.training.decoding import dense_attention
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def judge(stage: PlannedStage) -> None:
         return
     stage.judging = True
     stage.ledger.begin("evaluate")
-    if set(asked.metrics) & set(evaluation.LOSS_METRICS):
+    if set(asked.metrics) & set(LOSS_METRICS):
         chunk = stage.encode(evaluation.as_answered(rows))
         evaluation.mean_loss(stage.model, chunk, max(len(chunk), 1))
     if isinstance(stage.work, Alignment):

@@ -33,9 +33,9 @@ from llmft.planning.ledger import ADAPTER, EARLIER, MAPPED, WEIGHTS, Ledger
 from llmft.planning.steps import train_steps
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
 from llmft.preparing.counting import count_parameters, token_rows
-from llmft.preparing.encoding import IGNORED
 from llmft.preparing.pairs import encode_pairs
 from llmft.preparing.prompts import encode_prompts
+from llmft.rows import IGNORED
 from llmft.saving.earlier import stage_adapter, stage_work, twin
 from llmft.stage import StageRun
 
@@ -63,7 +63,7 @@ class PlannedStage(StageRun):
         self.drawn: Drawn | None = None
         self.chosen: Chosen | None = None
         self.remarks: list[str] = []
-        self.traced = self.judging = self.assumed = False
+        self.judging = self.assumed = False
 
     @cached_property
     def model(self) -> Any:
@@ -215,7 +215,6 @@ class PlannedStage(StageRun):
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Compute what the loop would in one step, on the heaviest prompts."""
-        self.traced = True
         known = self.chosen if self.chosen and len(prompts) == len(self.chosen.items) else None
         size = self.train.per_device_train_batch_size
         batch = known.batches_of(prompts)[0] if known else list(prompts[:size])
@@ -232,7 +231,6 @@ class PlannedStage(StageRun):
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Compute what the loop would, on the heaviest batches only."""
-        self.traced = True
         known = self.chosen if self.chosen and len(items) == len(self.chosen.items) else None
         size = self.train.per_device_train_batch_size
         batches = known.batches_of(items) if known else [list(items[:size])]

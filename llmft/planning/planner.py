@@ -22,11 +22,12 @@ from llmft.planning.ledger import ADAPTER, OPTIMIZER, Peak
 from llmft.planning.planned import Drawn, PlannedStage
 from llmft.preparing.counting import count_parameters
 from llmft.reading.recipe import Loaded
-from llmft.reading.references import stage_references
+from llmft.reading.references import stages_read
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter, stage_dataset, stage_work
+from llmft.saving.earlier import stage_dataset
 from llmft.sharing import hub
+from llmft.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,6 @@ def plan_stage(
             recipe,
             stage,
             folder=place,
-            adapter=stage_adapter(recipe, stage, registry),
-            work=stage_work(stage, registry),
             dataset=stage_dataset(recipe, stage, registry, None),
             registry=registry,
             trackers=Trackers([]),
@@ -120,7 +119,7 @@ def plan_stage(
         adapter=planned.adapter.method if planned.adapter else "",
         work=planned.work.method,
         data=planned.dataset.method if planned.dataset else "",
-        inputs=tuple(_inputs(stage)),
+        inputs=tuple(stages_read(stage)),
         produces=planned.work.produces,
         trains=isinstance(planned.work, Alignment),
         rounds=_rounds(recipe, stage),
@@ -181,7 +180,7 @@ def _loads(planned: PlannedStage) -> bool:
         return True
     recipe = planned.recipe
     made = {stage.name for stage in recipe.stages if stage.task is not None}
-    return bool(set(_inputs(planned.stage)) - made)
+    return bool(set(stages_read(planned.stage)) - made)
 
 
 def _run_task(planned: PlannedStage) -> None:
@@ -206,14 +205,6 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _inputs(stage: Stage) -> list[str]:
-    """Return the earlier stages that a stage reads."""
-    found = [stage.start_from] if stage.start_from else []
-    for config in (stage.work, stage.data):
-        found += stage_references(config).values() if config else ()
-    return found
-
-
 def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple[str, int]]:
     """Return the files of a stage's folder that matter, and about how many bytes each has."""
 
@@ -227,17 +218,15 @@ def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple
     if stage.train.save_strategy != "no":
         kept = stage.train.save_total_limit
         if counts is not None:
-            kept = min(kept, saves(stage, counts))
+            kept = min(kept, _saves(stage, counts))
         files.append(
             (f"{folder}/checkpoints, {kept} kept", kept * most(ADAPTER) + kept * most(OPTIMIZER))
         )
     return files
 
 
-def saves(stage: Stage, counts: Counts) -> int:
+def _saves(stage: Stage, counts: Counts) -> int:
     """Return how many checkpoints a stage writes in all."""
-    from llmft.training.plan import Plan
-
     return Plan.of(counts.items, stage.train, 0).saves(stage.train)
 
 

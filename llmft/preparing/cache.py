@@ -19,12 +19,12 @@ from typing import Any
 from llmft import __version__, fsio
 from llmft.api import Encoded, Row
 from llmft.errors import LlmftError
+from llmft.rows import IGNORED
 
 LEAST_ROWS = 2000
 """Fewer rows are tokenised sooner than an entry is found, read and checked."""
 LARGEST = 2**30
 """Bytes of all entries together; those that were not used for longest go first."""
-IGNORED = -100
 _FORMAT = "1"
 
 log = logging.getLogger("llmft")

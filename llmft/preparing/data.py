@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from llmft.api import Dataset, Row
+from llmft.discovery.given import records_of, row_of
 from llmft.errors import DataError, LeftOutRow
 from llmft.recipe import Stage
 
@@ -63,9 +64,9 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     """
     found = Rows([])
     strict = dataset.config.on_bad_row == "fail"
-    for origin, record in islice(dataset.records(split), limit):
+    for origin, record in islice(records_of(dataset, split), limit):
         try:
-            found.rows.append(dataset.row(record, origin))
+            found.rows.append(row_of(dataset, record, origin))
         except LeftOutRow as row:
             found.left_out[row.reason] += 1
         except DataError as error:
@@ -131,12 +132,12 @@ def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
     if asked and not asked.holdout:
         splits.append(asked.split or dataset.held_out_split)
     for split in splits:
-        first = next(iter(dataset.records(split)), None)
+        first = next(records_of(dataset, split), None)
         if first is None:
             raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
         if dataset.config.on_bad_row == "fail":
             with suppress(LeftOutRow):
-                dataset.row(first[1], first[0])
+                row_of(dataset, first[1], first[0])
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

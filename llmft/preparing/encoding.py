@@ -12,9 +12,8 @@ from llmft.api import ChatRow, CompletionRow, Encoded, Message, Prompt, PromptRo
 from llmft.errors import DataError
 from llmft.preparing import templates
 from llmft.preparing.cache import through_cache
+from llmft.rows import IGNORED
 from llmft.settings import TrainSettings
-
-IGNORED = -100
 
 
 @dataclass

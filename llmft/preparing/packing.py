@@ -15,12 +15,12 @@ Bin = tuple[Encoded, ...]
 
 
 def pack(rows: Sequence[Encoded], max_length: int) -> list[Bin]:
-    """Return the rows in bins of at most `max_length` tokens: first-fit, longest first.
+    """Return the rows in bins of at most `max_length` tokens: best fit, longest first.
 
     No row is cut: each stands whole in one bin. Bins are in the order in which they were opened.
     """
     bins: list[list[Encoded]] = []
-    # Bins by the room they have left: the smallest room that fits is taken (best fit).
+    # Bins by the room they have left: the smallest room that fits is taken.
     by_room: dict[int, list[int]] = {}
     for row in sorted(rows, key=lambda row: -len(row.input_ids)):
         need = len(row.input_ids)

@@ -9,6 +9,7 @@ from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
 from llmft.errors import DataError
 from llmft.preparing.cache import through_cache
 from llmft.preparing.encoding import Encoder, EncodingReport
+from llmft.rows import IGNORED
 from llmft.settings import TrainSettings
 
 
@@ -57,7 +58,7 @@ def _shared(one: Encoded, other: Encoded) -> int:
 
 def prompt_length(row: Encoded) -> int:
     """Return how many tokens stand before the first that is learnt."""
-    return sum(1 for _ in takewhile(lambda label: label == -100, row.labels))
+    return sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels))
 
 
 def cut_at_start(row: Encoded, limit: int | None, begins: int | None) -> Encoded:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from llmft.api import CompletionRow, EncodedPrompt, PromptRow, Row
 from llmft.errors import DataError
-from llmft.preparing.encoding import IGNORED, Encoder, EncodingReport
+from llmft.preparing.encoding import Encoder, EncodingReport
+from llmft.rows import IGNORED
 from llmft.settings import TrainSettings
 
 

@@ -47,17 +47,7 @@ def read_records(
     if path is None:
         raise DataError("E109", "neither path nor data_files is given", fix="give one of them")
     if path.startswith("embedded:"):
-        from llmft import embedded
-
-        name = path.removeprefix("embedded:")
-        ending = {"train": "train", "validation": "eval"}.get(split, split)
-        whole = split == "train" and f"data/{name}.jsonl" in embedded.available()
-        try:
-            yield from read_file(
-                embedded.locate(f"data/{name}.jsonl" if whole else f"data/{name}_{ending}.jsonl")
-            )
-        except ValueError as error:
-            raise DataError("E109", str(error)) from error
+        yield from read_file(_embedded(path.removeprefix("embedded:"), split))
         return
     local = Path(path).expanduser()
     if local.is_dir():
@@ -75,6 +65,17 @@ def read_records(
         raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
     else:
         yield from hub_records(path, subset, split, revision)
+
+
+def _embedded(name: str, split: str) -> Path:
+    from llmft import embedded
+
+    ending = {"train": "train", "validation": "eval"}.get(split, split)
+    whole = split == "train" and f"data/{name}.jsonl" in embedded.available()
+    try:
+        return embedded.locate(f"data/{name}.jsonl" if whole else f"data/{name}_{ending}.jsonl")
+    except ValueError as error:
+        raise DataError("E109", str(error)) from error
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:

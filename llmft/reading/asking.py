@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmft.discovery.given import AUTHOR, owner_of
 from llmft.errors import LlmftError
 from llmft.reading.methods import Blocks
 from llmft.reading.tree import KeyPath, visible
@@ -25,6 +26,13 @@ def asked(blocks: Blocks, path: KeyPath, ask: Any) -> Any:
         blocks.tree.adopt(error.faults, path)
     except Exception as error:
         # Plugin code: whatever it raises is put to its block, and the other checks go on.
-        what = f"the plugin failed: {type(error).__name__}: {visible(str(error))[:300]}"
-        blocks.tree.report("E502", path, what, "report it to the plugin's author")
+        said = f"{type(error).__name__}: {visible(str(error))[:300]}"
+        blocks.tree.report("E502", path, f"{asked_plugin(blocks, path)} failed: {said}", AUTHOR)
     return None
+
+
+def asked_plugin(blocks: Blocks, path: KeyPath) -> str:
+    """Return the plugin whose block a path is in, by its distribution."""
+    within = [path[:end] for end in range(len(path), 0, -1)]
+    found = [blocks.classes[part] for part in within if part in blocks.classes]
+    return owner_of(found[0]) if found else "the plugin"

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from llmft.discovery.contract import KINDS
+from llmft.discovery.given import AUTHOR
 from llmft.errors import LlmftError
+from llmft.reading.asking import asked_plugin
 from llmft.reading.methods import Blocks, Methods, find_methods
 from llmft.reading.tree import KeyPath, Tree, visible
 from llmft.reading.unknown import answer_unknown, model_in
@@ -97,8 +99,9 @@ def _fitted(blocks: Blocks, model: type[M], raw: dict[str, Any], base: KeyPath) 
             return None
         except Exception as error:
             # A validator of a plugin's: whatever it raises must name the block, not end llmft.
-            what = f"the settings' validator failed: {type(error).__name__}: {visible(str(error))}"
-            blocks.tree.report("E502", base, what[:400], "report it to the plugin's author")
+            said = f"{type(error).__name__}: {visible(str(error))}"
+            what = f"the settings' validator of {asked_plugin(blocks, base)} failed: {said}"
+            blocks.tree.report("E502", base, what[:400], AUTHOR)
             return None
         # Unknown keys first: one that should have been 'path' says all about a missing 'path'.
         for path in sorted(grouped, key=lambda path: grouped[path][0]["type"] == "missing"):

@@ -17,6 +17,8 @@ from llmft.reading.work import check_rows, check_work
 if TYPE_CHECKING:
     from llmft.recipe import Recipe, Stage
 
+OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+"""The optimisers that bitsandbytes brings."""
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
 
@@ -150,5 +152,5 @@ def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
         clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
-    if stage.train.optim in ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"):
+    if stage.train.optim in OF_BITSANDBYTES:
         _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

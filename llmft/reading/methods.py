@@ -12,14 +12,13 @@ from llmft.discovery.contract import KINDS, Kind
 from llmft.errors import Fault, PluginError
 from llmft.reading.tree import KeyPath, Tree, visible
 
-KEYS: dict[str, Kind] = {
+OF_A_STAGE: dict[str, Kind] = {
     "adapter": "adapter",
     "alignment": "alignment",
     "task": "task",
     "data": "dataset",
-    "trackers": "tracker",
 }
-"""The keys of a recipe that hold a method's block -> the plugin kind."""
+"""The keys of a stage that hold a method's block -> the plugin kind."""
 
 BASES = tuple(contract.config for contract in KINDS.values())
 
@@ -75,9 +74,9 @@ def _outer(data: Any) -> Iterable[tuple[KeyPath, Any, Kind]]:
     stages = data.get("stages")
     for index, stage in enumerate(stages if isinstance(stages, list) else ()):
         if isinstance(stage, dict):
-            for key in ("adapter", "alignment", "task", "data"):
+            for key, kind in OF_A_STAGE.items():
                 if stage.get(key) is not None:
-                    yield ("stages", index, key), stage[key], KEYS[key]
+                    yield ("stages", index, key), stage[key], kind
     trackers = data.get("trackers")
     for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
         yield ("trackers", index), tracker, "tracker"

@@ -79,9 +79,17 @@ def load_recipe(
 
 
 def _check_push(recipe: Recipe, tree: Tree) -> None:
+    if recipe.push_to_hub is None:
+        return
     names = [stage.name for stage in recipe.stages]
-    if recipe.push_to_hub and recipe.push_to_hub.stage not in ("last", *names):
-        what = f"no stage is called '{recipe.push_to_hub.stage}' (have: {', '.join(names)})"
+    trained = [stage.name for stage in recipe.stages if stage.alignment]
+    asked = recipe.push_to_hub.stage
+    if not trained:
+        what = "no stage trains an adapter that could be sent"
+        tree.report("E030", ("push_to_hub",), what, "leave push_to_hub out")
+    elif asked not in ("last", *trained):
+        what = f"'{asked}' trains nothing" if asked in names else f"no stage is called '{asked}'"
+        what = f"{what} (have: {', '.join(trained)})"
         tree.report("E030", ("push_to_hub", "stage"), what, "write one of these, or last")
 
 

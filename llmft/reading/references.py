@@ -12,15 +12,16 @@ from pydantic.fields import FieldInfo
 
 from llmft.api import StageRef
 from llmft.nearest import did_you_mean
-from llmft.reading.methods import Blocks
+from llmft.reading.methods import OF_A_STAGE, Blocks
 from llmft.reading.tree import KeyPath, visible
 from llmft.settings import Settings
 
 if TYPE_CHECKING:
     from llmft.recipe import Recipe, Stage
 
-EARLIER_RUN = re.compile(r"run:[\w.-]+/[\w-]+", re.ASCII)
-"""A reference to a stage of a finished run: run:<id>/<stage>."""
+EARLIER_RUN = "run:"
+"""How a reference to a stage of a finished run begins: run:<id>/<stage>."""
+_OF_EARLIER_RUN = re.compile(rf"{EARLIER_RUN}[\w.-]+/[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Reference:
     target: str
     produces: str
 
+    @property
+    def is_of_earlier_run(self) -> bool:
+        """Whether it names a stage of a finished run, and none of this one."""
+        return self.target.startswith(EARLIER_RUN)
+
 
 def references(recipe: Recipe) -> list[Reference]:
     """Return every reference of every stage: `start_from`, and settings marked with StageRef."""
@@ -40,7 +46,7 @@ def references(recipe: Recipe) -> list[Reference]:
         base: KeyPath = ("stages", number)
         if stage.start_from is not None:
             found.append(Reference(number, (*base, "start_from"), stage.start_from, "policy"))
-        for key in ("adapter", "alignment", "task", "data"):
+        for key in OF_A_STAGE:
             config = getattr(stage, key)
             for name, field in type(config).model_fields.items() if config else ():
                 for produces in _marks(field):
@@ -56,6 +62,14 @@ def stage_references(config: Settings) -> dict[str, str]:
         for name, field in type(config).model_fields.items()
         if _marks(field) and isinstance(value := getattr(config, name, None), str)
     }
+
+
+def stages_read(stage: Stage) -> list[str]:
+    """Return the stages that a stage reads: the one it starts from, and those its settings name."""
+    found = [stage.start_from] if stage.start_from else []
+    for config in (stage.work, stage.data):
+        found += stage_references(config).values() if config else ()
+    return found
 
 
 def _marks(field: FieldInfo) -> list[str]:
@@ -94,9 +108,9 @@ def check_references(recipe: Recipe, blocks: Blocks) -> None:
                 tree.report_together("E032", paths[::-1], what, "give each its own name")
     every = references(recipe)
     for reference in every:
-        if tree.is_broken(reference.path) or EARLIER_RUN.fullmatch(reference.target):
+        if tree.is_broken(reference.path) or _OF_EARLIER_RUN.fullmatch(reference.target):
             continue
-        if reference.target.startswith("run:"):
+        if reference.is_of_earlier_run:
             what = f"'{visible(reference.target)[:80]}' does not name a stage of a run"
             tree.report("E035", reference.path, what, "write run:<id>/<stage>")
         elif reference.target not in names:

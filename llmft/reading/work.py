@@ -12,7 +12,8 @@ from llmft.reading.tree import KeyPath, visible
 if TYPE_CHECKING:
     from llmft.recipe import Stage
 
-BUILT_IN_METRICS = ("loss", "perplexity")
+LOSS_METRICS = ("loss", "perplexity")
+"""The metrics that every data set has."""
 _OF_TRAINING = ("adapter", "evaluate")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
 
@@ -80,7 +81,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
             else f"pick another dataset or {stage.work_kind}"
         )
         clash(blocks, "E042", [(*where, "method"), method], what, fix)
-    known = [*BUILT_IN_METRICS, *dataset.metrics]
+    known = [*LOSS_METRICS, *dataset.metrics]
     for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
         if metric not in known:
             what = f"no metric is called '{metric}'; this data has {', '.join(known)}"

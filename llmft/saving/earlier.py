@@ -11,7 +11,7 @@ from llmft import artifacts, fsio
 from llmft.api import Adapter, Alignment, Dataset, Task
 from llmft.errors import CheckpointError
 from llmft.reading.recipe import load_recipe
-from llmft.reading.references import references, stage_references
+from llmft.reading.references import EARLIER_RUN, references, stage_references
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 
@@ -55,9 +55,6 @@ def stage_dataset(recipe: Recipe, stage: Stage, registry: Registry, run: Path | 
     return made
 
 
-EARLIER_RUN = "run:"
-
-
 def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
     """Return the folder of the finished stage that a reference names.
 
@@ -82,7 +79,7 @@ def refuse_other_bases(recipe: Recipe, ground: Mapping[str, Any]) -> None:
     ground: what this run stands on, as in its lock.
     """
     for reference in references(recipe):
-        if not reference.target.startswith(EARLIER_RUN) or reference.produces not in MODELS:
+        if not reference.is_of_earlier_run or reference.produces not in MODELS:
             continue
         run = earlier_stage(reference.target, Path(), recipe).parent.parent
         theirs = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)["model"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmft import artifacts, fsio
 from llmft.preparing.data import row_digests, stage_rows
-from llmft.reading.references import stage_references
+from llmft.reading.references import stages_read
 from llmft.recipe import Recipe, Stage
 from llmft.registry import Registry
 from llmft.saving.checkpoints import FOLDER as CHECKPOINTS
@@ -43,10 +43,7 @@ def identity(
 
 def reads(stage: Stage, run: Path) -> dict[str, str]:
     """Return the identity of each stage that a stage reads, by name."""
-    named = set(stage_references(stage.work).values())
-    named |= set(stage_references(stage.data).values()) if stage.data else set()
-    named |= {stage.start_from} if stage.start_from else set()
-    return {name: recorded(run, name) for name in sorted(named)}
+    return {name: recorded(run, name) for name in sorted(set(stages_read(stage)))}
 
 
 def recorded(run: Path, stage: str) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from llmft import artifacts, fsio
-from llmft.errors import EnvironmentFault
+from llmft.discovery.offers import code_hash
+from llmft.errors import EnvironmentFault, Interrupted, WaitsForPeople
 from llmft.launched import command
 from llmft.reading.methods import nested_methods
 from llmft.reading.recipe import Loaded
 from llmft.reading.references import references
 from llmft.recipe import Recipe
 from llmft.registry import Registry
-from llmft.saving.earlier import EARLIER_RUN
 from llmft.saving.resuming import Earlier, changed_ground
 
 LOCK, RUN = "lock.json", artifacts.RUN
@@ -101,14 +101,32 @@ def reopen(
     return ground, notes
 
 
-def resume_command(loaded: Loaded, folder: Path, last: str | None = None) -> str:
-    """Return what a person types to go on with a run; '' where nothing can be resumed yet.
+def saying_how_to_go_on(
+    error: Interrupted, loaded: Loaded, folder: Path, last: str | None
+) -> Interrupted:
+    """Return the error with what to type. last: the stage after which the run was to stop."""
+    command = _resume_command(loaded, folder, last)
+    fix = f"go on with: {command}" if command else ""
+    return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)
 
-    last: the stage after which it was to stop.
-    """
+
+def saying_who_ranks(
+    error: WaitsForPeople, loaded: Loaded, folder: Path, last: str | None
+) -> WaitsForPeople:
+    """Return the error with what to type, which is written down for `llmft rank` too."""
+    command = _resume_command(loaded, folder, last)
+    for waiting in folder.glob("stages/*/waiting.json"):
+        facts = json.loads(waiting.read_text("utf-8"))
+        fsio.write_json(waiting, {**facts, "resume": command})
+    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
+    return WaitsForPeople(error.faults[0].what, fix=fix)
+
+
+def _resume_command(loaded: Loaded, folder: Path, last: str | None) -> str:
+    """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
     if loaded.smoke or not (folder / RUN).is_file():
         return ""
-    named = any(found.target.startswith(EARLIER_RUN) for found in references(loaded.recipe))
+    named = any(found.is_of_earlier_run for found in references(loaded.recipe))
     # Where a stage goes on from another run, that is looked for under output_dir.
     kept = [text for text in loaded.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
@@ -136,6 +154,11 @@ def _ground(recipe: Recipe, registry: Registry) -> dict[str, Any]:
 
 def resolved_yaml(recipe: Recipe) -> str:
     """Return the recipe with every default written out, as YAML that loads to the same recipe."""
+    return as_yaml(recipe.resolved())
+
+
+def as_yaml(data: Any) -> str:
+    """Return plain data as YAML, in blocks, keys in their order."""
     import io
 
     from ruamel.yaml import YAML
@@ -144,7 +167,7 @@ def resolved_yaml(recipe: Recipe) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(recipe.resolved(), stream)
+    yaml.dump(data, stream)
     return stream.getvalue()
 
 
@@ -162,7 +185,7 @@ def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
             "method": record.method,
             "distribution": record.distribution,
             "version": record.version,
-            "sha256": registry.file_hash(record),
+            "sha256": code_hash(record.module),
         }
         for record in registry.records(load=False)
         if (record.kind, record.method) in wanted

@@ -43,8 +43,12 @@ def remember(name: Name, commit: str) -> None:
 def known(name: Name) -> str | None:
     """Return what a name means in this run; None where it has not been loaded yet."""
     revision = name[2]
-    pinned = bool(revision and _COMMIT.fullmatch(revision))
-    return revision if pinned else _found.get(name)
+    return revision if is_commit(revision) else _found.get(name)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a whole commit, which means the same for ever."""
+    return bool(revision and _COMMIT.fullmatch(revision))
 
 
 def _cached(name: Name) -> str | None:
@@ -96,7 +100,7 @@ def of_model(repo: str, revision: str | None) -> str | None:
 def of_dataset(repo: str, revision: str | None) -> str | None:
     """Return the commit from which every split of a data set is to be loaded; None: unknown."""
     name = ("dataset", repo, revision)
-    if name not in _found and not (revision and _COMMIT.fullmatch(revision)):
+    if name not in _found and not is_commit(revision):
         from huggingface_hub import HfApi
 
         try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from llmft.recipe import Recipe
-from llmft.sharing.commits import known
+from llmft.sharing.commits import is_commit, known
 from llmft.sharing.model_card import is_hub_id
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
 
 
@@ -19,11 +17,11 @@ def remarks(recipe: Recipe) -> list[str]:
         f"{kind} '{name}' has no commit as its revision: it may be another one next time;"
         " lock.json records which it was"
         for kind, name, revision in _sources(recipe)
-        if not _COMMIT.fullmatch(revision or "")
+        if not is_commit(revision)
     ]
     if asked := recipe.push_to_hub:
         seen = "private" if asked.private else "public"
-        stage = recipe.stages[-1].name if asked.stage == "last" else asked.stage
+        stage = recipe.sent_stage(asked)
         told.append(f"after the run, '{stage}' is sent to the hub: {asked.repo_id} ({seen})")
     return told
 

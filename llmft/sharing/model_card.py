@@ -5,7 +5,6 @@ A card is public. It holds names, never a path of this machine, and nothing that
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from llmft.models import EMBEDDED
 from llmft.reading.secret import masked
 from llmft.recipe import Recipe, Stage
+from llmft.saving.run_folder import as_yaml
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PRIVATE = ("output_dir", "trackers", "push_to_hub")
@@ -132,21 +132,10 @@ def card(
         scores=_scores(stage, result),
         data=_data(stage, lock),
         loading=_loading(recipe, base, repo_id, known, loads_in_peft),
-        recipe=_yaml(shareable(shown)),
+        recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
     return without_secrets(text)
-
-
-def _yaml(value: Any) -> str:
-    from ruamel.yaml import YAML
-
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(value, stream)
-    return stream.getvalue()
 
 
 def _scores(stage: Stage, result: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmft import artifacts, fsio
-from llmft.errors import EnvironmentFault, LlmftError
+from llmft.errors import CheckpointError, EnvironmentFault, LlmftError
 from llmft.quiet import before_upstream
 from llmft.recipe import Recipe
 from llmft.registry import Registry
@@ -118,9 +118,11 @@ def adapter_files(
 
     Raises CheckpointError where the stage has not finished, or a file of it is damaged.
     """
-    last = recipe.stages[-1].name
-    folder = artifacts.stage_folder(run, last if asked.stage == "last" else asked.stage)
+    folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
+    if stage.alignment is None:
+        what = f"stage '{stage.name}' trained nothing that could be sent"
+        raise CheckpointError("E402", what, fix="name a stage that trains an adapter: --stage")
     fsio.verify_folder(source)
     files: dict[str, str | bytes] = {
         str(path.relative_to(source)): str(path)

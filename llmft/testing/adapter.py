@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from llmft.discovery import given
 from llmft.discovery.contract import Kind
+from llmft.errors import PluginError
 from llmft.testing import measures
 from llmft.testing.models import tiny_gpt2, tiny_llama
 from llmft.testing.settings import SettingsContract
@@ -192,7 +194,10 @@ class AdapterContract(SettingsContract):
         assert distance <= 1e-4, f"a row's loss moves by {distance:.2e} beside other rows"
 
     def _faults(self, settings: Mapping[str, Any], base: Any) -> list[Any]:
-        return list(self.make(settings).check(base().to("meta")))
+        try:
+            return given.refusals_of(self.make(settings), base().to("meta"))
+        except PluginError as error:
+            pytest.fail(error.faults[0].what)
 
     def _attached(
         self, settings: Mapping[str, Any], base: Any, plain: Any = None, adapter: Any = None

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from llmft import api
+from llmft.discovery import given
 from llmft.discovery.contract import Kind
 from llmft.testing.models import tiny_tokenizer
 from llmft.testing.settings import SettingsContract
+from llmft.testing.training import TrainingStage
 
 ROWS: dict[str, api.Row] = {
     "text": api.TextRow("Oslo is in Norway.", origin="made-up:1"),
@@ -23,14 +25,14 @@ ROWS: dict[str, api.Row] = {
         ),
         origin="made-up:1",
     ),
-    "preference": api.PreferenceRow("Where is Oslo?", "Norway.", "Peru.", origin="made-up:1"),
+    "preference": api.PreferenceRow("Where is Oslo?", "Norway.", "Peru.", 1.0, "made-up:1"),
     "prompt": api.PromptRow("Where is Oslo?", ("Norway",), "made-up:1"),
 }
 """One row of each kind."""
 
 
 class AlignmentContract(SettingsContract):
-    """Checks what an alignment declares, and that it never trains on rows that it does not read."""
+    """Checks what an alignment declares, a step of it, and that it takes no rows of other kinds."""
 
     kind: ClassVar[Kind] = "alignment"
 
@@ -51,6 +53,19 @@ class AlignmentContract(SettingsContract):
             with pytest.raises(Exception):  # noqa: B017, PT011 - any refusal will do
                 self.make(settings).train(context)
             assert not context.trained, f"it trained on rows of the kind '{kind}'"
+
+    def test_a_step_of_it_keeps_to_the_contract(
+        self, settings: Mapping[str, Any], tmp_path: Path
+    ) -> None:
+        for kind in self.method_class.rows:
+            work = self.make(settings)
+            stage = TrainingStage(work, [ROWS[kind]] * 4, tmp_path)
+            try:
+                given.result_of(work, work.train(stage), stage.folder)
+                given.numbers_of(work, "'evaluate'", work.evaluate(stage))
+            except api.PluginError as error:
+                pytest.fail(error.faults[0].what)
+            assert stage.fitted, f"it trains on no row of the kind '{kind}'"
 
 
 def references_in(config: type[api.Settings]) -> Iterator[tuple[str, api.StageRef]]:

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from llmft.api import Encoded
-from llmft.training import attention
 from llmft.training.frozen_head import frozen_head_nll, is_frozen
 from llmft.training.last_layer import narrowed
+from llmft.training.laying import end_to_end, laid_out, lays_end_to_end, padded
 
 # Logits held at once, in numbers: 2**24 float32 are 64 MiB.
 LOGITS_AT_ONCE = 2**24
@@ -50,29 +50,21 @@ def label_nll(
         adapters that declare `supports_shared_prompt`.
     Raises ValueError if no row has a label.
     """
-    packed = _lays_end_to_end(model)
-    inputs, at, labels, row = _end_to_end(rows, shared) if packed else _padded(rows)
-    if not len(labels):
-        raise ValueError("no row of the batch has a label")
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in inputs.items()}
-    labels, row, at = labels.to(device), row.to(device), at.to(device)
-    width = inputs["input_ids"].shape[1]
-    # Positions count from the end, so that an adapter may put virtual tokens in front.
-    keep, column = torch.unique(at % width - width, return_inverse=True)
-    line = torch.zeros_like(at) if packed else at // width
-    head = _separable_head(model, len(labels))
+    laid = laid_out(model, rows, shared)
+    labels_N = laid.labels_N
+    head = _separable_head(model, len(labels_N))
     if head is None:
-        logits = _logits(model, inputs, keep)[line, column]
-        return LabelNll(F.cross_entropy(logits.float(), labels, reduction="none"), row)
-    with _identity(head):
-        hidden = _logits(model, inputs, keep)[line, column]
+        logits_NV = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
+        nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        return LabelNll(nll_N, laid.row_N)
+    with identity(head):
+        hidden_ND = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
     size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if is_frozen(head):
-        return LabelNll(frozen_head_nll(head, hidden, labels, size), row)
-    pieces = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
+        return LabelNll(frozen_head_nll(head, hidden_ND, labels_N, size), laid.row_N)
+    pieces = zip(torch.split(hidden_ND, size), torch.split(labels_N, size), strict=True)
     nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
-    return LabelNll(torch.cat(nll), row)
+    return LabelNll(torch.cat(nll), laid.row_N)
 
 
 def last_hidden(
@@ -82,8 +74,8 @@ def last_hidden(
 
     model, shared: as for `label_nll`. The output layer itself is not computed.
     """
-    packed = _lays_end_to_end(model)
-    inputs = _end_to_end(rows, shared)[0] if packed else _padded(rows)[0]
+    packed = lays_end_to_end(model)
+    inputs = end_to_end(rows, shared)[0] if packed else padded(rows)[0]
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in inputs.items()}
     line = torch.arange(len(rows), device=device)
@@ -97,21 +89,20 @@ def last_hidden(
         states = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
         hidden: torch.Tensor = states[-1][:, keep]
     else:
-        with _identity(head):
-            hidden = _logits(model, inputs, keep)
+        with identity(head):
+            hidden = logits_at(model, inputs, keep)
     return hidden[line, column]
-
-
-def _lays_end_to_end(model: Any) -> bool:
-    return getattr(model.config, "_attn_implementation", None) == attention.NAME
 
 
 def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
 
 
-def _logits(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:
-    """Return the model's output at the positions `keep`, shape (B, len(keep), V)."""
+def logits_at(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:
+    """Return the model's output at the positions `keep`, shape (B, len(keep), V).
+
+    keep: counted from the end: -1 is the last.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     with narrowed(model, keep, inputs["input_ids"].shape[1]):
         if "logits_to_keep" in inspect.signature(base.forward).parameters:
@@ -126,10 +117,10 @@ def _separable_head(model: Any, n_labels: int) -> Any:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if is_frozen(head) and not _changes_logits(model.config):
         return head
-    return _splittable_head(model, n_labels)
+    return splittable_head(model, n_labels)
 
 
-def _splittable_head(model: Any, n_labels: int) -> Any:
+def splittable_head(model: Any, n_labels: int) -> Any:
     """Return the output layer if its logits are too many to hold at once and may be split."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     weight = getattr(head, "weight", None)
@@ -145,64 +136,10 @@ def _changes_logits(config: Any) -> bool:
 
 
 @contextmanager
-def _identity(head: Any) -> Iterator[None]:
+def identity(head: Any) -> Iterator[None]:
     """Let a layer hand its input through, so that the model returns hidden states."""
     head.forward = lambda hidden: hidden
     try:
         yield
     finally:
         del head.forward
-
-
-Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def _end_to_end(rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None) -> Laid:
-    """Return model inputs of shape (1, T) with boundaries, and where which label of which row is.
-
-    A row that shares the start of an earlier one is laid from where it differs.
-    """
-    ids: list[int] = []
-    places: list[int] = []
-    bounds = [0]
-    prefixes: list[tuple[int, int]] = []
-    at: list[int] = []
-    labels: list[int] = []
-    row_of: list[int] = []
-    for number, row in enumerate(rows):
-        earlier, n = shared[number] if shared else (0, 0)
-        before = bounds[earlier]
-        start = len(ids) - n
-        ids.extend(row.input_ids[n:])
-        places.extend(range(n, len(row.input_ids)))
-        bounds.append(len(ids))
-        prefixes.append((before, n))
-        for t, label in enumerate(row.labels):
-            if t and label != -100:
-                at.append(start + t - 1 if t > n else before + t - 1)
-                labels.append(label)
-                row_of.append(number)
-    inputs = {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([places]),
-        "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
-    }
-    if shared:
-        inputs["shared_prefix"] = torch.tensor(prefixes)
-    return inputs, torch.tensor(at), torch.tensor(labels), torch.tensor(row_of)
-
-
-def _padded(rows: Sequence[Encoded]) -> Laid:
-    """Return model inputs of shape (B, T), padded on the right and masked, and where labels are."""
-    width = max(len(row.input_ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    target = torch.full((len(rows), width), -100)
-    for number, row in enumerate(rows):
-        n = len(row.input_ids)
-        ids[number, :n] = torch.tensor(row.input_ids)
-        mask[number, :n] = 1
-        target[number, : n - 1] = torch.tensor(row.labels[1:])
-    at = (target != -100).flatten().nonzero().squeeze(1)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    return inputs, at, target.flatten()[at], at // width

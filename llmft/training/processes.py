@@ -23,6 +23,7 @@ from llmft.machine import device
 log = logging.getLogger("llmft")
 
 Sums = dict[str, tuple[float, float]]
+"""Each metric's sum, and the weight that it is divided by."""
 T = TypeVar("T")
 
 # The others wait while the first one scores or samples alone. One that has died is not waited for:
@@ -127,12 +128,17 @@ def merged(sums: Mapping[str, tuple[float, float]]) -> Sums:
     """Return metrics as (sum, weight) over all processes; one may have none of them."""
     if not _several():
         return dict(sums)
-    whole: Sums = defaultdict(lambda: (0.0, 0.0))
+    whole: Sums = {}
     for one in gathered(dict(sums)):
-        for name, (value, weight) in one.items():
-            before = whole[name]
-            whole[name] = (before[0] + value, before[1] + weight)
-    return dict(whole)
+        add(whole, one)
+    return whole
+
+
+def add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
+    """Add each metric's (sum, weight) to what there is of it."""
+    for name, (value, weight) in sums.items():
+        before = to.get(name, (0.0, 0.0))
+        to[name] = (before[0] + value, before[1] + weight)
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from llmft.api import Encoded
 from llmft.training import forward
 from llmft.training.frozen_head import is_frozen
+from llmft.training.laying import laid_out
 
 # Of the softmax three copies are held for a moment: 2**20 numbers are 4 MiB each. But with too few
 # rows a matrix product is slow.
@@ -57,30 +58,21 @@ def token_stats(
     `entropy_gradient`. model, shared: as for `label_nll`. nuclei: for each label, the ids among
     which the distribution is; default: all. Raises ValueError if no row has a label.
     """
-    packed = forward._lays_end_to_end(model)
-    laid = forward._end_to_end(rows, shared) if packed else forward._padded(rows)
-    inputs, at, labels, row = laid
-    if not len(labels):
-        raise ValueError("no row of the batch has a label")
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in inputs.items()}
-    labels, row, at = labels.to(device), row.to(device), at.to(device)
-    width = inputs["input_ids"].shape[1]
-    keep, column = torch.unique(at % width - width, return_inverse=True)
-    line = torch.zeros_like(at) if packed else at // width
-    head = forward._splittable_head(model, forward.LOGITS_AT_ONCE)  # whatever their number
+    laid = laid_out(model, rows, shared)
+    labels, row = laid.labels_N, laid.row_N
+    head = forward.splittable_head(model, forward.LOGITS_AT_ONCE)  # whatever their number
     few = head is not None and len(labels) * head.weight.shape[0] <= forward.LOGITS_AT_ONCE
     if head is None or (few and not is_frozen(head)):
         with _read_by(model.get_output_embeddings()) as read:
-            logits_NV = forward._logits(model, inputs, keep)[line, column]
+            logits_NV = laid.of_labels(forward.logits_at(model, laid.inputs, laid.keep))
         hidden = read[-1]
         # An architecture without logits_to_keep computes them at every position.
-        hidden = hidden if hidden.shape[1] == len(keep) else hidden[:, keep]
-        hidden_ND = hidden[line, column]
+        hidden = hidden if hidden.shape[1] == len(laid.keep) else hidden[:, laid.keep]
+        hidden_ND = laid.of_labels(hidden)
         logps_N, entropy_N = _of_logits(logits_NV, labels, temperature, entropy_gradient, nuclei)
         return TokenStats(logps_N, entropy_N, hidden_ND, row)
-    with forward._identity(head):
-        hidden_ND = forward._logits(model, inputs, keep)[line, column]
+    with forward.identity(head):
+        hidden_ND = laid.of_labels(forward.logits_at(model, laid.inputs, laid.keep))
     size = max(LEAST_ROWS, LOGITS_AT_ONCE // head.weight.shape[0])
     if is_frozen(head):
         apply: Any = _FrozenHeadStats.apply

@@ -14,9 +14,8 @@ from typing import Any
 
 from llmft.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.reading.recipe import Loaded
-from llmft.reading.references import references
+from llmft.reading.references import EARLIER_RUN, references
 from llmft.recipe import Recipe, Stage
-from llmft.saving.earlier import EARLIER_RUN
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 
@@ -103,11 +102,10 @@ class Try:
     def _bring_earlier_runs(self) -> None:
         """Let stages that go on from an earlier run find it under this try's output_dir."""
         there, earlier = Path(self.loaded.recipe.output_dir).resolve(), self.place / "earlier"
-        named = {reference.target for reference in references(self.loaded.recipe)}
         ids = {
-            target.removeprefix(EARLIER_RUN).partition("/")[0]
-            for target in named
-            if target.startswith(EARLIER_RUN)
+            reference.target.removeprefix(EARLIER_RUN).partition("/")[0]
+            for reference in references(self.loaded.recipe)
+            if reference.is_of_earlier_run
         }
         for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
             earlier.mkdir(exist_ok=True)

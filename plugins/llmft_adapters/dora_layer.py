@@ -11,11 +11,15 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from llmft_adapters.lora_layer import adapts, drops, is_plain, lora_linear, sum_over_rows
-
-NAME = "default"
-"""PEFT's name for the only adapter of a model."""
-
+from llmft_adapters.lora_layer import (
+    NAME,
+    adapts,
+    drops,
+    is_plain,
+    lora_linear,
+    sum_over_rows,
+    unpacked_8_bits,
+)
 
 _updates = 0
 """Steps that optimisers have made in this process."""
@@ -55,10 +59,7 @@ def _unpacked(layer: Any) -> torch.Tensor:
     if type(layer).__name__ != "Linear8bitLt":
         weight: torch.Tensor = dequantize_module_weight(layer).detach()
         return weight
-    scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
-    stored = layer.weight.data if layer.state.CB is None else layer.state.CB
-    numbers: torch.Tensor = stored * (scales.float() / 127).unsqueeze(1)
-    return numbers
+    return unpacked_8_bits(layer)
 
 
 def updated_norms(

@@ -13,7 +13,7 @@ NAME = "default"
 """PEFT's name for the only adapter of a model."""
 
 
-def take_over(model: nn.Module) -> None:
+def take_over(model: Any) -> None:
     """Give PEFT's plain LoRA layers the forward pass of this module; parameters stay PEFT's own."""
     for layer in model.modules():
         plain = type(layer) is PeftLinear and type(layer.get_base_layer()) is nn.Linear
@@ -66,6 +66,17 @@ def is_plain(layer: Any, x: torch.Tensor) -> bool:
 def drops(layer: Any) -> bool:
     """Return whether a layer now leaves out some of its adapter's input."""
     return layer.training and not isinstance(layer.lora_dropout[NAME], nn.Identity)
+
+
+def unpacked_8_bits(layer: Any) -> torch.Tensor:
+    """Return the weight of bitsandbytes' 8-bit layer as numbers, shape (O, I), float32.
+
+    PEFT would lose its scales here on a CPU.
+    """
+    scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
+    stored = layer.weight.data if layer.state.CB is None else layer.state.CB
+    numbers: torch.Tensor = stored * (scales.float() / 127).unsqueeze(1)
+    return numbers
 
 
 def lora_linear(
@@ -149,8 +160,7 @@ def sum_over_rows(some_TO: torch.Tensor, others_TO: torch.Tensor) -> torch.Tenso
         return (some_TO * others_TO).sum(dim=0, dtype=dtype)
     whole = len(some_TO) // _SUMMED * _SUMMED
     total_SO = some_TO.new_zeros(_SUMMED, some_TO.shape[1])
-    for some, others in zip(
-        some_TO[:whole].split(_SUMMED), others_TO[:whole].split(_SUMMED), strict=True
-    ):
+    pieces = (torch.split(each_TO[:whole], _SUMMED) for each_TO in (some_TO, others_TO))
+    for some, others in zip(*pieces, strict=True):
         total_SO.addcmul_(some, others)
     return total_SO.sum(0) + (some_TO[whole:] * others_TO[whole:]).sum(0)

@@ -27,8 +27,8 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 from torch import nn
 
-NAME = "default"
-"""PEFT's name for the only adapter of a model."""
+from llmft_adapters.lora_layer import NAME, unpacked_8_bits
+
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -136,8 +136,4 @@ def _unpacked(layer: Any) -> torch.Tensor:
     if type(layer).__name__ != "Linear8bitLt":
         weight: torch.Tensor = dequantize_module_weight(layer).detach().clone()
         return weight
-    # PEFT would lose the scales here on a CPU.
-    scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
-    stored = layer.weight.data if layer.state.CB is None else layer.state.CB
-    numbers: torch.Tensor = stored * (scales.float() / 127).unsqueeze(1)
-    return numbers
+    return unpacked_8_bits(layer)

@@ -17,7 +17,7 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
-from llmft_alignments.pairs import HeldOut, pair_logps, refuse_few, token_counts
+from llmft_alignments.pairs import HeldOut, pair_logps, refuse_few, token_counts, tokens_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,10 @@ LossName = Literal[
 ]  # fmt: skip
 SMOOTHED = ("sigmoid", "exo_pair", "robust", "aot", "aot_unpaired")
 ON_THE_GAP = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
+
+
+def _sigmoid() -> list[LossName]:
+    return ["sigmoid"]
 
 
 class Dpo(Alignment["Dpo.Config"]):
@@ -48,7 +52,7 @@ class Dpo(Alignment["Dpo.Config"]):
             0.1, gt=0, le=1000, description="the pull towards the reference; IPO's tau"
         )
         loss_type: list[LossName] = Field(
-            default_factory=lambda: ["sigmoid"],
+            default_factory=_sigmoid,
             min_length=1,
             max_length=15,
             description="the loss, or several that are added up",
@@ -136,7 +140,7 @@ class DpoObjective:
         policy_B2 = pair_logps(model, batch, self.share)
         reference_B2 = policy_B2.new_tensor([item.reference for item in batch])
         logps = PairLogps(policy_B2, reference_B2, token_counts(batch, policy_B2))
-        loss_B = sum(weight * dpo_loss(name, logps, self.options) for name, weight in self.mix)
+        loss_B: Any = sum(weight * dpo_loss(name, logps, self.options) for name, weight in self.mix)
         rewards_B2 = self.options.beta * logps.ratio_B2.detach()
         sums = [*policy_B2.detach().sum(0).tolist(), *rewards_B2.sum(0).tolist()]
         won = float((rewards_B2[:, 0] > rewards_B2[:, 1]).sum())
@@ -149,11 +153,6 @@ class DpoObjective:
             "rewards/accuracies": won,
             "tokens": tokens_of(batch),
         }
-
-
-def tokens_of(batch: Sequence[EncodedPair]) -> float:
-    """Return how many tokens a batch of pairs has, prompts counted twice."""
-    return float(sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch))
 
 
 @hookimpl

@@ -18,7 +18,14 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
-from llmft_alignments.pairs import HeldOut, pair_nll, per_answer, refuse_few, token_counts
+from llmft_alignments.pairs import (
+    HeldOut,
+    pair_nll,
+    per_answer,
+    refuse_few,
+    token_counts,
+    tokens_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -130,9 +137,7 @@ class OrpoObjective:
             "logps/rejected": float(rejected_B.sum()),
             "log_odds_ratio": float(log_odds_ratio(mean_logps_B2.detach()).sum()),
             "rewards/accuracies": float((chosen_B > rejected_B).sum()),
-            "tokens": float(
-                sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch)
-            ),
+            "tokens": tokens_of(batch),
         }
         if self.config.kl_coef:
             start_N = nll_N.new_tensor([logp for item in batch for logp in item.start])

@@ -45,6 +45,11 @@ def token_counts(pairs: Sequence[EncodedPair], like: torch.Tensor) -> torch.Tens
     return like.new_tensor(counts)
 
 
+def tokens_of(batch: Sequence[EncodedPair]) -> float:
+    """Return how many tokens a batch of pairs has, prompts counted twice."""
+    return float(sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch))
+
+
 def per_answer(value_N: torch.Tensor, row_N: torch.Tensor, pairs: int) -> torch.Tensor:
     """Return the sum of a value of each token over each answer, shape (B, 2)."""
     return value_N.new_zeros(2 * pairs).index_add(0, row_N, value_N).view(pairs, 2)

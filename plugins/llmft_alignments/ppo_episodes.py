@@ -23,8 +23,6 @@ from llmft_alignments.ppo_config import PpoConfig
 if TYPE_CHECKING:
     import torch
 
-IGNORED = -100
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode(Encoded):
@@ -168,8 +166,8 @@ def nuclei_of(drawn: Sequence[Answer | Episode]) -> list[torch.Tensor] | None:
 
 def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name: str) -> None:
     for prompt, reward in zip(prompts, given, strict=True):
-        if not math.isfinite(reward):
-            what = f"{prompt.origin}: the reward of '{name}' for an answer is {reward}"
+        if not isinstance(reward, int | float) or not math.isfinite(reward):
+            what = f"{prompt.origin}: the reward of '{name}' for an answer is {reward!r}"
             raise DataError("E112", what, fix="mend the reward function")
 
 

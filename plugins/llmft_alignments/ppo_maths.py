@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from llmft_alignments.losses import k3_divergence
+
 
 def kl_estimates(logps_N: torch.Tensor, reference_N: torch.Tensor, name: str) -> torch.Tensor:
     """Return an estimate of KL(policy || reference) at each token drawn from the policy (N,), nats.
@@ -15,10 +17,7 @@ def kl_estimates(logps_N: torch.Tensor, reference_N: torch.Tensor, name: str) ->
     name: 'k1', unbiased, or 'k3', unbiased too, never negative, and of less variance (Schulman
     2020, "Approximating KL divergence").
     """
-    log_ratio_N = reference_N - logps_N
-    if name == "k1":
-        return -log_ratio_N
-    return torch.expm1(log_ratio_N) - log_ratio_N
+    return -(reference_N - logps_N) if name == "k1" else k3_divergence(logps_N, reference_N)
 
 
 def token_rewards(
@@ -131,8 +130,7 @@ def value_loss(
 
 def approx_kl(logps_N: torch.Tensor, old_logps_N: torch.Tensor) -> torch.Tensor:
     """Return how far the policy is from the one that drew the tokens (N,), by k3, in nats."""
-    log_ratio_N = logps_N - old_logps_N
-    return torch.expm1(log_ratio_N) - log_ratio_N
+    return k3_divergence(old_logps_N, logps_N)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:

@@ -74,11 +74,16 @@ class PpoObjective:
             advantages_N = maths.whiten(advantages_N, summed(maths.power_sums(advantages_N)))
         counts = [row.n_labels for row in judged.rows]
         columns = (judged.logps_N, values_N, advantages_N, returns_N)
-        cut = zip(*(column.split(counts) for column in columns), strict=True)
+        cut = (torch.split(column, counts) for column in columns)
         return [
-            Episode(row.input_ids, row.labels, row.origin, *parts, answer.nuclei)
-            for row, answer, parts in zip(judged.rows, judged.answers, cut, strict=True)
-        ]
+            Episode(
+                row.input_ids, row.labels, row.origin,
+                logps_T, values_T, advantages_T, returns_T, answer.nuclei,
+            )
+            for row, answer, logps_T, values_T, advantages_T, returns_T in zip(
+                judged.rows, judged.answers, *cut, strict=True
+            )
+        ]  # fmt: skip
 
     def _spread(self, sums: torch.Tensor) -> float:
         """Return the standard deviation of all scores so far, these too; 1 where it is 0."""
@@ -182,7 +187,7 @@ class PpoObjective:
         from llmft_alignments import ppo_maths as maths
 
         sizes = [len(tally) for tally in self._tallies]
-        whole = summed(torch.cat(self._tallies)).split(sizes)
+        whole = torch.split(summed(torch.cat(self._tallies)), sizes)
         answers = float(whole[0][0])
         found = dict(zip(MEASURED, whole[0][1:].tolist(), strict=True))
         metrics = {name: (value, answers) for name, value in found.items()}

@@ -29,10 +29,12 @@ def reference_token_logps(
     context: StageContext, pairs: Sequence[EncodedPair]
 ) -> list[torch.Tensor]:
     """Return for each pair the reference's log-likelihood of every answer token, chosen first."""
+    import torch
+
     model, share = context.model, context.shares_prompts
     whole_N = _kept(context, pairs, "logps_N", lambda some: -pair_nll(model, some, share)[0])
     counts = [pair.chosen.n_labels + pair.rejected.n_labels for pair in pairs]
-    return list(whole_N.split(counts))
+    return list(torch.split(whole_N, counts))
 
 
 def _kept(

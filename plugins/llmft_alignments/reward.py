@@ -17,7 +17,7 @@ from llmft.api import (
     hookimpl,
 )
 from llmft.toolkit import add_score_head, load_score_head, rewards, save_score_head
-from llmft_alignments.pairs import HeldOut, laid, over_batches, refuse_few
+from llmft_alignments.pairs import HeldOut, laid, over_batches, refuse_few, tokens_of
 
 if TYPE_CHECKING:
     import torch
@@ -114,9 +114,7 @@ class RewardObjective:
             "accuracy": float((chosen_B > rejected_B).sum()),
             "margin": float((chosen_B - rejected_B).sum()),
             "mean_reward": float((chosen_B + rejected_B).sum() / 2),
-            "tokens": float(
-                sum(len(p.chosen.input_ids) + len(p.rejected.input_ids) for p in batch)
-            ),
+            "tokens": tokens_of(batch),
         }
 
 

@@ -17,8 +17,9 @@ from llmft.api import (
     StageRef,
     hookimpl,
 )
-from llmft.toolkit import exact_match, f1, first_line, read_file, text_of
+from llmft.toolkit import read_file, text_of
 from llmft_datasets.chat import messages_of
+from llmft_datasets.short_answers import METRICS
 
 
 class FromStage(Dataset["FromStage.Config"]):
@@ -26,10 +27,7 @@ class FromStage(Dataset["FromStage.Config"]):
 
     method = "from_stage"
     rows = ("preference",)
-    metrics = {
-        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
-        "f1": lambda answer, right: f1(first_line(answer), right),
-    }
+    metrics = METRICS
 
     class Config(DatasetConfig):
         """Which stage."""

@@ -20,12 +20,10 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
-    exact_match,
-    f1,
     fields_of,
-    first_line,
     text_of,
 )
+from llmft_datasets.short_answers import METRICS
 
 
 class Columns(Settings):
@@ -46,10 +44,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
 
     method = "jsonl"
     rows = ("completion", "text")
-    metrics = {
-        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
-        "f1": lambda answer, right: f1(first_line(answer), right),
-    }
+    metrics = METRICS
 
     class Config(TableConfig):
         """Where the rows are, and what their columns mean."""

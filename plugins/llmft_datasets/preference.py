@@ -24,13 +24,12 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
-    exact_match,
-    f1,
-    first_line,
     text_of,
 )
 from llmft_datasets import preference_forms as forms
+from llmft_datasets.chat import messages_of
 from llmft_datasets.preference_examples import example_records
+from llmft_datasets.short_answers import METRICS
 
 
 class Columns(Settings):
@@ -72,10 +71,7 @@ class Preference(TableDataset["Preference.Config"]):
 
     method = "preference"
     rows = ("preference",)
-    metrics = {
-        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
-        "f1": lambda answer, right: f1(first_line(answer), right),
-    }
+    metrics = METRICS
 
     class Config(TableConfig):
         """Where the preferences are, and what their columns mean."""
@@ -140,7 +136,7 @@ class Preference(TableDataset["Preference.Config"]):
         if prompt is None:
             text, better, worse = forms.split_texts(better, worse, origin)
         elif isinstance(record.get(prompt), list):
-            messages = forms.messages_of(record[prompt], origin)
+            messages = messages_of(record[prompt], origin)
             return messages, better, worse
         else:
             text = text_of(record, prompt, origin)

@@ -111,7 +111,8 @@ def ranking_fault(record: Mapping[str, Any], candidates: str, numbers: str) -> s
 def _judged(
     record: Mapping[str, Any], candidates: str, column: str
 ) -> tuple[list[Any], list[float]] | str:
-    answers, numbers = record.get(candidates), record.get(column)
+    answers: Any = record.get(candidates)
+    numbers: Any = record.get(column)
     for name, value in ((candidates, answers), (column, numbers)):
         if not isinstance(value, list) or len(value) < 2:
             return f"the column '{name}' is no list of two or more"

@@ -20,13 +20,11 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
-    exact_match,
-    f1,
     fields_of,
-    first_line,
     text_of,
 )
 from llmft_datasets.chat import messages_of
+from llmft_datasets.short_answers import METRICS
 
 
 class Columns(Settings):
@@ -45,10 +43,7 @@ class Prompts(TableDataset["Prompts.Config"]):
 
     method = "prompts"
     rows = ("prompt",)
-    metrics = {
-        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
-        "f1": lambda answer, right: f1(first_line(answer), right),
-    }
+    metrics = METRICS
 
     class Config(TableConfig):
         """Where the prompts are, and what their columns mean."""

@@ -15,7 +15,8 @@ from llmft.api import (
     Row,
     hookimpl,
 )
-from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, fill, first_line
+from llmft.toolkit import TableConfig, TableDataset, fill
+from llmft_datasets.short_answers import METRICS
 
 _EXAMPLES = {
     "Which planet is nearest to the Sun?": ("Mercury", "planet Mercury"),
@@ -35,11 +36,7 @@ class TriviaQA(TableDataset["TriviaQA.Config"]):
 
     method = "triviaqa"
     rows = ("completion",)
-    metrics = {
-        # A short answer ends with its line, as in the usual closed-book evaluation.
-        "exact_match": lambda answer, right: exact_match(first_line(answer), right),
-        "f1": lambda answer, right: f1(first_line(answer), right),
-    }
+    metrics = METRICS
 
     class Config(TableConfig):
         """Where the questions are, and how they are put to the model."""

@@ -135,8 +135,8 @@ class Console(Tracker[Any]):
         self._say("")
         took = f" in {_duration(summary['seconds'])}" if "seconds" in summary else ""
         self._say(f"{self._run.name} {status}{took}: everything is in {self._folder}")
-        if status == "done":
-            self._say(f'next: llmft generate {shlex.quote(str(self._folder))} "your question"')
+        if status == "done" and (command := _next_command(stages, shlex.quote(str(self._folder)))):
+            self._say(f"next: {command}")
 
     # --- the terminal ------------------------------------------------------------------------
 
@@ -168,6 +168,15 @@ class Console(Tracker[Any]):
             self._live.stop()
             self._live = None
             atexit.unregister(self._stop)
+
+
+def _next_command(stages: object, folder: str) -> str | None:
+    """Return what a run's folder is good for next, by what its stages made; None: no command."""
+    results = stages.values() if isinstance(stages, Mapping) else ()
+    made = {result.get("produces") for result in results if isinstance(result, Mapping)}
+    if not made or "policy" in made:
+        return f'llmft generate {folder} "your question"'
+    return f"llmft score {folder} texts.jsonl" if "reward_model" in made else None
 
 
 def _changed_answers(samples: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmft.api import Progress, Tracker, TrackerConfig
 from llmft.notify import Trackers
 
@@ -10,20 +12,21 @@ class Listening(Tracker[TrackerConfig]):
     method = "listening"
     Config = TrackerConfig
 
-    def __init__(self, breaks: bool = False) -> None:
+    def __init__(self, breaks: BaseException | None = None) -> None:
         self.heard, self.breaks = [], breaks
 
     def progress(self, progress):
         self.heard.append(progress.done)
         if self.breaks and progress.done == 2:
-            raise ConnectionError("the network is gone")
+            raise self.breaks
 
     def note(self, text):
         self.heard.append(text)
 
 
-def test_n3_a_tracker_that_fails_is_reported_once_and_dropped():
-    good, bad = Listening(), Listening(breaks=True)
+@pytest.mark.parametrize("kind", [ConnectionError, SystemExit])
+def test_n3_a_tracker_that_fails_is_reported_once_and_dropped(kind):
+    good, bad = Listening(), Listening(breaks=kind("the network is gone"))
     trackers = Trackers([bad, good])
     for step in range(1, 5):
         trackers.progress(Progress("sft", "train", step, 4))

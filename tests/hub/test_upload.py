@@ -17,6 +17,7 @@ from llmft.errors import LlmftError
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
 from llmft.sharing import upload
+from llmft.sharing.hub import remarks as hub_remarks
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -230,6 +231,32 @@ def test_of_a_run_that_is_not_finished_no_earlier_stage_is_sent_unasked(
 def test_a_stage_that_is_not_there_is_found_when_the_recipe_is_read(run):
     with pytest.raises(LlmftError, match="no stage is called 'dpo'"):
         run(more="push_to_hub: {repo_id: me/x, stage: dpo}\n")
+
+
+COLLECT = """\
+  - name: collect
+    start_from: sft
+    task: {method: collect, num_return_sequences: 2, max_new_tokens: 2}
+    data: {method: prompts, path: rows.jsonl}
+"""
+
+
+def with_a_task_at_the_end(recipe: str, stage: str) -> str:
+    """Return a recipe of one stage, sft, with one more that trains nothing."""
+    head, _, tail = recipe.partition("trackers:")
+    tail = tail.partition("push_to_hub:")[0]
+    return f"{head}{COLLECT}trackers:{tail}push_to_hub: {{repo_id: me/x, stage: {stage}}}\n"
+
+
+def test_the_last_stage_that_trains_is_sent_and_not_a_task_after_it(finished, tmp_path):
+    path = tmp_path / "task.yaml"
+    text = (finished / "recipe.yaml").read_text("utf-8")
+    path.write_text(with_a_task_at_the_end(text, "last"), "utf-8")
+    recipe = load_recipe(path, Registry.discover()).recipe
+    assert any("'sft' is sent" in remark for remark in hub_remarks(recipe))
+    path.write_text(with_a_task_at_the_end(text, "collect"), "utf-8")
+    with pytest.raises(LlmftError, match=r"'collect' trains nothing \(have: sft\)"):
+        load_recipe(path, Registry.discover())
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "/a", "a b", "-x/y", "", "../up"])

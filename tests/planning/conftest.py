@@ -11,7 +11,6 @@ from llmft.notify import Trackers
 from llmft.planning.planned import PlannedStage
 from llmft.reading.recipe import load_recipe
 from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter
 from llmft.stage import StageRun
 from llmft.testing.models import tiny_gpt2, tiny_model_folder
 
@@ -81,8 +80,6 @@ def stage_of(registry, loaded, tmp_path):
             recipe,
             stage,
             folder=folder,
-            adapter=stage_adapter(recipe, stage, registry),
-            work=registry.method("alignment", stage.alignment.method)(stage.alignment),
             dataset=registry.method("dataset", stage.data.method)(stage.data),
             registry=registry,
             trackers=Trackers([]),

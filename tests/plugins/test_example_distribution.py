@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmft.discovery.offers import code_hash
 from llmft.registry import Registry
 
 EXAMPLE = Path(__file__).parents[1] / "fixtures" / "llmft_example"
@@ -46,7 +47,7 @@ def test_the_installed_example_is_found_and_fits_the_contract(target: Path) -> N
     assert (record.state, record.reason) == ("ok", "")
     assert (record.distribution, record.version) == ("llmft-bottleneck", "1.0.0")
     assert record.capabilities["mergeable"] is False
-    assert len(registry.file_hash(record)) == 64
+    assert len(code_hash(record.module)) == 64
     cls = registry.method("adapter", "bottleneck")
     assert Path(sys.modules[cls.__module__].__file__ or "").is_relative_to(target)
     assert cls.Config(method="bottleneck").bottleneck_size == 16

@@ -11,6 +11,7 @@ import pytest
 from made_up import Install, adapter_source
 
 from llmft.api import hookimpl
+from llmft.discovery.offers import code_hash
 from llmft.errors import PluginError
 from llmft.registry import Registry
 
@@ -177,6 +178,8 @@ def test_an_unknown_method_is_answered_with_what_there_is(install_adapter: Insta
     assert code_of(registry, "no-such-dist:bottleneck_x") == "E504"
     with pytest.raises(PluginError, match="'bottleneck_x' is an adapter"):
         registry.method("tracker", "bottleneck_x")
+    with pytest.raises(PluginError, match="'collect' is a task"):
+        registry.method("adapter", "collect")
 
 
 def test_a_cross_cutting_plugin_acts_only_where_it_is_named(install: Install) -> None:
@@ -240,7 +243,7 @@ def test_the_hash_covers_the_whole_package_of_a_plugin(install: Install) -> None
 
     def digest() -> str:
         record = next(row for row in registry.records(load=False) if row.method == "wide")
-        return registry.file_hash(record)
+        return code_hash(record.module)
 
     first = digest()
     assert len(first) == 64
@@ -259,11 +262,11 @@ def test_the_hash_of_one_file_and_of_a_namespace_package_is_their_own(install: I
     root = install("llmft-hashed", modules, {"llmft.adapters": values})
     registry = Registry.discover()
     rows = {row.method: row for row in registry.records(load=False)}
-    before = {name: registry.file_hash(rows[name]) for name in ("single", "mine", "gone")}
+    before = {name: code_hash(rows[name].module) for name in ("single", "mine", "gone")}
     assert before["gone"] == ""
     (root / "shared_ns" / "theirs.py").write_text("x = 2\n")
-    assert registry.file_hash(rows["mine"]) == before["mine"] != ""
+    assert code_hash(rows["mine"].module) == before["mine"] != ""
     (root / "shared_ns" / "mine.py").write_text("x = 2\n")
     (root / "single_fake.py").write_text("x = 2\n")
-    assert registry.file_hash(rows["mine"]) != before["mine"]
-    assert registry.file_hash(rows["single"]) != before["single"]
+    assert code_hash(rows["mine"].module) != before["mine"]
+    assert code_hash(rows["single"].module) != before["single"]

@@ -66,18 +66,19 @@ def test_scores_that_are_all_the_same_are_not_scaled_by_what_rounding_leaves():
     assert objective._spread(sums) == 1.0
 
 
-def test_a_reward_that_is_no_number_is_an_error_that_names_it():
+@pytest.mark.parametrize("reward", [float("inf"), None, "good"])
+def test_a_reward_that_is_no_number_is_an_error_that_names_it(reward):
     class Odd(RewardFunction[RewardConfig]):
         method, Config = "odd", RewardConfig
 
         def score(self, prompt, completion, answers):
-            return float("inf")
+            return reward
 
     arena = Arena.__new__(Arena)
     arena.reward_model, arena.function = None, Odd(RewardConfig(method="odd"))
     arena.context = SimpleNamespace(tokenizer=tiny_tokenizer())
     prompts = [EncodedPrompt((5, 6), (-100, -100), "rows.jsonl:3", "p", ())]
-    with pytest.raises(DataError, match=r"E112.*rows\.jsonl:3.*'odd'.*inf"):
+    with pytest.raises(DataError, match=r"E112.*rows\.jsonl:3.*'odd'.*(inf|None|good)"):
         arena.score(prompts, [None], [Answer([7])])
 
 

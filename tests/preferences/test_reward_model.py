@@ -9,7 +9,7 @@ import pytest
 import torch
 from llmft_alignments.reward_report import as_markdown, calibration, histograms, measured
 
-from llmft import cli
+from llmft import cli, models
 from llmft.api import Encoded
 from llmft.registry import Registry
 from llmft.saving.earlier import load_stage
@@ -122,6 +122,23 @@ def test_score_reads_texts_completions_and_pairs(run, stage, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_score_stores_the_base_as_the_recipe_did(run, stage, model_folder, tmp_path, monkeypatch):
+    model = {"path": str(model_folder), "quantization": {"load_in_4bit": True}}
+    summary = run(stage("reward"), model=model)
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "say 1: 1"}\n')
+    asked = []
+    original = models.load_base
+
+    def noted(source, options, **more):
+        asked.append(options)
+        return original(source, options, **more)
+
+    monkeypatch.setattr(models, "load_base", noted)
+    cli_json(["score", str(summary.folder), str(file)])
+    assert [options["load_in_4bit"] for options in asked] == [True]
+
+
 def test_a_text_too_long_to_score_loses_its_start(run, stage, tmp_path):
     summary = run(stage("reward"))  # the tiny model has 256 positions
     file = tmp_path / "texts.jsonl"
@@ -140,6 +157,8 @@ def test_score_refuses_what_it_cannot_score(run, stage, tmp_path, capsys):
     assert cli.main(["score", str(summary.folder), str(file), "--stage", "dpo"]) == 6
     assert "stage 'dpo' made a policy, not a reward model" in capsys.readouterr().err
     reward = run(stage("reward"))
+    assert cli.main(["generate", str(reward.folder), "say 1:"]) == 6
+    assert "llmft score RUN FILE" in capsys.readouterr().err
     file.write_text('{"text": "a"}\n{"words": "b"}\n')
     assert cli.main(["score", str(reward.folder), str(file)]) == 3
     assert "texts.jsonl:2: nothing to score" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from llmft.cli import main
 from llmft.engine import resume_recipe, run_recipe
 from llmft.errors import LlmftError, WaitsForPeople
+from llmft.evaluating.inference import answer
 from llmft.ranking import read_samples
 from llmft.ranking.log import rater_log
 from llmft.ranking.ratings import Decision
@@ -98,6 +99,27 @@ def whole(load, registry, collect, home) -> Path:
     again = {**rank(reward_model="reward"), "name": "again"}
     stages = (collect, rank(judge=judge), reward, again)
     return run_recipe(load(*stages, runs=home / "runs"), registry).folder
+
+
+def test_a_run_that_waits_answers_with_its_last_policy(load, registry, collect, home, tmp_path):
+    sft = {
+        "name": "sft",
+        "adapter": {"method": "lora", "r": 2},
+        "alignment": {"method": "sft"},
+        "data": {
+            "method": "jsonl",
+            "path": str(home / "prompts.jsonl"),
+            "columns": {"completion": "prompt"},
+        },
+        "train": TRAIN,
+    }
+    with pytest.raises(WaitsForPeople):
+        run_recipe(load(sft, {**collect, "start_from": "sft"}, rank(), runs=tmp_path), registry)
+    (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
+    named = answer(folder, PROMPTS[:2], registry, stage="sft", max_new_tokens=4)
+    assert answer(folder, PROMPTS[:2], registry, max_new_tokens=4) == named
+    with pytest.raises(LlmftError, match="stage 'collect' made samples, not a policy"):
+        answer(folder, PROMPTS[:2], registry, stage="collect")
 
 
 # --- collect ---------------------------------------------------------------------------------

@@ -95,6 +95,23 @@ def test_the_last_lines_say_where_everything_is_and_what_to_type_next(monkeypatc
     ]
 
 
+@pytest.mark.parametrize(
+    ("made", "command"),
+    [
+        (("policy", "reward_model"), 'llmft generate runs/quick/1 "your question"'),
+        (("samples", "reward_model"), "llmft score runs/quick/1 texts.jsonl"),
+        (("samples",), None),
+    ],
+)
+def test_what_to_type_next_fits_what_the_run_made(monkeypatch, made, command):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    console.run_started(RunInfo("quick", Path("runs/quick/1"), {}, ("sft",)))
+    console.run_finished({"stages": {kind: {"produces": kind} for kind in made}})
+    last = out.getvalue().splitlines()[-1]
+    assert last == f"next: {command}" if command else "next:" not in out.getvalue()
+
+
 def test_a_failed_run_is_not_followed_by_what_to_type_next(monkeypatch):
     out = io.StringIO()
     console = told(monkeypatch, out)

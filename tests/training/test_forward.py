@@ -171,8 +171,8 @@ def test_a_frozen_head_gives_the_plain_loss_and_gradient_without_its_logits(at_o
 
 def test_the_models_own_logits_are_made_only_where_its_head_is_trained(monkeypatch):
     made = []
-    plain = forward._logits
-    monkeypatch.setattr(forward, "_logits", lambda *a: made.append(plain(*a)) or made[-1])
+    plain = forward.logits_at
+    monkeypatch.setattr(forward, "logits_at", lambda *a: made.append(plain(*a)) or made[-1])
     model = tiny_llama().requires_grad_(False)
     forward.label_nll(model, rows())
     model.lm_head.requires_grad_(True)

@@ -1,0 +1,88 @@
+"""An online objective is held against its contract before the loop trusts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmft.errors import PluginError
+from llmft.training.checked import CheckedOnlineObjective
+
+
+class Right:
+    """An online objective that gives what is wanted; `wrong` replaces one answer."""
+
+    items_per_prompt = 2
+
+    def __init__(self, **wrong: Any) -> None:
+        self.wrong = wrong
+
+    def _gives(self, name: str, right: Any) -> Any:
+        return self.wrong.get(name, right)
+
+    def weight(self, batch):
+        return 1.0
+
+    def loss(self, model, batch):
+        raise NotImplementedError
+
+    def draw(self, prompts, numbers, step, stopping):
+        return self._gives("draw", [0] * 2 * len(prompts))
+
+    def updates(self, items, step):
+        return self._gives("updates", [range(items)])
+
+    def goes_on(self, means):
+        return True
+
+    def step_metrics(self):
+        return self._gives("step_metrics", {"reward": (1.0, 2.0)})
+
+    def state(self):
+        return self._gives("state", {"drawn": 3})
+
+    def restore(self, state):
+        pass
+
+
+def asked(**wrong: Any) -> None:
+    """Ask a checked objective for all that a step asks for."""
+    objective = CheckedOnlineObjective(Right(**wrong), "method")
+    items = objective.draw(["a", "b"], range(2), 0, lambda: False)
+    list(objective.updates(len(items), 0))
+    objective.step_metrics()
+    objective.state()
+
+
+def test_an_objective_that_is_right_passes():
+    asked()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("draw", None, "'draw' gives None items of 2 prompts; 4 are wanted"),
+        ("draw", [0], "'draw' gives 1 items of 2 prompts; 4 are wanted"),
+        ("updates", None, "'updates' returns None"),
+        ("updates", [], "'updates' gives no update"),
+        ("updates", [[0, 4]], "'updates' names the item 4 of 4"),
+        ("step_metrics", {"reward": 1.0}, "'step_metrics' gives 1.0"),
+        ("step_metrics", {"reward": (1.0, 0)}, "'step_metrics' gives"),
+        ("state", None, "'state' returns None"),
+        ("state", {"drawn": object()}, "'state' is no JSON"),
+        ("state", {"mean": float("nan")}, "'state' is no JSON"),
+    ],
+)
+def test_what_an_online_objective_gives_wrong_is_told(name, value, said):
+    with pytest.raises(PluginError) as caught:
+        asked(**{name: value})
+    assert caught.value.faults[0].code == "E502"
+    assert said in caught.value.faults[0].what
+
+
+def test_an_online_objective_must_say_how_many_items_it_draws():
+    wrong = Right()
+    wrong.items_per_prompt = None
+    with pytest.raises(PluginError, match="'items_per_prompt' is None"):
+        CheckedOnlineObjective(wrong, "method")
