@@ -160,6 +160,10 @@ class Adapter(_Kind[C]):
 
 
 class _Work(_Kind[C]):
+    def new_tokens(self) -> int:
+        """Return how many tokens it draws after a prompt at most, for which there must be room."""
+        return 0
+
     def small(self) -> Mapping[str, Any]:
         """Return settings that keep `llmft run --smoke` quick, such as shorter answers.
 

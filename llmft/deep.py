@@ -11,8 +11,10 @@ from llmft.errors import Fault
 from llmft.quiet import before_upstream
 from llmft.reading.recipe import Loaded
 from llmft.reading.references import references
+from llmft.reading.tree import KeyPath
+from llmft.reading.work import LOSS_METRICS
 from llmft.registry import Registry
-from llmft.saving.earlier import earlier_stage, load_options, stage_adapter
+from llmft.saving.earlier import earlier_stage, load_options, stage_adapter, stage_work
 from llmft.settings import ModelSource
 from llmft.startup import without_collecting
 
@@ -36,13 +38,15 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
     model = models.empty_base(recipe.model)
     positions = models.max_positions(model.config)
     for number, stage in enumerate(recipe.stages):
-        if stage.task is not None:
-            continue
         asked = stage.train.max_length
         adapter = stage_adapter(recipe, stage, registry)
-        virtual = adapter.virtual_tokens()
+        virtual = adapter.virtual_tokens() if adapter else 0
         if not isinstance(virtual, int):
             raise breach(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
+        left = positions - virtual if positions else None
+        faults += _without_room(loaded, registry, number, asked or left, left)
+        if stage.task is not None:
+            continue
         if asked and positions and asked > positions - virtual:
             taken = f", {virtual} of them taken by virtual tokens" if virtual else ""
             faults.append(
@@ -69,6 +73,30 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
         for key, what, fix in refusals_of(adapter, model):
             faults.append(loaded.fault("E047", ("stages", number, "adapter", *key), what, fix))
     return faults
+
+
+def _without_room(
+    loaded: Loaded, registry: Registry, number: int, row: int | None, left: int | None
+) -> list[Fault]:
+    """Return a fault for each kind of answer that a stage draws and that no prompt fits before.
+
+    row: tokens of a row at most. left: the model's positions beside an adapter's.
+    """
+    stage = loaded.written.stages[number]
+    drawn = stage_work(stage, registry).new_tokens()
+    found: list[tuple[KeyPath, int, int | None]] = [((stage.work_kind,), drawn, row)]
+    if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
+        found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
+    return [
+        loaded.fault(
+            "E045",
+            ("stages", number, *key),
+            f"an answer of {tokens} tokens leaves no room for a prompt within {limit}",
+            "write fewer" if limit == left else "write fewer, or raise train.max_length",
+        )
+        for key, tokens, limit in found
+        if tokens and limit is not None and tokens > limit - 2
+    ]
 
 
 def _of_earlier_runs(loaded: Loaded) -> list[Fault]:

@@ -90,7 +90,9 @@ class PushToHub(Settings):
     )
     private: bool = Field(True, description="show it to you, or your organisation, only")
     stage: Name = Field(
-        "last", description="the stage whose adapter is sent; 'last': the last that trains"
+        "last",
+        description="the stage whose adapter is sent, by the last round where it is repeated;"
+        " 'last': the last that trains",
     )
     timeout_seconds: float = Field(
         600.0, gt=0, le=86_400, description="give up after so long; the run has ended by then"

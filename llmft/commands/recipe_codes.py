@@ -217,8 +217,9 @@ RECIPE_CODES: dict[str, Code] = {
         "Take one of the metrics that are listed.",
     ),
     "E045": Code(
-        "max_length is beyond what the model can read",
-        "A model has a fixed number of positions; a longer row cannot be fed to it.",
+        "more tokens than the model can read",
+        "A model has a fixed number of positions; a longer row cannot be fed to it, and an answer"
+        " needs room after its prompt.",
         "Write at most the number that is printed, or leave max_length out.",
     ),
     "E046": Code(

@@ -71,6 +71,7 @@ def written_out(recipe: Recipe, products: Mapping[str, str]) -> tuple[Recipe, Ro
 
     products: what each stage produces. From the second round on, what a stage takes from the same
     round's stages is that round's, and a policy from before the rounds becomes the last round's.
+    What goes to the hub is the last round's too.
     """
     if recipe.repeat is None:
         return recipe, {}
@@ -97,7 +98,10 @@ def written_out(recipe: Recipe, products: Mapping[str, str]) -> tuple[Recipe, Ro
                     stages.append(one.model_copy(update={"name": name}))
         elif stage.name not in repeated:
             stages.append(stage)
-    return recipe.model_copy(update={"stages": stages, "repeat": None}), told
+    push = recipe.push_to_hub
+    if push and push.stage in repeated:
+        push = push.model_copy(update={"stage": round_name(push.stage, rounds)})
+    return recipe.model_copy(update={"stages": stages, "repeat": None, "push_to_hub": push}), told
 
 
 def _with(value: Any, path: KeyPath, new: Any) -> Any:

@@ -48,7 +48,7 @@ class Ppo(Alignment[PpoConfig]):
         from llmft_alignments.ppo_objective import PpoObjective
         from llmft_alignments.ppo_watch import Watch
 
-        prompts = context.encode_prompts(context.rows(), self._room)
+        prompts = context.encode_prompts(context.rows(), self.new_tokens())
         arena = self._arena_of(context)
         target = self.config.target if self.config.adap_kl_ctrl else None
         watch = Watch(context.note, target, self.config.nucleus_kl)
@@ -105,7 +105,7 @@ class Ppo(Alignment[PpoConfig]):
             from llmft_alignments.ppo_episodes import episode_row
 
             arena = self._arena_of(context)
-            prompts = context.encode_prompts(context.held_out(), self._room)
+            prompts = context.encode_prompts(context.held_out(), self.new_tokens())
             numbers = range(len(prompts))
             answers = arena.draw(prompts, (HELD_OUT,), numbers, model=arena.reference)
             rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
@@ -113,17 +113,16 @@ class Ppo(Alignment[PpoConfig]):
         found: tuple[list[EncodedPrompt], Any] = self._held_out
         return found
 
-    @property
-    def _room(self) -> int:
-        """Tokens after a prompt: a reward model reads one more after a stop_token."""
-        return self.config.response_length + (self.config.stop_token is not None)
-
     def _arena_of(self, context: StageContext) -> Any:
         from llmft_alignments.ppo_episodes import Arena
 
         if self._arena is None:
             self._arena = Arena(self.config, context)
         return self._arena
+
+    def new_tokens(self) -> int:
+        # A reward model reads one more after a stop_token.
+        return self.config.response_length + (self.config.stop_token is not None)
 
     def small(self) -> Mapping[str, Any]:
         most = {"response_length": 8, "num_generations": 2, "num_ppo_epochs": 2}

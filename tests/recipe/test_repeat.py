@@ -265,3 +265,10 @@ def test_a_methods_own_reference_is_checked_by_what_the_stage_produces(
     assert path in found[0].path
     assert said in found[0].what + found[0].fix
     assert found[0].place.line
+
+
+def test_what_a_repeated_stage_sends_to_the_hub_is_the_last_rounds(load):
+    sent = load(LOOP + "push_to_hub: {repo_id: me/it, stage: ppo}\n").recipe
+    assert sent.sent_stage(sent.push_to_hub) == "ppo-3"
+    once = load(LOOP + "push_to_hub: {repo_id: me/it, stage: sft}\n").recipe
+    assert once.sent_stage(once.push_to_hub) == "sft"

@@ -206,9 +206,9 @@ def test_loading_takes_milliseconds(load) -> None:
     load(GOOD)
     times = []
     for _ in range(9):
-        start = time.perf_counter()
+        start = time.process_time()
         load(GOOD)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.015
 
 

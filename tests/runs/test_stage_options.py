@@ -141,3 +141,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(run, recipe, row
     recipe["model"]["tokenizer"] = "embedded:model"
     with pytest.raises(DataError, match=rf"E114.*{rows_file.name}:\d+: the tokenizer gives the id"):
         run(recipe)
+
+
+def test_answers_that_no_prompt_fits_before_are_found_before_anything_runs(run, recipe):
+    recipe["stages"][0]["evaluate"]["max_new_tokens"] = 255  # the tiny model has 256 positions
+    with pytest.raises(LlmftError, match=r"E045.*evaluate\.max_new_tokens.*no room for a prompt"):
+        run(recipe)
+    recipe["stages"][0]["evaluate"]["metrics"] = ["loss"]
+    run(recipe)

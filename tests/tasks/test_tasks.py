@@ -158,7 +158,7 @@ def test_collect_says_which_prompts_it_cuts_and_refuses_answers_that_leave_them_
     log = (summary.folder / "log.txt").read_text()
     assert "of 1 rows: 1 with the start of the prompt cut" in log
     greedy = {**collect["task"], "max_new_tokens": 31}
-    with pytest.raises(LlmftError, match=r"E106.*31 tokens leaves no room for a prompt within 32"):
+    with pytest.raises(LlmftError, match=r"E045.*31 tokens leaves no room for a prompt within 32"):
         run_recipe(load({**long, "task": greedy}, runs=tmp_path), registry)
 
 
