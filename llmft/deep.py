@@ -7,7 +7,7 @@ from typing import Any
 
 from llmft import artifacts, models
 from llmft.discovery.given import breach, refusals_of, shown
-from llmft.errors import Fault
+from llmft.errors import EnvironmentFault, Fault, TrustError
 from llmft.quiet import before_upstream
 from llmft.reading.recipe import Loaded
 from llmft.reading.references import references
@@ -35,7 +35,12 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
     faults = _of_earlier_runs(loaded)
     before_upstream()
     recipe = loaded.written  # later rounds have the same settings
-    model = models.empty_base(recipe.model)
+    try:
+        model = models.empty_base(recipe.model)
+    except (EnvironmentFault, TrustError) as error:
+        at: KeyPath = ("model", "path")
+        found = [loaded.fault(fault.code, at, fault.what, fault.fix) for fault in error.faults]
+        raise type(error).of(found) from error
     positions = models.max_positions(model.config)
     for number, stage in enumerate(recipe.stages):
         asked = stage.train.max_length
