@@ -210,6 +210,15 @@ def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
     assert path.read_text() == ""
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C acts, also where a shell has started the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_t7_an_interrupt_that_a_library_swallows_is_no_bug_of_ours():
     def half_imported() -> None:
         with noted_interrupts():
@@ -222,6 +231,7 @@ def test_t7_an_interrupt_that_a_library_swallows_is_no_bug_of_ours():
     assert caught.value.exit_code == 130
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_t7_an_interrupt_that_a_library_swallows_is_kept_until_the_run_begins():
     def late() -> None:
         with noted_interrupts():
