@@ -161,7 +161,7 @@ def _damages(
     bench = Bench(server, ground, CELLS[0], canaries, steps=6)
     cases = list(DAMAGES.items())
     if asked.sample:
-        cases = random.Random(asked.seed).sample(cases, max(1, asked.sample // 10))
+        cases = random.Random(asked.seed).sample(cases, min(len(cases), asked.sample // 10 or 1))
     return [bench.damage(name, damage) for name, damage in cases]
 
 
