@@ -82,6 +82,13 @@ def theirs(recipe_file, install, **changes: str) -> str:
     )
 
 
+def assert_blamed(capsys, kind: str, said: str) -> None:
+    error = capsys.readouterr().err
+    begins = f"error[E502] the {kind} 'theirs' (llmft-theirs 1.2) breaks the contract: "
+    assert error.startswith(begins)
+    assert said in error
+
+
 def test_an_alignment_that_keeps_to_its_contract_trains(recipe_file, install):
     assert main(["run", theirs(recipe_file, install), "--quiet"]) == 0
 
@@ -92,11 +99,7 @@ def test_what_an_alignment_gives_wrong_is_told_with_its_distribution(
 ):
     name, text, said = WRONG[case]
     assert main(["run", theirs(recipe_file, install, **{name: text}), "--quiet"]) == 7
-    error = capsys.readouterr().err
-    assert error.startswith(
-        "error[E502] the alignment 'theirs' (llmft-theirs 1.2) breaks the contract: "
-    )
-    assert said in error
+    assert_blamed(capsys, "alignment", said)
 
 
 def test_a_stage_without_items_says_so(recipe_file, install, capsys):
@@ -148,9 +151,7 @@ def test_what_an_adapter_gives_wrong_is_told_with_its_distribution(
     name, text, said = WRONG_ADAPTERS[case]
     install(source(ADAPTER, PLAIN, **{name: text}), "llmft.adapters", "theirs")
     assert main(["run", str(recipe_file(adapter={"method": "theirs"})), "--quiet"]) == 7
-    error = capsys.readouterr().err
-    assert error.startswith("error[E502] the adapter 'theirs' (llmft-theirs 1.2) breaks")
-    assert said in error
+    assert_blamed(capsys, "adapter", said)
 
 
 DATASET = """
@@ -193,6 +194,4 @@ def test_what_a_data_set_gives_wrong_is_told_with_its_distribution(
     judged = {"metrics": ["exact_match"], "holdout": 0.2, "max_new_tokens": 2}
     path = recipe_file(data={"method": "theirs"}, train={"max_steps": 1}, evaluate=judged)
     assert main(["run", str(path), "--quiet"]) == 7
-    error = capsys.readouterr().err
-    assert error.startswith("error[E502] the dataset 'theirs' (llmft-theirs 1.2) breaks")
-    assert said in error
+    assert_blamed(capsys, "dataset", said)
