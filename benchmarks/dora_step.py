@@ -25,8 +25,8 @@ from llmft_adapters.dora import Dora
 from llmft_adapters.lora import Lora
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llmft import models
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.modeling import base_model
 
 SIZES = ((256, 4), (512, 4), (1024, 2), (2048, 1))
 """Width and layers of the models on the page."""
@@ -122,7 +122,7 @@ def _base(asked: argparse.Namespace) -> Any:
                "bnb_4bit_compute_dtype": "float32"} if asked.in_4bit else {}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).save_pretrained(folder)
-        return models.load_base(ModelSource(path=folder), options, varlen=False)
+        return base_model.load_base(ModelSource(path=folder), options, varlen=False)
 
 
 def _adapted(base: Any, asked: argparse.Namespace) -> dict[str, Any]:

@@ -24,16 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.quiet import before_upstream
+from llmft.system.quiet import before_upstream
 
 before_upstream()
 
-from llmft.engine import run_recipe  # noqa: E402
-from llmft.errors import LlmftError  # noqa: E402
-from llmft.reading.recipe import load_recipe  # noqa: E402
-from llmft.registry import Registry  # noqa: E402
-from llmft.testing.architectures import ARCHITECTURES, tiny  # noqa: E402
-from llmft.testing.models import tiny_model_folder  # noqa: E402
+from llmft.api.errors import LlmftError  # noqa: E402
+from llmft.engine.engine import run_recipe  # noqa: E402
+from llmft.modeling.tiny_models import tiny_model_folder  # noqa: E402
+from llmft.recipes.load import load_recipe  # noqa: E402
+from llmft.registry.registry import Registry  # noqa: E402
+from llmft.testing.tiny_architectures import ARCHITECTURES, tiny  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs"
 ADAPTERS: dict[str, dict[str, Any]] = {

@@ -135,8 +135,8 @@ def compared(case: Case, malloc: Mapping[str, str], steps: int) -> tuple[float, 
 def planned(recipe: Path) -> tuple[int, int]:
     """Return the bytes that a plan predicts for a recipe's only stage, and its parameters."""
     from llmft.planning.planner import plan_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     plan = plan_recipe(load_recipe(recipe, registry), registry)
@@ -156,9 +156,9 @@ def measured(warm_up: str, recipe: str) -> dict[str, float]:
 
 def run(recipe: str) -> None:
     """Run a recipe in this process."""
-    from llmft.engine import run_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.engine.engine import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     run_recipe(load_recipe(recipe, registry), registry)
@@ -228,7 +228,7 @@ def _write_model(folder: Path, shape: tuple[int, ...]) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    from llmft.testing.models import tiny_tokenizer
+    from llmft.modeling.tiny_models import tiny_tokenizer
 
     hidden, intermediate, layers, heads, kv_heads, vocabulary = shape
     logging.disable_progress_bar()

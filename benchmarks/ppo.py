@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmft.embedded.remarks import UNWELCOME, WELCOME
+from llmft.assets.remarks import UNWELCOME, WELCOME
 
 LEAST_WINS, MOST_KL = 0.70, 5.0
 HELD_OUT = 349

@@ -65,7 +65,7 @@ def make(folder: Path, size: str) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from llmft.testing.models import tiny_tokenizer
+    from llmft.modeling.tiny_models import tiny_tokenizer
 
     hidden, wide, layers, heads, shared, vocabulary = SIZES[size]
     config = LlamaConfig(
@@ -123,9 +123,9 @@ def measured(place: Path) -> int:
 
 def child(place: Path) -> int:
     """Run a job in this process: once tiny, to import and to warm up, then as asked."""
-    from llmft.engine import run_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.engine.engine import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     job = json.loads((place / "job.json").read_text())
     registry = Registry.discover()
@@ -155,9 +155,9 @@ def separate_models() -> None:
 
     from llmft_alignments import ppo_episodes
 
-    from llmft import stage_ground
+    from llmft.engine import stage_resources
 
-    shared = stage_ground.twin
+    shared = stage_resources.twin
     kept: list[Any] = []
 
     def twin(model: Any) -> Any:
@@ -167,7 +167,7 @@ def separate_models() -> None:
         kept.append(found)
         return found
 
-    stage_ground.twin = twin
+    stage_resources.twin = twin
     begin = ppo_episodes.Arena.__init__
 
     def with_value_model(self: Any, config: Any, context: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llmft.commands.fields import FieldRow, fields
-from llmft.discovery.contract import KINDS
-from llmft.recipe import Recipe, Stage
-from llmft.registry import Registry
+from llmft.cli.commands.fields import FieldRow, fields
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.registry.contract import KINDS
+from llmft.registry.registry import Registry
 
 PAGE = Path(__file__).parent / "recipe-reference.md"
 HEAD = """# Recipe reference

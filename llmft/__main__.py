@@ -2,6 +2,6 @@
 
 import sys
 
-from llmft.cli import main
+from llmft.cli.main import main
 
 sys.exit(main())

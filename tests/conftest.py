@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from llmft.engine import Summary
+    from llmft.engine.engine import Summary
 
 # Tests run side by side: two threads each would wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,7 +51,7 @@ def real_assets() -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny model with its tokenizer."""
-    from llmft.testing.models import tiny_model_folder
+    from llmft.modeling.tiny_models import tiny_model_folder
 
     return tiny_model_folder(tmp_path_factory.mktemp("models"))
 
@@ -59,9 +59,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, model_folder: Path) -> Callable[..., Summary]:
     """Run stages, as plain data, over the tiny model in this process, and return the summary."""
-    from llmft.engine import run_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.engine.engine import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     def run(*stages: dict[str, Any], **extra: Any) -> Summary:
         data = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)},
@@ -78,7 +78,7 @@ def run(tmp_path: Path, model_folder: Path) -> Callable[..., Summary]:
 @pytest.fixture
 def llama():
     """A fresh tiny Llama with grouped-query attention."""
-    from llmft.testing.models import tiny_llama
+    from llmft.modeling.tiny_models import tiny_llama
 
     return tiny_llama()
 
@@ -86,6 +86,6 @@ def llama():
 @pytest.fixture
 def tokenizer():
     """A byte-level tokenizer with an end-of-text token and no padding token."""
-    from llmft.testing.models import tiny_tokenizer
+    from llmft.modeling.tiny_models import tiny_tokenizer
 
     return tiny_tokenizer()

@@ -31,16 +31,16 @@ PPO = {
 # Where a SIGKILL strikes a method: the place, and the function that is about to be called there.
 _OBJECTIVE = "llmft_alignments.ppo_objective:PpoObjective"
 IN_PPO = {
-    "in the rollout": "llmft.training.decoding:log_probabilities",
+    "in the rollout": "llmft.modeling.decoding:log_probabilities",
     "before the reward": "llmft_alignments.ppo_episodes:Arena.judge",
     "reward to update": f"{_OBJECTIVE}.episodes",
     "inner epochs": f"{_OBJECTIVE}.loss",
     "after the updates": f"{_OBJECTIVE}.step_metrics",
 }
 BETWEEN_STAGES = {
-    "before a stage": "llmft.engine:_prepare",
-    "stage not saved": "llmft.artifacts:save_stage",
-    "after a stage": "llmft.notify:Trackers.stage_finished",
+    "before a stage": "llmft.engine.engine:_prepare",
+    "stage not saved": "llmft.runs.artifacts:save_stage",
+    "after a stage": "llmft.engine.trackers:Trackers.stage_finished",
 }
 
 
@@ -81,7 +81,7 @@ class Ground:
     @classmethod
     def made(cls, home: Path) -> Ground:
         """Write the model and the rows."""
-        from llmft.testing.models import tiny_model_folder
+        from llmft.modeling.tiny_models import tiny_model_folder
 
         home.mkdir(parents=True, exist_ok=True)
         tiny_model_folder(home)

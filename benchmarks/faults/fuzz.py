@@ -45,7 +45,7 @@ def fuzz(count: int, seed: int, jobs: int) -> Fuzzed:
 def _part(seed: int, job: int, count: int, jobs: int) -> Fuzzed:
     from mutants import mutant
 
-    from llmft.registry import Registry
+    from llmft.registry.registry import Registry
 
     texts = [path.read_text("utf-8") for path in sorted((ROOT / "recipes").glob("*.yaml"))]
     registry = Registry.discover()
@@ -69,10 +69,10 @@ def _part(seed: int, job: int, count: int, jobs: int) -> Fuzzed:
 
 def _load(path: Path, registry: object) -> tuple[str, bool]:
     """Return what went wrong ('' for nothing), and whether the recipe is a good one."""
-    from llmft.commands.codes import CODES
-    from llmft.commands.render import render_faults
-    from llmft.errors import LlmftError
-    from llmft.reading.recipe import load_recipe
+    from llmft.api.errors import LlmftError
+    from llmft.cli.commands.render import render_faults
+    from llmft.cli.error_codes import CODES
+    from llmft.recipes.load import load_recipe
 
     try:
         load_recipe(path, registry)  # type: ignore[arg-type]

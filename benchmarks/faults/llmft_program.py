@@ -32,8 +32,8 @@ LATER = (
 
 def warm() -> None:
     """Import what a run imports, and build what a recipe is read by; nothing is run here."""
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     server.warm()
     for name in _modules():

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from task import read_rows, write_rows
 
-from llmft import artifacts, models
 from llmft.api import Encoded
-from llmft.evaluating.inference import load_run
-from llmft.registry import Registry
-from llmft.saving.earlier import load_stage
+from llmft.inference.answering import load_run
+from llmft.modeling import base_model
+from llmft.registry.registry import Registry
+from llmft.runs import artifacts
+from llmft.runs.upstream import load_stage
 from llmft.toolkit import rewards
 
 CHECKED = 16
@@ -27,7 +28,7 @@ def merge_stage(run: Path, stage: str, base: str, folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = models.locate_model(base)
+    path = base_model.locate_model(base)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     adapter = artifacts.stage_folder(run, stage) / artifacts.ADAPTER
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
@@ -39,9 +40,9 @@ def load_reward(run: Path) -> tuple[Any, Any]:
     """Return the reward model of a run's stage 'reward', and its tokenizer."""
     registry = Registry.discover()
     recipe = load_run(run, registry)
-    base = models.load_base(recipe.model, {}, varlen=True)
+    base = base_model.load_base(recipe.model, {}, varlen=True)
     model = load_stage(artifacts.stage_folder(run, "reward"), registry, base)
-    return model, models.load_tokenizer(recipe.model)
+    return model, base_model.load_tokenizer(recipe.model)
 
 
 def reward_of(model: Any, pairs: list[tuple[list[int], list[int]]], batch: int = 32) -> list[float]:

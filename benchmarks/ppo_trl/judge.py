@@ -17,8 +17,8 @@ import torch
 from export import load_reward, reward_of
 from task import Task, read_rows, read_task
 
-from llmft.embedded.remarks import WELCOME
-from llmft.training.decoding import Drawing, decode
+from llmft.assets.remarks import WELCOME
+from llmft.modeling.decoding import Drawing, decode
 
 DRAWS = 2
 """Answers to each prompt."""

@@ -38,8 +38,8 @@ def write_inputs(folder: Path, task: Task, seeds: list[int]) -> None:
 
     There are as many prompts as make whole batches.
     """
-    from llmft.settings import TrainSettings
-    from llmft.training.plan import Plan
+    from llmft.api.settings import TrainSettings
+    from llmft.training.step_plan import Plan
 
     write_task(folder, task)
     rows = read_rows(folder / "rows.jsonl")
@@ -85,7 +85,7 @@ def wide(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from llmft.testing.models import tiny_tokenizer
+    from llmft.modeling.tiny_models import tiny_tokenizer
 
     config = LlamaConfig(
         vocab_size=32_000, hidden_size=288, num_hidden_layers=6, intermediate_size=768,

@@ -118,7 +118,7 @@ def without_own_layers(model: Any, objective: Any) -> Iterator[None]:
 @contextmanager
 def without_frozen_head(model: Any, objective: Any) -> Iterator[None]:
     """Keep the logits of a pass, and let autograd go back through them."""
-    from llmft.training import forward
+    from llmft.modeling import forward
 
     own = forward._separable_head
     forward._separable_head = lambda *_: None
@@ -141,7 +141,7 @@ def without_sharing(model: Any, objective: Any) -> Iterator[None]:
 @contextmanager
 def without_narrowing(model: Any, objective: Any) -> Iterator[None]:
     """Compute the last layer's network at every position."""
-    from llmft.training import last_layer
+    from llmft.modeling import last_layer
 
     own = last_layer.MOST
     last_layer.MOST = 0.0
@@ -168,20 +168,20 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
     from llmft_alignments.sft import CompletionLoss
     from model_folder import start_alike, write_model
 
-    from llmft import models
     from llmft.api import CompletionRow, PreferenceRow
-    from llmft.preparing.encoding import Encoder
-    from llmft.preparing.pairs import encode_pairs
-    from llmft.settings import ModelSource, TrainSettings
-    from llmft.training.heads import add_score_head
+    from llmft.api.settings import ModelSource, TrainSettings
+    from llmft.data.encoding import Encoder
+    from llmft.data.pair_encoding import encode_pairs
+    from llmft.modeling import base_model
+    from llmft.modeling.heads import add_score_head
 
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder), task)
         write_model(Path(folder))
         source = ModelSource(path=str(Path(folder) / "model"))
-        encoder = Encoder(models.load_tokenizer(source), task.shape.positions)
+        encoder = Encoder(base_model.load_tokenizer(source), task.shape.positions)
         lora = Lora(Lora.Config(method="lora", r=task.rank, lora_alpha=2 * task.rank))
-        model = lora.attach(models.load_base(source, {}, varlen=True))
+        model = lora.attach(base_model.load_base(source, {}, varlen=True))
     start_alike(model)
     model.train()
     settings = TrainSettings()

@@ -16,7 +16,7 @@ def write_model(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
     from workload import read_task
 
-    from llmft.testing.models import tiny_tokenizer
+    from llmft.modeling.tiny_models import tiny_tokenizer
 
     shape = read_task(folder).shape
     config = LlamaConfig(

@@ -1,1 +1,1 @@
-"""Reads the command lines of other programs, and writes recipes."""
+"""Command lines of other tools, read into recipes."""

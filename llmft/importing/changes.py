@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llmft.families import FAMILIES, family_of
 from llmft.importing.draft import Draft
 from llmft.importing.flags import MOVED_MODELS, RENAMED
+from llmft.system.architectures import FAMILIES, family_of
 
 _INSTRUCT = re.compile(r"(?:^|[-_/])(?:instruct|chat|it)(?:$|[-_/])", re.IGNORECASE)
 

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llmft.errors import Fault, Place, RecipeError
-from llmft.reading.tree import visible
+from llmft.api.errors import Fault, Place, RecipeError
+from llmft.recipes.tree import visible
 
 _ASSIGNED = r"""(?:[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"']*)[ ]+)*"""  # A=1 python ...
 _START = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmft.errors import Place
+from llmft.api.errors import Place
 from llmft.importing.commandline import Flag
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmft.nearest import did_you_mean
-from llmft.reading.foreign import FOREIGN, REMARKS
+from llmft.recipes.foreign import FOREIGN, REMARKS
+from llmft.system.nearest import did_you_mean
 
 # A home, indented below it its flags. A home that ends with '.' is a block whose settings have the
 # flags' own names.

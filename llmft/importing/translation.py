@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from llmft.errors import Fault, RecipeError
+from llmft.api.errors import Fault, RecipeError
 from llmft.importing.changes import RULES, asked_as_it_learnt
 from llmft.importing.commandline import Command, Flag
 from llmft.importing.draft import Draft, Entry
@@ -21,10 +21,10 @@ from llmft.importing.flags import (
     TEXTS,
     way_out,
 )
-from llmft.reading.foreign import REMARKS
-from llmft.reading.scalar import scalar
-from llmft.reading.tree import visible
-from llmft.registry import Registry
+from llmft.recipes.foreign import REMARKS
+from llmft.recipes.scalar import scalar
+from llmft.recipes.tree import visible
+from llmft.registry.registry import Registry
 
 _STORED = "model.quantization."
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmft.importing.draft import Draft, Entry
-from llmft.reading.scalar import scalar
+from llmft.recipes.scalar import scalar
 
 _PLAIN = re.compile(r"[A-Za-z0-9./][\w./@+-]*")
 _WIDTH = 100

@@ -1,1 +1,1 @@
-"""What a recipe would take, without a weight: the real code, run on tensors without numbers."""
+"""What a run would take, before it starts."""

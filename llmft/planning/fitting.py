@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import RecipeError
+from llmft.api.errors import RecipeError
+from llmft.api.settings import Quantization
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
-from llmft.recipe import Recipe, Stage
-from llmft.registry import Registry
-from llmft.saving.earlier import stage_adapter
-from llmft.settings import Quantization
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.registry.registry import Registry
+from llmft.runs.upstream import stage_adapter
 
 GIB = 2**30
 CUDA_CONTEXT = 600 * 2**20

@@ -7,27 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmft.api import Alignment, Task
-from llmft.deep import check_against_model
-from llmft.errors import (
-    EnvironmentFault,
-    LlmftError,
-    RecipeError,
-    StageError,
-    WaitsForPeople,
-)
-from llmft.notify import Trackers
-from llmft.planning.batches import Counts
-from llmft.planning.ghost import NoNumbers
-from llmft.planning.ledger import ADAPTER, OPTIMIZER, Peak
-from llmft.planning.planned import Drawn, PlannedStage
-from llmft.preparing.counting import count_parameters
-from llmft.reading.recipe import Loaded
-from llmft.reading.references import stages_read
-from llmft.recipe import Recipe, Stage
-from llmft.registry import Registry
-from llmft.saving.earlier import stage_dataset
-from llmft.sharing import hub
-from llmft.training.plan import Plan
+from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError, StageError, WaitsForPeople
+from llmft.engine.preflight import check_against_model
+from llmft.engine.trackers import Trackers
+from llmft.hub import sources
+from llmft.modeling.counting import count_parameters
+from llmft.planning.batch_choice import Counts
+from llmft.planning.fake_tensors import NoNumbers
+from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
+from llmft.planning.planned_stage import Drawn, PlannedStage
+from llmft.recipes.load import Loaded
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.references import stages_read
+from llmft.registry.registry import Registry
+from llmft.runs.upstream import stage_dataset
+from llmft.training.step_plan import Plan
 
 
 @dataclass(frozen=True)
@@ -233,4 +227,4 @@ def _saves(stage: Stage, counts: Counts) -> int:
 def _network(recipe: Recipe, registry: Registry) -> list[str]:
     """Return what is fetched from elsewhere or sent there."""
     trackers = [registry.method("tracker", config.method)(config) for config in recipe.trackers]
-    return [*hub.remarks(recipe), *Trackers(trackers).contacts()]
+    return [*sources.remarks(recipe), *Trackers(trackers).contacts()]

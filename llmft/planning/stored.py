@@ -7,8 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from llmft import models
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.modeling import base_model
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -19,7 +19,7 @@ NEIGHBOURS = 65_536
 
 def stored_dtype(source: ModelSource, config: Any) -> str:
     """Return the type of most of the stored numbers; that of the config where no file is here."""
-    folder = Path(models.locate_model(source.path))
+    folder = Path(base_model.locate_model(source.path))
     sizes: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         with file.open("rb") as stream:

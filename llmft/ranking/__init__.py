@@ -7,7 +7,7 @@ reads, and `agreement` says how far the raters agree.
 
 from llmft.ranking.agreement import agreement
 from llmft.ranking.combining import Combined, Pairs, combine, preferences
-from llmft.ranking.judging import judged
+from llmft.ranking.judge_rows import judged
 from llmft.ranking.ratings import Decision, Ratings, read_ratings
 from llmft.ranking.samples import RATINGS, Sample, read_samples, remaining
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
-from llmft.errors import DataError
+from llmft.api.errors import DataError
 from llmft.ranking.ratings import Decision, Ratings
 from llmft.ranking.samples import Sample, rankable
 

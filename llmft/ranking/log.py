@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmft import fsio
 from llmft.ranking.ratings import Decision, checked_rater, read_rater
-from llmft.saving import locking
+from llmft.runs import locking
+from llmft.system import fsio
 
 
 @dataclass

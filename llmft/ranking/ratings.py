@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import DataError, RecipeError
+from llmft.api.errors import DataError, RecipeError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}")
 Ranking = tuple[tuple[int, ...], ...]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import DataError, Fault
-from llmft.preparing.tables import read_file
+from llmft.api.errors import DataError, Fault
+from llmft.api.rows import Message, Prompt
+from llmft.data.tables import read_file
 from llmft.ranking.ratings import Ratings
-from llmft.rows import Message, Prompt
 
 RATINGS = "ratings"  # the folder beside the samples file
 MOST_ANSWERS = 26  # each has a letter

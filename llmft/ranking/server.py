@@ -19,8 +19,8 @@ from secrets import compare_digest
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from llmft.errors import EnvironmentFault, LlmftError
-from llmft.ranking.answering import Asked, Desk
+from llmft.api.errors import EnvironmentFault, LlmftError
+from llmft.ranking.requests import Asked, Desk
 
 LARGEST_BODY = 64 * 1024
 TOKEN_HEADER = "X-Llmft-Token"

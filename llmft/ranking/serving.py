@@ -14,11 +14,11 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-from llmft import fsio
-from llmft.errors import EnvironmentFault, Interrupted
-from llmft.ranking.answering import Desk
+from llmft.api.errors import EnvironmentFault, Interrupted
+from llmft.ranking.requests import Desk
 from llmft.ranking.server import Server
-from llmft.training.signals import leave_on_signal
+from llmft.system import fsio
+from llmft.system.signals import leave_on_signal
 
 
 def serve(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import CheckpointError, DataError, TrustError
+from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.ranking.samples import RATINGS
 
 WAITING = "waiting.json"

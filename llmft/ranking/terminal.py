@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase
 
-from llmft.ranking.session import Session, Shown
+from llmft.ranking.ranking_session import Session, Shown
 
 Say = Callable[[str], None]
 

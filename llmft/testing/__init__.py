@@ -12,13 +12,13 @@ Everything is offline, seeded and small: tiny models that are built in memory, o
 pytest. The same kit checks the methods that llmft brings along.
 """
 
-from llmft.testing.adapter import AdapterContract
-from llmft.testing.alignment import AlignmentContract
-from llmft.testing.dataset import DatasetContract
-from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
-from llmft.testing.reward import RewardContract
-from llmft.testing.task import TaskContract
-from llmft.testing.tracker import TrackerContract
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.testing.adapter_contract import AdapterContract
+from llmft.testing.alignment_contract import AlignmentContract
+from llmft.testing.dataset_contract import DatasetContract
+from llmft.testing.reward_contract import RewardContract
+from llmft.testing.task_contract import TaskContract
+from llmft.testing.tracker_contract import TrackerContract
 
 __all__ = [
     "AdapterContract", "AlignmentContract", "DatasetContract", "RewardContract", "TaskContract",

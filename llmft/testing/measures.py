@@ -196,7 +196,7 @@ def _loss(model: Any) -> Any:
 
 def lay_end_to_end(model: Any) -> None:
     """Let a base model take rows end to end instead of padded."""
-    from llmft.training import attention
+    from llmft.modeling import attention
 
     attention.register()
     model.set_attn_implementation(attention.NAME)
@@ -206,7 +206,7 @@ def row_losses(model: Any) -> Any:
     """Return the summed loss of each of three rows of unlike length, shape (3,), in eval mode."""
     import torch
 
-    from llmft.training.forward import label_nll
+    from llmft.modeling.forward import label_nll
 
     ids = [tuple(row.tolist()) for row in tokens()]
     rows = [Encoded(row[:n], (-100, *row[1:n])) for row, n in zip(ids, (12, 3, 7), strict=True)]

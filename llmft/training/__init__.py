@@ -1,1 +1,1 @@
-"""What the training loop stands on: cheap forward passes, heads, optimizer, steps, signals."""
+"""The training loop and its parts: optimizer, checkpoints, metrics, guards."""

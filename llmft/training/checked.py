@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.discovery.given import breach, is_number, shown
+from llmft.registry.return_checks import breach, is_number, shown
 
 if TYPE_CHECKING:
     import torch

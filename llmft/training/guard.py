@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llmft.errors import EnvironmentFault, StageError
-from llmft.settings import TrainSettings
-from llmft.training import processes
-from llmft.training.sources import Update
+from llmft.api.errors import EnvironmentFault, StageError
+from llmft.api.settings import TrainSettings
+from llmft.system import distributed
+from llmft.training.updates import Update
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
 
@@ -27,7 +27,7 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
     if settings.on_nan == "skip":
         return False
     what = "loss" if not math.isfinite(loss) else "gradient"
-    origins = [name for names in processes.gathered(update.names) for name in names]
+    origins = [name for names in distributed.gathered(update.names) for name in names]
     shown = ", ".join(origins[:4]) + (f" and {len(origins) - 4} more" if origins[4:] else "")
     raise StageError(
         "E301",

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from llmft.errors import EnvironmentFault
-from llmft.settings import TrainSettings
+from llmft.api.errors import EnvironmentFault
+from llmft.api.settings import TrainSettings
 
 Groups = Sequence[Mapping[str, Any]]
 """Parameter groups, as torch.optim takes them."""

@@ -1,1 +1,1 @@
-"""Holding a promise of the documentation against a user's own recipe."""
+"""Promises held against a recipe: `llmft verify`."""

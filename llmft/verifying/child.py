@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import LlmftError
+from llmft.api.errors import LlmftError
 from llmft.verifying.marks import Mark, Recorder
 
 
@@ -34,9 +34,9 @@ def main(path: str) -> int:
 
 
 def _run(job: dict[str, Any]) -> Path:
-    from llmft.engine import resume_recipe, run_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.engine.engine import resume_recipe, run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     loaded = load_recipe(job["recipe"], registry, job["overrides"])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft import artifacts
-from llmft.fsio import MANIFEST, sha256
-from llmft.saving.checkpoints import FOLDER, STATE, TENSORS
+from llmft.runs import artifacts
+from llmft.system.fsio import MANIFEST, sha256
+from llmft.training.checkpoints import FOLDER, STATE, TENSORS
 
 Order = Mapping[str, Mapping[int, set[str]]]
 

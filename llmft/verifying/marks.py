@@ -57,11 +57,11 @@ class Recorder:
 
     def install(self) -> None:
         """Listen to this process from now on."""
-        from llmft import fsio
-        from llmft.artifacts import RESULT
-        from llmft.notify import Trackers
-        from llmft.saving.checkpoints import FOLDER, Checkpoints
-        from llmft.training.plan import Plan
+        from llmft.engine.trackers import Trackers
+        from llmft.runs.artifacts import RESULT
+        from llmft.system import fsio
+        from llmft.training.checkpoints import FOLDER, Checkpoints
+        from llmft.training.step_plan import Plan
 
         told, newest, batches = Trackers.progress, Checkpoints.newest, Plan.step_batches
         write_json, write_tensors = fsio.write_json, fsio.write_tensors

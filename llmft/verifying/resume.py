@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import CheckpointError, Fault, LlmftError, Place
-from llmft.reading.recipe import Loaded
-from llmft.reading.references import EARLIER_RUN, references
-from llmft.recipe import Recipe, Stage
+from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
+from llmft.recipes.load import Loaded
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.references import EARLIER_RUN, references
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmft import models
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.modeling import base_model
 from llmft.testing import measures
-from llmft.testing.architectures import ARCHITECTURES as ARCHITECTURES
-from llmft.testing.architectures import tiny
+from llmft.testing.tiny_architectures import ARCHITECTURES as ARCHITECTURES
+from llmft.testing.tiny_architectures import tiny
 
 
 @pytest.fixture
@@ -30,4 +30,4 @@ def quantised(model: Any, folder: Path, **options: Any) -> Any:
     """Return a model as bitsandbytes stores it, loaded as the engine loads it."""
     model.save_pretrained(folder)
     source = ModelSource(path=str(folder))
-    return models.load_base(source, options, varlen=False).eval()
+    return base_model.load_base(source, options, varlen=False).eval()

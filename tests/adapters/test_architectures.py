@@ -14,10 +14,9 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
-from llmft import models
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.modeling import attention, base_model
 from llmft.testing import measures
-from llmft.training import attention
 
 from .conftest import ARCHITECTURES, quantised, tiny
 
@@ -72,8 +71,8 @@ def test_bert_is_loaded_as_a_decoder_that_looks_only_backwards(tmp_path: Path) -
     model.config.is_decoder = False
     model.save_pretrained(tmp_path)
     source = ModelSource(path=str(tmp_path))
-    assert models.empty_base(source).config.is_decoder
-    base = models.load_base(source, {}, varlen=False).eval()
+    assert base_model.empty_base(source).config.is_decoder
+    base = base_model.load_base(source, {}, varlen=False).eval()
     ids = measures.tokens()
     changed = ids.clone()
     changed[:, 6:] = 3

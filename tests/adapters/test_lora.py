@@ -15,7 +15,7 @@ from llmft_adapters.lora_targets import adapted_layers
 from llmft_adapters.qlora import QLora
 from pydantic import ValidationError
 
-from llmft.preparing.counting import count_parameters
+from llmft.modeling.counting import count_parameters
 from llmft.testing import measures, tiny_gpt2, tiny_llama
 
 from .conftest import quantised
@@ -181,7 +181,7 @@ def test_trained_biases_are_peft_s_and_the_base_keeps_its_own(bias: str, tmp_pat
 
 
 def test_lora_plus_gives_b_its_own_rate() -> None:
-    from llmft.settings import TrainSettings
+    from llmft.api.settings import TrainSettings
 
     adapter = lora(loraplus_lr_ratio=16.0)
     model = adapter.attach(tiny_llama())

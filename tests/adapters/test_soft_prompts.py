@@ -13,12 +13,12 @@ from llmft_adapters.ptuning import PTuning
 from peft import PeftModel
 from pydantic import ValidationError
 
-from llmft import models
 from llmft.api import Encoded
-from llmft.evaluating.generation import generate
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.evaluation.generation import generate
+from llmft.modeling import base_model
+from llmft.modeling.forward import label_nll
 from llmft.testing import measures, tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
-from llmft.training.forward import label_nll
 
 from .conftest import ARCHITECTURES, tiny
 
@@ -177,8 +177,8 @@ def test_text_starts_as_the_text(tmp_path: Path) -> None:
     source = ModelSource(path=str(tiny_model_folder(tmp_path)))
     settings = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "AB"}
     adapter = made("prompt", **settings)
-    assert not list(adapter.check(models.empty_base(source)))
-    base = models.load_base(source, {}, varlen=False)
+    assert not list(adapter.check(base_model.empty_base(source)))
+    base = base_model.load_base(source, {}, varlen=False)
     model = adapter.attach(base)
     expected = base.get_input_embeddings().weight[[65, 66, 65, 66, 65]]
     assert measures.same(model.prompts(), expected)

@@ -97,7 +97,7 @@ def watch(events: Events) -> Events:
 
 
 def _signal_at(number: int, phase: str, done: int, stage: str) -> None:
-    from llmft.notify import Trackers
+    from llmft.engine.trackers import Trackers
 
     told = Trackers.progress
 
@@ -131,7 +131,7 @@ def _signal_in(where: str, at: int, number: int) -> None:
 
 def _slow_steps(time: Any, milliseconds: int) -> None:
     """Make each step last, so that a kill from outside can hit it."""
-    from llmft.notify import Trackers
+    from llmft.engine.trackers import Trackers
 
     told = Trackers.progress
 
@@ -144,7 +144,7 @@ def _slow_steps(time: Any, milliseconds: int) -> None:
 
 def _break_down(secret: str) -> None:
     """Let a bug of ours show a secret."""
-    from llmft.notify import Trackers
+    from llmft.engine.trackers import Trackers
 
     def progress(self: Any, progress: Any) -> None:
         if progress.phase == "train":

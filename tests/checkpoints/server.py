@@ -39,9 +39,9 @@ def warm() -> None:
     from peft import PeftModel  # noqa: F401
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-    import llmft.engine
-    import llmft.loop  # noqa: F401
-    from llmft.registry import Registry
+    import llmft.engine.engine
+    import llmft.training.loop  # noqa: F401
+    from llmft.registry.registry import Registry
 
     torch.set_num_threads(1)
     list(Registry.discover().records())
@@ -54,9 +54,9 @@ def install(**fault: Any) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    from llmft import cli
+    from llmft.cli import main
 
-    return cli.main(argv)
+    return main.main(argv)
 
 
 def child(program: Any, job: dict) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from harness import state_of, tree
 
-from llmft.errors import EnvironmentFault
-from llmft.saving import locking
+from llmft.api.errors import EnvironmentFault
+from llmft.runs import locking
 
 
 def at(step: int) -> dict:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from damages import DAMAGES, flip
 
-from llmft.errors import CheckpointError, EnvironmentFault, StageError
-from llmft.saving import checkpoints as module
-from llmft.saving import training_state
-from llmft.saving.checkpoints import Checkpoints, check_space, newest_carried
+from llmft.api.errors import CheckpointError, EnvironmentFault, StageError
+from llmft.training import checkpoints as module
+from llmft.training import training_state
+from llmft.training.checkpoints import Checkpoints, check_space, newest_carried
 
 IDENTITY = {"train rows": "abc", "number of items": 3}
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from llmft.errors import CheckpointError, EnvironmentFault, Interrupted, RecipeError
-from llmft.reading.recipe import load_recipe
-from llmft.recipe import Recipe, Stage
-from llmft.registry import Registry
-from llmft.saving import locking
-from llmft.saving.edits import EDITS, edits_between
-from llmft.saving.resuming import changed_ground, trim_metrics
-from llmft.settings import TrainSettings
-from llmft.training.signals import leave_on_signal, noted_interrupts, stop_requests
+from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, RecipeError
+from llmft.api.settings import TrainSettings
+from llmft.recipes.load import load_recipe
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.registry.registry import Registry
+from llmft.runs import locking
+from llmft.runs.edits import EDITS, edits_between
+from llmft.runs.resuming import changed_ground, trim_metrics
+from llmft.system.signals import leave_on_signal, noted_interrupts, stop_requests
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
@@ -79,7 +79,7 @@ def test_an_unchanged_recipe_has_no_edits(load):
 
 @pytest.fixture
 def lock() -> dict:
-    from llmft.saving.lock import lock_of
+    from llmft.runs.provenance import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
     return lock_of(17, "embedded:model", [plugin])
@@ -183,7 +183,7 @@ def test_t6_even_a_second_signal_waits_for_a_save():
 
 def test_t6_a_second_signal_leaves_at_once():
     program = (
-        "import os, signal; from llmft.training.signals import stop_requests\n"
+        "import os, signal; from llmft.system.signals import stop_requests\n"
         "with stop_requests():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('stays', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)"
@@ -193,7 +193,7 @@ def test_t6_a_second_signal_leaves_at_once():
 
 
 def test_a_run_folder_without_resume_is_refused_before_anything_is_read():
-    from llmft.commands.run import run_recipe_file
+    from llmft.cli.commands.run import run_recipe_file
 
     with pytest.raises(RecipeError, match=r"E090.*a new run makes its own folder"):
         run_recipe_file("none.yaml", [], quiet=True, as_json=False, run_folder="runs/x")

@@ -283,9 +283,9 @@ def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
 def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
     run, recipe, monkeypatch
 ):
-    from llmft import engine
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.engine import engine
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     done = run(recipe["stages"][0])
     result, before = done.folder / "stages/sft/result.json", tree(done.folder)

@@ -19,7 +19,7 @@ ADAPTERS = {
     "prompt": {"num_virtual_tokens": 3},
 }  # fmt: skip
 PLACES = {
-    "in a rollout": ("llmft.training.decoding:log_probabilities", 28),
+    "in a rollout": ("llmft.modeling.decoding:log_probabilities", 28),
     "between drawing and judging": ("llmft_alignments.ppo_episodes:Arena.judge", 6),
     "between reward and update": (f"{OBJECTIVE}.episodes", 4),
     "in the inner epochs": (f"{OBJECTIVE}.loss", 14),

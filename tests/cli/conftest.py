@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """# A recipe of one stage.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 
 ADAPTER = """
 from llmft_adapters.lora import Lora

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llmft import __version__
-from llmft.commands import environment
+from llmft.cli.commands import environment
 
 
 def test_version(llmft):

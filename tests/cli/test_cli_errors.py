@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft import cli
-from llmft.commands import crash
-from llmft.errors import (
+from llmft.api.errors import (
     CheckpointError,
     DataError,
     EnvironmentFault,
@@ -21,6 +19,8 @@ from llmft.errors import (
     StageError,
     TrustError,
 )
+from llmft.cli import main
+from llmft.cli.commands import crash
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def failing(monkeypatch):
         def answer(args):
             raise error
 
-        monkeypatch.setattr(cli, "_answer", answer)
+        monkeypatch.setattr(main, "_answer", answer)
 
     return fail_with
 
@@ -201,7 +201,7 @@ def test_nothing_that_is_piped_has_escape_codes(process, recipe):
 def test_a_terminal_gets_the_source_line_with_a_caret(llmft, recipe, monkeypatch, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(Path(recipe).read_text().replace("r: 4", "rr: 4"))
-    monkeypatch.setattr(cli.sys.stderr.__class__, "isatty", lambda self: True)
+    monkeypatch.setattr(main.sys.stderr.__class__, "isatty", lambda self: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     ran = llmft("validate", str(path))

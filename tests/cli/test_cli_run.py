@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmft.api import StageResult
-from llmft.errors import Interrupted, StageError
+from llmft.api.errors import Interrupted, StageError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def engine(monkeypatch):
         return SimpleNamespace(run_id="1", folder=Path("runs/tiny/1"), seconds=1.5, stages=stages)
 
     fake = SimpleNamespace(run_recipe=run_recipe, Part=lambda first, last: (first, last))
-    monkeypatch.setitem(sys.modules, "llmft.engine", fake)
+    monkeypatch.setitem(sys.modules, "llmft.engine.engine", fake)
     return seen
 
 
@@ -60,7 +60,7 @@ def test_run_can_be_quiet(llmft, recipe, engine):
 
 
 def test_run_finds_a_shipped_recipe_by_its_name(llmft, engine, monkeypatch, tmp_path, recipe):
-    from llmft.commands import shipped
+    from llmft.cli.commands import shipped
 
     monkeypatch.setattr(shipped, "_FOLDERS", (tmp_path,))
     assert llmft("run", "recipe").code == 0
@@ -109,7 +109,7 @@ def test_generate_prints_the_answers(llmft, monkeypatch):
         asked.update(run=run, questions=list(questions), **options)
         return ["Paris"]
 
-    monkeypatch.setitem(sys.modules, "llmft.evaluating.inference", SimpleNamespace(answer=answer))
+    monkeypatch.setitem(sys.modules, "llmft.inference.answering", SimpleNamespace(answer=answer))
     assert llmft("generate", "runs/x", "capital of France?") == (0, "Paris\n", "")
     assert asked == {
         "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None,

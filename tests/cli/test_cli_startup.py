@@ -13,7 +13,7 @@ HEAVY = (
 )  # fmt: skip
 CODE = f"""
 import sys
-from llmft.cli import main
+from llmft.cli.main import main
 code = main(sys.argv[1:])
 sys.stdout.flush()
 print(code, *sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from llmft.api import AlignmentConfig, Field, Settings, StageRef
-from llmft.commands.fields import fields
+from llmft.cli.commands.fields import fields
 
 
 class Inner(Settings):

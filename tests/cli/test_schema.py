@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from llmft.commands import shipped
-from llmft.registry import Registry
-from llmft.schema import recipe_schema
+from llmft.cli.commands import shipped
+from llmft.recipes.json_schema import recipe_schema
+from llmft.registry.registry import Registry
 
 
 @pytest.fixture

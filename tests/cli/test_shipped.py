@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmft.commands import shipped
-from llmft.errors import RecipeError
+from llmft.api.errors import RecipeError
+from llmft.cli.commands import shipped
 
 ROOT = Path(__file__).parents[2]
 

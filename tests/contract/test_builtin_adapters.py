@@ -13,8 +13,8 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
-from llmft import models
-from llmft.settings import ModelSource
+from llmft.api.settings import ModelSource
+from llmft.modeling import base_model
 from llmft.testing import AdapterContract, tiny_gpt2, tiny_llama
 
 
@@ -28,7 +28,7 @@ def _folder(make: Any) -> tempfile.TemporaryDirectory[str]:
 def _in_4_bits(make: Any) -> Any:
     adapter = QLora(QLora.Config(method="qlora", bnb_4bit_compute_dtype="float32"))
     source = ModelSource(path=_folder(make).name)
-    model = models.load_base(source, adapter.load_options(), varlen=False)
+    model = base_model.load_base(source, adapter.load_options(), varlen=False)
     model.config.use_cache = False
     return model.eval()
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, PreferenceRow, TextRow
-from llmft.preparing import cache
-from llmft.preparing.encoding import Encoder
-from llmft.preparing.pairs import encode_pairs
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_tokenizer
+from llmft.api.settings import TrainSettings
+from llmft.data import cache
+from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs
+from llmft.modeling.tiny_models import tiny_tokenizer
 
 CHAT = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"})
 ROWS = [

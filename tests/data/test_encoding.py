@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, PromptRow, TextRow
-from llmft.errors import DataError
-from llmft.preparing.encoding import Encoder
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_tokenizer
+from llmft.api.errors import DataError
+from llmft.api.settings import TrainSettings
+from llmft.data.encoding import Encoder
+from llmft.modeling.tiny_models import tiny_tokenizer
 
 END = 256
 
@@ -53,8 +53,8 @@ def test_a_conversation_learns_every_assistant_turn():
 
 @pytest.mark.parametrize("opens", [" ", ":\n", ""])
 def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merges(opens):
-    from llmft.models import load_tokenizer
-    from llmft.settings import ModelSource
+    from llmft.api.settings import ModelSource
+    from llmft.modeling.base_model import load_tokenizer
 
     tokenizer = load_tokenizer(ModelSource(path="embedded:model"))
     tokenizer.chat_template = (

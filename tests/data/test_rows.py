@@ -9,8 +9,8 @@ from llmft_datasets.chat import Chat
 from llmft_datasets.jsonl import Columns, Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 
-from llmft.errors import DataError
-from llmft.preparing.data import hold_out, read_rows
+from llmft.api.errors import DataError
+from llmft.data.stage_rows import hold_out, read_rows
 
 
 def dataset(tmp_path, records, cls=Jsonl, **settings):

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from llmft.errors import DataError, LlmftError
-from llmft.preparing.tables import read_file, read_records
+from llmft.api.errors import DataError, LlmftError
+from llmft.data.tables import read_file, read_records
 
 CUT = gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-12]
 ROWS = [{"a": "x", "n": 1}, {"a": "ü\nz", "n": 2}]

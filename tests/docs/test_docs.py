@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llmft.commands import shipped
-from llmft.errors import LlmftError
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.api.errors import LlmftError
+from llmft.cli.commands import shipped
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from llmft.embedded import available, locate
-from llmft.embedded.facts import load_facts
-from llmft.embedded.make_data import SEED, write_data
-from llmft.embedded.manners import SAID
-from llmft.embedded.remarks import UNWELCOME, WELCOME
-from llmft.embedded.trivia import split
-from llmft.evaluating.metrics import normalize_answer as normalize
+from llmft.api.text_metrics import normalize_answer as normalize
+from llmft.assets import available, locate
+from llmft.assets.facts import load_facts
+from llmft.assets.make_data import SEED, write_data
+from llmft.assets.manners import SAID
+from llmft.assets.remarks import UNWELCOME, WELCOME
+from llmft.assets.trivia import split
 
 DATA = [name for name in available() if name.startswith("data/")]
 
@@ -153,5 +153,5 @@ def test_locate_names_what_there_is():
 
 
 def test_making_data_imports_no_torch():
-    code = "import sys, llmft.embedded.make_data; sys.exit('torch' in sys.modules)"
+    code = "import sys, llmft.assets.make_data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from llmft.embedded.facts import load_facts, read_table
-from llmft.embedded.wordings import ask, load_wordings, state
+from llmft.assets.facts import load_facts, read_table
+from llmft.assets.wordings import ask, load_wordings, state
 
 
 def test_there_are_many_facts_in_many_relations():

@@ -1,8 +1,8 @@
 import pytest
 
-from llmft.embedded import locate
-from llmft.embedded.corpus import every_statement
-from llmft.embedded.facts import load_facts
+from llmft.assets import locate
+from llmft.assets.corpus import every_statement
+from llmft.assets.facts import load_facts
 
 STATEMENTS = {
     "The capital of France is": " Paris",
@@ -37,7 +37,7 @@ def test_the_model_folder_is_at_most_6_megabytes():
 def test_the_card_names_seed_command_and_licence():
     card = (locate("model") / "README.md").read_text(encoding="utf-8")
     assert "| Seed | 1 |" in card
-    assert "python -m llmft.embedded.pretrain --seed 1 --steps" in card
+    assert "python -m llmft.assets.pretrain --seed 1 --steps" in card
     assert "license: apache-2.0" in card
 
 
@@ -86,6 +86,6 @@ def test_the_chat_template_is_the_trivia_prompt(tokenizer):
 
 
 def test_the_committed_tokenizer_is_what_the_tables_make(tokenizer):
-    from llmft.embedded.tokenization import train_tokenizer
+    from llmft.assets.tokenization import train_tokenizer
 
     assert train_tokenizer(load_facts()).get_vocab() == tokenizer.get_vocab()

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, Sampling, TextRow
-from llmft.errors import DataError
-from llmft.evaluating import evaluation, generation, metrics
-from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
-from llmft.training import attention
+from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, Sampling, TextRow, text_metrics
+from llmft.api.errors import DataError
+from llmft.evaluation import evaluation, generation
+from llmft.modeling import attention
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
@@ -81,13 +81,13 @@ def test_drawn_answers_at_temperature_0_are_the_greedy_one():
     ],
 )
 def test_answers_are_scored_as_triviaqa_scores_them(answer, right, exact, f1):
-    assert metrics.exact_match(answer, right) == exact
-    assert metrics.f1(answer, right) == pytest.approx(f1)
+    assert text_metrics.exact_match(answer, right) == exact
+    assert text_metrics.f1(answer, right) == pytest.approx(f1)
 
 
 def test_a_short_answer_ends_with_its_line():
-    assert metrics.first_line("\n Paris \nQuestion: and") == "Paris"
-    assert metrics.first_line("") == ""
+    assert text_metrics.first_line("\n Paris \nQuestion: and") == "Paris"
+    assert text_metrics.first_line("") == ""
 
 
 def test_the_mean_loss_is_over_tokens_not_rows():
@@ -108,7 +108,7 @@ def test_the_mean_loss_is_over_tokens_not_rows():
 def test_scores_are_means_over_rows_with_their_samples():
     rows = [CompletionRow("a", " x", ("x",)), CompletionRow("b", " y"), PromptRow("c", ("z",))]
     scores = evaluation.score_answers(
-        rows, lambda prompts: ["x", "no", "z"], {"exact_match": metrics.exact_match}, samples=2
+        rows, lambda prompts: ["x", "no", "z"], {"exact_match": text_metrics.exact_match}, samples=2
     )
     assert scores.metrics == {"exact_match": pytest.approx(2 / 3)}
     assert [s["answer"] for s in scores.samples] == ["x", "no"]
@@ -122,4 +122,4 @@ UNANSWERED = ({"role": "user", "content": "x"},)
 )
 def test_a_row_without_a_right_answer_cannot_be_scored(row):
     with pytest.raises(DataError, match="f:3"):
-        evaluation.score_answers([row], list, {"exact_match": metrics.exact_match}, samples=0)
+        evaluation.score_answers([row], list, {"exact_match": text_metrics.exact_match}, samples=0)

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from llmft import fsio
-from llmft.errors import CheckpointError, EnvironmentFault
+from llmft.api.errors import CheckpointError, EnvironmentFault
+from llmft.system import fsio
 
 
 def make(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import Progress, Tracker, TrackerConfig
-from llmft.notify import Trackers
+from llmft.engine.trackers import Trackers
 
 
 class Listening(Tracker[TrackerConfig]):

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from llmft.startup import without_collecting
+from llmft.system.startup import without_collecting
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.testing.models import tiny_model_folder
+from llmft.modeling.tiny_models import tiny_model_folder
 
 
 @pytest.fixture

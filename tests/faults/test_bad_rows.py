@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import CompletionRow
-from llmft.cli import main
-from llmft.preparing.repeats import repeats
+from llmft.cli.main import main
+from llmft.data.duplicates import repeats
 
 
 def rows(*numbers: int) -> list[CompletionRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 
 ALIGNMENT = """
 from llmft.api import Alignment, AlignmentConfig, StageResult, hookimpl

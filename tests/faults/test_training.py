@@ -9,13 +9,13 @@ import pytest
 import torch
 from llmft_alignments.sft import CompletionLoss
 
-from llmft import loop
 from llmft.api import Encoded, Progress, Tracker, TrackerConfig
-from llmft.errors import EnvironmentFault, StageError
-from llmft.notify import Trackers
-from llmft.saving.checkpoints import Checkpoints
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_llama
+from llmft.api.errors import EnvironmentFault, StageError
+from llmft.api.settings import TrainSettings
+from llmft.engine.trackers import Trackers
+from llmft.modeling.tiny_models import tiny_llama
+from llmft.training import loop
+from llmft.training.checkpoints import Checkpoints
 
 
 def rows(count: int = 12) -> list[Encoded]:

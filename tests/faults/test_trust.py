@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from llmft import models
-from llmft.errors import DataError, EnvironmentFault, TrustError
-from llmft.model_size import least_parameters
-from llmft.preparing import templates
-from llmft.preparing.encoding import Encoder
-from llmft.settings import ModelSource
-from llmft.testing.models import tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.api.errors import DataError, EnvironmentFault, TrustError
+from llmft.api.settings import ModelSource
+from llmft.data import chat_templates
+from llmft.data.encoding import Encoder
+from llmft.modeling import base_model
+from llmft.modeling.model_size import least_parameters
+from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -30,7 +30,7 @@ def with_template(text: str):
 
 
 def test_s8_a_template_that_never_ends_is_refused_in_time(monkeypatch):
-    monkeypatch.setattr(templates.try_out, "__defaults__", (0.5, templates.MEGABYTES))
+    monkeypatch.setattr(chat_templates.try_out, "__defaults__", (0.5, chat_templates.MEGABYTES))
     started = time.monotonic()
     with pytest.raises(TrustError, match=r"E604.*did not end within 0.5 seconds") as caught:
         Encoder(with_template(ENDLESS), 64).render(TALK, answer_next=False)
@@ -40,7 +40,7 @@ def test_s8_a_template_that_never_ends_is_refused_in_time(monkeypatch):
 
 def test_s8_a_template_that_eats_memory_is_refused():
     with pytest.raises(TrustError, match=r"E604.*memory|E604.*MB"):
-        templates.try_out(with_template(HUGE), TALK)
+        chat_templates.try_out(with_template(HUGE), TALK)
 
 
 def test_s8_a_template_is_kept_from_python():
@@ -51,7 +51,7 @@ def test_s8_a_template_is_kept_from_python():
 
 def test_s8_a_good_template_is_tried_once(monkeypatch):
     tried = []
-    monkeypatch.setattr(templates, "try_out", lambda *args: tried.append(args))
+    monkeypatch.setattr(chat_templates, "try_out", lambda *args: tried.append(args))
     encoder = Encoder(tiny_tokenizer(chat=True), 64)
     for _ in range(3):
         assert encoder.render(TALK, answer_next=False) == "user: hi\nassistant: ho</s>\n"
@@ -74,18 +74,18 @@ def test_s9_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path, conf
     source = ModelSource(path=str(folder_with(tmp_path, **config)))
     started = time.monotonic()
     with pytest.raises(EnvironmentFault, match=rf"E205.*{said}"):
-        models.load_base(source, {}, varlen=False)
+        base_model.load_base(source, {}, varlen=False)
     assert time.monotonic() - started < 2
 
 
 def test_s9_a_count_of_layers_is_refused_where_nothing_is_allocated_too(tmp_path):
     source = ModelSource(path=str(folder_with(tmp_path, num_hidden_layers=10**9)))
     with pytest.raises(EnvironmentFault, match="E205"):
-        models.empty_base(source)
+        base_model.empty_base(source)
 
 
 def test_s9_no_model_has_fewer_parameters_than_its_sizes_say():
-    from llmft.testing.models import tiny_gpt2
+    from llmft.modeling.tiny_models import tiny_gpt2
 
     for model in (tiny_llama(), tiny_gpt2()):
         real = sum(p.numel() for p in model.parameters())

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmft.cli import main
-from llmft.engine import run_recipe
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.cli.main import main
+from llmft.engine.engine import run_recipe
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 from llmft.verifying.comparing import compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 from llmft.verifying.resume import Try, overrides_for

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_hub import TOKEN, FakeHub
 
-from llmft.engine import run_recipe
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
-from llmft.testing.models import tiny_model_folder
+from llmft.engine.engine import run_recipe
+from llmft.modeling.tiny_models import tiny_model_folder
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 RECIPE = """
 recipe: 1

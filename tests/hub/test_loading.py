@@ -58,7 +58,7 @@ def python(folder: Path, code: str, *words: str, **env: str) -> str:
 def run(folder: Path, words: list[str], **env: str) -> dict:
     """Run one command as a user does, with a cache of its own."""
     code = (
-        "import contextlib, io, json, sys\nfrom llmft.cli import main\n"
+        "import contextlib, io, json, sys\nfrom llmft.cli.main import main\n"
         "out, err = io.StringIO(), io.StringIO()\n"
         "with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
         "    code = main(sys.argv[1:])\n"
@@ -71,7 +71,7 @@ def run(folder: Path, words: list[str], **env: str) -> dict:
 def runs(folder: Path, recipes: list[str], **env: str) -> list[dict]:
     """Run recipes as a user does, one after another in one process with a cache of its own."""
     code = (
-        "import contextlib, io, json, sys\nfrom llmft.cli import main\n"
+        "import contextlib, io, json, sys\nfrom llmft.cli.main import main\n"
         "for recipe in sys.argv[1:]:\n"
         "    out, err = io.StringIO(), io.StringIO()\n"
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
@@ -174,8 +174,8 @@ def test_a_subset_in_parquet_loads_and_offline_what_was_downloaded_does(filled, 
 
 def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp_path):
     code = (
-        "import sys\nfrom llmft.errors import EnvironmentFault\n"
-        "from llmft.preparing.tables import read_records\n"
+        "import sys\nfrom llmft.api.errors import EnvironmentFault\n"
+        "from llmft.data.tables import read_records\n"
         "try:\n    print(len(list(read_records('org/rows', 'train', revision=sys.argv[1]))))\n"
         "except EnvironmentFault as error:\n    print(error)\n"
     )
@@ -190,8 +190,8 @@ def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_nam
     filled, tmp_path
 ):
     code = (
-        "import sys, time\nfrom llmft.errors import EnvironmentFault\n"
-        "from llmft.preparing.tables import read_records\n"
+        "import sys, time\nfrom llmft.api.errors import EnvironmentFault\n"
+        "from llmft.data.tables import read_records\n"
         "time.sleep = lambda seconds: None  # the client's, between its tries\n"
         "try:\n    print(len(list(read_records(sys.argv[1], 'train'))))\n"
         "except EnvironmentFault as error:\n    print(error)\n"

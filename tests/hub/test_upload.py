@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from fake_hub import TOKEN
 
-from llmft.cli import main
-from llmft.errors import LlmftError
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
-from llmft.sharing import upload
-from llmft.sharing.hub import remarks as hub_remarks
+from llmft.api.errors import LlmftError
+from llmft.cli.main import main
+from llmft.hub import upload
+from llmft.hub.sources import remarks as hub_remarks
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 
 def tree(folder: Path) -> dict[str, str]:

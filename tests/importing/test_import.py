@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from llmft.api import AdapterConfig
-from llmft.cli import main
-from llmft.commands import shipped
-from llmft.commands.import_ import import_command
-from llmft.commands.validate import check
-from llmft.errors import RecipeError
+from llmft.api.errors import RecipeError
+from llmft.cli.commands import shipped
+from llmft.cli.commands.import_ import import_command
+from llmft.cli.commands.validate import check
+from llmft.cli.main import main
 from llmft.importing.commandline import find_commands
 from llmft.importing.flags import HOMELESS, HOMES, TASKS
-from llmft.reading.recipe import load_recipe
-from llmft.recipe import Recipe, Stage
-from llmft.registry import Registry
+from llmft.recipes.load import load_recipe
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.registry.registry import Registry
 
 COMMANDS = str(Path(__file__).parent / "commands.md")
 METHODS = ("dora", "lora", "prefix", "ptuning", "qlora")
@@ -235,7 +235,7 @@ def test_the_command_writes_a_file_once_and_prints_json(tmp_path, capsys):
 def test_an_import_loads_nothing_heavy():
     heavy = "{'torch', 'transformers', 'peft', 'datasets', 'numpy', 'huggingface_hub', 'wandb'}"
     code = (
-        "import sys; from llmft.cli import main; "
+        "import sys; from llmft.cli.main import main; "
         f"code = main(['import', {COMMANDS!r}, '--number', '1']); "
         f"print(code, *{heavy} & set(sys.modules), file=sys.stderr)"
     )

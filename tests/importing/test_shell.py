@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmft.commands.import_ import import_command
-from llmft.errors import RecipeError
+from llmft.api.errors import RecipeError
+from llmft.cli.commands.import_ import import_command
 
 TAIL = "lora.py --dataset_name triviaqa --model_id gpt2"
 GPT2 = f"python {TAIL}"

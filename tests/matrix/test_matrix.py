@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llmft.deep import check_against_model
-from llmft.errors import LlmftError
-from llmft.reading.recipe import load_recipe
+from llmft.api.errors import LlmftError
+from llmft.engine.preflight import check_against_model
+from llmft.recipes.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llmft.engine import run_recipe
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.engine.engine import run_recipe
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 NAMES = ("sft", "collect", "rank", "dpo")
 TRAIN = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 0.01}
@@ -114,7 +114,7 @@ def edited(data):
 @pytest.fixture
 def ran(monkeypatch):
     """The names of the stages that do something, in order."""
-    from llmft.engine import Engine
+    from llmft.engine.engine import Engine
 
     names: list[str] = []
     original = Engine.llmft_run_stage

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from llmft.engine import run_recipe
-from llmft.errors import LlmftError
-from llmft.testing.models import tiny_model_folder
+from llmft.api.errors import LlmftError
+from llmft.engine.engine import run_recipe
+from llmft.modeling.tiny_models import tiny_model_folder
 
 from .conftest import made
 

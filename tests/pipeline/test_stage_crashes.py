@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from llmft.engine import Part, resume_recipe, run_recipe
-from llmft.errors import LlmftError
+from llmft.api.errors import LlmftError
+from llmft.engine.engine import Part, resume_recipe, run_recipe
 
 from .conftest import NAMES, TRAIN, made
 
@@ -31,8 +31,8 @@ QUICK = [("collect", "while"), ("rank", "after"), ("dpo", "before")]
 def test_a_run_that_crashed_at_a_stage_resumes_to_the_same_bits(
     whole, data, load, registry, tmp_path, monkeypatch, stage, when
 ):
-    from llmft import artifacts
-    from llmft.stage import StageRun
+    from llmft.engine.stage import StageRun
+    from llmft.runs import artifacts
 
     def crash_at(name: str, owner, attribute: str) -> None:
         original = getattr(owner, attribute)
@@ -59,7 +59,7 @@ def test_a_run_that_crashed_at_a_stage_resumes_to_the_same_bits(
 def test_a_crash_after_set_aside_loses_nothing(
     finished, whole, edited, load, registry, monkeypatch, ran
 ):
-    from llmft import artifacts
+    from llmft.runs import artifacts
 
     def crash(*_):
         raise Crash
@@ -88,7 +88,7 @@ def test_rows_that_were_tampered_with_are_refused(finished, edited, load, regist
 @pytest.fixture
 def stopped(edited, load, registry, tmp_path, monkeypatch) -> tuple[dict, str]:
     """The recipe of a run whose last stage was killed after its last checkpoint; where it lies."""
-    from llmft import artifacts
+    from llmft.runs import artifacts
 
     saving = edited("dpo", "train", to={**TRAIN, "save_strategy": "steps", "save_steps": 1})
     place = f"output_dir={tmp_path}"

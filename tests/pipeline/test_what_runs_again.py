@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
-from llmft.engine import Part, resume_recipe, run_recipe
-from llmft.errors import DataError
-from llmft.reading.recipe import load_recipe
+from llmft.api.errors import DataError
+from llmft.cli.main import main
+from llmft.engine.engine import Part, resume_recipe, run_recipe
+from llmft.recipes.load import load_recipe
 
 from .conftest import NAMES, made, times
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llmft.notify import Trackers
-from llmft.planning.planned import PlannedStage
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
-from llmft.stage import StageRun
-from llmft.testing.models import tiny_gpt2, tiny_model_folder
+from llmft.engine.stage import StageRun
+from llmft.engine.trackers import Trackers
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder
+from llmft.planning.planned_stage import PlannedStage
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 
 @pytest.fixture(scope="session")

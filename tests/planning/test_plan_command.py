@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
-from llmft.errors import RecipeError
+from llmft.api.errors import RecipeError
+from llmft.cli.main import main
+from llmft.modeling.tiny_models import tiny_tokenizer
 from llmft.planning.fitting import GIB, named_memory
 from llmft.planning.planner import plan_recipe
-from llmft.testing.models import tiny_tokenizer
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from llmft.api import Adapter, AdapterConfig, Field
-from llmft.commands.plan import as_text
-from llmft.commands.plan import plan as verdict_of
-from llmft.planning.ghost import tensors_of
-from llmft.planning.planned import PlannedStage
+from llmft.cli.commands.plan import as_text
+from llmft.cli.commands.plan import plan as verdict_of
+from llmft.modeling.counting import count_parameters
+from llmft.planning.fake_tensors import tensors_of
+from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
-from llmft.preparing.counting import count_parameters
-from llmft.training.plan import Plan
+from llmft.training.step_plan import Plan
 
 ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt"]
 
@@ -111,7 +111,7 @@ class Refusing(Strange):
 
 
 def test_a_third_partys_adapter_is_counted_on_meta(recipe, loaded, registry, monkeypatch):
-    monkeypatch.setattr("llmft.stage_ground.stage_adapter", made(Strange))
+    monkeypatch.setattr("llmft.engine.stage_resources.stage_adapter", made(Strange))
     plan = plan_recipe(loaded(recipe), registry).stages[0]
     assert plan.trainable_parameters == 4 * 32
     assert [peak.phase for peak in plan.peaks] == ["load", "prepare", "train", "save"]
@@ -121,7 +121,7 @@ def test_a_third_partys_adapter_is_counted_on_meta(recipe, loaded, registry, mon
 def test_an_adapter_that_cannot_attach_without_weights_is_told(
     recipe, loaded, registry, monkeypatch
 ):
-    monkeypatch.setattr("llmft.stage_ground.stage_adapter", made(Refusing))
+    monkeypatch.setattr("llmft.engine.stage_resources.stage_adapter", made(Refusing))
     plan = plan_recipe(loaded(recipe), registry).stages[0]
     assert "cannot be attached without weights (RuntimeError: needs numbers)" in plan.remarks[0]
     assert plan.total_parameters > 0

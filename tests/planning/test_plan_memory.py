@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llmft import loop
-from llmft.planning.ledger import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, Ledger
-from llmft.planning.planned import PlannedStage
+from llmft.planning.memory_tracker import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, Ledger
+from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
+from llmft.training import loop
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
 CASES = {
@@ -89,7 +89,7 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     stage["train"] = {"max_steps": 2, "gradient_accumulation_steps": 2}
     # A rank so high that the adapter outweighs the activations.
     stage["adapter"] = {"method": "lora", "r": 512}
-    from llmft.planning.ghost import NoNumbers
+    from llmft.planning.fake_tensors import NoNumbers
 
     planned = stage_of(recipe, PlannedStage)
     planned.ledger.begin("load")

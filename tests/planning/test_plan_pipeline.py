@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 from llmft.planning.planner import plan_recipe
 
 TRAIN = {"per_device_train_batch_size": 2, "max_length": 48}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from made_up import HOOK, Install, adapter_source
 
-from llmft.discovery import loading
-from llmft.errors import PluginError
-from llmft.registry import Registry
+from llmft.api.errors import PluginError
+from llmft.registry import safe_import
+from llmft.registry.registry import Registry
 
 GOOD = adapter_source("bad")
 CLASS = adapter_source("bad", hook="")
@@ -151,7 +151,7 @@ def test_ctrl_c_during_an_import_passes(install_adapter: Install) -> None:
 def test_p1_a_slow_import_works_and_is_remarked_on(
     install_adapter: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(safe_import, "SLOW_SECONDS", 0.05)
     install_adapter("slow", "import time\ntime.sleep(0.1)\n" + adapter_source("slow"))
     registry = Registry.discover()
     record = next(row for row in registry.records() if row.method == "slow")
@@ -230,7 +230,7 @@ def test_nothing_of_a_whole_broken_set_reaches_the_terminal(install_adapter: Ins
         for number, (source, _, _) in enumerate(BROKEN.values())
     ]
     program = (
-        "import json, sys\nfrom llmft.registry import Registry\n"
+        "import json, sys\nfrom llmft.registry.registry import Registry\n"
         "rows = Registry.discover().records()\n"
         "heavy = [m for m in ('torch', 'transformers', 'peft', 'numpy') if m in sys.modules]\n"
         "print(json.dumps([sum(r.state == 'broken' for r in rows), heavy]))"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmft.discovery.offers import code_hash
-from llmft.registry import Registry
+from llmft.registry.entry_points import code_hash
+from llmft.registry.registry import Registry
 
 EXAMPLE = Path(__file__).parents[1] / "fixtures" / "llmft_example"
 
@@ -66,7 +66,7 @@ def test_the_uninstalled_example_is_gone(
 
 def test_finding_the_example_imports_no_torch(target: Path) -> None:
     program = (
-        "import sys\nfrom llmft.registry import Registry\n"
+        "import sys\nfrom llmft.registry.registry import Registry\n"
         "Registry.discover().method('adapter', 'bottleneck')\n"
         "assert 'llmft_bottleneck' in sys.modules\n"
         "print([m for m in ('torch', 'transformers', 'numpy', 'rapidfuzz') if m in sys.modules])"

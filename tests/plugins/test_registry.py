@@ -11,9 +11,9 @@ import pytest
 from made_up import Install, adapter_source
 
 from llmft.api import hookimpl
-from llmft.discovery.offers import code_hash
-from llmft.errors import PluginError
-from llmft.registry import Registry
+from llmft.api.errors import PluginError
+from llmft.registry.entry_points import code_hash
+from llmft.registry.registry import Registry
 
 TIMER = """
 from llmft.api import hookimpl

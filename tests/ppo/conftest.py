@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder
 from llmft.testing import measures
-from llmft.testing.models import tiny_llama, tiny_model_folder
 
 
 @pytest.fixture(autouse=True)

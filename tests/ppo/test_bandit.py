@@ -14,11 +14,11 @@ from llmft_alignments.ppo_episodes import Judged, episode_row
 from llmft_alignments.ppo_objective import PpoObjective
 from llmft_alignments.ppo_watch import Watch
 
-from llmft import loop
 from llmft.api import EncodedPrompt
-from llmft.settings import TrainSettings
+from llmft.api.settings import TrainSettings
+from llmft.modeling.decoding import Drawing, decode
 from llmft.toolkit import add_value_head, token_stats, values
-from llmft.training.decoding import Drawing, decode
+from llmft.training import loop
 
 from .conftest import decided
 

@@ -10,12 +10,12 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 
 from llmft.api import Encoded, StageError
+from llmft.modeling import attention
+from llmft.modeling.decoding import Drawing, Stopped, decode, drawn, log_probabilities
+from llmft.modeling.tiny_models import tiny_llama
+from llmft.modeling.token_stats import token_stats
 from llmft.testing import measures
-from llmft.testing.architectures import ARCHITECTURES, tiny
-from llmft.testing.models import tiny_llama
-from llmft.training import attention
-from llmft.training.decoding import Drawing, Stopped, decode, drawn, log_probabilities
-from llmft.training.token_stats import token_stats
+from llmft.testing.tiny_architectures import ARCHITECTURES, tiny
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [11, 12], [21, 22, 23, 24], [31]]
 ADAPTERS = {

@@ -13,7 +13,7 @@ from llmft_alignments.ppo_objective import PpoObjective
 from llmft_alignments.ppo_watch import Watch
 
 from llmft.api import Answer, DataError, Encoded, EncodedPrompt, RewardConfig, RewardFunction
-from llmft.testing.models import tiny_tokenizer
+from llmft.modeling.tiny_models import tiny_tokenizer
 
 VALUES = torch.tensor([0.1, 0.4, 0.9, -0.3, 0.5])
 OPTIONS = {"reward_model": "r", "kl_coef": 0.0, "lam": 0.5, "whiten_advantages": False}

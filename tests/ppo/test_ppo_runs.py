@@ -10,7 +10,7 @@ import torch
 from llmft_alignments.ppo import Ppo
 from safetensors.torch import load_file
 
-from llmft.errors import LlmftError
+from llmft.api.errors import LlmftError
 from llmft.testing import AlignmentContract
 
 from .conftest import metrics_of

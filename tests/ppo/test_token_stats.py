@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from llmft.api import Encoded
+from llmft.modeling import attention, forward
+from llmft.modeling import token_stats as module
+from llmft.modeling.tiny_models import tiny_llama
+from llmft.modeling.token_stats import token_stats
 from llmft.testing import measures
-from llmft.testing.architectures import ARCHITECTURES, tiny
-from llmft.testing.models import tiny_llama
-from llmft.training import attention, forward
-from llmft.training import token_stats as module
-from llmft.training.token_stats import token_stats
+from llmft.testing.tiny_architectures import ARCHITECTURES, tiny
 
 ROWS = [
     Encoded((5, 6, 7, 8, 9), (-100, -100, 7, 8, 9)),

@@ -22,23 +22,23 @@ def main() -> None:
     from llmft_alignments.ppo_objective import PpoObjective
     from llmft_alignments.ppo_watch import Watch
 
-    from llmft import loop
     from llmft.api import EncodedPrompt
-    from llmft.settings import TrainSettings
-    from llmft.testing.models import tiny_llama
+    from llmft.api.settings import TrainSettings
+    from llmft.modeling.decoding import Drawing, decode
+    from llmft.modeling.tiny_models import tiny_llama
+    from llmft.system import distributed
     from llmft.toolkit import add_value_head, token_stats, values
-    from llmft.training import processes
-    from llmft.training.decoding import Drawing, decode
+    from llmft.training import loop
 
     Accelerator(cpu=True)
-    torch.manual_seed(5 + processes.rank())  # another start in each process must not matter
+    torch.manual_seed(5 + distributed.rank())  # another start in each process must not matter
     base = tiny_llama().requires_grad_(False)
     base.lm_head.weight.mul_(20)
     model = Lora(Lora.Config.model_validate({"method": "lora", "r": 4})).attach(base)
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            if "lora_A" in name and processes.rank() == 0:
+            if "lora_A" in name and distributed.rank() == 0:
                 parameter.normal_(std=0.1)
     add_value_head(model)
     prompts = [
@@ -83,7 +83,7 @@ def main() -> None:
         model, prompts, objective, settings, seed=3, online=objective,
         on_step=lambda step, steps, metrics, log: curve.append(dict(metrics)),
     )  # fmt: skip
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         weights = {n: p.detach().flatten().tolist() for n, p in model.named_parameters()
                    if p.requires_grad}  # fmt: skip
         Path(sys.argv[1]).write_text(json.dumps({"curve": curve, "weights": weights}))

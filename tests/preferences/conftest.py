@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from llmft.api import PreferenceRow
-from llmft.preparing.encoding import Encoder
-from llmft.preparing.pairs import encode_pairs
-from llmft.settings import TrainSettings
+from llmft.api.settings import TrainSettings
+from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs
+from llmft.modeling.tiny_models import tiny_tokenizer
 from llmft.testing import measures
-from llmft.testing.models import tiny_tokenizer
 
 PAIRS = [
     {"prompt": "Q: the capital of France?", "chosen": " Paris", "rejected": " Lyon, I think"},

@@ -7,12 +7,12 @@ import torch
 from llmft_alignments.pairs import pair_logps, wilson
 
 from llmft.api import Encoded, EncodedPair
-from llmft.errors import DataError
-from llmft.preparing.encoding import Encoder
-from llmft.preparing.pairs import encode_pairs, prompt_length
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_gpt2, tiny_llama, tiny_tokenizer
-from llmft.training import attention
+from llmft.api.errors import DataError
+from llmft.api.settings import TrainSettings
+from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs, prompt_length
+from llmft.modeling import attention
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 from .conftest import PAIRS, encoded
 

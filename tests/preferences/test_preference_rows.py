@@ -7,8 +7,8 @@ import json
 import pytest
 from llmft_datasets.preference import Preference
 
-from llmft.errors import DataError
-from llmft.preparing.data import read_rows
+from llmft.api.errors import DataError
+from llmft.data.stage_rows import read_rows
 from llmft.testing import DatasetContract
 
 

@@ -13,9 +13,9 @@ from llmft_alignments.reference import reference_key
 from llmft_alignments.reward import Reward
 from safetensors import safe_open
 
-from llmft.errors import LlmftError
+from llmft.api.errors import LlmftError
+from llmft.modeling.tiny_models import tiny_llama
 from llmft.testing import AlignmentContract
-from llmft.testing.models import tiny_llama
 
 from .conftest import encoded, metrics_of
 
@@ -197,10 +197,10 @@ def test_dpo_settings_that_cannot_work_together_are_refused(options, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["dpo_quick", "orpo_quick"])
 def test_the_quick_recipes_teach_what_is_preferred_and_keep_the_answers(recipe, tmp_path):
-    from llmft.commands import shipped
-    from llmft.engine import run_recipe
-    from llmft.reading.recipe import load_recipe
-    from llmft.registry import Registry
+    from llmft.cli.commands import shipped
+    from llmft.engine.engine import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     overrides = [f"output_dir={tmp_path}"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from llmft_alignments.reward_report import as_markdown, calibration, histograms, measured
 
-from llmft import cli, models
 from llmft.api import Encoded
-from llmft.registry import Registry
-from llmft.saving.earlier import load_stage
-from llmft.testing.models import VOCABULARY, tiny_gpt2, tiny_llama
-from llmft.training import attention, forward, heads
+from llmft.cli import main
+from llmft.modeling import attention, base_model, forward, heads
+from llmft.modeling.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama
+from llmft.registry.registry import Registry
+from llmft.runs.upstream import load_stage
 
 
 def rows(lengths=(5, 17, 2, 9)):
@@ -74,7 +74,7 @@ def test_the_head_is_saved_and_handed_over_exactly(run, stage):
     report = json.loads((folder / "rewards.json").read_text())
     assert report["metrics"]["accuracy"] == summary.stages["reward"].after["accuracy"]
     scored = cli_json(["score", str(summary.folder), str(pairs_of(summary))])
-    from llmft.preparing.data import hold_out
+    from llmft.data.stage_rows import hold_out
 
     held = hold_out(range(40), 0.2, 17)[1]
     assert [scored[i]["chosen_score"] for i in held] == pytest.approx(report["chosen"], abs=1e-4)
@@ -96,7 +96,7 @@ def cli_json(arguments, capture=[]):  # noqa: B006
 
     stream = io.StringIO()
     with contextlib.redirect_stdout(stream):
-        assert cli.main([*arguments, "--json"]) == 0
+        assert main.main([*arguments, "--json"]) == 0
     return json.loads(stream.getvalue())["scores"]
 
 
@@ -114,11 +114,11 @@ def test_score_reads_texts_completions_and_pairs(run, stage, tmp_path, capsys):
     assert pair["chosen_score"] == pytest.approx(completion["score"], abs=1e-5)
     assert pair["prompt"] == "say 1:"
     out = tmp_path / "scored.jsonl"
-    assert cli.main(["score", str(summary.folder), str(file), "--output", str(out)]) == 0
+    assert main.main(["score", str(summary.folder), str(file), "--output", str(out)]) == 0
     assert "3 records" in capsys.readouterr().out
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line.get("score") for line in lines][:2] == [text["score"], completion["score"]]
-    assert cli.main(["score", str(summary.folder), str(file)]) == 0
+    assert main.main(["score", str(summary.folder), str(file)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
@@ -128,13 +128,13 @@ def test_score_stores_the_base_as_the_recipe_did(run, stage, model_folder, tmp_p
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "say 1: 1"}\n')
     asked = []
-    original = models.load_base
+    original = base_model.load_base
 
     def noted(source, options, **more):
         asked.append(options)
         return original(source, options, **more)
 
-    monkeypatch.setattr(models, "load_base", noted)
+    monkeypatch.setattr(base_model, "load_base", noted)
     cli_json(["score", str(summary.folder), str(file)])
     assert [options["load_in_4bit"] for options in asked] == [True]
 
@@ -152,18 +152,18 @@ def test_score_refuses_what_it_cannot_score(run, stage, tmp_path, capsys):
     summary = run(stage("dpo"))
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "a"}\n')
-    assert cli.main(["score", str(summary.folder), str(file)]) == 6
+    assert main.main(["score", str(summary.folder), str(file)]) == 6
     assert "no finished stage that made a reward model" in capsys.readouterr().err
-    assert cli.main(["score", str(summary.folder), str(file), "--stage", "dpo"]) == 6
+    assert main.main(["score", str(summary.folder), str(file), "--stage", "dpo"]) == 6
     assert "stage 'dpo' made a policy, not a reward model" in capsys.readouterr().err
     reward = run(stage("reward"))
-    assert cli.main(["generate", str(reward.folder), "say 1:"]) == 6
+    assert main.main(["generate", str(reward.folder), "say 1:"]) == 6
     assert "llmft score RUN FILE" in capsys.readouterr().err
     file.write_text('{"text": "a"}\n{"words": "b"}\n')
-    assert cli.main(["score", str(reward.folder), str(file)]) == 3
+    assert main.main(["score", str(reward.folder), str(file)]) == 3
     assert "texts.jsonl:2: nothing to score" in capsys.readouterr().err
     file.write_text('{"text": ""}\n')
-    assert cli.main(["score", str(reward.folder), str(file)]) == 3
+    assert main.main(["score", str(reward.folder), str(file)]) == 3
     assert "texts.jsonl:1: nothing to score" in capsys.readouterr().err
 
 
@@ -175,7 +175,7 @@ def test_margins_are_learnt_where_asked(run, stage, tmp_path):
     summary = run(stage("reward", data=data, options={"use_margin": True}))
     assert summary.stages["reward"].steps == 4
     bare = stage("reward", data={**data, "columns": {}}, options={"use_margin": True})
-    from llmft.errors import StageError
+    from llmft.api.errors import StageError
 
     with pytest.raises(StageError, match="the pair has no margin"):
         run(bare)

@@ -10,8 +10,8 @@ from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
 from llmft_alignments.pairs import pair_logps
 from llmft_alignments.reward import Reward, RewardObjective
 
-from llmft.testing.models import tiny_llama, tiny_tokenizer
-from llmft.training import attention, heads
+from llmft.modeling import attention, heads
+from llmft.modeling.tiny_models import tiny_llama, tiny_tokenizer
 
 from .conftest import PAIRS, encoded
 

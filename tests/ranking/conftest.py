@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmft.ranking import RATINGS, read_samples
-from llmft.ranking.answering import Desk
 from llmft.ranking.log import rater_log
+from llmft.ranking.ranking_session import Session
+from llmft.ranking.requests import Desk
 from llmft.ranking.server import Server
-from llmft.ranking.session import Session
 
 ROWS = [
     {"prompt": "Capital of Norway?", "completions": ["Oslo", "Lima", "Bergen", "no idea"],

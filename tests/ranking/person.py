@@ -8,9 +8,9 @@ import sys
 from contextlib import ExitStack
 
 from llmft.ranking import Decision
-from llmft.ranking.answering import Desk
 from llmft.ranking.log import rater_log
-from llmft.ranking.session import Session
+from llmft.ranking.ranking_session import Session
+from llmft.ranking.requests import Desk
 
 from .conftest import lines, served
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmft.errors import DataError
+from llmft.api.errors import DataError
 from llmft.ranking import Decision, Ratings, agreement, combine, preferences
 from llmft.ranking.combining import doubled_ranks
 from llmft.ranking.samples import sample_of

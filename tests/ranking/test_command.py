@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 from llmft.ranking.target import find_target
 
 from .conftest import lines

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmft.cli import main
+from llmft.cli.main import main
 from llmft.ranking import read_ratings, read_samples
 from llmft.ranking.log import rater_log
 from llmft.ranking.ratings import Decision

@@ -8,12 +8,12 @@ import os
 
 import pytest
 
-from llmft import fsio
-from llmft.errors import DataError, EnvironmentFault, RecipeError
+from llmft.api.errors import DataError, EnvironmentFault, RecipeError
 from llmft.ranking import RATINGS, read_ratings, read_samples, remaining
 from llmft.ranking.log import rater_log
+from llmft.ranking.ranking_session import Session
 from llmft.ranking.samples import sample_of
-from llmft.ranking.session import Session
+from llmft.system import fsio
 
 from .conftest import ROWS, lines
 

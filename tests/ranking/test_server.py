@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llmft.errors import EnvironmentFault
+from llmft.api.errors import EnvironmentFault
 from llmft.ranking import server as serving
-from llmft.ranking.answering import Desk
+from llmft.ranking.requests import Desk
 
 from .conftest import lines, served
 

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fakes import FakeRegistry
 
-from llmft.errors import Fault, LlmftError
-from llmft.reading.recipe import Loaded, load_recipe
+from llmft.api.errors import Fault, LlmftError
+from llmft.recipes.load import Loaded, load_recipe
 
 Load = Callable[..., Loaded]
 Faults = Callable[..., tuple[Fault, ...]]

@@ -12,9 +12,9 @@ from fakes import GOOD, FakeRegistry, Jsonl, Lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.errors import EnvironmentFault, LlmftError, RecipeError
-from llmft.reading import checks
-from llmft.reading.recipe import load_recipe
+from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError
+from llmft.recipes import checks
+from llmft.recipes.load import load_recipe
 
 
 def only(found, code: str):
@@ -201,7 +201,7 @@ def test_a_validator_that_crashes_is_put_to_its_plugin(faults) -> None:
 
 
 def test_a_setting_of_4_bits_without_them_is_refused(tmp_path):
-    from llmft.registry import Registry
+    from llmft.registry.registry import Registry
 
     text = (
         "recipe: 1\nname: x\nmodel: {path: gpt2, quantization: {QUANT}}\nstages:\n  - name: sft\n"
@@ -217,7 +217,7 @@ def test_a_setting_of_4_bits_without_them_is_refused(tmp_path):
 
 
 def test_a_qlora_stage_and_the_models_quantization_must_agree(tmp_path):
-    from llmft.registry import Registry
+    from llmft.registry.registry import Registry
 
     text = (
         "recipe: 1\nname: x\nmodel: {path: gpt2, quantization: {QUANT}}\nstages:\n  - name: sft\n"

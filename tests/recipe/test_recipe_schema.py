@@ -12,14 +12,14 @@ from fakes import GOOD, FakeRegistry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.errors import PluginError
-from llmft.reading.blocks import find_blocks
-from llmft.reading.foreign import FOREIGN, REMARKS
-from llmft.reading.tree import Tree, dotted
-from llmft.reading.unknown import answer_unknown
-from llmft.reading.yamlfile import parse
-from llmft.recipe import Recipe
-from llmft.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.api.errors import PluginError
+from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.recipes.blocks import find_blocks
+from llmft.recipes.foreign import FOREIGN, REMARKS
+from llmft.recipes.recipe import Recipe
+from llmft.recipes.tree import Tree, dotted
+from llmft.recipes.unknown import answer_unknown
+from llmft.recipes.yamlfile import parse
 
 
 def blocks_of(text: str):
@@ -302,7 +302,7 @@ HF, HEX = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567", "0123456789abcdef" * 2 + "012
     ],
 )  # fmt: skip
 def test_s1_a_secret_is_refused_and_never_printed(faults, setting: str, secret: str) -> None:
-    from llmft.commands.render import render_faults
+    from llmft.cli.commands.render import render_faults
 
     found = faults(GOOD.replace("seed: 17", setting))
     assert found

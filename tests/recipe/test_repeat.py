@@ -111,7 +111,7 @@ def test_one_round_changes_nothing(load):
 
 
 def test_what_was_written_out_loads_again_as_it_is(load):
-    from llmft.saving.run_folder import resolved_yaml
+    from llmft.runs.run_folder import resolved_yaml
 
     loaded = load(LOOP)
     assert load(resolved_yaml(loaded.recipe)).recipe == loaded.recipe

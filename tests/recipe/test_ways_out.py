@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from llmft.errors import LlmftError
-from llmft.reading.recipe import load_recipe
-from llmft.reading.wording import answer
-from llmft.registry import Registry
+from llmft.api.errors import LlmftError
+from llmft.recipes.load import load_recipe
+from llmft.recipes.wording import answer
+from llmft.registry.registry import Registry
 
 GOOD = """\
 recipe: 1

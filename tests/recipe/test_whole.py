@@ -19,10 +19,10 @@ from fakes import GOOD, FakeRegistry
 from mutants import mutant
 
 import llmft
-from llmft.commands.codes import CODES
-from llmft.commands.render import render_faults
-from llmft.errors import Fault, LlmftError, Place
-from llmft.reading.recipe import load_recipe
+from llmft.api.errors import Fault, LlmftError, Place
+from llmft.cli.commands.render import render_faults
+from llmft.cli.error_codes import CODES
+from llmft.recipes.load import load_recipe
 
 TEN = """\
 recipe: 1
@@ -182,7 +182,7 @@ def _codes_in_source() -> set[str]:
     root = Path(llmft.__file__).parent
     files = [*root.rglob("*.py"), *(root.parent / "plugins").rglob("*.py")]
     # The contract kit raises made-up errors, and the catalogue itself is what is looked at.
-    sources = [f for f in files if "testing" not in f.parts and f.name != "codes.py"]
+    sources = [f for f in files if "testing" not in f.parts and f.name != "error_codes.py"]
     return {code for f in sources for code in re.findall(r'"(E\d{3})"', f.read_text("utf-8"))}
 
 
@@ -214,7 +214,7 @@ def test_loading_takes_milliseconds(load) -> None:
 
 def test_loading_imports_nothing_heavy() -> None:
     program = (
-        "import sys, llmft.recipe, llmft.commands.render, llmft.commands.codes;"
+        "import sys, llmft.recipes.recipe, llmft.cli.commands.render, llmft.cli.error_codes;"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'numpy', 'rapidfuzz')"
         " if m in sys.modules])"
     )

@@ -18,10 +18,10 @@ from fakes import GOOD, FakeRegistry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.errors import LlmftError, RecipeError
-from llmft.reading.recipe import load_recipe
-from llmft.reading.scalar import scalar
-from llmft.reading.yamlfile import parse
+from llmft.api.errors import LlmftError, RecipeError
+from llmft.recipes.load import load_recipe
+from llmft.recipes.scalar import scalar
+from llmft.recipes.yamlfile import parse
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_r7_bombs_take_little_time_and_memory(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import resource, sys, time
         from fakes import FakeRegistry
-        from llmft.errors import LlmftError
-        from llmft.reading.recipe import load_recipe
+        from llmft.api.errors import LlmftError
+        from llmft.recipes.load import load_recipe
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for path in sys.argv[1:]:
             start = time.process_time()

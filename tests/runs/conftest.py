@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from llmft.engine import run_recipe
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.engine.engine import run_recipe
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ def main(jobs: list[dict]) -> None:
     from peft import PeftModel  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
 
-    import llmft.following
-    import llmft.loop  # noqa: F401
+    import llmft.engine.worker
+    import llmft.training.loop  # noqa: F401
 
     codes = []
     for job in jobs:
@@ -73,9 +73,9 @@ def child(argv: list[str], path: str) -> None:
         out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        from llmft import cli
+        from llmft.cli import main
 
-        code = cli.main(argv)
+        code = main.main(argv)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -177,7 +177,7 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_exactly(recipe, p
 def test_a_lost_process_ends_the_run_and_another_number_cannot_go_on(
     recipe, pairs, tmp_path, capsys
 ):
-    from llmft import cli
+    from llmft.cli import main
 
     data = steady(recipe)
     data["stages"][0]["train"]["save_steps"] = 10
@@ -186,5 +186,5 @@ def test_a_lost_process_ends_the_run_and_another_number_cannot_go_on(
     job = {"argv": argv, "when": "train 20/", "kill": [[1, int(signal.SIGKILL)]]}
     assert pairs(job) == [[5, -signal.SIGKILL]]
     assert "error[E306]" in said(job)
-    assert cli.main([*argv, "--resume"]) == 6
+    assert main.main([*argv, "--resume"]) == 6
     assert "has trained in 2 processes, and cannot go on in 1" in capsys.readouterr().err

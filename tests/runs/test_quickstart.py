@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmft.commands import shipped
-from llmft.engine import run_recipe
-from llmft.evaluating.inference import answer
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.cli.commands import shipped
+from llmft.engine.engine import run_recipe
+from llmft.inference.answering import answer
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 
 def test_the_quickstart_teaches_a_model_to_answer_what_it_was_never_asked(tmp_path):

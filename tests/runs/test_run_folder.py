@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from llmft.errors import LlmftError
-from llmft.evaluating.inference import answer
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
+from llmft.api.errors import LlmftError
+from llmft.inference.answering import answer
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 
 def digest(folder) -> str:

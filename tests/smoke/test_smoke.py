@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
-from llmft.commands import shipped
-from llmft.errors import LlmftError
-from llmft.families import FAMILIES, family_of
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
-from llmft.saving.run_folder import resolved_yaml
-from llmft.smoke import smoke_recipe
-from llmft.stand_in import shrunk
-from llmft.testing.models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
+from llmft.api.errors import LlmftError
+from llmft.cli.commands import shipped
+from llmft.cli.main import main
+from llmft.modeling.tiny_copy import shrunk
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
+from llmft.runs.run_folder import resolved_yaml
+from llmft.smoke.smoke import smoke_recipe
+from llmft.system.architectures import FAMILIES, family_of
 
 RECIPE = """
 recipe: 1
@@ -214,7 +214,7 @@ def _without_sizes(asked, small):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family, smoked, write):
-    from llmft.models import empty_base
+    from llmft.modeling.base_model import empty_base
 
     names = {
         "gemma3_text": "google/gemma-3-1b-it", "phi3": "microsoft/phi-4", "phi": "microsoft/phi-2",

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from llmft.cli import main
-from llmft.engine import resume_recipe, run_recipe
-from llmft.errors import LlmftError, WaitsForPeople
-from llmft.evaluating.inference import answer
+from llmft.api.errors import LlmftError, WaitsForPeople
+from llmft.cli.main import main
+from llmft.engine.engine import resume_recipe, run_recipe
+from llmft.inference.answering import answer
+from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.ranking import read_samples
 from llmft.ranking.log import rater_log
 from llmft.ranking.ratings import Decision
 from llmft.ranking.samples import rankable
-from llmft.reading.recipe import load_recipe
-from llmft.registry import Registry
-from llmft.testing.models import tiny_model_folder
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 K = 3
 PROMPTS = [f"say {n}:" for n in range(6)]
@@ -206,7 +206,7 @@ def test_a_rule_puts_the_better_answer_first(whole):
 
 
 def test_a_reward_model_ranks_by_its_rewards(whole, registry):
-    from llmft.evaluating.scoring import score_file
+    from llmft.inference.scoring import score_file
 
     assert rows(whole, "again")
     file = whole / "stages" / "again" / "rows.jsonl"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmft.errors import PluginError
+from llmft.api.errors import PluginError
 from llmft.training.checked import CheckedOnlineObjective
 
 

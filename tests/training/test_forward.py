@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from llmft.api import Encoded
-from llmft.testing.models import VOCABULARY, tiny_gpt2, tiny_llama
-from llmft.training import attention, forward
+from llmft.modeling import attention, forward
+from llmft.modeling.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama
 
 
 def rows(seed: int = 0, lengths: tuple[int, ...] = (5, 17, 2, 9)) -> list[Encoded]:

@@ -10,7 +10,7 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from test_forward import ARCHITECTURES, rows, tiny
 
-from llmft.training import attention, forward, last_layer
+from llmft.modeling import attention, forward, last_layer
 
 WITHOUT_ONE = {"opt"}
 """Architectures whose layers keep no such network by itself."""

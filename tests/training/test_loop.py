@@ -10,11 +10,11 @@ import pytest
 import torch
 from llmft_alignments.sft import CompletionLoss
 
-from llmft import loop
 from llmft.api import Encoded
-from llmft.errors import Interrupted, StageError
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_llama
+from llmft.api.errors import Interrupted, StageError
+from llmft.api.settings import TrainSettings
+from llmft.modeling.tiny_models import tiny_llama
+from llmft.training import loop
 
 
 def items(n: int = 12, seed: int = 0) -> list[Encoded]:
@@ -67,7 +67,7 @@ def test_epochs_differ_in_order_and_half_an_epoch_is_half_the_steps():
 def test_the_loss_that_is_reported_is_the_loss_that_was_taken():
     model = tiny_llama()
     rows = items(4)
-    from llmft.training.forward import label_nll
+    from llmft.modeling.forward import label_nll
 
     with torch.no_grad():
         expected = float(label_nll(model, rows).nll_N.mean())

@@ -9,9 +9,9 @@ import torch
 from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded
-from llmft.preparing.packing import PackedObjective, pack
-from llmft.testing.models import tiny_llama
-from llmft.training import attention
+from llmft.data.packing import PackedObjective, pack
+from llmft.modeling import attention
+from llmft.modeling.tiny_models import tiny_llama
 
 
 def rows(lengths):

@@ -5,25 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmft.errors import StageError
-from llmft.settings import TrainSettings
-from llmft.training import guard, processes
-from llmft.training.plan import Plan
-from llmft.training.sources import FixedItems, Update
+from llmft.api.errors import StageError
+from llmft.api.settings import TrainSettings
+from llmft.system import distributed
+from llmft.training import guard
+from llmft.training.step_plan import Plan
+from llmft.training.updates import FixedItems, Update
 
 
 def test_a_process_that_is_alone_finds_everything_as_it_is():
-    assert (processes.count(), processes.rank()) == (1, 0)
-    assert processes.of_first(lambda: "made") == "made"
-    assert processes.gathered(7) == [7]
-    assert processes.agreed(15) == 15
-    assert processes.merged({"loss": (2.0, 4.0)}) == {"loss": (2.0, 4.0)}
+    assert (distributed.count(), distributed.rank()) == (1, 0)
+    assert distributed.of_first(lambda: "made") == "made"
+    assert distributed.gathered(7) == [7]
+    assert distributed.agreed(15) == 15
+    assert distributed.merged({"loss": (2.0, 4.0)}) == {"loss": (2.0, 4.0)}
     tensor = torch.ones(2)
-    assert processes.summed(tensor) is tensor
+    assert distributed.summed(tensor) is tensor
 
 
 def test_a_loss_that_is_not_finite_names_the_rows_of_all_processes(monkeypatch):
-    monkeypatch.setattr(processes, "gathered", lambda names: [names, ["row 8", "row 9"]])
+    monkeypatch.setattr(distributed, "gathered", lambda names: [names, ["row 8", "row 9"]])
     update = Update([["a", "b"]], [3, 4], 2.0, 2, {"loss": (float("nan"), 2.0)})
     with pytest.raises(StageError, match="rows: row 3, row 4, row 8, row 9"):
         guard.may_update(update, 1.0, 0, TrainSettings())
@@ -35,12 +36,12 @@ class Counted:
 
 
 def test_the_last_step_of_an_epoch_may_have_no_rows_for_a_process(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
     settings = TrainSettings(per_device_train_batch_size=2)
     plan = Plan.of(5, settings, seed=3, processes=2)
     taken = []
     for rank in (0, 1):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         (update,) = FixedItems(list(range(5)), Counted(), plan).updates(1, lambda: False)
         assert update.weight == 1.0  # of all processes
         taken.append(update.passes)

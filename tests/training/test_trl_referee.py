@@ -7,10 +7,10 @@ import torch
 from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import CompletionRow
-from llmft.preparing.encoding import Encoder
-from llmft.settings import TrainSettings
-from llmft.testing.models import tiny_llama, tiny_tokenizer
-from llmft.training import attention
+from llmft.api.settings import TrainSettings
+from llmft.data.encoding import Encoder
+from llmft.modeling import attention
+from llmft.modeling.tiny_models import tiny_llama, tiny_tokenizer
 
 ROWS = [
     {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},

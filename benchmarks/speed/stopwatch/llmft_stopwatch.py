@@ -63,7 +63,7 @@ def llmft_run_stage(stage: Any, context: StageContext) -> Any:
 
 def _in_order(items: list[Any], context: Any) -> list[Any]:
     """Return the items placed so that the shuffled plan takes them in the order of the file."""
-    from llmft.training.plan import Plan
+    from llmft.training.step_plan import Plan
 
     plan = Plan.of(len(items), context.train, context.seed)
     places = [i for step in range(plan.steps) for batch in plan.step_batches(step) for i in batch]

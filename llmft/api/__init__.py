@@ -1,0 +1,296 @@
+"""The public contract: what a plugin author derives from. Imports no torch.
+
+A plugin is a module with an entry point in one of the groups `llmft.adapters`,
+`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.trackers` (the entry
+point's name is the method's) or `llmft.plugins`, whose hooks return classes derived from the ones
+below. See `llmft.testing` for the kit that checks a method against its contract, and
+`llmft.toolkit` for building blocks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import pluggy
+from pydantic import Field
+
+from llmft.api.context import Objective, OnlineObjective, Sampling, StageContext
+from llmft.api.errors import (
+    DataError,
+    EnvironmentFault,
+    LeftOutRow,
+    LlmftError,
+    PluginError,
+    RecipeError,
+    StageError,
+    WaitsForPeople,
+)
+from llmft.api.events import Progress, RunInfo, StageInfo, StageResult
+from llmft.api.method_settings import (
+    AdapterConfig,
+    AlignmentConfig,
+    DatasetConfig,
+    RewardConfig,
+    StageRef,
+    TaskConfig,
+    TrackerConfig,
+)
+from llmft.api.rows import (
+    Answer,
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    EncodedPair,
+    EncodedPrompt,
+    Message,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+    RowKind,
+    TextRow,
+)
+from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
+    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
+    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
+    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
+    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
+    "Row", "RowKind", "RunInfo", "Sampling", "Settings", "Share", "StageContext", "StageError",
+    "StageInfo", "StageRef", "StageResult", "Task", "TaskConfig", "TextRow", "Tracker",
+    "TrackerConfig", "TrainSettings", "WaitsForPeople", "hookimpl",
+]  # fmt: skip
+
+API_VERSION = 1
+hookimpl = pluggy.HookimplMarker("llmft")
+
+# --- the kinds -------------------------------------------------------------------------------
+
+C = TypeVar("C", bound=Settings)
+
+
+class _Kind(ABC, Generic[C]):
+    method: ClassVar[str]
+    Config: ClassVar[type[Settings]]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    def capabilities(cls) -> dict[str, Any]:
+        """Return what this class declares that it can do, for `llmft show`."""
+        return {
+            name: getattr(cls, name)
+            for base in reversed(cls.__mro__)
+            for name in getattr(base, "__annotations__", {})
+            if name not in ("method", "Config") and not name.startswith("_")
+            and isinstance(getattr(cls, name, None), bool | str | tuple)
+        }  # fmt: skip
+
+
+Refusal = tuple[tuple[str | int, ...], str, str]
+"""A key inside a method's block, such as ("target_modules", 0), the fact, and the way out."""
+
+
+class Adapter(_Kind[C]):
+    """What is trained: a small set of parameters attached to a frozen base model.
+
+    It need not be a PEFT type: `attach` may return any module that answers like the base model.
+    """
+
+    mergeable: ClassVar[bool] = False
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    supports_quantization: ClassVar[bool] = True
+    supports_packing: ClassVar[bool] = False
+    """Whether rows may be laid end to end in one batch row (attention and positions kept apart)."""
+    supports_shared_prompt: ClassVar[bool] = False
+    """Whether two answers may share one computation of their prompt: a token's change depends on
+    what stands before it, and not on where the row is laid."""
+
+    def load_options(self) -> Mapping[str, Any]:
+        """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
+        return {}
+
+    def virtual_tokens(self) -> int:
+        """Return how many of the model's positions the adapter takes in front of every row."""
+        return 0
+
+    def check(self, model: Any) -> Iterable[Refusal]:
+        """Yield what cannot work on this model: (key's parts, what is wrong, way out); see Refusal.
+
+        model: the base on torch's meta device, without weights; `is_quantized` says whether its
+        linear layers will be stored in 4 or 8 bits.
+        """
+        return ()
+
+    @abstractmethod
+    def attach(self, model: Any) -> Any:
+        """Return the base model with a fresh adapter attached; only the adapter requires grad."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the adapter, and nothing of the base, into an empty folder (safetensors, JSON)."""
+
+    @abstractmethod
+    def load(self, model: Any, folder: Path) -> Any:
+        """Return the base model with a saved adapter attached, its parameters requiring grad."""
+
+    def parameter_groups(
+        self, model: Any, train: TrainSettings
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """Return the optimiser's groups, as torch.optim takes them; None: one, of all trainable."""
+        return None
+
+    @abstractmethod
+    def disabled(self, model: Any) -> AbstractContextManager[Any]:
+        """Return a context in which the model answers as the base would without the adapter."""
+
+    def merge(self, model: Any) -> Any:
+        """Return a plain base model with the adapter's change written into its weights."""
+        raise NotImplementedError(f"'{self.method}' cannot be merged")
+
+
+class _Work(_Kind[C]):
+    def new_tokens(self) -> int:
+        """Return how many tokens it draws after a prompt at most, for which there must be room."""
+        return 0
+
+    def small(self) -> Mapping[str, Any]:
+        """Return settings that keep `llmft run --smoke` quick, such as shorter answers.
+
+        Its model is tiny and random, and nobody is there to be asked.
+        """
+        return {}
+
+
+class Alignment(_Work[C]):
+    """What is optimised: which rows are read, what loss they give, what comes out."""
+
+    rows: ClassVar[tuple[RowKind, ...]]
+    produces: ClassVar[str] = "policy"
+    supports_packing: ClassVar[bool] = False
+
+    @abstractmethod
+    def train(self, context: StageContext) -> StageResult:
+        """Train the stage's adapter, and return what was made."""
+
+    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+        """Return metrics of the method's own, on held-out rows, before and after training."""
+        return {}
+
+    def extend(self, model: Any) -> None:
+        """Add to the model what is trained beside the adapter, such as a head."""
+
+    def parameter_groups(self, model: Any, train: TrainSettings) -> Sequence[Mapping[str, Any]]:
+        """Return groups, as torch.optim takes them, of what `extend` added; (): as the adapter."""
+        return ()
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what `extend` added into a folder (safetensors, JSON)."""
+
+    def load(self, model: Any, folder: Path) -> None:
+        """Add to the model what `save` wrote."""
+
+
+class Task(_Work[C]):
+    """A stage's work that trains nothing: it reads rows or an earlier stage, and writes a file.
+
+    The file is `rows.jsonl` in the stage's folder. The stage's model is that of the stage named in
+    `start_from`, frozen, or the base.
+    """
+
+    rows: ClassVar[tuple[RowKind, ...]] = ()
+    """The kinds of rows it reads; empty: the stage has no data block."""
+    produces: ClassVar[str]
+
+    @abstractmethod
+    def run(self, context: StageContext) -> StageResult:
+        """Write the stage's rows, and return what was made."""
+
+
+class RewardFunction(_Kind[C]):
+    """A rule that scores an answer; higher is better."""
+
+    @abstractmethod
+    def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
+        """Return the reward of a completion. answers: the right ones, where they are known."""
+
+
+Metric = Callable[[str, Sequence[str]], float]
+
+
+class Dataset(_Kind[C]):
+    """How raw rows become text, completion, chat, preference or prompt rows, and who judges them.
+
+    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
+    """
+
+    rows: ClassVar[tuple[RowKind, ...]]
+    held_out_split: ClassVar[str] = "validation"
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    earlier: Mapping[str, Path] = {}
+    """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
+
+    @abstractmethod
+    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Yield the raw records of a split, each with its origin (`file:line`).
+
+        Raises DataError where there is no such split, or a file cannot be read.
+        """
+
+    @abstractmethod
+    def row(self, record: Mapping[str, Any], origin: str) -> Row:
+        """Return one record as a row; raise DataError naming the origin if it cannot be used."""
+
+    def example_records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a few made-up records as these settings read them, for `llmft run --smoke`.
+
+        They are written into a folder of JSON lines that `path` then names.
+        """
+        return ()
+
+    def ask(self, question: str) -> Prompt:
+        """Return a person's question as a prompt of this data set's form, for `llmft generate`."""
+        return question
+
+    def row_kind(self) -> RowKind:
+        """Return which of the kinds in `rows` this recipe's settings give."""
+        return self.rows[0]
+
+
+class Tracker(_Kind[C]):
+    """Who is told. A tracker that fails is reported once and dropped; it never ends a run."""
+
+    contacts: str | None = None
+    """The network host that it talks to under these settings, which `plan` and `run` show; '' where
+    it talks to none. None: not stated, which they say too."""
+
+    def run_started(self, run: RunInfo) -> None:
+        """Hear that a run begins."""
+
+    def stage_started(self, stage: StageInfo) -> None:
+        """Hear that a stage is about to train."""
+
+    def progress(self, progress: Progress) -> None:
+        """Hear how far a phase has come; called often, so return soon."""
+
+    def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
+        """Hear the scores of a stage `before` or `after` training."""
+
+    def note(self, text: str) -> None:
+        """Hear a remark that a person should read."""
+
+    def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
+        """Hear what a stage made: its StageResult's fields, its folder, and samples of answers."""
+
+    def run_finished(self, summary: Mapping[str, Any]) -> None:
+        """Hear how the run ended."""

@@ -1,0 +1,187 @@
+"""What a running stage may use, as its methods see it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmft.api.events import StageResult
+from llmft.api.method_settings import RewardConfig
+from llmft.api.rows import Answer, Encoded, EncodedPair, EncodedPrompt, Prompt, Row
+from llmft.api.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmft.api import RewardFunction
+
+
+class Objective(Protocol):
+    """What an alignment gives the training loop: rows and the loss of a batch of them."""
+
+    def weight(self, batch: Sequence[Any]) -> float:
+        """Return by what the summed loss is divided: label tokens, or pairs."""
+
+    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums."""
+
+
+class OnlineObjective(Objective, Protocol):
+    """An objective that draws its own items: at each step some, from which several updates learn.
+
+    items_per_prompt: how many items are drawn of each prompt.
+    """
+
+    items_per_prompt: int
+
+    def draw(
+        self,
+        prompts: Sequence[Any],
+        numbers: Sequence[int],
+        step: int,
+        stopping: Callable[[], bool],
+    ) -> Sequence[Any]:
+        """Return the items of this process's prompts, drawn by the model as it is now.
+
+        numbers: which of the step's prompts they are; there may be none. What is drawn must follow
+        from the seed, the step and the number alone. stopping: to be asked now and then, and
+        to be handed on to `StageContext.decode`.
+        """
+
+    def updates(self, items: int, step: int) -> Iterable[Sequence[int]]:
+        """Return the numbers (0..items-1, of all processes) that each optimiser update takes."""
+
+    def goes_on(self, means: Mapping[str, float]) -> bool:
+        """Return whether the step's next update is to be taken, after one with these metrics."""
+
+    def step_metrics(self) -> Mapping[str, tuple[float, float]]:
+        """Return a step's own metrics as (sum, weight), of all processes; asked once a step."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what must be as it is now when training goes on, as JSON."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` told."""
+
+
+class StageContext(Protocol):
+    """What a running stage may use. Heavy parts are made when first asked for."""
+
+    name: str
+    seed: int
+    folder: Path
+    train: TrainSettings
+
+    @property
+    def model(self) -> Any:
+        """The base model with the stage's adapter attached, ready to train."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+
+    def rows(self) -> Sequence[Row]:
+        """The training rows, as the stage's data set gives them."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+
+    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether `label_nll` may compute a prompt once for two answers (`shared`)."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Tell how far a phase of the method's own has come; give control back soon."""
+
+    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
+        """Score the adapter, train it on the items with the one training loop, score it again."""
+
+    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
+        """The rows' prompts as token ids that leave room for an answer; a long one loses its start.
+
+        Of a completion, the prompt is taken.
+        """
+
+    def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
+        """Do what `fit` does with items that the objective draws: a step is one drawing of them."""
+
+    def reference_model(self) -> Any:
+        """A frozen model that answers as the stage's start does, however far training has come.
+
+        It shares the base's weights. The start is as `reference` has it.
+        """
+
+    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep answers of an evaluation to be shown: `prompt`, `answer` and numbers of each."""
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Answer prompts greedily with the model as it is now."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
+    ) -> list[list[str]]:
+        """Several answers to each prompt, drawn as `decode` draws, whatever the batch."""
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        seed: Sequence[int],
+        numbers: Sequence[int] | None = None,
+        model: Any = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        more_stops: Sequence[int] = (),
+        batch_size: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> list[Answer]:
+        """An answer to each prompt (token ids), drawn by random numbers of its own.
+
+        They are named by the seed and the answer's number (default: its place), so an answer does
+        not depend on its batch. model: default: the one that is trained. With a top_p below 1, an
+        answer holds the nucleus of each token, as `token_stats` takes it. Answers end where the
+        model's own do, or at `more_stops`. stopping: asked before each token.
+        """
+
+    def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
+        """The reward function of a block in the method's own settings."""
+
+    def note(self, text: str) -> None:
+        """Tell the trackers a remark that a person should read."""
+
+    def held_out(self) -> Sequence[Row]:
+        """The rows the stage is judged on; empty where the recipe does not evaluate."""
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """A context in which `model` answers as the reference does, before training starts.
+
+        Where the stage starts from an earlier one, that is the adapter as it is then; else the
+        base with the adapter off.
+        """
+
+    def stage_folder(self, name: str) -> Path:
+        """The folder of an earlier stage that is finished."""
+
+    def load_stage(self, name: str) -> Any:
+        """A second model that shares this one's base weights, with an earlier stage's adapter.
+
+        It holds what that stage's alignment added (a reward model's head), and is frozen.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn, in GenerationConfig's names. temperature 0: greedy."""
+
+    num_return_sequences: int = 1
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0

@@ -1,0 +1,69 @@
+"""The settings of methods: the base of each kind's block in a recipe. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from llmft.api.settings import Line, Settings, Share
+
+
+@dataclass(frozen=True, slots=True)
+class StageRef:
+    """Marks a Config field that names an earlier stage, and what that stage must produce.
+
+    `reward_model: Annotated[str, StageRef("reward_model")]`
+    """
+
+    produces: str
+
+
+class AdapterConfig(Settings):
+    """Base of every adapter's settings."""
+
+    method: Line = Field(description="which adapter method")
+
+
+class AlignmentConfig(Settings):
+    """Base of every alignment's settings."""
+
+    method: Line = Field(description="which alignment method")
+
+
+class TaskConfig(Settings):
+    """Base of every task's settings."""
+
+    method: Line = Field(description="which task method")
+
+
+class RewardConfig(Settings):
+    """Base of every reward function's settings.
+
+    A method's Config may hold such a block: `reward: SerializeAsAny[RewardConfig] | None`.
+    """
+
+    method: Line = Field(description="which reward method")
+
+
+class DatasetConfig(Settings):
+    """Base of every data set's settings."""
+
+    method: Line = Field(description="which dataset method")
+    split: Line = Field("train", description="the split to train on")
+    limit: int | None = Field(
+        None, ge=1, le=10_000_000_000, description="use the first so many rows of the split"
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        "fail", description="stop at a row that cannot be used, or skip it and count it"
+    )
+    max_bad_rows: Share = Field(
+        1.0, description="stop where more than this share of the rows is skipped"
+    )
+
+
+class TrackerConfig(Settings):
+    """Base of every tracker's settings."""
+
+    method: Line = Field(description="which tracker method")

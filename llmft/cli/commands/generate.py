@@ -1,0 +1,31 @@
+"""`llmft generate RUN QUESTION...`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmft.registry.registry import Registry
+from llmft.system.quiet import captured_output
+
+
+def answers(
+    run: str, questions: Sequence[str], stage: str | None, max_new_tokens: int, *, adapter: bool
+) -> list[dict[str, str]]:
+    """Return each question with the answer of a run's model, or of its base without `adapter`."""
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
+        from llmft.inference.answering import answer
+
+        texts = answer(
+            Path(run),
+            questions,
+            Registry.discover(),
+            stage=stage,
+            max_new_tokens=max_new_tokens,
+            with_adapter=adapter,
+        )
+    return [
+        {"question": question, "answer": text}
+        for question, text in zip(questions, texts, strict=True)
+    ]

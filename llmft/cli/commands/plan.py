@@ -1,0 +1,203 @@
+"""`llmft plan RECIPE`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.cli.commands import shipped
+from llmft.cli.commands.output import table
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
+from llmft.system.quiet import before_upstream, captured_output
+
+if TYPE_CHECKING:
+    from llmft.planning.fitting import Change, Memory
+    from llmft.planning.planner import RecipePlan, StagePlan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A plan, the memory it is held against, and what to change where it does not fit."""
+
+    plan: RecipePlan
+    memory: Memory
+    changes: list[Change]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether every stage fits; None where what is counted does, and not all is counted."""
+        if self.plan.worst.peak.total > self.memory.room:
+            return False
+        return True if all(stage.followed for stage in self.plan.stages) else None
+
+
+def plan(recipe: str, overrides: Sequence[str], gpu: str | None) -> Verdict:
+    """Return what a recipe would take, held against a named GPU or what this machine has."""
+    registry = Registry.discover()
+    loaded = load_recipe(shipped.find(recipe), registry, overrides)
+    before_upstream()
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
+        from llmft.planning.fitting import changes, found_memory, named_memory
+        from llmft.planning.planner import plan_recipe
+
+        named = named_memory(gpu) if gpu else None
+        found = plan_recipe(loaded, registry, in_ram=(named or found_memory()).in_ram)
+        memory = named or found_memory()  # asked again: the libraries are in memory only now
+        return Verdict(found, memory, changes(found, memory, registry))
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain data; sizes are bytes."""
+    found, memory = verdict.plan, verdict.memory
+    stages = [
+        asdict(stage) | {"peak": {"phase": stage.peak.phase, "bytes": stage.peak.total}}
+        for stage in found.stages
+    ]
+    return {
+        "name": found.recipe.name,
+        "model": found.recipe.model.path,
+        "stages": stages,
+        "network": list(found.network),
+        "memory": asdict(memory) | {"room": memory.room},
+        "fits": verdict.fits,
+        "changes": [asdict(change) for change in verdict.changes],
+    }
+
+
+def as_text(verdict: Verdict) -> str:
+    """Return a verdict as tables, one block for each stage."""
+    found = verdict.plan
+    model = found.recipe.model
+    parts = [f"{found.recipe.name}: {model.path} in {model.dtype}"]
+    if len(found.stages) > 1:
+        parts.append(_graph(found))
+    parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]
+    parts.append(_writes(found))
+    parts.append("network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",)))
+    parts.append(_fits(verdict))
+    return "\n\n".join(parts)
+
+
+def _graph(found: RecipePlan) -> str:
+    """Return a line for each stage: what it reads, does and makes, how much, and at what peak."""
+    rows = [
+        (
+            f"{number}. {stage.name}",
+            f"<- {', '.join(stage.inputs)}" if stage.inputs else "",
+            f"{_what(stage)} -> {stage.produces}",
+            f"x {stage.rounds} rounds" if stage.rounds > 1 else "",
+            _amount(stage),
+            _size(stage.peak.total),
+        )
+        for number, stage in enumerate(found.stages, 1)
+    ]
+    drawn = table(("stage", "reads", "does", "", "how much", "memory peak"), rows)
+    repeat = found.recipe.repeat
+    if repeat is None or repeat.rounds == 1:
+        return drawn
+    said = f"{repeat.stages[0]}-2 to {repeat.stages[-1]}-{repeat.rounds}"
+    return f"{drawn}\nlater rounds, {said}, start from the policy of the round before"
+
+
+def _amount(stage: StagePlan) -> str:
+    if stage.drawn is not None:
+        return f"{stage.drawn.answers:,} answers"
+    return f"{stage.counts.steps:,} steps" if stage.counts is not None else ""
+
+
+def _what(stage: StagePlan) -> str:
+    said = f"{stage.adapter} x {stage.work}" if stage.trains else stage.work
+    return f"{said} on {stage.data}" if stage.data else said
+
+
+def _stage(number: int, stage: StagePlan) -> str:
+    inputs = f" <- {', '.join(stage.inputs)}" if stage.inputs else ""
+    rounds = f", x {stage.rounds} rounds" if stage.rounds > 1 else ""
+    lines = [f"{number}. {stage.name}{inputs}: {_what(stage)} -> {stage.produces}{rounds}"]
+    share = stage.trainable_parameters / max(stage.total_parameters, 1)
+    stored = f", the base in {stage.quantization}" if stage.quantization else ""
+    lines.append(
+        f"   trains {stage.trainable_parameters:,} of {stage.total_parameters:,} parameters"
+        f" ({share:.2%}){stored}"
+        if stage.trains
+        else f"   trains none of {stage.total_parameters:,} parameters{stored}"
+        if stage.total_parameters
+        else "   loads no model"
+    )
+    if stage.drawn is not None:
+        drawn = stage.drawn
+        lines.append(
+            f"   draws {drawn.answers:,} answers of at most {drawn.max_new_tokens:,} tokens to"
+            f" {drawn.prompts:,} prompts"
+        )
+    if stage.counts is not None:
+        counts = stage.counts
+        lines.append(
+            f"   {counts.rows:,} rows, {counts.tokens:,} tokens ({counts.learnt_tokens:,} learnt,"
+            f" longest row {counts.longest:,}), {counts.steps:,} steps"
+        )
+    lines += [f"   note: {remark}" for remark in stage.remarks]
+    if not stage.total_parameters:
+        return "\n".join(lines)
+    kinds = list(dict.fromkeys(kind for peak in stage.peaks for kind in peak.by_kind))
+    rows = [
+        (peak.phase, *(_size(peak.by_kind.get(kind, 0)) for kind in kinds), _size(peak.total))
+        for peak in stage.peaks
+    ]
+    return "\n".join(lines) + "\n" + table(("peak of phase", *kinds, "in all"), rows)
+
+
+def _writes(found: RecipePlan) -> str:
+    recipe = found.recipe
+    rows = [
+        (f"  {path}" + (f", in each of {stage.rounds} rounds" if stage.rounds > 1 else ""),
+         _size(size * stage.rounds))
+        for stage in found.stages
+        for path, size in stage.files
+    ]  # fmt: skip
+    folder = f"{recipe.output_dir}/{recipe.name}/<time>-<hash>"
+    small = "  recipe.yaml, resolved.yaml, run.json, lock.json, log.txt, metrics and samples"
+    return table((f"writes {folder}", "about"), [*rows, (small, "small")])
+
+
+def _fits(verdict: Verdict) -> str:
+    memory, worst = verdict.memory, verdict.plan.worst
+    reserved = "Python and its libraries" if memory.in_ram else "the GPU's own context"
+    said = (
+        f"{worst.name} needs {_size(worst.peak.total)} in its phase '{worst.peak.phase}';"
+        f" {memory.name} has room for {_size(memory.room)}"
+        f" ({_size(memory.total)} less {_size(memory.reserved)} for {reserved})"
+    )
+    if memory.in_ram:
+        said += (
+            "\n  on Linux malloc may keep as much again, and more, of what is freed;"
+            " MALLOC_MMAP_THRESHOLD_=131072 in the environment has it given back, and costs time"
+        )
+    if verdict.fits:
+        return f"fits: {said}"
+    if verdict.fits is None:
+        lost = ", ".join(s.name for s in verdict.plan.stages if not s.followed)
+        return f"not all of {lost} is counted; what is counted fits: {said}"
+    lines = [f"does not fit: {said}"]
+    for change in verdict.changes:
+        end = "fits" if change.fits else "does not fit yet"
+        lines.append(f"  {change.stage}: {change.setting} -> {_size(change.peak)}, {end}")
+    if not verdict.changes or not verdict.changes[-1].fits:
+        lines.append(
+            "  no change of settings makes it fit: take a smaller model or a larger memory"
+        )
+    return "\n".join(lines)
+
+
+def _size(size: float) -> str:
+    if not size:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

@@ -1,0 +1,144 @@
+"""`llmft run RECIPE`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import RecipeError
+from llmft.cli.commands import shipped
+from llmft.recipes.accepted import NOTHING, Accepted
+from llmft.recipes.load import Loaded, load_recipe
+from llmft.registry.registry import Registry
+from llmft.system import launcher
+from llmft.system.nearest import did_you_mean
+from llmft.system.quiet import captured_output
+
+
+def run_recipe_file(
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    quiet: bool,
+    as_json: bool,
+    resume: bool = False,
+    run_folder: str | None = None,
+    smoke: bool = False,
+    first: str | None = None,
+    last: str | None = None,
+    accepted: Accepted = NOTHING,
+) -> dict[str, Any] | str:
+    """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
+
+    run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
+    smoke: run it with a tiny random model and a few rows, under a temporary folder.
+    first: run this stage and those after it again. last: stop after this stage.
+    """
+    resume = resume or first is not None
+    _refuse_clashing_options(resume, run_folder, smoke)
+    launcher.refuse_foreign()
+    if launcher.launch().rank:
+        from llmft.engine.worker import follow
+
+        follow()
+        return ""
+    registry = Registry.discover()
+    # Every mistake that can be found without torch is found before torch is waited for.
+    loaded = replace(load_recipe(shipped.find(recipe), registry, overrides), accepted=accepted)
+    _refuse_unknown_stages(loaded, first, last)
+    with _told_elsewhere(quiet, as_json), _leading():
+        if resume:
+            from llmft.engine.engine import Part, resume_recipe
+
+            place = Path(run_folder) if run_folder else None
+            summary = resume_recipe(loaded, registry, place, Part(first, last))
+        else:
+            from llmft.engine.engine import Part, run_recipe
+
+            loaded = _smoke(loaded, registry) if smoke else loaded
+            summary = run_recipe(loaded, registry, Part(first, last))
+    already = resume and summary.already_finished
+    if not as_json:
+        return f"already finished: {summary.folder}" if already and not quiet else ""
+    return {
+        "run_id": summary.run_id,
+        "folder": str(summary.folder),
+        "seconds": summary.seconds,
+        "stages": {name: asdict(result) for name, result in summary.stages.items()},
+        **({"smoke": True} if smoke else {}),
+        **({"already_finished": True} if already else {}),
+    }
+
+
+def _refuse_clashing_options(resume: bool, run_folder: str | None, smoke: bool) -> None:
+    if smoke and resume:
+        raise RecipeError(
+            "E090", "--smoke and --resume or --from exclude each other", fix="keep one"
+        )
+    if run_folder and not resume:
+        raise RecipeError(
+            "E090",
+            f"a new run makes its own folder, so '{run_folder}' has no use",
+            fix="give --resume to go on with that run, or --output-dir to say where runs go",
+        )
+
+
+def _refuse_unknown_stages(loaded: Loaded, first: str | None, last: str | None) -> None:
+    names = [stage.name for stage in loaded.recipe.stages]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in names:
+            what = f"{option}: no stage is called '{name}' (have: {', '.join(names)})"
+            raise RecipeError("E030", what, fix=did_you_mean(name, names) or "name one of these")
+    if first and last and names.index(last) < names.index(first):
+        what = f"--until '{last}' comes before --from '{first}'"
+        raise RecipeError("E090", what, fix="turn them round")
+
+
+def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
+    """Return the recipe's smoke run: under --output-dir where that was given, else a new folder."""
+    from llmft.smoke.smoke import WARNING, smoke_recipe
+
+    print(WARNING, flush=True)
+    asked = any(override.startswith("output_dir=") for override in loaded.overrides)
+    if asked:
+        Path(loaded.recipe.output_dir).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(
+        prefix="llmft-smoke-", dir=loaded.recipe.output_dir if asked else None
+    )
+    with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
+        small, notes = smoke_recipe(loaded, Path(folder), registry)
+    for note in notes:
+        print(f"note: {note}", flush=True)
+    return small
+
+
+@contextmanager
+def _leading() -> Iterator[None]:
+    """Let the other processes of a launcher train what this first one does, for the block."""
+    if (here := launcher.launch()).count == 1:
+        yield
+        return
+    from llmft.system import distributed
+
+    with distributed.joined(here):
+        yield
+        distributed.of_first(lambda: None)  # no more orders
+
+
+@contextmanager
+def _told_elsewhere(quiet: bool, as_json: bool) -> Iterator[None]:
+    """Leave standard output to the answer where it is JSON; tell nobody where it shall be quiet."""
+    if quiet:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+    elif as_json:
+        with redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield

@@ -1,0 +1,28 @@
+"""`llmft score RUN FILE`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmft.registry.registry import Registry
+from llmft.system.fsio import write_jsonl
+from llmft.system.quiet import captured_output
+
+
+def scores(run: str, file: str, stage: str | None) -> list[dict[str, Any]]:
+    """Return each record of a file with its rewards by a run's reward model."""
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
+        from llmft.inference.scoring import score_file
+
+        return score_file(Path(run), Path(file), Registry.discover(), stage=stage)
+
+
+def as_text(found: list[dict[str, Any]], output: str | None) -> str:
+    """Return the records as lines of JSON; or write them to a file, and return what was done."""
+    if output is None:
+        return "\n".join(json.dumps(record, ensure_ascii=False) for record in found)
+    write_jsonl(Path(output), found)
+    return f"{len(found)} records with their scores are in '{output}'"

@@ -1,0 +1,70 @@
+"""`llmft validate RECIPE...`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import Fault, LlmftError, RecipeError
+from llmft.cli.commands import shipped
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
+from llmft.system.quiet import captured_output
+
+
+def check(recipes: Sequence[str], overrides: Sequence[str], *, deep: bool) -> list[dict[str, Any]]:
+    """Return a row for each recipe, all of them good; raise one error with all faults otherwise.
+
+    deep: hold each recipe against its model's config too, which imports torch.
+    """
+    registry = Registry.discover()
+    good: list[dict[str, Any]] = []
+    errors: list[LlmftError] = []
+    for name in recipes:
+        try:
+            good.append(_checked(name, registry, overrides, deep))
+        except LlmftError as error:
+            errors.append(error)
+    if errors:
+        faults: list[Fault] = [fault for error in errors for fault in error.faults]
+        raise type(errors[0]).of(faults)
+    return good
+
+
+def _checked(name: str, registry: Registry, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
+    path = shipped.find(name)
+    loaded = load_recipe(path, registry, overrides)
+    if deep:
+        with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
+            from llmft.engine.preflight import check_against_model
+
+            faults = check_against_model(loaded, registry)
+        if faults:
+            raise RecipeError.of(faults)
+    stages = [
+        {
+            "name": stage.name,
+            "adapter": stage.adapter.method if stage.adapter else None,
+            "alignment": stage.alignment.method if stage.alignment else None,
+            "task": stage.task.method if stage.task else None,
+            "data": stage.data.method if stage.data else None,
+        }
+        for stage in loaded.recipe.stages
+    ]
+    return {"file": str(path), "name": loaded.recipe.name, "stages": stages}
+
+
+def as_text(checked: list[dict[str, Any]]) -> str:
+    """Return a line for each recipe."""
+    return "\n".join(f"{row['file']}: ok ({_stages(row['stages'])})" for row in checked)
+
+
+def _stages(stages: list[dict[str, Any]]) -> str:
+    return "; ".join(_stage(stage) for stage in stages)
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    said = stage["task"] or f"{stage['adapter'] or 'as before'} x {stage['alignment']}"
+    return f"{stage['name']}: {said}" + (f" on {stage['data']}" if stage["data"] else "")

@@ -1,0 +1,119 @@
+"""Commands that show what is there: methods, recipes, schema, codes, the machine.
+
+Each imports what it needs inside, so that the light ones answer before torch could be loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmft.cli.app import Answer, Json, app, dumped
+
+
+@app.command("list-plugins")
+def list_plugins(json: Json = False) -> Answer:
+    """List the installed methods, broken ones too."""
+    from llmft.cli.commands.plugins import as_text, records
+
+    rows, remarks = records()
+    return {"plugins": rows, "remarks": remarks} if json else as_text(rows, remarks)
+
+
+@app.command("list-recipes")
+def list_recipes(json: Json = False) -> Answer:
+    """List the recipes that llmft brings along."""
+    from llmft.cli.commands import shipped
+    from llmft.cli.commands.output import table
+
+    found = shipped.recipes()
+    if json:
+        return {"recipes": [item._asdict() | {"path": str(item.path)} for item in found]}
+    rows = [(item.name, item.summary, str(item.path)) for item in found]
+    return table(("recipe", "what it does", "file"), rows)
+
+
+@app.command()
+def show(
+    method: Annotated[str, typer.Argument(help="A method, such as lora.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="adapter, alignment, task, reward, dataset or tracker; default: all."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Show a method's settings and capabilities."""
+    from llmft.cli.commands.show import as_text, describe
+
+    methods = describe(method, kind)
+    return {"methods": methods} if json else as_text(methods)
+
+
+@app.command()
+def schema(json: Json = False) -> Answer:
+    """Print the JSON Schema of a recipe, for editors."""
+    from llmft.recipes.json_schema import recipe_schema
+    from llmft.registry.registry import Registry
+
+    return dumped(recipe_schema(Registry.discover()))  # JSON in any case
+
+
+@app.command()
+def explain(
+    code: Annotated[str | None, typer.Argument(help="An error code, such as E012.")] = None,
+    json: Json = False,
+) -> Answer:
+    """Tell what an error code means, or list them."""
+    from llmft.cli.commands.explain import as_text, explanations
+
+    found = explanations(code)
+    return {"codes": found} if json else as_text(found)
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Ask torch what it sees too.")] = False,
+    json: Json = False,
+) -> Answer:
+    """Show what is installed and can work here."""
+    from llmft.cli.commands.doctor import as_text, examine
+
+    report = examine(deep=deep)
+    return report if json else as_text(report)
+
+
+@app.command("import")
+def import_(
+    command: Annotated[
+        str,
+        typer.Argument(help="A command line in quotes, a file that holds one, or '-' for stdin."),
+    ],
+    output: Annotated[
+        str | None, typer.Option(help="Write the recipe here; default: print it.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The adapter; default: what the command says.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option(help="Which command of the file, counted from 1.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write the recipe of another program's command line."""
+    from llmft.cli.commands.import_ import as_text, import_command, write
+
+    imported = import_command(command, method=method, number=number)
+    if output:
+        write(imported.text, output)
+    if json:
+        return {"file": output, "recipe": imported.text, "changes": imported.changes}
+    return as_text(imported, output) if output else imported.text.rstrip("\n")
+
+
+@app.command()
+def version(json: Json = False) -> Answer:
+    """Print llmft's version."""
+    from llmft import __version__
+
+    return {"version": __version__} if json else f"llmft {__version__}"

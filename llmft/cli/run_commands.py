@@ -1,0 +1,124 @@
+"""Commands about a finished run: ask it, score with it, rank its answers, publish it.
+
+Each imports what it needs inside, so that the light ones answer before torch could be loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from llmft.cli.app import Answer, Json, app
+
+
+@app.command()
+def generate(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
+    stage: Annotated[str | None, typer.Option(help="Default: the last that made a policy.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
+    no_adapter: Annotated[
+        bool, typer.Option("--no-adapter", help="Answer as the base model does.")
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Answer questions with a trained model."""
+    from llmft.cli.commands.generate import answers
+
+    found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter)
+    return {"answers": found} if json else "\n".join(item["answer"] for item in found)
+
+
+@app.command()
+def score(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    file: Annotated[
+        str, typer.Argument(help="Records with text; or prompt, and completion or a pair.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="Default: the last that made a reward model.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Write lines of JSON here; default: print them.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Score texts with a trained reward model."""
+    from llmft.cli.commands.score import as_text, scores
+
+    found = scores(run, file, stage)
+    return {"scores": found} if json else as_text(found, output)
+
+
+@app.command()
+def rank(
+    target: Annotated[str, typer.Argument(help="A run folder, or a file of samples.")],
+    rater: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who ranks; default: your user name.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the page; default: any free one.")
+    ] = 0,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", help="Rank here, and not on a page.")
+    ] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Offer only so many samples this time.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show who rated how much, and how far they agree.")
+    ] = False,
+    export: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the preferences to a file.")
+    ] = None,
+    pairs: Annotated[
+        Literal["all", "best_worst"], typer.Option(help="Which pairs of a sample to take.")
+    ] = "all",
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Let a reward function or a reward stage rank."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Rank a model's answers, on a page or in the terminal."""
+    from llmft.cli.commands import rank as ranking
+
+    if judge:
+        from llmft.cli.commands.judge import judge as let_judge
+
+        let_judge(target, judge)
+    if export:
+        written = ranking.export(target, export, pairs)
+        return written if json else ranking.export_as_text(written)
+    if status or judge:
+        told = ranking.status(target, pairs)
+    else:
+        told = ranking.rank(
+            target, rater, port=port, terminal=terminal, open_page=not no_open, limit=limit,
+            as_json=json,
+        )  # fmt: skip
+    return told if json else ranking.as_text(told)
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    stage: Annotated[
+        str | None, typer.Option(help="Default: as the recipe says, else the last that trains.")
+    ] = None,
+    repo_id: Annotated[
+        str | None,
+        typer.Option(help="Where to: my-name/my-adapter; default: the recipe's."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; default: as the recipe says.")
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Send a finished adapter to the hub, with a card."""
+    from llmft.cli.commands.push import as_text, pushed
+
+    sent = pushed(run, stage, repo_id, public=public)
+    return sent if json else as_text(sent)

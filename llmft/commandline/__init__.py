@@ -1,1 +1,0 @@
-"""The commands and their options; what each does is in `llmft.commands`."""

@@ -1,1 +1,0 @@
-"""The bodies of the longer commands: each gives plain data, and the text that shows it."""

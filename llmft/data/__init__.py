@@ -1,0 +1,1 @@
+"""From files and the hub to token ids: rows read, checked, rendered, encoded, packed."""

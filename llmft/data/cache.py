@@ -1,0 +1,159 @@
+"""Token rows kept between runs, by content: the same rows and tokenizer are not tokenised twice.
+
+Under LLMFT_CACHE, else XDG_CACHE_HOME/llmft, else ~/.cache/llmft; LLMFT_CACHE=off keeps nothing.
+An entry holds token ids, so it tells what the rows say: the folder is its owner's alone. The cache
+never changes a number and never stops a run: what is damaged is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from llmft import __version__
+from llmft.api import Encoded, Row
+from llmft.api.errors import LlmftError
+from llmft.api.rows import IGNORED
+from llmft.system import fsio
+
+LEAST_ROWS = 2000
+"""Fewer rows are tokenised sooner than an entry is found, read and checked."""
+LARGEST = 2**30
+"""Bytes of all entries together; those that were not used for longest go first."""
+_FORMAT = "1"
+
+log = logging.getLogger("llmft")
+
+
+def through_cache(
+    tokenizer: Any, rows: Sequence[Row], kind: str, make: Callable[[], Iterable[Encoded]]
+) -> Iterable[Encoded]:
+    """Return what `make` gives, from an earlier run where one made it of equal rows.
+
+    kind: what is made of a row; part of the key. make: gives the same number for every row, each
+    with labels that are its ids or -100, and the row's origin.
+    """
+    folder = _folder()
+    text = _described(tokenizer)
+    if folder is None or text is None or len(rows) < LEAST_ROWS:
+        return make()
+    path = folder / f"{_key(text, rows, kind)}.safetensors"
+    found = _read(path, rows)
+    if found is not None:
+        return found
+    made = list(make())
+    _write(path, rows, made)
+    return made
+
+
+def _folder() -> Path | None:
+    asked = os.environ.get("LLMFT_CACHE")
+    if asked == "off":
+        return None
+    if asked:
+        return Path(asked) / "tokens"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "llmft" / "tokens"
+
+
+def _described(tokenizer: Any) -> str | None:
+    """Return all that decides a tokenizer's ids, or None where it cannot be told."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rest = (type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map)
+    flags = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
+    return f"{rest}{flags}{backend.to_str()}"
+
+
+def _key(tokenizer: str, rows: Sequence[Row], kind: str) -> str:
+    hasher = hashlib.sha256(f"{_FORMAT} {__version__} {_code()} {kind} {len(rows)}".encode())
+    hasher.update(tokenizer.encode("utf-8", "surrogatepass"))
+    for row in rows:
+        hasher.update(repr(row).encode("utf-8", "surrogatepass"))
+    return hasher.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Return a hash of the code that makes entries, and the versions of what it calls."""
+    import tokenizers
+    import transformers
+
+    hasher = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
+    for name in ("encoding.py", "pair_encoding.py", "chat_templates.py", "cache.py"):
+        hasher.update(Path(__file__).with_name(name).read_bytes())
+    return hasher.hexdigest()
+
+
+def _read(path: Path, rows: Sequence[Row]) -> list[Encoded] | None:
+    """Return an entry's token rows, or None where there is none, or a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, body = data[:32], data[32:]
+    try:
+        if hashlib.sha256(body).digest() != digest:
+            raise ValueError("its checksum is wrong")
+        found = load(body)
+        made = list(_unpacked(found["ids"], found["learnt"], found["lengths"], rows))
+    except (SafetensorError, ValueError, KeyError) as error:
+        log.warning("'%s' is damaged (%s), so the rows are tokenised again", path, error)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used now
+    return made
+
+
+def _unpacked(ids: Any, learnt: Any, lengths: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
+    import numpy as np
+
+    each = len(lengths) // len(rows)
+    labels = np.where(learnt, ids, IGNORED).tolist()
+    ids, start = ids.tolist(), 0
+    for number, length in enumerate(lengths.tolist()):
+        end = start + length
+        origin = rows[number // each].origin
+        yield Encoded(tuple(ids[start:end]), tuple(labels[start:end]), origin)
+        start = end
+
+
+def _write(path: Path, rows: Sequence[Row], made: Sequence[Encoded]) -> None:
+    """Keep token rows for the next run, if they are of the form that `_unpacked` gives back."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    ids = np.fromiter((i for row in made for i in row.input_ids), np.int32)
+    labels = np.fromiter((i for row in made for i in row.labels), np.int32)
+    lengths = np.array([len(row.input_ids) for row in made], np.int32)
+    learnt = labels != IGNORED
+    if len(made) % len(rows) or len(ids) != len(labels) or (labels != ids)[learnt].any():
+        return
+    body = save({"ids": ids, "learnt": learnt, "lengths": lengths})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_room(path.parent, len(body))
+        fsio.write_bytes(path, hashlib.sha256(body).digest() + body)
+    except (OSError, LlmftError) as error:
+        log.warning("the token rows are not kept for the next run: %s", error)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Remove the entries that were not used for longest, until one more of a size fits."""
+    entries = sorted((path.stat().st_mtime, path) for path in folder.glob("*.safetensors"))
+    total = sum(path.stat().st_size for _, path in entries)
+    for _, path in entries:
+        if total + size <= LARGEST:
+            break
+        total -= path.stat().st_size
+        path.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""Raw records of the hub's data sets, each split from the same commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmft.api.errors import DataError, EnvironmentFault
+from llmft.system import hub_commits
+
+_COMMIT_FOLDER = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")
+
+
+def hub_records(
+    path: str, subset: str | None, split: str, revision: str | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (origin, record) of a split of a hub data set.
+
+    Without a network: what an earlier run, or `hf download`, left in the cache.
+    Raises DataError (E109) where there is no such split, EnvironmentFault (E201).
+    """
+    table = _loaded(path, subset, split, revision)
+    for number, record in enumerate(table, 1):
+        yield f"{path}[{split}]: row {number}", record
+
+
+def _loaded(path: str, subset: str | None, split: str, revision: str | None) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    commit = hub_commits.of_dataset(path, revision)
+    try:
+        try:
+            table = datasets.load_dataset(path, subset, split=split, revision=commit or revision)
+        except (OSError, RuntimeError):
+            place = hub_commits.downloaded(path, commit)
+            if place is None:
+                raise
+            table = datasets.load_dataset(str(place), subset, split=split)
+            hub_commits.remember(("dataset", path, revision), place.name)
+            return table
+    except ValueError as error:
+        if "split" in str(error).lower():
+            raise DataError("E109", f"'{path}': {str(error).splitlines()[0]}") from error
+        raise _not_found(path, revision, error) from error
+    except (OSError, RuntimeError) as error:  # unreachable, unknown, or not allowed
+        raise _not_found(path, revision, error) from error
+    _hold_to_commit(table, ("dataset", path, revision), commit)
+    return table
+
+
+def _hold_to_commit(table: Any, name: hub_commits.Name, wanted: str | None) -> None:
+    """Refuse another commit than the one wanted: without a network, the newest cached is taken."""
+    for file in table.cache_files:
+        if found := _COMMIT_FOLDER.search(file["filename"]):
+            if wanted is not None and found[1] != wanted:
+                raise EnvironmentFault(
+                    "E201",
+                    f"cannot load the data set '{name[1]}': commit {wanted[:8]} is wanted, and the"
+                    f" cache has {found[1][:8]}",
+                    fix=f"where there is a network: hf download --repo-type dataset {name[1]}"
+                    f" --revision {wanted}",
+                )
+            hub_commits.remember(name, found[1])
+
+
+def _not_found(path: str, revision: str | None, error: Exception) -> EnvironmentFault:
+    reason = (str(error).strip().splitlines() or [repr(error)])[0]
+    if "reach" in reason or "offline" in reason.lower():
+        return hub_commits.not_here(("dataset", path, revision))
+    return EnvironmentFault(
+        "E201",
+        f"cannot load the data set '{path}': {reason}",
+        fix="check its name, its subset, and whether it is shown to you: hf auth login",
+    )

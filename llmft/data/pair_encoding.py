@@ -1,0 +1,108 @@
+"""Preference rows as pairs of token rows: one prompt, two answers, no answer ever cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
+from llmft.api.errors import DataError
+from llmft.api.rows import IGNORED
+from llmft.api.settings import TrainSettings
+from llmft.data.cache import through_cache
+from llmft.data.encoding import Encoder, EncodingReport
+
+
+def encode_pairs(
+    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings
+) -> tuple[list[EncodedPair], EncodingReport]:
+    """Return the pairs that can be learnt from, and the count of those cut or dropped.
+
+    A pair that is too long loses the start of its prompt, the same tokens in both rows (but the
+    token that begins every text stays); an answer is never cut, so its end-of-text stays.
+    Raises DataError as `Encoder.encode` does.
+    """
+    report = EncodingReport(rows=len(rows))
+    kept = []
+    answers = iter(through_cache(encoder.tokenizer, rows, "pairs", lambda: _answers(encoder, rows)))
+    for row, chosen, rejected in zip(rows, answers, answers, strict=True):
+        pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
+        if pair is not None:
+            kept.append(pair)
+    report.kept = len(kept)
+    report.refuse_losses(settings)
+    return kept, report
+
+
+def _answers(encoder: Encoder, rows: Sequence[Row]) -> Iterator[Encoded]:
+    """Give each row's chosen and rejected answer, with the prompt before it."""
+    for row in rows:
+        if not isinstance(row, PreferenceRow):
+            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
+        for answer in (row.chosen, row.rejected):
+            yield encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
+
+
+def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedPair:
+    assert isinstance(row, PreferenceRow)
+    shared = _shared(chosen, rejected)
+    return EncodedPair(chosen, rejected, shared, row.margin, row.origin)
+
+
+def _shared(one: Encoded, other: Encoded) -> int:
+    """Return how many first tokens two rows share, leaving each one of its own at least."""
+    both = zip(one.input_ids, other.input_ids, strict=False)
+    same = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], both))
+    return min(same, len(one.input_ids) - 1, len(other.input_ids) - 1)
+
+
+def prompt_length(row: Encoded) -> int:
+    """Return how many tokens stand before the first that is learnt."""
+    return sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels))
+
+
+def cut_at_start(row: Encoded, limit: int | None, begins: int | None) -> Encoded:
+    """Return a row of at most `limit` tokens: its start is cut, but the token `begins` stays."""
+    cut = len(row.input_ids) - (limit or len(row.input_ids))
+    return _without(row, int(row.input_ids[0] == begins), cut) if cut > 0 else row
+
+
+def _fitted(
+    pair: EncodedPair, encoder: Encoder, rule: str, report: EncodingReport
+) -> EncodedPair | None:
+    if pair.chosen.input_ids == pair.rejected.input_ids:
+        report.counts["dropped, both answers are the same"] += 1
+        return None
+    if not (pair.chosen.n_labels and pair.rejected.n_labels):
+        report.counts["dropped, an answer is empty"] += 1
+        return None
+    limit = encoder.max_length
+    longest = max(len(pair.chosen.input_ids), len(pair.rejected.input_ids))
+    if limit is None or longest <= limit:
+        return pair
+    if rule == "fail":
+        raise DataError(
+            "E106",
+            f"{pair.origin}: the pair has {longest} tokens, more than {limit}",
+            fix="raise train.max_length, or set train.on_long_row to truncate or drop",
+        )
+    if rule == "drop":
+        report.counts["dropped, too long"] += 1
+        return None
+    first = pair.chosen.input_ids[0]
+    begins = int(first == encoder.tokenizer.bos_token_id)
+    prompt = min(prompt_length(pair.chosen), prompt_length(pair.rejected))
+    cut = longest - limit
+    if cut > prompt - max(1, begins):
+        report.counts["dropped, an answer alone is too long"] += 1
+        return None
+    report.counts["with the start of the prompt cut"] += 1
+    chosen, rejected = (_without(row, begins, cut) for row in (pair.chosen, pair.rejected))
+    return EncodedPair(chosen, rejected, _shared(chosen, rejected), pair.margin, pair.origin)
+
+
+def _without(row: Encoded, start: int, count: int) -> Encoded:
+    ids, labels = (
+        (*tokens[:start], *tokens[start + count :]) for tokens in (row.input_ids, row.labels)
+    )
+    return Encoded(ids, labels, row.origin)

@@ -1,1 +1,0 @@
-"""How plugins are found, imported safely and held against the contract; `llmft.registry` leads."""

@@ -1,1 +1,0 @@
-"""How a model is judged and used: answers generated, metrics, scores."""

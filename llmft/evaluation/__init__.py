@@ -1,0 +1,1 @@
+"""Generated answers, and scores of answers and losses."""

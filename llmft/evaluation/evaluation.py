@@ -1,0 +1,114 @@
+"""How a stage is judged: the loss of held-out rows, and the answers the model gives to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    Metric,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+)
+from llmft.api.errors import DataError
+from llmft.modeling.forward import label_nll
+
+
+@dataclass
+class Scores:
+    """Metrics, and the answers they were computed from."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def mean_loss(
+    model: Any,
+    rows: Sequence[Encoded],
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> float:
+    """Return the mean negative log-likelihood of the rows' label tokens, in nats."""
+    total, count = 0.0, 0
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            nll = label_nll(model, rows[start : start + batch_size]).nll_N
+            total += float(nll.double().sum())
+            count += len(nll)
+            on_batch(min(start + batch_size, len(rows)), len(rows))
+    model.train(training)
+    return total / count
+
+
+def as_answered(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose loss can be taken: of a preference, that of the chosen answer."""
+    return [
+        CompletionRow(row.prompt, row.chosen, row.answers, row.origin)
+        if isinstance(row, PreferenceRow)
+        else row
+        for row in rows
+    ]
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the mean loss, or the largest float where that overflows."""
+    return math.exp(min(loss, 709.0))
+
+
+def score_answers(
+    rows: Sequence[Row],
+    answer: Callable[[Sequence[Prompt]], list[str]],
+    metrics: Mapping[str, Metric],
+    samples: int,
+) -> Scores:
+    """Return the mean of each metric over the rows' answers, and the first answers themselves.
+
+    Raises DataError where a row has no prompt, or no right answer to compare with.
+    """
+    prompts, right = [], []
+    for row in rows:
+        prompt, answers = _question(row)
+        if metrics and not answers:
+            raise DataError(
+                "E101",
+                f"{row.origin}: the row has no right answer, which {', '.join(metrics)} needs",
+                fix="evaluate loss only, or name the column of the answers",
+            )
+        prompts.append(prompt)
+        right.append(answers)
+    given = answer(prompts)
+    per_row = [
+        {name: metric(text, answers) for name, metric in metrics.items()}
+        for text, answers in zip(given, right, strict=True)
+    ]
+    means = {name: math.fsum(scores[name] for scores in per_row) / len(per_row) for name in metrics}
+    shown = [
+        {"prompt": prompt, "answer": text, "right": list(answers), **scores}
+        for prompt, text, answers, scores in zip(prompts, given, right, per_row, strict=True)
+    ][:samples]
+    return Scores(means, shown)
+
+
+def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:
+    if isinstance(row, CompletionRow):
+        return row.prompt, row.answers or (row.completion,)
+    if isinstance(row, PreferenceRow):
+        return row.prompt, row.answers or (row.chosen,)
+    if isinstance(row, PromptRow):
+        return row.prompt, row.answers
+    if isinstance(row, ChatRow) and row.messages[-1]["role"] == "assistant":
+        return row.messages[:-1], (row.messages[-1]["content"],)
+    raise DataError(
+        "E101", f"{row.origin}: a {type(row).__name__} asks no question", fix="evaluate loss only"
+    )

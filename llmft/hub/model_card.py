@@ -1,0 +1,190 @@
+"""The model card of an adapter: what it was made from, how well it does, and how to load it.
+
+A card is public. It holds names, never a path of this machine, and nothing that looks like a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from llmft.modeling.base_model import EMBEDDED
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.secret import masked
+from llmft.runs.run_folder import as_yaml
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PRIVATE = ("output_dir", "trackers", "push_to_hub")
+
+CARD = """---
+{front}
+---
+
+# {title}
+
+An adapter of the method `{adapter}` for the base model {base}, trained by `{alignment}` in the
+stage `{stage}` of a recipe of [llmft](https://pypi.org/project/llmft/) {llmft}.
+
+## Scores
+
+{scores}
+
+## Data
+
+{data}
+
+## How to load it
+
+{loading}
+
+## Recipe
+
+Every setting, defaults written out; names of files without their folders.
+
+```yaml
+{recipe}```
+
+## Versions
+
+{versions}
+
+## Licence
+
+Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
+done with this adapter.
+"""
+
+
+def is_hub_id(path: str) -> bool:
+    """Return whether a model's path in a recipe means a repository of the hub."""
+    return bool(HUB_ID.fullmatch(path)) and not Path(path).expanduser().exists()
+
+
+def public_base(path: str) -> str:
+    """Return the name of a base model that may be shown: a hub id, or a folder's bare name."""
+    if path.startswith(EMBEDDED):
+        return "llmft-embedded-model"
+    return path if is_hub_id(path) else _bare(str(Path(path).expanduser().resolve()))
+
+
+def shareable(value: Any) -> Any:
+    """Return plain data with every path of this machine cut to its last name."""
+    if isinstance(value, Mapping):
+        return {shareable(key): shareable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shareable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = value.replace(str(Path.cwd()) + "/", "").replace(str(Path.home()) + "/", "")
+    is_path = text.startswith(("~", "file:")) or _is_absolute(text)
+    return _bare(text) if is_path else text
+
+
+def without_secrets(text: str) -> str:
+    """Return text with all that looks like a key struck out; a checked recipe holds none."""
+    return "\n".join(masked(line) for line in text.split("\n"))
+
+
+def _is_absolute(text: str) -> bool:
+    posix, windows = PurePosixPath(text), PureWindowsPath(text)
+    return "\n" not in text and (posix.is_absolute() or windows.is_absolute())
+
+
+def _bare(path: str) -> str:
+    return PureWindowsPath(path).name or "folder"
+
+
+def card(
+    recipe: Recipe,
+    stage: Stage,
+    adapter: str,
+    result: Mapping[str, Any],
+    lock: Mapping[str, Any],
+    repo_id: str,
+    *,
+    loads_in_peft: bool,
+) -> str:
+    """Return the README.md of a stage's adapter.
+
+    result, lock: the run's result.json and lock.json. adapter: the adapter's method.
+    loads_in_peft: whether the files are an adapter as PEFT saves one.
+    """
+    base = public_base(recipe.model.path)
+    known = is_hub_id(recipe.model.path)
+    front = {
+        **({"base_model": base} if known else {}),
+        "library_name": "peft" if loads_in_peft else "llmft",
+        "license": "unknown",
+        "tags": ["llmft", adapter, stage.work.method],
+    }
+    shown = {name: value for name, value in recipe.resolved().items() if name not in _PRIVATE}
+    text = CARD.format(
+        front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        title=f"{recipe.name}: {stage.name}",
+        adapter=adapter,
+        base=f"[{base}](https://huggingface.co/{base})" if known else f"`{base}`",
+        alignment=stage.work.method,
+        stage=stage.name,
+        llmft=lock.get("llmft", "of an unknown version"),
+        scores=_scores(stage, result),
+        data=_data(stage, lock),
+        loading=_loading(recipe, base, repo_id, known, loads_in_peft),
+        recipe=as_yaml(shareable(shown)),
+        versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
+    )
+    return without_secrets(text)
+
+
+def _scores(stage: Stage, result: Mapping[str, Any]) -> str:
+    before, after = result.get("before", {}), result.get("after", {})
+    if not after:
+        return "It was not evaluated."
+    asked = stage.evaluate
+    rows = "held-out rows of the training split" if asked and asked.holdout else "held-out rows"
+    scores = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
+    return f"On {rows}, before and after training:\n\n" + _table(
+        ("metric", "before", "after"), scores
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def _data(stage: Stage, lock: Mapping[str, Any]) -> str:
+    block = stage.data.model_dump(mode="json") if stage.data else {}
+    told = {k: v for k, v in shareable(block).items() if v is not None}
+    hashes = lock.get("rows_sha256", {}).get(stage.name) or {}
+    rows = [(name, f"`{value}`") for name, value in told.items()]
+    rows += [(f"SHA-256 of the rows, {name}", f"`{value}`") for name, value in hashes.items()]
+    return _table(("setting", "value"), rows)
+
+
+def _loading(recipe: Recipe, base: str, repo_id: str, known: bool, loads_in_peft: bool) -> str:
+    if not loads_in_peft:
+        return "PEFT does not know this method; llmft loads it: `llmft generate RUN QUESTION`."
+    revision = f', revision="{recipe.model.revision}"' if recipe.model.revision else ""
+    where, note = json.dumps(base), ""
+    if recipe.model.path.startswith(EMBEDDED):
+        where = 'Path(llmft.__file__).parent / "assets" / "model"'
+        note = "import llmft\nfrom pathlib import Path\n\n"
+    said = "" if known or note else f"Put the path of your copy of `{base}` in its place.\n\n"
+    bits = recipe.model.quantization.bits
+    said += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
+    return (
+        f"{said}```python\n{note}from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = {where}\n"
+        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
+        f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
+        f'model = PeftModel.from_pretrained(model, "{repo_id}")\n```'
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

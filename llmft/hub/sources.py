@@ -1,0 +1,50 @@
+"""What a run takes from the hub and sends there: told before it starts, and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmft.hub.model_card import is_hub_id
+from llmft.recipes.recipe import Recipe
+from llmft.system.hub_commits import is_commit, known
+
+_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
+
+
+def remarks(recipe: Recipe) -> list[str]:
+    """Return what a person should know of the hub before a run starts."""
+    told = [
+        f"{kind} '{name}' has no commit as its revision: it may be another one next time;"
+        " lock.json records which it was"
+        for kind, name, revision in _sources(recipe)
+        if not is_commit(revision)
+    ]
+    if asked := recipe.push_to_hub:
+        seen = "private" if asked.private else "public"
+        stage = recipe.sent_stage(asked)
+        told.append(f"after the run, '{stage}' is sent to the hub: {asked.repo_id} ({seen})")
+    return told
+
+
+def commits(recipe: Recipe) -> list[dict[str, str | None]]:
+    """Return the commit of everything that the run took from the hub; None where unknown."""
+    return [
+        {"kind": kind, "name": name, "revision": revision, "commit": known((kind, name, revision))}
+        for kind, name, revision in _sources(recipe)
+    ]
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    if is_hub_id(recipe.model.path):
+        yield "model", recipe.model.path, recipe.model.revision
+    if recipe.model.tokenizer and is_hub_id(recipe.model.tokenizer):
+        yield "model", recipe.model.tokenizer, None
+    seen = set()
+    for stage in recipe.stages:
+        path = getattr(stage.data, "path", None)
+        revision = getattr(stage.data, "revision", None)
+        if not isinstance(path, str) or path.endswith(_FILES) or (path, revision) in seen:
+            continue
+        if "/" in path and is_hub_id(path):
+            seen.add((path, revision))
+            yield "dataset", path, revision

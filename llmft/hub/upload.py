@@ -1,0 +1,188 @@
+"""A finished stage's adapter, sent to the hub with a model card.
+
+Only the user's own login is used. What fails here loses nothing, and never ends a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
+from llmft.api.settings import PushToHub
+from llmft.hub.model_card import card, public_base, shareable, without_secrets
+from llmft.recipes.recipe import Recipe
+from llmft.registry.registry import Registry
+from llmft.runs import artifacts
+from llmft.runs.upstream import stage_adapter
+from llmft.system import fsio
+from llmft.system.quiet import before_upstream
+
+log = logging.getLogger("llmft")
+T = TypeVar("T")
+_ANSWER_SECONDS = 10.0
+
+
+def push_after_run(
+    recipe: Recipe, run: Path, registry: Registry, note: Callable[[str], None]
+) -> None:
+    """Send what the recipe says to the hub, and tell where it is, or how to do it again."""
+    asked = recipe.push_to_hub
+    if asked is None:
+        return
+    again = f"the adapter is safe in the run folder; again: llmft push {shlex.quote(str(run))}"
+    try:
+        note(f"sent to the hub: {push(recipe, run, registry, asked)}")
+    except LlmftError as error:
+        fault = error.faults[0]
+        note(f"{fault.what}{f' ({fault.fix})' if fault.fix else ''}; {again}")
+    except KeyboardInterrupt:
+        note(f"not sent to the hub; {again}")
+        raise
+    except Exception as error:  # the run is done: nothing that goes wrong here may end it
+        log.exception("the adapter was not sent to the hub")
+        note(f"not sent to the hub: {type(error).__name__}; {again}")
+
+
+def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str:
+    """Send a finished stage's adapter with its model card, and return where it can be seen.
+
+    Raises EnvironmentFault (E208) where the hub does not take it; the run folder is not changed.
+    """
+    before_upstream()
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise _not_sent("nobody is logged in", "hf auth login")
+    files = adapter_files(recipe, run, registry, asked)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+    def prepare() -> tuple[str, bool]:
+        made = api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)
+        return made.repo_id, bool(api.repo_info(made.repo_id).private)
+
+    def send() -> str:
+        return _sent(api, repo_id, files, f"llmft: {recipe.name}, run {run.name}")
+
+    repo_id, is_private = _within(_ANSWER_SECONDS, prepare)
+    if repo_id != asked.repo_id:  # a bare name is the user's own: the card says whose
+        files = adapter_files(recipe, run, registry, asked.model_copy(update={"repo_id": repo_id}))
+    if asked.private and not is_private:
+        raise _not_sent(
+            f"'{asked.repo_id}' is public already, and shall be private",
+            "make it private on the hub, or write private: false",
+        )
+    return _within(asked.timeout_seconds, send)
+
+
+def _sent(api: Any, repo_id: str, files: Mapping[str, str | bytes], said: str) -> str:
+    """Send files as one commit, over Xet where the client can, else or again over plain HTTP."""
+    from huggingface_hub import CommitOperationAdd
+
+    def commit(over_xet: bool) -> str:
+        with ExitStack() as opened:
+            operations = []
+            for name, content in files.items():
+                # The client takes open files as the wish for plain HTTP.
+                plain = isinstance(content, str) and not over_xet
+                source = opened.enter_context(open(content, "rb")) if plain else content
+                operations.append(CommitOperationAdd(name, source))
+            return str(api.create_commit(repo_id, operations, commit_message=said).repo_url)
+
+    try:
+        return commit(over_xet=True)
+    except OSError as error:
+        if not _uses_xet() or getattr(error, "response", None) is not None:
+            raise
+        log.warning("Xet failed (%s); sending over plain HTTP", error)
+        return commit(over_xet=False)
+
+
+def _uses_xet() -> bool:
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
+
+
+def adapter_files(
+    recipe: Recipe, run: Path, registry: Registry, asked: PushToHub
+) -> dict[str, str | bytes]:
+    """Return what is sent: names, with paths of files as they are or the bytes of others.
+
+    Raises CheckpointError where the stage has not finished, or a file of it is damaged.
+    """
+    folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
+    stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
+    if stage.alignment is None:
+        what = f"stage '{stage.name}' trained nothing that could be sent"
+        raise CheckpointError("E402", what, fix="name a stage that trains an adapter: --stage")
+    fsio.verify_folder(source)
+    files: dict[str, str | bytes] = {
+        str(path.relative_to(source)): str(path)
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.name not in (fsio.MANIFEST, "README.md")
+    }
+    for name in [name for name in files if name.endswith(".json")]:
+        config = json.loads((source / name).read_text("utf-8"))
+        if name == "adapter_config.json":
+            config["base_model_name_or_path"] = public_base(recipe.model.path)
+        cleaned = without_secrets(json.dumps(shareable(config), indent=2))
+        files[name] = f"{cleaned}\n".encode()
+    text = card(
+        recipe,
+        stage,
+        stage_adapter(recipe, stage, registry).method,
+        artifacts.result_of(folder),
+        fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
+        asked.repo_id,
+        loads_in_peft="adapter_config.json" in files,
+    )
+    return {"README.md": text.encode(), **files}
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what the work returns, or raise E208 where it fails or takes too long.
+
+    The hub's client waits without end for a server that never answers.
+    """
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except Exception as error:  # the client speaks through libraries with errors of their own
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise _refused(failed[0]) from failed[0]
+    if not done:
+        fix = "set HF_HUB_DISABLE_XET=1 where a network lets Xet hang" if _uses_xet() else ""
+        raise _not_sent(f"the hub did not answer within {seconds:.0f} seconds", fix)
+    return done[0]
+
+
+def _refused(error: Exception) -> EnvironmentFault:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return _not_sent(f"the hub refuses the login ({status})", "hf auth login")
+    if status is not None:
+        return _not_sent(f"the hub answered {status}")
+    lines = str(error).strip().splitlines() or [""]
+    told = f"{type(error).__name__} {lines[0][:200]}".strip().rstrip(".")
+    return _not_sent(f"the hub cannot be reached: {told}")
+
+
+def _not_sent(why: str, fix: str = "") -> EnvironmentFault:
+    return EnvironmentFault("E208", f"not sent to the hub: {why}", fix=fix)

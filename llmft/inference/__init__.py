@@ -1,0 +1,1 @@
+"""Answers and scores with a finished run."""

@@ -1,0 +1,1 @@
+"""Models: loading, attention, forward passes, heads, decoding."""

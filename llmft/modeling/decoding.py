@@ -1,0 +1,180 @@
+"""Answers drawn token by token, with a cache of keys and values, as token ids.
+
+Each answer is drawn by random numbers of its own, so it does not depend on what else is in its
+batch, on the batches' order, or on what was drawn before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llmft.api import Answer, StageError
+from llmft.data.encoding import end_of_text
+from llmft.modeling import attention
+from llmft.modeling.token_reader import reader
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while answers were drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How tokens are drawn. temperature 0: always the likeliest. stops: ids that end an answer.
+
+    seed: numbers that, with an answer's number, name its random numbers. keep_nuclei: note from
+    which tokens each one was drawn.
+    """
+
+    max_new_tokens: int
+    stops: Sequence[int] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: tuple[int, ...] = (0,)
+    keep_nuclei: bool = False
+
+
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    drawing: Drawing,
+    *,
+    batch_size: int,
+    numbers: Sequence[int] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> list[Answer]:
+    """Return an answer to each prompt (token ids), in the prompts' order.
+
+    Prompts of like length are read together; equal ones that follow each other are read once.
+    numbers: the number by which each answer's random numbers are named; default: its place.
+    stopping: asked before each token; Stopped is raised once it says so. on_batch: told after each
+    batch how many prompts are answered, and of how many.
+    """
+    numbers = range(len(prompts)) if numbers is None else numbers
+    answers = [Answer() for _ in prompts]
+    # A stable sort keeps a prompt's samples together.
+    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    with dense_attention(model), torch.no_grad():
+        for start in range(0, len(prompts), batch_size):
+            chosen = longest_first[start : start + batch_size]
+            rolls = uniforms(drawing, [numbers[i] for i in chosen]) if drawing.temperature else None
+            rows = [answers[i] for i in chosen]
+            _answer(model, [prompts[i] for i in chosen], rows, drawing, rolls, stopping)
+            on_batch(start + len(chosen), len(prompts))
+    return answers
+
+
+def uniforms(drawing: Drawing, numbers: Sequence[int]) -> torch.Tensor:
+    """Return the random numbers in [0, 1) of answers, shape (B, max_new_tokens), float64."""
+    import numpy as np
+
+    rolls = [np.random.default_rng((*drawing.seed, n)).random(drawing.max_new_tokens)
+             for n in numbers]  # fmt: skip
+    return torch.from_numpy(np.stack(rolls))
+
+
+def _answer(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Answer],
+    drawing: Drawing,
+    rolls_BT: torch.Tensor | None,
+    stopping: Callable[[], bool],
+) -> None:
+    device = next(model.parameters()).device
+    read_on = reader(model, prompts, device)
+    live = list(range(len(prompts)))
+    logits_BV = read_on.logits
+    stops = torch.tensor(sorted(drawing.stops), device=device, dtype=torch.long)
+    rolls_BT = rolls_BT.to(device) if rolls_BT is not None else None
+    for t in range(drawing.max_new_tokens):
+        if stopping():
+            raise Stopped
+        logps_BV = log_probabilities(logits_BV, drawing)
+        ids_B = logps_BV.argmax(1) if rolls_BT is None else drawn(logps_BV, rolls_BT[live, t])
+        taken_B = logps_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1)
+        ended_B = torch.isin(ids_B, stops)
+        facts = zip(live, ids_B.tolist(), taken_B.tolist(), ended_B.tolist(), strict=True)
+        for row, token, logp, ended in facts:
+            if math.isnan(logp):
+                what = f"the model's logits are not finite at token {t + 1} of an answer"
+                raise StageError("E301", what, fix="lower learning_rate, or raise temperature")
+            answers[row].ids.append(token)
+            answers[row].logps.append(logp)
+            answers[row].ended = ended
+        if drawing.keep_nuclei:
+            for row, nucleus in zip(live, _nuclei(logps_BV), strict=True):
+                answers[row].nuclei.append(nucleus)
+        live = [row for row in live if not answers[row].ended]
+        if not live or t + 1 == drawing.max_new_tokens:
+            return
+        keep_B = (~ended_B).nonzero().squeeze(1) if len(live) < len(ended_B) else None
+        logits_BV = read_on.read(ids_B, keep_B)
+
+
+def log_probabilities(logits_BV: torch.Tensor, drawing: Drawing) -> torch.Tensor:
+    """Return the log-likelihoods (B, V) of the distribution that tokens are drawn from."""
+    logps_BV = torch.log_softmax(logits_BV.float() / (drawing.temperature or 1.0), dim=1)
+    if drawing.top_k and drawing.top_k < logps_BV.shape[1]:
+        least = logps_BV.topk(drawing.top_k, dim=1).values[:, -1:]
+        logps_BV = logps_BV.masked_fill(logps_BV < least, -torch.inf).log_softmax(1)
+    if drawing.top_p < 1.0:
+        ordered, order = logps_BV.sort(dim=1, descending=True)
+        before = ordered.exp().cumsum(1) - ordered.exp()
+        left_out = torch.zeros_like(before, dtype=torch.bool).scatter(
+            1, order, before >= drawing.top_p
+        )
+        logps_BV = logps_BV.masked_fill(left_out, -torch.inf).log_softmax(1)
+    return logps_BV
+
+
+def _nuclei(logps_BV: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return for each row the ids (int32, on the CPU) that may be drawn."""
+    possible_BV = logps_BV > -torch.inf
+    ids = possible_BV.nonzero()[:, 1].to("cpu", torch.int32)
+    counts = possible_BV.sum(1).tolist()
+    return [part.clone() for part in torch.split(ids, counts)]  # a view would keep all of them
+
+
+def drawn(logps_BV: torch.Tensor, rolls_B: torch.Tensor) -> torch.Tensor:
+    """Return the token (B,) whose stretch of the cumulative distribution a number hits.
+
+    Any token where the likelihoods are no numbers: an index beyond the vocabulary ends a GPU's use.
+    """
+    below_BV = logps_BV.double().exp().cumsum(1)
+    total_B = below_BV[:, -1]
+    hit_B = torch.minimum(rolls_B * total_B, torch.nextafter(total_B, total_B.new_zeros(())))
+    hit_B1 = torch.searchsorted(below_BV, hit_B.unsqueeze(1), right=True)
+    return hit_B1.squeeze(1).clamp(max=logps_BV.shape[1] - 1)
+
+
+@contextmanager
+def dense_attention(model: Any) -> Iterator[None]:
+    """Let the model attend over padded batches with a cache, in evaluation mode, for a while."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    varlen = base.config._attn_implementation == attention.NAME
+    training = model.training
+    model.eval()
+    if varlen:
+        base.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if varlen:
+            base.set_attn_implementation(attention.NAME)
+        model.train(training)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer: those the model declares, and the tokenizer's."""
+    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = declared if isinstance(declared, list) else [declared]
+    return sorted({int(i) for i in (*ids, end_of_text(tokenizer)) if i is not None})

@@ -1,0 +1,145 @@
+"""From token rows to the negative log-likelihood of their labels, with as little work as possible.
+
+Rows are laid end to end where the model's attention keeps them apart (no padding is computed), and
+padded on the right otherwise. Logits are made at label positions only, and for a large vocabulary a
+few positions at a time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from llmft.api import Encoded
+from llmft.modeling.batching import end_to_end, laid_out, lays_end_to_end, padded
+from llmft.modeling.frozen_head import frozen_head_nll, is_frozen
+from llmft.modeling.last_layer import narrowed
+
+# Logits held at once, in numbers: 2**24 float32 are 64 MiB.
+LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class LabelNll:
+    """Negative log-likelihoods of N labels, in nats (float32), and the row (0..B-1) of each."""
+
+    nll_N: torch.Tensor
+    row_N: torch.Tensor
+
+    def per_row(self, rows: int) -> torch.Tensor:
+        """Return the sum over each row's labels, shape (B,)."""
+        return self.nll_N.new_zeros(rows).index_add(0, self.row_N, self.nll_N)
+
+
+def label_nll(
+    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+) -> LabelNll:
+    """Return the negative log-likelihood of every label in the rows, given what stands before it.
+
+    model: a causal language model as transformers has it, or an adapter's module that answers
+        like one.
+    shared: for each row (j, n): its first n tokens are those of the earlier row j, and need not be
+        computed again where rows are laid end to end; n = 0 where nothing is shared. Only for
+        adapters that declare `supports_shared_prompt`.
+    Raises ValueError if no row has a label.
+    """
+    laid = laid_out(model, rows, shared)
+    labels_N = laid.labels_N
+    head = _separable_head(model, len(labels_N))
+    if head is None:
+        logits_NV = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
+        nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        return LabelNll(nll_N, laid.row_N)
+    with identity(head):
+        hidden_ND = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
+    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    if is_frozen(head):
+        return LabelNll(frozen_head_nll(head, hidden_ND, labels_N, size), laid.row_N)
+    pieces = zip(torch.split(hidden_ND, size), torch.split(labels_N, size), strict=True)
+    nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
+    return LabelNll(torch.cat(nll), laid.row_N)
+
+
+def last_hidden(
+    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+) -> torch.Tensor:
+    """Return what the output layer reads at each row's last token, shape (B, D).
+
+    model, shared: as for `label_nll`. The output layer itself is not computed.
+    """
+    packed = lays_end_to_end(model)
+    inputs = end_to_end(rows, shared)[0] if packed else padded(rows)[0]
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    line = torch.arange(len(rows), device=device)
+    if packed:
+        at, line = inputs["cu_seq_lens_q"][1:].long() - 1, torch.zeros_like(line)
+    else:
+        at = inputs["attention_mask"].sum(1) - 1
+    keep, column = torch.unique(at - inputs["input_ids"].shape[1], return_inverse=True)
+    head = model.get_output_embeddings()
+    if _changes_logits(model.config):  # the layer's input then does not come out as it went in
+        states = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        hidden: torch.Tensor = states[-1][:, keep]
+    else:
+        with identity(head):
+            hidden = logits_at(model, inputs, keep)
+    return hidden[line, column]
+
+
+def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
+
+
+def logits_at(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:
+    """Return the model's output at the positions `keep`, shape (B, len(keep), V).
+
+    keep: counted from the end: -1 is the last.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with narrowed(model, keep, inputs["input_ids"].shape[1]):
+        if "logits_to_keep" in inspect.signature(base.forward).parameters:
+            out: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+            return out
+        whole: torch.Tensor = model(**inputs, use_cache=False).logits
+        return whole[:, keep]
+
+
+def _separable_head(model: Any, n_labels: int) -> Any:
+    """Return the output layer if its loss is cheaper without the model's own logits: see below."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if is_frozen(head) and not _changes_logits(model.config):
+        return head
+    return splittable_head(model, n_labels)
+
+
+def splittable_head(model: Any, n_labels: int) -> Any:
+    """Return the output layer if its logits are too many to hold at once and may be split."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    weight = getattr(head, "weight", None)
+    if weight is None or n_labels * weight.shape[0] <= LOGITS_AT_ONCE:
+        return None
+    return None if _changes_logits(model.config) else head
+
+
+def _changes_logits(config: Any) -> bool:
+    """Return whether a model changes the logits after its output layer has made them."""
+    reshaped = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return any(getattr(config, name, None) for name in reshaped)
+
+
+@contextmanager
+def identity(head: Any) -> Iterator[None]:
+    """Let a layer hand its input through, so that the model returns hidden states."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward

@@ -1,0 +1,106 @@
+"""Scalar heads: a reward model's, read at a text's last token, and a value head, read at each.
+
+A stage that produces a `reward_model` adds the first, so that every other may ask for rewards. The
+second has a name and a file of its own: one cannot be taken for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llmft.api import Encoded
+from llmft.modeling.forward import last_hidden
+
+NAME = "score"  # as in transformers' sequence classifiers
+FILE = "head.safetensors"
+VALUE_NAME = "value"
+VALUE_FILE = "value_head.safetensors"
+
+
+def add_score_head(model: Any) -> None:
+    """Add a trainable scalar head without bias, float32, drawn from torch's random state."""
+    width = model.get_output_embeddings().weight.shape[-1]
+    head = nn.Linear(width, 1, bias=False, dtype=torch.float32)
+    # As Stiennon et al. 2020 have it: a variance of 1 / (d + 1).
+    nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    model.add_module(NAME, head.to(next(model.parameters()).device))
+
+
+def save_score_head(model: Any, folder: Path) -> None:
+    """Write the head into a folder."""
+    weight = getattr(model, NAME).weight.detach().cpu().contiguous()
+    save_file({f"{NAME}.weight": weight}, folder / FILE)
+
+
+def load_score_head(model: Any, folder: Path) -> None:
+    """Add the head that `save_score_head` wrote."""
+    add_score_head(model)
+    with torch.no_grad():
+        getattr(model, NAME).weight.copy_(load_file(folder / FILE)[f"{NAME}.weight"])
+
+
+def rewards(
+    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+) -> torch.Tensor:
+    """Return the reward of each row, shape (B,), float32, in the units the head was trained in.
+
+    model: one with a scalar head, such as `StageContext.load_stage` gives for a reward model.
+    shared: as for `label_nll`.
+    Raises ValueError where the model has no such head.
+    """
+    head = getattr(model, NAME, None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError("the model has no scalar head: it is no reward model")
+    hidden_BD = last_hidden(model, rows, shared)
+    with torch.autocast(hidden_BD.device.type, enabled=False):
+        values: torch.Tensor = head(hidden_BD.float()).squeeze(-1)
+    return values
+
+
+def add_value_head(model: Any) -> None:
+    """Add a trainable head of two layers, float32, that answers 0 until it is trained."""
+    width = model.get_output_embeddings().weight.shape[-1]
+    inner, outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, 1)
+    nn.init.zeros_(outer.weight)
+    nn.init.zeros_(outer.bias)
+    head = nn.Sequential(inner, nn.GELU(), outer).float()
+    model.add_module(VALUE_NAME, head.to(next(model.parameters()).device))
+
+
+def value_parameters(model: Any) -> list[nn.Parameter]:
+    """Return the value head's parameters."""
+    return list(getattr(model, VALUE_NAME).parameters())
+
+
+def save_value_head(model: Any, folder: Path) -> None:
+    """Write the value head into a folder."""
+    state = getattr(model, VALUE_NAME).state_dict()
+    whole = {f"{VALUE_NAME}.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+    save_file(whole, folder / VALUE_FILE)
+
+
+def load_value_head(model: Any, folder: Path) -> None:
+    """Add the value head that `save_value_head` wrote."""
+    add_value_head(model)
+    state = load_file(folder / VALUE_FILE)
+    with torch.no_grad():
+        for name, parameter in getattr(model, VALUE_NAME).named_parameters():
+            parameter.copy_(state[f"{VALUE_NAME}.{name}"])
+
+
+def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Return the value head's answer to each state, shape (N,), float32.
+
+    The head reads the policy's states and does not change them: its loss, far larger than the
+    policy's at first, would pull a small adapter away from what it is to say (docs/ppo.md).
+    """
+    head = getattr(model, VALUE_NAME)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        found: torch.Tensor = head(hidden_ND.detach().float()).squeeze(-1)
+    return found

@@ -1,0 +1,117 @@
+"""The rows that take the most memory: only they need to be computed with to know a stage's peak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from llmft.api.settings import TrainSettings
+from llmft.data.packing import pack
+from llmft.modeling.counting import token_rows
+from llmft.training.step_plan import Plan
+
+STEPS_LOOKED_AT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a stage trains on. sampled: the share of the rows that was tokenised."""
+
+    rows: int
+    tokens: int
+    learnt_tokens: int
+    longest: int
+    items: int
+    steps: int
+    sampled: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The items to compute with: whole batches of training, and one of evaluation."""
+
+    train: list[list[Any]]
+    judged: list[Any]
+
+    @property
+    def items(self) -> list[Any]:
+        """All of them, those of evaluation first."""
+        return [*self.judged, *(item for batch in self.train for item in batch)]
+
+    def batches_of(self, items: Sequence[Any]) -> list[list[Any]]:
+        """Return the training batches out of what an alignment made of `items`, one for one."""
+        at, found = len(self.judged), []
+        for batch in self.train:
+            found.append(list(items[at : at + len(batch)]))
+            at += len(batch)
+        return found
+
+
+def tokens_in(item: Any) -> int:
+    """Return how many tokens an item has, both answers of a pair counted."""
+    return sum(len(row.input_ids) for row in token_rows(item))
+
+
+def longest_in(item: Any) -> int:
+    """Return the tokens of an item's longest row."""
+    return max((len(row.input_ids) for row in token_rows(item)), default=0)
+
+
+def choose(
+    items: Sequence[Any], train: TrainSettings, seed: int, max_length: int | None, share: float
+) -> tuple[Counts, Chosen]:
+    """Return a stage's numbers, and the items that take the most memory.
+
+    They are of batches that the loop will really take, in the order that the seed gives. share:
+    how much of the rows `items` stand for; numbers are scaled up, and batches then are examples.
+    """
+    tokens = [tokens_in(item) for item in items]
+    labels = [sum(row.n_labels for row in token_rows(item)) for item in items]
+    longest = [longest_in(item) for item in items]
+    bins = _bins(items, train, max_length)
+    plan = Plan.of(len(bins), train, seed)
+    looked = islice(range(min(plan.steps, plan.steps_per_epoch * 20)), STEPS_LOOKED_AT)
+    batches = [
+        [number for place in batch for number in bins[place]]
+        for step in looked
+        for batch in plan.step_batches(step)
+    ]
+    weights = [
+        (
+            sum(tokens[i] for i in batch),
+            sum(labels[i] for i in batch),
+            len(batch) * max(longest[i] for i in batch),
+        )
+        for batch in batches
+    ]
+    # The most tokens, labels, and columns where rows are padded; of equals, the heaviest else.
+    ranks = ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+    most = set()
+    for rank in ranks:
+        ranked = [tuple(weight[kind] for kind in rank) for weight in weights]
+        most.add(ranked.index(max(ranked)))
+    heaviest = [batches[number] for number in sorted(most)]
+    size = train.per_device_eval_batch_size
+    chunks = [range(i, min(i + size, len(items))) for i in range(0, len(items), size)]
+    whole = round(len(bins) / share)
+    counts = Counts(
+        rows=round(sum(len(token_rows(item)) for item in items) / share),
+        tokens=round(sum(tokens) / share),
+        learnt_tokens=round(sum(labels) / share),
+        longest=max(longest),
+        items=whole,
+        steps=Plan.of(whole, train, seed).steps,
+        sampled=share,
+    )
+    judged = [items[i] for i in max(chunks, key=lambda chunk: sum(tokens[i] for i in chunk))]
+    return counts, Chosen([[items[i] for i in batch] for batch in heaviest], judged)
+
+
+def _bins(items: Sequence[Any], train: TrainSettings, max_length: int | None) -> list[list[int]]:
+    """Return the numbers of the items in each thing that a batch counts: an item, or a bin."""
+    if not (train.packing and max_length):
+        return [[number] for number in range(len(items))]
+    numbers = {id(item): number for number, item in enumerate(items)}
+    return [[numbers[id(row)] for row in rows] for rows in pack(items, max_length)]

@@ -1,0 +1,87 @@
+"""The evaluation of a planned stage: its losses, its answers, and the cache they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmft.api import Alignment, Prompt
+from llmft.evaluation import evaluation
+from llmft.modeling.base_model import max_positions
+from llmft.modeling.decoding import dense_attention
+from llmft.planning.memory_tracker import CACHE
+from llmft.recipes.work import LOSS_METRICS
+
+if TYPE_CHECKING:
+    from llmft.planning.planned_stage import PlannedStage
+
+PROMPTS = 2000  # looked at to find the longest
+
+
+def judge(stage: PlannedStage) -> None:
+    """Compute a stage's evaluation on its heaviest batch, while the ledger is entered."""
+    rows, asked = stage.held_out(), stage.stage.evaluate
+    if not rows or asked is None:
+        return
+    stage.judging = True
+    stage.ledger.begin("evaluate")
+    if set(asked.metrics) & set(LOSS_METRICS):
+        chunk = stage.encode(evaluation.as_answered(rows))
+        evaluation.mean_loss(stage.model, chunk, max(len(chunk), 1))
+    if isinstance(stage.work, Alignment):
+        stage.work.evaluate(stage)
+    if set(asked.metrics) & set(stage.dataset.metrics):
+        prompts: list[Prompt] = []
+        evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
+        lengths = [len(stage.encoder.prompt_ids(prompt)) for prompt in prompts]
+        stage.ledger.begin("generate")
+        size = stage.train.per_device_eval_batch_size
+        grow_cache(stage, sorted(lengths, reverse=True)[:size], asked.max_new_tokens)
+    stage.judging = False
+
+
+def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
+    into.extend(prompts)
+    return ["" for _ in prompts]
+
+
+def grow_cache(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
+    """Read prompts of these lengths into a cache, and let it grow to the end of the answers."""
+    model, ledger = stage.model, stage.ledger
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    virtual = getattr(model, "n_virtual", 0)
+    room = max_positions(base.config)
+    width = min(lengths[0], room - new - virtual) if room else lengths[0]
+    width = max(width, 1) + virtual
+    ids = torch.ones(len(lengths), width, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    for row, length in enumerate(lengths):
+        mask[row, : max(width - virtual - length, 0)] = 0
+    keep = {"logits_to_keep": 1} if _keeps(base) else {}
+    with dense_attention(model), torch.no_grad():
+        out = base(input_ids=ids, attention_mask=mask, use_cache=True, **keep)
+    layers = list(_cache_tensors(out.past_key_values))
+    for tensor in layers:
+        ledger.add(tensor, CACHE)
+    del out
+    held = ledger.live[CACHE]
+    ledger.claim(CACHE, held)
+    # Each layer's keys are copied to grow by one: the last cache, and one layer's tensor twice.
+    grown = held * (width + new) // width
+    ledger.note(CACHE, grown - held + grown // max(len(layers), 1))
+
+
+def _keeps(base: Any) -> bool:
+    import inspect
+
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def _cache_tensors(cache: Any) -> Sequence[torch.Tensor]:
+    found = []
+    for layer in getattr(cache, "layers", ()):
+        found += [t for t in (getattr(layer, "keys", None), getattr(layer, "values", None))
+                  if isinstance(t, torch.Tensor)]  # fmt: skip
+    return found

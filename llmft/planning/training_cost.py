@@ -1,0 +1,77 @@
+"""Computes optimiser steps on a model without numbers, as the loop would, for the ledger to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from llmft.api import Objective
+from llmft.api.settings import TrainSettings
+from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, Ledger
+from llmft.training.optimizer import make_optimizer
+
+BLOCK = 256
+"""bitsandbytes keeps a scale for so many numbers of an 8-bit state,"""
+SMALL = 4096
+"""and states of smaller tensors in 32 bits."""
+
+
+def train_steps(
+    model: Any,
+    batches: Sequence[Sequence[Any]],
+    objective: Objective,
+    settings: TrainSettings,
+    groups: Sequence[Mapping[str, Any]] | None,
+    ledger: Ledger,
+) -> None:
+    """Train on each of the batches, while the ledger is entered.
+
+    A checkpoint is copied before it is written, with the optimiser's state still there.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(lambda p: ledger.add(p.grad, GRADIENTS))
+    model.train()
+    optimizer = _optimizer(groups or [{"params": trained}], settings, ledger)
+    # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+        ledger.add(parameter.grad, GRADIENTS)
+    for batch in batches:
+        _update(optimizer, ledger)
+        if settings.gradient_accumulation_steps == 1:
+            for parameter in trained:
+                parameter.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            loss, _ = objective.loss(model, batch)
+        torch.autograd.backward(loss * (1 / objective.weight(batch)))
+        del loss
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or 1e30)
+    _update(optimizer, ledger)
+    for parameter in trained:
+        parameter.grad = None
+    if settings.save_strategy != "no":
+        ledger.note(COPIES, ledger.live[ADAPTER] + ledger.live[OPTIMIZER])
+    model.eval()
+
+
+def _update(optimizer: torch.optim.Optimizer | None, ledger: Ledger) -> None:
+    if optimizer is not None:
+        with ledger.making(OPTIMIZER):
+            optimizer.step()
+
+
+def _optimizer(
+    groups: Sequence[Mapping[str, Any]], settings: TrainSettings, ledger: Ledger
+) -> torch.optim.Optimizer | None:
+    """Return torch's optimiser, or None and its state counted where it is bitsandbytes' own."""
+    if settings.optim.startswith("adamw_torch") or settings.optim == "sgd":
+        plain = settings.optim.removesuffix("_fused")
+        return make_optimizer(groups, settings.model_copy(update={"optim": plain}))
+    for parameter in (p for group in groups for p in group["params"]):
+        count = parameter.numel()
+        narrow = "8bit" in settings.optim and count >= SMALL
+        ledger.live[OPTIMIZER] += 2 * (count + 4 * -(-count // BLOCK)) if narrow else 8 * count
+    return None

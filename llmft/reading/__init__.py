@@ -1,1 +1,0 @@
-"""How a recipe's text becomes a checked recipe: places, types, spellings, references, secrets."""

@@ -1,0 +1,156 @@
+"""Checks across the blocks of a recipe, from what the methods' classes declare."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from llmft.recipes.asking import asked, clash
+from llmft.recipes.methods import Blocks
+from llmft.recipes.references import adapter_stage, check_references, start_of
+from llmft.recipes.rounds import check_repeat
+from llmft.recipes.tree import KeyPath, visible
+from llmft.recipes.work import check_rows, check_work
+from llmft.system.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from llmft.recipes.recipe import Recipe, Stage
+
+OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+"""The optimisers that bitsandbytes brings."""
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
+
+
+def check_recipe(recipe: Recipe, blocks: Blocks) -> None:
+    """Note a fault for everything in a recipe that cannot work together."""
+    _check_folder(recipe, blocks)
+    _check_plugins(recipe, blocks)
+    check_references(recipe, blocks)
+    check_repeat(recipe, blocks)
+    for number, stage in enumerate(recipe.stages):
+        base: KeyPath = ("stages", number)
+        check_work(stage, base, blocks)
+        _check_start(recipe, number, stage, blocks)
+        _check_adapter(recipe, number, stage, blocks)
+        check_rows(base, stage, blocks)
+        _check_precision(recipe, base, stage, blocks)
+
+
+def _check_folder(recipe: Recipe, blocks: Blocks) -> None:
+    """The run folder is <output_dir>/<name>/...: neither part may lead elsewhere."""
+    parts = re.split(r"[/\\]", recipe.output_dir)
+    fix = "write a folder such as runs"
+    if ".." in parts:
+        clash(blocks, "E046", [("output_dir",)], "output_dir may not hold '..'", fix)
+    elif recipe.output_dir.startswith("~"):
+        what = "'~' is not replaced by the home folder here"
+        clash(blocks, "E046", [("output_dir",)], what, "write the folder out")
+    elif any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
+        clash(blocks, "E046", [("output_dir",)], "a folder's name has more than 255 bytes", fix)
+    elif re.search(r"[\x00-\x1f\x7f]", recipe.output_dir):
+        clash(blocks, "E046", [("output_dir",)], "output_dir holds a control character", fix)
+    names: list[tuple[KeyPath, str]] = [(("name",), recipe.name)]
+    names += [(("stages", n, "name"), stage.name) for n, stage in enumerate(recipe.stages)]
+    for path, name in names:
+        if _RESERVED.fullmatch(name):
+            what = f"'{name}' is reserved on Windows, and becomes a folder's name"
+            clash(blocks, "E046", [path], what, "use another name")
+
+
+def _check_plugins(recipe: Recipe, blocks: Blocks) -> None:
+    known = blocks.registry.names("plugin") if recipe.plugins else []
+    for index, name in enumerate(recipe.plugins):
+        if name not in known:
+            what = f"no cross-cutting plugin is called '{visible(name)[:80]}'" \
+                f"; installed: {', '.join(known) or 'none'}"  # fmt: skip
+            fix = did_you_mean(name, known) or "`llmft list-plugins` shows what is installed"
+            clash(blocks, "E024", [("plugins", index)], what, fix)
+
+
+def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
+    """A stage brings an adapter or goes on with an earlier one, and the two may not differ."""
+    base: KeyPath = ("stages", number)
+    if stage.task is not None:
+        return
+    if stage.adapter is None and stage.start_from is None:
+        if not blocks.tree.touches_broken([(*base, "adapter"), (*base, "start_from")]):
+            what = f"stage '{stage.name}' has neither an adapter nor start_from"
+            fix = "add an adapter block, or name an earlier stage in start_from"
+            blocks.tree.report("E034", (*base, "adapter"), what, fix)
+        return
+    earlier = start_of(recipe, number)
+    if stage.adapter is None or earlier is None:
+        return
+    found = adapter_stage(recipe, earlier)
+    if found is None or found[1].adapter == stage.adapter:
+        return
+    other, other_stage = found
+    differing = _difference(stage.adapter, other_stage.adapter)
+    paths: list[KeyPath] = [(*base, "adapter", differing), ("stages", other, "adapter", differing)]
+    if not blocks.tree.touches_broken([(*base, "adapter"), ("stages", other, "adapter")]):
+        what = (
+            f"'{differing}' is not what stage '{other_stage.name}' has,"
+            f" whose adapter stage '{stage.name}' goes on training"
+        )
+        fix = "drop this adapter block, or drop start_from"
+        blocks.tree.report_together("E034", paths, what, fix)
+
+
+def _difference(one: Any, other: Any) -> str:
+    if type(one) is not type(other):
+        return "method"
+    fields: dict[str, Any] = type(one).model_fields
+    return next(n for n in fields if getattr(one, n) != getattr(other, n))
+
+
+def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
+    """What the adapter's class says it cannot do may not be asked of it."""
+    base: KeyPath = ("stages", number)
+    found = adapter_stage(recipe, number)
+    if found is None:
+        return
+    method: KeyPath = ("stages", found[0], "adapter", "method")
+    cls = blocks.classes.get(method[:-1])
+    if cls is None or found[1].adapter is None:
+        return
+    name = visible(found[1].adapter.method)[:80]
+    train, drop = (*base, "train"), "or pick another adapter"
+    if stage.train.gradient_checkpointing and not cls.supports_gradient_checkpointing:
+        what = f"the '{name}' adapter cannot work with gradient_checkpointing"
+        paths: list[KeyPath] = [(*train, "gradient_checkpointing"), method]
+        clash(blocks, "E041", paths, what, f"write gradient_checkpointing: false, {drop}")
+    if stage.train.packing and not cls.supports_packing:
+        what = f"the '{name}' adapter cannot work with packing"
+        clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
+    bits = recipe.model.quantization.bits
+    if bits and not cls.supports_quantization:
+        what = f"the '{name}' adapter cannot be attached to a quantised base"
+        width: KeyPath = ("model", "quantization", f"load_in_{bits}bit")
+        clash(blocks, "E041", [width, method], what, f"write load_in_{bits}bit: false, {drop}")
+    options = asked(blocks, method[:-1], lambda: dict(cls(found[1].adapter).load_options()))
+    wanted = recipe.model.quantization.model_dump() if bits else {}
+    for key, value in (options or {}).items():
+        if wanted and wanted.get(key) != value:
+            what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
+            fix = f"drop model.quantization, or write {key}: {str(value).lower()} there too"
+            clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
+    if bits or (options and (options.get("load_in_4bit") or options.get("load_in_8bit"))):
+        where = ("model", "quantization", f"load_in_{bits}bit") if bits else method
+        _need_bitsandbytes(blocks, where, "a quantised base")
+
+
+def _need_bitsandbytes(blocks: Blocks, path: KeyPath, what: str) -> None:
+    # Looked for, not imported: importing it takes seconds and needs torch.
+    if find_spec("bitsandbytes") is None:
+        what = f"{what} needs the package bitsandbytes, which is not installed"
+        clash(blocks, "E206", [path], what, "pip install bitsandbytes")
+
+
+def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks) -> None:
+    if stage.train.bf16 and recipe.model.dtype == "float16":
+        what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
+        paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
+        clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
+    if stage.train.optim in OF_BITSANDBYTES:
+        _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

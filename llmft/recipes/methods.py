@@ -1,0 +1,131 @@
+"""Where a recipe's methods stand: the blocks with a `method` key, and the class of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, get_args
+
+from pydantic import BaseModel
+
+from llmft.api.errors import Fault, PluginError
+from llmft.recipes.tree import KeyPath, Tree, visible
+from llmft.registry.contract import KINDS, Kind
+
+OF_A_STAGE: dict[str, Kind] = {
+    "adapter": "adapter",
+    "alignment": "alignment",
+    "task": "task",
+    "data": "dataset",
+}
+"""The keys of a stage that hold a method's block -> the plugin kind."""
+
+BASES = tuple(contract.config for contract in KINDS.values())
+
+
+class Methods(Protocol):
+    """What loading a recipe asks of the registry."""
+
+    def names(self, kind: str) -> list[str]:
+        """Return the installed methods of a kind."""
+
+    def method(self, kind: Any, name: str) -> type[Any]:
+        """Return the class of a method; PluginError if there is none or it is broken."""
+
+
+@dataclass(slots=True)
+class Blocks:
+    """The blocks of a tree: the models that read them, and the methods' kinds and classes by path.
+
+    kinds: outer blocks before those that stand inside them.
+    """
+
+    tree: Tree
+    registry: Methods
+    models: dict[KeyPath, type[BaseModel]] = field(default_factory=dict)
+    kinds: dict[KeyPath, Kind] = field(default_factory=dict)
+    classes: dict[KeyPath, type[Any]] = field(default_factory=dict)
+
+    def maker(self, number: int) -> tuple[KeyPath, type[Any]] | None:
+        """Return the path and class of what stage `number` does: its alignment or its task."""
+        for key in ("alignment", "task"):
+            path: KeyPath = ("stages", number, key)
+            if path in self.classes:
+                return path, self.classes[path]
+        return None
+
+
+def find_methods(tree: Tree, registry: Methods) -> Blocks:
+    """Return the class of each method's block; one that is not to be had becomes a fault."""
+    blocks = Blocks(tree, registry)
+    waiting = list(_outer(tree.data))
+    while waiting:
+        path, raw, kind = waiting.pop(0)
+        blocks.kinds[path] = kind
+        if not isinstance(raw, dict) or tree.is_broken(path):
+            continue
+        _find_method(blocks, path, raw, kind)
+        if path in blocks.classes:
+            waiting += _nested(blocks.classes[path].Config, raw, path)
+    return blocks
+
+
+def _outer(data: Any) -> Iterable[tuple[KeyPath, Any, Kind]]:
+    stages = data.get("stages")
+    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
+        if isinstance(stage, dict):
+            for key, kind in OF_A_STAGE.items():
+                if stage.get(key) is not None:
+                    yield ("stages", index, key), stage[key], kind
+    trackers = data.get("trackers")
+    for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
+        yield ("trackers", index), tracker, "tracker"
+
+
+def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any, Kind]]:
+    """Yield the blocks inside a method's settings that themselves choose a method."""
+    for name, entry in model.model_fields.items():
+        kind = nested_kind(entry.annotation)
+        if kind is not None and raw.get(name) is not None:
+            yield (*path, name), raw[name], kind
+
+
+def nested_methods(config: BaseModel) -> Iterator[tuple[Kind, Any]]:
+    """Yield the kind and the settings of each method that is chosen inside a block."""
+    for name, entry in type(config).model_fields.items():
+        kind = nested_kind(entry.annotation)
+        if kind is not None and (inner := getattr(config, name)) is not None:
+            yield kind, inner
+
+
+def nested_kind(annotation: Any) -> Kind | None:
+    """Return the kind whose base settings an annotation holds, if it holds one."""
+    for part in (annotation, *get_args(annotation)):
+        for kind, contract in KINDS.items():
+            if part is contract.config:
+                return kind
+        if part is not annotation and (found := nested_kind(part)):
+            return found
+    return None
+
+
+def _find_method(blocks: Blocks, path: KeyPath, raw: dict[str, Any], kind: Kind) -> None:
+    tree = blocks.tree
+    where = (*path, "method")
+    name = raw.get("method")
+    if tree.is_broken(where):
+        return
+    if not isinstance(name, str) or not name:
+        names = ", ".join(blocks.registry.names(kind)) or "none"
+        what = "must be the name of a method" if "method" in raw else "is missing"
+        tree.report("E021", where, f"'method' {what}", f"write one of {names}")
+        return
+    try:
+        blocks.classes[path] = blocks.registry.method(kind, name)
+    except PluginError as error:
+        tree.adopt([_recoded(fault) for fault in error.faults], where)
+
+
+def _recoded(fault: Fault) -> Fault:
+    code = "E024" if fault.code == "E504" else fault.code
+    return replace(fault, code=code, what=visible(fault.what), fix=visible(fault.fix))

@@ -1,0 +1,89 @@
+"""What a stage does, and on which rows: an alignment or a task, and its data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmft.recipes.asking import asked, clash
+from llmft.recipes.methods import Blocks
+from llmft.recipes.tree import KeyPath, visible
+from llmft.system.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from llmft.recipes.recipe import Stage
+
+LOSS_METRICS = ("loss", "perplexity")
+"""The metrics that every data set has."""
+_OF_TRAINING = ("adapter", "evaluate")
+_OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
+
+
+def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
+    """Note a fault unless a stage has an alignment or a task, and the blocks that go with it."""
+    tree = blocks.tree
+    alignment, task, data = (*base, "alignment"), (*base, "task"), (*base, "data")
+    given = [path for path in (alignment, task) if path in blocks.kinds]
+    if not given:
+        what = "'alignment' is missing"
+        tree.report("E021", alignment, what, "add alignment: what is optimised; or a task")
+        return
+    if len(given) == 2:
+        what = "a stage has an alignment or a task, not both"
+        clash(blocks, "E040", given, what, "make two stages of it")
+        return
+    if task in given:
+        for path in _useless(stage):
+            what = f"a task trains nothing, so '{path[-1]}' has no use"
+            paths: list[KeyPath] = [(*base, *path), (*task, "method")]
+            clash(blocks, "E040", paths, what, f"drop {path[-1]}")
+    reads = (cls := blocks.classes.get(given[0])) is None or bool(cls.rows)
+    if stage.data is None and reads and not tree.is_broken(data):
+        tree.report("E021", data, "'data' is missing", "add data: the rows")
+    elif stage.data is not None and not reads:
+        what = f"the task '{visible(stage.work.method)[:80]}' reads no rows"
+        clash(blocks, "E040", [data, (*task, "method")], what, "drop data")
+
+
+def _useless(stage: Stage) -> list[KeyPath]:
+    """Return the settings of a task's stage that are about training, and say something."""
+    found: list[KeyPath] = [(key,) for key in _OF_TRAINING if getattr(stage, key)]
+    for name, field in type(stage.train).model_fields.items():
+        said = getattr(stage.train, name) != field.get_default(call_default_factory=True)
+        if said and name not in _OF_TASKS:
+            found.append(("train", name))
+    return found
+
+
+def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
+    """The alignment or task must be able to read the rows, and the metrics must be known."""
+    work = blocks.classes.get((*base, stage.work_kind))
+    dataset = blocks.classes.get((*base, "data"))
+    method: KeyPath = (*base, stage.work_kind, "method")
+    name = visible(getattr(stage.work, "method", ""))[:80]  # none, where a block stands in
+    trains = stage.alignment is not None
+    if work is not None and trains and stage.train.packing and not work.supports_packing:
+        what = f"the '{name}' alignment cannot work with packing"
+        paths: list[KeyPath] = [(*base, "train", "packing"), method]
+        clash(blocks, "E041", paths, what, "write packing: false")
+    if dataset is None or stage.data is None:
+        return
+    where: KeyPath = (*base, "data")
+    kind = asked(blocks, where, lambda: dataset(stage.data).row_kind())
+    if work is not None and kind is not None and work.rows and kind not in work.rows:
+        what = (
+            f"'{visible(stage.data.method)[:80]}' gives {kind} rows with these settings, and"
+            f" '{name}' reads {' or '.join(work.rows)} rows"
+        )
+        can = [other for other in dataset.rows if other in work.rows]
+        fix = (
+            f"set it up to give {can[0]} rows"
+            if can
+            else f"pick another dataset or {stage.work_kind}"
+        )
+        clash(blocks, "E042", [(*where, "method"), method], what, fix)
+    known = [*LOSS_METRICS, *dataset.metrics]
+    for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
+        if metric not in known:
+            what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
+            path = (*base, "evaluate", "metrics", index)
+            clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")

@@ -1,0 +1,1 @@
+"""Installed methods: found, imported safely, and checked against the contract."""

@@ -1,0 +1,105 @@
+"""What a method's class must be, checked as soon as its plugin is loaded and without a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from llmft import api
+from llmft.registry.hook_manager import Breach, alone, implements
+
+Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class KindContract:
+    """How a kind of method enters: by which entry-point group and hook, as which classes."""
+
+    group: str
+    hook: str
+    base: type[Any]
+    config: type[api.Settings]
+
+
+KINDS: dict[Kind, KindContract] = {
+    "adapter": KindContract("llmft.adapters", "llmft_adapters", api.Adapter, api.AdapterConfig),
+    "alignment": KindContract(
+        "llmft.alignments", "llmft_alignments", api.Alignment, api.AlignmentConfig
+    ),
+    "task": KindContract("llmft.tasks", "llmft_tasks", api.Task, api.TaskConfig),
+    "reward": KindContract("llmft.rewards", "llmft_rewards", api.RewardFunction, api.RewardConfig),
+    "dataset": KindContract("llmft.datasets", "llmft_datasets", api.Dataset, api.DatasetConfig),
+    "tracker": KindContract("llmft.trackers", "llmft_trackers", api.Tracker, api.TrackerConfig),
+}
+
+
+def class_of(kind: Kind, name: str, plugin: object) -> type[Any]:
+    """Return the class that a plugin offers as this method, checked against its kind's contract."""
+    contract = KINDS[kind]
+    manager = alone(plugin)
+    if not implements(plugin, manager, contract.hook):
+        raise Breach(f"it implements no hook '{contract.hook}'")
+    classes = []
+    for answer in getattr(manager.hook, contract.hook)():
+        if not isinstance(answer, list | tuple):
+            raise Breach(f"hook '{contract.hook}' returns {_shown(answer)}, not a list of classes")
+        for item in answer:
+            if not (inspect.isclass(item) and issubclass(item, contract.base)):
+                raise Breach(
+                    f"hook '{contract.hook}' returns {_shown(item)},"
+                    f" not a class derived from 'llmft.api.{contract.base.__name__}'"
+                )
+            classes.append(item)
+    named = [cls for cls in classes if getattr(cls, "method", None) == name]
+    if not named:
+        have = ", ".join(repr(getattr(cls, "method", None)) for cls in classes) or "no class at all"
+        raise Breach(f"no class that it returns has the method '{name}' (it returns: {have})")
+    if len(named) > 1:
+        raise Breach(f"{len(named)} classes that it returns have the method '{name}'")
+    check_class(kind, named[0])
+    return named[0]
+
+
+def check_class(kind: Kind, cls: type[Any]) -> None:
+    """Raise Breach unless a class declares all that its kind must, in the types that it must."""
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise Breach(f"class '{cls.__name__}' lacks {_quoted(missing)}")
+    _check_config(cls, KINDS[kind].config)
+    for base in cls.__mro__:
+        for flag, annotation in getattr(base, "__annotations__", {}).items():
+            declared = base.__module__ == api.__name__ and annotation == "ClassVar[bool]"
+            if declared and not isinstance(value := getattr(cls, flag), bool):
+                raise Breach(f"class '{cls.__name__}': '{flag}' is {value!r}, not True or False")
+    if kind in ("alignment", "task", "dataset"):
+        rows = getattr(cls, "rows", None)
+        kinds = get_args(api.RowKind)
+        some = bool(rows) or kind == "task"
+        if not isinstance(rows, tuple) or not some or not set(rows) <= set(kinds):
+            raise Breach(f"class '{cls.__name__}': 'rows' must be a tuple of {_quoted(kinds)}")
+    makes = getattr(cls, "produces", None)
+    if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
+        raise Breach(f"class '{cls.__name__}': 'produces' must name what comes out")
+
+
+def _check_config(cls: type[Any], base: type[api.Settings]) -> None:
+    config = getattr(cls, "Config", None)
+    if config is None:
+        raise Breach(f"class '{cls.__name__}' has no 'Config'")
+    if not (inspect.isclass(config) and issubclass(config, base)):
+        raise Breach(f"'{cls.__name__}.Config' is not derived from 'llmft.api.{base.__name__}'")
+    if not config.model_config.get("frozen"):
+        raise Breach(f"'{cls.__name__}.Config' can be changed after it was read; keep frozen=True")
+    if config.model_config.get("extra") != "forbid":
+        raise Breach(f"'{cls.__name__}.Config' lets unknown keys pass; keep extra='forbid'")
+
+
+def _shown(thing: object) -> str:
+    if inspect.isclass(thing):
+        return f"the class '{thing.__name__}'"
+    return f"a '{type(thing).__name__}'"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,180 @@
+"""What a method's code gave, held against its contract; a breach names method and distribution."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from llmft import api
+from llmft.api.errors import PluginError
+from llmft.registry.contract import KINDS
+from llmft.registry.entry_points import installed
+
+AUTHOR = "report it to the plugin's author"
+
+
+def breach(method: Any, what: str) -> PluginError:
+    """Return the error that a method breaks the contract, by its distribution."""
+    return PluginError("E502", f"{owner_of(method)} breaks the contract: {what}", fix=AUTHOR)
+
+
+def owner_of(method: Any) -> str:
+    """Return a method, or its class, as errors name it: kind, name and distribution."""
+    cls: Any = method if isinstance(method, type) else type(method)
+    for kind, contract in KINDS.items():
+        if issubclass(cls, contract.base):
+            name = f"the {kind} '{cls.method}'"
+            top = cls.__module__.partition(".")[0]
+            offers = [
+                offer
+                for offer in installed({contract.group: kind})[0]
+                if offer.name == cls.method and offer.module.partition(".")[0] == top
+            ]
+            return f"{name} ({offers[0].distribution} {offers[0].version})" if offers else name
+    return f"'{cls.__name__}'"
+
+
+def model_of(method: Any, call: str, model: Any) -> Any:
+    """Return the model that an adapter's `attach` or `load` gave."""
+    if not callable(getattr(model, "named_parameters", None)):
+        raise breach(method, f"'{call}' returns {shown(model)}, not a model")
+    return model
+
+
+def numbers_of(method: Any, call: str, given: Any) -> dict[str, float]:
+    """Return metrics by name; each must be a finite number."""
+    if not isinstance(given, Mapping):
+        raise breach(method, f"{call} returns {shown(given)}, not a mapping of numbers")
+    for name, value in given.items():
+        if not isinstance(name, str) or not is_number(value) or not math.isfinite(value):
+            raise breach(method, f"{call} gives '{name}' as {shown(value)}, not a finite number")
+    return {name: float(value) for name, value in given.items()}
+
+
+def refusals_of(adapter: api.Adapter[Any], model: Any) -> list[api.Refusal]:
+    """Return what an adapter's `check` says of a model."""
+    given: Any = adapter.check(model)
+    if not isinstance(given, Iterable):
+        raise breach(adapter, f"'check' returns {shown(given)}, and nothing to go through")
+    refusals = list(given)
+    for refusal in refusals:
+        if (wrong := not_a_refusal(refusal)) is not None:
+            raise breach(adapter, wrong)
+    return refusals
+
+
+def not_a_refusal(given: Any) -> str | None:
+    """Return why something that `check` yields is no refusal, or None where it is one."""
+    if isinstance(given, tuple) and len(given) == 3:
+        key, *texts = given
+        parts = isinstance(key, tuple) and all(isinstance(part, str | int) for part in key)
+        if parts and all(isinstance(text, str) for text in texts):
+            return None
+    return (
+        f"'check' yields {given!r}, and not ((the key's parts), what is wrong, way out),"
+        " such as (('r',), 'too large', 'lower it')"
+    )
+
+
+def small_of(method: Any) -> Mapping[str, Any]:
+    """Return what a method asks to be changed for a smoke run: settings that it has."""
+    given: Any = method.small()
+    if not isinstance(given, Mapping):
+        raise breach(method, f"'small' returns {shown(given)}, not a mapping of settings")
+    if strange := sorted(set(given) - set(type(method.config).model_fields)):
+        raise breach(method, f"'small' names '{strange[0]}', which is none of its settings")
+    return given
+
+
+def groups_of(method: Any, given: Any) -> Any:
+    """Return parameter groups as a method gave them, each a mapping with `params`."""
+    groups = isinstance(given, Sequence) and all(
+        isinstance(group, Mapping) and "params" in group for group in given
+    )
+    if not groups:
+        what = f"'parameter_groups' returns {shown(given)}, not a list of {{'params': ...}}"
+        raise breach(method, what)
+    return given
+
+
+def metric_of(dataset: api.Dataset[Any], name: str) -> api.Metric:
+    """Return a data set's metric, refusing what is no number."""
+    metric = dataset.metrics[name]
+
+    def checked(answer: str, right: Sequence[str]) -> float:
+        score = metric(answer, right)
+        if not isinstance(score, Real):  # True and False are scores too
+            raise breach(dataset, f"the metric '{name}' returns {shown(score)}, not a number")
+        return score
+
+    return checked
+
+
+def records_of(dataset: api.Dataset[Any], split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a data set's records of a split, each with its origin."""
+    given: Any = dataset.records(split)
+    if not isinstance(given, Iterable):
+        raise breach(dataset, f"'records' returns {shown(given)}, and no records")
+    for pair in given:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise breach(dataset, f"'records' yields {shown(pair)}, not (origin, record)")
+        yield pair
+
+
+def row_of(dataset: api.Dataset[Any], record: Mapping[str, Any], origin: str) -> api.Row:
+    """Return a record as the row that a data set makes of it."""
+    row: Any = dataset.row(record, origin)
+    if not isinstance(row, api.Row):
+        raise breach(dataset, f"{origin}: 'row' returns {shown(row)}, not a row")
+    for name, types in _PARTS.items():
+        if not isinstance(part := getattr(row, name, ""), types):
+            raise breach(dataset, f"{origin}: the row's {name} is {shown(part)}, not text")
+    return row
+
+
+_PARTS: dict[str, Any] = {
+    "text": str, "prompt": str | tuple, "completion": str, "chosen": str, "rejected": str,
+}  # fmt: skip
+
+
+def result_of(method: Any, result: Any, folder: Path) -> api.StageResult:
+    """Return a stage's result; a task's rows must be in the folder, a JSON object in each line."""
+    call = "run" if isinstance(method, api.Task) else "train"
+    if not isinstance(result, api.StageResult):
+        raise breach(method, f"'{call}' returns {shown(result)}, not a StageResult")
+    if result.produces != method.produces:
+        what = f"'{call}' says that it made '{result.produces}', its class '{method.produces}'"
+        raise breach(method, what)
+    numbers_of(method, f"'{call}'", result.metrics)
+    if isinstance(method, api.Task):
+        _check_rows(method, folder / "rows.jsonl")
+    return result
+
+
+def _check_rows(task: Any, file: Path) -> None:
+    if not file.is_file():
+        raise breach(task, f"'run' leaves no '{file.name}' in the stage's folder")
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                fine = isinstance(json.loads(line), dict)
+            except ValueError:
+                fine = False
+            if not fine:
+                raise breach(task, f"line {number} of its '{file.name}' is no JSON object")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a plain number, and no truth value or tensor."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """Return a value, shortly, as an error shows what was given."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)[:80]
+    return f"a '{type(value).__name__}'"

@@ -1,0 +1,1 @@
+"""Run folders: what stages made, provenance, fingerprints, locks, and resuming."""

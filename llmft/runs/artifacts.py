@@ -1,0 +1,125 @@
+"""What a stage leaves behind: its adapter, its result and its samples; and how they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmft.api import Adapter, Alignment, StageResult
+from llmft.api.errors import CheckpointError, StageError
+from llmft.system import fsio
+
+ADAPTER = "adapter"
+RESULT = "result.json"
+ROWS = "rows.jsonl"
+RUN = "run.json"
+PUT_BACK = "put the file back as it was, or begin a new run without --resume"
+
+
+def save_stage(
+    folder: Path,
+    run_id: str,
+    made_by: Iterable[Adapter[Any] | Alignment[Any]],
+    model: Any,
+    result: StageResult,
+    identity: str = "",
+) -> None:
+    """Write what a stage trained, then its result; the result says that the stage is finished.
+
+    made_by: the adapter and the alignment; each writes its own part into one folder. Empty for a
+    task, which has written its rows itself. identity: the hash of what the stage was made from.
+
+    Raises StageError where a trained weight is not finite: such an adapter is never published.
+    """
+    if makers := tuple(made_by):
+        _save_adapter(folder / ADAPTER, run_id, makers, model)
+    made = {"run_id": run_id, "identity": identity, **asdict(result)}
+    if (folder / ROWS).is_file():
+        made["rows_sha256"] = fsio.sha256(folder / ROWS)
+    fsio.write_json(folder / RESULT, made)
+
+
+def _save_adapter(
+    folder: Path, run_id: str, makers: Iterable[Adapter[Any] | Alignment[Any]], model: Any
+) -> None:
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
+    with fsio.staged_folder(folder, run_id) as staged:
+        for method in makers:
+            method.save(model, staged)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """Return what a finished stage wrote of itself. Raises CheckpointError where it is damaged."""
+    return fsio.read_json(folder / RESULT, f"run the stage again with --from {folder.name}")
+
+
+def verify_stage(folder: Path) -> None:
+    """Raise CheckpointError unless what a finished stage made is there as it was written."""
+    again = f"run the stage again with --from {folder.name}"
+    wanted = result_of(folder).get("rows_sha256")
+    if wanted is None:
+        fsio.verify_folder(folder / ADAPTER, again)
+        return
+    rows = folder / ROWS
+    if not (rows.is_file() and fsio.sha256(rows) == wanted):
+        raise CheckpointError("E401", f"'{rows}' is not what the stage wrote", fix=again)
+
+
+def stage_folder(run: Path, stage: str | None) -> Path:
+    """Return the folder of a finished stage of a run: the one named, or the last one finished.
+
+    Raises CheckpointError where the run or the stage is not there, or is not finished.
+    """
+    stages = run / "stages"
+    if not stages.is_dir():
+        raise CheckpointError(
+            "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
+        )
+    finished = [folder.name for folder in _finished(run)]
+    if stage is not None and stage not in finished:
+        raise CheckpointError(
+            "E402",
+            f"the run has no finished stage '{stage}' (finished: {', '.join(finished) or 'none'})",
+        )
+    if not finished:
+        raise CheckpointError("E402", f"no stage of '{run}' is finished")
+    return stages / (stage or finished[-1])
+
+
+def stage_that_made(kind: str, run: Path, stage: str | None, *, fix: str) -> Path:
+    """Return the folder of a finished stage that made this kind: the one named, or the last.
+
+    kind: what an alignment or a task `produces`, such as policy. fix: the way out where a run has
+    none. Raises CheckpointError where there is none, or the one named made another kind.
+    """
+    last, wanted = stage_folder(run, stage), _words(kind)
+    made = str(result_of(last)["produces"])
+    if made == kind:
+        return last
+    if stage is not None:
+        raise CheckpointError(
+            "E402",
+            f"stage '{stage}' made {_words(made)}, not {wanted}",
+            fix=f"name a stage that made {wanted}",
+        )
+    found = [folder for folder in _finished(run) if result_of(folder)["produces"] == kind]
+    if not found:
+        raise CheckpointError("E402", f"'{run}' has no finished stage that made {wanted}", fix=fix)
+    return found[-1]
+
+
+def _finished(run: Path) -> list[Path]:
+    names = fsio.read_json(run / RUN, PUT_BACK)["stages"]
+    folders = [run / "stages" / name for name in names]
+    return [folder for folder in folders if (folder / RESULT).is_file()]
+
+
+def _words(kind: str) -> str:
+    text = kind.replace("_", " ")
+    return text if text.endswith("s") else f"a {text}"

@@ -1,0 +1,124 @@
+"""Which finished stages of a run still stand, told by a hash of all that went into each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from llmft.data.stage_rows import row_digests, stage_rows
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.references import stages_read
+from llmft.registry.registry import Registry
+from llmft.runs import artifacts
+from llmft.runs.edits import kind_of
+from llmft.runs.upstream import stage_dataset
+from llmft.system import fsio
+from llmft.training.checkpoints import FOLDER as CHECKPOINTS
+from llmft.training.checkpoints import newest_carried
+
+REPLACED = "replaced"
+
+
+def identity(
+    recipe: Recipe, stage: Stage, ground: Mapping[str, Any], run: Path, rows: Mapping[str, str]
+) -> str:
+    """Return the SHA-256 of a stage's settings, model, rows, plugins, seed, and stages it reads.
+
+    Settings that change nothing about what is made, such as how often it is saved, are left out.
+    ground: what the run stands on, as in its lock. rows: the SHA-256 of the stage's rows.
+    """
+    whole = {
+        "stage": _settings(stage),
+        "model": [recipe.model.model_dump(mode="json"), ground["model"]["sha256"]],
+        "seed": recipe.seed,
+        "cross_cutting": recipe.plugins,
+        "plugins": sorted(_versions(stage, ground)),
+        "rows": dict(rows),
+        "reads": reads(stage, run),
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def reads(stage: Stage, run: Path) -> dict[str, str]:
+    """Return the identity of each stage that a stage reads, by name."""
+    return {name: recorded(run, name) for name in sorted(set(stages_read(stage)))}
+
+
+def recorded(run: Path, stage: str) -> str:
+    """Return the identity that a finished stage was made with; '' where it has none."""
+    path = run / "stages" / stage / artifacts.RESULT
+    if not path.is_file():
+        return stage  # a stage of an earlier run: its id names it
+    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return str(facts.get("identity", ""))
+
+
+def why_anew(run: Path, stage: str, reads: Mapping[str, str], remade: Set[str], asked: bool) -> str:
+    """Return why a stage that stopped at a checkpoint does not go on from it; '' where it does.
+
+    reads: the identities of the stages it reads. remade: stages that have run again just now.
+    asked: whether the stage is to run again in any case.
+    """
+    carried = newest_carried(run / "stages" / stage / CHECKPOINTS)
+    if not carried:
+        return ""
+    if carried.get("reads", reads) != reads or remade & reads.keys():
+        return "as a stage that it reads has run again"
+    return "as asked" if asked else ""
+
+
+def all_stand(recipe: Recipe, registry: Registry, run: Path) -> bool:
+    """Return whether each stage of a finished run is what it would be if it were made now.
+
+    Raises the error of the data where rows cannot be read any more.
+    """
+    ground = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
+    for stage in recipe.stages:
+        dataset = stage_dataset(recipe, stage, registry, run)
+        rows = row_digests(*stage_rows(stage, dataset, recipe.seed)) if dataset else {}
+        if identity(recipe, stage, ground, run, rows) != recorded(run, stage.name):
+            return False
+    return True
+
+
+def set_aside(run: Path, stage: str) -> Path:
+    """Move a finished stage that runs again out of the way, and return where it is now."""
+    number = 1
+    while (place := run / REPLACED / f"{stage}-{number}").exists():
+        number += 1
+    with fsio.disk_errors(place):
+        place.parent.mkdir(exist_ok=True)
+        (run / "stages" / stage).rename(place)
+        fsio.sync_folder(place.parent)
+        fsio.sync_folder(run / "stages")
+    return place
+
+
+def _settings(stage: Stage) -> dict[str, Any]:
+    block = stage.model_dump(mode="json")
+    block["train"] = {
+        key: value
+        for key, value in block["train"].items()
+        if kind_of(("stages", 0, "train", key)) != "allowed"
+    }
+    return block
+
+
+def _versions(stage: Stage, ground: Mapping[str, Any]) -> list[str]:
+    """Return the distribution and version of each method that a stage's settings name."""
+    methods = set(_methods(stage.model_dump(mode="json")))
+    return [
+        f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
+        for p in ground["plugins"]
+        if p["kind"] != "tracker" and p["method"] in methods
+    ]
+
+
+def _methods(block: Any) -> list[str]:
+    if not isinstance(block, dict):
+        return []
+    own = [block["method"]] if isinstance(block.get("method"), str) else []
+    return own + [name for value in block.values() for name in _methods(value)]

@@ -1,0 +1,178 @@
+"""Going on with a run that stopped: which run it is, what is finished, and what has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmft.api import StageResult
+from llmft.api.errors import CheckpointError, Fault
+from llmft.recipes.load import Loaded, load_recipe
+from llmft.registry.registry import Registry
+from llmft.runs import artifacts
+from llmft.runs.edits import Edit, edits_between
+from llmft.system import fsio
+from llmft.training.checkpoints import FOLDER as CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run folder holds already: results of its finished stages, and edits since."""
+
+    results: Mapping[str, StageResult]
+    edits: tuple[Edit, ...]
+    finished: bool
+
+
+def newest_run(loaded: Loaded) -> Path:
+    """Return the newest unfinished run of the recipe's name, else the newest finished one."""
+    parent = Path(loaded.recipe.output_dir) / loaded.recipe.name
+    runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
+    if not runs:
+        raise CheckpointError(
+            "E402", f"there is no run in '{parent}' to resume", fix="start one without --resume"
+        )
+    return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
+
+
+def examine(loaded: Loaded, folder: Path, registry: Registry, first: str | None = None) -> Earlier:
+    """Return what a run folder holds, after checking that the recipe is still the run's.
+
+    first: the stage from which on all run again, so that what they made need not be whole.
+    Raises CheckpointError where it is no run's, where a file of it or a finished stage is damaged,
+    and with every edit that cannot be taken over.
+    """
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(
+            "E402", f"'{folder}' is not a run folder", fix="name a folder that 'llmft run' printed"
+        )
+    results = {
+        stage: result for stage in _stages(folder) if (result := _result(folder, stage)) is not None
+    }
+    resolved = folder / "resolved.yaml"
+    if not resolved.is_file():
+        raise CheckpointError("E401", f"'{resolved}' is missing", fix=artifacts.PUT_BACK)
+    recipe = load_recipe(resolved, registry).recipe
+    edits = edits_between(recipe, loaded.recipe)
+    trained = {s for s in _stages(folder) if s not in results and _has_checkpoint(folder, s)}
+    refused = [fault for edit in edits if (fault := _refusal(loaded, edit, trained))]
+    if refused:
+        raise CheckpointError.of(refused)
+    names = [stage.name for stage in loaded.recipe.stages]
+    again = names[names.index(first) :] if first else []
+    for stage in results.keys() - again:
+        artifacts.verify_stage(folder / "stages" / stage)
+    same = not any(edit.kind != "allowed" for edit in edits)
+    return Earlier(results, tuple(edits), same and len(results) == len(recipe.stages))
+
+
+def _refusal(loaded: Loaded, edit: Edit, trained: Set[str]) -> Fault | None:
+    """Return why an edit cannot be taken over. trained: stages stopped at a checkpoint.
+
+    A stage that is finished runs again with the edit, and one that has not begun runs with it.
+    """
+    if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
+        return None
+    key = ("stages", loaded.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
+    what = f"the run began with another value, and cannot go on with this one ({edit})"
+    fix = "put it back as it was, or begin a new run without --resume"
+    return loaded.fault("E404", key, what, fix)
+
+
+def clear_unfinished(place: Path) -> None:
+    """Take away what a stage that was killed left half-published in its folder."""
+    fsio.sweep_staging(place)
+    if (place / artifacts.ADAPTER).is_dir():
+        fsio.remove_folder(place / artifacts.ADAPTER)
+
+
+def trim_metrics(place: Path, step: int) -> None:
+    """Drop the lines of a stage's metrics.jsonl that the resumed stage will write again."""
+    path = place / "metrics.jsonl"
+    if not path.is_file():
+        return
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _stays(line, step)]
+    if len(kept) < len(lines):
+        fsio.write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _stays(line: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # torn by a kill
+        return False
+    if not isinstance(entry, dict):
+        return False
+    return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
+
+
+def changed_ground(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, accept_plugins: bool = False
+) -> list[str]:
+    """Return in what two locks differ such that the bits may, though the recipe is the same.
+
+    accept_plugins: go on though a plugin's code of one version is another.
+    Raises CheckpointError where the base model, or a plugin's code of one version, is another.
+    """
+    for name in {**before["model"]["sha256"], **now["model"]["sha256"]}:
+        if before["model"]["sha256"].get(name) != now["model"]["sha256"].get(name):
+            raise CheckpointError(
+                "E405",
+                f"'{name}' of the model '{now['model']['path']}' is not what the run began with",
+                fix="put the model back as it was, or begin a new run",
+            )
+    told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
+    pairs = [(name, before[name], now[name]) for name in told]
+    pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
+    pairs.append(("processes", before.get("processes", 1), now.get("processes", 1)))
+    if "code" in before:  # of a run that another version of llmft began, the version tells
+        pairs.append(("llmft's own code", before["code"][:8], now["code"][:8]))
+    plugins = {(p["kind"], p["method"]): p for p in before["plugins"]}
+    for plugin in now["plugins"]:
+        old = plugins.get((plugin["kind"], plugin["method"]), plugin)
+        name = f"{plugin['kind']} {plugin['method']}"
+        pairs.append((name, old["version"], plugin["version"]))
+        if old["version"] == plugin["version"] and old["sha256"] != plugin["sha256"]:
+            if accept_plugins:
+                pairs.append((f"code of the {name}", old["sha256"][:8], plugin["sha256"][:8]))
+                continue
+            raise CheckpointError(
+                "E405",
+                f"the code of the {plugin['kind']} '{plugin['method']}' ({plugin['distribution']})"
+                " has changed since the run began",
+                fix="install what the run began with, begin a new run, or go on with the new code"
+                " by --accept-plugin-change",
+            )
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+
+
+def _age(run: Path) -> tuple[str, int]:
+    """Return what sorts run folders by when they were made: `<date>-<time>[-<attempt>]-<hash>`."""
+    parts = run.name.split("-")
+    return "-".join(parts[:2]), int(parts[2]) if len(parts) > 3 and parts[2].isdecimal() else 1
+
+
+def _stages(folder: Path) -> list[str]:
+    names: list[str] = fsio.read_json(folder / artifacts.RUN, artifacts.PUT_BACK)["stages"]
+    return names
+
+
+def _is_finished(folder: Path) -> bool:
+    return all(_result(folder, stage) is not None for stage in _stages(folder))
+
+
+def _has_checkpoint(folder: Path, stage: str) -> bool:
+    return any((folder / "stages" / stage / CHECKPOINTS).glob("step-*"))
+
+
+def _result(folder: Path, stage: str) -> StageResult | None:
+    path = folder / "stages" / stage / artifacts.RESULT
+    if not path.is_file():
+        return None
+    facts = fsio.read_json(path, "take it away, and the stage goes on from its last checkpoint")
+    names = StageResult.__dataclass_fields__
+    return StageResult(**{name: value for name, value in facts.items() if name in names})

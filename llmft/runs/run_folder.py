@@ -1,0 +1,193 @@
+"""A run's folder: its name, and what it says about the recipe and the ground it stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
+from llmft.recipes.load import Loaded
+from llmft.recipes.methods import nested_methods
+from llmft.recipes.recipe import Recipe
+from llmft.recipes.references import references
+from llmft.registry.entry_points import code_hash
+from llmft.registry.registry import Registry
+from llmft.runs import artifacts
+from llmft.runs.resuming import Earlier, changed_ground
+from llmft.system import fsio
+from llmft.system.launcher import command
+
+LOCK, RUN = "lock.json", artifacts.RUN
+
+
+def new_run_folder(recipe: Recipe) -> Path:
+    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>."""
+    parent = Path(recipe.output_dir) / recipe.name
+    text = json.dumps(recipe.resolved(), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    for attempt in range(1000):
+        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{attempt + 1}" if attempt else "")
+        folder = parent / f"{stamp}-{digest}"
+        try:
+            fsio.make_private_folder(folder)
+        except FileExistsError:
+            continue
+        return folder.resolve()
+    raise EnvironmentFault("E203", f"cannot find a free name for a run folder in '{parent}'")
+
+
+def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, Any]:
+    """Write the recipe as given and as understood, and return what the run stands on.
+
+    run.json comes last: a folder that has it can be resumed.
+    """
+    ground = _ground(loaded.recipe, registry)
+    _write_recipe(folder, loaded)
+    fsio.write_json(folder / LOCK, ground)
+    fsio.write_json(
+        folder / RUN,
+        {
+            "run_id": folder.name,
+            "name": loaded.recipe.name,
+            "recipe_file": loaded.path,
+            "overrides": list(loaded.overrides),
+            "stages": [stage.name for stage in loaded.recipe.stages],
+            **({"smoke": True} if loaded.smoke else {}),
+        },
+    )
+    return ground
+
+
+def reopen(
+    folder: Path,
+    loaded: Loaded,
+    registry: Registry,
+    earlier: Earlier,
+    killed: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Write down that the run goes on, and return what it stood on, and what a person should read.
+
+    killed: what the lock of a process that ended without notice says.
+    """
+    fsio.sweep_staging(folder)
+    ground = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
+    now = _ground(loaded.recipe, registry)
+    changes = changed_ground(ground, now, accept_plugins=loaded.accepted.plugins)
+    known = [(plugin["kind"], plugin["method"]) for plugin in ground["plugins"]]
+    ground["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
+    notes = []
+    if killed is not None:
+        notes.append(f"the previous run ended without notice{_last_seen(killed)}")
+    if changes:
+        notes.append(f"not bit-exact: {', '.join(changes)}")
+    notes += [f"edited since: {edit}" for edit in earlier.edits if edit.kind == "applied"]
+    stages = [stage.name for stage in loaded.recipe.stages]
+    if earlier.edits:
+        _write_recipe(folder, loaded)
+    run = fsio.read_json(folder / RUN, artifacts.PUT_BACK)
+    entry = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "edits": [str(edit) for edit in earlier.edits],
+        "changes": changes,
+        "killed": killed,
+    }
+    fsio.write_json(
+        folder / RUN, {**run, "stages": stages, "resumed": [*run.get("resumed", []), entry]}
+    )
+    return ground, notes
+
+
+def saying_how_to_go_on(
+    error: Interrupted, loaded: Loaded, folder: Path, last: str | None
+) -> Interrupted:
+    """Return the error with what to type. last: the stage after which the run was to stop."""
+    command = _resume_command(loaded, folder, last)
+    fix = f"go on with: {command}" if command else ""
+    return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)
+
+
+def saying_who_ranks(
+    error: WaitsForPeople, loaded: Loaded, folder: Path, last: str | None
+) -> WaitsForPeople:
+    """Return the error with what to type, which is written down for `llmft rank` too."""
+    command = _resume_command(loaded, folder, last)
+    for waiting in folder.glob("stages/*/waiting.json"):
+        facts = json.loads(waiting.read_text("utf-8"))
+        fsio.write_json(waiting, {**facts, "resume": command})
+    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
+    return WaitsForPeople(error.faults[0].what, fix=fix)
+
+
+def _resume_command(loaded: Loaded, folder: Path, last: str | None) -> str:
+    """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
+    if loaded.smoke or not (folder / RUN).is_file():
+        return ""
+    named = any(found.is_of_earlier_run for found in references(loaded.recipe))
+    # Where a stage goes on from another run, that is looked for under output_dir.
+    kept = [text for text in loaded.overrides if named or not text.startswith("output_dir=")]
+    changes = [word for text in kept for word in ("--set", text)]
+    until = ["--until", last] if last else []
+    return shlex.join([*command(), "run", loaded.path, str(folder), "--resume", *until, *changes])
+
+
+def _last_seen(killed: Mapping[str, Any]) -> str:
+    if not killed:
+        return ""
+    return f" at {killed['at']} (process {killed['pid']} on {killed['host']})"
+
+
+def _write_recipe(folder: Path, loaded: Loaded) -> None:
+    fsio.write_text(folder / "recipe.yaml", loaded.text)
+    fsio.write_text(folder / "resolved.yaml", resolved_yaml(loaded.recipe))
+
+
+def _ground(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    from llmft.runs.provenance import lock_of
+
+    lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))
+    return {**lock, "rows_sha256": {}}
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """Return the recipe with every default written out, as YAML that loads to the same recipe."""
+    return as_yaml(recipe.resolved())
+
+
+def as_yaml(data: Any) -> str:
+    """Return plain data as YAML, in blocks, keys in their order."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(data, stream)
+    return stream.getvalue()
+
+
+def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
+    """Return which distribution, version and code gave each method that a recipe names."""
+    wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
+    for stage in recipe.stages:
+        wanted |= {(stage.work_kind, stage.work.method)}
+        wanted |= {("dataset", stage.data.method)} if stage.data else set()
+        wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
+        wanted |= {(kind, config.method) for kind, config in nested_methods(stage.work)}
+    return [
+        {
+            "kind": record.kind,
+            "method": record.method,
+            "distribution": record.distribution,
+            "version": record.version,
+            "sha256": code_hash(record.module),
+        }
+        for record in registry.records(load=False)
+        if (record.kind, record.method) in wanted
+    ]

@@ -1,1 +1,0 @@
-"""What goes to and comes from the hub."""

@@ -1,0 +1,167 @@
+"""What the processes of one training add up: alone, a process finds everything as it is.
+
+Adapters are small, so gradients are summed whole after an update's passes; nothing is asked of how
+many passes each process takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from llmft.api.errors import EnvironmentFault, StageError
+from llmft.system.launcher import Launch, on_cpu
+from llmft.system.machine import device
+
+log = logging.getLogger("llmft")
+
+Sums = dict[str, tuple[float, float]]
+"""Each metric's sum, and the weight that it is divided by."""
+T = TypeVar("T")
+
+# The others wait while the first one scores or samples alone. One that has died is not waited for:
+# its connections close, or the launcher ends all.
+_WAITS = timedelta(days=7)
+
+
+@contextmanager
+def joined(here: Launch) -> Iterator[None]:
+    """Let the processes that a launcher started find each other, for the block.
+
+    Raises EnvironmentFault where a machine has fewer GPUs than processes.
+    """
+    on_gpu = torch.cuda.is_available() and not on_cpu()
+    gpus = torch.cuda.device_count() if on_gpu else here.local_count
+    if gpus < here.local_count:
+        raise EnvironmentFault(
+            "E210",
+            f"{here.local_count} processes were launched on a machine with {gpus} GPUs",
+            fix="launch one process for each GPU",
+        )
+    # Numbers that are counted stay on the CPU; gradients are where the model is.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    if not dist.is_initialized():
+        with _in_touch():
+            dist.init_process_group(backend, timeout=_WAITS)
+    device()  # which each process has for itself
+    yield
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Say in our words that a process is gone: the others cannot go on without it."""
+    try:
+        yield
+    except RuntimeError as error:  # dist.DistError is one, and gloo raises plain ones
+        log.info("between processes: %s", error)
+        raise StageError(
+            "E306",
+            "another process of the run has ended, or cannot be reached",
+            fix="look for the message of the one that ended first; then go on with --resume",
+        ) from error
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def count() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if _several() else 1
+
+
+def rank() -> int:
+    """Return which of them this one is, from 0."""
+    return dist.get_rank() if _several() else 0
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes."""
+    if not _several():
+        return tensor
+    whole = tensor.detach().clone()
+    with _in_touch():
+        dist.all_reduce(whole)
+    return whole
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """Return what `make` gives in the first process; the others wait, and do not call it."""
+    if not _several():
+        return make()
+    box: list[Any] = [make() if rank() == 0 else None]
+    with _in_touch():
+        dist.broadcast_object_list(box, 0)
+    made: T = box[0]
+    return made
+
+
+def gathered(value: T) -> list[T]:
+    """Return the value of each process, in their order."""
+    if not _several():
+        return [value]
+    every: list[Any] = [None] * count()
+    with _in_touch():
+        dist.all_gather_object(every, value)
+    return every
+
+
+def agreed(number: int) -> int:
+    """Return the largest number that a process gives: a signal that any of them has got."""
+    if not _several():
+        return number
+    largest = torch.tensor(number)
+    with _in_touch():
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def merged(sums: Mapping[str, tuple[float, float]]) -> Sums:
+    """Return metrics as (sum, weight) over all processes; one may have none of them."""
+    if not _several():
+        return dict(sums)
+    whole: Sums = {}
+    for one in gathered(dict(sums)):
+        add(whole, one)
+    return whole
+
+
+def add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
+    """Add each metric's (sum, weight) to what there is of it."""
+    for name, (value, weight) in sums.items():
+        before = to.get(name, (0.0, 0.0))
+        to[name] = (before[0] + value, before[1] + weight)
+
+
+def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Give every process the sum of all processes' gradients; one may have computed none."""
+    if not _several():
+        return
+    by_kind: dict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        by_kind[parameter.grad.dtype].append(parameter.grad)
+    for gradients in by_kind.values():
+        whole = torch.cat([gradient.flatten() for gradient in gradients])
+        with _in_touch():
+            dist.all_reduce(whole)
+        pieces = torch.split(whole, [gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+
+def start_alike(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Give every process the first one's weights."""
+    if _several():
+        with _in_touch():
+            for parameter in parameters:
+                dist.broadcast(parameter.data, 0)

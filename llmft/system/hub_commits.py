@@ -1,0 +1,151 @@
+"""Which commit a name on the hub means: found once, and then the same for every file of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import EnvironmentFault
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ANSWER_SECONDS = 10.0
+Name = tuple[str, str, str | None]
+"""A kind ('model' or 'dataset'), a name on the hub, and the revision that a recipe gives."""
+
+_found: dict[Name, str] = {}
+
+
+def begin(known: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Forget what names meant to an earlier run. known: a lock's entries, which hold again."""
+    _found.clear()
+    for entry in known:
+        if entry["commit"]:
+            _found[entry["kind"], entry["name"], entry["revision"]] = entry["commit"]
+
+
+def begin_as_in(run: Path) -> None:
+    """Let names mean what they meant to a run, by the lock in its folder."""
+    try:
+        lock = json.loads((run / "lock.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        lock = {}
+    begin(lock.get("hub", ()) if isinstance(lock, dict) else ())
+
+
+def remember(name: Name, commit: str) -> None:
+    """Keep the commit that a name was seen to mean."""
+    _found[name] = commit
+
+
+def known(name: Name) -> str | None:
+    """Return what a name means in this run; None where it has not been loaded yet."""
+    revision = name[2]
+    return revision if is_commit(revision) else _found.get(name)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a whole commit, which means the same for ever."""
+    return bool(revision and _COMMIT.fullmatch(revision))
+
+
+def _cached(name: Name) -> str | None:
+    """Return what a name meant when it was fetched last, by the cache; None: unknown."""
+    kind, repo, revision = name
+    cached = _cache_folder(kind, repo)
+    try:
+        return (cached / "refs" / (revision or "main")).read_text("utf-8").strip()
+    except OSError:
+        found = [path.name for path in cached.glob("snapshots/*")]
+        return found[0] if len(found) == 1 else None
+
+
+def of_model(repo: str, revision: str | None) -> str | None:
+    """Return the commit from which every file of a model is to be loaded.
+
+    The hub is asked once; where it cannot be, the cache tells. None: the hub names no commits.
+    Raises EnvironmentFault (E201) where neither has the model.
+    """
+    name = ("model", repo, revision)
+    if name in _found:
+        return _found[name]
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        place = Path(hf_hub_download(repo, "config.json", revision=revision))
+        _found[name] = place.parent.name
+    except errors.LocalEntryNotFoundError as error:
+        raise not_here(name) from error
+    except errors.GatedRepoError as error:
+        raise EnvironmentFault(
+            "E201",
+            f"cannot load '{repo}': who wants it must accept its terms first",
+            fix=f"accept them at https://huggingface.co/{repo}, and log in: hf auth login",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        what = f"cannot load '{repo}': the hub has no model of that name, or shows it to others"
+        fix = "check model.path; for a private one: hf auth login"
+        raise EnvironmentFault("E201", what, fix=fix) from error
+    except errors.RevisionNotFoundError as error:
+        what = f"cannot load '{repo}': it has no revision '{revision}'"
+        raise EnvironmentFault("E201", what, fix="check model.revision") from error
+    except errors.EntryNotFoundError:  # a tokenizer's repository may have no config
+        if commit := known(name) or _cached(name):
+            _found[name] = commit
+    return _found.get(name)
+
+
+def of_dataset(repo: str, revision: str | None) -> str | None:
+    """Return the commit from which every split of a data set is to be loaded; None: unknown."""
+    name = ("dataset", repo, revision)
+    if name not in _found and not is_commit(revision):
+        from huggingface_hub import HfApi
+
+        try:
+            info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
+            if info.sha:
+                _found[name] = info.sha
+        except Exception:  # of whichever HTTP library this version of the client speaks through
+            pass  # loading it says better what is wrong, or finds it in the cache
+    return known(name) or _cached(name)
+
+
+def downloaded(repo: str, commit: str | None) -> Path | None:
+    """Return the folder into which `hf download` has put a data set, or None where it has not."""
+    folder = _cache_folder("dataset", repo) / "snapshots" / (commit or "-")
+    return folder if folder.is_dir() and not _parts_missing(folder) else None
+
+
+def not_here(name: Name, size: str = "only the hub knows how large it is") -> EnvironmentFault:
+    """Return the error for what is not in the cache where the hub cannot be asked."""
+    from huggingface_hub import constants
+
+    kind, repo, revision = name
+    told = "the hub cannot be reached"
+    if constants.is_offline_mode():
+        told = "HF_HUB_OFFLINE keeps the hub from being asked"
+    of_kind = "the data set " if kind == "dataset" else ""
+    more = " --repo-type dataset" if kind == "dataset" else ""
+    more += f" --revision {revision}" if revision else ""
+    return EnvironmentFault(
+        "E201",
+        f"cannot load {of_kind}'{repo}': it is not whole in the cache, and {told}; {size}",
+        fix=f"where there is a network: hf download {repo}{more}",
+    )
+
+
+def _cache_folder(kind: str, repo: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"
+
+
+def _parts_missing(folder: Path) -> bool:
+    """Return whether a file that is one of several, by its name, is there without the others."""
+    seen: dict[tuple[str, str], int] = {}
+    for path in folder.rglob("*-of-*"):
+        if part := re.search(r"^(.*?)-?\d+-of-(\d+)", str(path)):
+            seen[part[1], part[2]] = seen.get((part[1], part[2]), 0) + 1
+    return any(count < int(whole) for (_, whole), count in seen.items())

@@ -1,0 +1,119 @@
+"""Which of several processes this one is, by what torchrun or accelerate says; imports no torch.
+
+A process that is not the first has nobody to talk to: it trains what the first one tells it to, and
+speaks only where it fails and the first one does not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmft.api.errors import EnvironmentFault, RecipeError
+
+_GIVES_WAY_SECONDS = 5.0
+_NO = ("", "no", "false", "0", "1")  # 1: gradient accumulation that accumulates nothing
+_FOREIGN = {
+    "ACCELERATE_USE_DEEPSPEED": "leave --use_deepspeed out: llmft sums gradients by itself",
+    "ACCELERATE_USE_FSDP": "leave --use_fsdp out: llmft sums gradients by itself",
+    "ACCELERATE_USE_MEGATRON_LM": "leave --use_megatron_lm out: llmft sums gradients by itself",
+    "ACCELERATE_MIXED_PRECISION": "give --mixed_precision no; train.bf16 in the recipe sets it",
+    "ACCELERATE_DYNAMO_BACKEND": "give --dynamo_backend no; nothing is compiled",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "leave it out of accelerate's settings;"
+    " train.gradient_accumulation_steps in the recipe sets it",
+}
+_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process of `count`: its number from 0, and the same among those of its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    def __str__(self) -> str:
+        return f"process {self.rank} of {self.count}"
+
+
+ALONE = Launch()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the first process tells the others to train: a stage of a run.
+
+    rows: the SHA-256 of the stage's rows, which must be the same everywhere.
+    """
+
+    run: str
+    stage: str
+    rows: Mapping[str, str]
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """Return which process of a launcher's this one is; ALONE where there is no launcher.
+
+    Some clusters set WORLD_SIZE and RANK for machines: only a launcher sets LOCAL_RANK beside them.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if not all(environment.get(name) for name in names) or environment["WORLD_SIZE"] == "1":
+        return ALONE
+    rank, count, local_rank = (int(environment[name]) for name in names[:3])
+    return Launch(rank, count, local_rank, int(environment.get("LOCAL_WORLD_SIZE", count)))
+
+
+def on_cpu() -> bool:
+    """Return whether `accelerate launch --cpu` asks for the CPU though there may be a GPU."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
+
+
+def refuse_for(command: str) -> None:
+    """Raise RecipeError where several processes were started for a command that one answers."""
+    here = launch()
+    if here.count > 1 and command not in ("run", "--help"):
+        what = f"{here.count} processes were launched, and 'llmft {command}' runs in one"
+        raise RecipeError("E090", what, fix="start it without torchrun or accelerate launch")
+
+
+def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise EnvironmentFault where a launcher asks for what a run would not do, or do otherwise."""
+    for name, fix in _FOREIGN.items():
+        value = environment.get(name, "")
+        if value.lower() not in _NO:
+            raise EnvironmentFault("E210", f"the launcher has set {name}={value}", fix=fix)
+    if launch(environment) is ALONE and not environment.get("LOCAL_RANK"):
+        for name in _MPI:
+            if (count := environment.get(name, "1")) != "1":
+                what = f"{count} processes were started by MPI ({name}), which llmft does not read"
+                raise EnvironmentFault("E210", what, fix=f"torchrun --nproc_per_node {count} ...")
+
+
+def command() -> list[str]:
+    """Return the words by which a person starts llmft as it was started now."""
+    here = launch()
+    if here.count == 1:
+        return ["llmft"]
+    machines = here.count // here.local_count
+    nodes = [f"--nnodes={machines}"] if machines > 1 else []
+    return ["torchrun", *nodes, f"--nproc_per_node={here.local_count}", "-m", "llmft"]
+
+
+def remarks() -> list[str]:
+    """Return what a person should know of several processes before they train."""
+    here = launch()
+    if here.count == 1:
+        return []
+    return [f"{here.count} processes train together, so a step takes {here.count} times the rows"]
+
+
+def give_way() -> None:
+    """Wait until the launcher ends this process, or for some seconds where the first one lives on.
+
+    What failed in all of them is told by the first one alone.
+    """
+    time.sleep(_GIVES_WAY_SECONDS)

@@ -1,0 +1,165 @@
+"""A stage on a tiny model, in which a step of an alignment is held against its contract."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmft import api
+from llmft.modeling.tiny_models import tiny_llama, tiny_tokenizer
+from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
+
+
+class LongerIsBetter(api.RewardFunction[api.RewardConfig]):
+    """Scores an answer by its length."""
+
+    method = "longer"
+    Config = api.RewardConfig
+
+    def score(self, prompt: api.Prompt, completion: str, answers: Sequence[str]) -> float:
+        """Return how many letters the answer has."""
+        return float(len(completion))
+
+
+class TrainingStage:
+    """A stage whose `fit` asks the objective for a step, without an optimiser.
+
+    fitted: whether the alignment has trained. Answers are made up, a different one each time.
+    """
+
+    name = "stage"
+    seed = 0
+    shares_prompts = False
+
+    def __init__(self, work: api.Alignment[Any], rows: Sequence[api.Row], folder: Path) -> None:
+        self.train = api.TrainSettings.model_validate({})
+        self.tokenizer = tiny_tokenizer(chat=True)
+        self.model = tiny_llama()
+        self.work, self.folder, self.fitted, self._rows = work, folder, False, rows
+        work.extend(self.model)
+
+    def rows(self) -> Sequence[api.Row]:
+        return self._rows
+
+    def held_out(self) -> Sequence[api.Row]:
+        return self._rows
+
+    def encode(self, rows: Sequence[api.Row]) -> list[api.Encoded]:
+        return [self._encoded("", _text(row), row.origin) for row in rows]
+
+    def encode_pairs(self, rows: Sequence[api.Row]) -> list[api.EncodedPair]:
+        pairs = []
+        for row in rows:
+            assert isinstance(row, api.PreferenceRow), f"{row.origin}: no preference"
+            prompt = str(row.prompt)
+            chosen, rejected = (
+                self._encoded(prompt, text, row.origin) for text in (row.chosen, row.rejected)
+            )
+            shared = len(self._ids(prompt))
+            pairs.append(api.EncodedPair(chosen, rejected, shared, row.margin, row.origin))
+        return pairs
+
+    def encode_prompts(
+        self, rows: Sequence[api.Row], max_new_tokens: int
+    ) -> list[api.EncodedPrompt]:
+        found = []
+        for row in rows:
+            assert isinstance(row, api.PromptRow | api.CompletionRow), f"{row.origin}: no prompt"
+            ids = self._ids(str(row.prompt))
+            none = (-100,) * len(ids)
+            found.append(api.EncodedPrompt(ids, none, row.origin, row.prompt, row.answers))
+        return found
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **how: Any
+    ) -> list[api.Answer]:
+        answers = []
+        for number in range(len(prompts)):
+            ids = list(self._ids("answer"[: 1 + number % 6]))[:max_new_tokens]
+            answers.append(api.Answer(ids, [-1.0] * len(ids), True))
+        return answers
+
+    def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
+        assert items, "it trains on no items"
+        checked = CheckedObjective(objective, self.work)
+        self._hold(checked, items)
+        return self._result()
+
+    def fit_online(self, prompts: Sequence[Any], objective: api.OnlineObjective) -> api.StageResult:
+        checked = CheckedOnlineObjective(objective, self.work)
+        items = checked.draw(prompts, range(len(prompts)), 0, lambda: False)
+        for update in checked.updates(len(items), 0):
+            self._hold(checked, [items[number] for number in update])
+        checked.step_metrics()
+        checked.restore(checked.state())
+        return self._result()
+
+    def _hold(self, objective: CheckedObjective, items: Sequence[Any]) -> None:
+        """Assert that a batch's loss is a sum: an item that is there twice counts twice."""
+        self.fitted = True
+        once, twice = [items[0]], [items[0], items[0]]
+        loss, _ = objective.loss(self.model, list(items))
+        loss.backward()  # type: ignore[no-untyped-call]
+        single = float(objective.loss(self.model, once)[0].detach())
+        double = float(objective.loss(self.model, twice)[0].detach())
+        ratio = objective.weight(twice) / objective.weight(once)
+        assert math.isclose(ratio, 2, rel_tol=1e-6), f"an item twice weighs {ratio:g} times as much"
+        alike = math.isclose(double, 2 * single, rel_tol=1e-3, abs_tol=1e-5)
+        assert alike, f"the loss is no sum: {single:g} for an item, {double:g} for it twice"
+
+    def _result(self) -> api.StageResult:
+        return api.StageResult(self.work.produces, steps=1, metrics={"train_loss": 1.0})
+
+    def reference(self) -> Any:
+        return contextlib.nullcontext()
+
+    def reference_model(self) -> Any:
+        return tiny_llama().requires_grad_(False)
+
+    def load_stage(self, name: str) -> Any:
+        pytest.skip(f"it reads the stage '{name}': there is none here")
+
+    def stage_folder(self, name: str) -> Path:
+        pytest.skip(f"it reads the stage '{name}': there is none here")
+
+    def reward_function(self, config: api.RewardConfig) -> api.RewardFunction[Any]:
+        return LongerIsBetter(config)
+
+    def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
+        return ["Norway." for _ in prompts]
+
+    def sample(
+        self, prompts: Sequence[api.Prompt], sampling: api.Sampling, *, seed: int = 0
+    ) -> list[list[str]]:
+        return [["Norway."] * sampling.num_return_sequences for _ in prompts]
+
+    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Nobody is shown them."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Nobody is told."""
+
+    def note(self, text: str) -> None:
+        """Nobody is told."""
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _encoded(self, prompt: str, text: str, origin: str) -> api.Encoded:
+        before, learnt = self._ids(prompt), self._ids(text)
+        return api.Encoded(before + learnt, (-100,) * len(before) + learnt, origin)
+
+
+def _text(row: api.Row) -> str:
+    if isinstance(row, api.TextRow):
+        return row.text
+    if isinstance(row, api.CompletionRow):
+        return f"{row.prompt} {row.completion}"
+    if isinstance(row, api.ChatRow):
+        return " ".join(turn["content"] for turn in row.messages)
+    raise api.DataError("E300", f"{row.origin}: no text to learn in this kind of row")

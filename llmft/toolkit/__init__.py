@@ -1,0 +1,245 @@
+"""Public building blocks for plugin authors. Importing this imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.api import DataError, Encoded
+from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
+from llmft.data.table_dataset import TableConfig, TableDataset
+from llmft.data.tables import read_file, read_records
+from llmft.ranking import (
+    RATINGS,
+    Ratings,
+    Sample,
+    combine,
+    judged,
+    read_ratings,
+    read_samples,
+    remaining,
+)
+from llmft.system.fsio import write_json, write_jsonl, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmft.modeling.forward import LabelNll
+    from llmft.modeling.token_stats import TokenStats
+
+__all__ = [
+    "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head",
+    "add_value_head", "answers_of", "combine", "exact_match", "f1", "fields_of", "fill",
+    "first_line", "judged", "label_nll", "last_hidden", "load_score_head", "load_tensors",
+    "load_value_head", "normalize_answer", "read_file", "read_ratings", "read_records",
+    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "save_value_head",
+    "summed", "text_of", "token_stats", "value_parameters", "values", "without_dropout",
+    "write_json", "write_jsonl", "write_text",
+]  # fmt: skip
+
+Shared = Sequence[tuple[int, int]]
+
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+
+
+def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
+    """Return the negative log-likelihood of every label in a batch; see `llmft.modeling.forward`.
+
+    shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
+        `StageContext.shares_prompts`.
+    """
+    from llmft.modeling import forward
+
+    return forward.label_nll(model, rows, shared)
+
+
+def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
+    """Return what the output layer reads at each row's last token, shape (B, D)."""
+    from llmft.modeling import forward
+
+    return forward.last_hidden(model, rows, shared)
+
+
+def add_score_head(model: Any) -> None:
+    """Add a trainable scalar head to a model, for `Alignment.extend`."""
+    from llmft.modeling import heads
+
+    heads.add_score_head(model)
+
+
+def save_score_head(model: Any, folder: Path) -> None:
+    """Write a model's scalar head into a folder, for `Alignment.save`."""
+    from llmft.modeling import heads
+
+    heads.save_score_head(model, folder)
+
+
+def load_score_head(model: Any, folder: Path) -> None:
+    """Add the scalar head that was saved in a folder, for `Alignment.load`."""
+    from llmft.modeling import heads
+
+    heads.load_score_head(model, folder)
+
+
+def rewards(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:
+    """Return the reward of each row by a model with a scalar head, shape (B,), float32."""
+    from llmft.modeling import heads
+
+    return heads.rewards(model, rows, shared)
+
+
+def token_stats(
+    model: Any,
+    rows: Sequence[Encoded],
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = False,
+    shared: Shared | None = None,
+    nuclei: Sequence[torch.Tensor] | None = None,
+) -> TokenStats:
+    """Return log-likelihood, entropy and state of every label; see `llmft.modeling.token_stats`."""
+    from llmft.modeling import token_stats as stats
+
+    return stats.token_stats(
+        model, rows, temperature, entropy_gradient=entropy_gradient, shared=shared, nuclei=nuclei
+    )
+
+
+def add_value_head(model: Any) -> None:
+    """Add a trainable scalar head that is read at every token, for `Alignment.extend`."""
+    from llmft.modeling import heads
+
+    heads.add_value_head(model)
+
+
+def value_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """Return the parameters of a model's value head, for `Alignment.parameter_groups`."""
+    from llmft.modeling import heads
+
+    return heads.value_parameters(model)
+
+
+def save_value_head(model: Any, folder: Path) -> None:
+    """Write a model's value head into a folder, for `Alignment.save`."""
+    from llmft.modeling import heads
+
+    heads.save_value_head(model, folder)
+
+
+def load_value_head(model: Any, folder: Path) -> None:
+    """Add the value head that was saved in a folder, for `Alignment.load`."""
+    from llmft.modeling import heads
+
+    heads.load_value_head(model, folder)
+
+
+def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Return the value head's answer to states as `token_stats` gives them, shape (N,), float32."""
+    from llmft.modeling import heads
+
+    return heads.values(model, hidden_ND)
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes that train together."""
+    from llmft.system import distributed
+
+    return distributed.summed(tensor)
+
+
+def without_dropout(model: Any) -> AbstractContextManager[int]:
+    """Turn a model's dropout off for a while, in training too; gives how many layers had any."""
+    from llmft.modeling import dropout
+
+    return dropout.without_dropout(model)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], key: str) -> None:
+    """Write tensors whole into a safetensors file; `key` says what they were computed from."""
+    from safetensors.torch import save
+
+    from llmft.system.fsio import write_bytes
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(whole, {"key": key, "sha256": _digest(whole)}))
+
+
+def load_tensors(path: Path, key: str) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of a file, or None where it is not there, damaged or has another key."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError:
+        return None
+    return found if (told.get("key"), told.get("sha256")) == (key, _digest(found)) else None
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a SHA-256 over the names and bytes of tensors on the CPU."""
+    import hashlib
+
+    import torch
+
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
+    """Return a record's text in a column, or by a template such as 'Question: {question}'.
+
+    Raises DataError where the column is missing or holds no text.
+    """
+    if "{" in column:
+        return fill(column, record, origin)
+    if column not in record:
+        raise DataError(
+            "E101",
+            f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
+            fix=f"map the right one under data.columns in place of '{column}'",
+        )
+    value = record[column]
+    if isinstance(value, float) and math.isnan(value):
+        value = None  # as pandas writes what is missing
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind = "empty" if value is None else f"a {type(value).__name__}"
+        raise DataError("E101", f"{origin}: the column '{column}' is {kind}, text is wanted")
+    return str(value)
+
+
+def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
+    """Return the right answers in a column, a text or a list of texts; none without a column."""
+    if column is None:
+        return ()
+    value = record.get(column)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    return (text_of(record, column, origin),)
+
+
+def fields_of(column: str) -> list[str]:
+    """Return the record's fields that a column, or a template of {columns}, reads."""
+    if "{" not in column:
+        return [column]
+    return [match[1] for match in _FIELD.finditer(column) if match[1]]
+
+
+def fill(template: str, record: Mapping[str, Any], origin: str) -> str:
+    """Return the template with each {field} replaced by the record's; {{ and }} are braces."""
+
+    def one(match: re.Match[str]) -> str:
+        whole = match.group(0)
+        return whole[0] if whole in ("{{", "}}") else text_of(record, match.group(1), origin)
+
+    return _FIELD.sub(one, template)

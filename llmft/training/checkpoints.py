@@ -1,0 +1,186 @@
+"""A stage's checkpoints: written whole, checked before they are used, the newest few kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.api.errors import CheckpointError, EnvironmentFault
+from llmft.system import fsio
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "checkpoints"
+STATE, TENSORS = "state.json", "state.safetensors"
+
+log = logging.getLogger("llmft")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read and verified.
+
+    carried: what the stage gave to be kept beside the training state.
+    """
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any]
+    carried: Mapping[str, Any]
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one stage, in folders `step-<n>`.
+
+    identity: what must be the same when the stage goes on, such as hashes of its rows.
+    keep: so many of the newest stay. note: is told what a person should read. accept_data: go on
+    though the rows are others.
+    """
+
+    folder: Path
+    run_id: str
+    identity: Mapping[str, Any]
+    keep: int = 2
+    note: Callable[[str], None] = log.info
+    accept_data: bool = False
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    save_ms: list[float] = field(default_factory=list)
+
+    def save(
+        self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        """Write the state after a step, then take away the oldest beyond `keep`."""
+        started = time.perf_counter()
+        target = self.folder / f"step-{step}"
+        if target.exists():  # one that did not verify: an intact one would have been resumed from
+            fsio.remove_folder(target)
+        state = {
+            "run_id": self.run_id,
+            "step": step,
+            "identity": self.identity,
+            "facts": facts,
+            "carried": self.carried,
+        }
+        with fsio.staged_folder(target, self.run_id) as staged:
+            fsio.write_tensors(staged / TENSORS, tensors)
+            fsio.write_json(staged / STATE, state)
+        self._prune(step)
+        self.save_ms.append((time.perf_counter() - started) * 1e3)
+        log.info("checkpoint step-%d written in %.0f ms", step, self.save_ms[-1])
+
+    def metrics(self) -> dict[str, float]:
+        """Return how many were written by this process, and how long each took on average."""
+        saves = len(self.save_ms)
+        mean = round(sum(self.save_ms) / saves, 1) if saves else 0.0
+        return {"checkpoints": saves, "checkpoint_ms": mean} if saves else {}
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint folder, newest first; times are never asked."""
+        names = [path.name for path in self.folder.glob("step-*")]
+        return sorted((int(n[5:]) for n in names if n[5:].isdecimal()), reverse=True)
+
+    def newest(self) -> Saved | None:
+        """Return the newest checkpoint that verifies, noting those that do not, or None.
+
+        Raises CheckpointError where none of several verifies, and where one is not of this run or
+        of other rows.
+        """
+        if self.folder.is_dir():
+            fsio.sweep_staging(self.folder)
+        reasons = []
+        for step in self.steps():
+            try:
+                saved = self._read(step)
+            except CheckpointError as error:
+                if error.faults[0].code != "E401":
+                    raise
+                reasons.append(error.faults[0].what)
+                self.note(f"checkpoint step-{step} is skipped: {reasons[-1]}")
+                continue
+            self._prune(step)
+            return saved
+        if reasons:
+            raise CheckpointError(
+                "E403",
+                f"none of {len(reasons)} checkpoints in '{self.folder}' can be used: {reasons[0]}",
+                fix="remove the folder to start the stage again, or begin a new run",
+            )
+        return None
+
+    def _prune(self, newest: int) -> None:
+        """Take away the oldest; a damaged one that is newer does not count as one that is kept."""
+        for old in [step for step in self.steps() if step <= newest][self.keep :]:
+            fsio.remove_folder(self.folder / f"step-{old}")
+
+    def _read(self, step: int) -> Saved:
+        folder = self.folder / f"step-{step}"
+        run_id = fsio.verify_folder(folder)
+        present = {path.name for path in folder.iterdir()}
+        if present != {STATE, TENSORS, fsio.MANIFEST}:
+            raise CheckpointError("E401", f"'{folder}' holds {', '.join(sorted(present))}")
+        listed = json.loads((folder / fsio.MANIFEST).read_text("utf-8"))["sha256"]
+        state = json.loads((folder / STATE).read_text("utf-8"))
+        if set(listed) != {STATE, TENSORS} or (run_id, step) != (state["run_id"], state["step"]):
+            raise CheckpointError("E401", f"'{folder}' and its {fsio.MANIFEST} disagree")
+        if run_id != self.run_id:
+            raise CheckpointError(
+                "E405",
+                f"'{folder}' is a checkpoint of the run '{run_id}', not of '{self.run_id}'",
+                fix="take it away, or give a run folder that was renamed its name back",
+            )
+        self._refuse_other(state["identity"])
+        from safetensors.torch import load_file
+
+        return Saved(step, load_file(folder / TENSORS), state["facts"], state["carried"])
+
+    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
+        ours = json.loads(json.dumps(self.identity))
+        differs = [key for key in {**identity, **ours} if identity.get(key) != ours.get(key)]
+        if not differs:
+            return
+        what = (
+            f"{', '.join(differs)} of the stage {'has' if len(differs) == 1 else 'have'} changed"
+            " since it began"
+        )
+        if self.accept_data:
+            self.note(f"not bit-exact: {what}, which --accept-data-change accepts")
+            return
+        raise CheckpointError(
+            "E405",
+            f"the run's checkpoints are of other data: {what}",
+            fix="put the data back as it was, begin a new run, or go on with what is there now by"
+            " --accept-data-change",
+        )
+
+
+def newest_carried(folder: Path) -> Mapping[str, Any]:
+    """Return what the newest checkpoint in a folder carries, by its own word; {} without one."""
+    steps = sorted(folder.glob("step-*"), key=lambda path: path.name[5:].zfill(20), reverse=True)
+    for step in steps:
+        with suppress(CheckpointError, OSError):  # a damaged one: see `Checkpoints.newest`
+            carried: Mapping[str, Any] = fsio.read_json(step / STATE, "").get("carried", {})
+            return carried
+    return {}
+
+
+def check_space(folder: Path, size: int, count: int) -> None:
+    """Raise EnvironmentFault where the disk cannot hold so many more checkpoints of that size."""
+    with fsio.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if free < size * count:
+        raise EnvironmentFault(
+            "E202",
+            f"'{folder}' needs {size * count / 1e6:,.1f} MB ({count} checkpoints of"
+            f" {size / 1e6:,.1f} MB), and the disk has {free / 1e6:,.1f} MB free",
+            fix="free some space, give another --output-dir, or lower train.save_total_limit",
+        )

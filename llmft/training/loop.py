@@ -1,0 +1,210 @@
+"""The one training loop: every alignment gives it items and a loss; it owns the rest.
+
+Gradients are those of the mean over all labels (or pairs) of an optimiser step, however the step
+is cut into forward passes and devices: each pass gives a sum, and the sums are divided once.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from llmft.api import Objective, OnlineObjective
+from llmft.api.errors import CheckpointError, Interrupted
+from llmft.api.settings import TrainSettings
+from llmft.modeling.decoding import Stopped
+from llmft.system import distributed
+from llmft.system.signals import stop_requests
+from llmft.training import guard, training_state
+from llmft.training.checkpoints import Checkpoints, Saved, check_space
+from llmft.training.metrics import LoopReport, Window
+from llmft.training.optimizer import make_optimizer, make_schedule
+from llmft.training.step_plan import Plan
+from llmft.training.updates import FixedItems, OnlineItems, Update
+
+
+def train(
+    model: Any,
+    items: Sequence[Any],
+    objective: Objective,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    groups: Sequence[Mapping[str, Any]] | None = None,
+    on_step: Callable[[int, int, Mapping[str, float], bool], None] = lambda *_: None,
+    checkpoints: Checkpoints | None = None,
+    saved: Saved | None = None,
+    online: OnlineObjective | None = None,
+) -> LoopReport:
+    """Train the parameters that require grad, in place, and return what was done.
+
+    groups: parameter groups as torch.optim takes them; default: every trainable parameter.
+    on_step: called after each step with (step, steps, metrics, whether to log).
+    checkpoints: where the state goes when the settings say so, and on a signal. saved: go on there.
+    online: the objective, where it draws its own items of the prompts that `items` then are: a
+    step is one drawing and the updates that learn from it.
+    Raises StageError before an optimiser update whose loss or gradient is not finite, and
+    Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
+    Of several processes, all do what one of them is asked to.
+    """
+    from accelerate import Accelerator
+
+    # Its mixed precision would be one for all stages of a process; autocast is set by hand below.
+    accelerator = Accelerator()
+    plan = Plan.of(len(items), settings, seed, distributed.count())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    distributed.start_alike(parameters)
+    optimizer = make_optimizer(groups or [{"params": parameters}], settings)
+    schedule = make_schedule(optimizer, settings, plan.steps)
+
+    def around() -> Any:
+        return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16)
+
+    source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
+    if online is not None:
+        source = OnlineItems(items, online, plan, around)
+    model.train()
+    window = Window()
+    report = LoopReport()
+    if checkpoints and distributed.rank() == 0:
+        _check_space(checkpoints, model, plan, settings)
+    if saved:
+        _refuse_misfit(saved, plan)
+        training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
+        window.restore(saved.facts["window"])
+        report.restore(saved.facts["report"])
+        if online is not None:
+            online.restore(saved.facts["objective"])
+    started = time.monotonic() - report.seconds
+
+    def save(step: int) -> None:
+        assert checkpoints is not None
+        tensors, facts = training_state.capture(model, optimizer)
+        facts |= {"window": window.facts(), "report": report.facts()}
+        if online is not None:
+            facts["objective"] = dict(online.state())
+        if distributed.rank() == 0:
+            checkpoints.save(step, tensors, facts)
+
+    with stop_requests() as stop:
+        for step in range(report.steps, plan.steps):
+            sums: distributed.Sums = {}
+            norms = []
+            rate = float(schedule.get_last_lr()[0])
+            update: Update | None = None
+            try:
+                for update in source.updates(step, stop):
+                    own = _forward_backward(accelerator, model, update, objective, around)
+                    distributed.sum_gradients(parameters)
+                    update.sums = distributed.merged(own)
+                    norms.append(_clip(parameters, settings.max_grad_norm))
+                    report.items += update.fresh
+                    if guard.may_update(update, norms[-1], step, settings):
+                        optimizer.step()
+                        distributed.add(sums, update.sums)
+                    else:
+                        report.skipped += 1
+                        norms.pop()
+                    optimizer.zero_grad(set_to_none=True)
+            except Stopped:  # while items were drawn: all is as it was at the end of the last step
+                asked = distributed.agreed(stop.signal)
+                if checkpoints and step and _lacks(checkpoints, step):
+                    with stop.waiting():
+                        save(step)
+                raise _interrupted(asked, step, plan) from None
+            except (MemoryError, RuntimeError) as error:
+                if fault := guard.out_of_memory(error, update, step, settings):
+                    raise fault from error
+                raise
+            schedule.step()
+            distributed.add(sums, source.metrics())
+            window.add(sums)
+            report.steps = step + 1
+            report.losses.append(window.last_loss if "loss" in sums else None)
+            report.seconds = time.monotonic() - started
+            log = (step + 1) % settings.logging_steps == 0 or step + 1 == plan.steps
+            metrics = window.means(clear=log) | _of_step(report, plan, norms, rate)
+            on_step(step + 1, plan.steps, metrics, log)
+            asked = distributed.agreed(stop.signal)
+            if checkpoints and (asked or plan.save_due(step + 1, settings)):
+                with stop.waiting():
+                    save(step + 1)
+                asked = distributed.agreed(stop.signal)
+            if asked:
+                raise _interrupted(asked, step + 1, plan)
+    guard.refuse_none_learnt(report.losses)
+    model.eval()
+    return report
+
+
+def _of_step(
+    report: LoopReport, plan: Plan, norms: Sequence[float], rate: float
+) -> dict[str, float]:
+    """Return what is told of the step that the report has come to, beside its means."""
+    return {
+        **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
+        "learning_rate": rate,
+        "epoch": report.steps / plan.steps_per_epoch,
+        **({"skipped_updates": report.skipped} if report.skipped else {}),
+    }
+
+
+def _interrupted(asked: int, step: int, plan: Plan) -> Interrupted:
+    where = f"at the end of step {step} of {plan.steps}" if step else "in the first step"
+    return Interrupted(asked, f"stopped by {signal.Signals(asked).name} {where}")
+
+
+def _lacks(checkpoints: Checkpoints, step: int) -> bool:
+    """Return whether no checkpoint is of a step's end; the first process's folder is asked."""
+    return distributed.of_first(lambda: step not in checkpoints.steps())
+
+
+def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: TrainSettings) -> None:
+    """Refuse a disk that cannot hold the checkpoints that are kept, and one while it is written."""
+    planned = min(plan.saves(settings), settings.save_total_limit + 1)
+    if more := planned - len(checkpoints.steps()):
+        check_space(checkpoints.folder.parent, training_state.size_of(model), max(more, 1))
+
+
+def _refuse_misfit(saved: Saved, plan: Plan) -> None:
+    """Raise CheckpointError where training cannot go on from a checkpoint as it is asked to."""
+    before, now = training_state.processes_of(saved.facts), distributed.count()
+    if before != now:
+        raise CheckpointError(
+            "E404",
+            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot go on in"
+            f" {now}: a step would take other rows",
+            fix=f"launch {before} again, or begin a new run without --resume",
+        )
+    if saved.step > plan.steps:
+        raise CheckpointError(
+            "E404",
+            f"the run is at step {saved.step} already, and the recipe now ends at {plan.steps}",
+            fix="raise train.max_steps or train.num_train_epochs again",
+        )
+
+
+def _forward_backward(
+    accelerator: Any, model: Any, update: Update, objective: Objective, around: Callable[[], Any]
+) -> distributed.Sums:
+    """Add the gradient of an update's mean loss, and return each metric as (sum, weight)."""
+    sums: distributed.Sums = {}
+    for chosen in update.passes:
+        with around():
+            loss, extra = objective.loss(model, chosen)
+        accelerator.backward(loss * (1 / update.weight))
+        weight = objective.weight(chosen)
+        noted: dict[str, float] = {"loss": float(loss.detach()), **extra}
+        distributed.add(sums, {name: (value, weight) for name, value in noted.items()})
+    return sums
+
+
+def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+    """Scale the gradient down to the limit (0: leave it), and return its norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    return float(norm)

@@ -1,0 +1,68 @@
+"""Which items each optimiser step takes: follows from the seed and the settings alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from llmft.api.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimiser steps, and which items each takes."""
+
+    items: int
+    batch: int
+    accumulation: int
+    steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, items: int, settings: TrainSettings, seed: int, processes: int = 1) -> Plan:
+        """Return the plan of a stage with so many items."""
+        per_step = (
+            settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
+        )
+        steps = settings.max_steps or math.ceil(
+            math.ceil(items / per_step) * settings.num_train_epochs
+        )
+        batch = settings.per_device_train_batch_size
+        return cls(items, batch, settings.gradient_accumulation_steps * processes, steps, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one pass over the items."""
+        return math.ceil(self.items / (self.batch * self.accumulation))
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the order in which an epoch takes the items."""
+        return _shuffled(self.items, self.seed * 1_000_003 + epoch)
+
+    def step_batches(self, step: int) -> list[list[int]]:
+        """Return the item numbers of each forward pass of an optimiser step (counted from 0)."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        per_step = self.batch * self.accumulation
+        chosen = self.order(epoch)[at * per_step : (at + 1) * per_step]
+        return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
+
+    def save_due(self, step: int, settings: TrainSettings) -> bool:
+        """Return whether a checkpoint is due after so many steps; one always is after the last."""
+        if settings.save_strategy == "no":
+            return False
+        by_epoch = settings.save_strategy == "epoch"
+        every = self.steps_per_epoch if by_epoch else settings.save_steps
+        return step % every == 0 or step == self.steps
+
+    def saves(self, settings: TrainSettings) -> int:
+        """Return how many checkpoints a whole stage writes."""
+        return sum(self.save_due(step, settings) for step in range(1, self.steps + 1))
+
+
+@lru_cache(maxsize=1)
+def _shuffled(items: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(items, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order

@@ -1,0 +1,182 @@
+"""What training would need to go on as if it had never stopped, as tensors and plain data.
+
+Restored in place and strictly: every trainable tensor by name, shape and dtype. The rate and the
+optimiser's settings are not part of it: they follow from the recipe and the step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from llmft.api.errors import CheckpointError, StageError
+from llmft.system import distributed
+
+Tensors = dict[str, torch.Tensor]
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters that require grad, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """Return copies on the CPU of weights, optimiser state and generators, and their plain data.
+
+    Weights are the same in all processes; generators are of each. All processes take part.
+    Raises StageError where a weight is not finite: such a state is never published.
+    """
+    (tensors, facts), *others = distributed.gathered(random_state())
+    if others:
+        facts["others"] = [theirs for _, theirs in others]
+    for number, (states, _) in enumerate(others, 1):
+        tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, parameter in trainable(model).items():
+        if not torch.isfinite(parameter).all():
+            raise StageError(
+                "E301",
+                f"the weight '{name}' is not finite; nothing saved",
+                fix="lower train.learning_rate, and go on from the checkpoint before",
+            )
+        tensors[f"model/{name}"] = _copied(parameter)
+        numbers[name] = {}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{name}/{key}"] = _copied(value)
+            else:
+                numbers[name][key] = value
+    return tensors, facts | {"optimizer": numbers}
+
+
+def restore(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    facts: Mapping[str, Any],
+) -> None:
+    """Put back what `capture` returned after so many steps.
+
+    Raises CheckpointError where names, shapes or dtypes are not those of the model.
+    """
+    parameters = trainable(model)
+    saved = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    if misfits := list(_misfits(parameters, saved)):
+        raise CheckpointError(
+            "E405",
+            f"the checkpoint does not fit the model: {'; '.join(misfits[:3])}"
+            + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
+            fix="resume with the recipe and the model that the run began with",
+        )
+    _start_states(optimizer)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+            optimizer.state[parameter].update(facts["optimizer"][name])
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "optimizer":
+                name, _, entry = rest.rpartition("/")
+                _put(optimizer, parameters[name], entry, tensor)
+    _go_to_step(schedule, step)
+    if number := distributed.rank():
+        mine = f"process/{number}/"
+        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
+        set_random_state(own, facts["others"][number - 1])
+    else:
+        set_random_state(tensors, facts)
+
+
+def processes_of(facts: Mapping[str, Any]) -> int:
+    """Return how many processes trained up to a checkpoint, by its plain data."""
+    return 1 + len(facts.get("others", ()))
+
+
+def random_state() -> tuple[Tensors, dict[str, Any]]:
+    """Return the state of Python's, numpy's and torch's generators."""
+    import numpy
+
+    version, numbers, gauss = random.getstate()
+    state: Any = numpy.random.get_state(legacy=True)
+    kind, keys, *rest = state
+    tensors = {"rng/torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states = torch.cuda.get_rng_state_all()
+        tensors |= {f"rng/cuda/{number}": state for number, state in enumerate(states)}
+    facts = {"python": [version, list(numbers), gauss], "numpy": [kind, keys.tolist(), *rest]}
+    return tensors, {"rng": facts}
+
+
+def set_random_state(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Put back what `random_state` returned."""
+    import numpy
+
+    version, numbers, gauss = facts["rng"]["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = facts["rng"]["numpy"]
+    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
+    torch.set_rng_state(tensors["rng/torch"])
+    for number in range(torch.cuda.device_count()):
+        if f"rng/cuda/{number}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng/cuda/{number}"], number)
+
+
+def size_of(model: Any) -> int:
+    """Return about how many bytes a checkpoint takes: weights, and twice as much beside them."""
+    return sum(3 * p.numel() * p.element_size() for p in trainable(model).values())
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _misfits(
+    wanted: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]
+) -> Iterator[str]:
+    yield from (f"'{name}' is missing" for name in wanted.keys() - saved.keys())
+    yield from (f"'{name}' is left over" for name in saved.keys() - wanted.keys())
+    for name in wanted.keys() & saved.keys():
+        ours, theirs = wanted[name], saved[name]
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            yield f"'{name}' is {_kind(theirs)}, not {_kind(ours)}"
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _start_states(optimizer: Any) -> None:
+    """Let an optimiser that keeps its state in memory of its own (paged) set it up first."""
+    start = getattr(optimizer, "init_state", None)
+    if start is None:
+        return
+    for g, group in enumerate(optimizer.param_groups):
+        for p, parameter in enumerate(group["params"]):
+            start(group, parameter, g, p)
+
+
+def _put(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, key: str, value: torch.Tensor
+) -> None:
+    state = optimizer.state[parameter]
+    if key in state:
+        state[key].copy_(value)
+        return
+    # Adam counts steps on the CPU, unless it is fused.
+    stays = key == "step" and not optimizer.defaults.get("fused")
+    state[key] = value.clone() if stays else value.to(parameter.device, copy=True)
+
+
+def _go_to_step(schedule: Any, step: int) -> None:
+    """Set the rates as so many calls of `schedule.step` would, from the recipe's own settings."""
+    schedule.last_epoch, schedule._step_count = step, step + 1
+    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    rates = [base * rate(step) for base, rate in pairs]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates

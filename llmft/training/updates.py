@@ -1,0 +1,107 @@
+"""Where an optimiser update's items come from: a fixed list, or drawn by the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from llmft.api import Objective, OnlineObjective
+from llmft.system import distributed
+from llmft.training.step_plan import Plan
+
+Sums = Mapping[str, tuple[float, float]]
+
+
+@dataclass
+class Update:
+    """One optimiser update: the items of each forward pass of this process, and their numbers.
+
+    weight: of all processes' items; their summed losses are divided by it. fresh: how many items
+    are seen for the first time. sums: what the loop found, given back before it asks for the next.
+    """
+
+    passes: list[list[Any]]
+    numbers: list[int]
+    weight: float
+    fresh: int
+    sums: Sums = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Return where this process's items come from."""
+        items = [item for one in self.passes for item in one]
+        pairs = zip(items, self.numbers, strict=True)
+        return [getattr(item, "origin", "") or f"row {number}" for item, number in pairs]
+
+
+class FixedItems:
+    """Items that are there before training: a step is one update of the next ones."""
+
+    def __init__(self, items: Sequence[Any], objective: Objective, plan: Plan) -> None:
+        self.items, self.objective, self.plan = items, objective, plan
+
+    def updates(self, step: int, stopping: Callable[[], bool]) -> Iterator[Update]:
+        """Yield the step's one update."""
+        batches = self.plan.step_batches(step)
+        mine = batches[
+            distributed.rank() :: distributed.count()
+        ]  # the epoch's last step: maybe none
+        weight = sum(self.objective.weight([self.items[i] for i in batch]) for batch in batches)
+        passes = [[self.items[i] for i in batch] for batch in mine]
+        numbers = [i for batch in mine for i in batch]
+        yield Update(passes, numbers, weight, sum(map(len, batches)))
+
+    def metrics(self) -> Sums:
+        """Return what a step is measured by besides its passes: nothing."""
+        return {}
+
+
+class OnlineItems:
+    """Items that the model draws at each step's start: several updates learn from them.
+
+    around: what a forward pass runs in, such as autocast.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Any],
+        objective: OnlineObjective,
+        plan: Plan,
+        around: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.prompts, self.objective, self.plan, self.around = prompts, objective, plan, around
+
+    def updates(self, step: int, stopping: Callable[[], bool]) -> Iterator[Update]:
+        """Draw the step's items, and yield updates until the objective has enough of them.
+
+        Raises Stopped, before anything is changed, once `stopping` says so.
+        """
+        chosen = [i for batch in self.plan.step_batches(step) for i in batch]
+        numbers = range(len(chosen))[distributed.rank() :: distributed.count()]
+        prompts = [self.prompts[chosen[n]] for n in numbers]
+        with self.around():
+            drawn = self.objective.draw(prompts, numbers, step, stopping)
+        each = self.objective.items_per_prompt
+        mine = {n * each + k: drawn[place * each + k]
+                for place, n in enumerate(numbers) for k in range(each)}  # fmt: skip
+        total = len(chosen) * each
+        fresh = total
+        for minibatch in self.objective.updates(total, step):
+            own_numbers = [number for number in minibatch if number in mine]
+            items = [mine[number] for number in own_numbers]
+            size = self.plan.batch
+            passes = [items[i : i + size] for i in range(0, len(items), size)]
+            own = torch.tensor(self.objective.weight(items) if items else 0.0, dtype=torch.float64)
+            update = Update(passes, own_numbers, float(distributed.summed(own)), fresh)
+            yield update
+            fresh = 0
+            if not self.objective.goes_on({k: s / w for k, (s, w) in update.sums.items() if w}):
+                return
+
+    def metrics(self) -> Sums:
+        """Return what the step's items are measured by, of all processes."""
+        return self.objective.step_metrics()
