@@ -153,7 +153,7 @@ def separate_models() -> None:
     """Give reference, reward model and value a base of their own each, as four models have."""
     import copy
 
-    from llmft_alignments import ppo_episodes
+    from llmft_alignments.ppo import rollouts as ppo_rollouts
 
     from llmft.engine import stage_resources
 
@@ -168,13 +168,13 @@ def separate_models() -> None:
         return found
 
     stage_resources.twin = twin
-    begin = ppo_episodes.Arena.__init__
+    begin = ppo_rollouts.RolloutSampler.__init__
 
     def with_value_model(self: Any, config: Any, context: Any) -> None:
         begin(self, config, context)
         self.value_model = copy.deepcopy(context._bare)
 
-    ppo_episodes.Arena.__init__ = with_value_model  # type: ignore[method-assign]
+    ppo_rollouts.RolloutSampler.__init__ = with_value_model  # type: ignore[method-assign]
 
 
 def resident(name: str) -> int:

@@ -29,7 +29,7 @@ PPO = {
 }  # fmt: skip
 
 # Where a SIGKILL strikes a method: the place, and the function that is about to be called there.
-_OBJECTIVE = "llmft_alignments.ppo_objective:PpoObjective"
+_OBJECTIVE = "llmft_alignments.ppo.objective:PpoObjective"
 IN_PPO = {
     "in the rollout": "llmft.modeling.decoding:log_probabilities",
     "before the reward": "llmft_alignments.ppo_episodes:Arena.judge",

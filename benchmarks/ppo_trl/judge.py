@@ -18,7 +18,7 @@ from export import load_reward, reward_of
 from task import Task, read_rows, read_task
 
 from llmft.assets.remarks import WELCOME
-from llmft.modeling.decoding import Drawing, decode
+from llmft.modeling.decoding import SamplingParams, decode
 
 DRAWS = 2
 """Answers to each prompt."""
@@ -58,7 +58,7 @@ def judge(
     tokens the divergence of the whole distributions. welcome, right, ended: shares.
     """
     prompts = [tokenizer(row["prompt"]).input_ids for row in rows]
-    drawing = Drawing(task.response_length, (tokenizer.eos_token_id,), 1.0, seed=(0,))
+    drawing = SamplingParams(task.response_length, (tokenizer.eos_token_id,), 1.0, seed=(0,))
     answers = decode(policy, prompts, drawing, batch_size=BATCH)
     pairs = [(prompt, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
     rewards = reward_of(reward_model, pairs)

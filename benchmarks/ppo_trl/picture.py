@@ -48,7 +48,7 @@ def panel(result: dict[str, Any], top: int) -> list[str]:
         points = " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in enumerate(scores))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
     bottom = top + PANEL - 12
-    parts.append(text(LEFT, bottom, f"{result['episodes']} episodes; a line for each seed"))
+    parts.append(text(LEFT, bottom, f"{result['rollouts']} episodes; a line for each seed"))
     for number, name in enumerate(result["taken"]):
         parts.append(text(LEFT + 300 + 150 * number, bottom, name, 12, COLOURS[number]))
     return parts

@@ -83,7 +83,7 @@ def measure(task: Task, work: Path, seeds: list[int], trl_python: str | None) ->
             policies[contestant.name, number] = out / "policy"
             print(f"{task.name}, seed {seed}, {contestant.name}: {figures['cpu']:.1f} CPU s",
                   file=sys.stderr, flush=True)  # fmt: skip
-    result: dict[str, Any] = {"task": task.name, "episodes": task.episodes, "taken": taken}
+    result: dict[str, Any] = {"task": task.name, "episodes": task.rollouts, "taken": taken}
     if task.judged:
         judged = judge(folder, [folder / "policy", *policies.values()])
         result["start"] = judged[str(folder / "policy")]

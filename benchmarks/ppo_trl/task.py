@@ -46,7 +46,7 @@ class Task:
     target_modules: tuple[str, ...] = LINEAR
 
     @property
-    def episodes(self) -> int:
+    def rollouts(self) -> int:
         """Answers that are drawn and learnt from in the whole run."""
         return self.steps * self.batch
 

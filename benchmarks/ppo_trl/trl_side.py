@@ -92,7 +92,7 @@ def arguments(task: Task, out: Path, seed: int) -> dict[str, Any]:
     """Return the settings, those of Trainer that would differ from llmft's stated too."""
     return {
         **shared_options(task), "output_dir": str(out / "trainer"), "seed": seed,
-        "total_episodes": task.episodes, "per_device_train_batch_size": task.batch,
+        "total_episodes": task.rollouts, "per_device_train_batch_size": task.batch,
         "gradient_accumulation_steps": 1, "local_rollout_forward_batch_size": task.batch,
         "learning_rate": task.learning_rate, "lr_scheduler_type": task.lr_scheduler_type,
         "warmup_steps": 0, "optim": "adamw_torch", "weight_decay": 0.0, "stop_token": "eos",

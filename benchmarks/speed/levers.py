@@ -103,7 +103,7 @@ def without_packing(model: Any, objective: Any) -> Iterator[None]:
 @contextmanager
 def without_own_layers(model: Any, objective: Any) -> Iterator[None]:
     """Let PEFT compute its layers."""
-    from llmft_adapters.lora_layer import LoraForward
+    from llmft_adapters.lora.layer import LoraForward
 
     layers = [m for m in model.modules() if isinstance(vars(m).get("forward"), LoraForward)]
     for layer in layers:
@@ -166,7 +166,7 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
     from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective
     from llmft_alignments.reward import Reward, RewardObjective
     from llmft_alignments.sft import CompletionLoss
-    from model_folder import start_alike, write_model
+    from model_folder import broadcast_parameters, write_model
 
     from llmft.api import CompletionRow, PreferenceRow
     from llmft.api.settings import ModelSource, TrainSettings
@@ -182,7 +182,7 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
         encoder = Encoder(base_model.load_tokenizer(source), task.shape.positions)
         lora = Lora(Lora.Config(method="lora", r=task.rank, lora_alpha=2 * task.rank))
         model = lora.attach(base_model.load_base(source, {}, varlen=True))
-    start_alike(model)
+    broadcast_parameters(model)
     model.train()
     settings = TrainSettings()
     if not task.in_pairs:
@@ -192,7 +192,7 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
     pairs = encode_pairs(encoder, texts, settings)[0]
     if task.alignment == "reward":
         add_score_head(model)
-        start_alike(model)
+        broadcast_parameters(model)
         return model, list(pairs), RewardObjective(Reward.Config(method="reward"), share=True)
     items = [DpoItem(p.chosen, p.rejected, p.shared, p.margin, "", (-500.0, -500.0)) for p in pairs]
     return model, items, DpoObjective(Dpo.Config(method="dpo"), share=True)

@@ -30,7 +30,7 @@ def write_model(folder: Path) -> None:
     tiny_tokenizer(pad=True).save_pretrained(folder / "model")
 
 
-def start_alike(model: Any) -> None:
+def broadcast_parameters(model: Any) -> None:
     """Draw every adapter's A from a seed, by its layer's name, and a scalar head; B is zero."""
     import torch
 

@@ -18,14 +18,14 @@ def watch(out: Path, prepare: Callable[[Any], None] = lambda trainer: None) -> N
     prepare: is given the trainer first.
     """
     import transformers
-    from model_folder import start_alike
+    from model_folder import broadcast_parameters
 
     own = transformers.Trainer.train
 
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         clock = Clock()
         prepare(self)
-        start_alike(self.model)
+        broadcast_parameters(self.model)
         clock.start()
         done = own(self, *args, **kwargs)
         clock.losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     asked = parser.parse_args()
     from clock import Clock
-    from model_folder import start_alike
+    from model_folder import broadcast_parameters
     from transformers import TrainerCallback
 
     clock = Clock()
@@ -39,7 +39,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make_trainer(asked.folder, scratch)
-        start_alike(trainer.model)
+        broadcast_parameters(trainer.model)
         trainer.add_callback(Note())
         clock.start()
         trainer.train()

@@ -160,11 +160,11 @@ class Adapter(_Kind[C]):
 
 
 class _Work(_Kind[C]):
-    def new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:
         """Return how many tokens it draws after a prompt at most, for which there must be room."""
         return 0
 
-    def small(self) -> Mapping[str, Any]:
+    def smoke_overrides(self) -> Mapping[str, Any]:
         """Return settings that keep `llmft run --smoke` quick, such as shorter answers.
 
         Its model is tiny and random, and nobody is there to be asked.
@@ -237,7 +237,7 @@ class Dataset(_Kind[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     held_out_split: ClassVar[str] = "validation"
     metrics: ClassVar[Mapping[str, Metric]] = {}
-    earlier: Mapping[str, Path] = {}
+    upstream: Mapping[str, Path] = {}
     """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
 
     @abstractmethod

@@ -37,7 +37,7 @@ class OnlineObjective(Objective, Protocol):
 
     items_per_prompt: int
 
-    def draw(
+    def sample_rollouts(
         self,
         prompts: Sequence[Any],
         numbers: Sequence[int],
@@ -54,7 +54,7 @@ class OnlineObjective(Objective, Protocol):
     def updates(self, items: int, step: int) -> Iterable[Sequence[int]]:
         """Return the numbers (0..items-1, of all processes) that each optimiser update takes."""
 
-    def goes_on(self, means: Mapping[str, float]) -> bool:
+    def should_continue(self, means: Mapping[str, float]) -> bool:
         """Return whether the step's next update is to be taken, after one with these metrics."""
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:

@@ -29,7 +29,7 @@ class StageInfo:
     total_parameters: int
     rows: int
     tokens: int
-    learnt_tokens: int
+    trained_tokens: int
     steps: int
     notes: tuple[str, ...] = ()
 

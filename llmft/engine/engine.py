@@ -14,7 +14,7 @@ from llmft.api import RunInfo, StageResult, Task, hookimpl
 from llmft.api.errors import Interrupted, PluginError, RecipeError, WaitsForPeople
 from llmft.data.stage_rows import check_rows
 from llmft.engine.preflight import check_against_model
-from llmft.engine.stage import StageRun
+from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources, upload
 from llmft.recipes.load import Loaded
@@ -24,7 +24,7 @@ from llmft.registry.registry import Registry
 from llmft.registry.return_checks import result_of, shown
 from llmft.runs import fingerprint, locking, resuming, run_folder
 from llmft.runs.locking import Lock
-from llmft.runs.resuming import Earlier
+from llmft.runs.resuming import PreviousRun
 from llmft.runs.upstream import refuse_other_bases, stage_dataset
 from llmft.system import fsio, hub_commits, launcher
 from llmft.system.quiet import captured_output
@@ -88,11 +88,11 @@ def resume_recipe(
 
 
 def _whole(
-    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: Earlier
+    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: PreviousRun
 ) -> Summary | None:
     """Return how a run ended that there is nothing left to do for, or None."""
     finished = earlier.finished and part.first is None
-    if finished and fingerprint.all_stand(loaded.recipe, registry, folder):
+    if finished and fingerprint.all_unchanged(loaded.recipe, registry, folder):
         return Summary(folder.name, folder, 0.0, earlier.results, already_finished=True)
     return None
 
@@ -106,7 +106,7 @@ def _refuse_misfits(loaded: Loaded, registry: Registry) -> None:
 
 
 def _run(
-    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: Earlier | None = None
+    loaded: Loaded, registry: Registry, folder: Path, part: Part, earlier: PreviousRun | None = None
 ) -> Summary:
     """Run the stages that are not finished, alone in the folder, and tell how it ends."""
     started = time.monotonic()
@@ -152,7 +152,7 @@ def _run_stages(
     trackers: Trackers,
     lock: Lock,
     part: Part,
-    earlier: Earlier | None,
+    earlier: PreviousRun | None,
 ) -> dict[str, StageResult]:
     """Run the stages one after another, each through the one dispatch point."""
     recipe = loaded.recipe
@@ -162,7 +162,7 @@ def _run_stages(
     try:
         names = tuple(stage.name for stage in recipe.stages)
         trackers.run_started(RunInfo(recipe.name, folder, recipe.resolved(), names))
-        ground = _ground(loaded, registry, folder, trackers, lock, earlier)
+        provenance = _open_run(loaded, registry, folder, trackers, lock, earlier)
         finished = dict(earlier.results) if earlier else {}
         results: dict[str, StageResult] = {}
         again, remade = False, set[str]()
@@ -171,12 +171,18 @@ def _run_stages(
             context = _context(recipe, stage, folder, registry, trackers, lock)
             context.accept_data = loaded.accepted.data
             context.reads = fingerprint.reads(stage, folder)
-            context.identity = fingerprint.identity(recipe, stage, ground, folder, context.digests)
-            if (seen := sources.commits(recipe)) != ground.get("hub", []):
-                ground["hub"] = seen  # what a resumed run loads again
-                fsio.write_json(folder / "lock.json", ground)
+            context.fingerprint = fingerprint.stage_fingerprint(
+                recipe, stage, provenance, folder, context.digests
+            )
+            if (seen := sources.commits(recipe)) != provenance.get("hub", []):
+                provenance["hub"] = seen  # what a resumed run loads again
+                fsio.write_json(folder / "lock.json", provenance)
             made = finished.get(stage.name)
-            if made and not again and fingerprint.recorded(folder, stage.name) == context.identity:
+            if (
+                made
+                and not again
+                and fingerprint.recorded(folder, stage.name) == context.fingerprint
+            ):
                 trackers.note(f"{stage.name}: finished already")
                 results[stage.name] = made
             else:
@@ -185,10 +191,12 @@ def _run_stages(
                     why = "as asked" if again else "as what it is made from has changed"
                     trackers.note(f"{stage.name}: runs again, {why}; what it made is in '{kept}'")
                     remade.add(stage.name)
-                elif why := fingerprint.why_anew(folder, stage.name, context.reads, remade, again):
+                elif why := fingerprint.why_restarts(
+                    folder, stage.name, context.reads, remade, again
+                ):
                     kept = fingerprint.set_aside(folder, stage.name)
                     trackers.note(f"{stage.name}: begins anew, {why}; what it had is in '{kept}'")
-                results[stage.name] = _run_stage(context, manager, folder, ground)
+                results[stage.name] = _run_stage(context, manager, folder, provenance)
             if stage.name == part.last:
                 break
     finally:
@@ -196,28 +204,28 @@ def _run_stages(
     return results
 
 
-def _ground(
+def _open_run(
     loaded: Loaded,
     registry: Registry,
     folder: Path,
     trackers: Trackers,
     lock: Lock,
-    earlier: Earlier | None,
+    earlier: PreviousRun | None,
 ) -> dict[str, Any]:
     """Write down that the run begins or goes on, tell its remarks, and return what it stands on."""
     if earlier:
-        ground, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
+        provenance, notes = run_folder.reopen(folder, loaded, registry, earlier, lock.killed)
     else:
-        ground, notes = run_folder.write_inputs(folder, loaded, registry), []
+        provenance, notes = run_folder.write_inputs(folder, loaded, registry), []
     remarks = [*launcher.remarks(), *sources.remarks(loaded.recipe), *trackers.contacts()]
     for note in [*notes, *remarks]:
         trackers.note(note)
-    refuse_other_bases(loaded.recipe, ground)
-    return ground
+    refuse_other_bases(loaded.recipe, provenance)
+    return provenance
 
 
 def _run_stage(
-    context: StageRun, manager: PluginManager, folder: Path, ground: dict[str, Any]
+    context: StageRunner, manager: PluginManager, folder: Path, provenance: dict[str, Any]
 ) -> StageResult:
     """Run a stage through the one dispatch point; write what it stood on and what it made."""
     _prepare(context)
@@ -225,9 +233,9 @@ def _run_stage(
         _tell_the_others(context, folder)
     given = manager.hook.llmft_run_stage(stage=context.stage, context=context)
     result = _result(given, context.recipe)
-    ground["rows_sha256"][context.name] = context.digests
-    ground["hub"] = sources.commits(context.recipe)
-    fsio.write_json(folder / "lock.json", ground)
+    provenance["rows_sha256"][context.name] = context.digests
+    provenance["hub"] = sources.commits(context.recipe)
+    fsio.write_json(folder / "lock.json", provenance)
     context.save(result)
     told = {"folder": str(context.folder), "samples": context.samples, **asdict(result)}
     context.trackers.stage_finished(context.name, told)
@@ -250,7 +258,7 @@ class Engine:
     """The engine's own implementation of the one dispatch point."""
 
     @hookimpl(trylast=True)
-    def llmft_run_stage(self, stage: Stage, context: StageRun) -> StageResult:
+    def llmft_run_stage(self, stage: Stage, context: StageRunner) -> StageResult:
         """Let the stage's alignment train, or its task run."""
         if isinstance(context.work, Task):
             result = context.work.run(context)
@@ -261,8 +269,8 @@ class Engine:
 
 def _context(
     recipe: Recipe, stage: Stage, folder: Path, registry: Registry, trackers: Trackers, lock: Lock
-) -> StageRun:
-    return StageRun(
+) -> StageRunner:
+    return StageRunner(
         recipe,
         stage,
         folder=folder / "stages" / stage.name,
@@ -273,7 +281,7 @@ def _context(
     )
 
 
-def _prepare(context: StageRun) -> None:
+def _prepare(context: StageRunner) -> None:
     """Make the stage's folder, or clear what a kill left half-published in it."""
     place = context.folder
     if place.is_dir():
@@ -285,7 +293,7 @@ def _prepare(context: StageRun) -> None:
         place.mkdir(parents=True, exist_ok=True)
 
 
-def _tell_the_others(context: StageRun, folder: Path) -> None:
+def _tell_the_others(context: StageRunner, folder: Path) -> None:
     from llmft.system import distributed
 
-    distributed.of_first(lambda: launcher.Order(str(folder), context.name, context.digests))
+    distributed.on_rank_zero(lambda: launcher.Order(str(folder), context.name, context.digests))

@@ -13,9 +13,9 @@ from llmft.recipes.references import references
 from llmft.recipes.tree import KeyPath
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.registry import Registry
-from llmft.registry.return_checks import breach, refusals_of, shown
+from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
-from llmft.runs.upstream import earlier_stage, load_options, stage_adapter, stage_work
+from llmft.runs.upstream import load_options, stage_adapter, stage_work, upstream_stage
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
 
@@ -33,7 +33,7 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
     Raises EnvironmentFault or TrustError where the model's configuration cannot be read, and
     CheckpointError where a stage of an earlier run is not there.
     """
-    faults = _of_earlier_runs(loaded)
+    faults = _of_other_runs(loaded)
     before_upstream()
     recipe = loaded.written  # later rounds have the same settings
     try:
@@ -48,7 +48,7 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
         adapter = stage_adapter(recipe, stage, registry)
         virtual = adapter.virtual_tokens() if adapter else 0
         if not isinstance(virtual, int):
-            raise breach(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
+            raise violation(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
         left = positions - virtual if positions else None
         faults += _without_room(loaded, registry, number, asked or left, left)
         if stage.task is not None:
@@ -89,7 +89,7 @@ def _without_room(
     row: tokens of a row at most. left: the model's positions beside an adapter's.
     """
     stage = loaded.written.stages[number]
-    drawn = stage_work(stage, registry).new_tokens()
+    drawn = stage_work(stage, registry).max_new_tokens()
     found: list[tuple[KeyPath, int, int | None]] = [((stage.work_kind,), drawn, row)]
     if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
         found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
@@ -105,13 +105,13 @@ def _without_room(
     ]
 
 
-def _of_earlier_runs(loaded: Loaded) -> list[Fault]:
+def _of_other_runs(loaded: Loaded) -> list[Fault]:
     """Return a fault for each named stage of an earlier run that made another thing."""
     faults = []
     for reference in references(loaded.written):
-        if not reference.is_of_earlier_run:
+        if not reference.is_of_another_run:
             continue
-        stage = earlier_stage(reference.target, Path(), loaded.written)
+        stage = upstream_stage(reference.target, Path(), loaded.written)
         made = artifacts.result_of(stage)["produces"]
         if made != reference.produces:
             made, wanted = (word.replace("_", " ") for word in (made, reference.produces))

@@ -20,7 +20,7 @@ from llmft.api import (
     StageResult,
 )
 from llmft.data.packing import PackedObjective, pack
-from llmft.engine.stage_resources import StageGround
+from llmft.engine.stage_resources import StageResources
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import groups_of, metric_of, numbers_of
@@ -33,7 +33,7 @@ from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
 
 
-class StageRun(StageGround):
+class StageRunner(StageResources):
     """The StageContext of `llmft.api`, for one stage of a run."""
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
@@ -88,7 +88,7 @@ class StageRun(StageGround):
 
         model = self.model if model is None else model
         stops = (*decoding.stop_ids(model, self.tokenizer), *more_stops)
-        drawing = decoding.Drawing(
+        drawing = decoding.SamplingParams(
             max_new_tokens, stops, temperature, top_p, seed=(self.seed, *seed),
             keep_nuclei=top_p < 1,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class StageRun(StageGround):
             )
         stopped = answers is None
         if isinstance(stopping, Stop):  # in training all processes draw, and all stop if one does
-            stopped = bool(distributed.agreed(stopped))
+            stopped = bool(distributed.all_reduce_max(stopped))
         if stopped or answers is None:
             raise decoding.Stopped
         return answers
@@ -132,7 +132,7 @@ class StageRun(StageGround):
         plan = Plan.of(len(items), self.train, self.seed, distributed.count())
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
-        saved = distributed.of_first(checkpoints.newest)
+        saved = distributed.on_rank_zero(checkpoints.newest)
         before = self._before(saved)
         carried = {"before": before, "samples": list(self.samples), "reads": dict(self.reads)}
         checkpoints.carried = carried
@@ -194,7 +194,7 @@ class StageRun(StageGround):
         """
         from llmft.system import distributed
 
-        return distributed.of_first(lambda: self._score(when))
+        return distributed.on_rank_zero(lambda: self._score(when))
 
     def _score(self, when: str) -> dict[str, float]:
         from llmft.evaluation import evaluation
@@ -242,7 +242,9 @@ class StageRun(StageGround):
         fsio.write_jsonl(self.folder / "samples.jsonl", self.samples)
         made = (self.adapter, self.work) if isinstance(self.work, Alignment) else ()
         model = self.model if made else None
-        artifacts.save_stage(self.folder, self._run_folder.name, made, model, result, self.identity)
+        artifacts.save_stage(
+            self.folder, self._run_folder.name, made, model, result, self.fingerprint
+        )
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
         from llmft.training.optimizer import joined_groups
@@ -267,7 +269,7 @@ class StageRun(StageGround):
             total_parameters=total,
             rows=sum(len(item) if isinstance(item, tuple) else 1 for item in items),
             tokens=sum(len(row.input_ids) for row in rows),
-            learnt_tokens=sum(row.n_labels for row in rows),
+            trained_tokens=sum(row.n_labels for row in rows),
             steps=steps,
             notes=tuple(self.notes),
         )

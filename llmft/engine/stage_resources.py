@@ -29,21 +29,21 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling import base_model
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
-from llmft.registry.return_checks import breach, model_of
+from llmft.registry.return_checks import model_of, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import (
-    earlier_stage,
     load_options,
     load_stage,
     stage_adapter,
     stage_work,
     twin,
+    upstream_stage,
 )
 from llmft.system.machine import device, seed_everything
 from llmft.system.startup import without_collecting
 
 
-class StageGround:
+class StageResources:
     """The part of the StageContext of `llmft.api` that is there before anything is trained."""
 
     def __init__(
@@ -69,7 +69,7 @@ class StageGround:
         self.samples: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self._when = "before"
-        self.identity = ""
+        self.fingerprint = ""
         self.reads: Mapping[str, str] = {}  # the identity of each stage that this one reads
         self.accept_data = False
 
@@ -92,7 +92,9 @@ class StageGround:
         if isinstance(self.work, Alignment):
             self.work.extend(model)
             if not any(parameter.requires_grad for parameter in model.parameters()):
-                raise breach(self.adapter, "no parameter requires grad: there is nothing to train")
+                raise violation(
+                    self.adapter, "no parameter requires grad: there is nothing to train"
+                )
         else:
             model = model.requires_grad_(False).eval()
         self.progress("load the model", 1, 1)
@@ -104,7 +106,7 @@ class StageGround:
             if self.adapter is None:
                 return base
             return model_of(self.adapter, "attach", self.adapter.attach(base))
-        earlier = earlier_stage(self.stage.start_from, self._run_folder, self.recipe)
+        earlier = upstream_stage(self.stage.start_from, self._run_folder, self.recipe)
         loaded = self.adapter.load(base, earlier / artifacts.ADAPTER)
         return model_of(self.adapter, "load", loaded)
 
@@ -163,7 +165,7 @@ class StageGround:
         encoded, report = self.encoder.encode(rows, self.train)
         if note := report.note():
             self.note(note)
-        self._refuse_strangers(encoded)
+        self._refuse_unknown_tokens(encoded)
         return encoded
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
@@ -172,7 +174,7 @@ class StageGround:
         pairs, report = encode_pairs(self.encoder, rows, self.train)
         if note := report.note():
             self.note(note)
-        self._refuse_strangers(row for pair in pairs for row in (pair.chosen, pair.rejected))
+        self._refuse_unknown_tokens(row for pair in pairs for row in (pair.chosen, pair.rejected))
         return pairs
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
@@ -181,10 +183,10 @@ class StageGround:
         prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
         if note := report.note():
             self.note(note)
-        self._refuse_strangers(prompts)
+        self._refuse_unknown_tokens(prompts)
         return prompts
 
-    def _refuse_strangers(self, rows: Iterable[Encoded]) -> None:
+    def _refuse_unknown_tokens(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""
         config = base_model.load_config(self.recipe.model).get_text_config()
         words = getattr(config, "vocab_size", None)
@@ -228,12 +230,12 @@ class StageGround:
 
     def stage_folder(self, name: str) -> Path:
         """Return the folder of an earlier stage that is finished."""
-        return earlier_stage(name, self._run_folder, self.recipe)
+        return upstream_stage(name, self._run_folder, self.recipe)
 
     def load_stage(self, name: str) -> Any:
         """Return a frozen model of an earlier stage on this one's base weights."""
         _ = self.model
-        folder = earlier_stage(name, self._run_folder, self.recipe)
+        folder = upstream_stage(name, self._run_folder, self.recipe)
         return load_stage(folder, self.registry, twin(self._bare))
 
     def reference_model(self) -> Any:
@@ -241,6 +243,6 @@ class StageGround:
         _ = self.model
         base = twin(self._bare)
         if self.stage.start_from is not None:
-            earlier = earlier_stage(self.stage.start_from, self._run_folder, self.recipe)
+            earlier = upstream_stage(self.stage.start_from, self._run_folder, self.recipe)
             base = self.adapter.load(base, earlier / artifacts.ADAPTER)
         return base.requires_grad_(False).eval()

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api import StageResult
-from llmft.engine.stage import StageRun
+from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.recipes.load import Loaded, load_recipe
 from llmft.recipes.recipe import Recipe
-from llmft.recipes.references import EARLIER_RUN, references
+from llmft.recipes.references import ANOTHER_RUN, references
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.provenance import model_hashes
 from llmft.runs.run_folder import RUN, resolved_yaml
-from llmft.runs.upstream import earlier_stage, stage_adapter
+from llmft.runs.upstream import stage_adapter, upstream_stage
 from llmft.system import fsio
 
 
-def make_earlier_runs(
+def make_upstream_runs(
     loaded: Loaded,
     runs: Path,
     rows: int,
@@ -36,18 +36,18 @@ def make_earlier_runs(
     """
     named: dict[Path, list[Path]] = {}
     for reference in references(loaded.written):
-        if reference.is_of_earlier_run:
-            stage = earlier_stage(reference.target, Path(), loaded.recipe)
+        if reference.is_of_another_run:
+            stage = upstream_stage(reference.target, Path(), loaded.recipe)
             stages = named.setdefault(stage.parent.parent, [])
             stages += [stage] if stage not in stages else []
     return [
         note
         for run, stages in named.items()
-        for note in _stand_in(stages, runs / "earlier" / run.name, loaded, rows, registry, small)
+        for note in _tiny_run(stages, runs / "earlier" / run.name, loaded, rows, registry, small)
     ]
 
 
-def _stand_in(
+def _tiny_run(
     stages: Sequence[Path],
     place: Path,
     loaded: Loaded,
@@ -92,11 +92,11 @@ def _of_these(
     """Return a recipe of some stages of an earlier run, on this recipe's model, each by itself."""
     whole = earlier.resolved()
     for reference in references(earlier):  # what stays unread may be missing
-        if not reference.is_of_earlier_run:
+        if not reference.is_of_another_run:
             block: Any = whole
             for key in reference.path[:-1]:
                 block = block[key]
-            block[reference.path[-1]] = f"{EARLIER_RUN}unread/{reference.target}"
+            block[reference.path[-1]] = f"{ANOTHER_RUN}unread/{reference.target}"
     stages = [stage for stage in whole["stages"] if stage["name"] in names]
     for stage in stages:
         adapter = stage_adapter(earlier, earlier.stage(stage["name"]), registry)
@@ -109,7 +109,7 @@ def _of_these(
 def _save_untrained(recipe: Recipe, name: str, run: Path, registry: Registry) -> str:
     """Write what a stage would leave before its first step, and return its adapter's method."""
     stage = recipe.stage(name)
-    context = StageRun(
+    context = StageRunner(
         recipe,
         stage,
         folder=run / "stages" / name,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmft.api import Progress, RunInfo, StageInfo, Tracker
-from llmft.system.rng import own_dice
+from llmft.system.rng import isolated_rng
 
 log = logging.getLogger("llmft")
 
@@ -21,7 +21,7 @@ class Trackers:
     def _tell(self, verb: str, *args: Any) -> None:
         for tracker in list(self.trackers):
             try:
-                with own_dice():
+                with isolated_rng():
                     getattr(tracker, verb)(*args)
             except (Exception, SystemExit) as error:  # a lost metric never ends a run
                 self.trackers.remove(tracker)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmft.api.errors import DataError, EnvironmentFault
 from llmft.engine.engine import Engine
-from llmft.engine.stage import StageRun
+from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
@@ -23,7 +23,7 @@ from llmft.system.quiet import captured_output
 from llmft.system.signals import leave_on_signal
 
 
-class FollowingStage(StageRun):
+class WorkerStage(StageRunner):
     """A stage whose own folder is a temporary one; what earlier stages made is in the run's."""
 
     run: Path
@@ -41,7 +41,7 @@ def follow() -> None:
         leave_on_signal(),
         tempfile.TemporaryDirectory(prefix="llmft-") as own,
     ):
-        while (order := distributed.of_first(lambda: nothing)) is not None:
+        while (order := distributed.on_rank_zero(lambda: nothing)) is not None:
             folder = Path(own) / order.stage
             folder.mkdir()
             _train(order, folder)
@@ -60,7 +60,7 @@ def _train(order: Order, folder: Path) -> None:
     with captured_output(run / f"log-{here.rank}.txt"):
         recipe = load_recipe(run / "resolved.yaml", registry).recipe
         stage = recipe.stage(order.stage)
-        context = FollowingStage(
+        context = WorkerStage(
             recipe,
             stage,
             folder=folder,

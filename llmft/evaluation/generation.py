@@ -9,7 +9,7 @@ import torch
 
 from llmft.api import Sampling
 from llmft.modeling.base_model import max_positions
-from llmft.modeling.decoding import Drawing, decode, dense_attention, stop_ids
+from llmft.modeling.decoding import SamplingParams, decode, dense_attention, stop_ids
 from llmft.modeling.token_reader import left_padded
 
 
@@ -80,7 +80,7 @@ def sample(
     answers = decode(
         model,
         [prompt for prompt in fitted for _ in range(count)],
-        Drawing(
+        SamplingParams(
             sampling.max_new_tokens,
             stops,
             sampling.temperature,

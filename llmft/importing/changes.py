@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from llmft.importing.draft import Draft
 from llmft.importing.flags import MOVED_MODELS, RENAMED
-from llmft.system.architectures import FAMILIES, family_of
+from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 
 _INSTRUCT = re.compile(r"(?:^|[-_/])(?:instruct|chat|it)(?:$|[-_/])", re.IGNORECASE)
 
@@ -37,7 +37,10 @@ def values_renamed(draft: Draft) -> None:
 
 def targets_that_exist(draft: Draft) -> None:
     """Leave out target modules that the model's family does not have."""
-    entry, family = draft.entry("adapter.target_modules"), family_of(draft.get("model.path") or "")
+    entry, family = (
+        draft.entry("adapter.target_modules"),
+        architecture_of(draft.get("model.path") or ""),
+    )
     if entry is None or family is None or not isinstance(entry.value, list):
         return
     known = set(family.layers)
@@ -45,7 +48,9 @@ def targets_that_exist(draft: Draft) -> None:
     if not missing:
         return
     kept = [name for name in entry.value if name not in missing]
-    others = [other.model_type for other in FAMILIES if set(missing) <= set(other.layers)]
+    others = [
+        other.model_type for other in ARCHITECTURES_BY_NAME if set(missing) <= set(other.layers)
+    ]
     have = f" (but of {', '.join(others[:3])})" if others else ""
     instead = "left out" if kept else "all-linear takes every linear layer instead"
     why = f"no layer of {family.model_type}{have} is called {' or '.join(missing)}; {instead}"

@@ -110,7 +110,7 @@ HOMES: dict[str, str] = _table()
 """Each flag -> the path of its setting, from the stage's blocks or from the top of a recipe."""
 
 
-def way_out(flag: str) -> str:
+def suggested_fix(flag: str) -> str:
     """Return what to do about a flag that has no entry in the table."""
     home = FOREIGN.get(flag, "")
     if known := next((other for other, place in HOMES.items() if place == home), ""):

@@ -19,7 +19,7 @@ from llmft.importing.flags import (
     OTHER_ALIGNMENTS,
     TASKS,
     TEXTS,
-    way_out,
+    suggested_fix,
 )
 from llmft.recipes.foreign import REMARKS
 from llmft.recipes.scalar import scalar
@@ -158,7 +158,7 @@ def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
         draft.leave_out("", flag, "off, and there is no such setting here")
         return []
     what = f"unknown flag --{visible(flag.name)[:80]}"
-    return [Fault("E091", what, way_out(flag.name), place=flag.place)]
+    return [Fault("E091", what, suggested_fix(flag.name), place=flag.place)]
 
 
 def _value(flag: Flag) -> Any:

@@ -18,7 +18,7 @@ from llmft.modeling import attention
 
 
 @dataclass(frozen=True, slots=True)
-class LaidOut:
+class PackedBatch:
     """Rows on the model's device, and where their N labels are predicted.
 
     inputs: what the model is called with. labels_N, row_N: the labels, and the row (0..B-1) of
@@ -38,15 +38,15 @@ class LaidOut:
         return there[self.line_N, self.column_N]
 
 
-def laid_out(
+def batched(
     model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None
-) -> LaidOut:
+) -> PackedBatch:
     """Return rows end to end where the model's attention keeps them apart, else padded.
 
     shared: as for `label_nll`. Raises ValueError if no row has a label.
     """
-    packed = lays_end_to_end(model)
-    inputs, at, labels, row = end_to_end(rows, shared) if packed else padded(rows)
+    packed = is_padding_free(model)
+    inputs, at, labels, row = padding_free_inputs(rows, shared) if packed else padded(rows)
     if not len(labels):
         raise ValueError("no row of the batch has a label")
     device = next(model.parameters()).device
@@ -56,10 +56,10 @@ def laid_out(
     # Positions count from the end, so that an adapter may put virtual tokens in front.
     keep, column = torch.unique(at % width - width, return_inverse=True)
     line = torch.zeros_like(at) if packed else at // width
-    return LaidOut(inputs, labels, row, keep, line, column)
+    return PackedBatch(inputs, labels, row, keep, line, column)
 
 
-def lays_end_to_end(model: Any) -> bool:
+def is_padding_free(model: Any) -> bool:
     """Return whether a model's attention keeps rows apart that are laid end to end."""
     return getattr(model.config, "_attn_implementation", None) == attention.NAME
 
@@ -67,7 +67,7 @@ def lays_end_to_end(model: Any) -> bool:
 _Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def end_to_end(rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None) -> _Laid:
+def padding_free_inputs(rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None) -> _Laid:
     """Return model inputs of shape (1, T) with boundaries, and where which label of which row is.
 
     A row that shares the start of an earlier one is laid from where it differs.

@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SamplingParams:
     """How tokens are drawn. temperature 0: always the likeliest. stops: ids that end an answer.
 
     seed: numbers that, with an answer's number, name its random numbers. keep_nuclei: note from
@@ -44,7 +44,7 @@ class Drawing:
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    drawing: Drawing,
+    drawing: SamplingParams,
     *,
     batch_size: int,
     numbers: Sequence[int] | None = None,
@@ -72,7 +72,7 @@ def decode(
     return answers
 
 
-def uniforms(drawing: Drawing, numbers: Sequence[int]) -> torch.Tensor:
+def uniforms(drawing: SamplingParams, numbers: Sequence[int]) -> torch.Tensor:
     """Return the random numbers in [0, 1) of answers, shape (B, max_new_tokens), float64."""
     import numpy as np
 
@@ -85,7 +85,7 @@ def _answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Answer],
-    drawing: Drawing,
+    drawing: SamplingParams,
     rolls_BT: torch.Tensor | None,
     stopping: Callable[[], bool],
 ) -> None:
@@ -120,7 +120,7 @@ def _answer(
         logits_BV = read_on.read(ids_B, keep_B)
 
 
-def log_probabilities(logits_BV: torch.Tensor, drawing: Drawing) -> torch.Tensor:
+def log_probabilities(logits_BV: torch.Tensor, drawing: SamplingParams) -> torch.Tensor:
     """Return the log-likelihoods (B, V) of the distribution that tokens are drawn from."""
     logps_BV = torch.log_softmax(logits_BV.float() / (drawing.temperature or 1.0), dim=1)
     if drawing.top_k and drawing.top_k < logps_BV.shape[1]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from llmft.api import Encoded
-from llmft.modeling.batching import end_to_end, laid_out, lays_end_to_end, padded
+from llmft.modeling.batching import batched, is_padding_free, padded, padding_free_inputs
 from llmft.modeling.frozen_head import frozen_head_nll, is_frozen
 from llmft.modeling.last_layer import narrowed
 
@@ -50,7 +50,7 @@ def label_nll(
         adapters that declare `supports_shared_prompt`.
     Raises ValueError if no row has a label.
     """
-    laid = laid_out(model, rows, shared)
+    laid = batched(model, rows, shared)
     labels_N = laid.labels_N
     head = _separable_head(model, len(labels_N))
     if head is None:
@@ -74,8 +74,8 @@ def last_hidden(
 
     model, shared: as for `label_nll`. The output layer itself is not computed.
     """
-    packed = lays_end_to_end(model)
-    inputs = end_to_end(rows, shared)[0] if packed else padded(rows)[0]
+    packed = is_padding_free(model)
+    inputs = padding_free_inputs(rows, shared)[0] if packed else padded(rows)[0]
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in inputs.items()}
     line = torch.arange(len(rows), device=device)

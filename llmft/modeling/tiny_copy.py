@@ -8,7 +8,7 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault
 from llmft.api.settings import ModelSource
 from llmft.modeling import base_model
-from llmft.system.architectures import FAMILIES, family_of
+from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 
 WIDTH, HEADS, LAYERS, INNER = 64, 4, 2, 128
 TOKENS_IN_A_BYTE_ROW = 4
@@ -28,7 +28,9 @@ _AT_MOST = {
 }  # fmt: skip
 
 
-def make_stand_in(source: ModelSource, folder: Path, seed: int, positions: int) -> tuple[bool, str]:
+def make_tiny_copy(
+    source: ModelSource, folder: Path, seed: int, positions: int
+) -> tuple[bool, str]:
     """Write a tiny model with its tokenizer into a folder; fetch nothing.
 
     positions: tokens that a row must be able to have.
@@ -103,9 +105,9 @@ def _config(source: ModelSource) -> tuple[Any, str]:
     located = base_model.locate_model(source.path)
     if Path(located).is_dir() or _is_cached(located, source.revision):
         return base_model.load_config(source), ""
-    family = family_of(source.path)
+    family = architecture_of(source.path)
     if family is None:
-        known = ", ".join(family.model_type for family in FAMILIES)
+        known = ", ".join(family.model_type for family in ARCHITECTURES_BY_NAME)
         raise EnvironmentFault(
             "E201",
             f"the config of '{source.path}' is not here, and its name tells no architecture"

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmft.api import Encoded
 from llmft.modeling import forward
-from llmft.modeling.batching import laid_out
+from llmft.modeling.batching import batched
 from llmft.modeling.frozen_head import is_frozen
 
 # Of the softmax three copies are held for a moment: 2**20 numbers are 4 MiB each. But with too few
@@ -58,7 +58,7 @@ def token_stats(
     `entropy_gradient`. model, shared: as for `label_nll`. nuclei: for each label, the ids among
     which the distribution is; default: all. Raises ValueError if no row has a label.
     """
-    laid = laid_out(model, rows, shared)
+    laid = batched(model, rows, shared)
     labels, row = laid.labels_N, laid.row_N
     head = forward.splittable_head(model, forward.LOGITS_AT_ONCE)  # whatever their number
     few = head is not None and len(labels) * head.weight.shape[0] <= forward.LOGITS_AT_ONCE

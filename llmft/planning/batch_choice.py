@@ -21,7 +21,7 @@ class Counts:
 
     rows: int
     tokens: int
-    learnt_tokens: int
+    trained_tokens: int
     longest: int
     items: int
     steps: int
@@ -99,7 +99,7 @@ def choose(
     counts = Counts(
         rows=round(sum(len(token_rows(item)) for item in items) / share),
         tokens=round(sum(tokens) / share),
-        learnt_tokens=round(sum(labels) / share),
+        trained_tokens=round(sum(labels) / share),
         longest=max(longest),
         items=whole,
         steps=Plan.of(whole, train, seed).steps,

@@ -26,7 +26,7 @@ def judge(stage: PlannedStage) -> None:
     if not rows or asked is None:
         return
     stage.judging = True
-    stage.ledger.begin("evaluate")
+    stage.memory.begin("evaluate")
     if set(asked.metrics) & set(LOSS_METRICS):
         chunk = stage.encode(evaluation.as_answered(rows))
         evaluation.mean_loss(stage.model, chunk, max(len(chunk), 1))
@@ -36,7 +36,7 @@ def judge(stage: PlannedStage) -> None:
         prompts: list[Prompt] = []
         evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
         lengths = [len(stage.encoder.prompt_ids(prompt)) for prompt in prompts]
-        stage.ledger.begin("generate")
+        stage.memory.begin("generate")
         size = stage.train.per_device_eval_batch_size
         grow_cache(stage, sorted(lengths, reverse=True)[:size], asked.max_new_tokens)
     stage.judging = False
@@ -49,7 +49,7 @@ def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
 
 def grow_cache(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
     """Read prompts of these lengths into a cache, and let it grow to the end of the answers."""
-    model, ledger = stage.model, stage.ledger
+    model, memory = stage.model, stage.memory
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     virtual = getattr(model, "n_virtual", 0)
     room = max_positions(base.config)
@@ -64,13 +64,13 @@ def grow_cache(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
         out = base(input_ids=ids, attention_mask=mask, use_cache=True, **keep)
     layers = list(_cache_tensors(out.past_key_values))
     for tensor in layers:
-        ledger.add(tensor, CACHE)
+        memory.add(tensor, CACHE)
     del out
-    held = ledger.live[CACHE]
-    ledger.claim(CACHE, held)
+    held = memory.live[CACHE]
+    memory.claim(CACHE, held)
     # Each layer's keys are copied to grow by one: the last cache, and one layer's tensor twice.
     grown = held * (width + new) // width
-    ledger.note(CACHE, grown - held + grown // max(len(layers), 1))
+    memory.note(CACHE, grown - held + grown // max(len(layers), 1))
 
 
 def _keeps(base: Any) -> bool:

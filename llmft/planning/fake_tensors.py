@@ -14,7 +14,7 @@ from llmft.modeling import attention, base_model
 from llmft.planning.quantized import quantize
 
 
-def ghost_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
+def fake_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
     """Return the base on the meta device, in its dtype, quantised by bitsandbytes' own layers.
 
     options: BitsAndBytesConfig's names. varlen: as for `load_base`.
@@ -92,19 +92,19 @@ class Body:
 _READ = {"tolist", "item", "__float__", "__int__", "__bool__", "numpy", "cpu"}
 
 
-class NoNumbers(TorchFunctionMode):
+class ShapesOnly(TorchFunctionMode):
     """While it is entered, numbers read from a tensor without numbers are made up."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _READ and args and _is_ghost(args[0]):
+        if name in _READ and args and _is_fake(args[0]):
             return func(_made_up(args[0]), *args[1:], **(kwargs or {}))
-        if name == "__getitem__" and _is_mask(args[1]) and any(map(_is_ghost, args)):
+        if name == "__getitem__" and _is_mask(args[1]) and any(map(_is_fake, args)):
             return args[0].flatten(0, args[1].ndim - 1)[_places(args[1])]
         return func(*args, **(kwargs or {}))
 
 
-def _is_ghost(value: Any) -> bool:
+def _is_fake(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and (
         isinstance(value, FakeTensor) or value.device.type == "meta"
     )
@@ -116,7 +116,7 @@ def _is_mask(value: Any) -> bool:
 
 def _places(mask: torch.Tensor) -> torch.Tensor:
     """Return where a mask holds; everywhere, which takes the most, where that is not known."""
-    if _is_ghost(mask):
+    if _is_fake(mask):
         return torch.arange(mask.numel(), device="cpu")
     return mask.flatten().nonzero().squeeze(1)
 

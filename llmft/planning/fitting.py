@@ -99,11 +99,11 @@ def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change
     recipe, stage = plan.recipe, plan.recipe.stage(tight.name)
     made: list[Change] = []
     for said, change in _ideas(recipe, stage, tight, registry, memory.room):
-        tried = change(recipe, stage)
-        peak = plan_stage(*tried, registry, in_ram=memory.in_ram).peak.total
+        load_method = change(recipe, stage)
+        peak = plan_stage(*load_method, registry, in_ram=memory.in_ram).peak.total
         if made and peak >= made[-1].peak:
             continue
-        recipe, stage = tried
+        recipe, stage = load_method
         fits = peak <= memory.room
         made.append(Change(stage.name, said, peak, fits))
         if fits:

@@ -34,7 +34,7 @@ class Peak:
         return sum(self.by_kind.values())
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """While it is entered, sees every tensor that an operation makes, and when it is freed.
 
     vocabulary: a tensor whose last axis has this length counts as logits.

@@ -28,12 +28,12 @@ from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.rows import IGNORED
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.engine.stage import StageRun
+from llmft.engine.stage import StageRunner
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
-from llmft.planning.fake_tensors import Body, NoNumbers, ghost_base, tensors_of
-from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, WEIGHTS, Ledger
+from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
+from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, WEIGHTS, MemoryTracker
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
 from llmft.planning.training_cost import train_steps
 from llmft.runs.artifacts import ROWS
@@ -44,7 +44,7 @@ ASSUMED_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledCounts:
     """How many answers a stage draws to how many prompts, and of how many tokens at most."""
 
     prompts: int
@@ -52,15 +52,15 @@ class Drawn:
     max_new_tokens: int
 
 
-class PlannedStage(StageRun):
+class PlannedStage(StageRunner):
     """Lets an alignment do what it would do, on the rows that take the most memory."""
 
     def begin(self, *, in_ram: bool) -> None:
         """Open the account. in_ram: the model is trained where its files are mapped."""
         self.in_ram = in_ram
-        self.ledger, self.body = Ledger(), Body()
+        self.memory, self.body = MemoryTracker(), Body()
         self.counts: Counts | None = None
-        self.drawn: Drawn | None = None
+        self.drawn: SampledCounts | None = None
         self.chosen: Chosen | None = None
         self.remarks: list[str] = []
         self.judging = self.assumed = False
@@ -68,8 +68,8 @@ class PlannedStage(StageRun):
     @cached_property
     def model(self) -> Any:
         """The base with the adapter, without numbers; the ledger has its bytes."""
-        with torch.device("meta"), NoNumbers():
-            base = ghost_base(
+        with torch.device("meta"), ShapesOnly():
+            base = fake_base(
                 self.recipe.model,
                 self.load_options,
                 varlen=self.adapter is None or self.adapter.supports_packing,
@@ -81,24 +81,24 @@ class PlannedStage(StageRun):
             model = self.adapter.attach(base) if self.adapter else base
             if isinstance(self.work, Alignment):
                 self.work.extend(model)
-        self.ledger.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         for tensor in tensors_of(self.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own
-            self.ledger.add(tensor, WEIGHTS if ours else ADAPTER)
+            self.memory.add(tensor, WEIGHTS if ours else ADAPTER)
         stored = stored_dtype(self.recipe.model, model.config)
         self._maps = self.in_ram and stored == self.recipe.model.dtype
         if self.in_ram:
-            self.ledger.live[MAPPED] = mapped_bytes(model, self.recipe.model, stored)
+            self.memory.live[MAPPED] = mapped_bytes(model, self.recipe.model, stored)
             if stored != self.recipe.model.dtype:  # all is read, and written elsewhere
-                self.ledger.note(MAPPED, count_parameters(self._bare)[1] * WIDTHS.get(stored, 4))
+                self.memory.note(MAPPED, count_parameters(self._bare)[1] * WIDTHS.get(stored, 4))
         return model
 
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""
         with torch.device("meta"):
-            base = ghost_base(self.recipe.model, self.load_options, varlen=False)
+            base = fake_base(self.recipe.model, self.load_options, varlen=False)
         for tensor in tensors_of(base):
-            self.ledger.add(tensor, WEIGHTS)
+            self.memory.add(tensor, WEIGHTS)
         return count_parameters(base)[1]
 
     def load_stage(self, name: str) -> Any:
@@ -107,12 +107,12 @@ class PlannedStage(StageRun):
         stage = self.recipe.stage(name.rpartition("/")[2])
         made_by = stage_work(stage, self.registry)
         assert isinstance(made_by, Alignment)  # a task makes no model
-        with self.ledger.making(EARLIER):
+        with self.memory.making(EARLIER):
             with torch.device("meta"):
                 model = stage_adapter(self.recipe, stage, self.registry).attach(twin(self._bare))
                 made_by.extend(model)
             for tensor in tensors_of(self.body.given_to(model)):
-                self.ledger.add(tensor)
+                self.memory.add(tensor)
         return model.requires_grad_(False).eval()
 
     def reference_model(self) -> Any:
@@ -121,11 +121,11 @@ class PlannedStage(StageRun):
         base = twin(self._bare)
         if self.stage.start_from is None:
             return base.requires_grad_(False).eval()
-        with self.ledger.making(EARLIER):
+        with self.memory.making(EARLIER):
             with torch.device("meta"):
                 model = self.adapter.attach(base)
             for tensor in tensors_of(self.body.given_to(model)):
-                self.ledger.add(tensor)
+                self.memory.add(tensor)
         return model.requires_grad_(False).eval()
 
     # --- the contract's verbs
@@ -200,10 +200,10 @@ class PlannedStage(StageRun):
         count, new = sampling.num_return_sequences, sampling.max_new_tokens
         asked = [len(self.encoder.prompt_ids(prompt)) for prompt in prompts[:PROMPTS]]
         lengths = sorted((length for length in asked for _ in range(count)), reverse=True)
-        self.ledger.begin("sample")
+        self.memory.begin("sample")
         grow_cache(self, lengths[: self.train.per_device_eval_batch_size], new)
         if not self.assumed:
-            self.drawn = Drawn(len(prompts), count * len(prompts), new)
+            self.drawn = SampledCounts(len(prompts), count * len(prompts), new)
         return [[f"{number}" + " a" * (new - 1) for number in range(count)] for _ in prompts]
 
     def stage_folder(self, name: str) -> Path:
@@ -220,13 +220,13 @@ class PlannedStage(StageRun):
         batch = known.batches_of(prompts)[0] if known else list(prompts[:size])
         if self.stage.evaluate is not None:
             judge(self)
-        self.ledger.begin("rollout")
+        self.memory.begin("rollout")
         drawn_of = batch * self.train.gradient_accumulation_steps
-        items = list(objective.draw(drawn_of, range(len(drawn_of)), 0, lambda: False))
-        self.ledger.begin("train")
+        items = list(objective.sample_rollouts(drawn_of, range(len(drawn_of)), 0, lambda: False))
+        self.memory.begin("train")
         batches = [items[:size]]
-        train_steps(self.model, batches, objective, self.train, self._groups(), self.ledger)
-        self.ledger.begin("save")
+        train_steps(self.model, batches, objective, self.train, self._groups(), self.memory)
+        self.memory.begin("save")
         return StageResult(produces=self.work.produces)
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
@@ -236,9 +236,9 @@ class PlannedStage(StageRun):
         batches = known.batches_of(items) if known else [list(items[:size])]
         if self.stage.evaluate is not None:
             judge(self)
-        self.ledger.begin("train")
-        train_steps(self.model, batches, objective, self.train, self._groups(), self.ledger)
-        self.ledger.begin("save")
+        self.memory.begin("train")
+        train_steps(self.model, batches, objective, self.train, self._groups(), self.memory)
+        self.memory.begin("save")
         return StageResult(produces=self.work.produces)
 
     # --- telling
@@ -265,7 +265,7 @@ class PlannedStage(StageRun):
         model = self.model
         if share == 1 and self._maps:
             ids = {token for item in items for row in token_rows(item) for token in row.input_ids}
-            self.ledger.live[WEIGHTS] -= unread_bytes(model, len(ids))
+            self.memory.live[WEIGHTS] -= unread_bytes(model, len(ids))
         return chosen.items
 
     def _made_up(self) -> Sequence[Row]:

@@ -13,9 +13,9 @@ from llmft.engine.trackers import Trackers
 from llmft.hub import sources
 from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
-from llmft.planning.fake_tensors import NoNumbers
+from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
-from llmft.planning.planned_stage import Drawn, PlannedStage
+from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.load import Loaded
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
@@ -41,7 +41,7 @@ class StagePlan:
     produces: str
     trains: bool
     rounds: int
-    drawn: Drawn | None
+    drawn: SampledCounts | None
     trainable_parameters: int
     total_parameters: int
     quantization: str
@@ -105,7 +105,7 @@ def plan_stage(
         )
         planned.begin(in_ram=in_ram)
         trainable, total, followed = _compute(planned)
-    ledger = planned.ledger
+    memory = planned.memory
     bits = {"load_in_4bit": "4-bit", "load_in_8bit": "8-bit"}
     stored = next((said for key, said in bits.items() if planned.load_options.get(key)), "")
     return StagePlan(
@@ -122,9 +122,9 @@ def plan_stage(
         total_parameters=total,
         quantization=stored,
         counts=planned.counts,
-        peaks=tuple(ledger.peaks),
+        peaks=tuple(memory.peaks),
         followed=followed,
-        files=tuple(_files(stage, ledger.peaks, planned.counts)),
+        files=tuple(_files(stage, memory.peaks, planned.counts)),
         remarks=(*planned.notes, *planned.remarks),
     )
 
@@ -134,8 +134,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
 
     Return (trainable, total) parameters, and whether they could be followed to their end.
     """
-    ledger = planned.ledger
-    ledger.begin("load")
+    memory = planned.memory
+    memory.begin("load")
     try:
         trainable, total = count_parameters(planned.model) if _loads(planned) else (0, 0)
     except LlmftError:
@@ -146,12 +146,12 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
             " its parameters and everything after loading are not counted"
         )
         total = planned.count_base()
-        ledger.close()
+        memory.close()
         return 0, total, False
     followed = True
-    ledger.begin("prepare")
+    memory.begin("prepare")
     try:
-        with ledger, NoNumbers():
+        with memory, ShapesOnly():
             if isinstance(planned.work, Alignment):
                 planned.work.train(planned)
             else:
@@ -162,9 +162,9 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
         followed = False
         planned.remark(
             f"'{planned.work.method}' cannot be followed without weights ({_said(error)}):"
-            f" memory after the phase '{ledger.phase}' is not counted"
+            f" memory after the phase '{memory.phase}' is not counted"
         )
-    ledger.close()
+    memory.close()
     return trainable, total, followed
 
 

@@ -9,7 +9,7 @@ import torch
 
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
-from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, Ledger
+from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import make_optimizer
 
 BLOCK = 256
@@ -24,7 +24,7 @@ def train_steps(
     objective: Objective,
     settings: TrainSettings,
     groups: Sequence[Mapping[str, Any]] | None,
-    ledger: Ledger,
+    memory: MemoryTracker,
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
@@ -32,15 +32,15 @@ def train_steps(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(lambda p: ledger.add(p.grad, GRADIENTS))
+        parameter.register_post_accumulate_grad_hook(lambda p: memory.add(p.grad, GRADIENTS))
     model.train()
-    optimizer = _optimizer(groups or [{"params": trained}], settings, ledger)
+    optimizer = _optimizer(groups or [{"params": trained}], settings, memory)
     # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
-        ledger.add(parameter.grad, GRADIENTS)
+        memory.add(parameter.grad, GRADIENTS)
     for batch in batches:
-        _update(optimizer, ledger)
+        _update(optimizer, memory)
         if settings.gradient_accumulation_steps == 1:
             for parameter in trained:
                 parameter.grad = None
@@ -49,22 +49,22 @@ def train_steps(
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or 1e30)
-    _update(optimizer, ledger)
+    _update(optimizer, memory)
     for parameter in trained:
         parameter.grad = None
     if settings.save_strategy != "no":
-        ledger.note(COPIES, ledger.live[ADAPTER] + ledger.live[OPTIMIZER])
+        memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
     model.eval()
 
 
-def _update(optimizer: torch.optim.Optimizer | None, ledger: Ledger) -> None:
+def _update(optimizer: torch.optim.Optimizer | None, memory: MemoryTracker) -> None:
     if optimizer is not None:
-        with ledger.making(OPTIMIZER):
+        with memory.making(OPTIMIZER):
             optimizer.step()
 
 
 def _optimizer(
-    groups: Sequence[Mapping[str, Any]], settings: TrainSettings, ledger: Ledger
+    groups: Sequence[Mapping[str, Any]], settings: TrainSettings, memory: MemoryTracker
 ) -> torch.optim.Optimizer | None:
     """Return torch's optimiser, or None and its state counted where it is bitsandbytes' own."""
     if settings.optim.startswith("adamw_torch") or settings.optim == "sgd":
@@ -73,5 +73,5 @@ def _optimizer(
     for parameter in (p for group in groups for p in group["params"]):
         count = parameter.numel()
         narrow = "8bit" in settings.optim and count >= SMALL
-        ledger.live[OPTIMIZER] += 2 * (count + 4 * -(-count // BLOCK)) if narrow else 8 * count
+        memory.live[OPTIMIZER] += 2 * (count + 4 * -(-count // BLOCK)) if narrow else 8 * count
     return None

@@ -21,10 +21,10 @@ class Desk:
         self,
         session: Session,
         go_on: Callable[[], str] = str,
-        agreed: Callable[[], float | None] | None = None,
+        all_reduce_max: Callable[[], float | None] | None = None,
     ) -> None:
         self.session, self._go_on = session, go_on
-        self._agreed = agreed
+        self._agreed = all_reduce_max
 
     def item(self, at: int | None) -> Asked:
         """Return the sample with this number, or the first unrated one; or how it ended."""
@@ -32,8 +32,12 @@ class Desk:
         if at is None:
             at = session.next_unrated()
         if at is None or not 0 <= at < len(session.samples):
-            agreed = self._agreed() if self._agreed else None
-            done = {"go_on": self._go_on(), "left": session.left_in_file, "agreement": agreed}
+            all_reduce_max = self._agreed() if self._agreed else None
+            done = {
+                "go_on": self._go_on(),
+                "left": session.left_in_file,
+                "agreement": all_reduce_max,
+            }
             return self._progress() | {"at": None, "done": done}
         shown = session.show(at)
         prompt = shown.sample.prompt

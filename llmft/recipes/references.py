@@ -19,9 +19,9 @@ from llmft.system.nearest import did_you_mean
 if TYPE_CHECKING:
     from llmft.recipes.recipe import Recipe, Stage
 
-EARLIER_RUN = "run:"
+ANOTHER_RUN = "run:"
 """How a reference to a stage of a finished run begins: run:<id>/<stage>."""
-_OF_EARLIER_RUN = re.compile(rf"{EARLIER_RUN}[\w.-]+/[\w-]+", re.ASCII)
+_OF_ANOTHER_RUN = re.compile(rf"{ANOTHER_RUN}[\w.-]+/[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Reference:
     produces: str
 
     @property
-    def is_of_earlier_run(self) -> bool:
+    def is_of_another_run(self) -> bool:
         """Whether it names a stage of a finished run, and none of this one."""
-        return self.target.startswith(EARLIER_RUN)
+        return self.target.startswith(ANOTHER_RUN)
 
 
 def references(recipe: Recipe) -> list[Reference]:
@@ -108,9 +108,9 @@ def check_references(recipe: Recipe, blocks: Blocks) -> None:
                 tree.report_together("E032", paths[::-1], what, "give each its own name")
     every = references(recipe)
     for reference in every:
-        if tree.is_broken(reference.path) or _OF_EARLIER_RUN.fullmatch(reference.target):
+        if tree.is_broken(reference.path) or _OF_ANOTHER_RUN.fullmatch(reference.target):
             continue
-        if reference.is_of_earlier_run:
+        if reference.is_of_another_run:
             what = f"'{visible(reference.target)[:80]}' does not name a stage of a run"
             tree.report("E035", reference.path, what, "write run:<id>/<stage>")
         elif reference.target not in names:

@@ -51,10 +51,10 @@ def answer_unknown(path: KeyPath, models: Models) -> tuple[str, str, str]:
         if plain in valid:
             fix = f"type '{plain}' anew, in plain letters"
         return "E027", f"unknown key '{label}': {odd}", fix
-    return "E020", f"unknown key '{label}'", _way_out(key, block, valid, models)
+    return "E020", f"unknown key '{label}'", _suggested_fix(key, block, valid, models)
 
 
-def _way_out(key: str, block: KeyPath, valid: list[str], models: Models) -> str:
+def _suggested_fix(key: str, block: KeyPath, valid: list[str], models: Models) -> str:
     if key.partition(":")[0] in valid:
         return "write a space after the colon"
     if "." in key:

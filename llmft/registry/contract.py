@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llmft import api
-from llmft.registry.hook_manager import Breach, alone, implements
+from llmft.registry.hook_manager import ContractViolation, alone, implements
 
 Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"]
 
@@ -40,14 +40,16 @@ def class_of(kind: Kind, name: str, plugin: object) -> type[Any]:
     contract = KINDS[kind]
     manager = alone(plugin)
     if not implements(plugin, manager, contract.hook):
-        raise Breach(f"it implements no hook '{contract.hook}'")
+        raise ContractViolation(f"it implements no hook '{contract.hook}'")
     classes = []
     for answer in getattr(manager.hook, contract.hook)():
         if not isinstance(answer, list | tuple):
-            raise Breach(f"hook '{contract.hook}' returns {_shown(answer)}, not a list of classes")
+            raise ContractViolation(
+                f"hook '{contract.hook}' returns {_shown(answer)}, not a list of classes"
+            )
         for item in answer:
             if not (inspect.isclass(item) and issubclass(item, contract.base)):
-                raise Breach(
+                raise ContractViolation(
                     f"hook '{contract.hook}' returns {_shown(item)},"
                     f" not a class derived from 'llmft.api.{contract.base.__name__}'"
                 )
@@ -55,9 +57,11 @@ def class_of(kind: Kind, name: str, plugin: object) -> type[Any]:
     named = [cls for cls in classes if getattr(cls, "method", None) == name]
     if not named:
         have = ", ".join(repr(getattr(cls, "method", None)) for cls in classes) or "no class at all"
-        raise Breach(f"no class that it returns has the method '{name}' (it returns: {have})")
+        raise ContractViolation(
+            f"no class that it returns has the method '{name}' (it returns: {have})"
+        )
     if len(named) > 1:
-        raise Breach(f"{len(named)} classes that it returns have the method '{name}'")
+        raise ContractViolation(f"{len(named)} classes that it returns have the method '{name}'")
     check_class(kind, named[0])
     return named[0]
 
@@ -65,34 +69,44 @@ def class_of(kind: Kind, name: str, plugin: object) -> type[Any]:
 def check_class(kind: Kind, cls: type[Any]) -> None:
     """Raise Breach unless a class declares all that its kind must, in the types that it must."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise Breach(f"class '{cls.__name__}' lacks {_quoted(missing)}")
+        raise ContractViolation(f"class '{cls.__name__}' lacks {_quoted(missing)}")
     _check_config(cls, KINDS[kind].config)
     for base in cls.__mro__:
         for flag, annotation in getattr(base, "__annotations__", {}).items():
             declared = base.__module__ == api.__name__ and annotation == "ClassVar[bool]"
             if declared and not isinstance(value := getattr(cls, flag), bool):
-                raise Breach(f"class '{cls.__name__}': '{flag}' is {value!r}, not True or False")
+                raise ContractViolation(
+                    f"class '{cls.__name__}': '{flag}' is {value!r}, not True or False"
+                )
     if kind in ("alignment", "task", "dataset"):
         rows = getattr(cls, "rows", None)
         kinds = get_args(api.RowKind)
         some = bool(rows) or kind == "task"
         if not isinstance(rows, tuple) or not some or not set(rows) <= set(kinds):
-            raise Breach(f"class '{cls.__name__}': 'rows' must be a tuple of {_quoted(kinds)}")
+            raise ContractViolation(
+                f"class '{cls.__name__}': 'rows' must be a tuple of {_quoted(kinds)}"
+            )
     makes = getattr(cls, "produces", None)
     if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
-        raise Breach(f"class '{cls.__name__}': 'produces' must name what comes out")
+        raise ContractViolation(f"class '{cls.__name__}': 'produces' must name what comes out")
 
 
 def _check_config(cls: type[Any], base: type[api.Settings]) -> None:
     config = getattr(cls, "Config", None)
     if config is None:
-        raise Breach(f"class '{cls.__name__}' has no 'Config'")
+        raise ContractViolation(f"class '{cls.__name__}' has no 'Config'")
     if not (inspect.isclass(config) and issubclass(config, base)):
-        raise Breach(f"'{cls.__name__}.Config' is not derived from 'llmft.api.{base.__name__}'")
+        raise ContractViolation(
+            f"'{cls.__name__}.Config' is not derived from 'llmft.api.{base.__name__}'"
+        )
     if not config.model_config.get("frozen"):
-        raise Breach(f"'{cls.__name__}.Config' can be changed after it was read; keep frozen=True")
+        raise ContractViolation(
+            f"'{cls.__name__}.Config' can be changed after it was read; keep frozen=True"
+        )
     if config.model_config.get("extra") != "forbid":
-        raise Breach(f"'{cls.__name__}.Config' lets unknown keys pass; keep extra='forbid'")
+        raise ContractViolation(
+            f"'{cls.__name__}.Config' lets unknown keys pass; keep extra='forbid'"
+        )
 
 
 def _shown(thing: object) -> str:

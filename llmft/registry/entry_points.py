@@ -18,7 +18,7 @@ _CODE_SUFFIXES = {".py", ".so", ".pyd", ".dll", ".dylib"}
 
 
 @dataclass(frozen=True)
-class Offer:
+class MethodEntry:
     """One entry point: the method `name` that a distribution offers, and where its code is."""
 
     group: str
@@ -69,12 +69,12 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def installed(groups: Mapping[str, str]) -> tuple[list[Offer], list[str]]:
+def installed(groups: Mapping[str, str]) -> tuple[list[MethodEntry], list[str]]:
     """Return the entry points in some groups of all that is installed, and remarks on bad metadata.
 
     groups: any mapping whose keys are the groups.
     """
-    offers: dict[tuple[str, str, str, str], Offer] = {}
+    offers: dict[tuple[str, str, str, str], MethodEntry] = {}
     remarks: list[str] = []
     seen: set[str] = set()
     for dist in distributions():
@@ -88,7 +88,7 @@ def installed(groups: Mapping[str, str]) -> tuple[list[Offer], list[str]]:
             seen.add(canonical(name))
             for group, method, value in _entries(text):
                 if group in groups:
-                    offer = Offer(group, method, value, name, version, dist)
+                    offer = MethodEntry(group, method, value, name, version, dist)
                     offers.setdefault((group, method, name, value), offer)
         except (OSError, ValueError, LookupError) as exc:
             remarks.append(f"metadata of '{getattr(dist, '_path', dist)}' cannot be read: {exc}")

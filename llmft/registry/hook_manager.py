@@ -13,7 +13,7 @@ from llmft.api import hookspecs
 STAGE_HOOK = "llmft_run_stage"
 
 
-class Breach(Exception):
+class ContractViolation(Exception):
     """Says in one line how a plugin breaks the contract; `fix`: the way out where it is special."""
 
     def __init__(self, reason: str, *, code: str = "E502", fix: str = "") -> None:
@@ -53,19 +53,23 @@ def alone(plugin: object) -> pluggy.PluginManager:
     hook of one plugin would be the fault of all.
     """
     if inspect.isclass(plugin):
-        raise Breach(f"the entry point names the class '{plugin.__name__}', not a module of hooks")
+        raise ContractViolation(
+            f"the entry point names the class '{plugin.__name__}', not a module of hooks"
+        )
     manager = pluggy.PluginManager("llmft")
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(plugin, "plugin")
     except pluggy.PluginValidationError as exc:
-        raise Breach(f"wrong hook arguments: {str(exc).splitlines()[-1].strip()}") from exc
+        raise ContractViolation(
+            f"wrong hook arguments: {str(exc).splitlines()[-1].strip()}"
+        ) from exc
     known = [name for name in dir(hookspecs) if name.startswith("llmft_")]
     for caller in manager.get_hookcallers(plugin) or []:
         if not caller.has_spec() and not all(i.optionalhook for i in caller.get_hookimpls()):
             near = difflib.get_close_matches(caller.name, known, n=1)
             hint = f"; did you mean '{near[0]}'" if near else f" (there are: {', '.join(known)})"
-            raise Breach(f"unknown hook '{caller.name}'{hint}")
+            raise ContractViolation(f"unknown hook '{caller.name}'{hint}")
     return manager
 
 
@@ -74,5 +78,5 @@ def implements(plugin: object, manager: pluggy.PluginManager, hook: str) -> bool
     if any(caller.name == hook for caller in manager.get_hookcallers(plugin) or []):
         return True
     if callable(getattr(plugin, hook, None)):
-        raise Breach(f"'{hook}' is not marked with @llmft.api.hookimpl")
+        raise ContractViolation(f"'{hook}' is not marked with @llmft.api.hookimpl")
     return False

@@ -10,9 +10,9 @@ import pluggy
 
 from llmft.api.errors import PluginError
 from llmft.registry.contract import KINDS, Kind
-from llmft.registry.entry_points import Offer, canonical, installed
+from llmft.registry.entry_points import MethodEntry, canonical, installed
 from llmft.registry.hook_manager import HookManager
-from llmft.registry.load_result import Imports, Trial, tried
+from llmft.registry.load_result import Imports, LoadResult, load_method
 from llmft.system.nearest import did_you_mean
 
 State = Literal["ok", "blocked", "broken", "untried"]
@@ -44,11 +44,11 @@ class Record:
 class Registry:
     """Names to classes, for each kind of method and the cross-cutting plugins."""
 
-    def __init__(self, offers: Sequence[Offer], remarks: Sequence[str] = ()) -> None:
+    def __init__(self, offers: Sequence[MethodEntry], remarks: Sequence[str] = ()) -> None:
         self.remarks = tuple(remarks)
         self.manager = HookManager()
-        self._offers = list(offers)
-        self._trials: dict[Offer, Trial] = {}
+        self._entries = list(offers)
+        self._results: dict[MethodEntry, LoadResult] = {}
         self._imports: Imports = {}
         self._acting: list[object] = []
 
@@ -75,13 +75,13 @@ class Registry:
         return {
             self._spelling(offer): trial.reason
             for offer in self._of(kind)
-            if (trial := self._trials.get(offer)) and trial.error is not None
+            if (trial := self._results.get(offer)) and trial.error is not None
         }
 
     def records(self, load: bool = True) -> list[Record]:
         """Return a row for each that is installed; `load` imports all of them, surviving each."""
         order = [*get_args(Kind), "plugin"]
-        offers = sorted(self._offers, key=lambda o: (order.index(_GROUPS[o.group]), o.name))
+        offers = sorted(self._entries, key=lambda o: (order.index(_GROUPS[o.group]), o.name))
         return [self._record(offer, load) for offer in offers]
 
     def cross_cutting(self, names: Iterable[str]) -> pluggy.PluginManager:
@@ -103,16 +103,16 @@ class Registry:
 
     # --- finding the offer that a name means -------------------------------------------------
 
-    def _of(self, kind: str) -> list[Offer]:
-        return [offer for offer in self._offers if _GROUPS[offer.group] == kind]
+    def _of(self, kind: str) -> list[MethodEntry]:
+        return [offer for offer in self._entries if _GROUPS[offer.group] == kind]
 
-    def _sharing(self, offer: Offer) -> list[Offer]:
-        return [o for o in self._offers if (o.group, o.name) == (offer.group, offer.name)]
+    def _sharing(self, offer: MethodEntry) -> list[MethodEntry]:
+        return [o for o in self._entries if (o.group, o.name) == (offer.group, offer.name)]
 
-    def _spelling(self, offer: Offer) -> str:
+    def _spelling(self, offer: MethodEntry) -> str:
         return offer.full_name if len(self._sharing(offer)) > 1 else offer.name
 
-    def _pick(self, kind: str, name: str) -> Offer:
+    def _pick(self, kind: str, name: str) -> MethodEntry:
         dist, colon, plain = name.rpartition(":")
         found = [
             offer
@@ -129,7 +129,7 @@ class Registry:
     def _unknown(self, kind: str, name: str) -> PluginError:
         names = self.names(kind)
         elsewhere = sorted(
-            {_GROUPS[o.group] for o in self._offers if o.name == name and _GROUPS[o.group] != kind}
+            {_GROUPS[o.group] for o in self._entries if o.name == name and _GROUPS[o.group] != kind}
         )
         what = f"no {kind} is called '{name}'"
         if elsewhere:
@@ -137,26 +137,26 @@ class Registry:
         what += f"; installed: {', '.join(names) or 'none'}"
         if broken := self.broken(kind):
             what += "; broken: " + "; ".join(f"{key} ({why})" for key, why in broken.items())
-        way_out = did_you_mean(name, names) or "see llmft list-plugins"
-        return PluginError("E504", what, fix=way_out)
+        suggested_fix = did_you_mean(name, names) or "see llmft list-plugins"
+        return PluginError("E504", what, fix=suggested_fix)
 
-    def _try(self, offer: Offer) -> Trial:
-        trial = self._trial(offer)
+    def _try(self, offer: MethodEntry) -> LoadResult:
+        trial = self._load_result(offer)
         if trial.error is not None:
             raise trial.error
         return trial
 
-    def _trial(self, offer: Offer) -> Trial:
-        if offer not in self._trials:
-            trial = self._trials[offer] = tried(_GROUPS[offer.group], offer, self._imports)
+    def _load_result(self, offer: MethodEntry) -> LoadResult:
+        if offer not in self._results:
+            trial = self._results[offer] = load_method(_GROUPS[offer.group], offer, self._imports)
             if trial.plugin is not None and trial.error is None:
                 self.manager.enter(
                     trial.plugin, acts=any(trial.plugin is plugin for plugin in self._acting)
                 )
-        return self._trials[offer]
+        return self._results[offer]
 
-    def _record(self, offer: Offer, load: bool) -> Record:
-        trial = self._trial(offer) if load else self._trials.get(offer)
+    def _record(self, offer: MethodEntry, load: bool) -> Record:
+        trial = self._load_result(offer) if load else self._results.get(offer)
         sharing = [other for other in self._sharing(offer) if other is not offer]
         state: State = "ok" if trial else "untried"
         reason = ""
@@ -174,7 +174,7 @@ class Registry:
         )  # fmt: skip
 
 
-def _clash(kind: str, name: str, found: Sequence[Offer]) -> PluginError:
+def _clash(kind: str, name: str, found: Sequence[MethodEntry]) -> PluginError:
     who = " and ".join(f"'{o.distribution}' {o.version}".rstrip() for o in found)
     dists = list(dict.fromkeys(o.distribution for o in found))
     if len(dists) == 1:

@@ -17,7 +17,7 @@ from llmft.registry.entry_points import installed
 AUTHOR = "report it to the plugin's author"
 
 
-def breach(method: Any, what: str) -> PluginError:
+def violation(method: Any, what: str) -> PluginError:
     """Return the error that a method breaks the contract, by its distribution."""
     return PluginError("E502", f"{owner_of(method)} breaks the contract: {what}", fix=AUTHOR)
 
@@ -41,17 +41,17 @@ def owner_of(method: Any) -> str:
 def model_of(method: Any, call: str, model: Any) -> Any:
     """Return the model that an adapter's `attach` or `load` gave."""
     if not callable(getattr(model, "named_parameters", None)):
-        raise breach(method, f"'{call}' returns {shown(model)}, not a model")
+        raise violation(method, f"'{call}' returns {shown(model)}, not a model")
     return model
 
 
 def numbers_of(method: Any, call: str, given: Any) -> dict[str, float]:
     """Return metrics by name; each must be a finite number."""
     if not isinstance(given, Mapping):
-        raise breach(method, f"{call} returns {shown(given)}, not a mapping of numbers")
+        raise violation(method, f"{call} returns {shown(given)}, not a mapping of numbers")
     for name, value in given.items():
         if not isinstance(name, str) or not is_number(value) or not math.isfinite(value):
-            raise breach(method, f"{call} gives '{name}' as {shown(value)}, not a finite number")
+            raise violation(method, f"{call} gives '{name}' as {shown(value)}, not a finite number")
     return {name: float(value) for name, value in given.items()}
 
 
@@ -59,11 +59,11 @@ def refusals_of(adapter: api.Adapter[Any], model: Any) -> list[api.Refusal]:
     """Return what an adapter's `check` says of a model."""
     given: Any = adapter.check(model)
     if not isinstance(given, Iterable):
-        raise breach(adapter, f"'check' returns {shown(given)}, and nothing to go through")
+        raise violation(adapter, f"'check' returns {shown(given)}, and nothing to go through")
     refusals = list(given)
     for refusal in refusals:
         if (wrong := not_a_refusal(refusal)) is not None:
-            raise breach(adapter, wrong)
+            raise violation(adapter, wrong)
     return refusals
 
 
@@ -80,13 +80,17 @@ def not_a_refusal(given: Any) -> str | None:
     )
 
 
-def small_of(method: Any) -> Mapping[str, Any]:
+def smoke_overrides_of(method: Any) -> Mapping[str, Any]:
     """Return what a method asks to be changed for a smoke run: settings that it has."""
-    given: Any = method.small()
+    given: Any = method.smoke_overrides()
     if not isinstance(given, Mapping):
-        raise breach(method, f"'small' returns {shown(given)}, not a mapping of settings")
+        raise violation(
+            method, f"'smoke_overrides' returns {shown(given)}, not a mapping of settings"
+        )
     if strange := sorted(set(given) - set(type(method.config).model_fields)):
-        raise breach(method, f"'small' names '{strange[0]}', which is none of its settings")
+        raise violation(
+            method, f"'smoke_overrides' names '{strange[0]}', which is none of its settings"
+        )
     return given
 
 
@@ -97,7 +101,7 @@ def groups_of(method: Any, given: Any) -> Any:
     )
     if not groups:
         what = f"'parameter_groups' returns {shown(given)}, not a list of {{'params': ...}}"
-        raise breach(method, what)
+        raise violation(method, what)
     return given
 
 
@@ -108,7 +112,7 @@ def metric_of(dataset: api.Dataset[Any], name: str) -> api.Metric:
     def checked(answer: str, right: Sequence[str]) -> float:
         score = metric(answer, right)
         if not isinstance(score, Real):  # True and False are scores too
-            raise breach(dataset, f"the metric '{name}' returns {shown(score)}, not a number")
+            raise violation(dataset, f"the metric '{name}' returns {shown(score)}, not a number")
         return score
 
     return checked
@@ -118,10 +122,10 @@ def records_of(dataset: api.Dataset[Any], split: str) -> Iterator[tuple[str, Map
     """Yield a data set's records of a split, each with its origin."""
     given: Any = dataset.records(split)
     if not isinstance(given, Iterable):
-        raise breach(dataset, f"'records' returns {shown(given)}, and no records")
+        raise violation(dataset, f"'records' returns {shown(given)}, and no records")
     for pair in given:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise breach(dataset, f"'records' yields {shown(pair)}, not (origin, record)")
+            raise violation(dataset, f"'records' yields {shown(pair)}, not (origin, record)")
         yield pair
 
 
@@ -129,10 +133,10 @@ def row_of(dataset: api.Dataset[Any], record: Mapping[str, Any], origin: str) ->
     """Return a record as the row that a data set makes of it."""
     row: Any = dataset.row(record, origin)
     if not isinstance(row, api.Row):
-        raise breach(dataset, f"{origin}: 'row' returns {shown(row)}, not a row")
+        raise violation(dataset, f"{origin}: 'row' returns {shown(row)}, not a row")
     for name, types in _PARTS.items():
         if not isinstance(part := getattr(row, name, ""), types):
-            raise breach(dataset, f"{origin}: the row's {name} is {shown(part)}, not text")
+            raise violation(dataset, f"{origin}: the row's {name} is {shown(part)}, not text")
     return row
 
 
@@ -145,10 +149,10 @@ def result_of(method: Any, result: Any, folder: Path) -> api.StageResult:
     """Return a stage's result; a task's rows must be in the folder, a JSON object in each line."""
     call = "run" if isinstance(method, api.Task) else "train"
     if not isinstance(result, api.StageResult):
-        raise breach(method, f"'{call}' returns {shown(result)}, not a StageResult")
+        raise violation(method, f"'{call}' returns {shown(result)}, not a StageResult")
     if result.produces != method.produces:
         what = f"'{call}' says that it made '{result.produces}', its class '{method.produces}'"
-        raise breach(method, what)
+        raise violation(method, what)
     numbers_of(method, f"'{call}'", result.metrics)
     if isinstance(method, api.Task):
         _check_rows(method, folder / "rows.jsonl")
@@ -157,7 +161,7 @@ def result_of(method: Any, result: Any, folder: Path) -> api.StageResult:
 
 def _check_rows(task: Any, file: Path) -> None:
     if not file.is_file():
-        raise breach(task, f"'run' leaves no '{file.name}' in the stage's folder")
+        raise violation(task, f"'run' leaves no '{file.name}' in the stage's folder")
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -165,7 +169,7 @@ def _check_rows(task: Any, file: Path) -> None:
             except ValueError:
                 fine = False
             if not fine:
-                raise breach(task, f"line {number} of its '{file.name}' is no JSON object")
+                raise violation(task, f"line {number} of its '{file.name}' is no JSON object")
 
 
 def is_number(value: Any) -> bool:

@@ -35,7 +35,7 @@ def save_stage(
     """
     if makers := tuple(made_by):
         _save_adapter(folder / ADAPTER, run_id, makers, model)
-    made = {"run_id": run_id, "identity": identity, **asdict(result)}
+    made = {"run_id": run_id, "fingerprint": identity, **asdict(result)}
     if (folder / ROWS).is_file():
         made["rows_sha256"] = fsio.sha256(folder / ROWS)
     fsio.write_json(folder / RESULT, made)

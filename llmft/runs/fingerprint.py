@@ -22,8 +22,8 @@ from llmft.training.checkpoints import newest_carried
 REPLACED = "replaced"
 
 
-def identity(
-    recipe: Recipe, stage: Stage, ground: Mapping[str, Any], run: Path, rows: Mapping[str, str]
+def stage_fingerprint(
+    recipe: Recipe, stage: Stage, provenance: Mapping[str, Any], run: Path, rows: Mapping[str, str]
 ) -> str:
     """Return the SHA-256 of a stage's settings, model, rows, plugins, seed, and stages it reads.
 
@@ -32,10 +32,10 @@ def identity(
     """
     whole = {
         "stage": _settings(stage),
-        "model": [recipe.model.model_dump(mode="json"), ground["model"]["sha256"]],
+        "model": [recipe.model.model_dump(mode="json"), provenance["model"]["sha256"]],
         "seed": recipe.seed,
         "cross_cutting": recipe.plugins,
-        "plugins": sorted(_versions(stage, ground)),
+        "plugins": sorted(_versions(stage, provenance)),
         "rows": dict(rows),
         "reads": reads(stage, run),
     }
@@ -53,10 +53,12 @@ def recorded(run: Path, stage: str) -> str:
     if not path.is_file():
         return stage  # a stage of an earlier run: its id names it
     facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return str(facts.get("identity", ""))
+    return str(facts.get("fingerprint", ""))
 
 
-def why_anew(run: Path, stage: str, reads: Mapping[str, str], remade: Set[str], asked: bool) -> str:
+def why_restarts(
+    run: Path, stage: str, reads: Mapping[str, str], remade: Set[str], asked: bool
+) -> str:
     """Return why a stage that stopped at a checkpoint does not go on from it; '' where it does.
 
     reads: the identities of the stages it reads. remade: stages that have run again just now.
@@ -70,16 +72,16 @@ def why_anew(run: Path, stage: str, reads: Mapping[str, str], remade: Set[str], 
     return "as asked" if asked else ""
 
 
-def all_stand(recipe: Recipe, registry: Registry, run: Path) -> bool:
+def all_unchanged(recipe: Recipe, registry: Registry, run: Path) -> bool:
     """Return whether each stage of a finished run is what it would be if it were made now.
 
     Raises the error of the data where rows cannot be read any more.
     """
-    ground = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
+    provenance = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
     for stage in recipe.stages:
         dataset = stage_dataset(recipe, stage, registry, run)
         rows = row_digests(*stage_rows(stage, dataset, recipe.seed)) if dataset else {}
-        if identity(recipe, stage, ground, run, rows) != recorded(run, stage.name):
+        if stage_fingerprint(recipe, stage, provenance, run, rows) != recorded(run, stage.name):
             return False
     return True
 
@@ -107,12 +109,12 @@ def _settings(stage: Stage) -> dict[str, Any]:
     return block
 
 
-def _versions(stage: Stage, ground: Mapping[str, Any]) -> list[str]:
+def _versions(stage: Stage, provenance: Mapping[str, Any]) -> list[str]:
     """Return the distribution and version of each method that a stage's settings name."""
     methods = set(_methods(stage.model_dump(mode="json")))
     return [
         f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
-        for p in ground["plugins"]
+        for p in provenance["plugins"]
         if p["kind"] != "tracker" and p["method"] in methods
     ]
 

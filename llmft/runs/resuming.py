@@ -19,7 +19,7 @@ from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PreviousRun:
     """What a run folder holds already: results of its finished stages, and edits since."""
 
     results: Mapping[str, StageResult]
@@ -38,7 +38,9 @@ def newest_run(loaded: Loaded) -> Path:
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
 
-def examine(loaded: Loaded, folder: Path, registry: Registry, first: str | None = None) -> Earlier:
+def examine(
+    loaded: Loaded, folder: Path, registry: Registry, first: str | None = None
+) -> PreviousRun:
     """Return what a run folder holds, after checking that the recipe is still the run's.
 
     first: the stage from which on all run again, so that what they made need not be whole.
@@ -66,7 +68,7 @@ def examine(loaded: Loaded, folder: Path, registry: Registry, first: str | None 
     for stage in results.keys() - again:
         artifacts.verify_stage(folder / "stages" / stage)
     same = not any(edit.kind != "allowed" for edit in edits)
-    return Earlier(results, tuple(edits), same and len(results) == len(recipe.stages))
+    return PreviousRun(results, tuple(edits), same and len(results) == len(recipe.stages))
 
 
 def _refusal(loaded: Loaded, edit: Edit, trained: Set[str]) -> Fault | None:
@@ -110,7 +112,7 @@ def _stays(line: str, step: int) -> bool:
     return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
 
 
-def changed_ground(
+def changed_environment(
     before: Mapping[str, Any], now: Mapping[str, Any], *, accept_plugins: bool = False
 ) -> list[str]:
     """Return in what two locks differ such that the bits may, though the recipe is the same.

@@ -18,7 +18,7 @@ from llmft.recipes.references import references
 from llmft.registry.entry_points import code_hash
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
-from llmft.runs.resuming import Earlier, changed_ground
+from llmft.runs.resuming import PreviousRun, changed_environment
 from llmft.system import fsio
 from llmft.system.launcher import command
 
@@ -46,9 +46,9 @@ def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, 
 
     run.json comes last: a folder that has it can be resumed.
     """
-    ground = _ground(loaded.recipe, registry)
+    provenance = _open_run(loaded.recipe, registry)
     _write_recipe(folder, loaded)
-    fsio.write_json(folder / LOCK, ground)
+    fsio.write_json(folder / LOCK, provenance)
     fsio.write_json(
         folder / RUN,
         {
@@ -60,14 +60,14 @@ def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, 
             **({"smoke": True} if loaded.smoke else {}),
         },
     )
-    return ground
+    return provenance
 
 
 def reopen(
     folder: Path,
     loaded: Loaded,
     registry: Registry,
-    earlier: Earlier,
+    earlier: PreviousRun,
     killed: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write down that the run goes on, and return what it stood on, and what a person should read.
@@ -75,11 +75,11 @@ def reopen(
     killed: what the lock of a process that ended without notice says.
     """
     fsio.sweep_staging(folder)
-    ground = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
-    now = _ground(loaded.recipe, registry)
-    changes = changed_ground(ground, now, accept_plugins=loaded.accepted.plugins)
-    known = [(plugin["kind"], plugin["method"]) for plugin in ground["plugins"]]
-    ground["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
+    provenance = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
+    now = _open_run(loaded.recipe, registry)
+    changes = changed_environment(provenance, now, accept_plugins=loaded.accepted.plugins)
+    known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
+    provenance["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
     notes = []
     if killed is not None:
         notes.append(f"the previous run ended without notice{_last_seen(killed)}")
@@ -99,7 +99,7 @@ def reopen(
     fsio.write_json(
         folder / RUN, {**run, "stages": stages, "resumed": [*run.get("resumed", []), entry]}
     )
-    return ground, notes
+    return provenance, notes
 
 
 def saying_how_to_go_on(
@@ -127,7 +127,7 @@ def _resume_command(loaded: Loaded, folder: Path, last: str | None) -> str:
     """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
     if loaded.smoke or not (folder / RUN).is_file():
         return ""
-    named = any(found.is_of_earlier_run for found in references(loaded.recipe))
+    named = any(found.is_of_another_run for found in references(loaded.recipe))
     # Where a stage goes on from another run, that is looked for under output_dir.
     kept = [text for text in loaded.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
@@ -146,7 +146,7 @@ def _write_recipe(folder: Path, loaded: Loaded) -> None:
     fsio.write_text(folder / "resolved.yaml", resolved_yaml(loaded.recipe))
 
 
-def _ground(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+def _open_run(recipe: Recipe, registry: Registry) -> dict[str, Any]:
     from llmft.runs.provenance import lock_of
 
     lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))

@@ -11,7 +11,7 @@ from llmft.api import Adapter, Alignment, Dataset, Task
 from llmft.api.errors import CheckpointError
 from llmft.recipes.load import load_recipe
 from llmft.recipes.recipe import Recipe, Stage
-from llmft.recipes.references import EARLIER_RUN, references, stage_references
+from llmft.recipes.references import ANOTHER_RUN, references, stage_references
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.system import fsio
@@ -25,8 +25,8 @@ def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Any:
             return None
         assert reference is not None  # checked when the recipe was loaded
         name = reference
-        if reference.startswith(EARLIER_RUN):
-            folder = earlier_stage(reference, Path(), recipe)
+        if reference.startswith(ANOTHER_RUN):
+            folder = upstream_stage(reference, Path(), recipe)
             recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
             name = folder.name
         stage = recipe.stage(name)
@@ -50,20 +50,20 @@ def stage_dataset(recipe: Recipe, stage: Stage, registry: Registry, run: Path | 
         return None
     made: Dataset[Any] = registry.method("dataset", stage.data.method)(stage.data)
     named = stage_references(stage.data) if run else {}
-    made.earlier = {
-        name: earlier_stage(target, run or Path(), recipe) for name, target in named.items()
+    made.upstream = {
+        name: upstream_stage(target, run or Path(), recipe) for name, target in named.items()
     }
     return made
 
 
-def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
+def upstream_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
     """Return the folder of the finished stage that a reference names.
 
     reference: a stage of this run, or run:<id>/<stage> for one of a run under the same output_dir.
     """
-    if not reference.startswith(EARLIER_RUN):
+    if not reference.startswith(ANOTHER_RUN):
         return artifacts.stage_folder(this_run, reference)
-    run_id, _, stage = reference.removeprefix(EARLIER_RUN).partition("/")
+    run_id, _, stage = reference.removeprefix(ANOTHER_RUN).partition("/")
     found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
     if not found:
         raise CheckpointError(
@@ -74,17 +74,17 @@ def earlier_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
     return artifacts.stage_folder(found[0], stage)
 
 
-def refuse_other_bases(recipe: Recipe, ground: Mapping[str, Any]) -> None:
+def refuse_other_bases(recipe: Recipe, provenance: Mapping[str, Any]) -> None:
     """Raise CheckpointError where an adapter of an earlier run was made on other weights.
 
     ground: what this run stands on, as in its lock.
     """
     for reference in references(recipe):
-        if not reference.is_of_earlier_run or reference.produces not in MODELS:
+        if not reference.is_of_another_run or reference.produces not in MODELS:
             continue
-        run = earlier_stage(reference.target, Path(), recipe).parent.parent
+        run = upstream_stage(reference.target, Path(), recipe).parent.parent
         theirs = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)["model"]
-        if _weights(theirs) != _weights(ground["model"]):
+        if _weights(theirs) != _weights(provenance["model"]):
             raise CheckpointError(
                 "E405",
                 f"'{reference.target}' was made on another base model, '{theirs['path']}'",

@@ -13,13 +13,13 @@ from typing import Any
 from llmft.api import Dataset
 from llmft.api.errors import EnvironmentFault
 from llmft.engine.preflight import check_against_model
-from llmft.engine.tiny_runs import make_earlier_runs
-from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_stand_in
+from llmft.engine.tiny_runs import make_upstream_runs
+from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.checks import OF_BITSANDBYTES
 from llmft.recipes.load import Loaded, load_recipe
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
-from llmft.registry.return_checks import small_of
+from llmft.registry.return_checks import smoke_overrides_of
 from llmft.runs.upstream import stage_work
 from llmft.system import fsio
 
@@ -43,7 +43,7 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     recipe = loaded.written  # what is changed stands in the file, where a stage is once
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
-    own_tokenizer, note = make_stand_in(recipe.model, folder / "model", recipe.seed, positions)
+    own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
     notes = [note]
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, stage in enumerate(recipe.stages):
@@ -69,7 +69,7 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     def as_small(earlier: Loaded) -> Loaded:
         return fitted(earlier, dict(_of_the_recipe(earlier.written, folder, own_tokenizer)))
 
-    notes += make_earlier_runs(loaded, folder / "runs", ROWS, registry, as_small)
+    notes += make_upstream_runs(loaded, folder / "runs", ROWS, registry, as_small)
     small = fitted(loaded, changes)
     if left_out:
         notes.append(f"left out, as they describe the real model: {', '.join(left_out)}")
@@ -143,7 +143,7 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
 
 def _of_the_work(stage: Stage, registry: Registry) -> Changes:
     """Yield what the stage's method itself asks to be replaced."""
-    for name, value in small_of(stage_work(stage, registry)).items():
+    for name, value in smoke_overrides_of(stage_work(stage, registry)).items():
         if value != getattr(stage.work, name):
             yield f"{stage.work_kind}.{name}", value
 

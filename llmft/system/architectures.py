@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Family(NamedTuple):
+class Architecture(NamedTuple):
     """Models of one architecture.
 
     model_type: transformers' word for it. names: a regex that hub ids of the family match.
@@ -26,28 +26,28 @@ _NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _BERT = ("query", "key", "value", "dense")
 
 # The first whose regex is found in a name, in small letters, is meant.
-FAMILIES = (
-    Family("mixtral", r"mixtral", ("q_proj", "k_proj", "v_proj", "o_proj"), True),
-    Family("mistral", r"mistral|ministral|zephyr", _LLAMA, True),
-    Family("qwen3", r"qwen-?3", _LLAMA, True),
-    Family("qwen2", r"qwen|qwq", _LLAMA, True),
-    Family("gemma3_text", r"gemma-?3", _LLAMA, True),
-    Family("gemma2", r"gemma-?2", _LLAMA, True),
-    Family("gemma", r"gemma", _LLAMA, True),
-    Family("phi3", r"phi-?[34]", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), True),
-    Family("phi", r"\bphi-", ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
-    Family("gpt_neox", r"pythia|neox|dolly", _NEOX),
-    Family("gpt2", r"gpt-?2", ("c_attn", "c_proj", "c_fc")),
-    Family("opt", r"\bopt-", ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")),
-    Family("bloom", r"bloom", _NEOX),
-    Family("falcon", r"falcon", _NEOX),
-    Family("roberta", r"roberta", _BERT),
-    Family("bert", r"(?<![a-z])bert(?![a-z])", _BERT),
-    Family("llama", r"llama|vicuna|smollm|embedded:model|(?<![a-z])yi-", _LLAMA, True),
+ARCHITECTURES_BY_NAME = (
+    Architecture("mixtral", r"mixtral", ("q_proj", "k_proj", "v_proj", "o_proj"), True),
+    Architecture("mistral", r"mistral|ministral|zephyr", _LLAMA, True),
+    Architecture("qwen3", r"qwen-?3", _LLAMA, True),
+    Architecture("qwen2", r"qwen|qwq", _LLAMA, True),
+    Architecture("gemma3_text", r"gemma-?3", _LLAMA, True),
+    Architecture("gemma2", r"gemma-?2", _LLAMA, True),
+    Architecture("gemma", r"gemma", _LLAMA, True),
+    Architecture("phi3", r"phi-?[34]", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), True),
+    Architecture("phi", r"\bphi-", ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
+    Architecture("gpt_neox", r"pythia|neox|dolly", _NEOX),
+    Architecture("gpt2", r"gpt-?2", ("c_attn", "c_proj", "c_fc")),
+    Architecture("opt", r"\bopt-", ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")),
+    Architecture("bloom", r"bloom", _NEOX),
+    Architecture("falcon", r"falcon", _NEOX),
+    Architecture("roberta", r"roberta", _BERT),
+    Architecture("bert", r"(?<![a-z])bert(?![a-z])", _BERT),
+    Architecture("llama", r"llama|vicuna|smollm|embedded:model|(?<![a-z])yi-", _LLAMA, True),
 )
 
 
-def family_of(path: str) -> Family | None:
+def architecture_of(path: str) -> Architecture | None:
     """Return the family of a model: a folder's by its config.json, else by what its name says."""
     try:
         config = json.loads((Path(path).expanduser() / "config.json").read_text("utf-8"))
@@ -55,6 +55,6 @@ def family_of(path: str) -> Family | None:
         config = None
     if isinstance(config, dict):
         kind = config.get("model_type")
-        return next((family for family in FAMILIES if family.model_type == kind), None)
+        return next((family for family in ARCHITECTURES_BY_NAME if family.model_type == kind), None)
     name = path.lower()
-    return next((family for family in FAMILIES if re.search(family.names, name)), None)
+    return next((family for family in ARCHITECTURES_BY_NAME if re.search(family.names, name)), None)

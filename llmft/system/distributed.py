@@ -83,7 +83,7 @@ def rank() -> int:
     return dist.get_rank() if _several() else 0
 
 
-def summed(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes."""
     if not _several():
         return tensor
@@ -93,7 +93,7 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def of_first(make: Callable[[], T]) -> T:
+def on_rank_zero(make: Callable[[], T]) -> T:
     """Return what `make` gives in the first process; the others wait, and do not call it."""
     if not _several():
         return make()
@@ -104,7 +104,7 @@ def of_first(make: Callable[[], T]) -> T:
     return made
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Return the value of each process, in their order."""
     if not _several():
         return [value]
@@ -114,7 +114,7 @@ def gathered(value: T) -> list[T]:
     return every
 
 
-def agreed(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """Return the largest number that a process gives: a signal that any of them has got."""
     if not _several():
         return number
@@ -129,7 +129,7 @@ def merged(sums: Mapping[str, tuple[float, float]]) -> Sums:
     if not _several():
         return dict(sums)
     whole: Sums = {}
-    for one in gathered(dict(sums)):
+    for one in all_gather(dict(sums)):
         add(whole, one)
     return whole
 
@@ -141,7 +141,7 @@ def add(to: Sums, sums: Mapping[str, tuple[float, float]]) -> None:
         to[name] = (before[0] + value, before[1] + weight)
 
 
-def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Give every process the sum of all processes' gradients; one may have computed none."""
     if not _several():
         return
@@ -159,7 +159,7 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
             gradient.copy_(piece.view_as(gradient))
 
 
-def start_alike(parameters: Sequence[torch.nn.Parameter]) -> None:
+def broadcast_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Give every process the first one's weights."""
     if _several():
         with _in_touch():

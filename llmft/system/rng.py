@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def own_dice() -> Iterator[None]:
+def isolated_rng() -> Iterator[None]:
     """Put Python's, numpy's and torch's generators back to where they were, after the block.
 
     Takes some microseconds; imports nothing, and asks a GPU only where one is used already.

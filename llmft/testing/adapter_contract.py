@@ -186,7 +186,7 @@ class AdapterContract(SettingsContract):
         for packed in (False, True):
             plain = base()
             if packed:
-                measures.lay_end_to_end(plain)
+                measures.pack_padding_free(plain)
             model = self._attached(settings, base, plain)
             measures.nudge(model)
             found.append(measures.row_losses(model))

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmft.registry.contract import Kind, check_class
-from llmft.registry.hook_manager import Breach
+from llmft.registry.hook_manager import ContractViolation
 
 
 class SettingsContract:
@@ -39,7 +39,7 @@ class SettingsContract:
         assert (self.method_class.__doc__ or "").strip(), "the class needs a docstring: it is shown"
         try:
             check_class(self.kind, self.method_class)
-        except Breach as exc:
+        except ContractViolation as exc:
             pytest.fail(exc.reason)
 
     def test_the_settings_cannot_be_changed(self, settings: Mapping[str, Any]) -> None:

@@ -194,7 +194,7 @@ def _loss(model: Any) -> Any:
     return model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), labels=ids_BT).loss
 
 
-def lay_end_to_end(model: Any) -> None:
+def pack_padding_free(model: Any) -> None:
     """Let a base model take rows end to end instead of padded."""
     from llmft.modeling import attention
 

@@ -96,7 +96,7 @@ def _run(parent: Path) -> api.RunInfo:
 def _stage(name: str, rows: int = 40) -> api.StageInfo:
     return api.StageInfo(
         name=name, adapter="lora", alignment="sft", trainable_parameters=1_000,
-        total_parameters=28_000, rows=rows, tokens=rows * 30, learnt_tokens=rows * 5, steps=rows,
+        total_parameters=28_000, rows=rows, tokens=rows * 30, trained_tokens=rows * 5, steps=rows,
         notes=("a note",),
     )  # fmt: skip
 

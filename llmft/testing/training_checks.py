@@ -92,7 +92,7 @@ class TrainingStage:
 
     def fit_online(self, prompts: Sequence[Any], objective: api.OnlineObjective) -> api.StageResult:
         checked = CheckedOnlineObjective(objective, self.work)
-        items = checked.draw(prompts, range(len(prompts)), 0, lambda: False)
+        items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
         for update in checked.updates(len(items), 0):
             self._hold(checked, [items[number] for number in update])
         checked.step_metrics()

@@ -32,13 +32,45 @@ if TYPE_CHECKING:
     from llmft.modeling.token_stats import TokenStats
 
 __all__ = [
-    "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head",
-    "add_value_head", "answers_of", "combine", "exact_match", "f1", "fields_of", "fill",
-    "first_line", "judged", "label_nll", "last_hidden", "load_score_head", "load_tensors",
-    "load_value_head", "normalize_answer", "read_file", "read_ratings", "read_records",
-    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "save_value_head",
-    "summed", "text_of", "token_stats", "value_parameters", "values", "without_dropout",
-    "write_json", "write_jsonl", "write_text",
+    "RATINGS",
+    "Ratings",
+    "Sample",
+    "TableConfig",
+    "TableDataset",
+    "add_score_head",
+    "add_value_head",
+    "all_reduce_sum",
+    "answers_of",
+    "combine",
+    "exact_match",
+    "f1",
+    "fields_of",
+    "fill",
+    "first_line",
+    "judged",
+    "label_nll",
+    "last_hidden",
+    "load_score_head",
+    "load_tensors",
+    "load_value_head",
+    "normalize_answer",
+    "read_file",
+    "read_ratings",
+    "read_records",
+    "read_samples",
+    "remaining",
+    "rewards",
+    "save_score_head",
+    "save_tensors",
+    "save_value_head",
+    "text_of",
+    "token_stats",
+    "value_parameters",
+    "values",
+    "without_dropout",
+    "write_json",
+    "write_jsonl",
+    "write_text",
 ]  # fmt: skip
 
 Shared = Sequence[tuple[int, int]]
@@ -144,11 +176,11 @@ def values(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
     return heads.values(model, hidden_ND)
 
 
-def summed(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes that train together."""
     from llmft.system import distributed
 
-    return distributed.summed(tensor)
+    return distributed.all_reduce_sum(tensor)
 
 
 def without_dropout(model: Any) -> AbstractContextManager[int]:

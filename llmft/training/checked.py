@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.registry.return_checks import breach, is_number, shown
+from llmft.registry.return_checks import is_number, shown, violation
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +25,14 @@ class CheckedObjective:
         self.objective, self.method = objective, method
         for name in ("weight", "loss", *wanted):
             if not callable(getattr(objective, name, None)):
-                raise breach(method, f"its objective, {shown(objective)}, has no '{name}'")
+                raise violation(method, f"its objective, {shown(objective)}, has no '{name}'")
 
     def weight(self, batch: Sequence[Any]) -> float:
         """Return the objective's weight of a batch: finite, and above 0."""
         weight = self.objective.weight(batch)
         if not (is_number(weight) and math.isfinite(weight) and weight > 0):
             what = f"the weight of a batch is {shown(weight)}; a number above 0 is wanted"
-            raise breach(self.method, what)
+            raise violation(self.method, what)
         return float(weight)
 
     def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -41,20 +41,20 @@ class CheckedObjective:
 
         given = self.objective.loss(model, batch)
         if not (isinstance(given, tuple) and len(given) == 2):
-            raise breach(self.method, f"'loss' returns {shown(given)}, not (loss, metrics)")
+            raise violation(self.method, f"'loss' returns {shown(given)}, not (loss, metrics)")
         loss, metrics = given
         if not isinstance(loss, torch.Tensor):
-            raise breach(self.method, f"the loss is {shown(loss)}, not a tensor")
+            raise violation(self.method, f"the loss is {shown(loss)}, not a tensor")
         if loss.dim():
             what = f"the loss has the shape {tuple(loss.shape)}; the batch's sum is wanted"
-            raise breach(self.method, what)
+            raise violation(self.method, what)
         if not loss.requires_grad:
-            raise breach(self.method, "the loss does not depend on what is trained")
+            raise violation(self.method, "the loss does not depend on what is trained")
         if not isinstance(metrics, Mapping):
-            raise breach(self.method, f"the loss's metrics are {shown(metrics)}, no mapping")
+            raise violation(self.method, f"the loss's metrics are {shown(metrics)}, no mapping")
         for name, value in metrics.items():
             if not is_number(value):
-                raise breach(self.method, f"the metric '{name}' is {shown(value)}, not a number")
+                raise violation(self.method, f"the metric '{name}' is {shown(value)}, not a number")
         return loss, metrics
 
 
@@ -65,10 +65,10 @@ class CheckedOnlineObjective(CheckedObjective):
         super().__init__(objective, method, ONLINE)
         each = getattr(objective, "items_per_prompt", None)
         if not isinstance(each, int) or each < 1:
-            raise breach(method, f"'items_per_prompt' is {shown(each)}, not a number above 0")
+            raise violation(method, f"'items_per_prompt' is {shown(each)}, not a number above 0")
         self.items_per_prompt: int = each
 
-    def draw(
+    def sample_rollouts(
         self,
         prompts: Sequence[Any],
         numbers: Sequence[int],
@@ -76,32 +76,32 @@ class CheckedOnlineObjective(CheckedObjective):
         stopping: Callable[[], bool],
     ) -> Sequence[Any]:
         """Return what the objective draws: so many items of each prompt, one prompt's together."""
-        drawn = self.objective.draw(prompts, numbers, step, stopping)
+        drawn = self.objective.sample_rollouts(prompts, numbers, step, stopping)
         wanted = len(prompts) * self.items_per_prompt
         found = len(drawn) if isinstance(drawn, Sequence) else shown(drawn)
         if found != wanted:
             what = f"'draw' gives {found} items of {len(prompts)} prompts; {wanted} are wanted"
-            raise breach(self.method, what)
+            raise violation(self.method, what)
         return drawn  # type: ignore[no-any-return]
 
     def updates(self, items: int, step: int) -> Iterator[Sequence[int]]:
         """Yield the items of each update; there is one at least."""
         given = self.objective.updates(items, step)
         if not hasattr(given, "__iter__"):
-            raise breach(self.method, f"'updates' returns {shown(given)}, and no updates")
+            raise violation(self.method, f"'updates' returns {shown(given)}, and no updates")
         none = True
         for numbers in given:
             none = False
             if strange := [n for n in numbers if n not in range(items)]:
                 what = f"'updates' names the item {shown(strange[0])} of {items}, counted from 0"
-                raise breach(self.method, what)
+                raise violation(self.method, what)
             yield numbers
         if none:
-            raise breach(self.method, "'updates' gives no update of a step")
+            raise violation(self.method, "'updates' gives no update of a step")
 
-    def goes_on(self, means: Mapping[str, float]) -> bool:
+    def should_continue(self, means: Mapping[str, float]) -> bool:
         """Return whether the step's next update is to be taken."""
-        return bool(self.objective.goes_on(means))
+        return bool(self.objective.should_continue(means))
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
         """Return a step's own metrics, each as (sum, weight)."""
@@ -111,7 +111,7 @@ class CheckedOnlineObjective(CheckedObjective):
             fine = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair))
             if not fine or not pair[1]:
                 what = f"'step_metrics' gives {pair!r}; (sum, weight) by name is wanted"
-                raise breach(self.method, what)
+                raise violation(self.method, what)
         return given  # type: ignore[no-any-return]
 
     def state(self) -> Mapping[str, Any]:
@@ -120,9 +120,9 @@ class CheckedOnlineObjective(CheckedObjective):
         try:
             json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise breach(self.method, f"'state' is no JSON: {error}") from error
+            raise violation(self.method, f"'state' is no JSON: {error}") from error
         if not isinstance(state, Mapping):
-            raise breach(self.method, f"'state' returns {shown(state)}, not a mapping")
+            raise violation(self.method, f"'state' returns {shown(state)}, not a mapping")
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:

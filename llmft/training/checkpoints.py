@@ -66,7 +66,7 @@ class Checkpoints:
         state = {
             "run_id": self.run_id,
             "step": step,
-            "identity": self.identity,
+            "fingerprint": self.identity,
             "facts": facts,
             "carried": self.carried,
         }
@@ -137,7 +137,7 @@ class Checkpoints:
                 f"'{folder}' is a checkpoint of the run '{run_id}', not of '{self.run_id}'",
                 fix="take it away, or give a run folder that was renamed its name back",
             )
-        self._refuse_other(state["identity"])
+        self._refuse_other(state["fingerprint"])
         from safetensors.torch import load_file
 
         return Saved(step, load_file(folder / TENSORS), state["facts"], state["carried"])

@@ -27,7 +27,7 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
     if settings.on_nan == "skip":
         return False
     what = "loss" if not math.isfinite(loss) else "gradient"
-    origins = [name for names in distributed.gathered(update.names) for name in names]
+    origins = [name for names in distributed.all_gather(update.names) for name in names]
     shown = ", ".join(origins[:4]) + (f" and {len(origins) - 4} more" if origins[4:] else "")
     raise StageError(
         "E301",
@@ -55,7 +55,9 @@ def out_of_memory(
     where = f"out of memory at step {step + 1}"
     if update is not None and (longest := _longest(update)):
         where += f"; the longest row of the step is '{longest[0]}' with {longest[1]:,} tokens"
-    return EnvironmentFault("E205", where, fix=f"in this order: {'; '.join(_ways_out(settings))}")
+    return EnvironmentFault(
+        "E205", where, fix=f"in this order: {'; '.join(_suggested_fixes(settings))}"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -65,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(told in str(error) for told in _OUT_OF_MEMORY)
 
 
-def _ways_out(settings: TrainSettings) -> list[str]:
+def _suggested_fixes(settings: TrainSettings) -> list[str]:
     """Return the settings to lower, the harmless ones first; those that are at their end are out.
 
     Smaller passes and recomputed activations change no result; shorter rows do.

@@ -58,7 +58,7 @@ def train(
     accelerator = Accelerator()
     plan = Plan.of(len(items), settings, seed, distributed.count())
     parameters = [p for p in model.parameters() if p.requires_grad]
-    distributed.start_alike(parameters)
+    distributed.broadcast_parameters(parameters)
     optimizer = make_optimizer(groups or [{"params": parameters}], settings)
     schedule = make_schedule(optimizer, settings, plan.steps)
 
@@ -100,7 +100,7 @@ def train(
             try:
                 for update in source.updates(step, stop):
                     own = _forward_backward(accelerator, model, update, objective, around)
-                    distributed.sum_gradients(parameters)
+                    distributed.all_reduce_gradients(parameters)
                     update.sums = distributed.merged(own)
                     norms.append(_clip(parameters, settings.max_grad_norm))
                     report.items += update.fresh
@@ -112,7 +112,7 @@ def train(
                         norms.pop()
                     optimizer.zero_grad(set_to_none=True)
             except Stopped:  # while items were drawn: all is as it was at the end of the last step
-                asked = distributed.agreed(stop.signal)
+                asked = distributed.all_reduce_max(stop.signal)
                 if checkpoints and step and _lacks(checkpoints, step):
                     with stop.waiting():
                         save(step)
@@ -130,11 +130,11 @@ def train(
             log = (step + 1) % settings.logging_steps == 0 or step + 1 == plan.steps
             metrics = window.means(clear=log) | _of_step(report, plan, norms, rate)
             on_step(step + 1, plan.steps, metrics, log)
-            asked = distributed.agreed(stop.signal)
+            asked = distributed.all_reduce_max(stop.signal)
             if checkpoints and (asked or plan.save_due(step + 1, settings)):
                 with stop.waiting():
                     save(step + 1)
-                asked = distributed.agreed(stop.signal)
+                asked = distributed.all_reduce_max(stop.signal)
             if asked:
                 raise _interrupted(asked, step + 1, plan)
     guard.refuse_none_learnt(report.losses)
@@ -161,7 +161,7 @@ def _interrupted(asked: int, step: int, plan: Plan) -> Interrupted:
 
 def _lacks(checkpoints: Checkpoints, step: int) -> bool:
     """Return whether no checkpoint is of a step's end; the first process's folder is asked."""
-    return distributed.of_first(lambda: step not in checkpoints.steps())
+    return distributed.on_rank_zero(lambda: step not in checkpoints.steps())
 
 
 def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: TrainSettings) -> None:

@@ -29,7 +29,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     Weights are the same in all processes; generators are of each. All processes take part.
     Raises StageError where a weight is not finite: such a state is never published.
     """
-    (tensors, facts), *others = distributed.gathered(random_state())
+    (tensors, facts), *others = distributed.all_gather(random_state())
     if others:
         facts["others"] = [theirs for _, theirs in others]
     for number, (states, _) in enumerate(others, 1):

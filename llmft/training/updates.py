@@ -84,7 +84,7 @@ class OnlineItems:
         numbers = range(len(chosen))[distributed.rank() :: distributed.count()]
         prompts = [self.prompts[chosen[n]] for n in numbers]
         with self.around():
-            drawn = self.objective.draw(prompts, numbers, step, stopping)
+            drawn = self.objective.sample_rollouts(prompts, numbers, step, stopping)
         each = self.objective.items_per_prompt
         mine = {n * each + k: drawn[place * each + k]
                 for place, n in enumerate(numbers) for k in range(each)}  # fmt: skip
@@ -96,10 +96,12 @@ class OnlineItems:
             size = self.plan.batch
             passes = [items[i : i + size] for i in range(0, len(items), size)]
             own = torch.tensor(self.objective.weight(items) if items else 0.0, dtype=torch.float64)
-            update = Update(passes, own_numbers, float(distributed.summed(own)), fresh)
+            update = Update(passes, own_numbers, float(distributed.all_reduce_sum(own)), fresh)
             yield update
             fresh = 0
-            if not self.objective.goes_on({k: s / w for k, (s, w) in update.sums.items() if w}):
+            if not self.objective.should_continue(
+                {k: s / w for k, (s, w) in update.sums.items() if w}
+            ):
                 return
 
     def metrics(self) -> Sums:

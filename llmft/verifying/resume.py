@@ -15,7 +15,7 @@ from typing import Any
 from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.recipes.load import Loaded
 from llmft.recipes.recipe import Recipe, Stage
-from llmft.recipes.references import EARLIER_RUN, references
+from llmft.recipes.references import ANOTHER_RUN, references
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 
@@ -97,15 +97,15 @@ class Try:
         self.marks = place / "marks.jsonl"
         self.overrides = [*loaded.overrides, *changes, f"output_dir={json.dumps(str(place))}"]
         place.mkdir(parents=True)
-        self._bring_earlier_runs()
+        self._bring_upstream_runs()
 
-    def _bring_earlier_runs(self) -> None:
+    def _bring_upstream_runs(self) -> None:
         """Let stages that go on from an earlier run find it under this try's output_dir."""
         there, earlier = Path(self.loaded.recipe.output_dir).resolve(), self.place / "earlier"
         ids = {
-            reference.target.removeprefix(EARLIER_RUN).partition("/")[0]
+            reference.target.removeprefix(ANOTHER_RUN).partition("/")[0]
             for reference in references(self.loaded.recipe)
-            if reference.is_of_earlier_run
+            if reference.is_of_another_run
         }
         for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
             earlier.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from llmft.api import Field, Line, Refusal, hookimpl
-from llmft_adapters.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
 class PromptTuning(SoftPrompt["PromptTuning.Config"]):
@@ -85,7 +85,7 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
     def wrapped(self, model: Any, config: Any) -> Any:
         from peft import PromptEmbedding
 
-        from llmft_adapters.soft_model import SoftPromptModel
+        from llmft_adapters.soft_prompts.model import SoftPromptModel
 
         encoder = PromptEmbedding(config, model.get_input_embeddings())
         return SoftPromptModel(model, encoder, config.num_virtual_tokens)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from llmft.api import Field, hookimpl
-from llmft_adapters.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
 class PTuning(SoftPrompt["PTuning.Config"]):
@@ -66,7 +66,7 @@ class PTuning(SoftPrompt["PTuning.Config"]):
     def wrapped(self, model: Any, config: Any) -> Any:
         from peft import PromptEncoder
 
-        from llmft_adapters.soft_model import SoftPromptModel
+        from llmft_adapters.soft_prompts.model import SoftPromptModel
 
         return SoftPromptModel(model, PromptEncoder(config), config.num_virtual_tokens)
 

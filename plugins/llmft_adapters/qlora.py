@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from llmft.api import Field, hookimpl
 from llmft_adapters.lora import Lora
-from llmft_adapters.lora_config import LoraConfig
+from llmft_adapters.lora.config import LoraConfig
 
 
 class QLora(Lora):

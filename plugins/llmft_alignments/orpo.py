@@ -68,13 +68,13 @@ class Orpo(Alignment["Orpo.Config"]):
         pairs = context.encode_pairs(context.rows())
         refuse_few(pairs, context.name)
         if self.config.reward_model is not None:
-            from llmft_alignments.reranking import reranked
+            from llmft_alignments.dpo.reranking import reranked
 
             pairs = reranked(context, pairs, self.config.reward_model)
             refuse_few(pairs, context.name)
         items = [OrpoItem.of(pair, self.config.learn_prompt) for pair in pairs]
         if self.config.kl_coef:
-            from llmft_alignments.reference import reference_token_logps
+            from llmft_alignments.dpo.reference import reference_token_logps
 
             start = reference_token_logps(context, pairs)
             items = [

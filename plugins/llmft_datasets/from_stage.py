@@ -43,9 +43,9 @@ class FromStage(Dataset["FromStage.Config"]):
                 f"what a stage made has no split '{split}'",
                 fix="hold some of its rows out: evaluate.holdout: 0.1",
             )
-        if "stage" not in self.earlier:
+        if "stage" not in self.upstream:
             raise EnvironmentFault("E201", f"the stage '{self.config.stage}' has yet to make them")
-        return read_file(self.earlier["stage"] / "rows.jsonl")
+        return read_file(self.upstream["stage"] / "rows.jsonl")
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         asked = record.get("prompt")

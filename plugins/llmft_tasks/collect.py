@@ -43,10 +43,10 @@ class Collect(Task["Collect.Config"]):
         top_p: float = Field(1.0, gt=0, le=1, description="draw from this share of the probability")
         top_k: int = Field(0, ge=0, le=1_000_000, description="draw from so many tokens; 0: all")
 
-    def new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:
         return self.config.max_new_tokens
 
-    def small(self) -> Mapping[str, Any]:
+    def smoke_overrides(self) -> Mapping[str, Any]:
         return {"max_new_tokens": min(self.config.max_new_tokens, 8)}
 
     def run(self, context: StageContext) -> StageResult:

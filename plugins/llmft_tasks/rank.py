@@ -68,7 +68,7 @@ class Rank(Task["Rank.Config"]):
                 raise ValueError("raters counts people; drop it where judge or reward_model ranks")
             return self
 
-    def small(self) -> Mapping[str, Any]:
+    def smoke_overrides(self) -> Mapping[str, Any]:
         # People are not asked, and the answers of a random model are all wrong: by any honest rule
         # there would be nothing to choose between them.
         if self.config.reward_model:

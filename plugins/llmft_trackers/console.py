@@ -72,7 +72,7 @@ class Console(Tracker[Any]):
         )
         self._say(
             f"  on {stage.rows:,} rows, {stage.tokens:,} tokens"
-            f" ({stage.learnt_tokens:,} learnt), in {stage.steps:,} steps"
+            f" ({stage.trained_tokens:,} learnt), in {stage.steps:,} steps"
         )
         for note in stage.notes:
             self._say(f"  note: {note}")

@@ -58,7 +58,7 @@ def test_rows_end_to_end_are_as_rows_alone(architecture: str, cls: Any) -> None:
     for packed in (False, True):
         base = tiny(architecture)
         if packed:
-            measures.lay_end_to_end(base)
+            measures.pack_padding_free(base)
         measures.seed()
         model = cls(cls.Config(method=cls.method, **_few(cls))).attach(base)
         measures.nudge(model)

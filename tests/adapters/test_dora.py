@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from llmft_adapters import dora_layer
 from llmft_adapters.dora import Dora
-from llmft_adapters.dora_layer import updated_norms
+from llmft_adapters.dora import layer as dora_layer
+from llmft_adapters.dora.layer import updated_norms
 from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.lora import Lora
-from llmft_adapters.lora_targets import adapted_layers
+from llmft_adapters.lora.targets import adapted_layers
 from llmft_adapters.qlora import QLora
 from pydantic import ValidationError
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.lora import Lora
-from llmft_adapters.lora_layer import LoraForward, lora_linear, sum_over_rows
+from llmft_adapters.lora.layer import LoraForward, lora_linear, sum_over_rows
 from peft import get_peft_model
 from torch import nn
 
@@ -75,8 +75,8 @@ def test_the_product_and_all_its_gradients_are_the_plain_ones(
 
 
 def test_a_sum_in_short_walks_is_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmft_adapters.lora_layer._SUMMED", 4)
-    monkeypatch.setattr("llmft_adapters.lora_layer._IN_A_CACHE", 0)
+    monkeypatch.setattr("llmft_adapters.lora.layer._SUMMED", 4)
+    monkeypatch.setattr("llmft_adapters.lora.layer._IN_A_CACHE", 0)
     a, b = torch.randn(11, 3), torch.randn(11, 3)
     torch.testing.assert_close(sum_over_rows(a, b), (a * b).sum(0))
 

@@ -224,7 +224,7 @@ def test_merging_is_refused_with_the_reason() -> None:
 
 def test_a_prompt_that_two_rows_share_is_computed_once_behind_a_prefix() -> None:
     base = tiny_llama()
-    measures.lay_end_to_end(base)
+    measures.pack_padding_free(base)
     model = attached(made("prefix"), base)
     first, second = (5, 6, 7, 8, 9), (5, 6, 7, 20, 21, 22)
     rows = [Encoded(ids, (-100, -100, -100, *ids[3:])) for ids in (first, second)]

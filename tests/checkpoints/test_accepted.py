@@ -59,9 +59,9 @@ def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp
 def test_p4_code_that_changed_can_be_accepted(go, recipe, whole):
     killed = go(recipe, "code", fault=at(3))
     path = killed.folder / "lock.json"
-    ground = json.loads(path.read_text())
-    next(p for p in ground["plugins"] if p["kind"] == "adapter")["sha256"] = "0" * 64
-    path.write_text(json.dumps(ground))
+    provenance = json.loads(path.read_text())
+    next(p for p in provenance["plugins"] if p["kind"] == "adapter")["sha256"] = "0" * 64
+    path.write_text(json.dumps(provenance))
     refused = go(recipe, "code", resume=True)
     assert refused.code == 6
     assert "--accept-plugin-change" in refused.text
@@ -74,10 +74,10 @@ def test_p4_code_that_changed_can_be_accepted(go, recipe, whole):
 def test_c9_c10_what_exactness_does_not_cover_is_in_the_lock_and_told(go, recipe):
     killed = go(recipe, "ground", fault=at(3))
     path = killed.folder / "lock.json"
-    ground = json.loads(path.read_text())
-    ground |= {"torch_threads": 7, "device": "NVIDIA H200", "torch_build": "another build"}
-    ground["packages"]["torch"] = "2.0.0"
-    path.write_text(json.dumps(ground))
+    provenance = json.loads(path.read_text())
+    provenance |= {"torch_threads": 7, "device": "NVIDIA H200", "torch_build": "another build"}
+    provenance["packages"]["torch"] = "2.0.0"
+    path.write_text(json.dumps(provenance))
     resumed = go(recipe, "ground", resume=True)
     assert resumed.code == 0, resumed.text
     said = " ".join(resumed.text.split())

@@ -21,7 +21,7 @@ from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.runs import locking
 from llmft.runs.edits import EDITS, edits_between
-from llmft.runs.resuming import changed_ground, trim_metrics
+from llmft.runs.resuming import changed_environment, trim_metrics
 from llmft.system.signals import leave_on_signal, noted_interrupts, stop_requests
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
@@ -86,12 +86,12 @@ def lock() -> dict:
 
 
 def test_c9_other_versions_and_threads_are_told(lock):
-    assert changed_ground(lock, copy.deepcopy(lock)) == []
+    assert changed_environment(lock, copy.deepcopy(lock)) == []
     now = copy.deepcopy(lock)
     now["packages"]["torch"] = "99.0"
     now["torch_threads"] += 1
     now["device"] = "a GPU"  # c10
-    told = changed_ground(lock, now)
+    told = changed_environment(lock, now)
     assert told[0] == f"device {lock['device']} -> a GPU"
     assert told[1].startswith("torch_threads ")
     assert told[2] == f"torch {lock['packages']['torch']} -> 99.0"
@@ -99,25 +99,25 @@ def test_c9_other_versions_and_threads_are_told(lock):
 
 def test_c9_other_code_of_llmft_under_one_version_is_told(lock):
     now = {**copy.deepcopy(lock), "code": "f" * 64}
-    assert changed_ground(lock, now) == [f"llmft's own code {lock['code'][:8]} -> ffffffff"]
+    assert changed_environment(lock, now) == [f"llmft's own code {lock['code'][:8]} -> ffffffff"]
     del lock["code"]  # as an earlier llmft wrote it
-    assert changed_ground(lock, now) == []
+    assert changed_environment(lock, now) == []
 
 
 def test_c4_another_base_model_is_refused(lock):
     now = copy.deepcopy(lock)
     now["model"]["sha256"]["model.safetensors"] = "other"
     with pytest.raises(CheckpointError, match=r"E405.*'model\.safetensors' of the model"):
-        changed_ground(lock, now)
+        changed_environment(lock, now)
 
 
 def test_p4_a_plugin_whose_code_changed_is_refused_and_a_new_version_is_told(lock):
     now = copy.deepcopy(lock)
     now["plugins"][0]["sha256"] = "b"
     with pytest.raises(CheckpointError, match=r"E405.*code of the adapter 'x' \(d\)"):
-        changed_ground(lock, now)
+        changed_environment(lock, now)
     now["plugins"][0]["version"] = "2"
-    assert changed_ground(lock, now) == ["adapter x 1 -> 2"]
+    assert changed_environment(lock, now) == ["adapter x 1 -> 2"]
 
 
 def test_o1_the_second_process_is_told_who_holds_the_folder(tmp_path):

@@ -8,7 +8,7 @@ import signal
 import pytest
 from harness import run_in_child, state_of
 
-OBJECTIVE = "llmft_alignments.ppo_objective:PpoObjective"
+OBJECTIVE = "llmft_alignments.ppo.objective:PpoObjective"
 ADAPTERS = {
     "lora": {"r": 2, "lora_dropout": 0.2},
     "dora": {"r": 2},

@@ -99,5 +99,5 @@ class TestFromStage(DatasetContract):
 
     def make(self, settings):
         made = super().make(settings)
-        made.earlier = {"stage": self.folder}
+        made.upstream = {"stage": self.folder}
         return made

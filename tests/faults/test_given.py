@@ -24,7 +24,7 @@ class Theirs(Alignment[AlignmentConfig]):
     Config = AlignmentConfig
     rows = ("completion",)
 
-    def small(self):
+    def smoke_overrides(self):
         return SMALL
 
     def parameter_groups(self, model, train):

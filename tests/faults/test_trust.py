@@ -50,12 +50,12 @@ def test_s8_a_template_is_kept_from_python():
 
 
 def test_s8_a_good_template_is_tried_once(monkeypatch):
-    tried = []
-    monkeypatch.setattr(chat_templates, "try_out", lambda *args: tried.append(args))
+    load_method = []
+    monkeypatch.setattr(chat_templates, "try_out", lambda *args: load_method.append(args))
     encoder = Encoder(tiny_tokenizer(chat=True), 64)
     for _ in range(3):
         assert encoder.render(TALK, answer_next=False) == "user: hi\nassistant: ho</s>\n"
-    assert len(tried) == 1
+    assert len(load_method) == 1
 
 
 def folder_with(tmp_path, **config):

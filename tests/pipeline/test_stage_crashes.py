@@ -31,7 +31,7 @@ QUICK = [("collect", "while"), ("rank", "after"), ("dpo", "before")]
 def test_a_run_that_crashed_at_a_stage_resumes_to_the_same_bits(
     whole, data, load, registry, tmp_path, monkeypatch, stage, when
 ):
-    from llmft.engine.stage import StageRun
+    from llmft.engine.stage import StageRunner
     from llmft.runs import artifacts
 
     def crash_at(name: str, owner, attribute: str) -> None:
@@ -44,8 +44,10 @@ def test_a_run_that_crashed_at_a_stage_resumes_to_the_same_bits(
 
         monkeypatch.setattr(owner, attribute, crashing)
 
-    crash_at("before", StageRun, "rows" if stage != "rank" else "stage_folder")
-    crash_at("while", StageRun, {"collect": "sample", "rank": "reward_function"}.get(stage, "_fit"))
+    crash_at("before", StageRunner, "rows" if stage != "rank" else "stage_folder")
+    crash_at(
+        "while", StageRunner, {"collect": "sample", "rank": "reward_function"}.get(stage, "_fit")
+    )
     crash_at("after", artifacts, "save_stage")  # given the stage's folder: rows are there already
     loaded = load(data, f"output_dir={tmp_path}")
     with pytest.raises(Crash):

@@ -30,7 +30,7 @@ def test_every_stage_leaves_what_it_makes_and_a_result(whole):
     assert [results[name]["produces"] for name in NAMES] == [
         "policy", "samples", "preferences", "policy",
     ]  # fmt: skip
-    identities = [results[name]["identity"] for name in NAMES]
+    identities = [results[name]["fingerprint"] for name in NAMES]
     assert len(set(identities)) == 4
     assert all(len(identity) == 64 for identity in identities)
     lock = json.loads((whole / "lock.json").read_text())

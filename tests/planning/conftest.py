@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.engine.stage import StageRun
+from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder
 from llmft.planning.planned_stage import PlannedStage
@@ -71,7 +71,7 @@ def loaded(tmp_path, registry):
 def stage_of(registry, loaded, tmp_path):
     """Return the real StageRun, or the PlannedStage, of a recipe's first stage."""
 
-    def made(data: dict, kind: type[StageRun] = StageRun) -> StageRun:
+    def made(data: dict, kind: type[StageRunner] = StageRunner) -> StageRunner:
         recipe = loaded(data).recipe
         stage = recipe.stages[0]
         folder = tmp_path / "run" / "stages" / stage.name

@@ -56,7 +56,7 @@ def test_rows_and_steps_are_those_of_the_loop(recipe, loaded, registry, stage_of
     assert plan.counts.steps == Plan.of(len(encoded), real.train, real.seed).steps
     assert plan.counts.rows == len(encoded)
     assert plan.counts.tokens == sum(len(row.input_ids) for row in encoded)
-    assert plan.counts.learnt_tokens == sum(row.n_labels for row in encoded)
+    assert plan.counts.trained_tokens == sum(row.n_labels for row in encoded)
 
 
 def test_packing_counts_bins_as_items(recipe, loaded, registry):

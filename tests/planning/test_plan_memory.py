@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.planning.memory_tracker import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, Ledger
+from llmft.planning.memory_tracker import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, MemoryTracker
 from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
 from llmft.training import loop
@@ -38,14 +38,14 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
     seen: dict[str, int] = {}
 
     def fit(items, objective):
-        ledger = Ledger()
+        memory = MemoryTracker()
         for parameter in context.model.parameters():
-            ledger.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
-        ledger.begin("train")
-        with ledger:
+            memory.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
+        memory.begin("train")
+        with memory:
             loop.train(context.model, items, objective, context.train, seed=17)
-        ledger.close()
-        seen.update(ledger.peaks[0].by_kind)
+        memory.close()
+        seen.update(memory.peaks[0].by_kind)
 
     context.fit = fit
     context.work.train(context)
@@ -89,15 +89,15 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     stage["train"] = {"max_steps": 2, "gradient_accumulation_steps": 2}
     # A rank so high that the adapter outweighs the activations.
     stage["adapter"] = {"method": "lora", "r": 512}
-    from llmft.planning.fake_tensors import NoNumbers
+    from llmft.planning.fake_tensors import ShapesOnly
 
     planned = stage_of(recipe, PlannedStage)
-    planned.ledger.begin("load")
+    planned.memory.begin("load")
     _ = planned.model
-    with planned.ledger, NoNumbers():
+    with planned.memory, ShapesOnly():
         planned.work.train(planned)
-    planned.ledger.close()
-    train = next(peak for peak in planned.ledger.peaks if peak.phase == "train").by_kind
+    planned.memory.close()
+    train = next(peak for peak in planned.memory.peaks if peak.phase == "train").by_kind
     assert train[GRADIENTS] == train[ADAPTER]
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import pytest
 import torch
 from llmft_adapters.lora import Lora
-from llmft_alignments.ppo_config import PpoConfig
-from llmft_alignments.ppo_episodes import Judged, episode_row
-from llmft_alignments.ppo_objective import PpoObjective
-from llmft_alignments.ppo_watch import Watch
+from llmft_alignments.ppo.config import PpoConfig
+from llmft_alignments.ppo.diagnostics import Diagnostics
+from llmft_alignments.ppo.objective import PpoObjective
+from llmft_alignments.ppo.rollouts import Judged, rollout_row
 
 from llmft.api import EncodedPrompt
 from llmft.api.settings import TrainSettings
-from llmft.modeling.decoding import Drawing, decode
+from llmft.modeling.decoding import SamplingParams, decode
 from llmft.toolkit import add_value_head, token_stats, values
 from llmft.training import loop
 
@@ -38,13 +38,13 @@ class BanditArena:
     def __init__(self, model, seed: int) -> None:
         self.model, self.seed = model, seed
 
-    def draw(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
-        drawing = Drawing(1, temperature=1.0, seed=(self.seed, *seed))
+    def sample_rollouts(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
+        drawing = SamplingParams(1, temperature=1.0, seed=(self.seed, *seed))
         ids = [prompt.input_ids for prompt in prompts]
         return decode(self.model, ids, drawing, batch_size=ANSWERS, numbers=numbers)
 
     def judge(self, prompts, answers):
-        rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
+        rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
         with torch.no_grad():
             stats = token_stats(self.model, rows)
             value_N = values(self.model, stats.hidden_ND)
@@ -83,7 +83,9 @@ def test_a_bandit_is_solved_to_95_percent_of_its_optimum(seed):
     }  # fmt: skip
     arena = BanditArena(model, seed)
     told: list[str] = []
-    objective = PpoObjective(PpoConfig.model_validate(options), arena, Watch(told.append), seed)
+    objective = PpoObjective(
+        PpoConfig.model_validate(options), arena, Diagnostics(told.append), seed
+    )
     assert expected_reward(model) < 0.6
     loop.train(model, PROMPTS, objective, settings, seed=seed, online=objective)
     assert expected_reward(model) >= 0.95

@@ -11,7 +11,7 @@ from llmft_adapters.ptuning import PTuning
 
 from llmft.api import Encoded, StageError
 from llmft.modeling import attention
-from llmft.modeling.decoding import Drawing, Stopped, decode, drawn, log_probabilities
+from llmft.modeling.decoding import SamplingParams, Stopped, decode, drawn, log_probabilities
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.modeling.token_stats import token_stats
 from llmft.testing import measures
@@ -59,7 +59,7 @@ def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed
         base.set_attn_implementation(attention.NAME)
     model = adapted(method, base)
     cut = {"top_p": top_p, "keep_nuclei": top_p < 1}
-    drawing = Drawing(9, stops=(256, 3, 4), temperature=0.8, seed=(1,), **cut)
+    drawing = SamplingParams(9, stops=(256, 3, 4), temperature=0.8, seed=(1,), **cut)
     answers = decode(model, PROMPTS, drawing, batch_size=3)
     nuclei = [ids for answer in answers for ids in answer.nuclei]
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_an_answer_does_not_depend_on_its_batch(architecture):
     model = tiny(architecture)
-    drawing = Drawing(12, stops=tuple(range(0, 300, 9)), temperature=1.0, seed=(4, 2))
+    drawing = SamplingParams(12, stops=tuple(range(0, 300, 9)), temperature=1.0, seed=(4, 2))
     together = decode(model, PROMPTS, drawing, batch_size=5)
     alone = [decode(model, [p], drawing, batch_size=1, numbers=[n])[0]
              for n, p in enumerate(PROMPTS)]  # fmt: skip
@@ -87,7 +87,7 @@ def test_an_answer_does_not_depend_on_its_batch(architecture):
 
 
 def test_an_answer_stops_at_its_end_and_says_so():
-    drawing = Drawing(20, stops=tuple(range(0, 300, 4)), seed=(0,))
+    drawing = SamplingParams(20, stops=tuple(range(0, 300, 4)), seed=(0,))
     answers = decode(tiny_llama(), PROMPTS, drawing, batch_size=2)
     assert any(a.ended for a in answers)
     for answer in answers:
@@ -101,7 +101,7 @@ def test_temperature_0_is_greedy_and_the_same_as_transformers():
 
     model = tiny_llama()
     prompts = [[5, 6, 7], [11, 12, 13]]
-    found = decode(model, prompts, Drawing(8, temperature=0.0), batch_size=2)
+    found = decode(model, prompts, SamplingParams(8, temperature=0.0), batch_size=2)
     config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None)
     ids = torch.tensor(prompts)
     wanted = model.generate(
@@ -124,9 +124,9 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
 
 def test_top_k_and_top_p_leave_a_distribution_of_the_rest():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    by_p = log_probabilities(logits, Drawing(1, top_p=0.7)).exp()
+    by_p = log_probabilities(logits, SamplingParams(1, top_p=0.7)).exp()
     torch.testing.assert_close(by_p, torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
-    by_k = log_probabilities(logits, Drawing(1, top_k=3)).exp()
+    by_k = log_probabilities(logits, SamplingParams(1, top_k=3)).exp()
     torch.testing.assert_close(by_k, torch.tensor([[0.5, 0.3, 0.15, 0.0]]) / 0.95)
 
 
@@ -139,7 +139,7 @@ def test_a_module_that_keeps_no_cache_answers_the_same():
         def forward(self, input_ids, attention_mask):
             return self.base(input_ids=input_ids, attention_mask=attention_mask)
 
-    drawing = Drawing(6, stops=(1, 2, 3), seed=(9,))
+    drawing = SamplingParams(6, stops=(1, 2, 3), seed=(9,))
     base = tiny_llama()
     with_cache = decode(base, PROMPTS, drawing, batch_size=5)
     without = decode(Strange(base), PROMPTS, drawing, batch_size=5)
@@ -149,7 +149,7 @@ def test_a_module_that_keeps_no_cache_answers_the_same():
 def test_it_stops_between_two_tokens_when_asked_to():
     asked = iter([False, False, True])
     with pytest.raises(Stopped):
-        decode(tiny_llama(), PROMPTS, Drawing(9), batch_size=5, stopping=lambda: next(asked))
+        decode(tiny_llama(), PROMPTS, SamplingParams(9), batch_size=5, stopping=lambda: next(asked))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -157,4 +157,4 @@ def test_a_model_that_answers_no_numbers_is_an_error_and_no_crash(temperature):
     model = tiny_llama()
     model.get_output_embeddings().weight.data[7] = float("nan")
     with pytest.raises(StageError, match=r"E301.*not finite"):
-        decode(model, PROMPTS, Drawing(9, temperature=temperature), batch_size=5)
+        decode(model, PROMPTS, SamplingParams(9, temperature=temperature), batch_size=5)

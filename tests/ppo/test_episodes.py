@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from llmft_alignments.ppo_config import PpoConfig
-from llmft_alignments.ppo_episodes import Arena, Judged
-from llmft_alignments.ppo_maths import power_sums
-from llmft_alignments.ppo_objective import PpoObjective
-from llmft_alignments.ppo_watch import Watch
+from llmft_alignments.ppo.config import PpoConfig
+from llmft_alignments.ppo.diagnostics import Diagnostics
+from llmft_alignments.ppo.maths import power_sums
+from llmft_alignments.ppo.objective import PpoObjective
+from llmft_alignments.ppo.rollouts import Judged, RolloutSampler
 
 from llmft.api import Answer, DataError, Encoded, EncodedPrompt, RewardConfig, RewardFunction
 from llmft.modeling.tiny_models import tiny_tokenizer
@@ -19,7 +19,7 @@ VALUES = torch.tensor([0.1, 0.4, 0.9, -0.3, 0.5])
 OPTIONS = {"reward_model": "r", "kl_coef": 0.0, "lam": 0.5, "whiten_advantages": False}
 
 
-def episodes(values_N: torch.Tensor, **options):
+def rollouts(values_N: torch.Tensor, **options):
     """Return what becomes of two answers, of three tokens and of two, scored 2 and 1."""
     rows = [Encoded((9,) * (n + 1), (-100, *(9,) * n), "row") for n in (3, 2)]
     judged = Judged(
@@ -34,7 +34,7 @@ def episodes(values_N: torch.Tensor, **options):
         scores_B=torch.tensor([2.0, 1.0]),
     )
     config = PpoConfig.model_validate({"method": "ppo", **OPTIONS, **options})
-    return PpoObjective(config, None, Watch(print), seed=0).episodes(judged)
+    return PpoObjective(config, None, Diagnostics(print), seed=0).rollouts(judged)
 
 
 def column(made, name: str) -> list[float]:
@@ -43,7 +43,7 @@ def column(made, name: str) -> list[float]:
 
 def test_values_are_centred_by_hand():
     # What follows is 2, 2, 2, 1, 1: 8 in all, where the values say 1.6; 1.28 a token.
-    made = episodes(VALUES)
+    made = rollouts(VALUES)
     assert column(made, "values") == pytest.approx([1.38, 1.68, 2.18, 0.98, 1.78])
     last, later = 2 - 2.18, 2.18 - 1.68
     assert column(made, "advantages")[1:3] == pytest.approx([later + 0.5 * last, last])
@@ -51,10 +51,10 @@ def test_values_are_centred_by_hand():
 
 
 def test_values_that_are_behind_as_a_whole_change_no_advantage():
-    near, behind = episodes(VALUES), episodes(VALUES - 7)
+    near, behind = rollouts(VALUES), rollouts(VALUES - 7)
     for name in ("values", "advantages", "returns"):
         assert column(behind, name) == pytest.approx(column(near, name), abs=1e-5)
-    plain = [episodes(v, center_values=False) for v in (VALUES, VALUES - 7)]
+    plain = [rollouts(v, center_values=False) for v in (VALUES, VALUES - 7)]
     assert column(plain[0], "values") == pytest.approx(VALUES.tolist())
     gaps = [b - a for a, b in zip(*(column(made, "advantages") for made in plain), strict=True)]
     assert gaps == pytest.approx([7 * 0.25, 7 * 0.5, 7, 7 * 0.5, 7]), "by a token's place"
@@ -62,7 +62,9 @@ def test_values_that_are_behind_as_a_whole_change_no_advantage():
 
 def test_scores_that_are_all_the_same_are_not_scaled_by_what_rounding_leaves():
     sums = power_sums(torch.full((63,), 0.1))
-    objective = PpoObjective(PpoConfig(method="ppo", reward_model="r"), None, Watch(print), seed=0)
+    objective = PpoObjective(
+        PpoConfig(method="ppo", reward_model="r"), None, Diagnostics(print), seed=0
+    )
     assert objective._spread(sums) == 1.0
 
 
@@ -74,7 +76,7 @@ def test_a_reward_that_is_no_number_is_an_error_that_names_it(reward):
         def score(self, prompt, completion, answers):
             return reward
 
-    arena = Arena.__new__(Arena)
+    arena = RolloutSampler.__new__(RolloutSampler)
     arena.reward_model, arena.function = None, Odd(RewardConfig(method="odd"))
     arena.context = SimpleNamespace(tokenizer=tiny_tokenizer())
     prompts = [EncodedPrompt((5, 6), (-100, -100), "rows.jsonl:3", "p", ())]
@@ -92,9 +94,9 @@ MEANS = {"reward": 0.5, "kl": 0.1, "length": 4.0, "entropy": 1.0}
 )  # fmt: skip
 def test_it_says_so_where_every_answer_gets_the_same_reward(rewards, spread, says):
     told = []
-    watch = Watch(told.append)
+    watch = Diagnostics(told.append)
     for reward in rewards:
-        again = Watch(told.append)
+        again = Diagnostics(told.append)
         again.restore(watch.state())
         watch = again
         watch.see(MEANS | {"reward": reward}, spread)

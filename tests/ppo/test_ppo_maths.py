@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from llmft_alignments import ppo_maths as maths
+from llmft_alignments.ppo import maths
 
 ROW_N = torch.tensor([0, 0, 0, 1, 1])
 

@@ -17,14 +17,14 @@ torch.set_num_threads(1)
 def main() -> None:
     from accelerate import Accelerator
     from llmft_adapters.lora import Lora
-    from llmft_alignments.ppo_config import PpoConfig
-    from llmft_alignments.ppo_episodes import Judged, episode_row
-    from llmft_alignments.ppo_objective import PpoObjective
-    from llmft_alignments.ppo_watch import Watch
+    from llmft_alignments.ppo.config import PpoConfig
+    from llmft_alignments.ppo.diagnostics import Diagnostics
+    from llmft_alignments.ppo.objective import PpoObjective
+    from llmft_alignments.ppo.rollouts import Judged, rollout_row
 
     from llmft.api import EncodedPrompt
     from llmft.api.settings import TrainSettings
-    from llmft.modeling.decoding import Drawing, decode
+    from llmft.modeling.decoding import SamplingParams, decode
     from llmft.modeling.tiny_models import tiny_llama
     from llmft.system import distributed
     from llmft.toolkit import add_value_head, token_stats, values
@@ -46,14 +46,14 @@ def main() -> None:
         for k in range(13)  # the last step has one prompt, so a process of two has none
     ]
 
-    class Arena:
-        def draw(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
-            drawing = Drawing(5, stops=(256, 0, 1, 2), seed=(3, *seed))
+    class RolloutSampler:
+        def sample_rollouts(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
+            drawing = SamplingParams(5, stops=(256, 0, 1, 2), seed=(3, *seed))
             ids = [prompt.input_ids for prompt in prompts]
             return decode(policy, ids, drawing, batch_size=3, numbers=numbers)
 
         def judge(self, prompts, answers):
-            rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
+            rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
             if not rows:
                 none = torch.zeros(0)
                 return Judged([], [], [], none, none, none, none, none.long(), none)
@@ -73,7 +73,7 @@ def main() -> None:
         "adap_kl_ctrl": True, "target": 0.2, "horizon": 50,
     }  # fmt: skip
     objective = PpoObjective(
-        PpoConfig.model_validate(options), Arena(), Watch(lambda text: None), seed=3
+        PpoConfig.model_validate(options), RolloutSampler(), Diagnostics(lambda text: None), seed=3
     )
     settings = TrainSettings(
         max_steps=5, per_device_train_batch_size=int(sys.argv[2]), learning_rate=3e-3

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from llmft_alignments import losses
-from llmft_alignments.dpo_losses import DPO_LOSSES, DpoOptions, PairLogps, dpo_loss
+from llmft_alignments.dpo.losses import DPO_LOSSES, DpoOptions, PairLogps, dpo_loss
 
 POLICY = torch.tensor([[-3.0, -2.0], [-1.5, -4.0], [-6.0, -5.5]], dtype=torch.float64)
 REFERENCE = torch.tensor([[-2.5, -2.5], [-2.0, -3.0], [-7.0, -5.0]], dtype=torch.float64)

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 from llmft_alignments.dpo import Dpo
+from llmft_alignments.dpo.reference import reference_key
 from llmft_alignments.orpo import Orpo
-from llmft_alignments.reference import reference_key
 from llmft_alignments.reward import Reward
 from safetensors import safe_open
 
@@ -98,7 +98,7 @@ def test_dpo_scores_held_out_pairs_and_answers(run, stage):
 
 
 def test_the_reference_is_computed_once_and_kept_with_its_key(run, stage, monkeypatch):
-    from llmft_alignments import reference
+    from llmft_alignments.dpo import reference
 
     summary = run(stage("dpo"))
     path = summary.folder / "stages" / "dpo" / "reference.safetensors"

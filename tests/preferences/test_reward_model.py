@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from llmft_alignments.reward_report import as_markdown, calibration, histograms, measured
+from llmft_alignments.reward.report import as_markdown, calibration, histograms, measured
 
 from llmft.api import Encoded
 from llmft.cli import main

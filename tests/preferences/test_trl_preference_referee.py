@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective
-from llmft_alignments.dpo_losses import DPO_LOSSES
+from llmft_alignments.dpo.losses import DPO_LOSSES
 from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
 from llmft_alignments.pairs import pair_logps
 from llmft_alignments.reward import Reward, RewardObjective

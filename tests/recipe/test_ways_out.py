@@ -57,7 +57,7 @@ class Layers(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("value", "way_out"),
+    ("value", "suggested_fix"),
     [
         ("c_attn", "write a list: [c_attn]"),
         ("c_attn,c_proj", "write a list: [c_attn,c_proj]"),
@@ -65,12 +65,12 @@ class Layers(BaseModel):
         ("all_linear", "did you mean 'all-linear'?"),
     ],
 )
-def test_one_name_is_told_to_be_a_list_and_not_to_be_something_else(value, way_out):
+def test_one_name_is_told_to_be_a_list_and_not_to_be_something_else(value, suggested_fix):
     with pytest.raises(ValidationError) as caught:
         Layers(names=value)
     errors = [dict(error) for error in caught.value.errors()]
     code, what, fix = answer(errors, f"'{value}'", Layers.model_fields["names"])
-    assert (code, fix) == ("E025", way_out)
+    assert (code, fix) == ("E025", suggested_fix)
     assert what == f"must be one of all-linear, a list; got '{value}'"
 
 
@@ -92,7 +92,7 @@ def test_a_number_that_should_be_text_is_quoted_as_it_was_written(load, faults):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "way_out"),
+    ("old", "new", "suggested_fix"),
     [
         ("{path: gpt2}", "gpt2", "write {path: gpt2}"),
         ("stages:", "push_to_hub: me/it\nstages:", "write {repo_id: me/it}"),
@@ -101,9 +101,11 @@ def test_a_number_that_should_be_text_is_quoted_as_it_was_written(load, faults):
         ("{method: triviaqa}", "triviaqa", "write {method: triviaqa}"),
     ],
 )
-def test_a_value_in_a_blocks_place_is_told_the_key_that_it_belongs_to(faults, old, new, way_out):
+def test_a_value_in_a_blocks_place_is_told_the_key_that_it_belongs_to(
+    faults, old, new, suggested_fix
+):
     (fault,) = faults(GOOD.replace(old, new))
-    assert fault.fix == way_out
+    assert fault.fix == suggested_fix
 
 
 def test_a_path_in_a_methods_place_is_not_taken_for_a_method(faults):
@@ -117,7 +119,7 @@ def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
 
 
 @pytest.mark.parametrize(
-    ("key", "way_out"),
+    ("key", "suggested_fix"),
     [
         ("max_prompt_length", "drop it; max_length bounds a row as a whole"),
         ("gradient_checkpointing_kwargs", "drop it; it is done with use_reentrant: false"),
@@ -126,13 +128,15 @@ def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
         ("use_peft", "drop it; what is trained is the stage's adapter"),
     ],
 )
-def test_a_setting_without_counterpart_is_not_given_the_name_of_a_near_one(faults, key, way_out):
+def test_a_setting_without_counterpart_is_not_given_the_name_of_a_near_one(
+    faults, key, suggested_fix
+):
     (fault,) = faults(GOOD.replace("max_steps: 3", f"{key}: 3"))
-    assert fault.fix.startswith(way_out)
+    assert fault.fix.startswith(suggested_fix)
 
 
 @pytest.mark.parametrize(
-    ("key", "way_out"),
+    ("key", "suggested_fix"),
     [
         ("learning_rate", "it belongs under train in a stage"),
         ("max_new_tokens", "it belongs under evaluate in a stage"),
@@ -140,9 +144,9 @@ def test_a_setting_without_counterpart_is_not_given_the_name_of_a_near_one(fault
         ("stage", "write a list under stages; what each optimises stands under its alignment"),
     ],
 )
-def test_a_flat_file_is_told_where_its_settings_belong(faults, key, way_out):
+def test_a_flat_file_is_told_where_its_settings_belong(faults, key, suggested_fix):
     unknown = next(fault for fault in faults(f"{key}: 1\n") if fault.code == "E020")
-    assert unknown.fix == way_out
+    assert unknown.fix == suggested_fix
 
 
 def test_a_key_that_must_be_there_is_not_to_be_dropped(faults):

@@ -18,7 +18,7 @@ from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs.run_folder import resolved_yaml
 from llmft.smoke.smoke import smoke_recipe
-from llmft.system.architectures import FAMILIES, family_of
+from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 
 RECIPE = """
 recipe: 1
@@ -89,7 +89,9 @@ def _made_small(asked, registry):
     """Return an alignment's settings with those changed that it says keep a smoke run quick."""
     if asked is None:
         return None
-    return asked.model_copy(update=registry.method("alignment", asked.method)(asked).small())
+    return asked.model_copy(
+        update=registry.method("alignment", asked.method)(asked).smoke_overrides()
+    )
 
 
 def _blocks(work, registry):
@@ -98,7 +100,7 @@ def _blocks(work, registry):
         name: registry.method("reward", value["method"]).Config(**value)
         if isinstance(value, dict)
         else value
-        for name, value in work.small().items()
+        for name, value in work.smoke_overrides().items()
     }
 
 
@@ -212,7 +214,7 @@ def _without_sizes(asked, small):
     return asked.model_copy(update={n: None for n in sizes if hasattr(small, n)})
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+@pytest.mark.parametrize("family", ARCHITECTURES_BY_NAME, ids=lambda family: family.model_type)
 def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family, smoked, write):
     from llmft.modeling.base_model import empty_base
 
@@ -222,7 +224,7 @@ def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family,
         "roberta": "FacebookAI/roberta-base", "bert": "google-bert/bert-base-uncased",
     }  # fmt: skip
     path = names.get(family.model_type, f"some/{family.model_type}-7b")
-    assert family_of(path) is family
+    assert architecture_of(path) is family
     small, (note, *_) = smoked(write(model=path))
     model = empty_base(small.recipe.model)
     assert sum(p.numel() for p in model.parameters()) < 2_000_000

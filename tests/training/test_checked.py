@@ -27,13 +27,13 @@ class Right:
     def loss(self, model, batch):
         raise NotImplementedError
 
-    def draw(self, prompts, numbers, step, stopping):
+    def sample_rollouts(self, prompts, numbers, step, stopping):
         return self._gives("draw", [0] * 2 * len(prompts))
 
     def updates(self, items, step):
         return self._gives("updates", [range(items)])
 
-    def goes_on(self, means):
+    def should_continue(self, means):
         return True
 
     def step_metrics(self):
@@ -49,7 +49,7 @@ class Right:
 def asked(**wrong: Any) -> None:
     """Ask a checked objective for all that a step asks for."""
     objective = CheckedOnlineObjective(Right(**wrong), "method")
-    items = objective.draw(["a", "b"], range(2), 0, lambda: False)
+    items = objective.sample_rollouts(["a", "b"], range(2), 0, lambda: False)
     list(objective.updates(len(items), 0))
     objective.step_metrics()
     objective.state()

@@ -15,16 +15,16 @@ from llmft.training.updates import FixedItems, Update
 
 def test_a_process_that_is_alone_finds_everything_as_it_is():
     assert (distributed.count(), distributed.rank()) == (1, 0)
-    assert distributed.of_first(lambda: "made") == "made"
-    assert distributed.gathered(7) == [7]
-    assert distributed.agreed(15) == 15
+    assert distributed.on_rank_zero(lambda: "made") == "made"
+    assert distributed.all_gather(7) == [7]
+    assert distributed.all_reduce_max(15) == 15
     assert distributed.merged({"loss": (2.0, 4.0)}) == {"loss": (2.0, 4.0)}
     tensor = torch.ones(2)
-    assert distributed.summed(tensor) is tensor
+    assert distributed.all_reduce_sum(tensor) is tensor
 
 
 def test_a_loss_that_is_not_finite_names_the_rows_of_all_processes(monkeypatch):
-    monkeypatch.setattr(distributed, "gathered", lambda names: [names, ["row 8", "row 9"]])
+    monkeypatch.setattr(distributed, "all_gather", lambda names: [names, ["row 8", "row 9"]])
     update = Update([["a", "b"]], [3, 4], 2.0, 2, {"loss": (float("nan"), 2.0)})
     with pytest.raises(StageError, match="rows: row 3, row 4, row 8, row 9"):
         guard.may_update(update, 1.0, 0, TrainSettings())

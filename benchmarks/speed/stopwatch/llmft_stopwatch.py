@@ -44,9 +44,9 @@ def llmft_trackers() -> list[type[Stopwatch]]:
 @hookimpl(wrapper=True)
 def llmft_run_stage(stage: Any, context: StageContext) -> Any:
     """Start the clock when the rows are encoded and the model is there."""
-    from model_folder import start_alike
+    from model_folder import broadcast_parameters
 
-    start_alike(context.model)
+    broadcast_parameters(context.model)
 
     def timed(encode: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         def encoded(rows: Any) -> list[Any]:

@@ -137,7 +137,7 @@ def _stage(number: int, stage: StagePlan) -> str:
     if stage.counts is not None:
         counts = stage.counts
         lines.append(
-            f"   {counts.rows:,} rows, {counts.tokens:,} tokens ({counts.learnt_tokens:,} learnt,"
+            f"   {counts.rows:,} rows, {counts.tokens:,} tokens ({counts.trained_tokens:,} learnt,"
             f" longest row {counts.longest:,}), {counts.steps:,} steps"
         )
     lines += [f"   note: {remark}" for remark in stage.remarks]

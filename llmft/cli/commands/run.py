@@ -128,7 +128,7 @@ def _leading() -> Iterator[None]:
 
     with distributed.joined(here):
         yield
-        distributed.of_first(lambda: None)  # no more orders
+        distributed.on_rank_zero(lambda: None)  # no more orders
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class WandbProcess:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._remarks: SimpleQueue[str] = SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llmft_trackers.wandb_writer"],
+            [sys.executable, "-P", "-m", "llmft_trackers.wandb.writer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

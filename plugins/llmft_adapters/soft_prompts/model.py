@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmft_adapters.layout import Layout
+from llmft_adapters.lora.layout import Layout
 
 
 class SoftPromptModel(nn.Module):

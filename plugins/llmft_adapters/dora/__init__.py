@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from llmft.api import Field, Refusal, hookimpl
 from llmft_adapters.lora import Lora
-from llmft_adapters.lora_config import LoraConfig
+from llmft_adapters.lora.config import LoraConfig
 
 
 class Dora(Lora):
@@ -56,7 +56,7 @@ class Dora(Lora):
         return config
 
     def prepared(self, model: Any, kept: Any) -> Any:
-        from llmft_adapters.dora_layer import take_over
+        from llmft_adapters.dora.layer import take_over
 
         take_over(model)
         return super().prepared(model, kept)

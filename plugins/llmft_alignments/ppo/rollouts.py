@@ -18,14 +18,14 @@ from llmft.api import (
 )
 from llmft.toolkit import rewards, token_stats, values
 from llmft_alignments.pairs import judging
-from llmft_alignments.ppo_config import PpoConfig
+from llmft_alignments.ppo.config import PpoConfig
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Episode(Encoded):
+class Rollout(Encoded):
     """An answer with its prompt, and of each of its T tokens what the updates read, shape (T,).
 
     nuclei: the ids that each token was drawn from; empty where that is all of them.
@@ -56,7 +56,7 @@ class Judged:
     scores_B: torch.Tensor
 
 
-class Arena:
+class RolloutSampler:
     """The policy, its reference and those who score, on one base; draws answers and judges them."""
 
     def __init__(self, config: PpoConfig, context: StageContext) -> None:
@@ -69,7 +69,7 @@ class Arena:
             self.function = context.reward_function(config.reward)
         self.more_stops = _stop_token(config, context)
 
-    def draw(
+    def sample_rollouts(
         self,
         prompts: Sequence[EncodedPrompt],
         seed: Sequence[int],
@@ -97,7 +97,7 @@ class Arena:
         import torch
 
         rows = [
-            episode_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
+            rollout_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
         ]
         with judging(self.model):
             own, held = [], []
@@ -153,13 +153,13 @@ class Arena:
             yield rows[start : start + size]
 
 
-def episode_row(prompt: EncodedPrompt, answer: Answer) -> Encoded:
+def rollout_row(prompt: EncodedPrompt, answer: Answer) -> Encoded:
     """Return a prompt with its answer, which alone is learnt."""
     ids = (*prompt.input_ids, *answer.ids)
     return Encoded(ids, (*prompt.labels, *answer.ids), prompt.origin)
 
 
-def nuclei_of(drawn: Sequence[Answer | Episode]) -> list[torch.Tensor] | None:
+def nuclei_of(drawn: Sequence[Answer | Rollout]) -> list[torch.Tensor] | None:
     """Return the ids that each token of a batch was drawn from; None where that is all of them."""
     return [ids for one in drawn for ids in one.nuclei] or None
 

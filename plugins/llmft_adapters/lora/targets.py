@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from llmft.api import Refusal
-from llmft_adapters.lora_config import LoraConfig
+from llmft_adapters.lora.config import LoraConfig
 
 V = TypeVar("V")
 

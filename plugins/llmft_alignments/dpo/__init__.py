@@ -92,7 +92,7 @@ class Dpo(Alignment["Dpo.Config"]):
         self.held_out = HeldOut()
 
     def train(self, context: StageContext) -> StageResult:
-        from llmft_alignments.reference import reference_logps
+        from llmft_alignments.dpo.reference import reference_logps
 
         pairs = context.encode_pairs(context.rows())
         refuse_few(pairs, context.name)
@@ -118,7 +118,7 @@ class DpoObjective:
     """The losses that a config names; an optimiser step's loss is their mean over its pairs."""
 
     def __init__(self, config: Dpo.Config, share: bool) -> None:
-        from llmft_alignments.dpo_losses import DpoOptions
+        from llmft_alignments.dpo.losses import DpoOptions
 
         weights = config.loss_weights or [1.0] * len(config.loss_type)
         self.mix = list(zip(config.loss_type, weights, strict=True))
@@ -135,7 +135,7 @@ class DpoObjective:
         return float(len(batch))
 
     def loss(self, model: Any, batch: Sequence[DpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
-        from llmft_alignments.dpo_losses import PairLogps, dpo_loss
+        from llmft_alignments.dpo.losses import PairLogps, dpo_loss
 
         policy_B2 = pair_logps(model, batch, self.share)
         reference_B2 = policy_B2.new_tensor([item.reference for item in batch])

@@ -27,7 +27,7 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 from torch import nn
 
-from llmft_adapters.lora_layer import NAME, unpacked_8_bits
+from llmft_adapters.lora.layer import NAME, unpacked_8_bits
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -133,13 +133,13 @@ def approx_kl(logps_N: torch.Tensor, old_logps_N: torch.Tensor) -> torch.Tensor:
     return k3_divergence(old_logps_N, logps_N)
 
 
-def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, rollouts: int, horizon: int) -> float:
     """Return the next coefficient of the adaptive controller: Ziegler et al. 2019, section 2.2.
 
     A step of more episodes than the horizon moves it by a fifth too, and never below 0.
     """
     error = min(max(kl / target - 1.0, -0.2), 0.2)
-    return kl_coef * (1.0 + error * min(episodes / horizon, 1.0))
+    return kl_coef * (1.0 + error * min(rollouts / horizon, 1.0))
 
 
 def explained_variance(residual_sums: torch.Tensor, return_sums: torch.Tensor) -> float:

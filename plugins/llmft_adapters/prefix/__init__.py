@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from llmft.api import Field, Refusal, hookimpl
-from llmft_adapters.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 ATTENTION = ("full_attention", "sliding_attention")
 
@@ -72,7 +72,7 @@ class Prefix(SoftPrompt["Prefix.Config"]):
     def wrapped(self, model: Any, config: Any) -> Any:
         from peft import PrefixEncoder
 
-        from llmft_adapters.prefix_model import PrefixModel
+        from llmft_adapters.prefix.model import PrefixModel
 
         return PrefixModel(
             model,

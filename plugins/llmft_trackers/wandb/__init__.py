@@ -28,8 +28,8 @@ from llmft.api import (
     TrackerConfig,
     hookimpl,
 )
-from llmft_trackers.wandb_process import WandbProcess
-from llmft_trackers.wandb_server import base_url, host
+from llmft_trackers.wandb.process import WandbProcess
+from llmft_trackers.wandb.server import base_url, host
 
 log = logging.getLogger("llmft")
 _NOT_IN_A_PROJECT = "/\\#?%:"
@@ -118,7 +118,7 @@ class Wandb(Tracker[Any]):
     def stage_started(self, stage: StageInfo) -> None:
         """Tell what the stage trains, on what."""
         self._steps[stage.name] = stage.steps
-        counts = {"trainable_parameters", "total_parameters", "rows", "tokens", "learnt_tokens"}
+        counts = {"trainable_parameters", "total_parameters", "rows", "tokens", "trained_tokens"}
         told = {f"{stage.name}/{name}": getattr(stage, name) for name in sorted(counts)}
         self._tell({"config": told})
         self._say_remarks()

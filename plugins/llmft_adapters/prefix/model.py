@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from llmft_adapters.layout import Layout
-from llmft_adapters.prefix_cache import PrefixCache, kept_under_checkpointing
-from llmft_adapters.soft_model import SoftPromptModel, takes, text_of
+from llmft_adapters.lora.layout import Layout
+from llmft_adapters.prefix.cache import PrefixCache, kept_under_checkpointing
+from llmft_adapters.soft_prompts.model import SoftPromptModel, takes, text_of
 
 
 class PrefixModel(SoftPromptModel):

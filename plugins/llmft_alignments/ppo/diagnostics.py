@@ -15,7 +15,7 @@ LONGER, SHORTER = 2.0, 0.5
 TOLD = ("reward", "kl", "length", "entropy")
 
 
-class Watch:
+class Diagnostics:
     """Follows a run's metrics. note: is told what a person should read, each thing once.
 
     target: of the adaptive coefficient. start: what the divergence of the reference itself may be.

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import EncodedPrompt
-from llmft.toolkit import summed, token_stats, values
-from llmft_alignments.ppo_config import PpoConfig
-from llmft_alignments.ppo_episodes import Arena, Episode, Judged, nuclei_of
-from llmft_alignments.ppo_watch import Watch
+from llmft.toolkit import all_reduce_sum, token_stats, values
+from llmft_alignments.ppo.config import PpoConfig
+from llmft_alignments.ppo.diagnostics import Diagnostics
+from llmft_alignments.ppo.rollouts import Judged, Rollout, RolloutSampler, nuclei_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,9 @@ MEASURED = ("reward", "score", "kl", "rlhf_reward", "length", "ended")
 class PpoObjective:
     """PPO as an online objective: see `llmft.api.OnlineObjective`."""
 
-    def __init__(self, config: PpoConfig, arena: Arena, watch: Watch, seed: int) -> None:
+    def __init__(
+        self, config: PpoConfig, arena: RolloutSampler, watch: Diagnostics, seed: int
+    ) -> None:
         self.config, self.arena, self.watch, self.seed = config, arena, watch, seed
         self.items_per_prompt = config.num_generations
         self.kl_coef = config.kl_coef
@@ -30,24 +32,24 @@ class PpoObjective:
 
     # --- drawing
 
-    def draw(
+    def sample_rollouts(
         self,
         prompts: Sequence[EncodedPrompt],
         numbers: Sequence[int],
         step: int,
         stopping: Callable[[], bool],
-    ) -> list[Episode]:
+    ) -> list[Rollout]:
         each = self.items_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(each)]
         own = [number * each + k for number in numbers for k in range(each)]
-        answers = self.arena.draw(repeated, (step,), own, stopping=stopping)
-        return self.episodes(self.arena.judge(repeated, answers))
+        answers = self.arena.sample_rollouts(repeated, (step,), own, stopping=stopping)
+        return self.rollouts(self.arena.judge(repeated, answers))
 
-    def episodes(self, judged: Judged) -> list[Episode]:
+    def rollouts(self, judged: Judged) -> list[Rollout]:
         """Return judged answers with what each token was worth; all processes take part."""
         import torch
 
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
         config, row_N = self.config, judged.row_N
         ended_B = torch.tensor([a.ended for a in judged.answers], device=row_N.device)
@@ -59,24 +61,26 @@ class PpoObjective:
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, config.kl_estimator)
         rewards_N = maths.token_rewards(scores_B, kl_N, row_N, self.kl_coef)
         if config.whiten_rewards:
-            sums = summed(maths.power_sums(rewards_N))
+            sums = all_reduce_sum(maths.power_sums(rewards_N))
             rewards_N = maths.whiten(rewards_N, sums, shift_mean=False)
         values_N = judged.values_N
         if config.center_values:
             # Values behind by b leave b (gamma lam)^(tokens to the end) in each advantage.
             behind_N = maths.gae(rewards_N, values_N, row_N, config.gamma, lam=1.0)
-            mean = maths.moments(summed(maths.power_sums(behind_N)))[0]
+            mean = maths.moments(all_reduce_sum(maths.power_sums(behind_N)))[0]
             values_N = values_N + mean.to(values_N.dtype)
         advantages_N = maths.gae(rewards_N, values_N, row_N, config.gamma, config.lam)
         returns_N = advantages_N + values_N
         self._tally(judged, scores_B, ended_B, kl_N, returns_N)
         if config.whiten_advantages:
-            advantages_N = maths.whiten(advantages_N, summed(maths.power_sums(advantages_N)))
+            advantages_N = maths.whiten(
+                advantages_N, all_reduce_sum(maths.power_sums(advantages_N))
+            )
         counts = [row.n_labels for row in judged.rows]
         columns = (judged.logps_N, values_N, advantages_N, returns_N)
         cut = (torch.split(column, counts) for column in columns)
         return [
-            Episode(
+            Rollout(
                 row.input_ids, row.labels, row.origin,
                 logps_T, values_T, advantages_T, returns_T, answer.nuclei,
             )
@@ -87,9 +91,9 @@ class PpoObjective:
 
     def _spread(self, sums: torch.Tensor) -> float:
         """Return the standard deviation of all scores so far, these too; 1 where it is 0."""
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
-        whole = summed(sums) + sums.new_tensor(self.scale_sums)
+        whole = all_reduce_sum(sums) + sums.new_tensor(self.scale_sums)
         self.scale_sums = whole.tolist()
         return float(maths.moments(whole)[1]) ** 0.5 or 1.0
 
@@ -104,19 +108,19 @@ class PpoObjective:
                 if len(part):
                     yield part.tolist()
 
-    def goes_on(self, means: Mapping[str, float]) -> bool:
+    def should_continue(self, means: Mapping[str, float]) -> bool:
         most = self.config.target_kl
         return most is None or means["approx_kl"] <= 1.5 * most
 
-    def weight(self, batch: Sequence[Episode]) -> float:
+    def weight(self, batch: Sequence[Rollout]) -> float:
         return float(sum(len(episode.logps) for episode in batch))
 
     def loss(
-        self, model: Any, batch: Sequence[Episode]
+        self, model: Any, batch: Sequence[Rollout]
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
         import torch
 
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
         config = self.config
         stats = token_stats(
@@ -162,7 +166,7 @@ class PpoObjective:
         """Keep this process's sums of what a step is measured by."""
         import torch
 
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
         answers = float(len(judged.rows))
         # k3 has rare outliers over a whole answer: what is reported, and controlled by, is k1.
@@ -184,10 +188,10 @@ class PpoObjective:
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
         import torch
 
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
         sizes = [len(tally) for tally in self._tallies]
-        whole = torch.split(summed(torch.cat(self._tallies)), sizes)
+        whole = torch.split(all_reduce_sum(torch.cat(self._tallies)), sizes)
         answers = float(whole[0][0])
         found = dict(zip(MEASURED, whole[0][1:].tolist(), strict=True))
         metrics = {name: (value, answers) for name, value in found.items()}

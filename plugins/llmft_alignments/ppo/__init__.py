@@ -21,7 +21,7 @@ from llmft.toolkit import (
     value_parameters,
     without_dropout,
 )
-from llmft_alignments.ppo_config import PpoConfig
+from llmft_alignments.ppo.config import PpoConfig
 
 HELD_OUT = 2**31
 """In the place of a step, so that no answer of an evaluation is drawn like one of training."""
@@ -45,13 +45,13 @@ class Ppo(Alignment[PpoConfig]):
         self._held_out: Any = None
 
     def train(self, context: StageContext) -> StageResult:
-        from llmft_alignments.ppo_objective import PpoObjective
-        from llmft_alignments.ppo_watch import Watch
+        from llmft_alignments.ppo.diagnostics import Diagnostics
+        from llmft_alignments.ppo.objective import PpoObjective
 
-        prompts = context.encode_prompts(context.rows(), self.new_tokens())
-        arena = self._arena_of(context)
+        prompts = context.encode_prompts(context.rows(), self.max_new_tokens())
+        arena = self._sampler_of(context)
         target = self.config.target if self.config.adap_kl_ctrl else None
-        watch = Watch(context.note, target, self.config.nucleus_kl)
+        watch = Diagnostics(context.note, target, self.config.nucleus_kl)
         objective = PpoObjective(self.config, arena, watch, context.seed)
         with without_dropout(arena.model) as dropped:
             if dropped:
@@ -68,12 +68,12 @@ class Ppo(Alignment[PpoConfig]):
         """
         if not context.held_out():
             return {}
-        arena = self._arena_of(context)
+        arena = self._sampler_of(context)
         prompts, of_reference = self._judged_start(context)
         numbers = range(len(prompts))
-        answers = arena.draw(prompts, (HELD_OUT,), numbers)
+        answers = arena.sample_rollouts(prompts, (HELD_OUT,), numbers)
         judged = arena.judge(prompts, answers)
-        from llmft_alignments import ppo_maths as maths
+        from llmft_alignments.ppo import maths
 
         count = len(prompts)
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, "k1").double()
@@ -102,29 +102,29 @@ class Ppo(Alignment[PpoConfig]):
     def _judged_start(self, context: StageContext) -> tuple[list[EncodedPrompt], Any]:
         """Return the held-out prompts, and the rewards of the reference's answers to them."""
         if self._held_out is None:
-            from llmft_alignments.ppo_episodes import episode_row
+            from llmft_alignments.ppo.rollouts import rollout_row
 
-            arena = self._arena_of(context)
-            prompts = context.encode_prompts(context.held_out(), self.new_tokens())
+            arena = self._sampler_of(context)
+            prompts = context.encode_prompts(context.held_out(), self.max_new_tokens())
             numbers = range(len(prompts))
-            answers = arena.draw(prompts, (HELD_OUT,), numbers, model=arena.reference)
-            rows = [episode_row(p, a) for p, a in zip(prompts, answers, strict=True)]
+            answers = arena.sample_rollouts(prompts, (HELD_OUT,), numbers, model=arena.reference)
+            rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
             self._held_out = (prompts, arena.score(prompts, rows, answers)[1])
         found: tuple[list[EncodedPrompt], Any] = self._held_out
         return found
 
-    def _arena_of(self, context: StageContext) -> Any:
-        from llmft_alignments.ppo_episodes import Arena
+    def _sampler_of(self, context: StageContext) -> Any:
+        from llmft_alignments.ppo.rollouts import RolloutSampler
 
         if self._arena is None:
-            self._arena = Arena(self.config, context)
+            self._arena = RolloutSampler(self.config, context)
         return self._arena
 
-    def new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:
         # A reward model reads one more after a stop_token.
         return self.config.response_length + (self.config.stop_token is not None)
 
-    def small(self) -> Mapping[str, Any]:
+    def smoke_overrides(self) -> Mapping[str, Any]:
         most = {"response_length": 8, "num_generations": 2, "num_ppo_epochs": 2}
         return {name: min(getattr(self.config, name), value) for name, value in most.items()}
 

@@ -11,7 +11,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from llmft_adapters.lora_layer import (
+from llmft_adapters.lora.layer import (
     NAME,
     adapts,
     drops,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api import Adapter, Refusal, TrainSettings, hookimpl
-from llmft_adapters.biases import own_biases, put_back
-from llmft_adapters.lora_config import LoraConfig
-from llmft_adapters.lora_targets import (
+from llmft_adapters.lora.biases import own_biases, put_back
+from llmft_adapters.lora.config import LoraConfig
+from llmft_adapters.lora.targets import (
     adapted_layers,
     misfits,
     targets_for_peft,
@@ -39,9 +39,9 @@ class Lora(Adapter[LoraConfig]):
         kept = self._own_biases(model)
         model = get_peft_model(model, config)
         if how := self.config.start_in_the_base:
-            from llmft_adapters import lora_start
+            from llmft_adapters.lora import init_weights
 
-            lora_start.start(model, how)
+            init_weights.start(model, how)
         return self.prepared(model, kept)
 
     def load(self, model: Any, folder: Path) -> Any:
@@ -50,15 +50,15 @@ class Lora(Adapter[LoraConfig]):
         config = self.peft_config(model)  # the file's own could hold any pattern
         kept = self._own_biases(model)
         if self.config.start_in_the_base:
-            from llmft_adapters import lora_start
+            from llmft_adapters.lora import init_weights
 
-            return self.prepared(lora_start.load(model, folder, config), kept)
+            return self.prepared(init_weights.load(model, folder, config), kept)
         model = PeftModel.from_pretrained(model, folder, is_trainable=True, config=config)
         return self.prepared(model, kept)
 
     def prepared(self, model: Any, kept: Any) -> Any:
         """Return PEFT's model ready to train; `kept` are the base's own biases."""
-        from llmft_adapters.lora_layer import take_over
+        from llmft_adapters.lora.layer import take_over
 
         take_over(model)
         model.base_biases = kept
@@ -108,9 +108,9 @@ class Lora(Adapter[LoraConfig]):
 
     def save(self, model: Any, folder: Path) -> None:
         if self.config.start_in_the_base:
-            from llmft_adapters import lora_start
+            from llmft_adapters.lora import init_weights
 
-            lora_start.save(model, folder)
+            init_weights.save(model, folder)
             return
         for config in model.peft_config.values():  # PEFT's sets have another order in each process
             for name in ("target_modules", "exclude_modules"):

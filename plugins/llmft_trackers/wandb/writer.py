@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmft_trackers.wandb_server import base_url, host, saved_key
+from llmft_trackers.wandb.server import base_url, host, saved_key
 
 _PROBE_SECONDS, _INIT_SECONDS, _FINISH_SECONDS = 3.0, 5.0, 7.0
 

@@ -60,7 +60,7 @@ class Reward(Alignment["Reward.Config"]):
         return context.fit(pairs, RewardObjective(self.config, context.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
-        from llmft_alignments.reward_report import measured, write_report
+        from llmft_alignments.reward.report import measured, write_report
 
         pairs = self.held_out.pairs(context)
         if not pairs:

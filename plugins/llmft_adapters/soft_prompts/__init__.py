@@ -1,0 +1,1 @@
+"""Soft prompts: what `prompt` and `ptuning` share."""
