@@ -79,10 +79,12 @@ def test_an_unchanged_recipe_has_no_edits(load):
 
 @pytest.fixture
 def lock() -> dict:
+    from llmft.api.settings import ModelSource
+    from llmft.modeling.base_model import BaseModel
     from llmft.runs.provenance import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
-    return lock_of(17, "embedded:model", [plugin])
+    return lock_of(17, BaseModel(ModelSource(path="embedded:model")), [plugin])
 
 
 def test_c9_other_versions_and_threads_are_told(lock):

@@ -283,17 +283,17 @@ def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
 def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
     run, recipe, monkeypatch
 ):
-    from llmft.engine import engine
+    from llmft.engine import session
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
     done = run(recipe["stages"][0])
     result, before = done.folder / "stages/sft/result.json", tree(done.folder)
     away = result.rename(done.folder / "away")
-    monkeypatch.setattr(engine, "_refuse_misfits", lambda *_: away.rename(result))
+    monkeypatch.setattr(session, "refuse_faults", lambda *_: away.rename(result))
     registry = Registry.discover()
     loaded = load_recipe(done.folder / "recipe.yaml", registry, [f"output_dir={done.folder}"])
-    assert engine.resume_recipe(loaded, registry, done.folder).already_finished
+    assert session.resume_recipe(loaded, done.folder).already_finished
     assert tree(done.folder) == before
 
 

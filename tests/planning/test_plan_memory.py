@@ -31,7 +31,7 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
     stage["adapter"] = adapter
     # One batch of all rows, so that both see the same one.
     stage["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **train}
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     predicted = next(peak for peak in plan.peaks if peak.phase == "train")
 
     context = stage_of(recipe)
@@ -60,7 +60,7 @@ def test_a_quantised_base_is_followed_to_the_end(method, stored, recipe, loaded,
     recipe["model"]["quantization"] = {stored: True}
     recipe["stages"][0]["adapter"] = {"method": method}
     recipe["stages"][0]["train"]["gradient_checkpointing"] = True
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     assert plan.remarks == ()
     assert plan.peaks[-1].phase == "save"
 
@@ -69,7 +69,7 @@ def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, reg
     recipe["stages"][0]["evaluate"] = {
         "metrics": ["loss", "exact_match"], "holdout": 0.2, "max_new_tokens": 4,
     }  # fmt: skip
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     peaks = {peak.phase: peak.by_kind for peak in plan.peaks}
     assert list(peaks) == ["load", "prepare", "evaluate", "generate", "train", "save"]
     assert peaks["load"][ADAPTER] == 4 * plan.trainable_parameters

@@ -198,14 +198,14 @@ def test_dpo_settings_that_cannot_work_together_are_refused(options, said):
 @pytest.mark.parametrize("recipe", ["dpo_quick", "orpo_quick"])
 def test_the_quick_recipes_teach_what_is_preferred_and_keep_the_answers(recipe, tmp_path):
     from llmft.cli.commands import shipped
-    from llmft.engine.engine import run_recipe
+    from llmft.engine.session import run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     overrides = [f"output_dir={tmp_path}"]
     loaded = load_recipe(shipped.find(recipe), registry, overrides)
-    result = run_recipe(loaded, registry).stages[recipe.removesuffix("_quick")]
+    result = run_recipe(loaded).stages[recipe.removesuffix("_quick")]
     assert 0.3 <= result.before["preference_accuracy"] <= 0.7
     assert result.after["preference_accuracy"] >= 0.85
     assert result.after["exact_match"] >= result.before["exact_match"] - 0.03

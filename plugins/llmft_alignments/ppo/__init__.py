@@ -48,14 +48,14 @@ class Ppo(Alignment[PpoConfig]):
         from llmft_alignments.ppo.diagnostics import Diagnostics
         from llmft_alignments.ppo.objective import PpoObjective
 
-        prompts = context.encode_prompts(context.rows(), self.max_new_tokens())
+        prompts = context.data.encode_prompts(context.data.rows(), self.max_new_tokens())
         arena = self._sampler_of(context)
         target = self.config.target if self.config.adap_kl_ctrl else None
-        watch = Diagnostics(context.note, target, self.config.nucleus_kl)
+        watch = Diagnostics(context.log.note, target, self.config.nucleus_kl)
         objective = PpoObjective(self.config, arena, watch, context.seed)
         with without_dropout(arena.model) as dropped:
             if dropped:
-                context.note("dropout is off: a policy that has learnt nothing has ratio 1")
+                context.log.note("dropout is off: a policy that has learnt nothing has ratio 1")
             result = context.fit_online(prompts, objective)
         watch.conclude(result.before, result.after)
         return result
@@ -66,7 +66,7 @@ class Ppo(Alignment[PpoConfig]):
         Answers are drawn as in training, to held-out prompts, policy's and reference's by the same
         random numbers. win_rate: how often the policy's gets more; a tie is half a win.
         """
-        if not context.held_out():
+        if not context.data.held_out():
             return {}
         arena = self._sampler_of(context)
         prompts, of_reference = self._judged_start(context)
@@ -78,7 +78,7 @@ class Ppo(Alignment[PpoConfig]):
         count = len(prompts)
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, "k1").double()
         gap_B = (judged.scores_B.cpu() - of_reference).sign().double()
-        context.add_samples(
+        context.log.add_samples(
             [
                 {
                     "prompt": prompt.prompt,
@@ -105,7 +105,7 @@ class Ppo(Alignment[PpoConfig]):
             from llmft_alignments.ppo.rollouts import rollout_row
 
             arena = self._sampler_of(context)
-            prompts = context.encode_prompts(context.held_out(), self.max_new_tokens())
+            prompts = context.data.encode_prompts(context.data.held_out(), self.max_new_tokens())
             numbers = range(len(prompts))
             answers = arena.sample_rollouts(prompts, (HELD_OUT,), numbers, model=arena.reference)
             rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
