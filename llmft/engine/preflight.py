@@ -41,9 +41,9 @@ _BY_KIND: tuple[tuple[str, type[LlmftError]], ...] = (
 )
 
 
-def refuse_faults(job: Job, base: Any) -> None:
-    """Raise one error with every fault of a job. base: its BaseModel; None leaves the model out."""
-    if faults := preflight(job, base):
+def refuse_faults(job: Job, base: Any, *, hub_rows: bool = True) -> None:
+    """Raise one error with every fault of a job; parameters as for `preflight`."""
+    if faults := preflight(job, base, hub_rows=hub_rows):
         raise error_of(faults)
 
 
@@ -56,13 +56,14 @@ def error_of(faults: list[Fault]) -> LlmftError:
     return RecipeError.of(faults)
 
 
-def preflight(job: Job, base: Any) -> list[Fault]:
+def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
     """Return the faults of a job, in the order of the recipe.
 
-    base: the job's BaseModel, for what needs the model's config and modules, and rows from the hub;
-    None: without torch and network.
+    base: the job's BaseModel, for what needs the model's config and modules; None: without torch
+    and network. hub_rows: with the base, read the first rows of data sets on the hub too.
     """
-    faults = [*_of_the_folder(job), *_of_other_runs(job), *_of_rows(job, network=base is not None)]
+    network = hub_rows and base is not None
+    faults = [*_of_the_folder(job), *_of_other_runs(job), *_of_rows(job, network=network)]
     if base is not None:
         faults += _of_the_model(job, base)
 

@@ -113,7 +113,7 @@ class Session:
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
-        self.trackers = Trackers(job.trackers)
+        self.trackers = Trackers(job.make_trackers())
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""

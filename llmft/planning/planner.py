@@ -83,7 +83,7 @@ def plan_recipe(job: Job, *, in_ram: bool = True) -> RecipePlan:
     its first step: RecipeError for what does not fit the model, DataError for bad rows.
     """
     base = BaseModel(job.recipe.model)
-    refuse_faults(job, base)
+    refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
         stages = [
             plan_stage(job, bound, base, in_ram=in_ram, folder=Path(scratch, bound.name))
@@ -225,4 +225,4 @@ def _saves(stage: Stage, counts: Counts) -> int:
 
 def _network(job: Job) -> list[str]:
     """Return what is fetched from elsewhere or sent there."""
-    return [*sources.remarks(job.written), *Trackers(job.trackers).contacts()]
+    return [*sources.remarks(job.written), *Trackers(job.make_trackers()).contacts()]

@@ -36,9 +36,9 @@ class Binder:
         for number, stage in enumerate(recipe.stages):
             own = [reference for reference in named if reference.stage == number]
             bound[stage.name] = self._stage(recipe, stage, own, bound)
-        trackers = tuple(self._made("tracker", config) for config in recipe.trackers)
         return Job(
-            recipe, written, rounds, tuple(bound.values()), trackers,
+            recipe, written, rounds, tuple(bound.values()),
+            make_trackers=lambda: tuple(self._made("tracker", one) for one in recipe.trackers),
             records=tuple(self._records(recipe)),
             hooks=lambda: self.registry.cross_cutting(recipe.plugins),
             load=self._load,

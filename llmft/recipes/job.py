@@ -96,17 +96,18 @@ class Job:
     """A recipe that passed every check, bound to its methods.
 
     recipe: with repeated stages written out, round after round; `written`: as the file has it.
-    rounds: which stage is of which round. stages: those of `recipe`, in order. records: which
-    distribution and version gave each method, for the lock. hooks: gives pluggy's manager, in
-    which exactly the plugins that the recipe names act on stages. load: reads another recipe, with
-    the same methods: (path, overrides) -> Job.
+    rounds: which stage is of which round. stages: those of `recipe`, in order. make_trackers: gives
+    the trackers, which take hold of the terminal when they are made. records: which distribution
+    and version gave each method, for the lock. hooks: gives pluggy's manager, in which exactly the
+    plugins that the recipe names act on stages. load: reads another recipe, with the same methods:
+    (path, overrides) -> Job.
     """
 
     recipe: Recipe
     written: Recipe
     rounds: Rounds
     stages: tuple[BoundStage, ...]
-    trackers: tuple[Tracker[Any], ...]
+    make_trackers: Callable[[], tuple[Tracker[Any], ...]]
     records: tuple[Any, ...]
     hooks: Callable[[], Any]
     load: Callable[..., Job]

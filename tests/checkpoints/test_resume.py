@@ -238,7 +238,7 @@ def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, re
     go(recipe, "edited", fault=at(3, stage="more"))
     again = go(recipe, "edited", resume=True, words=words)
     assert again.code == 0, again.text
-    assert "more: begins anew, as a stage that it reads has run again" in again.text
+    assert "more: restarts, as a stage that it reads has run again" in again.text
     assert (again.folder / "replaced" / "more-1" / "checkpoints").is_dir()
     straight = go(recipe, "straight", words=words if words[0] == "--set" else ())
     ours, theirs = state_of(again.folder), state_of(straight.folder)

@@ -32,22 +32,24 @@ def test_a_run_that_crashed_at_a_stage_resumes_to_the_same_bits(
     whole, data, load, registry, tmp_path, monkeypatch, stage, when
 ):
     from llmft.engine.stage import StageRunner
+    from llmft.engine.stage_data import StageData
+    from llmft.engine.stage_sampler import StageSampler
     from llmft.runs import artifacts
 
     def crash_at(name: str, owner, attribute: str) -> None:
         original = getattr(owner, attribute)
 
         def crashing(*given, **named):
-            if given[0].name == stage and name == when:  # a stage, or a stage's folder
+            named_by = given[0].log.stage if hasattr(given[0], "log") else given[0].name
+            if named_by == stage and name == when:  # a stage, a part of it, or its folder
                 raise Crash
             return original(*given, **named)
 
         monkeypatch.setattr(owner, attribute, crashing)
 
-    crash_at("before", StageRunner, "rows" if stage != "rank" else "stage_folder")
-    crash_at(
-        "while", StageRunner, {"collect": "sample", "rank": "reward_function"}.get(stage, "_fit")
-    )
+    crash_at("before", *((StageRunner, "stage_folder") if stage == "rank" else (StageData, "rows")))
+    during = {"collect": (StageSampler, "sample"), "rank": (StageRunner, "reward_function")}
+    crash_at("while", *during.get(stage, (StageRunner, "_fit")))
     crash_at("after", artifacts, "save_stage")  # given the stage's folder: rows are there already
     loaded = load(data, f"output_dir={tmp_path}")
     with pytest.raises(Crash):
@@ -125,5 +127,5 @@ def test_a_stage_that_stopped_runs_again_from_its_start_where_that_is_asked(
     summary = resume_recipe(load(saving, place), part=Part(first="dpo"))
     assert (summary.folder / "replaced/dpo-1/checkpoints/step-2").is_dir()
     log = (summary.folder / "log.txt").read_text()
-    assert "dpo: begins anew, as asked" in log
+    assert "dpo: restarts, as asked" in log
     assert "going on" not in log

@@ -27,9 +27,9 @@ def test_parameters_are_those_of_the_attached_model(
 ):
     recipe["model"]["path"] = str(model_folders[family])
     recipe["stages"][0]["adapter"] = {"method": method}
-    ghost = stage_of(recipe, PlannedStage)
-    assert count_parameters(ghost.model) == count_parameters(stage_of(recipe).model)
-    assert all(t.device.type in ("cpu", "meta") for t in tensors_of(ghost.model))
+    fake = stage_of(recipe, PlannedStage)
+    assert count_parameters(fake.models.model) == count_parameters(stage_of(recipe).models.model)
+    assert all(t.device.type in ("cpu", "meta") for t in tensors_of(fake.models.model))
 
 
 @pytest.mark.parametrize("quantization", [{"load_in_4bit": True}, {"load_in_8bit": True}])
@@ -39,9 +39,9 @@ def test_parameters_and_bytes_are_right_for_a_quantised_base(
 ):
     recipe["model"]["quantization"] = quantization
     recipe["stages"][0]["adapter"] = {"method": method}
-    ghost, real = stage_of(recipe, PlannedStage), stage_of(recipe)
-    assert count_parameters(ghost.model) == count_parameters(real.model)
-    assert bytes_of(ghost.model) == bytes_of(real.model)
+    fake, real = stage_of(recipe, PlannedStage), stage_of(recipe)
+    assert count_parameters(fake.models.model) == count_parameters(real.models.model)
+    assert bytes_of(fake.models.model) == bytes_of(real.models.model)
 
 
 def bytes_of(model: Any) -> int:
@@ -53,7 +53,7 @@ def test_rows_and_steps_are_those_of_the_loop(recipe, loaded, registry, stage_of
     recipe["stages"][0]["train"]["gradient_accumulation_steps"] = 3
     plan = plan_recipe(loaded(recipe)).stages[0]
     real = stage_of(recipe)
-    encoded = real.encode(real.rows())
+    encoded = real.data.encode(real.data.rows())
     assert plan.counts.steps == Plan.of(len(encoded), real.train, real.seed).steps
     assert plan.counts.rows == len(encoded)
     assert plan.counts.tokens == sum(len(row.input_ids) for row in encoded)

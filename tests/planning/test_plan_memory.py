@@ -39,11 +39,11 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
 
     def fit(items, objective):
         memory = MemoryTracker()
-        for parameter in context.model.parameters():
+        for parameter in context.models.model.parameters():
             memory.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
         memory.begin("train")
         with memory:
-            loop.train(context.model, items, objective, context.train, seed=17)
+            loop.train(context.models.model, items, objective, context.train, seed=17)
         memory.close()
         seen.update(memory.peaks[0].by_kind)
 
@@ -81,7 +81,7 @@ def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, reg
 
 
 def PlannedWidths(stage: PlannedStage) -> list[int]:
-    return [len(stage.encoder.prompt_ids(row.prompt)) for row in stage.held_out()]
+    return [len(stage.data.encoder.prompt_ids(row.prompt)) for row in stage.data.held_out()]
 
 
 def test_gradients_are_told_from_activations(recipe, stage_of):
@@ -92,12 +92,12 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     from llmft.planning.fake_tensors import ShapesOnly
 
     planned = stage_of(recipe, PlannedStage)
-    planned.memory.begin("load")
-    _ = planned.model
-    with planned.memory, ShapesOnly():
+    planned.state.memory.begin("load")
+    _ = planned.models.model
+    with planned.state.memory, ShapesOnly():
         planned.work.train(planned)
-    planned.memory.close()
-    train = next(peak for peak in planned.memory.peaks if peak.phase == "train").by_kind
+    planned.state.memory.close()
+    train = next(peak for peak in planned.state.memory.peaks if peak.phase == "train").by_kind
     assert train[GRADIENTS] == train[ADAPTER]
 
 

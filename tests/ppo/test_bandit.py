@@ -81,10 +81,10 @@ def test_a_bandit_is_solved_to_95_percent_of_its_optimum(seed):
         "method": "ppo", "reward_model": "none", "kl_coef": 0.0, "entropy_coef": 0.05,
         "response_length": 1, "temperature": 1.0,
     }  # fmt: skip
-    arena = BanditSampler(model, seed)
+    sampler = BanditSampler(model, seed)
     told: list[str] = []
     objective = PpoObjective(
-        PpoConfig.model_validate(options), arena, Diagnostics(told.append), seed
+        PpoConfig.model_validate(options), sampler, Diagnostics(told.append), seed
     )
     assert expected_reward(model) < 0.6
     loop.train(model, PROMPTS, objective, settings, seed=seed, online=objective)

@@ -106,19 +106,17 @@ def test_the_reference_is_computed_once_and_kept_with_its_key(run, stage, monkey
         assert len(file.metadata()["key"]) == 64
         assert file.get_tensor("logps_P2").shape == (32, 2)
 
-    class Context:
-        folder = path.parent
-        model = tiny_llama()
-        shares_prompts = False
+    from types import SimpleNamespace
 
-        def reference(self):
-            return torch.no_grad()
+    def again(*_: object) -> None:
+        raise AssertionError("it was computed again")
 
-        def progress(self, *_):
-            raise AssertionError("it was computed again")
-
-    context, pairs = Context(), encoded()
-    key = reference_key(context.model, pairs)
+    models = SimpleNamespace(model=tiny_llama(), shares_prompts=False, reference=torch.no_grad)
+    context = SimpleNamespace(
+        folder=path.parent, models=models, log=SimpleNamespace(progress=again)
+    )
+    pairs = encoded()
+    key = reference_key(context.models.model, pairs)
     reference.save_tensors(path, {"logps_P2": torch.ones(4, 2)}, key)
     assert reference.reference_logps(context, pairs).tolist() == [[1.0, 1.0]] * 4
     context.train = type("Train", (), {"per_device_eval_batch_size": 4})

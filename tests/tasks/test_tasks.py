@@ -259,7 +259,7 @@ def decide(folder: Path, rater: str, *, but: int = 0) -> None:
 
 
 def test_a_run_waits_for_people_and_goes_on_when_they_have_ranked(load, collect, tmp_path, capsys):
-    recipe = load(collect, rank(), runs=tmp_path).path
+    recipe = load(collect, rank(), runs=tmp_path).source.path
     assert main(["run", recipe, "--json"]) == 9
     told = json.loads(capsys.readouterr().out)
     assert (told["exit_code"], told["errors"][0]["code"]) == (9, "E305")
@@ -362,7 +362,7 @@ def test_a_judge_that_takes_over_from_people_leaves_nothing_waiting(
 
 
 def test_a_waiting_run_is_told_as_such_and_is_no_crash(load, collect, tmp_path, capsys):
-    recipe = load(collect, rank(), runs=tmp_path).path
+    recipe = load(collect, rank(), runs=tmp_path).source.path
     assert main(["run", recipe]) == 9
     out, err = capsys.readouterr()
     assert "tasks waits for people" in out
