@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_hub import TOKEN
 
 from llmft.api.errors import LlmftError
 from llmft.cli.main import main
@@ -18,6 +17,7 @@ from llmft.hub import upload
 from llmft.hub.sources import remarks as hub_remarks
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from tests.hub.fake_hub import TOKEN
 
 
 def tree(folder: Path) -> dict[str, str]:
