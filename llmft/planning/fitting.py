@@ -101,7 +101,7 @@ def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change
     for said, change in _ideas(recipe, stage, tight, registry, memory.room):
         load_method = change(recipe, stage)
         peak = plan_stage(*load_method, registry, in_ram=memory.in_ram).peak.total
-        if made and peak >= made[-1].peak:
+        if peak >= (made[-1].peak if made else tight.peak.total):
             continue
         recipe, stage = load_method
         fits = peak <= memory.room

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, Sampling, TextRow, text_metrics
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    PreferenceRow,
+    PromptRow,
+    Sampling,
+    TextRow,
+    text_metrics,
+)
 from llmft.api.errors import DataError
 from llmft.evaluation import evaluation, generation
 from llmft.modeling import attention
@@ -123,3 +132,20 @@ UNANSWERED = ({"role": "user", "content": "x"},)
 def test_a_row_without_a_right_answer_cannot_be_scored(row):
     with pytest.raises(DataError, match="f:3"):
         evaluation.score_answers([row], list, {"exact_match": text_metrics.exact_match}, samples=0)
+
+
+def test_a_preference_is_asked_with_its_own_right_answers_or_else_the_chosen_one():
+    rows = [PreferenceRow("2+2?", " four", " five", answers=("4", "IV")),
+            PreferenceRow("3+3?", " six", " five")]  # fmt: skip
+    metrics = {"exact_match": text_metrics.exact_match}
+    found = evaluation.score_answers(rows, lambda prompts: ["IV", "six"], metrics, 2)
+    assert found.metrics == {"exact_match": 1.0}
+    assert [sample["right"] for sample in found.samples] == [["4", "IV"], [" six"]]
+    asked = [(row.prompt, row.completion, row.answers) for row in evaluation.as_answered(rows)]
+    assert asked == [("2+2?", " four", ("4", "IV")), ("3+3?", " six", ())]
+
+
+def test_samples_are_as_many_as_are_asked_for_and_no_more():
+    rows = [CompletionRow(f"{n}?", f"{n}") for n in range(5)]
+    found = evaluation.score_answers(rows, lambda prompts: ["3"] * 5, {}, 2)
+    assert [sample["prompt"] for sample in found.samples] == ["0?", "1?"]

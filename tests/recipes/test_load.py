@@ -131,6 +131,29 @@ def test_overrides_replace_what_is_wrong_in_the_file(load) -> None:
     )
 
 
+TAGGED = GOOD.replace("learning_rate: 2e-4", "learning_rate: !!python/name:os.system x")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["stages.sft.train.learning_rate=1e-3", "stages.sft.train={learning_rate: 1e-3}",
+     "stages.0.train.learning_rate=1e-3"],
+)  # fmt: skip
+def test_an_override_takes_the_faults_of_what_it_replaces_away(load, flag: str) -> None:
+    assert load(TAGGED, [flag]).recipe.stages[0].train.learning_rate == 1e-3
+
+
+def test_an_override_keeps_the_faults_of_what_it_does_not_replace(faults) -> None:
+    text = TAGGED.replace("seed:", "sead:")
+    found = faults(text, ["stages.sft.train.max_steps=3", "stages.1.name=other"])
+    assert "E009" in [fault.code for fault in found]
+
+
+def test_a_fault_of_the_new_value_is_told_where_the_old_one_had_one(faults) -> None:
+    (fault,) = faults(TAGGED, ["stages.sft.train.learning_rate=abc"])
+    assert (fault.code, fault.place.file) == ("E022", "--set stages.sft.train.learning_rate=abc")
+
+
 # --- printing ----------------------------------------------------------------------------------
 
 

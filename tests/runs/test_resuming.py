@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,8 +22,9 @@ from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.runs import locking
 from llmft.runs.edits import EDITS, edits_between
-from llmft.runs.resuming import changed_environment, trim_metrics
+from llmft.runs.resuming import changed_environment, newest_run, trim_metrics
 from llmft.system.signals import leave_on_signal, noted_interrupts, stop_requests
+from tests.end_to_end.checkpoints.harness import tiny_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
@@ -38,6 +40,11 @@ def test_c5_every_field_has_a_class():
 def test_c5_the_page_tells_the_same():
     told = dict(re.findall(r"^\| `([^`]+)` \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE))
     assert told == dict(EDITS)
+
+
+@pytest.fixture
+def recipe(model_folder, rows_file) -> dict:
+    return tiny_recipe(model_folder, rows_file)
 
 
 @pytest.fixture
@@ -137,7 +144,7 @@ def test_o1_the_second_process_is_told_who_holds_the_folder(tmp_path):
 
 def test_o1_t5_a_kill_frees_the_lock_and_leaves_its_trace(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from llmft.saving import locking\n"
+        "import sys, time; from pathlib import Path; from llmft.runs import locking\n"
         f"with locking.held(Path({str(tmp_path)!r})) as lock:\n"
         "    lock.tell('step 3'); print('held', flush=True); time.sleep(60)"
     )
@@ -267,3 +274,34 @@ def test_metrics_that_are_damaged_are_dropped(tmp_path, damage):
     path.write_bytes(whole + damage)
     trim_metrics(tmp_path, 1)
     assert path.read_bytes() == whole
+
+
+def run_folder(parent: Path, name: str, finished: bool) -> Path:
+    folder = parent / "tiny" / name
+    (folder / "stages" / "only").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"stages": ["only"]}))
+    if finished:
+        result = {"produces": "policy", "metrics": {}}
+        (folder / "stages" / "only" / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.mark.parametrize(("names", "finished", "newest"), [
+    (["20260101-000000-ffffffff", "20260101-000000-2-00000000"], "", 1),
+    (["20260101-000000-2-ffffffff", "20260101-000000-10-00000000"], "", 1),
+    (["20260101-000000-10-00000000", "20260101-000001-ffffffff"], "", 1),
+    (["20260101-000000-2-00000000", "20260101-000000-12345678"], "", 0),
+    (["20260101-000000-00000000", "20260102-000000-00000000"], "1", 0),
+    (["20260101-000000-00000000", "20260102-000000-00000000"], "01", 1),
+])  # fmt: skip
+def test_the_newest_unfinished_run_is_resumed_whatever_its_hash(names, finished, newest, tmp_path):
+    """Runs that begin within one second are numbered: the second attempt, the tenth ..."""
+    folders = [run_folder(tmp_path, name, str(at) in finished) for at, name in enumerate(names)]
+    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    assert newest_run(loaded) == folders[newest].resolve()
+
+
+def test_without_a_run_there_is_nothing_to_resume(tmp_path):
+    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    with pytest.raises(CheckpointError, match=r"E402.*no run in .*tiny"):
+        newest_run(loaded)
