@@ -24,27 +24,56 @@ AREAS = {
         "llmft/system/fsio.py", "llmft/runs",
     ),
 }  # fmt: skip
-PACKAGES = {"llmft_adapters": "adapters", "llmft_alignments": "alignments"}
-REFERENCE = "tests/cli/test_recipe_reference.py"
+COUNTS, PIPELINE, MEMORY = (
+    f"tests/planning/test_plan_{name}.py" for name in ("counts", "pipeline", "memory")
+)
+LOSSES, DPO = (f"tests/plugins/alignments/dpo/test_{name}.py" for name in ("losses", "dpo"))
+PPO = [
+    f"tests/plugins/alignments/ppo/test_{name}.py" for name in ("objective", "rollouts", "ppo_runs")
+]
+RUNS = "tests/plugins/alignments/test_preference_runs.py"
+LOOP, STATE = "tests/training/test_loop.py", "tests/training/test_checkpoints.py"
+EVERY, REFERENCE = "tests/plugins/test_every_setting.py", "tests/cli/test_recipe_reference.py"
+FAULTS = "tests/end_to_end/faults/test_training.py"
+EARLIER = "tests/end_to_end/pipeline/test_earlier_runs.py"
+AGAIN = "tests/end_to_end/pipeline/test_what_runs_again.py"
 FARTHER = {
-    "plugins/llmft_alignments/losses.py": ["tests/plugins/alignments/dpo/test_losses.py"],
-    "plugins/llmft_alignments/pairs.py": ["tests/plugins/alignments/dpo/test_dpo.py"],
-    "plugins/llmft_alignments/orpo.py": ["tests/plugins/alignments/dpo/test_dpo.py", REFERENCE],
-    "plugins/llmft_alignments/dpo/__init__.py": [REFERENCE],
-    "plugins/llmft_alignments/ppo/config.py": [REFERENCE],
-    "plugins/llmft_alignments/reward/__init__.py": [
-        "tests/plugins/alignments/dpo/test_dpo.py",
-        REFERENCE,
-    ],
-    "plugins/llmft_alignments/reward/report.py": ["tests/plugins/alignments/dpo/test_dpo.py"],
-    "llmft/recipes/recipe.py": [REFERENCE],
-    "llmft/system/fsio.py": ["tests/training/test_checkpoints.py"],
-    "llmft/training/guard.py": ["tests/end_to_end/faults/test_training.py"],
-    "llmft/training/loop.py": ["tests/end_to_end/faults/test_training.py"],
-    "llmft/runs/upstream.py": ["tests/end_to_end/pipeline/test_earlier_runs.py"],
-    "llmft/runs/artifacts.py": ["tests/end_to_end/pipeline/test_earlier_runs.py"],
-    "llmft/runs/resuming.py": ["tests/end_to_end/pipeline/test_what_runs_again.py"],
+    **{
+        f"llmft/planning/{name}.py": [MEMORY, PIPELINE, COUNTS]
+        for name in ("fake_tensors", "memory_tracker", "quantized", "stored", "training_cost")
+    },
+    **{
+        f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
+        for name in ("evaluation_cost", "planned_stage", "planner", "fitting")
+    },
+    "plugins/llmft_alignments/losses.py": [LOSSES, DPO],
+    "plugins/llmft_alignments/pairs.py": [DPO],
+    "plugins/llmft_alignments/orpo.py": [EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/sft.py": ["tests/plugins/alignments/test_sft_trl_referee.py", LOOP],
+    "plugins/llmft_alignments/dpo/__init__.py": [EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/dpo/reference.py": [RUNS],
+    "plugins/llmft_alignments/dpo/reranking.py": [RUNS],
+    "plugins/llmft_alignments/ppo/__init__.py": [PPO[-1], EVERY],
+    "plugins/llmft_alignments/ppo/config.py": [EVERY, REFERENCE, PPO[-1]],
+    "plugins/llmft_alignments/ppo/diagnostics.py": PPO[1:2],
+    "plugins/llmft_alignments/ppo/maths.py": PPO[:2],
+    "plugins/llmft_alignments/ppo/objective.py": PPO[1:],
+    "plugins/llmft_alignments/ppo/rollouts.py": PPO,
+    "plugins/llmft_alignments/reward/__init__.py": [DPO, EVERY, REFERENCE],
+    "plugins/llmft_alignments/reward/report.py": [DPO],
+    "llmft/modeling/forward.py": ["tests/modeling/test_last_layer.py"],
     "llmft/recipes/json_schema.py": ["tests/cli/test_schema.py"],
+    "llmft/recipes/recipe.py": ["tests/recipes/test_recipe_schema.py", REFERENCE],
+    "llmft/runs/artifacts.py": [EARLIER, AGAIN],
+    "llmft/runs/resuming.py": [AGAIN],
+    "llmft/runs/upstream.py": [EARLIER, AGAIN],
+    "llmft/system/fsio.py": [STATE],
+    "llmft/training/guard.py": [LOOP, FAULTS],
+    "llmft/training/loop.py": [FAULTS, STATE],
+    "llmft/training/metrics.py": [LOOP, STATE],
+    "llmft/training/step_plan.py": [LOOP],
+    "llmft/training/training_state.py": [STATE],
+    "llmft/training/updates.py": [LOOP, *PPO[-1:]],
 }
 """Tests that are nearest to a file though they stand elsewhere, as they span layers."""
 
@@ -61,7 +90,7 @@ def files_of(root: Path, area: str) -> list[str]:
 def tests_of(root: Path, file: str) -> list[str]:
     """Return the test files nearest to a source file, the nearest first.
 
-    Those named after it; the others of its folder; and for a plugin those of the folders around.
+    Those named after it, or else all of its folder; and those in FARTHER.
     """
     parts = Path(file).with_suffix("").parts
     if parts[0] == "plugins":
@@ -70,9 +99,9 @@ def tests_of(root: Path, file: str) -> list[str]:
         parts = parts[1:]
     folder, name = root.joinpath("tests", *parts[:-1]), parts[-1]
     own = name if name != "__init__" else folder.name
-    found = [folder / f"test_{own}.py", folder / own / f"test_{own}.py"]
-    found += sorted(folder.glob("test_*.py"))
-    if parts[0] == "plugins" and len(parts) > 3:
-        found += sorted(folder.parent.glob("test_*.py"))
-    names = [path.relative_to(root).as_posix() for path in found if path.is_file()]
-    return list(dict.fromkeys([*names[:1], *FARTHER.get(file, []), *names[1:]]))
+    named = [folder / f"test_{own}.py", folder / own / f"test_{own}.py"]
+    named = [path for path in named if path.is_file()]
+    if not named and file not in FARTHER:
+        named = sorted(folder.glob("test_*.py"))
+    names = [path.relative_to(root).as_posix() for path in named]
+    return list(dict.fromkeys([*names, *FARTHER.get(file, [])]))

@@ -64,11 +64,12 @@ def mutants(root: Path, file: str) -> list[Mutant]:
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         found.append(Mutant(file, node.lineno, what, start, end, new))
-    kept = {(one.start, one.end, one.new): one for one in found if _parses(one.source(text))}
+    kept = {(one.start, one.end, one.new): one for one in found}
     return sorted(kept.values(), key=lambda one: (one.start, one.end, one.new))
 
 
-def _parses(source: bytes) -> bool:
+def parses(source: bytes) -> bool:
+    """Return whether a changed source is Python at all."""
     try:
         compile(source, "mutant", "exec")
     except (SyntaxError, ValueError):
