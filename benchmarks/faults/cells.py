@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "checkpoints"))
+sys.path.insert(0, str(ROOT / "tests" / "end_to_end" / "checkpoints"))
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": {"r": 2, "lora_dropout": 0.2},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cells import ROOT
 
-sys.path.insert(0, str(ROOT / "tests" / "recipe"))
+sys.path.insert(0, str(ROOT / "tests" / "recipes"))
 
 
 @dataclass

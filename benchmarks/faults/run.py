@@ -18,7 +18,14 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COPIED = ("llmft", "plugins", "recipes", "tests/checkpoints", "tests/recipe", "benchmarks/faults")
+COPIED = (
+    "llmft",
+    "plugins",
+    "recipes",
+    "tests/end_to_end/checkpoints",
+    "tests/recipes",
+    "benchmarks/faults",
+)
 
 
 def main() -> int:
@@ -40,7 +47,12 @@ def main() -> int:
             shutil.copytree(
                 HERE.parents[1] / name, tree / name, ignore=shutil.ignore_patterns("__pycache__")
             )
-        paths = [tree, tree / "plugins", tree / "benchmarks/faults", tree / "tests/checkpoints"]
+        paths = [
+            tree,
+            tree / "plugins",
+            tree / "benchmarks/faults",
+            tree / "tests/end_to_end/checkpoints",
+        ]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),

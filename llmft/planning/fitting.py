@@ -102,7 +102,7 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
         other, changed = change(recipe, stage)
         bound = job.with_stage(other, changed)
         peak = plan_stage(bound, bound.stage(stage.name), base, in_ram=memory.in_ram).peak.total
-        if made and peak >= made[-1].peak:
+        if peak >= (made[-1].peak if made else tight.peak.total):
             continue
         recipe, stage = other, changed
         fits = peak <= memory.room

@@ -97,6 +97,13 @@ def _index(block: list[Any], name: str, path: KeyPath) -> int:
 
 def _place(tree: Tree, path: KeyPath, value: Any, text: str, place: Place) -> None:
     """Let everything at the path point to the flag, and forget what stood there before."""
+    old_path = dotted(path)
+    inside = (f"{old_path}.", f"{old_path}[")
+    tree.faults = [
+        fault
+        for fault in tree.faults
+        if fault.path != old_path and not fault.path.startswith(inside)
+    ]
     for places in (tree.keys, tree.values):
         for old in [old for old in places if old[: len(path)] == path]:
             del places[old]

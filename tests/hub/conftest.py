@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_hub import TOKEN, FakeHub
-
 from llmft.engine.session import run_recipe
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from tests.hub.fake_hub import TOKEN, FakeHub
 
 RECIPE = """
 recipe: 1

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_hub import TOKEN
 
 from llmft.api.errors import LlmftError
 from llmft.cli.main import main
@@ -19,6 +18,7 @@ from llmft.hub import upload
 from llmft.hub.sources import remarks as hub_remarks
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from tests.hub.fake_hub import TOKEN
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -156,3 +156,107 @@ def test_warmup_ratio_warms_up():
     )  # fmt: skip
     assert rates[:4] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
     assert rates[4:] == [1e-3] * 6
+
+
+def lines_of(objective, settings, rows=None) -> list[dict]:
+    """Return what each step of a training tells."""
+    found = []
+    loop.train(
+        tiny_llama(), rows or items(), objective, settings, seed=3,
+        on_step=lambda step, steps, metrics, log: found.append(dict(metrics)),
+    )  # fmt: skip
+    return found
+
+
+class Infinite(CompletionLoss):
+    """A loss that is finite, and at one step has a gradient that is not."""
+
+    def __init__(self, at: int) -> None:
+        self.calls, self.at = 0, at
+
+    def loss(self, model, batch):
+        self.calls += 1
+        loss, metrics = super().loss(model, batch)
+        if self.calls == self.at:
+            weight = next(model.parameters())
+            loss = loss + (weight - weight.detach()).abs().sqrt().sum() * 1e-30  # 0, slope inf
+        return loss, metrics
+
+
+@pytest.mark.parametrize("objective", [Poisoned(2), Infinite(2)])
+def test_t1_a_skipped_update_leaves_no_number_that_is_not_finite(objective):
+    settings = TrainSettings(
+        per_device_train_batch_size=4, max_steps=3, logging_steps=1, on_nan="skip"
+    )
+    first, skipped, last = lines_of(objective, settings)
+    assert "skipped_updates" not in first
+    assert skipped["skipped_updates"] == last["skipped_updates"] == 1
+    assert "loss" not in skipped
+    assert "grad_norm" not in skipped
+    told = [number for line in (first, skipped, last) for number in line.values()]
+    assert all(math.isfinite(number) for number in told)
+    assert first["grad_norm"] > 0
+    assert last["grad_norm"] > 0
+
+
+def test_a_skipped_update_moves_no_weight():
+    settings = TrainSettings(per_device_train_batch_size=4, max_steps=1, on_nan="skip")
+    model, start = tiny_llama(), tiny_llama()
+    with pytest.raises(StageError, match="no update of 1 steps was finite"):
+        loop.train(model, items(), Poisoned(1), settings, seed=3)
+    for p, q in zip(model.parameters(), start.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_gradient_norm_that_is_told_is_the_one_before_clipping():
+    settings = TrainSettings(
+        per_device_train_batch_size=12, max_steps=1, optim="sgd", learning_rate=1.0,
+        max_grad_norm=0.01,
+    )  # fmt: skip
+    model = tiny_llama()
+    loss, _ = CompletionLoss().loss(model, items())
+    (loss / sum(row.n_labels for row in items())).backward()
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
+    (line,) = lines_of(CompletionLoss(), settings)
+    assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_line_is_told_every_so_many_steps_and_at_the_end_and_is_a_mean_since_the_last():
+    settings = TrainSettings(per_device_train_batch_size=4, max_steps=5, logging_steps=2)
+    told, losses = [], []
+
+    def on_step(step, steps, metrics, log):
+        losses.append(metrics["loss"])
+        if log:
+            told.append((step, metrics["loss"], metrics["epoch"]))
+
+    report = loop.train(tiny_llama(), items(), CompletionLoss(), settings, seed=3, on_step=on_step)
+    assert [(step, epoch) for step, _, epoch in told] == [(2, 2 / 3), (4, 4 / 3), (5, 5 / 3)]
+    assert told[-1][1] == pytest.approx(report.losses[4])
+    low, high = sorted(report.losses[:2])
+    assert low < told[0][1] < high
+    assert report.items == 12 + 8
+
+
+@pytest.mark.parametrize(
+    ("limit", "saves", "kept", "room"),
+    [(2, 6, 0, 3), (4, 6, 0, 5), (4, 3, 0, 3), (2, 6, 2, 1), (2, 6, 3, 0), (2, 1, 0, 1)],
+)
+def test_t12_the_disk_has_room_for_the_checkpoints_that_stay_and_the_one_that_is_written(
+    limit, saves, kept, room, monkeypatch, tmp_path
+):
+    """Before the oldest is taken away, the new one is there beside those that stay."""
+    from llmft.training.checkpoints import Checkpoints
+
+    asked = []
+    monkeypatch.setattr(loop, "check_space", lambda folder, size, count: asked.append(count))
+    store = Checkpoints(tmp_path / "stage" / "checkpoints", "run", {})
+    for step in range(kept):
+        (store.folder / f"step-{step}").mkdir(parents=True)
+    settings = TrainSettings(
+        per_device_train_batch_size=4, max_steps=saves, save_strategy="steps", save_steps=1,
+        save_total_limit=limit,
+    )  # fmt: skip
+    plan = loop.Plan.of(12, settings, seed=0)
+    loop._check_space(store, tiny_llama(), plan, settings)
+    assert asked == ([room] if room else [])

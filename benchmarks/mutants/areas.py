@@ -1,0 +1,107 @@
+"""What is changed, by area, and which tests are nearest to a file: those at its path in tests/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+AREAS = {
+    "losses and PPO": (
+        "plugins/llmft_alignments/losses.py", "plugins/llmft_alignments/pairs.py",
+        "plugins/llmft_alignments/orpo.py", "plugins/llmft_alignments/sft.py",
+        "plugins/llmft_alignments/dpo", "plugins/llmft_alignments/ppo",
+        "plugins/llmft_alignments/reward", "llmft/modeling/token_stats.py",
+        "llmft/modeling/forward.py",
+    ),
+    "training loop": (
+        "llmft/training/loop.py", "llmft/training/updates.py", "llmft/training/guard.py",
+        "llmft/training/optimizer.py", "llmft/training/metrics.py",
+        "llmft/training/step_plan.py", "llmft/data/packing.py",
+    ),
+    "recipe reading": ("llmft/recipes",),
+    "planning": ("llmft/planning",),
+    "saving": (
+        "llmft/training/checkpoints.py", "llmft/training/training_state.py",
+        "llmft/system/fsio.py", "llmft/runs",
+    ),
+}  # fmt: skip
+COUNTS, PIPELINE, MEMORY = (
+    f"tests/planning/test_plan_{name}.py" for name in ("counts", "pipeline", "memory")
+)
+LOSSES, DPO = (f"tests/plugins/alignments/dpo/test_{name}.py" for name in ("losses", "dpo"))
+PPO = [
+    f"tests/plugins/alignments/ppo/test_{name}.py" for name in ("objective", "rollouts", "ppo_runs")
+]
+RUNS = "tests/plugins/alignments/test_preference_runs.py"
+LOOP, STATE = "tests/training/test_loop.py", "tests/training/test_checkpoints.py"
+EVERY, REFERENCE = "tests/plugins/test_every_setting.py", "tests/cli/test_recipe_reference.py"
+FAULTS = "tests/end_to_end/faults/test_training.py"
+EARLIER = "tests/end_to_end/pipeline/test_earlier_runs.py"
+AGAIN = "tests/end_to_end/pipeline/test_what_runs_again.py"
+FARTHER = {
+    **{
+        f"llmft/planning/{name}.py": [MEMORY, PIPELINE, COUNTS]
+        for name in ("fake_tensors", "memory_tracker", "quantized", "stored", "training_cost")
+    },
+    **{
+        f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
+        for name in ("evaluation_cost", "planned_stage", "planner", "fitting")
+    },
+    "plugins/llmft_alignments/losses.py": [LOSSES, DPO],
+    "plugins/llmft_alignments/pairs.py": [DPO],
+    "plugins/llmft_alignments/orpo.py": [EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/sft.py": ["tests/plugins/alignments/test_sft_trl_referee.py", LOOP],
+    "plugins/llmft_alignments/dpo/__init__.py": [EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/dpo/reference.py": [RUNS],
+    "plugins/llmft_alignments/dpo/reranking.py": [RUNS],
+    "plugins/llmft_alignments/ppo/__init__.py": [PPO[-1], EVERY],
+    "plugins/llmft_alignments/ppo/config.py": [EVERY, REFERENCE, PPO[-1]],
+    "plugins/llmft_alignments/ppo/diagnostics.py": PPO[1:2],
+    "plugins/llmft_alignments/ppo/maths.py": PPO[:2],
+    "plugins/llmft_alignments/ppo/objective.py": PPO[1:],
+    "plugins/llmft_alignments/ppo/rollouts.py": PPO,
+    "plugins/llmft_alignments/reward/__init__.py": [DPO, EVERY, REFERENCE],
+    "plugins/llmft_alignments/reward/report.py": [DPO],
+    "llmft/modeling/forward.py": ["tests/modeling/test_last_layer.py"],
+    "llmft/recipes/json_schema.py": ["tests/cli/test_schema.py"],
+    "llmft/recipes/recipe.py": ["tests/recipes/test_recipe_schema.py", REFERENCE],
+    "llmft/runs/artifacts.py": [EARLIER, AGAIN],
+    "llmft/runs/resuming.py": [AGAIN],
+    "llmft/runs/upstream.py": [EARLIER, AGAIN],
+    "llmft/system/fsio.py": [STATE],
+    "llmft/training/guard.py": [LOOP, FAULTS],
+    "llmft/training/loop.py": [FAULTS, STATE],
+    "llmft/training/metrics.py": [LOOP, STATE],
+    "llmft/training/step_plan.py": [LOOP],
+    "llmft/training/training_state.py": [STATE],
+    "llmft/training/updates.py": [LOOP, *PPO[-1:]],
+}
+"""Tests that are nearest to a file though they stand elsewhere, as they span layers."""
+
+
+def files_of(root: Path, area: str) -> list[str]:
+    """Return the source files of an area."""
+    found = []
+    for name in AREAS[area]:
+        path = root / name
+        found += [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def tests_of(root: Path, file: str) -> list[str]:
+    """Return the test files nearest to a source file, the nearest first.
+
+    Those named after it, or else all of its folder; and those in FARTHER.
+    """
+    parts = Path(file).with_suffix("").parts
+    if parts[0] == "plugins":
+        parts = ("plugins", parts[1].removeprefix("llmft_"), *parts[2:])
+    else:
+        parts = parts[1:]
+    folder, name = root.joinpath("tests", *parts[:-1]), parts[-1]
+    own = name if name != "__init__" else folder.name
+    named = [folder / f"test_{own}.py", folder / own / f"test_{own}.py"]
+    named = [path for path in named if path.is_file()]
+    if not named and file not in FARTHER:
+        named = sorted(folder.glob("test_*.py"))
+    names = [path.relative_to(root).as_posix() for path in named]
+    return list(dict.fromkeys([*names, *FARTHER.get(file, [])]))

@@ -1,0 +1,390 @@
+"""Every field of the settings that all recipes have, set away from its default, does something.
+
+A field without a case fails here, until somebody has said by what its effect is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from llmft.api.errors import LlmftError
+from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.evaluation import evaluation, generation
+from llmft.modeling.base_model import BaseModel
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
+from llmft.training import loop
+from llmft.training.optimizer import make_optimizer
+from tests.every_setting import Case, Lab, check, without_case
+
+# --- the loop, on ten items and three numbers that are trained --------------------------------
+
+
+class Three:
+    """An objective whose gradient is (1, 2, 2), of norm 3; it keeps what it is given."""
+
+    def __init__(self, poisoned: bool = False) -> None:
+        self.batches: list[int] = []
+        self.autocast: set[bool] = set()
+        self.poisoned = poisoned
+
+    def weight(self, batch) -> float:
+        return float(len(batch))
+
+    def loss(self, model, batch):
+        self.batches.append(len(batch))
+        self.autocast.add(torch.is_autocast_enabled("cpu"))
+        slopes = torch.tensor([1.0, 2.0, 2.0])
+        if self.poisoned and len(self.batches) == 1:
+            slopes = slopes * math.nan
+        return (model.weight * slopes).sum() * len(batch), {}
+
+
+def trained(settings: TrainSettings, poisoned: bool = False) -> SimpleNamespace:
+    """Return what a training of ten items did."""
+    model = torch.nn.Linear(3, 1, bias=False)
+    objective, start = Three(poisoned), model.weight.detach().clone()
+    steps: list[dict[str, float]] = []
+    logs: list[bool] = []
+
+    def on_step(step, of, metrics, log):
+        steps.append(dict(metrics))
+        logs.append(log)
+
+    report = loop.train(model, range(10), objective, settings, seed=0, on_step=on_step)
+    moved = model.weight.detach() - start
+    rates = [metrics["learning_rate"] for metrics in steps]
+    return SimpleNamespace(
+        batches=objective.batches, autocast=objective.autocast, logs=logs, rates=rates,
+        steps=len(steps), moved=float(moved.norm()), skipped=report.skipped,
+    )  # fmt: skip
+
+
+def looped(name: str, **more: Any) -> Callable[[Any, Lab], Any]:
+    return lambda settings, lab: getattr(trained(settings, **more), name)
+
+
+def optimizer(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks at a setting of the optimiser; test_optimizer.py holds what it does."""
+
+    def see(settings, lab):
+        made = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
+        return type(made).__name__ if name == "type" else made.param_groups[0][name]
+
+    return see
+
+
+def on_nan(settings: TrainSettings, lab: Lab) -> Any:
+    try:
+        return trained(settings, poisoned=True).skipped
+    except LlmftError as error:
+        return error.faults[0].code
+
+
+# --- a stage, on rows in files -------------------------------------------------------------------
+
+
+class Reached(BaseException):
+    """A run has come to where a case looks; nothing catches it."""
+
+
+def rows_files(lab: Lab) -> dict[str, str]:
+    """Write 12, 4 and 7 rows; every third one of the first is long."""
+    found = {}
+    for split, count in {"train": 12, "validation": 4, "test": 7}.items():
+        path = lab.folder / f"{split}.jsonl"
+        long = 40 if split == "train" else 1
+        rows = [
+            {"prompt": f"{split} {n}", "completion": "x" * (long if n % 3 == 0 else 1)}
+            for n in range(count)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found[split] = str(path)
+    return found
+
+
+def stage(lab: Lab, train: Any = None, evaluate: Any = None) -> dict[str, Any]:
+    made = {
+        "name": "sft",
+        "adapter": {"method": "lora", "r": 2},
+        "alignment": {"method": "sft"},
+        "data": {"method": "jsonl", "data_files": rows_files(lab)},
+        "train": train.model_dump(mode="json") if train else {"max_steps": 1},
+    }
+    return made | ({"evaluate": evaluate.model_dump(mode="json")} if evaluate else {})
+
+
+def to_train(look: Callable[[Any, Any], Any]) -> Callable[[Any, Lab], Any]:
+    """Return what runs a stage as far as its training, and looks at the model and the items."""
+
+    def see(settings: TrainSettings, lab: Lab) -> Any:
+        found: list[Any] = []
+
+        def train(model, items, *_, **__):
+            found.append(look(model, items))
+            raise Reached
+
+        with lab.patch.context() as patch:
+            patch.setattr(loop, "train", train)
+            try:
+                lab.run(stage(lab, settings))
+            except Reached:
+                return found[0]
+            except LlmftError as error:
+                return error.faults[0].code
+        raise AssertionError("nothing was trained")
+
+    return see
+
+
+def lengths(model: Any, items: Any) -> list[int]:
+    return sorted(len(item.input_ids) for item in items)
+
+
+def checkpoints(settings: TrainSettings, lab: Lab) -> list[str]:
+    """Return the checkpoints that a run of 12 rows leaves behind."""
+    folder = lab.run(stage(lab, settings)).folder / "stages" / "sft" / "checkpoints"
+    return sorted(path.name for path in folder.glob("step-*")) if folder.exists() else []
+
+
+def eval_batches(settings: TrainSettings, lab: Lab) -> list[int]:
+    """Return how many rows each forward pass of the first evaluation has, of 4 in all."""
+    sizes: list[int] = []
+    real = evaluation.label_nll
+
+    def counted(model, rows, *more):
+        sizes.append(len(rows))
+        return real(model, rows, *more)
+
+    def train(*_, **__):
+        raise Reached
+
+    with lab.patch.context() as patch:
+        patch.setattr(evaluation, "label_nll", counted)
+        patch.setattr(loop, "train", train)
+        with pytest.raises(Reached):
+            lab.run(stage(lab, settings, EvaluateSettings()))
+    return sizes
+
+
+BATCH = {"per_device_train_batch_size": 4}
+SAVING = {**BATCH, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
+SHORT = {"max_length": 20, "max_dropped": 0.5}
+TRAIN = {
+    "num_train_epochs": Case(2.5, looped("steps"), 5, was=2),
+    "max_steps": Case(3, looped("steps"), 3, was=2),
+    "per_device_train_batch_size": Case(4, looped("batches"), [4, 4, 2], was=[8, 2]),
+    "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
+    "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),
+    "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
+    "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
+    "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_ratio": Case(0.5, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "optim": Case("sgd", optimizer("type"), "SGD", was="AdamW"),
+    "weight_decay": Case(0.25, optimizer("weight_decay"), 0.25, was=0.0),
+    "adam_beta1": Case(0.6, lambda s, lab: optimizer("betas")(s, lab)[0], 0.6, was=0.9),
+    "adam_beta2": Case(0.7, lambda s, lab: optimizer("betas")(s, lab)[1], 0.7, was=0.999),
+    "adam_epsilon": Case(1e-3, optimizer("eps"), 1e-3, was=1e-8),
+    "max_grad_norm": Case(
+        0.125, looped("moved"), 0.125, was=1.0,
+        also={"optim": "sgd", "learning_rate": 1.0, "max_steps": 1},
+    ),
+    "on_nan": Case("skip", on_nan, 1, was="E301"),
+    "bf16": Case(True, looped("autocast"), {True}, was={False}),
+    "gradient_checkpointing": Case(
+        True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
+    ),
+    "max_length": Case(16, to_train(lambda model, items: max(lengths(model, items))), 16),
+    "packing": Case(
+        True, to_train(lambda model, items: {isinstance(item, tuple) for item in items}), {True},
+        also={"max_length": 64}, was={False},
+    ),
+    "on_long_row": Case(
+        "drop", to_train(lambda model, items: len(items)), 8, also=SHORT, was=12
+    ),
+    "max_dropped": Case(
+        0.4, to_train(lambda model, items: len(items)), 8,
+        also={"max_length": 20, "on_long_row": "drop"}, was="E104",
+    ),
+    "logging_steps": Case(
+        2, looped("logs"), [False, True, True], also=BATCH, was=[False, False, True]
+    ),
+    "save_strategy": Case(
+        "epoch", checkpoints, ["step-3", "step-6"], also={**BATCH, "num_train_epochs": 2}, was=[]
+    ),
+    "save_steps": Case(4, checkpoints, ["step-4", "step-6"], also=SAVING),
+    "save_total_limit": Case(
+        3, checkpoints, ["step-2", "step-4", "step-6"], also=SAVING, was=["step-4", "step-6"]
+    ),
+}  # fmt: skip
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@cache
+def _folders(home: Path) -> dict[str, str]:
+    plain = tiny_model_folder(home / "llama")
+    other = tiny_model_folder(home / "gpt2", tiny_gpt2(), tiny_tokenizer(pad=True))
+    return {"llama": str(plain), "gpt2": str(other)}
+
+
+def tiny(lab: Lab) -> str:
+    return _folders(lab.folder)["llama"]
+
+
+def options(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks with which options transformers is asked for the weights."""
+
+    def see(source: ModelSource, lab: Lab) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        found: dict[str, Any] = {}
+
+        def from_pretrained(path, **asked):
+            found.update(asked)
+            raise Reached
+
+        with lab.patch.context() as patch:
+            patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+            with pytest.raises(Reached):
+                BaseModel(source).load({}, varlen=True)
+        return found[name]
+
+    return see
+
+
+def stored(block: Quantization, lab: Lab) -> Any:
+    """Return what a run asks of bitsandbytes, in BitsAndBytesConfig's words."""
+    from transformers import AutoModelForCausalLM
+
+    found: list[Any] = []
+
+    def from_pretrained(path, **asked):
+        found.append(asked["quantization_config"])
+        raise Reached
+
+    with lab.patch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+        with pytest.raises(Reached):
+            lab.run(stage(lab), model={"path": tiny(lab), "quantization": block.model_dump()})
+    return found[0]
+
+
+def of_stored(name: str) -> Callable[[Any, Lab], Any]:
+    def see(block: Quantization, lab: Lab) -> Any:
+        value = getattr(stored(block, lab), name, None)
+        return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+
+    return see
+
+
+def loaded(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return lambda source, lab: look(BaseModel(source).load({}, varlen=True))
+
+
+def tokenizer(name: str) -> Callable[[Any, Lab], Any]:
+    return lambda source, lab: getattr(BaseModel(source).tokenizer, name)
+
+
+IN_4_BITS = {"load_in_4bit": True}
+QUANTIZATION = {
+    "load_in_4bit": Case(True, of_stored("load_in_4bit"), True),
+    "load_in_8bit": Case(True, of_stored("load_in_8bit"), True),
+    "bnb_4bit_quant_type": Case("fp4", of_stored("bnb_4bit_quant_type"), "fp4", IN_4_BITS, "nf4"),
+    "bnb_4bit_use_double_quant": Case(
+        True, of_stored("bnb_4bit_use_double_quant"), True, IN_4_BITS, was=False
+    ),
+    "bnb_4bit_compute_dtype": Case(
+        "float16", of_stored("bnb_4bit_compute_dtype"), "float16", IN_4_BITS, was="bfloat16"
+    ),
+}
+MODEL = {
+    "path": Case("gpt2", lambda s, lab: BaseModel(s).config.model_type, "gpt2"),
+    "revision": Case("v2", options("revision"), "v2"),
+    "dtype": Case("bfloat16", loaded(lambda model: model.dtype), torch.bfloat16, was=torch.float32),
+    "attn_implementation": Case(
+        "eager", loaded(lambda model: model.config._attn_implementation), "eager"
+    ),
+    "chat_template": Case("{{ 'hi' }}", tokenizer("chat_template"), "{{ 'hi' }}"),
+    "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
+}
+
+# --- the evaluation ------------------------------------------------------------------------------
+
+
+def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    """Return what runs a stage of one step, and looks at its evaluation."""
+
+    def see(settings: EvaluateSettings, lab: Lab) -> Any:
+        found = SimpleNamespace(rows=0, trained=0, new=0)
+        mean_loss, train = evaluation.mean_loss, loop.train
+
+        def count(model, rows, *more):
+            found.rows = len(rows)
+            return mean_loss(model, rows, *more)
+
+        def generate(model, tokenizer, prompts, *, max_new_tokens, **_):
+            found.new = max_new_tokens
+            return ["x"] * len(prompts)
+
+        def counted(model, items, *more, **named):
+            found.trained = len(items)
+            return train(model, items, *more, **named)
+
+        with lab.patch.context() as patch:
+            patch.setattr(evaluation, "mean_loss", count)
+            patch.setattr(generation, "generate", generate)
+            patch.setattr(loop, "train", counted)
+            summary = lab.run(stage(lab, evaluate=settings))
+        found.names = set(summary.stages["sft"].before)
+        text = (summary.folder / "stages" / "sft" / "samples.jsonl").read_text()
+        found.samples = len(text.splitlines())
+        return look(found)
+
+    return see
+
+
+ANSWERS = {"metrics": ["exact_match"]}
+EVALUATE = {
+    "metrics": Case(
+        ["perplexity", "f1"], judged(lambda found: found.names), {"perplexity", "f1"}, was={"loss"}
+    ),
+    "split": Case("test", judged(lambda found: found.rows), 7, was=4),
+    "holdout": Case(0.25, judged(lambda found: (found.rows, found.trained)), (3, 9), was=(4, 12)),
+    "limit": Case(2, judged(lambda found: found.rows), 2, was=4),
+    "max_new_tokens": Case(5, judged(lambda found: found.new), 5, also=ANSWERS, was=32),
+    "samples": Case(3, judged(lambda found: found.samples), 6, also=ANSWERS, was=8),
+}
+
+# --- the test ------------------------------------------------------------------------------------
+
+CASES = {
+    TrainSettings: TRAIN, ModelSource: MODEL, Quantization: QUANTIZATION,
+    EvaluateSettings: EVALUATE,
+}  # fmt: skip
+
+
+def test_every_field_has_a_case():
+    missing = {cls.__name__: without_case(cls, cases) for cls, cases in CASES.items()}
+    assert not any(missing.values()), missing
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [(cls, name) for cls, cases in CASES.items() for name in cases]
+)
+def test_a_setting_acts(cls, name, tmp_path, tmp_path_factory, monkeypatch, run):
+    case, base = CASES[cls][name], {}
+    if cls is ModelSource:
+        folders = _folders(tmp_path_factory.getbasetemp())
+        base = {"path": folders["llama"]}
+        if case.value in folders:
+            case = Case(folders[case.value], case.see, case.seen)
+    check(cls, name, case, Lab(tmp_path, monkeypatch, run), **base)

@@ -1,0 +1,151 @@
+"""Answers and their scores: generation, TriviaQA's metrics, and held-out loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    PreferenceRow,
+    PromptRow,
+    SamplingParams,
+    TextRow,
+    text_metrics,
+)
+from llmft.api.errors import DataError
+from llmft.evaluation import evaluation, generation
+from llmft.modeling import attention
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("varlen", [False, True])
+def test_a_batch_of_unlike_prompts_is_answered_as_one_by_one(make, varlen):
+    model, tokenizer = make(), tiny_tokenizer()
+    if varlen:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt")]
+    options = {"max_new_tokens": 6}
+    alone = [
+        generation.generate(model, tokenizer, [p], batch_size=1, **options)[0] for p in prompts
+    ]
+    assert generation.generate(model, tokenizer, prompts, batch_size=3, **options) == alone
+    expected = attention.NAME if varlen else "sdpa"
+    assert model.config._attn_implementation == expected
+
+
+def test_a_prompt_that_fills_the_model_keeps_its_end():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    long = list(b"x" * 300 + b"the end")
+    (whole,) = generation.generate(model, tokenizer, [long], max_new_tokens=4, batch_size=1)
+    (kept,) = generation.generate(model, tokenizer, [long[-252:]], max_new_tokens=4, batch_size=1)
+    assert whole == kept
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 20, "top_p": 0.9, "temperature": 0.7}])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_drawn_answers_do_not_depend_on_their_batch(make, cut):
+    model, tokenizer = make(), tiny_tokenizer()
+    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt", "b")]
+    sampling = SamplingParams(num_return_sequences=4, max_new_tokens=6, **cut)
+    before = torch.get_rng_state()
+
+    def answers(size: int, asked=prompts, seed=3):
+        return generation.sample(model, tokenizer, asked, sampling, seed=(seed,), batch_size=size)
+
+    alone = answers(1)
+    assert [len(texts) for texts in alone] == [4] * len(prompts)
+    assert answers(8) == alone
+    assert answers(8, prompts[:2]) == alone[:2]
+    assert answers(8, seed=4) != alone
+    assert len({text for texts in alone for text in texts}) > 10
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_drawn_answers_at_temperature_0_are_the_greedy_one():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    prompts = [list(b"hello"), list(b"a longer prompt"), list(b"x" * 300 + b"the end")]
+    sampling = SamplingParams(num_return_sequences=2, max_new_tokens=4, temperature=0.0)
+    drawn = generation.sample(model, tokenizer, prompts, sampling, seed=(1,), batch_size=3)
+    greedy = generation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
+    assert drawn == [[text, text] for text in greedy]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "exact", "f1"),
+    [
+        ("Paris", ["Paris"], 1, 1),
+        ("the  PARIS!", ["paris"], 1, 1),
+        ("Paris, France", ["Paris"], 0, 2 / 3),
+        ("London", ["Paris"], 0, 0),
+        ("Sunset_Boulevard", ["Sunset Boulevard", "Sunset Blvd"], 1, 1),
+        ("", ["Paris"], 0, 0),
+        ("a cat sat", ["cat sat on mat"], 0, 2 * (1 * 0.5) / 1.5),
+    ],
+)
+def test_answers_are_scored_as_triviaqa_scores_them(answer, right, exact, f1):
+    assert text_metrics.exact_match(answer, right) == exact
+    assert text_metrics.f1(answer, right) == pytest.approx(f1)
+
+
+def test_a_short_answer_ends_with_its_line():
+    assert text_metrics.first_line("\n Paris \nQuestion: and") == "Paris"
+    assert text_metrics.first_line("") == ""
+
+
+def test_the_mean_loss_is_over_tokens_not_rows():
+    model = tiny_llama()
+    rows = [Encoded((1, 2, 3, 4, 5), (-100, 2, 3, 4, 5)), Encoded((7, 8), (-100, 8))]
+    total = sum(
+        float(-model(torch.tensor([row.input_ids])).logits[0, t - 1].log_softmax(0)[label])
+        for row in rows
+        for t, label in enumerate(row.labels)
+        if label != -100
+    )
+    for size in (1, 2):
+        assert evaluation.mean_loss(model, rows, size) == pytest.approx(total / 5, rel=1e-5)
+    assert evaluation.perplexity(2.0) == pytest.approx(math.e**2)
+    assert math.isfinite(evaluation.perplexity(1e9))
+
+
+def test_scores_are_means_over_rows_with_their_samples():
+    rows = [CompletionRow("a", " x", ("x",)), CompletionRow("b", " y"), PromptRow("c", ("z",))]
+    scores = evaluation.score_answers(
+        rows, lambda prompts: ["x", "no", "z"], {"exact_match": text_metrics.exact_match}, samples=2
+    )
+    assert scores.metrics == {"exact_match": pytest.approx(2 / 3)}
+    assert [s["answer"] for s in scores.samples] == ["x", "no"]
+
+
+UNANSWERED = ({"role": "user", "content": "x"},)
+
+
+@pytest.mark.parametrize(
+    "row", [TextRow("x", "f:3"), PromptRow("x", origin="f:3"), ChatRow(UNANSWERED, "f:3")]
+)
+def test_a_row_without_a_right_answer_cannot_be_scored(row):
+    with pytest.raises(DataError, match="f:3"):
+        evaluation.score_answers([row], list, {"exact_match": text_metrics.exact_match}, samples=0)
+
+
+def test_a_preference_is_asked_with_its_own_right_answers_or_else_the_chosen_one():
+    rows = [PreferenceRow("2+2?", " four", " five", answers=("4", "IV")),
+            PreferenceRow("3+3?", " six", " five")]  # fmt: skip
+    metrics = {"exact_match": text_metrics.exact_match}
+    found = evaluation.score_answers(rows, lambda prompts: ["IV", "six"], metrics, 2)
+    assert found.metrics == {"exact_match": 1.0}
+    assert [sample["right"] for sample in found.samples] == [["4", "IV"], [" six"]]
+    asked = [(row.prompt, row.completion, row.answers) for row in evaluation.as_answered(rows)]
+    assert asked == [("2+2?", " four", ("4", "IV")), ("3+3?", " six", ())]
+
+
+def test_samples_are_as_many_as_are_asked_for_and_no_more():
+    rows = [CompletionRow(f"{n}?", f"{n}") for n in range(5)]
+    found = evaluation.score_answers(rows, lambda prompts: ["3"] * 5, {}, 2)
+    assert [sample["prompt"] for sample in found.samples] == ["0?", "1?"]

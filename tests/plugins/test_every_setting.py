@@ -1,0 +1,976 @@
+"""Every field of every builtin method's settings, set away from its default, does something.
+
+A field without a case fails here, until somebody has said by what its effect is seen.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from llmft_adapters.dora import Dora
+from llmft_adapters.lora import Lora
+from llmft_adapters.prefix import Prefix
+from llmft_adapters.prompt import PromptTuning
+from llmft_adapters.ptuning import PTuning
+from llmft_adapters.qlora import QLora
+from llmft_alignments import dpo as dpo_module
+from llmft_alignments import orpo as orpo_module
+from llmft_alignments import reward as reward_module
+from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
+from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
+from llmft_alignments.ppo import Ppo
+from llmft_alignments.ppo.diagnostics import Diagnostics
+from llmft_alignments.ppo.objective import PpoObjective
+from llmft_alignments.ppo.rollouts import RolloutSampler
+from llmft_alignments.reward import Reward, RewardObjective
+from llmft_alignments.sft import Sft
+from llmft_datasets.chat import Chat
+from llmft_datasets.from_stage import FromStage
+from llmft_datasets.jsonl import Columns as JsonlColumns
+from llmft_datasets.jsonl import Jsonl
+from llmft_datasets.preference import Columns as PreferenceColumns
+from llmft_datasets.preference import Preference
+from llmft_datasets.prompts import Columns as PromptsColumns
+from llmft_datasets.prompts import Prompts
+from llmft_datasets.triviaqa import TriviaQA
+from llmft_rewards.exact_match import ExactMatch
+from llmft_rewards.format import Format
+from llmft_rewards.length import Length
+from llmft_tasks.collect import Collect
+from llmft_tasks.rank import Rank
+from llmft_trackers import wandb as wandb_module
+from llmft_trackers.console import Console
+from llmft_trackers.jsonl import Jsonl as JsonlTracker
+from llmft_trackers.wandb import Wandb
+from pydantic import BaseModel
+
+from llmft.api import Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo
+from llmft.api.errors import LlmftError, WaitsForPeople
+from llmft.api.settings import TrainSettings
+from llmft.data import table_dataset
+from llmft.data.stage_rows import read_rows
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.registry.registry import Registry
+from tests.every_setting import Case, Lab, check, without_case
+from tests.plugins.alignments.ppo.test_objective import judged
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+def attached(adapter: type, make: Callable[[], Any] = tiny_llama) -> Callable[[Any], Any]:
+    return lambda config: adapter(config).attach(make())
+
+
+def layer(model: Any, name: str = "q_proj") -> Any:
+    return next(m for n, m in model.named_modules() if n.endswith(name) and hasattr(m, "lora_A"))
+
+
+def adapted(model: Any) -> list[str]:
+    return [n for n, m in model.named_modules() if hasattr(m, "lora_A")]
+
+
+def lora_cases(adapter: type) -> dict[str, Case]:
+    """Return the cases of LoRA's settings, which DoRA and QLoRA share."""
+    on = attached(adapter)
+
+    def rank(name: str):
+        return lambda config, lab: layer(on(config), name).lora_A["default"].weight.shape[0]
+
+    def scale(name: str):
+        return lambda config, lab: float(layer(on(config), name).scaling["default"])
+
+    def dropout(config, lab):
+        return getattr(layer(on(config)).lora_dropout["default"], "p", 0.0)
+
+    def biases(config, lab):
+        """Whether trained are biases, and those of layers with no update."""
+        model = attached(adapter, tiny_gpt2)(config)
+        names = [n for n, p in model.named_parameters() if p.requires_grad and "bias" in n]
+        return bool(names), any("ln_f" in name for name in names)
+
+    def targets(config, lab):
+        return {name.rpartition(".")[2] for name in adapted(on(config))}
+
+    def layers(config, lab):
+        return {name.split("layers.")[1][0] for name in adapted(on(config))}
+
+    def starts_at_zero(config, lab):
+        return not layer(on(config)).lora_B["default"].weight.any()
+
+    def whole(config, lab):
+        return {
+            name.split(".modules_to_save")[0].rpartition(".")[2]
+            for name, p in on(config).named_parameters()
+            if p.requires_grad and "modules_to_save" in name
+        }
+
+    def rates(config, lab):
+        groups = adapter(config).parameter_groups(on(config), TrainSettings(learning_rate=0.01))
+        return [group["lr"] for group in groups or () if "lr" in group]
+
+    every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    return {
+        "r": Case(3, rank("q_proj"), 3, was=8),
+        "lora_alpha": Case(40.0, scale("q_proj"), 40 / 8, was=16 / 8),
+        "lora_dropout": Case(0.25, dropout, 0.25, was=0.0),
+        "bias": Case("lora_only", biases, (True, False), was=(False, False)),
+        "target_modules": Case(["q_proj", "up_*"], targets, {"q_proj", "up_proj"}, was=every),
+        "use_rslora": Case(True, scale("q_proj"), 16 / math.sqrt(8), was=2.0),
+        "init_lora_weights": Case("orthogonal", starts_at_zero, False, was=True),
+        "modules_to_save": Case(["lm_head"], whole, {"lm_head"}, was=set()),
+        "layers_to_transform": Case([1], layers, {"1"}, was={"0", "1"}),
+        "rank_pattern": Case({"v_proj": 2}, rank("v_proj"), 2, was=8),
+        "alpha_pattern": Case({"v_*": 4.0}, scale("v_proj"), 4 / 8, was=2.0),
+        "loraplus_lr_ratio": Case(16.0, rates, [0.16], was=[]),
+    }
+
+
+def refused(adapter: type) -> Callable[[Any, Lab], set[str]]:
+    """Return what looks which keys are refused for a tiny Llama."""
+    return lambda config, lab: {path[0] for path, *_ in adapter(config).check(tiny_llama())}
+
+
+def soft_cases(adapter: type) -> dict[str, Case]:
+    """Return the cases of what every soft prompt has: facts of a model are held against it."""
+    see = refused(adapter)
+    facts = {"token_dim": 33, "num_layers": 5, "num_attention_heads": 3}
+    return {
+        "num_virtual_tokens": Case(
+            5, lambda config, lab: attached(adapter)(config).n_virtual, 5, was=20
+        ),
+        "num_transformer_submodules": Case(2, see, {"num_transformer_submodules"}, was=set()),
+        **{name: Case(value, see, {name}, was=set()) for name, value in facts.items()},
+    }
+
+
+def encoder(adapter: type) -> Callable[[Any], Any]:
+    return lambda config: attached(adapter)(config).encoder
+
+
+def lstm(config) -> Any:
+    return next(m for m in encoder(PTuning)(config).modules() if isinstance(m, torch.nn.LSTM))
+
+
+def kinds(adapter: type) -> Callable[[Any, Lab], bool]:
+    return lambda config, lab: any(
+        isinstance(m, torch.nn.Tanh) for m in encoder(adapter)(config).modules()
+    )
+
+
+def width(adapter: type) -> Callable[[Any, Lab], int]:
+    return lambda config, lab: max(
+        m.out_features for m in encoder(adapter)(config).modules() if isinstance(m, torch.nn.Linear)
+    )
+
+
+def first_width(config, lab: Lab) -> int:
+    layers = [m for m in encoder(Prefix)(config).modules() if isinstance(m, torch.nn.Linear)]
+    return layers[0].out_features
+
+
+def started(config, lab: Lab) -> str:
+    """Return as what the virtual tokens start: 'text', 'words' of the vocabulary, or 'random'."""
+    model = tiny_llama()
+    model.config._name_or_path = model.name_or_path = ""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokens = PromptTuning(config).attach(model).prompts()
+    table = model.get_input_embeddings().weight
+    found = [(row[None] == table).all(1).nonzero().flatten().tolist() for row in tokens]
+    if not all(found):
+        return "random"
+    said = bytes(ids[0] for ids in found if ids[0] < 256).decode(errors="replace")
+    return said if said.isascii() and said.isprintable() else "words"
+
+
+def tokenizer_folder(lab: Lab) -> str:
+    folder = lab.folder / "words"
+    if not folder.exists():
+        tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def offload(config, lab: Lab) -> Any:
+    """What PEFT is told; where there is no GPU, `check` refuses it by name."""
+    return Dora(config).peft_config(tiny_llama()).runtime_config.ephemeral_gpu_offload
+
+
+def loaded(name: str) -> Callable[[Any, Lab], Any]:
+    return lambda config, lab: QLora(config).load_options()[name]
+
+
+PROMPT = {"prompt_tuning_init": "TEXT", "num_virtual_tokens": 4}
+ADAPTERS: dict[type, dict[str, Case]] = {
+    Lora: lora_cases(Lora),
+    Dora: lora_cases(Dora) | {"ephemeral_gpu_offload": Case(True, offload, True, was=False)},
+    QLora: lora_cases(QLora)
+    | {
+        "load_in_4bit": Case(True, loaded("load_in_4bit"), True, alone=True),
+        "bnb_4bit_quant_type": Case("fp4", loaded("bnb_4bit_quant_type"), "fp4", was="nf4"),
+        "bnb_4bit_use_double_quant": Case(
+            False, loaded("bnb_4bit_use_double_quant"), False, was=True
+        ),
+        "bnb_4bit_compute_dtype": Case("float16", loaded("bnb_4bit_compute_dtype"), "float16"),
+    },
+    Prefix: soft_cases(Prefix)
+    | {
+        "prefix_projection": Case(True, kinds(Prefix), True, was=False),
+        "encoder_hidden_size": Case(
+            77, first_width, 77, also={"prefix_projection": True}, was=2 * 8
+        ),
+    },
+    PTuning: soft_cases(PTuning)
+    | {
+        "encoder_reparameterization_type": Case(
+            "LSTM",
+            lambda c, lab: any(isinstance(m, torch.nn.LSTM) for m in encoder(PTuning)(c).modules()),
+            True,
+            was=False,
+        ),
+        "encoder_hidden_size": Case(77, width(PTuning), 77, was=32),
+        "encoder_num_layers": Case(
+            3, lambda c, lab: lstm(c).num_layers, 3, {"encoder_reparameterization_type": "LSTM"}, 2
+        ),
+        "encoder_dropout": Case(
+            0.5, lambda c, lab: lstm(c).dropout, 0.5, {"encoder_reparameterization_type": "LSTM"}
+        ),
+    },
+    PromptTuning: soft_cases(PromptTuning)
+    | {
+        "prompt_tuning_init": Case(
+            "SAMPLE_VOCAB", lambda c, lab: started(c, lab) != "random", True, was=False
+        ),
+        "prompt_tuning_init_text": Case(
+            "abcd",
+            lambda c, lab: started(
+                c.model_copy(update={"tokenizer_name_or_path": tokenizer_folder(lab)}), lab
+            ),
+            "abcd",
+            also=PROMPT, alone=True,
+        ),
+        "tokenizer_name_or_path": Case(
+            "nowhere/at-all", refused(PromptTuning), {"tokenizer_name_or_path"},
+            also={**PROMPT, "prompt_tuning_init_text": "abcd"}, was={"prompt_tuning_init"},
+        ),
+    },
+}  # fmt: skip
+
+# --- alignments ----------------------------------------------------------------------------------
+
+ROW = Encoded((1, 2, 3, 4), (-100, -100, 3, 4), "row")
+RATIOS = ((0.5, -0.25), (-1.0, 0.75))
+
+
+def dpo_loss(config, lab: Lab) -> float:
+    """The loss of two pairs with these log-ratios, and two tokens in each answer."""
+    lab.patch.setattr(dpo_module, "pair_logps", lambda *_: torch.tensor(RATIOS))
+    items = [DpoItem(ROW, ROW, 0, None, "row", (0.0, 0.0))] * 2
+    return float(DpoObjective(config, share=False).loss(None, items)[0])
+
+
+def over_pairs(loss: Callable[[float, float], float]) -> float:
+    return sum(loss(won, lost) for won, lost in RATIOS)
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def discopop(tau: float, gap: float) -> float:
+    share = sigmoid(gap / tau)
+    return softplus(-gap) * (1 - share) + math.exp(-gap) * share
+
+
+def alpha(ratio: float, coefficient: float) -> float:
+    return math.exp((coefficient - 1) * ratio) / (coefficient - 1)
+
+
+DPO = {
+    "beta": Case(0.7, dpo_loss, over_pairs(lambda w, r: softplus(-0.7 * (w - r)))),
+    "loss_type": Case(["hinge"], dpo_loss, over_pairs(lambda w, r: max(0, 1 - 0.1 * (w - r)))),
+    "loss_weights": Case([3.0], dpo_loss, 3 * over_pairs(lambda w, r: softplus(-0.1 * (w - r)))),
+    "label_smoothing": Case(
+        0.2, dpo_loss,
+        over_pairs(lambda w, r: 0.8 * softplus(-0.1 * (w - r)) + 0.2 * softplus(0.1 * (w - r))),
+    ),
+    "f_divergence_type": Case(
+        "forward_kl", dpo_loss,
+        over_pairs(lambda w, r: softplus(-0.1 * (math.exp(-r) - math.exp(-w)))),
+    ),
+    "f_alpha_divergence_coef": Case(
+        2.5, dpo_loss, over_pairs(lambda w, r: softplus(-0.1 * (alpha(w, 2.5) - alpha(r, 2.5)))),
+        also={"f_divergence_type": "alpha_divergence"},
+        was=over_pairs(lambda w, r: softplus(-0.1 * (alpha(w, 0.5) - alpha(r, 0.5)))),
+    ),
+    "discopop_tau": Case(
+        0.5, dpo_loss, over_pairs(lambda w, r: discopop(0.5, 0.1 * (w - r))),
+        also={"loss_type": ["discopop"]},
+        was=over_pairs(lambda w, r: discopop(0.05, 0.1 * (w - r))),
+    ),
+}  # fmt: skip
+
+NLL = (0.5, 1.5, 0.25, 0.75)  # the chosen answer's two tokens, and the rejected one's
+
+
+def orpo_loss(config, lab: Lab) -> float:
+    """The loss of one pair, of answers of two tokens, and a prompt whose second one costs 2."""
+    asked = config.learn_prompt
+    nll = torch.tensor((2.0, *NLL) if asked else NLL)
+    rows = torch.tensor([0] * (3 if asked else 2) + [1, 1])
+    lab.patch.setattr(orpo_module, "pair_nll", lambda *_: (nll, rows))
+    pair = EncodedPair(ROW, ROW, 0, None, "row")
+    item = OrpoItem.of(pair, asked)
+    item = OrpoItem(*(getattr(item, n) for n in EncodedPair.__slots__), item.prompt, (-1.0,) * 4)
+    return float(OrpoObjective(config, share=False).loss(None, [item])[0])
+
+
+def log_odds(mean_nll: float) -> float:
+    return -mean_nll - math.log(1 - math.exp(-mean_nll))
+
+
+def ranked_by(config, lab: Lab) -> list[str]:
+    """Which stage's reward model ranks the answers before training."""
+    asked: list[str] = []
+    pair = EncodedPair(ROW, ROW, 0, None, "row")
+    lab.patch.setattr(
+        reranking, "reranked", lambda context, pairs, name: asked.append(name) or pairs
+    )
+    context = SimpleNamespace(
+        name="s", rows=lambda: [0], encode_pairs=lambda rows: [pair], shares_prompts=False,
+        fit=lambda items, objective: None,
+    )  # fmt: skip
+    Orpo(config).train(context)
+    return asked
+
+
+ODDS = softplus(-(log_odds(1.0) - log_odds(0.5)))
+ORPO = {
+    "beta": Case(0.7, orpo_loss, 1.0 + 0.7 * ODDS, was=1.0 + 0.1 * ODDS),
+    "learn_prompt": Case(True, orpo_loss, 4 / 3 + 0.1 * ODDS),
+    "kl_coef": Case(
+        0.4, orpo_loss,
+        1.0 + 0.1 * ODDS + 0.4 * sum(math.exp(nll - 1) - (nll - 1) - 1 for nll in NLL) / 2 / 2,
+    ),
+    "reward_model": Case("judge", ranked_by, ["judge"], was=[]),
+}  # fmt: skip
+
+REWARDS = torch.tensor([[2.0, 0.5], [1.0, 1.5]])
+
+
+def reward_loss(config, lab: Lab) -> float:
+    lab.patch.setattr(reward_module, "pair_rewards", lambda *_: REWARDS)
+    pairs = [EncodedPair(ROW, ROW, 0, 1.25, "row")] * 2
+    return float(RewardObjective(config, share=False).loss(None, pairs)[0])
+
+
+REWARD = {
+    "center_rewards_coefficient": Case(
+        0.3, reward_loss, softplus(-1.5) + softplus(0.5) + 0.3 * (2.5**2 + 2.5**2)
+    ),
+    "use_margin": Case(True, reward_loss, softplus(-1.5 + 1.25) + softplus(0.5 + 1.25)),
+}
+
+
+def objective(config) -> PpoObjective:
+    return PpoObjective(config, None, Diagnostics(lambda text: None), seed=0)
+
+
+def step(name: str) -> Callable[[Any, Lab], list[float]]:
+    """Return what gives one number of each token of two answers that are given."""
+
+    def see(config, lab: Lab) -> list[float]:
+        made = objective(config).rollouts(judged())
+        return torch.cat([getattr(one, name) for one in made]).tolist()
+
+    return see
+
+
+def next_kl_coef(config, lab: Lab) -> float:
+    """The coefficient after a step of two answers that lie 1.25 nats from the reference."""
+    made = objective(config)
+    made.rollouts(judged())
+    made.step_metrics()
+    return made.kl_coef
+
+
+def update(config, lab: Lab) -> float:
+    """The loss of an update of two tokens, of ratios 1.5 and 0.5, with advantage 1 each.
+
+    The first one's value has moved from 0 to where it should be, 1: it counts only so far.
+    """
+    from llmft_alignments.ppo import objective as module
+
+    stats = SimpleNamespace(
+        logps_N=torch.tensor([1.5, 0.5]).log(), entropy_N=torch.tensor([0.5, 1.0]), hidden_ND=None
+    )
+    lab.patch.setattr(module, "token_stats", lambda *_, **__: stats)
+    lab.patch.setattr(module, "values", lambda *_: torch.tensor([1.0, 0.0]))
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    batch = [SimpleNamespace(logps=zeros, values=zeros, advantages=ones, returns=ones, nuclei=())]
+    return float(objective(config).loss(None, batch)[0])
+
+
+def asked_to_draw(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks how a context is asked for answers."""
+
+    def see(config, lab: Lab) -> Any:
+        asked: dict[str, Any] = {}
+
+        def decode(prompts, max_new_tokens, **options):
+            asked.update(options, response_length=max_new_tokens)
+            return []
+
+        context = SimpleNamespace(
+            model=None, tokenizer=tiny_tokenizer(), decode=decode, reference_model=lambda: None,
+            load_stage=lambda stage: f"the model of {stage}", reward_function=lambda block: block,
+        )  # fmt: skip
+        made = RolloutSampler(config, context)
+        made.sample_rollouts([EncodedPrompt((1,), (-100,), "row", "p", ())], (0,), [0])
+        asked.update(reward_model=made.reward_model, reward=made.function)
+        return asked[name]
+
+    return see
+
+
+def value_rate(config, lab: Lab) -> float:
+    model = tiny_llama()
+    alignment = Ppo(config)
+    alignment.extend(model)
+    (group,) = alignment.parameter_groups(model, TrainSettings())
+    return group["lr"]
+
+
+def updates(config, lab: Lab) -> list[int]:
+    return [len(part) for part in objective(config).updates(6, 0)]
+
+
+RULE = Length.Config(method="length", target=4)
+VALUE = 0.5 * 0.8**2 + 0.5
+PURE = {
+    "center_values": False, "whiten_advantages": False, "kl_coef": 0.0, "lam": 1.0, "gamma": 1.0,
+}  # fmt: skip
+LATER = {"adap_kl_ctrl": True, "horizon": 4, "target": 1.0, "kl_coef": 0.2}
+PPO = {
+    "reward_model": Case(
+        "judge", asked_to_draw("reward_model"), "the model of judge", also={"reward": RULE}
+    ),
+    "reward": Case(
+        RULE, lambda c, lab: getattr(asked_to_draw("reward")(c, lab), "method", None), "length"
+    ),
+    "num_ppo_epochs": Case(2, updates, [6, 6], was=[6, 6, 6, 6]),
+    "num_mini_batches": Case(3, updates, [2, 2, 2], also={"num_ppo_epochs": 1}, was=[6]),
+    "num_generations": Case(3, lambda c, lab: objective(c).items_per_prompt, 3, was=1),
+    "response_length": Case(7, asked_to_draw("response_length"), 7, was=53),
+    "temperature": Case(1.3, asked_to_draw("temperature"), 1.3, was=0.7),
+    "top_p": Case(0.6, asked_to_draw("top_p"), 0.6, was=1.0),
+    "stop_token": Case("e", asked_to_draw("more_stops"), (ord("e"),), was=()),
+    "local_rollout_forward_batch_size": Case(5, asked_to_draw("batch_size"), 5, was=64),
+    "missing_eos_penalty": Case(
+        0.75, step("returns"), [2.0, 2.0, 2.0, -1.75, -1.75], also=PURE, was=[2.0] * 3 + [-1.0] * 2
+    ),
+    "kl_coef": Case(0.2, step("returns"), [1.7, 1.8, 1.9, -1.2, -1.1], also=PURE),
+    "kl_estimator": Case(
+        "k3", lambda c, lab: step("returns")(c, lab)[2], 2 - 0.2 * (math.exp(-0.5) - 0.5),
+        also={**PURE, "kl_coef": 0.2}, was=1.9,
+    ),
+    "adap_kl_ctrl": Case(
+        True, next_kl_coef, 0.05 * (1 - 0.2 * 2 / 10_000), also={"kl_coef": 0.05}, was=0.05
+    ),
+    "target": Case(1.3, next_kl_coef, 0.2 * (1 + (1.25 / 1.3 - 1) * 2 / 4), also=LATER),
+    "horizon": Case(8, next_kl_coef, 0.2 * (1 + 0.2 * 2 / 8), also=LATER),
+    "cliprange": Case(0.4, update, -1.4 - 0.5 + 0.1 * VALUE, was=-1.2 - 0.5 + 0.1 * VALUE),
+    "cliprange_value": Case(0.4, update, -1.7 + 0.1 * (0.5 * 0.6**2 + 0.5)),
+    "vf_coef": Case(0.8, update, -1.7 + 0.8 * VALUE),
+    "entropy_coef": Case(0.3, update, -1.7 + 0.1 * VALUE - 0.3 * 1.5),
+    "value_learning_rate": Case(0.02, value_rate, 0.02, was=0.1 / 32),
+    "center_values": Case(
+        False, step("values"), [0.1, 0.4, 0.9, -0.3, 0.5], also={"kl_coef": 0.0, "lam": 0.9}
+    ),
+    "gamma": Case(0.5, step("returns"), [0.5, 1.0, 2.0, -0.5, -1.0], also=PURE),
+    "lam": Case(0.0, step("returns"), [0.4, 0.9, 2.0, 0.5, -1.0], also=PURE),
+    "whiten_advantages": Case(
+        False, step("advantages"), [1.9, 1.6, 1.1, -0.7, -1.5],
+        also={"center_values": False, "kl_coef": 0.0, "lam": 1.0},
+    ),
+    "whiten_rewards": Case(
+        True, lambda c, lab: step("returns")(c, lab)[2] - step("returns")(c, lab)[4],
+        3 / math.sqrt(1.2), also={**PURE, "gamma": 1e-9}, was=3.0,
+    ),
+    "reward_clip": Case(1.5, step("returns"), [1.5, 1.5, 1.5, -1.0, -1.0], also=PURE),
+    "reward_scaling": Case(
+        True, lambda c, lab: step("returns")(c, lab)[0], 2 / math.sqrt(4.5), also=PURE, was=2.0
+    ),
+    "target_kl": Case(
+        0.1,
+        lambda c, lab: [objective(c).should_continue({"approx_kl": kl}) for kl in (0.149, 0.151)],
+        [True, False], was=[True, True],
+    ),
+}  # fmt: skip
+
+
+ALIGNMENTS: dict[type, dict[str, Case]] = {
+    Sft: {}, Dpo: DPO, Orpo: ORPO, Reward: REWARD, Ppo: PPO,
+}  # fmt: skip
+
+# --- tasks and rewards ---------------------------------------------------------------------------
+
+
+def sampling(name: str) -> Callable[[Any, Lab], Any]:
+    def see(config, lab: Lab) -> Any:
+        asked = []
+        context = SimpleNamespace(
+            rows=lambda: [], folder=lab.folder, sample=lambda prompts, how: asked.append(how) or []
+        )
+        Collect(config).run(context)
+        return getattr(asked[0], name)
+
+    return see
+
+
+SAMPLES = {"prompt": "a prompt", "completions": ["aaaa", "aa", "a"], "answers": ["aa"]}
+
+
+def ranked(config, lab: Lab, look: Callable[[Any], Any]) -> Any:
+    """Run a ranking of three answers to one prompt, and look at what is written."""
+    folder = lab.folder / "samples-of-collect"
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_text(json.dumps(SAMPLES) + "\n")
+    read: list[str] = []
+
+    def stage_folder(name: str):
+        read.append(name)
+        return folder
+
+    def load_stage(name: str):
+        raise Seen(f"the reward model of {name}")
+
+    context = SimpleNamespace(
+        name="rank", folder=lab.folder, stage_folder=stage_folder, note=print,
+        reward_function=Length,
+        load_stage=load_stage,
+    )  # fmt: skip
+    try:
+        Rank(config).run(context)
+    except (WaitsForPeople, Seen) as ended:
+        return look(SimpleNamespace(read=read, rows=[], ended=str(ended)))
+    rows = [json.loads(line) for line in (lab.folder / "rows.jsonl").read_text().splitlines()]
+    return look(SimpleNamespace(read=read, rows=rows, ended=""))
+
+
+class Seen(Exception):
+    """What a case looks for has been asked for."""
+
+
+def looks(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return lambda config, lab: ranked(config, lab, look)
+
+
+JUDGE = Length.Config(method="length", target=2, unit="characters")
+LONG = Length.Config(method="length", target=4, unit="characters")
+RANK = {
+    "samples": Case("drawn", looks(lambda found: found.read), ["drawn"], also={"judge": JUDGE}),
+    "judge": Case(
+        JUDGE, looks(lambda found: [row["chosen"] for row in found.rows][:1]), ["aa"], was=[]
+    ),
+    "reward_model": Case(
+        "judge", looks(lambda found: found.ended), "the reward model of judge"
+    ),
+    "pairs": Case(
+        "best_worst", looks(lambda found: len(found.rows)), 1, also={"judge": LONG}, was=3
+    ),
+    "raters": Case(3, looks(lambda found: "3 people" in found.ended), True, was=False),
+}  # fmt: skip
+COLLECT = {
+    "num_return_sequences": Case(7, sampling("num_return_sequences"), 7, was=4),
+    "max_new_tokens": Case(9, sampling("max_new_tokens"), 9, was=64),
+    "temperature": Case(0.5, sampling("temperature"), 0.5, was=1.0),
+    "top_p": Case(0.8, sampling("top_p"), 0.8, was=1.0),
+    "top_k": Case(12, sampling("top_k"), 12, was=0),
+}
+TASKS: dict[type, dict[str, Case]] = {Collect: COLLECT, Rank: RANK}
+
+
+def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]:
+    return lambda config, lab: [
+        float(reward(config).score("prompt", text, ("the cat",))) for text in completions
+    ]
+
+
+FORMAT = scores(Format, "ab c", "xab", "ab\nc d e f")
+ONLY = {"max_words": 100}
+REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
+    ExactMatch: {
+        # Without its article, the right answer is one word of the two that are given.
+        "partial": Case(0.5, scores(ExactMatch, "black cat", "cat"), [0.5 * 2 / 3, 1.0]),
+        "rambling": Case(0.25, scores(ExactMatch, "cat\nand more", "cat"), [0.75, 1.0]),
+    },
+    Format: {
+        "starts_with": Case("ab", FORMAT, [1.0, 0.5, 1.0], also=ONLY, was=[1.0, 1.0, 1.0]),
+        "ends_with": Case("b", FORMAT, [0.5, 1.0, 0.5], also=ONLY),
+        "contains": Case("c", FORMAT, [1.0, 0.5, 1.0], also=ONLY),
+        "lacks": Case("x", FORMAT, [1.0, 0.5, 1.0], also=ONLY),
+        "one_line": Case(True, FORMAT, [1.0, 1.0, 0.5], also=ONLY),
+        "max_words": Case(2, FORMAT, [1.0, 1.0, 0.5], also={"lacks": "%"}),
+    },
+    Length: {
+        "target": Case(8, scores(Length, "a b c d"), [0.5]),
+        "unit": Case("characters", scores(Length, "a b c d"), [1 - 3 / 4], also={"target": 4}),
+    },
+}
+
+# --- data sets -----------------------------------------------------------------------------------
+
+
+def rows(dataset: type, *records: Any, look: Callable[[list], Any] = lambda rows: rows):
+    """Return what reads records with the settings, from the split that they name, and looks."""
+
+    def see(config, lab: Lab) -> Any:
+        path = lab.folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        config = config.model_copy(update={"path": str(path)})
+        try:
+            found = read_rows(dataset(config), config.split, config.limit)
+        except LlmftError as error:
+            return error.faults[0].code
+        return look(found.rows)
+
+    return see
+
+
+def first(look: Callable[[Any], Any]) -> Callable[[list], Any]:
+    return lambda found: look(found[0])
+
+
+def reading(name: str, dataset: type) -> Callable[[Any, Lab], Any]:
+    """Return what looks where records are asked for."""
+
+    def see(config, lab: Lab) -> Any:
+        asked: dict[str, Any] = {}
+
+        def read_records(path, split, **options):
+            asked.update(options, path=path, split=split)
+            return iter(())
+
+        lab.patch.setattr(table_dataset, "read_records", read_records)
+        list(dataset(config).records(config.split))
+        lab.patch.undo()
+        return asked[name]
+
+    return see
+
+
+def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
+    """Return the cases of what every table has. bad: a record that cannot be used."""
+    three_bad = rows(dataset, good, *[bad] * 3, good, look=len)
+    path = {"path": "theirs/rows"}
+    skipping = {"on_bad_row": "skip", "max_bad_rows": 1.0}
+    return {
+        "path": Case("theirs/rows", reading("path", dataset), "theirs/rows", alone=True),
+        "subset": Case("main", reading("subset", dataset), "main", also=path),
+        "revision": Case("v2", reading("revision", dataset), "v2", also=path),
+        "data_files": Case(
+            {"train": "a.jsonl"}, reading("data_files", dataset), {"train": "a.jsonl"}, alone=True
+        ),
+        "split": Case("test", reading("split", dataset), "test", also=path, was="train"),
+        "limit": Case(1, rows(dataset, *[good] * 3, look=len), 1, was=3),
+        "on_bad_row": Case("skip", three_bad, 2, also={"max_bad_rows": 1.0}, was="E101"),
+        "max_bad_rows": Case(0.5, three_bad, "E104", also=skipping),
+    }
+
+
+COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": ["x", "y"]}
+CHAT = {
+    "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
+    "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
+}
+TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
+PAIR = {
+    "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
+    "sa": 3.0, "sb": 1.0, "right": ["x"], "all": ["u", "v"], "s": [1.0, 4.0], "k": [1, 2],
+}  # fmt: skip
+
+
+def made_from_stage(config, lab: Lab) -> list[str]:
+    """What `records` of a stage reads: the split 'train' alone, as far as `limit`."""
+    path = lab.folder / "rows.jsonl"
+    bad, good = {"prompt": "p"}, {"prompt": "p", "chosen": "c", "rejected": "r"}
+    path.write_text("".join(json.dumps(record) + "\n" for record in (good, bad, bad, good)))
+    dataset = FromStage(config)
+    dataset.upstream = {"stage": lab.folder}
+    try:
+        return [row.chosen for row in read_rows(dataset, config.split, config.limit).rows]
+    except LlmftError as error:
+        return [error.faults[0].code]
+
+
+def reference(config, lab: Lab) -> str:
+    try:
+        list(FromStage(config).records("train"))
+    except LlmftError as error:
+        return error.faults[0].what
+    return ""
+
+
+def asks(dataset: type) -> Callable[[Any, Lab], bool]:
+    return lambda config, lab: not isinstance(dataset(config).ask("why?"), str)
+
+
+def prompt_of(row: Any) -> Any:
+    return row.prompt
+
+
+ONE_BAD = {"on_bad_row": "skip"}
+DATASETS: dict[type, dict[str, Case]] = {
+    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
+    Chat: table_cases(Chat, CHAT, {"messages": []})
+    | {
+        "messages_column": Case(
+            "turns", rows(Chat, CHAT, look=first(lambda row: row.messages[0]["content"])), "q"
+        ),
+        "learn": Case(
+            "last", rows(Chat, CHAT, look=first(lambda row: type(row).__name__)), "CompletionRow"
+        ),
+    },
+    TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
+    | {
+        "subset": Case("rc", reading("subset", TriviaQA), "rc", was="rc.nocontext"),
+        "prompt_template": Case(
+            "Q {question}", rows(TriviaQA, TRIVIA, look=first(prompt_of)), "Q why"
+        ),
+        "completion_template": Case(
+            "{answer}!", rows(TriviaQA, TRIVIA, look=first(lambda row: row.completion)), "so!"
+        ),
+        "chat": Case(
+            True, rows(TriviaQA, TRIVIA, look=first(lambda row: isinstance(row.prompt, str))), False
+        ),
+    },
+    Prompts: table_cases(Prompts, COMPLETION, {"completion": "c"})
+    | {"chat": Case(True, asks(Prompts), True)},
+    Preference: table_cases(Preference, PAIR, {"prompt": "p"})
+    | {
+        "chat": Case(True, asks(Preference), True),
+        "max_bad_rows": Case(
+            0.7, rows(Preference, PAIR, *[{"prompt": "p"}] * 3, PAIR, look=len), 2,
+            also={"on_bad_row": "skip"}, was="E104",
+        ),
+        "on_bad_row": Case(
+            "skip", rows(Preference, PAIR, {"prompt": "p"}, look=len), 1,
+            also={"max_bad_rows": 1.0}, was="E101",
+        ),
+    },
+    FromStage: {
+        "stage": Case("rank", reference, "the stage 'rank' has yet to make them"),
+        "split": Case("test", made_from_stage, ["E109"], also={"stage": "r"}),
+        "limit": Case(1, made_from_stage, ["c"], also={"stage": "r"}),
+        "on_bad_row": Case("skip", made_from_stage, ["c", "c"], also={"stage": "r"}, was=["E101"]),
+        "max_bad_rows": Case(
+            0.4, made_from_stage, ["E104"], also={"stage": "r", **ONE_BAD}, was=["c", "c"]
+        ),
+    },
+}  # fmt: skip
+
+
+def columns(dataset: type, record: dict, look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    """Return what reads a record by a block of columns."""
+
+    def see(block, lab: Lab) -> Any:
+        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl")}
+        settings = dataset.Config.model_validate({**config, "columns": block.model_dump()})
+        return rows(dataset, record, look=first(look))(settings, lab)
+
+    return see
+
+
+def preference(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return columns(Preference, PAIR, look)
+
+
+def three(row: Any) -> tuple:
+    return row.chosen, row.rejected, row.margin
+
+
+def completion(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return columns(Jsonl, COMPLETION, look)
+
+
+ALL = {"candidates": "all"}
+BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
+    JsonlColumns: {
+        "prompt": Case("Q {q}", completion(prompt_of), "Q why", was="p"),
+        "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
+        "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
+        "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),
+    },
+    PromptsColumns: {
+        "prompt": Case("Q {q}", columns(Prompts, COMPLETION, prompt_of), "Q why", was="p"),
+        "answers": Case(
+            "right", columns(Prompts, COMPLETION, lambda row: row.answers), ("x", "y"), was=()
+        ),
+    },
+    PreferenceColumns: {
+        "prompt": Case("Q {q}", preference(prompt_of), "Q why", was="p"),
+        "chosen": Case("a", preference(three), ("so", "r", None), was=("c", "r", None)),
+        "rejected": Case("b", preference(three), ("c", "no", None)),
+        "margin": Case("gap", preference(three), ("c", "r", 1.5)),
+        "chosen_score": Case(
+            "sa", preference(three), ("c", "r", 2.0), also={"rejected_score": "sb"}, alone=True
+        ),
+        "rejected_score": Case(
+            "sb", preference(three), ("c", "r", 2.0), also={"chosen_score": "sa"}, alone=True
+        ),
+        "answers": Case("right", preference(lambda row: row.answers), ("x",), was=()),
+        "candidates": Case(
+            "all", preference(three), ("v", "u", 3.0), also={"scores": "s"}, alone=True
+        ),
+        "scores": Case("s", preference(three), ("v", "u", 3.0), also=ALL, alone=True),
+        "ranks": Case("k", preference(three), ("u", "v", None), also=ALL, alone=True),
+    },
+}
+
+# --- trackers ------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def drawn(config, lab: Lab) -> int:
+    """How many of a hundred steps, 1/128 s apart, are drawn as a moving line on a terminal."""
+    clock = iter(range(1000, 10_000))
+    out = Terminal()
+    for name, value in {"TERM": "xterm", "COLUMNS": "100"}.items():
+        lab.patch.setenv(name, value)
+    lab.patch.delenv("CI", raising=False)
+    lab.patch.setattr(sys, "stdout", out)
+    count = 0
+
+    class Counting(Console):
+        def _draw(self, progress, now):
+            nonlocal count
+            count += 1
+            self._drawn = now
+
+    time = SimpleNamespace(monotonic=lambda: next(clock) / 128)
+    lab.patch.setattr("llmft_trackers.console.time", time)
+    tracker = Counting(config)
+    for done in range(1, 101):
+        tracker.progress(Progress("sft", "train", done, 1000, {}, False))
+    lab.patch.undo()
+    return count
+
+
+def to_wandb(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks what a run's start tells the process that talks to wandb."""
+
+    def see(config, lab: Lab) -> Any:
+        told: list[dict] = []
+        keys: list[bool] = []
+
+        class Process:
+            def __init__(self, with_key: bool) -> None:
+                keys.append(with_key)
+
+            def tell(self, message) -> None:
+                told.append(dict(message))
+
+        for variable in ("WANDB_MODE", "WANDB_PROJECT"):
+            lab.patch.delenv(variable, raising=False)
+        lab.patch.setattr(wandb_module, "WandbProcess", Process)
+        folder = lab.folder / "run"
+        folder.mkdir(exist_ok=True)
+        Wandb(config).run_started(RunInfo("quick", folder, {}, ("sft",)))
+        return {**told[0], "with_key": keys[0]}[name]
+
+    return see
+
+
+TRACKERS: dict[type, dict[str, Case]] = {
+    Console: {
+        "live": Case(False, drawn, 0),
+        "refresh_per_second": Case(8.0, drawn, 7, was=4),
+    },
+    JsonlTracker: {},
+    Wandb: {
+        "project": Case("mine", to_wandb("project"), "mine", was="llmft"),
+        "entity": Case("us", to_wandb("entity"), "us"),
+        "name": Case("the third", to_wandb("name"), "the third", was="quick run"),
+        "group": Case("g", to_wandb("group"), "g"),
+        "tags": Case(["a", "b"], to_wandb("tags"), ["a", "b"], was=[]),
+        "mode": Case("offline", to_wandb("with_key"), False, was=True),
+    },
+}
+
+# --- the test ------------------------------------------------------------------------------------
+
+CASES: dict[str, dict[type, dict[str, Case]]] = {
+    "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
+    "dataset": DATASETS, "tracker": TRACKERS,
+}  # fmt: skip
+NEEDED: dict[type, dict[str, Any]] = {
+    Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
+    Preference: {"path": "rows.jsonl"}, Ppo: {"reward_model": "judge"}, Rank: {"samples": "drawn"},
+}  # fmt: skip
+ONE_CASE = [
+    pytest.param(cls, name, case, id=f"{kind}-{cls.method}-{name}")
+    for kind, classes in CASES.items()
+    for cls, cases in classes.items()
+    for name, case in cases.items()
+]
+
+
+def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
+    registry = Registry.discover()
+    builtin = {
+        (record.kind, record.method)
+        for record in registry.records(load=False)
+        if record.distribution == "llmft"
+    }
+    assert builtin == {(kind, cls.method) for kind, classes in CASES.items() for cls in classes}
+    missing = {
+        f"{kind} {cls.method}": fields
+        for kind, classes in CASES.items()
+        for cls, cases in classes.items()
+        if (fields := without_case(cls.Config, cases))
+    }
+    missing |= {
+        block.__module__: fields
+        for block, cases in BLOCKS.items()
+        if (fields := without_case(block, cases))
+    }
+    assert missing == {}
+    nested = {
+        info.annotation
+        for classes in CASES.values()
+        for cls in classes
+        for info in cls.Config.model_fields.values()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    }
+    assert nested == set(BLOCKS)
+
+
+@pytest.mark.parametrize(("cls", "name", "case"), ONE_CASE)
+def test_a_setting_of_a_method_acts(cls, name, case, tmp_path, monkeypatch):
+    needed = {"method": cls.method, **NEEDED.get(cls, {})}
+    if name == "data_files":  # in place of a path
+        needed.pop("path", None)
+    check(cls.Config, name, case, Lab(tmp_path, monkeypatch), **needed)
+
+
+@pytest.mark.parametrize(
+    ("block", "name"), [(block, name) for block, cases in BLOCKS.items() for name in cases]
+)
+def test_a_column_acts(block, name, tmp_path, monkeypatch):
+    check(block, name, BLOCKS[block][name], Lab(tmp_path, monkeypatch))

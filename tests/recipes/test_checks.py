@@ -1,0 +1,234 @@
+"""Rows R11, R13, R15: what cannot work together, and how stages refer to each other."""
+
+# Tables of recipes read best with one case on one line.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError
+from llmft.recipes import checks
+from llmft.recipes.load import load_recipe
+from tests.recipes.fakes import GOOD, FakeRegistry, Jsonl, Lora
+
+
+def only(found, code: str):
+    assert [fault.code for fault in found] == [code], "\n".join(f.line() for f in found)
+    return found[0]
+
+
+TRAIN = "      learning_rate: 2e-4"
+PREFIX = GOOD.replace("{method: lora, r: 16, lora_alpha: 32}", "{method: prefix}")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "lines", "words"),
+    [
+        (PREFIX.replace(TRAIN, "      gradient_checkpointing: true"), "E041", (10, 15), "prefix"),
+        (PREFIX.replace(TRAIN, "      packing: true\n      max_length: 9"), "E041", (10, 15), "packing"),
+        (PREFIX.replace("load_in_4bit: false", "load_in_8bit: true"), "E041", (7, 10), "quantised"),
+        (GOOD.replace("    start_from: sft\n", "    start_from: sft\n    train:\n      packing: true\n      max_length: 9\n"), "E041", (25, 27), "alignment cannot"),
+        (GOOD.replace("kind: preference", "kind: completion"), "E042", (20, 21), "preference rows"),
+        (GOOD.replace("dtype: bfloat16", "dtype: float16").replace(TRAIN, "      bf16: true"), "E040", (6, 15), "bfloat16"),
+        (GOOD.replace(TRAIN, "      warmup_steps: 3\n      warmup_ratio: 0.1"), "E040", (15, 16), "exclude"),
+        (GOOD.replace(TRAIN, "      learning_rate: 1e-7\n      lr_scheduler_type: polynomial"), "E040", (15, 16), "goes down to 1e-7"),
+        (GOOD.replace("{load_in_4bit: false}", "\n      load_in_4bit: true\n      load_in_8bit: true"), "E040", (8, 9), "exclude"),
+        (GOOD.replace("limit: 500", "split: a,\n      holdout: 0.1"), "E040", (17, 18), "exclude"),
+    ],
+)  # fmt: skip
+def test_r11_a_contradiction_names_both_lines(faults, text: str, code: str, lines, words) -> None:
+    fault = only(faults(text), code)
+    assert fault.what.endswith(f"(lines {lines[0]} and {lines[1]})"), fault.line()
+    assert fault.place.line in lines
+    assert words in fault.what
+    assert fault.fix
+
+
+@pytest.mark.parametrize("setting", ["optim: adamw_8bit", "optim: paged_adamw_32bit"])
+def test_r11_a_missing_package_is_the_machines_fault(load, monkeypatch, setting: str) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault) as caught:
+        load(GOOD.replace(TRAIN, "      " + setting))
+    assert caught.value.exit_code == 4
+    assert "bitsandbytes" in only(caught.value.faults, "E206").what
+
+
+def test_r11_qlora_asks_for_its_package_by_what_it_declares(faults, monkeypatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    qlora = GOOD.replace("method: lora, r: 8", "method: qlora, r: 8")
+    assert only(faults(qlora), "E206").place.line == 19
+    monkeypatch.setattr(checks, "find_spec", importlib.util.find_spec)
+    assert not faults(qlora)
+
+
+def test_r11_a_metric_that_nobody_brings_is_named(faults) -> None:
+    fault = only(faults(GOOD.replace("exact_match", "exact_mach")), "E043")
+    assert fault.fix == "did you mean 'exact_match'?"
+    assert "loss, perplexity, exact_match, f1" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "words"),
+    [
+        ("reward_model: reward", "reward_model: rewrad", "E030", "no earlier stage is called 'rewrad' (have: sft, reward)"),
+        ("start_from: sft", "start_from: sfd", "E030", "'sfd'"),
+        ("start_from: sft", "start_from: ppo", "E031", "refers to itself"),
+        ("    alignment: {method: sft}", "    start_from: reward\n    alignment: {method: sft}", "E031", "'reward' comes later than 'sft'"),
+        ("start_from: sft", "start_from: reward", "E033", "produces a reward model, and a policy is needed"),
+        ("reward_model: reward", "reward_model: sft", "E033", "produces a policy, and a reward model"),
+        ("    start_from: sft\n", "", "E034", "neither an adapter nor start_from"),
+        ("start_from: sft", "start_from: run:x", "E035", "'run:x'"),
+        ("start_from: sft", "start_from: run:../../etc/x", "E035", "run:"),
+        ("start_from: sft", "start_from: sft\n    adapter: {method: lora, r: 9}", "E034", "'r' is not what stage 'sft' has"),
+        ("start_from: sft", "start_from: sft\n    adapter: {method: prefix}", "E034", "'method' is not"),
+        ("name: reward\n", "name: sft\n", "E032", "2 stages are called 'sft' (lines 9 and 18)"),
+    ],
+)  # fmt: skip
+def test_r13_a_reference_that_cannot_be(faults, old: str, new: str, code: str, words: str) -> None:
+    text = GOOD.replace(old, new, 1)
+    if code == "E032":
+        text = text.replace("reward_model: reward", "reward_model: run:a/b")
+    fault = only(faults(text), code)
+    assert words in fault.what, fault.line()
+    assert fault.place.line
+    assert fault.fix
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        "start_from: run:2025.01-x_1/sft",
+        "start_from: sft\n    adapter: {method: lora, r: 16, lora_alpha: 32}",
+    ],
+)
+def test_r13_what_may_be_referred_to(load, new: str) -> None:
+    load(GOOD.replace("start_from: sft", new))
+
+
+def test_r13_a_circle_is_spelled_out(faults) -> None:
+    text = GOOD.replace(
+        "    alignment: {method: sft}", "    start_from: ppo\n    alignment: {method: sft}"
+    )
+    fault = only(faults(text), "E031")
+    assert fault.what == "the stages wait for each other: sft -> ppo -> sft"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), size=st.integers(1, 8))
+def test_r13_any_graph_of_stages_is_answered(tmp_path_factory, data, size: int) -> None:
+    targets = [
+        data.draw(st.one_of(st.none(), st.integers(0, size - 1)), label=f"stage {number}")
+        for number in range(size)
+    ]
+    text = "recipe: 1\nname: x\nmodel: {path: m}\nstages:\n"
+    for number, target in enumerate(targets):
+        how = "adapter: {method: lora}" if target is None else f"start_from: s{target}"
+        text += f"- {{name: s{number}, {how}, alignment: {{method: sft}}, data: {{method: jsonl, path: x}}}}\n"
+    path = tmp_path_factory.getbasetemp() / "graph.yaml"
+    path.write_text(text)
+    wrong = [
+        number for number, target in enumerate(targets) if target is not None and target >= number
+    ]
+    if not wrong:
+        load_recipe(path, FakeRegistry())
+        return
+    with pytest.raises(LlmftError) as caught:
+        load_recipe(path, FakeRegistry())
+    assert [fault.code for fault in caught.value.faults] == ["E031"] * len(wrong)
+    assert [fault.place.line for fault in caught.value.faults] == [5 + number for number in wrong]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("seed: 17", "output_dir: ../runs", "E046"), ("seed: 17", "output_dir: a/../../b", "E046"),
+        ("seed: 17", 'output_dir: "a\\\\..\\\\b"', "E046"), ("seed: 17", 'output_dir: "a\\0b"', "E046"),
+        ("seed: 17", "output_dir: ~/runs", "E046"), ("seed: 17", "output_dir: " + "x" * 300, "E046"),
+        ("name: rlhf-trivia", "name: NUL", "E046"), ("name: reward\n", "name: com1\n", "E046"),
+        ("name: rlhf-trivia", "name: a/b", "E028"), ("name: rlhf-trivia", "name: ..", "E028"),
+    ],
+)  # fmt: skip
+def test_r15_a_run_folder_cannot_lead_elsewhere(faults, old: str, new: str, code: str) -> None:
+    assert code in [fault.code for fault in faults(GOOD.replace(old, new, 1))]
+
+
+def test_r15_an_absolute_output_dir_is_fine(load) -> None:
+    assert (
+        load(GOOD.replace("seed: 17", "output_dir: /data/runs")).recipe.output_dir == "/data/runs"
+    )
+
+
+def test_a_mistake_elsewhere_does_not_hide_a_contradiction(faults) -> None:
+    text = PREFIX.replace(TRAIN, "      gradient_checkpointing: true\n      lerning_rate: 1")
+    assert [fault.code for fault in faults(text)] == ["E041", "E020"]
+
+
+def test_a_contradiction_is_not_made_up_from_what_is_wrong_anyway(faults) -> None:
+    text = GOOD.replace(TRAIN, "      packing: true\n      max_length: abc")
+    assert only(faults(text), "E022").place.line == 16
+    text = GOOD.replace("{method: lora, r: 16, lora_alpha: 32}", "{method: lorra}")
+    assert only(faults(text), "E024").place.line == 10
+
+
+def test_a_plugin_that_fails_when_asked_is_named(faults, monkeypatch) -> None:
+    monkeypatch.setattr(Jsonl, "row_kind", lambda self: 1 / 0)
+    assert {fault.code for fault in faults(GOOD)} == {"E502"}
+    monkeypatch.setattr(Lora, "load_options", lambda self: 1 / 0)
+    found = faults(GOOD)
+    assert all("ZeroDivisionError" in fault.what and fault.place.line for fault in found)
+
+
+def test_a_plugins_own_contradiction_is_placed_and_hides_no_other(faults) -> None:
+    data = "{method: jsonl, path: rows.jsonl, split: train}"
+    text = GOOD.replace(
+        data, "{method: jsonl, path: '-',\n      limit: 3}\n    evaluate: {limit: 0}", 1
+    )
+    found = faults(text.replace("    evaluate: {metrics: [exact_match, f1], limit: 500}\n", ""))
+    assert [(fault.code, fault.place.line) for fault in found] == [("E040", 12), ("E023", 14)]
+    assert found[0].what == "path '-' has no limit (lines 12 and 13)"
+    assert found[0].fix == "drop limit"
+
+
+def test_a_validator_that_crashes_is_put_to_its_plugin(faults) -> None:
+    fault = only(faults(GOOD.replace("path: rows.jsonl", "path: crash")), "E502")
+    assert "KeyError" in fault.what
+    assert fault.place.line == 12
+
+
+def test_a_setting_of_4_bits_without_them_is_refused(tmp_path):
+    from llmft.registry.registry import Registry
+
+    text = (
+        "recipe: 1\nname: x\nmodel: {path: gpt2, quantization: {QUANT}}\nstages:\n  - name: sft\n"
+        "    adapter: {method: lora}\n    alignment: {method: sft}\n    data: {method: triviaqa}\n"
+    )
+    path = tmp_path / "recipe.yaml"
+    for more in ("", "load_in_8bit: true, "):
+        path.write_text(text.replace("QUANT", f"{more}bnb_4bit_quant_type: fp4"))
+        with pytest.raises(RecipeError, match="only where weights are stored in 4 bits"):
+            load_recipe(path, Registry.discover())
+    path.write_text(text.replace("QUANT", "load_in_8bit: true, bnb_4bit_quant_type: nf4"))
+    assert load_recipe(path, Registry.discover()).recipe.model.quantization.bits == 8
+
+
+def test_a_qlora_stage_and_the_models_quantization_must_agree(tmp_path):
+    from llmft.registry.registry import Registry
+
+    text = (
+        "recipe: 1\nname: x\nmodel: {path: gpt2, quantization: {QUANT}}\nstages:\n  - name: sft\n"
+        "    adapter: {method: qlora}\n    alignment: {method: sft}\n    data: {method: triviaqa}\n"
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("QUANT", "load_in_4bit: true, bnb_4bit_use_double_quant: true"))
+    assert load_recipe(path, Registry.discover()).recipe.model.quantization.bits == 4
+    path.write_text(text.replace("QUANT", "load_in_4bit: true"))
+    with pytest.raises(RecipeError, match="with bnb_4bit_use_double_quant: True"):
+        load_recipe(path, Registry.discover())
+    path.write_text(text.replace("QUANT", "load_in_8bit: true"))
+    with pytest.raises(RecipeError, match="with load_in_4bit: True"):
+        load_recipe(path, Registry.discover())
