@@ -59,6 +59,7 @@ from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from llmft.registry.registry import Registry
+from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
 from tests.plugins.alignments.ppo.test_objective import judged
 
@@ -347,7 +348,7 @@ def ranked_by(config, lab: Lab) -> list[str]:
     lab.patch.setattr(
         reranking, "reranked", lambda context, pairs, name: asked.append(name) or pairs
     )
-    context = SimpleNamespace(
+    context = composed(
         name="s", rows=lambda: [0], encode_pairs=lambda rows: [pair], shares_prompts=False,
         fit=lambda items, objective: None,
     )  # fmt: skip
@@ -428,11 +429,13 @@ def asked_to_draw(name: str) -> Callable[[Any, Lab], Any]:
     def see(config, lab: Lab) -> Any:
         asked: dict[str, Any] = {}
 
-        def decode(prompts, max_new_tokens, **options):
-            asked.update(options, response_length=max_new_tokens)
+        def decode(prompts, params, **options):
+            asked.update(options, response_length=params.max_new_tokens)
+            asked.update(temperature=params.temperature, top_p=params.top_p)
+            asked["more_stops"] = tuple(params.stop_token_ids)
             return []
 
-        context = SimpleNamespace(
+        context = composed(
             model=None, tokenizer=tiny_tokenizer(), decode=decode, reference_model=lambda: None,
             load_stage=lambda stage: f"the model of {stage}", reward_function=lambda block: block,
         )  # fmt: skip
@@ -530,7 +533,7 @@ ALIGNMENTS: dict[type, dict[str, Case]] = {
 def sampling(name: str) -> Callable[[Any, Lab], Any]:
     def see(config, lab: Lab) -> Any:
         asked = []
-        context = SimpleNamespace(
+        context = composed(
             rows=lambda: [], folder=lab.folder, sample=lambda prompts, how: asked.append(how) or []
         )
         Collect(config).run(context)
@@ -556,7 +559,7 @@ def ranked(config, lab: Lab, look: Callable[[Any], Any]) -> Any:
     def load_stage(name: str):
         raise Seen(f"the reward model of {name}")
 
-    context = SimpleNamespace(
+    context = composed(
         name="rank", folder=lab.folder, stage_folder=stage_folder, note=print,
         reward_function=Length,
         load_stage=load_stage,

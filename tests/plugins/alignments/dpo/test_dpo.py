@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from llmft_alignments.reward import Reward, RewardObjective
 from llmft_alignments.reward.report import calibration, measured
 
 from llmft.api import Encoded, EncodedPair
+from tests.composed import composed
 
 ROW = Encoded((1, 2, 3), (-100, 2, 3), "row")
 POLICY = torch.tensor([[-1.0, -4.0], [-3.0, -2.0], [-2.5, -2.5]])
@@ -54,24 +56,18 @@ def test_several_losses_add_up_with_their_weights(monkeypatch):
     assert loss_of(monkeypatch, loss_type=["hinge", "ipo"])[0] == pytest.approx(one + other)
 
 
-class Context:
-    """What `HeldOut` asks of a stage."""
-
-    shares_prompts = False
-
-    def __init__(self) -> None:
-        self.model = torch.nn.Linear(1, 1)
-        self.train = type("Train", (), {"per_device_eval_batch_size": 2})()
-        self.told: list[tuple[str, int, int]] = []
-
-    def held_out(self):
-        return ["row"] * 3
-
-    def encode_pairs(self, rows):
-        return [EncodedPair(ROW, ROW, 0, None, "row") for _ in rows]
-
-    def progress(self, phase, done, of):
-        self.told.append((phase, done, of))
+def held_out_context():
+    """What `HeldOut` asks of a stage, and what it tells."""
+    told: list[tuple[str, int, int]] = []
+    return composed(
+        shares_prompts=False,
+        model=torch.nn.Linear(1, 1),
+        train=SimpleNamespace(per_device_eval_batch_size=2),
+        held_out=lambda: ["row"] * 3,
+        encode_pairs=lambda rows: [EncodedPair(ROW, ROW, 0, None, "row") for _ in rows],
+        progress=lambda phase, done, of: told.append((phase, done, of)),
+        told=told,
+    )
 
 
 def test_ties_of_held_out_pairs_count_as_wrong(monkeypatch):
@@ -79,7 +75,7 @@ def test_ties_of_held_out_pairs_count_as_wrong(monkeypatch):
 
     left = [POLICY[:2], POLICY[2:]]
     monkeypatch.setattr(pairs_module, "pair_logps", lambda model, some, share: left.pop(0))
-    context = Context()
+    context = held_out_context()
     found = HeldOut().preferences(context)
     assert found["preference_accuracy"] == pytest.approx(1 / 3)
     assert found["preference_margin"] == pytest.approx((3 - 1 + 0) / 3)
