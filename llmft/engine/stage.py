@@ -154,7 +154,7 @@ class StageRunner(StageResources):
             produces=self.work.produces,
             steps=report.steps,
             metrics={
-                "train_loss": report.last_loss,
+                "train_loss": report.train_loss,
                 **({"skipped_updates": report.skipped} if report.skipped else {}),
                 "train_seconds": round(report.seconds, 3),
                 "items_seen": report.items,
