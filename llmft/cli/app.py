@@ -16,6 +16,15 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. seed=3. Repeatable."),
 ]
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llmft import __version__
+
+        print(f"llmft {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="llmft",
     help="Fine-tune a language model from one recipe, and see an honest score.",
@@ -24,6 +33,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print llmft's version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def overrides(changes: list[str] | None, output_dir: str | None) -> list[str]:

@@ -73,13 +73,16 @@ def explain(
 
 @app.command()
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Ask torch what it sees too.")] = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Also ask torch which devices it can use (seconds).")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", hidden=True)] = False,  # its former name
     json: Json = False,
 ) -> Answer:
-    """Show what is installed and can work here."""
+    """Show what is installed, and what is wrong."""
     from llmft.cli.commands.doctor import as_text, examine
 
-    report = examine(deep=deep)
+    report = examine(with_torch=torch or deep)
     return report if json else as_text(report)
 
 

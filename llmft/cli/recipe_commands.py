@@ -62,15 +62,16 @@ def run(
 def validate(
     recipes: Annotated[list[str], typer.Argument(help="Recipes: paths or shipped names.")],
     set: Set = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Check against the model's config too (loads torch).")
+    model: Annotated[
+        bool, typer.Option("--model", help="Also check against the model's config (loads torch).")
     ] = False,
+    deep: Annotated[bool, typer.Option("--deep", hidden=True)] = False,  # its former name
     json: Json = False,
 ) -> Answer:
     """Find every mistake in recipes, without training."""
     from llmft.cli.commands.validate import as_text, check
 
-    checked = check(recipes, set or [], deep=deep)
+    checked = check(recipes, set or [], deep=model or deep)
     return {"recipes": checked} if json else as_text(checked)
 
 

@@ -18,6 +18,7 @@ from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources, upload
 from llmft.recipes.load import Loaded
+from llmft.recipes.locating import located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stage_references
 from llmft.registry.registry import Registry
@@ -196,7 +197,8 @@ def _run_stages(
                 ):
                     kept = fingerprint.set_aside(folder, stage.name)
                     trackers.note(f"{stage.name}: begins anew, {why}; what it had is in '{kept}'")
-                results[stage.name] = _run_stage(context, manager, folder, provenance)
+                with located(loaded, stage.name):
+                    results[stage.name] = _run_stage(context, manager, folder, provenance)
             if stage.name == part.last:
                 break
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from llmft.api import (
@@ -21,6 +22,7 @@ from llmft.api import (
 )
 from llmft.data.packing import PackedObjective, pack
 from llmft.engine.stage_resources import StageResources
+from llmft.hub.model_card import Place, card
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import groups_of, metric_of, numbers_of
@@ -31,6 +33,9 @@ from llmft.system.machine import seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
+
+_SAMPLES = 2**31 + 1
+"""In the place of a step: `sample` draws by other random numbers than a method's `decode` does."""
 
 
 class StageRunner(StageResources):
@@ -62,7 +67,7 @@ class StageRunner(StageResources):
             self.tokenizer,
             [prompt.input_ids for prompt in fitted],
             sampling,
-            seed=(self.seed, seed),
+            seed=(self.seed, _SAMPLES, seed),
             batch_size=self.train.per_device_eval_batch_size,
             on_batch=lambda done, total: self.progress("sample", done, total),
         )
@@ -243,7 +248,21 @@ class StageRunner(StageResources):
         made = (self.adapter, self.work) if isinstance(self.work, Alignment) else ()
         model = self.model if made else None
         artifacts.save_stage(
-            self.folder, self._run_folder.name, made, model, result, self.fingerprint
+            self.folder,
+            self._run_folder.name,
+            made,
+            model,
+            result,
+            self.fingerprint,
+            card=lambda in_peft: card(
+                self.recipe,
+                self.stage,
+                self.adapter.method,
+                asdict(result),
+                fsio.read_json(self._run_folder / "lock.json", artifacts.PUT_BACK),
+                Place(run=self._run_folder.name),
+                loads_in_peft=in_peft,
+            ),
         )
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:

@@ -27,6 +27,7 @@ from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.stage_rows import Rows, row_digests, stage_rows
 from llmft.engine.trackers import Trackers
 from llmft.modeling import base_model
+from llmft.recipes.locating import about
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.registry.return_checks import model_of, violation
@@ -140,7 +141,8 @@ class StageResources:
     @cached_property
     def _rows(self) -> tuple[Rows, Rows | None]:
         self.progress("read the rows", 0, 1)
-        train, judged = stage_rows(self.stage, self.dataset, self.seed)
+        with about("data.path"):
+            train, judged = stage_rows(self.stage, self.dataset, self.seed)
         for rows in (train, judged):
             if rows is not None and (note := rows.note()):
                 self.note(note)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
 from llmft.api.settings import PushToHub
-from llmft.hub.model_card import card, public_base, shareable, without_secrets
+from llmft.hub.model_card import Place, card, public_base, shareable, without_secrets
 from llmft.recipes.recipe import Recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
@@ -142,7 +142,7 @@ def adapter_files(
         stage_adapter(recipe, stage, registry).method,
         artifacts.result_of(folder),
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
-        asked.repo_id,
+        Place(repo_id=asked.repo_id),
         loads_in_peft="adapter_config.json" in files,
     )
     return {"README.md": text.encode(), **files}

@@ -11,6 +11,7 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
 from llmft.api.settings import ModelSource
 from llmft.modeling.model_size import refuse_absurd_sizes
+from llmft.recipes.locating import about
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
 
@@ -71,15 +72,22 @@ def load_tokenizer(source: ModelSource) -> Any:
     before_upstream()
     from transformers import AutoTokenizer
 
-    path = locate_model(source.tokenizer or source.path)
-    revision = _commit(path, None if source.tokenizer else source.revision)
-    with _found(path, revision):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    with about("model.tokenizer" if source.tokenizer else "model.path"):
+        path = locate_model(source.tokenizer or source.path)
+        revision = _commit(path, None if source.tokenizer else source.revision)
+        with _found(path, revision):
+            tokenizer = AutoTokenizer.from_pretrained(
+                path,
+                revision=revision,
+                trust_remote_code=False,
+                local_files_only=hub_commits.unreachable(),
+            )
     if source.chat_template is not None:
         tokenizer.chat_template = source.chat_template
     return tokenizer
 
 
+@about("model.path")
 def load_config(source: ModelSource) -> Any:
     """Return the model's configuration, without its weights."""
     before_upstream()
@@ -88,12 +96,18 @@ def load_config(source: ModelSource) -> Any:
     path = locate_model(source.path)
     revision = _commit(path, source.revision)
     with _found(path, revision):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            path,
+            revision=revision,
+            trust_remote_code=False,
+            local_files_only=hub_commits.unreachable(),
+        )
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True  # an encoder such as BERT then looks only backwards
     return config
 
 
+@about("model.path")
 def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
     """Return the frozen base model.
 
@@ -119,6 +133,7 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
             attn_implementation=dense_attention(source, config),
             quantization_config=_quantization(options),
             use_safetensors=True,
+            local_files_only=hub_commits.unreachable(),
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
@@ -132,6 +147,7 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
     return model
 
 
+@about("model.path")
 def empty_base(source: ModelSource) -> Any:
     """Return the base model on torch's meta device: its modules and shapes, without weights."""
     import torch
@@ -238,7 +254,8 @@ class _found:
         local = Path(self.path).is_dir()
         lines = [line.strip() for line in str(error).strip().splitlines()] or [repr(error)]
         reason = " ".join(lines) if of_config else lines[0]
-        unreached = constants.is_offline_mode() or "connect" in reason
+        offline = constants.is_offline_mode() or hub_commits.unreachable()
+        unreached = offline or "connect" in reason
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error

@@ -179,6 +179,19 @@ def test_doctor_shows_the_machine_the_packages_and_the_methods(llmft):
     assert {"lora", "sft"} <= {row["method"] for row in report["methods"]}
 
 
+def test_doctor_asks_torch_where_it_is_asked_to(llmft, monkeypatch):
+    monkeypatch.setattr(environment, "torch_devices", lambda: {"cuda": ["a GPU of torch's"]})
+    assert "a GPU of torch's" in llmft("doctor", "--torch").out
+    assert "a GPU of torch's" in llmft("doctor", "--deep").out  # its former name
+    assert "a GPU of torch's" not in llmft("doctor").out
+    for command in ("doctor", "validate"):
+        assert "--deep" not in llmft(command, "--help").out
+
+
+def test_the_version_is_an_option_too(llmft):
+    assert llmft("--version").out == llmft("version").out == f"llmft {__version__}\n"
+
+
 def test_doctor_names_a_missing_package_and_how_to_install_it(llmft, monkeypatch):
     monkeypatch.setattr(environment, "versions", lambda: {"llmft": "0.1.0", "peft": None})
     assert "package 'peft' is missing — fix: pip install 'peft'" in llmft("doctor").out

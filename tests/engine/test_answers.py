@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llmft.api import ChatRow, CompletionRow, Encoded, PromptRow, Sampling, TextRow, text_metrics
 from llmft.api.errors import DataError
+from llmft.engine.stage import StageRunner
 from llmft.evaluation import evaluation, generation
-from llmft.modeling import attention
+from llmft.modeling import attention, decoding
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 
@@ -103,6 +105,26 @@ def test_the_mean_loss_is_over_tokens_not_rows():
         assert evaluation.mean_loss(model, rows, size) == pytest.approx(total / 5, rel=1e-5)
     assert evaluation.perplexity(2.0) == pytest.approx(math.e**2)
     assert math.isfinite(evaluation.perplexity(1e9))
+
+
+def test_samples_and_a_methods_own_answers_are_drawn_by_different_random_numbers(monkeypatch):
+    """`collect` and PPO's first step would otherwise meet each prompt with the same numbers."""
+    used = []
+    for module in (decoding, generation):
+        monkeypatch.setattr(module, "stop_ids", lambda *_: [])
+        monkeypatch.setattr(module, "decode", lambda m, p, drawing, **_: used.append(drawing) or [])
+    monkeypatch.setattr(generation, "_fitted", lambda *_: [])
+    stage = SimpleNamespace(
+        seed=17, model=None, progress=lambda *_: None, encode_prompts=lambda *_: [],
+        tokenizer=SimpleNamespace(batch_decode=lambda *_, **__: []),
+        train=SimpleNamespace(per_device_eval_batch_size=8),
+    )  # fmt: skip
+    StageRunner.sample(stage, [], Sampling(2, 4))
+    StageRunner.sample(stage, [], Sampling(2, 4), seed=1)
+    for step in range(3):
+        StageRunner.decode(stage, [], 4, seed=(step,))
+    numbers = {tuple(decoding.uniforms(one, [0])[0].tolist()) for one in used}
+    assert len(used) == len(numbers) == 5
 
 
 def test_scores_are_means_over_rows_with_their_samples():

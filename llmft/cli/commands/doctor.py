@@ -13,10 +13,10 @@ from llmft.registry.registry import Registry
 _LITTLE_DISK_GIB = 2
 
 
-def examine(deep: bool) -> dict[str, Any]:
+def examine(with_torch: bool) -> dict[str, Any]:
     """Return what is installed, the machine, every method's state, and what a person should mend.
 
-    deep: ask torch about devices too, which takes seconds.
+    with_torch: ask torch about devices too, which takes seconds.
     """
     registry = Registry.discover()
     report: dict[str, Any] = {
@@ -25,7 +25,7 @@ def examine(deep: bool) -> dict[str, Any]:
         "packages": environment.versions(),
         "methods": [asdict(record) for record in registry.records()],
     }
-    if deep:
+    if with_torch:
         report["torch"] = environment.torch_devices()
     return report | {"problems": _problems(report) + list(registry.remarks)}
 
