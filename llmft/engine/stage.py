@@ -45,6 +45,7 @@ class StageRunner(StageResources):
         """Answer prompts greedily with the model as it is now."""
         from llmft.evaluation.generation import generate
 
+        self.progress("answer", 0, len(prompts))
         return generate(
             self.model,
             self.tokenizer,
@@ -62,6 +63,7 @@ class StageRunner(StageResources):
 
         asked = [PromptRow(prompt) for prompt in prompts]
         fitted = self.encode_prompts(asked, sampling.max_new_tokens)
+        self.progress("sample", 0, len(prompts))
         return sample(
             self.model,
             self.tokenizer,
@@ -98,6 +100,13 @@ class StageRunner(StageResources):
             keep_nuclei=top_p < 1,
         )  # fmt: skip
         answers: list[Answer] | None = None
+        in_training = isinstance(stopping, Stop)  # a step tells its own progress
+
+        def tell(done: int, total: int) -> None:
+            if not in_training:
+                self.progress("sample", done, total)
+
+        tell(0, len(prompts))
         with suppress(decoding.Stopped):
             answers = decoding.decode(
                 model,
@@ -106,9 +115,10 @@ class StageRunner(StageResources):
                 batch_size=batch_size or self.train.per_device_eval_batch_size,
                 numbers=numbers,
                 stopping=stopping,
+                on_batch=tell,
             )
         stopped = answers is None
-        if isinstance(stopping, Stop):  # in training all processes draw, and all stop if one does
+        if in_training:  # all processes draw, and all stop if one does
             stopped = bool(distributed.all_reduce_max(stopped))
         if stopped or answers is None:
             raise decoding.Stopped
@@ -141,6 +151,7 @@ class StageRunner(StageResources):
         before = self._before(saved)
         carried = {"before": before, "samples": list(self.samples), "reads": dict(self.reads)}
         checkpoints.carried = carried
+        self.progress("train", saved.step if saved else 0, plan.steps)
         seed_everything(self.seed + distributed.rank())  # each process drops out for itself
         report = loop.train(
             self.model,
@@ -213,6 +224,7 @@ class StageRunner(StageResources):
             encoded, report = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
             if when == "before" and (said := report.note()):
                 self.note(f"to judge the loss, {said}")
+            self.progress("evaluate", 0, len(encoded))
             loss = evaluation.mean_loss(
                 self.model,
                 encoded,
