@@ -72,7 +72,7 @@ def as_reachable() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    modules = (constants, datasets.config)
+    modules: tuple[Any, ...] = (constants, datasets.config)
     before = [module.HF_HUB_OFFLINE for module in modules]
     for module in modules:
         module.HF_HUB_OFFLINE = True

@@ -12,7 +12,9 @@ from llmft.registry.return_checks import is_number, shown, violation
 if TYPE_CHECKING:
     import torch
 
-ONLINE = ("draw", "updates", "goes_on", "step_metrics", "state", "restore")
+ONLINE = (
+    "sample_rollouts", "updates", "should_continue", "step_metrics", "state", "restore",
+)  # fmt: skip
 
 
 class CheckedObjective:
@@ -80,8 +82,8 @@ class CheckedOnlineObjective(CheckedObjective):
         wanted = len(prompts) * self.items_per_prompt
         found = len(drawn) if isinstance(drawn, Sequence) else shown(drawn)
         if found != wanted:
-            what = f"'draw' gives {found} items of {len(prompts)} prompts; {wanted} are wanted"
-            raise violation(self.method, what)
+            what = f"'sample_rollouts' gives {found} items of {len(prompts)} prompts"
+            raise violation(self.method, f"{what}; {wanted} are wanted")
         return drawn  # type: ignore[no-any-return]
 
     def updates(self, items: int, step: int) -> Iterator[Sequence[int]]:

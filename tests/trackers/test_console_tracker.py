@@ -185,7 +185,7 @@ def clock(monkeypatch):
 
 
 def lines_of(out: io.StringIO) -> list[str]:
-    return out.getvalue().splitlines()
+    return [line for line in out.getvalue().splitlines() if line]
 
 
 def test_a_phase_lasts_from_its_beginning_and_not_from_its_first_sign(monkeypatch, clock):

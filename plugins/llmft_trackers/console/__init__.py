@@ -59,6 +59,7 @@ class Console(Tracker[Any]):
         self._drawn = 0.0
         self._heard = time.monotonic()
         self._before: dict[str, Mapping[str, float]] = {}
+        self._stage = ""
 
     def run_started(self, run: RunInfo) -> None:
         """Say what runs, and where it writes."""
@@ -70,7 +71,7 @@ class Console(Tracker[Any]):
     def stage_started(self, stage: StageInfo) -> None:
         """Say what is trained, on what, and for how long."""
         share = stage.trainable_parameters / max(stage.total_parameters, 1)
-        self._say("")
+        self._set_apart(stage.name)
         self._say(f"stage {stage.name}: {stage.adapter} x {stage.alignment}")
         self._say(
             f"  trains {stage.trainable_parameters:,} of {stage.total_parameters:,}"
@@ -85,6 +86,7 @@ class Console(Tracker[Any]):
 
     def progress(self, progress: Progress) -> None:
         """Move the live line, or print a plain one for each logged step and finished phase."""
+        self._set_apart(progress.stage)
         now = time.monotonic()
         key = progress.stage, progress.phase
         started = key not in self._phases
@@ -148,6 +150,13 @@ class Console(Tracker[Any]):
         if status == "done" and (words := _next_command(stages, shlex.quote(str(self._folder)))):
             for line in _command("next: ", words, self._width()):
                 self._say(line)
+
+    def _set_apart(self, stage: str) -> None:
+        """Leave a line free before what is said of another stage."""
+        if stage != self._stage:
+            heard = self._heard  # the stage's first phase may have begun by then
+            self._say("")
+            self._stage, self._heard = stage, heard
 
     # --- the terminal ------------------------------------------------------------------------
 
