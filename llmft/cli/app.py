@@ -10,10 +10,14 @@ import typer
 Answer = str | dict[str, Any]
 """What a command returns, to be printed: a text, or data that becomes JSON."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer, or the error, as JSON.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. seed=3. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe, such as stages.sft.train.max_steps=10. Repeatable.",
+    ),
 ]
 
 
@@ -27,7 +31,8 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="llmft",
-    help="Fine-tune a language model from one recipe, and see an honest score.",
+    help="Fine-tune a language model from one recipe (a YAML file), and score it before and after."
+    " Try it: llmft run quickstart",
     epilog="--traceback, anywhere on the line, shows where an internal error came from.",
     add_completion=False,
     rich_markup_mode=None,

@@ -22,6 +22,9 @@ from llmft.system.signals import noted_interrupts
 _UsageError: Any = typer.BadParameter.__mro__[1]
 # Importing these modules registers their commands with `app`.
 COMMANDS = (recipe_commands, run_commands, info_commands)
+# What a newcomer needs first stands first in --help.
+_ORDER = [module.__name__ for module in COMMANDS]
+app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.callback.__module__)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -121,7 +121,7 @@ def test_a_failed_run_is_not_followed_by_what_to_type_next(monkeypatch):
     console = told(monkeypatch, out)
     console.run_started(RunInfo("quick", Path("runs/quick/1"), {}, ("sft",)))
     console.run_finished({"status": "failed"})
-    assert "quick failed: everything is in runs/quick/1" in out.getvalue()
+    assert "quick failed: what it has written is in runs/quick/1" in out.getvalue()
     assert "next:" not in out.getvalue()
 
 

@@ -137,8 +137,8 @@ def _stage(number: int, stage: StagePlan) -> str:
     if stage.counts is not None:
         counts = stage.counts
         lines.append(
-            f"   {counts.rows:,} rows, {counts.tokens:,} tokens ({counts.trained_tokens:,} learnt,"
-            f" longest row {counts.longest:,}), {counts.steps:,} steps"
+            f"   {counts.rows:,} rows, {counts.tokens:,} tokens"
+            f" ({counts.trained_tokens:,} trained on, longest row {counts.longest:,}), {counts.steps:,} steps"
         )
     lines += [f"   note: {remark}" for remark in stage.remarks]
     if not stage.total_parameters:

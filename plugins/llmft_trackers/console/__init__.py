@@ -86,7 +86,6 @@ class Console(Tracker[Any]):
 
     def progress(self, progress: Progress) -> None:
         """Move the live line, or print a plain one for each logged step and finished phase."""
-        self._set_apart(progress.stage)
         now = time.monotonic()
         key = progress.stage, progress.phase
         started = key not in self._phases
@@ -97,6 +96,7 @@ class Console(Tracker[Any]):
         left = phase.left(progress, now)
         if finished or (progress.logged and not self._is_live):
             ending = phase.took(now) if finished else left
+            self._set_apart(progress.stage)
             self._say(name_of(progress), *named(phase.metrics), *([ending] if ending else []))
             phase.said(progress, now)
         elif self._is_live:
@@ -105,6 +105,7 @@ class Console(Tracker[Any]):
                 self._line.draw(name_of(progress), share, named(phase.metrics), left)
                 self._drawn = now
         elif phase.is_due(progress, now):
+            self._set_apart(progress.stage)
             self._say(name_of(progress), *named(phase.metrics), *([left] if left else []))
         if finished:
             del self._phases[key]
@@ -146,7 +147,8 @@ class Console(Tracker[Any]):
             self._say(line)
         self._say("")
         took = f" in {duration(summary['seconds'])}" if "seconds" in summary else ""
-        self._say(f"{self._run.name} {status}{took}: everything is in {self._folder}")
+        written = "everything is" if status == "done" else "what it has written is"
+        self._say(f"{self._run.name} {status}{took}: {written} in {self._folder}")
         if status == "done" and (words := _next_command(stages, shlex.quote(str(self._folder)))):
             for line in _command("next: ", words, self._width()):
                 self._say(line)
@@ -154,9 +156,8 @@ class Console(Tracker[Any]):
     def _set_apart(self, stage: str) -> None:
         """Leave a line free before what is said of another stage."""
         if stage != self._stage:
-            heard = self._heard  # the stage's first phase may have begun by then
             self._say("")
-            self._stage, self._heard = stage, heard
+            self._stage = stage
 
     # --- the terminal ------------------------------------------------------------------------
 
