@@ -121,7 +121,7 @@ def verify_resume(
     kills: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="How often the run is killed.")
     ] = 3,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the moments.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Chooses the moments.")] = 0,
     steps: Annotated[
         int | None,
         typer.Option(

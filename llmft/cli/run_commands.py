@@ -15,7 +15,7 @@ from llmft.cli.app import Answer, Json, app
 @app.command()
 def generate(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="In quotes.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="Each in quotes.")],
     stage: Annotated[
         str | None,
         typer.Option(help="The stage that answers; default: the last that made a policy."),

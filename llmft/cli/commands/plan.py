@@ -138,7 +138,8 @@ def _stage(number: int, stage: StagePlan) -> str:
         counts = stage.counts
         lines.append(
             f"   {counts.rows:,} rows, {counts.tokens:,} tokens"
-            f" ({counts.trained_tokens:,} trained on, longest row {counts.longest:,}), {counts.steps:,} steps"
+            f" ({counts.trained_tokens:,} trained on, longest row {counts.longest:,}),"
+            f" {counts.steps:,} steps"
         )
     lines += [f"   note: {remark}" for remark in stage.remarks]
     if not stage.total_parameters:

@@ -70,17 +70,17 @@ class Console(Tracker[Any]):
 
     def stage_started(self, stage: StageInfo) -> None:
         """Say what is trained, on what, and for how long."""
-        share = stage.trainable_parameters / max(stage.total_parameters, 1)
+        part = stage.trainable_parameters / max(stage.total_parameters, 1)
         self._set_apart(stage.name)
         self._say(f"stage {stage.name}: {stage.adapter} x {stage.alignment}")
         self._say(
             f"  trains {stage.trainable_parameters:,} of {stage.total_parameters:,}"
-            f" parameters ({share:.2%})"
+            f" parameters ({part:.2%})"
         )
-        self._say(
-            f"  on {stage.rows:,} rows, {stage.tokens:,} tokens"
-            f" ({stage.trained_tokens:,} trained on), in {stage.steps:,} steps"
-        )
+        # Prompts have no token that is trained on: the answers are yet to be sampled.
+        rows = f"{stage.rows:,} rows" if stage.trained_tokens else f"{stage.rows:,} prompts"
+        share = f" ({stage.trained_tokens:,} trained on)" if stage.trained_tokens else ""
+        self._say(f"  on {rows}, {stage.tokens:,} tokens{share}, in {stage.steps:,} steps")
         for note in stage.notes:
             self._say(f"  note: {note}")
 
