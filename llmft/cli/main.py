@@ -119,7 +119,7 @@ def _faults_as_text(error: LlmftError) -> str:
         return encodable("\n".join(fault.line() for fault in error.faults), encoding)
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size().columns if terminal else 120
-    return render_faults(error.faults, color, width, encoding).rstrip("\n")
+    return render_faults(error.faults, color, width, encoding, wrap=terminal).rstrip("\n")
 
 
 def _bug(error: BaseException, command: str, as_json: bool, show_trace: bool) -> int:

@@ -278,15 +278,16 @@ PPO = {
 @pytest.mark.parametrize(("width", "line"), [
     (120, "[ppo] train 4/16  ━━━─────────  reward 1.2500  kl 0.3750  loss 0.1000  1,234 tokens/s"
           "  policy_loss 0.0100  1:38 left"),
-    (79, "[ppo] train 4/16  reward 1.2500  kl 0.3750  loss 0.1000  1,234 tokens/s  1:38 left"),
+    (200, "[ppo] train 4/16  ━━━─────────  reward 1.2500  kl 0.3750  loss 0.1000  1,234 tokens/s"
+          "  policy_loss 0.0100  1:38 left"),
+    (79, "[ppo] train 4/16  reward 1.2500  kl 0.3750  loss 0.1000  1:38 left"),
     (59, "[ppo] train 4/16  reward 1.2500  kl 0.3750  1:38 left"),
     (39, "[ppo] train 4/16  1:38 left"),
 ])  # fmt: skip
 def test_the_moving_line_shows_what_matters_and_fits(width, line):
     shown = composed("[ppo] train 4/16", 0.25, named(PPO), "1:38 left", width)
-    assert shown == line or len(line) > width
+    assert shown == line
     assert len(shown) <= width
-    assert shown.endswith("1:38 left")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -402,13 +403,13 @@ def test_stages_that_are_measured_alike_stand_in_one_table():
     )
     assert [line.split() for line in lines if line] == [
         ["stage", "loss"],
-        ["sft", "2.0000", ">", "0.0000"],
+        ["sft", "2.0000", "->", "0.0000"],
         ["stage", "prompts"],  # a column of zeros says nothing
         ["collect", "60"],
         ["collect-2", "61"],
         ["stage", "reward", "kl"],
-        ["ppo", "-", ">", "0.5000", "0.0000", ">", "2.00e-05"],
-        ["ppo-2", "0.5000", ">", "0.7500", "0.0000", ">", "1.0000"],
+        ["ppo", "-", "->", "0.5000", "0.0000", "->", "2.00e-05"],
+        ["ppo-2", "0.5000", "->", "0.7500", "0.0000", "->", "1.0000"],
     ]
 
 

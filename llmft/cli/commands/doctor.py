@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.cli.commands import environment
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import prose, table
 from llmft.registry.registry import Registry
 
 _LITTLE_DISK_GIB = 2
@@ -70,6 +70,6 @@ def as_text(report: dict[str, Any]) -> str:
             table(("machine", ""), facts),
             table(("package", "version"), packages),
             table(("kind", "method", "state", "reason"), methods) if methods else "no methods",
-            "problems:\n" + "\n".join(f"  {problem}" for problem in problems),
+            prose("problems:\n" + "\n".join(f"  {problem}" for problem in problems)),
         )
     )

@@ -19,6 +19,7 @@ from llmft.registry.registry import Registry
 from llmft.system import launcher
 from llmft.system.nearest import did_you_mean
 from llmft.system.quiet import captured_output
+from llmft.system.terminal import terminal_width, wrapped
 
 
 def run_recipe_file(
@@ -114,7 +115,8 @@ def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
     with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
         small, notes = smoke_recipe(loaded, Path(folder), registry)
     for note in notes:
-        print(f"note: {note}", flush=True)
+        for line in wrapped(f"note: {note}", terminal_width(sys.stdout)):
+            print(line, flush=True)
     return small
 
 

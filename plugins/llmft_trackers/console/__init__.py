@@ -115,7 +115,9 @@ class Console(Tracker[Any]):
         """Keep the scores before training; after it, print both and the difference."""
         if when == "before":
             self._before[stage] = dict(metrics)
-            self._say(f"[{stage}] before:", *(f"{n} {number(v)}" for n, v in metrics.items()))
+            first, *rest = [f"{name} {number(value)}" for name, value in metrics.items()] or [""]
+            if first:
+                self._say(f"[{stage}] before: {first}", *rest)
             return
         for line in _scores(self._before.pop(stage, {}), metrics, self._width()):
             self._say(line)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 BAR = 12
-MOST = 5
-"""Metrics on the line at most."""
+MOST, BEFORE_THE_BAR = 5, 3
+"""Metrics on the line at most, and those that are shown rather than the bar."""
 
 
 class LiveLine:
@@ -52,17 +52,18 @@ class LiveLine:
 
 def composed(head: str, share: float, metrics: Sequence[str], left: str, width: int) -> str:
     """Return what fits on a line: the phase, the time left, the first metrics, and a bar."""
-    kept: list[str] = []
     room = width - len(head)
     ending = f"  {left}" if left and len(left) + 2 <= room else ""
     room -= len(ending)
-    for metric in metrics[:MOST]:
-        if len(metric) + 2 > room:
+    bar = ""
+    kept: list[str] = []
+    for number, metric in enumerate([*metrics[:MOST], ""]):
+        if number == min(BEFORE_THE_BAR, len(metrics)) and room >= BAR + 2:
+            filled = round(min(max(share, 0.0), 1.0) * BAR)
+            bar = f"  {'━' * filled}{'─' * (BAR - filled)}"
+            room -= len(bar)
+        if not metric or len(metric) + 2 > room:
             break
         kept.append(metric)
         room -= len(metric) + 2
-    bar = ""
-    if room >= BAR + 2:
-        filled = round(min(max(share, 0.0), 1.0) * BAR)
-        bar = f"  {'━' * filled}{'─' * (BAR - filled)}"
     return head + bar + "".join(f"  {metric}" for metric in kept) + ending

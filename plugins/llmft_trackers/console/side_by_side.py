@@ -42,7 +42,7 @@ def _cells(result: Mapping[str, Any]) -> Cells:
     before, after = result.get("before") or {}, result.get("after") or {}
     if after:
         return {
-            name: f"{_scored(before[name]) if name in before else '-'} > {_scored(value)}"
+            name: f"{_scored(before[name]) if name in before else '-'} -> {_scored(value)}"
             for name, value in after.items()
         }
     return {name: plain(value) for name, value in measured(result).items()}
