@@ -17,6 +17,7 @@ from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.load import Loaded
+from llmft.recipes.locating import located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.registry.registry import Registry
@@ -81,10 +82,11 @@ def plan_recipe(loaded: Loaded, registry: Registry, *, in_ram: bool = True) -> R
         raise RecipeError.of(faults)
     recipe = loaded.written  # a later round takes what the first does
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
-        stages = [
-            plan_stage(recipe, stage, registry, in_ram=in_ram, folder=Path(scratch, stage.name))
-            for stage in recipe.stages
-        ]
+        stages = []
+        for stage in recipe.stages:
+            with located(loaded, stage.name):
+                place = Path(scratch, stage.name)
+                stages.append(plan_stage(recipe, stage, registry, in_ram=in_ram, folder=place))
     return RecipePlan(recipe, tuple(stages), tuple(_network(recipe, registry)))
 
 

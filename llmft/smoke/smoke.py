@@ -17,6 +17,7 @@ from llmft.engine.tiny_runs import make_upstream_runs
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.checks import OF_BITSANDBYTES
 from llmft.recipes.load import Loaded, load_recipe
+from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.registry.return_checks import smoke_overrides_of
@@ -43,7 +44,8 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
     recipe = loaded.written  # what is changed stands in the file, where a stage is once
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
-    own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
+    with located(loaded, ""), about("model.path"):
+        own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
     notes = [note]
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, stage in enumerate(recipe.stages):
@@ -55,8 +57,9 @@ def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Load
                 own = key.partition(".")[2]
                 notes.append(f"{stage.name}: {value['method']} stands in for its {own}")
         rows_here = folder / "rows" / str(number)
-        for key, value in _of_the_data(stage, rows_here, registry):
-            changes[f"stages.{number}.{key}"] = value
+        with located(loaded, stage.name), about("data.path"):
+            for key, value in _of_the_data(stage, rows_here, registry):
+                changes[f"stages.{number}.{key}"] = value
         if rows_here.is_dir():
             notes.append(f"{stage.name}: example rows stand in for the data")
     left_out: list[str] = []
@@ -161,8 +164,7 @@ def _of_the_data(stage: Stage, folder: Path, registry: Registry) -> Changes:
     if not examples or "path" not in type(config).model_fields:
         raise EnvironmentFault(
             "E201",
-            f"stages.{stage.name}.data: '{source}' is not here, and '{config.method}' brings no"
-            " example rows",
+            f"'{source}' is not here, and '{config.method}' brings no example rows",
             fix="give a local file for the smoke run: --set"
             f" stages.{stage.name}.data.path=rows.jsonl",
         )
