@@ -12,7 +12,7 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0
 Name = tuple[str, str, str | None]
 """A kind ('model' or 'dataset'), a name on the hub, and the revision that a recipe gives."""
 
