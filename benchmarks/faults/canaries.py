@@ -39,7 +39,7 @@ class Canaries:
         home.mkdir()
         broken = run_in_child(server, home, recipe, "bug", fault={"kind": "bug"})
         reports = [path.read_text() for path in broken.folder.glob("logs/crash-*.txt")]
-        words = [["doctor", "--json"], ["doctor", "--deep"], ["validate", "bug/recipe.yaml"]]
+        words = [["doctor", "--json"], ["doctor", "--torch"], ["validate", "bug/recipe.yaml"]]
         for number, argv in enumerate(words):
             server.start(argv, home / f"said-{number}.txt")
             server.end()

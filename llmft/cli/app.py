@@ -10,20 +10,46 @@ import typer
 Answer = str | dict[str, Any]
 """What a command returns, to be printed: a text, or data that becomes JSON."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer, or the error, as JSON.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. seed=3. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe, such as stages.sft.train.max_steps=10. Repeatable.",
+    ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llmft import __version__
+
+        print(f"llmft {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="llmft",
-    help="Fine-tune a language model from one recipe, and see an honest score.",
+    help="Fine-tune a language model from one recipe (a YAML file), and score it before and after."
+    " Try it: llmft run quickstart",
     epilog="--traceback, anywhere on the line, shows where an internal error came from.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print llmft's version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def overrides(changes: list[str] | None, output_dir: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from llmft.cli.app import Answer, Json, app, dumped
 
 @app.command("list-plugins")
 def list_plugins(json: Json = False) -> Answer:
-    """List the installed methods, broken ones too."""
+    """List the installed methods, including broken ones."""
     from llmft.cli.commands.plugins import as_text, records
 
     rows, remarks = records()
@@ -23,7 +23,7 @@ def list_plugins(json: Json = False) -> Answer:
 
 @app.command("list-recipes")
 def list_recipes(json: Json = False) -> Answer:
-    """List the recipes that llmft brings along."""
+    """List the recipes that come with llmft."""
     from llmft.cli.commands import shipped
     from llmft.cli.commands.output import table
 
@@ -64,7 +64,7 @@ def explain(
     code: Annotated[str | None, typer.Argument(help="An error code, such as E012.")] = None,
     json: Json = False,
 ) -> Answer:
-    """Tell what an error code means, or list them."""
+    """Explain an error code, or list all of them."""
     from llmft.cli.commands.explain import as_text, explanations
 
     found = explanations(code)
@@ -73,13 +73,16 @@ def explain(
 
 @app.command()
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Ask torch what it sees too.")] = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Also ask torch which devices it can use; loads torch.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", hidden=True)] = False,  # its former name
     json: Json = False,
 ) -> Answer:
-    """Show what is installed and can work here."""
+    """Check the machine, the packages and the methods."""
     from llmft.cli.commands.doctor import as_text, examine
 
-    report = examine(deep=deep)
+    report = examine(with_torch=torch or deep)
     return report if json else as_text(report)
 
 
@@ -87,20 +90,20 @@ def doctor(
 def import_(
     command: Annotated[
         str,
-        typer.Argument(help="A command line in quotes, a file that holds one, or '-' for stdin."),
+        typer.Argument(help="A command in quotes, a file that holds one, or - for stdin."),
     ],
     output: Annotated[
-        str | None, typer.Option(help="Write the recipe here; default: print it.")
+        str | None, typer.Option(metavar="FILE", help="Write the recipe here; default: print it.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="The adapter; default: what the command says.")
     ] = None,
     number: Annotated[
-        int | None, typer.Option(help="Which command of the file, counted from 1.")
+        int | None, typer.Option(metavar="N", help="Which command of the file, counted from 1.")
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write the recipe of another program's command line."""
+    """Turn a training script's command into a recipe."""
     from llmft.cli.commands.import_ import as_text, import_command, write
 
     imported = import_command(command, method=method, number=number)

@@ -22,6 +22,9 @@ from llmft.system.signals import noted_interrupts
 _UsageError: Any = typer.BadParameter.__mro__[1]
 # Importing these modules registers their commands with `app`.
 COMMANDS = (recipe_commands, run_commands, info_commands)
+# What a newcomer needs first stands first in --help.
+_ORDER = [module.__name__ for module in COMMANDS]
+app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.callback.__module__)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +119,7 @@ def _faults_as_text(error: LlmftError) -> str:
         return encodable("\n".join(fault.line() for fault in error.faults), encoding)
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size().columns if terminal else 120
-    return render_faults(error.faults, color, width, encoding).rstrip("\n")
+    return render_faults(error.faults, color, width, encoding, wrap=terminal).rstrip("\n")
 
 
 def _bug(error: BaseException, command: str, as_json: bool, show_trace: bool) -> int:

@@ -14,37 +14,48 @@ from llmft.cli.app import Answer, Json, Set, app, overrides
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or a shipped recipe's name.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     run_folder: Annotated[
-        str | None, typer.Argument(help="With --resume: the run; default: the newest unfinished.")
+        str | None,
+        typer.Argument(help="With --resume: the run's folder; default: the newest unfinished run."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that stopped.")
+        bool, typer.Option("--resume", help="Continue a run that stopped, where it stopped.")
     ] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Try the recipe with a tiny random model, in seconds.")
+        bool,
+        typer.Option(
+            "--smoke", help="Test the recipe in seconds: a tiny random model, few rows, no network."
+        ),
     ] = False,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="STAGE", help="Run this and what follows again."),
+        typer.Option(
+            "--from", metavar="STAGE", help="Resume, and run this stage and all after it again."
+        ),
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
     ] = None,
     set: Set = None,
     output_dir: Annotated[
-        str | None, typer.Option(help="Make the run folder under this folder.")
+        str | None,
+        typer.Option(
+            help="Make the run's folder under this one; default: the recipe's output_dir."
+        ),
     ] = None,
     accept_data_change: Annotated[
-        bool, typer.Option("--accept-data-change", help="Resume though the rows are others now.")
+        bool, typer.Option("--accept-data-change", help="Resume although the rows have changed.")
     ] = False,
     accept_plugin_change: Annotated[
-        bool, typer.Option("--accept-plugin-change", help="Resume though a plugin's code changed.")
+        bool,
+        typer.Option("--accept-plugin-change", help="Resume although a plugin's code has changed."),
     ] = False,
     break_lock: Annotated[
-        bool, typer.Option("--break-lock", help="Resume though a lost machine holds the folder.")
+        bool,
+        typer.Option("--break-lock", help="Resume although a machine that is gone holds the lock."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     json: Json = False,
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
@@ -60,31 +71,37 @@ def run(
 
 @app.command()
 def validate(
-    recipes: Annotated[list[str], typer.Argument(help="Recipes: paths or shipped names.")],
+    recipes: Annotated[
+        list[str], typer.Argument(help="Paths of recipes, or names of shipped ones.")
+    ],
     set: Set = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Check against the model's config too (loads torch).")
+    model: Annotated[
+        bool, typer.Option("--model", help="Also check against the model's config; loads torch.")
     ] = False,
+    deep: Annotated[bool, typer.Option("--deep", hidden=True)] = False,  # its former name
     json: Json = False,
 ) -> Answer:
-    """Find every mistake in recipes, without training."""
+    """Report every mistake in recipes, without training."""
     from llmft.cli.commands.validate import as_text, check
 
-    checked = check(recipes, set or [], model=deep)
+    checked = check(recipes, set or [], model=model or deep)
     return {"recipes": checked} if json else as_text(checked)
 
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or a shipped recipe's name.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     set: Set = None,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Plan for a GPU of this memory, e.g. 24GB."),
+        typer.Option(
+            metavar="SIZE",
+            help="Plan for a GPU of this memory, such as 24GB; default: this machine.",
+        ),
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Show what a recipe would train, take and write."""
+    """Show a recipe's steps, memory, files and network use."""
     from llmft.cli.commands.plan import as_json, as_text
     from llmft.cli.commands.plan import plan as planned
 
@@ -93,19 +110,23 @@ def plan(
 
 
 verify_app = typer.Typer(
-    help="Hold a promise of the documentation against your own recipe.", rich_markup_mode=None
+    help="Test on your own recipe what the documentation promises.", rich_markup_mode=None
 )
 app.add_typer(verify_app, name="verify")
 
 
 @verify_app.command("resume")
 def verify_resume(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or a shipped recipe's name.")],
-    kills: Annotated[int, typer.Option(min=1, max=1000, help="How often it is killed.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Which moments are chosen.")] = 0,
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    kills: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="How often the run is killed.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Chooses the moments.")] = 0,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000_000, help="Steps of each stage; default: the recipe's."),
+        typer.Option(
+            min=1, max=100_000_000, metavar="N", help="Steps of each stage; default: the recipe's."
+        ),
     ] = None,
     set: Set = None,
     output_dir: Annotated[
@@ -113,7 +134,7 @@ def verify_resume(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Run a recipe, kill and resume it, and compare to the bit."""
+    """Kill and resume a run, and compare it bit by bit with one that was not killed."""
     from llmft.cli.commands.verify import as_json, as_text, verify
 
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)

@@ -14,12 +14,17 @@ from llmft.cli.app import Answer, Json, app
 
 @app.command()
 def generate(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
-    stage: Annotated[str | None, typer.Option(help="Default: the last that made a policy.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="Each in quotes.")],
+    stage: Annotated[
+        str | None,
+        typer.Option(help="The stage that answers; default: the last that made a policy."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
+    ] = 64,
     no_adapter: Annotated[
-        bool, typer.Option("--no-adapter", help="Answer as the base model does.")
+        bool, typer.Option("--no-adapter", help="Let the base model answer, without the adapter.")
     ] = False,
     json: Json = False,
 ) -> Answer:
@@ -32,15 +37,21 @@ def generate(
 
 @app.command()
 def score(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
     file: Annotated[
-        str, typer.Argument(help="Records with text; or prompt, and completion or a pair.")
+        str,
+        typer.Argument(
+            help="Records with text, or prompt and completion, or prompt, chosen and rejected"
+            " (.jsonl, .json, .csv, .parquet)."
+        ),
     ],
     stage: Annotated[
-        str | None, typer.Option(help="Default: the last that made a reward model.")
+        str | None,
+        typer.Option(help="The stage that scores; default: the last that made a reward model."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Write lines of JSON here; default: print them.")
+        str | None,
+        typer.Option(metavar="FILE", help="Write the records here; default: print them as JSON."),
     ] = None,
     json: Json = False,
 ) -> Answer:
@@ -53,32 +64,37 @@ def score(
 
 @app.command()
 def rank(
-    target: Annotated[str, typer.Argument(help="A run folder, or a file of samples.")],
+    target: Annotated[str, typer.Argument(help="A run's folder, or a file of samples.")],
     rater: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who ranks; default: your user name.")
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page; default: any free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Port of the page; 0: any that is free."
+        ),
     ] = 0,
     terminal: Annotated[
-        bool, typer.Option("--terminal", help="Rank here, and not on a page.")
+        bool, typer.Option("--terminal", help="Rank in the terminal, not on a page.")
     ] = False,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Offer only so many samples this time.")
+        int | None, typer.Option(min=1, metavar="N", help="Samples to rank this time at most.")
     ] = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Show who rated how much, and how far they agree.")
+        bool, typer.Option("--status", help="Show who has ranked how much, and their agreement.")
     ] = False,
     export: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the preferences to a file.")
+        str | None, typer.Option(metavar="FILE", help="Write the preferences to this file.")
     ] = None,
     pairs: Annotated[
-        Literal["all", "best_worst"], typer.Option(help="Which pairs of a sample to take.")
+        Literal["all", "best_worst"], typer.Option(help="Which pairs each ranking gives.")
     ] = "all",
     judge: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Let a reward function or a reward stage rank."),
+        typer.Option(
+            metavar="NAME", help="Let a reward function, or the reward model of a stage, rank."
+        ),
     ] = None,
     json: Json = False,
 ) -> Answer:
@@ -104,20 +120,22 @@ def rank(
 
 @app.command()
 def push(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
     stage: Annotated[
-        str | None, typer.Option(help="Default: as the recipe says, else the last that trains.")
+        str | None,
+        typer.Option(help="The stage to send; default: the recipe's, else the last that trains."),
     ] = None,
     repo_id: Annotated[
         str | None,
-        typer.Option(help="Where to: my-name/my-adapter; default: the recipe's."),
+        typer.Option(help="The repository, such as my-name/my-adapter; default: the recipe's."),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see it; default: as the recipe says.")
+        bool,
+        typer.Option("--public", help="Make a new repository public; default: as the recipe says."),
     ] = False,
     json: Json = False,
 ) -> Answer:
-    """Send a finished adapter to the hub, with a card."""
+    """Send an adapter with its model card to the hub."""
     from llmft.cli.commands.push import as_text, pushed
 
     sent = pushed(run, stage, repo_id, public=public)

@@ -32,7 +32,10 @@ def _loaded(path: str, subset: str | None, split: str, revision: str | None) -> 
     commit = hub_commits.of_dataset(path, revision)
     try:
         try:
-            table = datasets.load_dataset(path, subset, split=split, revision=commit or revision)
+            with hub_commits.as_reachable():
+                table = datasets.load_dataset(
+                    path, subset, split=split, revision=commit or revision
+                )
         except (OSError, RuntimeError):
             place = hub_commits.downloaded(path, commit)
             if place is None:
@@ -67,7 +70,7 @@ def _hold_to_commit(table: Any, name: hub_commits.Name, wanted: str | None) -> N
 
 def _not_found(path: str, revision: str | None, error: Exception) -> EnvironmentFault:
     reason = (str(error).strip().splitlines() or [repr(error)])[0]
-    if "reach" in reason or "offline" in reason.lower():
+    if hub_commits.unreachable() or "reach" in reason or "offline" in reason.lower():
         return hub_commits.not_here(("dataset", path, revision))
     return EnvironmentFault(
         "E201",

@@ -18,6 +18,7 @@ from llmft.engine.trackers import Trackers
 from llmft.hub import sources, upload
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import located
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import result_of, shown
 from llmft.runs import fingerprint, locking, resuming, run_folder
@@ -203,7 +204,8 @@ class Session:
                     results[bound.name] = made
                 else:
                     self._set_aside(context, made, again, remade)
-                    results[bound.name] = self._run_stage(context, manager, provenance)
+                    with located(self.job, bound.name):
+                        results[bound.name] = self._run_stage(context, manager, provenance)
                 if bound.name == self.part.last:
                     break
         finally:

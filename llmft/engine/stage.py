@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
 from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.trackers import Trackers
+from llmft.hub.model_card import Place, card
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
@@ -109,6 +111,7 @@ class StageRunner:
         before = self._before(saved)
         carried = {"before": before, "samples": list(self.log.samples), "reads": dict(self.reads)}
         checkpoints.carried = carried
+        self.log.progress("train", saved.step if saved else 0, plan.steps)
         seed_everything(self.seed + distributed.rank())  # each process drops out for itself
         report = loop.train(
             self.models.model,
@@ -127,7 +130,7 @@ class StageRunner:
             produces=self.work.produces,
             steps=report.steps,
             metrics={
-                "train_loss": report.last_loss,
+                "train_loss": report.train_loss,
                 **({"skipped_updates": report.skipped} if report.skipped else {}),
                 "train_seconds": round(report.seconds, 3),
                 "items_seen": report.items,
@@ -183,6 +186,7 @@ class StageRunner:
             )
             if when == "before" and (said := report.note()):
                 self.log.note(f"to judge the loss, {said}")
+            self.log.progress("evaluate", 0, len(encoded))
             loss = evaluation.mean_loss(
                 self.models.model,
                 encoded,
@@ -212,7 +216,23 @@ class StageRunner:
         fsio.write_jsonl(self.folder / "samples.jsonl", self.log.samples)
         made = (self.models.adapter, self.work) if isinstance(self.work, Alignment) else ()
         model = self.models.model if made else None
-        artifacts.save_stage(self.folder, self.run.name, made, model, result, self.fingerprint)
+        artifacts.save_stage(
+            self.folder,
+            self.run.name,
+            made,
+            model,
+            result,
+            self.fingerprint,
+            card=lambda in_peft: card(
+                self.job.recipe,
+                self.spec,
+                self.models.adapter.method,
+                asdict(result),
+                fsio.read_json(self.run / "lock.json", artifacts.PUT_BACK),
+                Place(run=self.run.name),
+                loads_in_peft=in_peft,
+            ),
+        )
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
         from llmft.training.optimizer import joined_groups

@@ -15,6 +15,7 @@ from llmft.data.stage_rows import Rows, row_digests, stage_rows
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
+from llmft.recipes.locating import about
 
 
 class StageData:
@@ -44,7 +45,8 @@ class StageData:
     def split(self) -> tuple[Rows, Rows | None]:
         """The training rows, and those that the stage is scored on."""
         self.log.progress("read the rows", 0, 1)
-        train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
+        with about("data.path"):
+            train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
         for rows in (train, held_out):
             if rows is not None and (note := rows.note()):
                 self.log.note(note)

@@ -12,6 +12,9 @@ from llmft.engine.stage_data import StageData
 from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
 
+_SAMPLES = 2**31 + 1
+"""In the place of a step: `sample` uses other random numbers than a method's `decode` does."""
+
 
 class StageSampler:
     """The `sampler` of a StageContext."""
@@ -24,6 +27,7 @@ class StageSampler:
         """Return the greedy answer to each prompt."""
         from llmft.evaluation.generation import generate
 
+        self.log.progress("answer", 0, len(prompts))
         return generate(
             self.models.model,
             self.models.tokenizer,
@@ -41,12 +45,13 @@ class StageSampler:
 
         asked = [PromptRow(prompt) for prompt in prompts]
         fitted = self.data.encode_prompts(asked, params.max_new_tokens)
+        self.log.progress("sample", 0, len(prompts))
         return sample(
             self.models.model,
             self.models.tokenizer,
             [prompt.input_ids for prompt in fitted],
             params,
-            seed=(self.seed, seed),
+            seed=(self.seed, _SAMPLES, seed),
             batch_size=self.batch_size,
             on_batch=lambda done, total: self.log.progress("sample", done, total),
         )
@@ -70,6 +75,13 @@ class StageSampler:
         model = self.models.model if model is None else model
         stops = (*decoding.stop_ids(model, self.models.tokenizer), *params.stop_token_ids)
         answers: list[Answer] | None = None
+        in_training = isinstance(stopping, Stop)  # a step tells its own progress
+
+        def tell(done: int, total: int) -> None:
+            if not in_training:
+                self.log.progress("sample", done, total)
+
+        tell(0, len(prompts))
         with suppress(decoding.Stopped):
             answers = decoding.decode(
                 model,
@@ -80,9 +92,10 @@ class StageSampler:
                 batch_size=batch_size or self.batch_size,
                 numbers=numbers,
                 stopping=stopping,
+                on_batch=tell,
             )
         stopped = answers is None
-        if isinstance(stopping, Stop):  # in training all processes sample, and all stop if one does
+        if in_training:  # all processes sample, and all stop if one does
             stopped = bool(distributed.all_reduce_max(stopped))
         if stopped or answers is None:
             raise decoding.Stopped

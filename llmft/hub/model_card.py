@@ -1,6 +1,7 @@
 """The model card of an adapter: what it was made from, how well it does, and how to load it.
 
-A card is public. It holds names, never a path of this machine, and nothing that looks like a key.
+A card may become public. It holds names, never a path of this machine, and nothing that looks like
+a key.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -58,6 +60,14 @@ done with this adapter.
 """
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an adapter is: in a repository of the hub, or in the folder of a run (its id)."""
+
+    repo_id: str = ""
+    run: str = ""
+
+
 def is_hub_id(path: str) -> bool:
     """Return whether a model's path in a recipe means a repository of the hub."""
     return bool(HUB_ID.fullmatch(path)) and not Path(path).expanduser().exists()
@@ -103,13 +113,14 @@ def card(
     adapter: str,
     result: Mapping[str, Any],
     lock: Mapping[str, Any],
-    repo_id: str,
+    place: Place,
     *,
     loads_in_peft: bool,
 ) -> str:
     """Return the README.md of a stage's adapter.
 
-    result, lock: the run's result.json and lock.json. adapter: the adapter's method.
+    result, lock: the run's result.json and lock.json. adapter: the adapter's method. place: where
+    the card will be read.
     loads_in_peft: whether the files are an adapter as PEFT saves one.
     """
     base = public_base(recipe.model.path)
@@ -131,7 +142,7 @@ def card(
         llmft=lock.get("llmft", "of an unknown version"),
         scores=_scores(stage, result),
         data=_data(stage, lock),
-        loading=_loading(recipe, base, repo_id, known, loads_in_peft),
+        loading=_loading(recipe, stage, result, base, place, loads_in_peft),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
@@ -140,14 +151,17 @@ def card(
 
 def _scores(stage: Stage, result: Mapping[str, Any]) -> str:
     before, after = result.get("before", {}), result.get("after", {})
+    trained = ""
+    if result.get("steps"):
+        loss = _number(result.get("metrics", {}).get("train_loss"))
+        trained = f"Trained for {result['steps']:,} steps; mean training loss {loss}."
     if not after:
-        return "It was not evaluated."
+        return f"{trained} It was not evaluated.".strip()
     asked = stage.evaluate
     rows = "held-out rows of the training split" if asked and asked.holdout else "held-out rows"
     scores = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
-    return f"On {rows}, before and after training:\n\n" + _table(
-        ("metric", "before", "after"), scores
-    )
+    table = _table(("metric", "before", "after"), scores)
+    return f"On {rows}, before and after training:\n\n{table}\n\n{trained}".strip()
 
 
 def _number(value: Any) -> str:
@@ -163,24 +177,51 @@ def _data(stage: Stage, lock: Mapping[str, Any]) -> str:
     return _table(("setting", "value"), rows)
 
 
-def _loading(recipe: Recipe, base: str, repo_id: str, known: bool, loads_in_peft: bool) -> str:
+def _loading(
+    recipe: Recipe,
+    stage: Stage,
+    result: Mapping[str, Any],
+    base: str,
+    place: Place,
+    loads_in_peft: bool,
+) -> str:
+    """Return how the adapter is loaded: by llmft from the run's folder, and by PEFT where possible.
+
+    A repository of the hub holds no run folder, so there PEFT is named alone.
+    """
+    scores = result.get("produces") == "reward_model"
+    run = "RUN"  # a folder of this machine is named only as it is typed in any project
+    if place.run and not _is_absolute(recipe.output_dir):
+        run = f"{recipe.output_dir}/{recipe.name}/{place.run}"
+    what = f"score {run} texts.jsonl" if scores else f'generate {run} "your question"'
+    by_llmft = f"`llmft {what} --stage {stage.name}`"
     if not loads_in_peft:
-        return "PEFT does not know this method; llmft loads it: `llmft generate RUN QUESTION`."
+        return f"PEFT does not know this method; llmft loads it from the run's folder: {by_llmft}."
+    text = ""
+    if place.run:
+        named = f" (RUN is the folder of the run {place.run})" if run == "RUN" else ""
+        text = f"llmft, from the run's folder{named}: {by_llmft}.\n\nPlain PEFT:\n\n"
+    if scores:
+        text += (
+            "PEFT loads the adapter without the head that gives the score; llmft loads both.\n\n"
+        )
     revision = f', revision="{recipe.model.revision}"' if recipe.model.revision else ""
-    where, note = json.dumps(base), ""
+    where, first = json.dumps(base), ""
     if recipe.model.path.startswith(EMBEDDED):
         where = 'Path(llmft.__file__).parent / "assets" / "model"'
-        note = "import llmft\nfrom pathlib import Path\n\n"
-    said = "" if known or note else f"Put the path of your copy of `{base}` in its place.\n\n"
+        first = "from pathlib import Path\n\nimport llmft\n"
+    elif not is_hub_id(recipe.model.path):
+        text += f"Put the path of your copy of `{base}` in its place.\n\n"
     bits = recipe.model.quantization.bits
-    said += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
+    text += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
+    adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
     return (
-        f"{said}```python\n{note}from peft import PeftModel\n"
+        f"{text}```python\n{first}from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"base = {where}\n"
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
         f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
-        f'model = PeftModel.from_pretrained(model, "{repo_id}")\n```'
+        f'model = PeftModel.from_pretrained(model, "{adapter}")\n```'
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
 from llmft.api.settings import PushToHub
-from llmft.hub.model_card import card, public_base, shareable, without_secrets
+from llmft.hub.model_card import Place, card, public_base, shareable, without_secrets
 from llmft.recipes.job import Job
 from llmft.runs import artifacts
 from llmft.system import fsio
@@ -139,7 +139,7 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
         adapter.method,
         artifacts.result_of(folder),
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
-        asked.repo_id,
+        Place(repo_id=asked.repo_id),
         loads_in_peft="adapter_config.json" in files,
     )
     return {"README.md": text.encode(), **files}

@@ -89,6 +89,29 @@ def offload_without_gpu(draft: Draft) -> None:
         draft.set(entry.home, False, entry.flag, why)
 
 
+def encoder_that_acts(draft: Draft) -> None:
+    """Leave out settings of an encoder that the adapter does not have; PEFT ignores them there."""
+    method = draft.get("adapter.method")
+    names: tuple[str, ...] = ()
+    if method == "prefix" and not draft.get("adapter.prefix_projection"):
+        names, without, instead = (
+            ("encoder_hidden_size",),
+            "a projection",
+            "prefix_projection: true",
+        )
+    elif method == "ptuning" and draft.get("adapter.encoder_reparameterization_type") != "LSTM":
+        names, without = ("encoder_num_layers", "encoder_dropout"), "an LSTM"
+        instead = "encoder_reparameterization_type: LSTM"
+    for name in names:
+        entry = draft.entry(f"adapter.{name}")
+        if entry is not None and entry.flag is not None:
+            why = (
+                f"PEFT ignores it without {without}; to train with one write {instead} and"
+                f" {name}: {entry.raw or entry.value}"
+            )
+            draft.leave_out("adapter", entry.flag, why)
+
+
 def uploaded_where_asked(draft: Draft) -> None:
     """Make a block of --push_to_hub True; without it nothing is sent, whatever else is said."""
     asked = draft.entry("push_to_hub")
@@ -119,5 +142,6 @@ RULES: tuple[Callable[[Draft], Any], ...] = (
     warmup_that_acts,
     steps_that_count,
     offload_without_gpu,
+    encoder_that_acts,
     uploaded_where_asked,
 )

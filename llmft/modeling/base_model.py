@@ -13,6 +13,7 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
 from llmft.api.settings import ModelSource
 from llmft.modeling.model_size import refuse_absurd_sizes
+from llmft.recipes.locating import about
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
 
@@ -90,9 +91,12 @@ class BaseModel:
         before_upstream()
         from transformers import AutoConfig
 
-        with _found(self.path, self.revision):
+        with about("model.path"), _found(self.path, self.revision):
             config = AutoConfig.from_pretrained(
-                self.path, revision=self.revision, trust_remote_code=False
+                self.path,
+                revision=self.revision,
+                trust_remote_code=False,
+                local_files_only=hub_commits.unreachable(),
             )
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
@@ -105,12 +109,16 @@ class BaseModel:
         from transformers import AutoTokenizer
 
         source = self.source
-        path = locate_model(source.tokenizer) if source.tokenizer else self.path
-        revision = _commit(path, None) if source.tokenizer else self.revision
-        with _found(path, revision):
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, revision=revision, trust_remote_code=False
-            )
+        with about("model.tokenizer" if source.tokenizer else "model.path"):
+            path = locate_model(source.tokenizer) if source.tokenizer else self.path
+            revision = _commit(path, None) if source.tokenizer else self.revision
+            with _found(path, revision):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    path,
+                    revision=revision,
+                    trust_remote_code=False,
+                    local_files_only=hub_commits.unreachable(),
+                )
         if source.chat_template is not None:
             tokenizer.chat_template = source.chat_template
         return tokenizer
@@ -137,7 +145,7 @@ class BaseModel:
             0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
         )
         refuse_absurd_sizes(config, source, stored)
-        with _found(self.path, source.revision, config):
+        with about("model.path"), _found(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=config,
@@ -146,6 +154,7 @@ class BaseModel:
                 attn_implementation=dense_attention(source, config),
                 quantization_config=_quantization(options),
                 use_safetensors=True,
+                local_files_only=hub_commits.unreachable(),
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
@@ -265,7 +274,8 @@ class _found:
         local = Path(self.path).is_dir()
         lines = [line.strip() for line in str(error).strip().splitlines()] or [repr(error)]
         reason = " ".join(lines) if of_config else lines[0]
-        unreached = constants.is_offline_mode() or "connect" in reason
+        offline = constants.is_offline_mode() or hub_commits.unreachable()
+        unreached = offline or "connect" in reason
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error

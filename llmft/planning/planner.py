@@ -18,6 +18,7 @@ from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.training.step_plan import Plan
@@ -85,10 +86,11 @@ def plan_recipe(job: Job, *, in_ram: bool = True) -> RecipePlan:
     base = BaseModel(job.recipe.model)
     refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
-        stages = [
-            plan_stage(job, bound, base, in_ram=in_ram, folder=Path(scratch, bound.name))
-            for bound in job.written_stages  # a later round takes what the first does
-        ]
+        stages = []
+        for bound in job.written_stages:  # a later round takes what the first does
+            with located(job, bound.name):
+                place = Path(scratch, bound.name)
+                stages.append(plan_stage(job, bound, base, in_ram=in_ram, folder=place))
     return RecipePlan(job, base, tuple(stages), tuple(_network(job)))
 
 

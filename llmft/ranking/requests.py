@@ -21,10 +21,10 @@ class Desk:
         self,
         session: Session,
         go_on: Callable[[], str] = str,
-        all_reduce_max: Callable[[], float | None] | None = None,
+        agreed: Callable[[], float | None] | None = None,
     ) -> None:
         self.session, self._go_on = session, go_on
-        self._agreed = all_reduce_max
+        self._agreed = agreed
 
     def item(self, at: int | None) -> Asked:
         """Return the sample with this number, or the first unrated one; or how it ended."""
@@ -32,11 +32,11 @@ class Desk:
         if at is None:
             at = session.next_unrated()
         if at is None or not 0 <= at < len(session.samples):
-            all_reduce_max = self._agreed() if self._agreed else None
+            agreed = self._agreed() if self._agreed else None
             done = {
                 "go_on": self._go_on(),
                 "left": session.left_in_file,
-                "agreement": all_reduce_max,
+                "agreement": agreed,
             }
             return self._progress() | {"at": None, "done": done}
         shown = session.show(at)

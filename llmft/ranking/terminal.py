@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-import unicodedata
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase
 
 from llmft.ranking.ranking_session import Session, Shown
+from llmft.system.terminal import printable
 
 Say = Callable[[str], None]
-
-# Characters that turn the direction of all that follows: a text could pose as another.
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 HELP = """type an order, best first, such as   b > a = c   ('=' for a tie), or one of
   bad    none of the answers is any good
@@ -86,16 +83,6 @@ def order_of(typed: str, shown: Shown) -> list[list[int]] | str:
     if missing:
         return f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     return groups
-
-
-def printable(text: str) -> str:
-    """Return a text that cannot steer a terminal: its control characters are written out."""
-    return "".join(
-        char
-        if char in "\n\t" or (unicodedata.category(char) != "Cc" and char not in _TURNING)
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def _page(session: Session, at: int, shown: Shown) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ def save_stage(
     model: Any,
     result: StageResult,
     identity: str = "",
+    card: Callable[[bool], str] | None = None,
 ) -> None:
     """Write what a stage trained, then its result; the result says that the stage is finished.
 
     made_by: the adapter and the alignment; each writes its own part into one folder. Empty for a
     task, which has written its rows itself. identity: the hash of what the stage was made from.
+    card: returns the text of the adapter's README.md, told whether the files are as PEFT has them.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
     """
     if makers := tuple(made_by):
-        _save_adapter(folder / ADAPTER, run_id, makers, model)
+        _save_adapter(folder / ADAPTER, run_id, makers, model, card)
     made = {"run_id": run_id, "fingerprint": identity, **asdict(result)}
     if (folder / ROWS).is_file():
         made["rows_sha256"] = fsio.sha256(folder / ROWS)
@@ -42,7 +44,11 @@ def save_stage(
 
 
 def _save_adapter(
-    folder: Path, run_id: str, makers: Iterable[Adapter[Any] | Alignment[Any]], model: Any
+    folder: Path,
+    run_id: str,
+    makers: Iterable[Adapter[Any] | Alignment[Any]],
+    model: Any,
+    card: Callable[[bool], str] | None,
 ) -> None:
     import torch
 
@@ -52,6 +58,9 @@ def _save_adapter(
     with fsio.staged_folder(folder, run_id) as staged:
         for method in makers:
             method.save(model, staged)
+        if card is not None:  # in place of PEFT's empty template
+            text = card((staged / "adapter_config.json").is_file())
+            (staged / "README.md").write_text(text, "utf-8")
 
 
 def result_of(folder: Path) -> dict[str, Any]:

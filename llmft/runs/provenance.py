@@ -38,7 +38,8 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
         "processes": launch().count,
         "torch_build": torch.__config__.show().split(" - ")[1].strip(),
         "seed": seed,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        # The metadata of some wheels leaves out which build it is (+cpu, +cu130).
+        "packages": {name: _version(name) for name in _PACKAGES} | {"torch": torch.__version__},
         "plugins": list(plugins),
         "model": {"path": base.source.path, "sha256": model_hashes(base)},
         "git": git_state(),

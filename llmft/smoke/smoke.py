@@ -16,6 +16,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.checks import OF_BITSANDBYTES
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.return_checks import smoke_overrides_of
 from llmft.system import fsio
@@ -40,7 +41,8 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
     recipe = job.written  # what is changed stands in the file, where a stage is once
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
-    own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
+    with located(job, ""), about("model.path"):
+        own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
     notes = [note]
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, bound in enumerate(job.written_stages):
@@ -53,8 +55,9 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
                 own = key.partition(".")[2]
                 notes.append(f"{stage.name}: {value['method']} stands in for its {own}")
         rows_here = folder / "rows" / str(number)
-        for key, value in _of_the_data(bound, rows_here):
-            changes[f"stages.{number}.{key}"] = value
+        with located(job, stage.name), about("data.path"):
+            for key, value in _of_the_data(bound, rows_here):
+                changes[f"stages.{number}.{key}"] = value
         if rows_here.is_dir():
             notes.append(f"{stage.name}: example rows stand in for the data")
     left_out: list[str] = []
@@ -155,8 +158,7 @@ def _of_the_data(bound: BoundStage, folder: Path) -> Changes:
     if not examples or "path" not in type(config).model_fields:
         raise EnvironmentFault(
             "E201",
-            f"stages.{stage.name}.data: '{source}' is not here, and '{config.method}' brings no"
-            " example rows",
+            f"'{source}' is not here, and '{config.method}' brings no example rows",
             fix="give a local file for the smoke run: --set"
             f" stages.{stage.name}.data.path=rows.jsonl",
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ Name = tuple[str, str, str | None]
 """A kind ('model' or 'dataset'), a name on the hub, and the revision that a recipe gives."""
 
 _found: dict[Name, str] = {}
+_without_network: list[str] = []
+"""Why the hub could not be reached in this run; empty where it could, or was not asked."""
 
 
 def begin(known: Iterable[Mapping[str, Any]] = ()) -> None:
     """Forget what names meant to an earlier run. known: a lock's entries, which hold again."""
     _found.clear()
+    _without_network.clear()
     for entry in known:
         if entry["commit"]:
             _found[entry["kind"], entry["name"], entry["revision"]] = entry["commit"]
@@ -51,6 +55,34 @@ def is_commit(revision: str | None) -> bool:
     return bool(revision and _COMMIT.fullmatch(revision))
 
 
+def unreachable() -> bool:
+    """Return whether the hub was asked in this run and cannot be reached: the cache must do."""
+    return bool(_without_network)
+
+
+@contextmanager
+def as_reachable() -> Iterator[None]:
+    """Let upstream look into the cache only, for the block, where the hub cannot be reached.
+
+    Else it would try for half a minute, at each file.
+    """
+    if not unreachable():
+        yield
+        return
+    import datasets
+    from huggingface_hub import constants
+
+    modules: tuple[Any, ...] = (constants, datasets.config)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
 def _cached(name: Name) -> str | None:
     """Return what a name meant when it was fetched last, by the cache; None: unknown."""
     kind, repo, revision = name
@@ -74,7 +106,10 @@ def of_model(repo: str, revision: str | None) -> str | None:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        place = Path(hf_hub_download(repo, "config.json", revision=revision))
+        _ask(repo, revision)
+        place = Path(
+            hf_hub_download(repo, "config.json", revision=revision, local_files_only=unreachable())
+        )
         _found[name] = place.parent.name
     except errors.LocalEntryNotFoundError as error:
         raise not_here(name) from error
@@ -97,18 +132,43 @@ def of_model(repo: str, revision: str | None) -> str | None:
     return _found.get(name)
 
 
+def _ask(repo: str, revision: str | None) -> None:
+    """Ask the hub for a model once, and note where it cannot be reached.
+
+    Downloading would try again for 23 seconds where nothing is cached, and for each file anew.
+    Raises the client's errors where the hub answers that there is no such model.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+
+    if unreachable() or constants.is_offline_mode():
+        return
+    url = hf_hub_url(repo, "config.json", revision=revision)
+    try:
+        get_hf_file_metadata(url, timeout=_ANSWER_SECONDS)
+    except (
+        errors.RepositoryNotFoundError,  # and that of gated ones
+        errors.RevisionNotFoundError,
+        errors.EntryNotFoundError,
+    ):
+        raise
+    except Exception as error:  # of whichever HTTP library the client speaks through
+        _without_network.append(type(error).__name__)
+
+
 def of_dataset(repo: str, revision: str | None) -> str | None:
     """Return the commit from which every split of a data set is to be loaded; None: unknown."""
     name = ("dataset", repo, revision)
     if name not in _found and not is_commit(revision):
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, errors
 
         try:
             info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:
                 _found[name] = info.sha
-        except Exception:  # of whichever HTTP library this version of the client speaks through
-            pass  # loading it says better what is wrong, or finds it in the cache
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            pass  # loading it says better what is wrong
+        except Exception as error:  # of whichever HTTP library the client speaks through
+            _without_network.append(type(error).__name__)
     return known(name) or _cached(name)
 
 

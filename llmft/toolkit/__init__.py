@@ -24,6 +24,7 @@ from llmft.ranking import (
     remaining,
 )
 from llmft.system.fsio import write_json, write_jsonl, write_text
+from llmft.system.terminal import printable, terminal_width, wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ __all__ = [
     "load_tensors",
     "load_value_head",
     "normalize_answer",
+    "printable",
     "read_file",
     "read_ratings",
     "read_records",
@@ -63,11 +65,13 @@ __all__ = [
     "save_score_head",
     "save_tensors",
     "save_value_head",
+    "terminal_width",
     "text_of",
     "token_stats",
     "value_parameters",
     "values",
     "without_dropout",
+    "wrapped",
     "write_json",
     "write_jsonl",
     "write_text",

@@ -24,9 +24,10 @@ class LoopReport:
     skipped: int = 0
 
     @property
-    def last_loss(self) -> float:
-        """The loss of the last step that had one."""
-        return next((loss for loss in reversed(self.losses) if loss is not None), math.nan)
+    def train_loss(self) -> float:
+        """The mean of the steps' losses, as transformers has it; steps without one do not count."""
+        taken = [loss for loss in self.losses if loss is not None]
+        return math.fsum(taken) / len(taken) if taken else math.nan
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain data, for a checkpoint."""

@@ -87,6 +87,7 @@ def over_batches(
     size = context.train.per_device_eval_batch_size
     found = []
     with judging(context.models.model):
+        context.log.progress(phase, 0, len(pairs))
         for start in range(0, len(pairs), size):
             found.append(compute(pairs[start : start + size]).float().cpu())
             context.log.progress(phase, min(start + size, len(pairs)), len(pairs))

@@ -135,6 +135,7 @@ class Rank(Task["Rank.Config"]):
             )
         size, found = context.train.per_device_eval_batch_size, []
         with torch.no_grad():
+            context.log.progress("rank answers", 0, len(encoded))
             for start in range(0, len(encoded), size):
                 found += rewards(model, encoded[start : start + size]).tolist()
                 context.log.progress("rank answers", len(found), len(encoded))

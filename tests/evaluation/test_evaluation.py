@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from llmft.api import (
     text_metrics,
 )
 from llmft.api.errors import DataError
+from llmft.engine.stage_sampler import StageSampler
 from llmft.evaluation import evaluation, generation
-from llmft.modeling import attention
+from llmft.modeling import attention, decoding
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.composed import composed
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
@@ -38,6 +41,7 @@ def test_a_batch_of_unlike_prompts_is_answered_as_one_by_one(make, varlen):
     assert generation.generate(model, tokenizer, prompts, batch_size=3, **options) == alone
     expected = attention.NAME if varlen else "sdpa"
     assert model.config._attn_implementation == expected
+
 
 
 def test_a_prompt_that_fills_the_model_keeps_its_end():
@@ -112,6 +116,31 @@ def test_the_mean_loss_is_over_tokens_not_rows():
         assert evaluation.mean_loss(model, rows, size) == pytest.approx(total / 5, rel=1e-5)
     assert evaluation.perplexity(2.0) == pytest.approx(math.e**2)
     assert math.isfinite(evaluation.perplexity(1e9))
+
+
+def test_samples_and_a_methods_own_answers_are_drawn_by_different_random_numbers(monkeypatch):
+    """`collect` and PPO's first step would otherwise meet each prompt with the same numbers."""
+    used = []
+    for module in (decoding, generation):
+        monkeypatch.setattr(module, "stop_ids", lambda *_: [])
+        monkeypatch.setattr(
+            module, "decode", lambda m, p, params, *, seed, **_: used.append((params, seed)) or []
+        )
+    monkeypatch.setattr(generation, "_fitted", lambda *_: [])
+    stage = composed(
+        seed=17, model=None, progress=lambda *_: None, encode_prompts=lambda *_: [],
+        tokenizer=SimpleNamespace(batch_decode=lambda *_, **__: []),
+        train=SimpleNamespace(per_device_eval_batch_size=8),
+    )  # fmt: skip
+    stage.data.seed, stage.data.train = stage.seed, stage.train
+    sampler = StageSampler(stage.models, stage.data, stage.log)
+    params = SamplingParams(max_new_tokens=4, num_return_sequences=2)
+    sampler.sample([], params)
+    sampler.sample([], params, seed=1)
+    for step in range(3):
+        sampler.decode([], params, seed=(step,))
+    numbers = {tuple(decoding.uniforms(*one, [0])[0].tolist()) for one in used}
+    assert len(used) == len(numbers) == 5
 
 
 def test_scores_are_means_over_rows_with_their_samples():

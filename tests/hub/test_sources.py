@@ -87,6 +87,26 @@ def lock(folder: Path, name: str) -> list[dict]:
     return json.loads(path.read_text())["hub"]
 
 
+def test_n4_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path):
+    """The client by itself tries for 23 seconds, and for each file anew."""
+    code = (
+        "import time\nfrom llmft.api.errors import LlmftError\nfrom llmft.data import hub_tables\n"
+        "from llmft.system import hub_commits\nimport datasets, huggingface_hub.file_download\n"
+        "began = time.monotonic()\n"
+        "for ask in (lambda: hub_commits.of_model('org/model', None),\n"
+        "            lambda: list(hub_tables.hub_records('org/rows', None, 'train', None))):\n"
+        "    try:\n        ask()\n    except LlmftError as error:\n        print(error)\n"
+        "print(time.monotonic() - began)\n"
+    )
+    closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    model, rows, seconds = python(tmp_path, code, **closed).splitlines()
+    for text, fix in ((model, "hf download org/model"), (rows, "--repo-type dataset")):
+        assert "E201" in text
+        assert "the hub cannot be reached" in text
+        assert fix in text
+    assert float(seconds) < 12
+
+
 def test_what_a_hub_has_loads_is_written_down_and_is_there_when_the_network_is_not(
     filled, tmp_path
 ):

@@ -127,6 +127,25 @@ def test_what_had_to_change_is_told_with_its_reason():
     assert "the title 'P-Tuning' says so; the script prefix_tuning.py says prefix" in comment
 
 
+def test_settings_of_an_encoder_that_peft_ignores_are_left_out_with_the_reason(load):
+    """The p-tuning command by itself, without the heading that says which adapter is meant."""
+    command = find_commands(Path(COMMANDS).read_text("utf-8"), COMMANDS)[3]
+    alone = " ".join([f"python {command.script}", *map(str, command.flags)])
+    stage = load(alone).stages[0]
+    assert stage.adapter.method == "prefix"
+    assert stage.adapter.num_virtual_tokens == 30
+    assert stage.adapter.encoder_hidden_size is None
+    assert why(alone, "encoder_hidden_size") == (
+        "PEFT ignores it without a projection; to train with one write prefix_projection: true and"
+        " encoder_hidden_size: 768"
+    )
+    assert load(f"{alone} --prefix_projection True").stages[0].adapter.encoder_hidden_size == 768
+    tail = "--dataset_name triviaqa --model_id gpt2 --encoder_num_layers 3 --encoder_dropout 0.5"
+    assert "without an LSTM" in why(f"python p_tuning.py {tail}", "encoder_dropout")
+    kept = load(f"python p_tuning.py {tail} --encoder_reparameterization_type LSTM")
+    assert kept.stages[0].adapter.encoder_num_layers == 3
+
+
 def test_a_title_a_script_and_a_flag_are_heard_in_this_order(load):
     tail = "--dataset_name triviaqa --model_id gpt2 --peft_type PROMPT_TUNING"
     assert load(f"python train.py {tail}").stages[0].adapter.method == "prompt"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmft.ranking.terminal import order_of, printable, rank_in_terminal
+from llmft.ranking.terminal import order_of, rank_in_terminal
+from llmft.system.terminal import printable
 
 from .conftest import lines
 

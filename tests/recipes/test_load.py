@@ -172,6 +172,23 @@ def test_a_fault_is_printed_with_its_line_and_a_caret() -> None:
     assert "`llmft explain E020`" in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_on_a_terminal_a_message_breaks_between_words_and_a_command_is_left_whole(width):
+    command = "llmft run a/recipe.yaml runs/quickstart/20261126-181248-65e0e61c --resume"
+    what = "no earlier stage is called 'rewrad', and here are more words than fit on any line"
+    faults = [
+        Fault("E030", what, "write 'reward', or add a stage before this one that makes it", "a.b"),
+        Fault("E130", "stopped by SIGINT", f"go on with: {command}"),
+    ]
+    text = render_faults(faults, False, width, wrap=True)
+    lines = text.splitlines()
+    assert command in lines or f"  fix: go on with: {command}" in lines
+    assert max(len(line) for line in lines if command not in line) <= max(width, 55)
+    joined = " ".join(text.split())
+    assert f"error[E030] a.b: {what} fix: write 'reward', or add" in joined
+    assert f" — fix: go on with: {command}\n" in render_faults(faults, False, width)
+
+
 @pytest.mark.parametrize("width", [1, 20, 40, 80])
 @pytest.mark.parametrize("column", [1, 300, 990])
 def test_a_long_line_is_cut_around_the_caret(width: int, column: int) -> None:

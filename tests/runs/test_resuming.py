@@ -106,6 +106,21 @@ def test_c9_other_versions_and_threads_are_told(lock):
     assert told[2] == f"torch {lock['packages']['torch']} -> 99.0"
 
 
+def test_c9_two_builds_of_one_version_of_torch_are_told_apart(lock, monkeypatch):
+    """Some wheels' metadata says 2.13.0 where the build is +cpu or +cu130."""
+    import torch
+
+    from llmft.runs import provenance
+
+    assert lock["packages"]["torch"] == torch.__version__
+    monkeypatch.setattr(provenance.metadata, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    now = provenance.lock_of(17, "embedded:model", lock["plugins"])
+    assert now["packages"]["torch"] == "2.13.0+cu130"
+    told = changed_environment(lock, {**lock, "packages": lock["packages"] | {"torch": "x+cu130"}})
+    assert told == [f"torch {lock['packages']['torch']} -> x+cu130"]
+
+
 def test_c9_other_code_of_llmft_under_one_version_is_told(lock):
     now = {**copy.deepcopy(lock), "code": "f" * 64}
     assert changed_environment(lock, now) == [f"llmft's own code {lock['code'][:8]} -> ffffffff"]

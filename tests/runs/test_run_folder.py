@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -50,6 +51,47 @@ def test_a_run_leaves_everything_needed_to_understand_it(finished, recipe):
     assert {p["method"] for p in lock["plugins"]} == {"lora", "sft", "jsonl", "console"}
     assert len(lock["rows_sha256"]["sft"]["train"]) == 64
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_adapter_lies_beside_a_card_that_says_how_well_it_does_and_how_to_load_it(
+    finished, model_folder, rows_file
+):
+    folder = finished.folder / "stages/sft/adapter"
+    card = (folder / "README.md").read_text("utf-8")
+    result = finished.stages["sft"]
+    for name in ("loss", "exact_match"):
+        scores = f"| {name} | {result.before[name]:.4f} | {result.after[name]:.4f} |"
+        assert scores in card
+    assert f"Trained for 6 steps; mean training loss {result.metrics['train_loss']:.4f}." in card
+    assert "| path | `rows.jsonl` |" in card
+    lock = json.loads((finished.folder / "lock.json").read_text())
+    assert lock["rows_sha256"]["sft"]["train"] in card
+    assert f"(RUN is the folder of the run {finished.run_id})" in card
+    assert '`llmft generate RUN "your question" --stage sft`' in card
+    assert 'PeftModel.from_pretrained(model, "RUN/stages/sft/adapter")' in card
+    assert "More Information Needed" not in card  # PEFT's template
+    for place in (finished.folder.parent, model_folder.parent, rows_file.parent):
+        assert str(place) not in card
+    assert "README.md" in json.loads((folder / "manifest.json").read_text())["sha256"]
+
+
+def test_a_model_that_cannot_be_loaded_is_named_with_the_recipes_line(
+    run, recipe, model_folder, tmp_path
+):
+    place = shutil.copytree(model_folder, tmp_path / "broken")
+    (place / "model.safetensors").write_bytes(b"no tensors")
+    recipe["model"]["path"] = str(place)
+    with pytest.raises(LlmftError) as caught:
+        run(recipe)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.path) == ("E201", "model.path")
+    assert "broken" in fault.place.source
+    recipe["model"] |= {"path": str(model_folder), "tokenizer": str(tmp_path)}
+    with pytest.raises(LlmftError) as caught:
+        run(recipe)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.path) == ("E201", "model.tokenizer")
+    assert str(tmp_path) in fault.place.source
 
 
 def test_the_resolved_recipe_loads_to_the_same_recipe(finished):

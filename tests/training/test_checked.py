@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from llmft.api import OnlineObjective
 from llmft.api.errors import PluginError
-from llmft.training.checked import CheckedOnlineObjective
+from llmft.training.checked import ONLINE, CheckedOnlineObjective
 
 
 class Right:
@@ -28,7 +29,7 @@ class Right:
         raise NotImplementedError
 
     def sample_rollouts(self, prompts, numbers, step, stopping):
-        return self._gives("draw", [0] * 2 * len(prompts))
+        return self._gives("sample_rollouts", [0] * 2 * len(prompts))
 
     def updates(self, items, step):
         return self._gives("updates", [range(items)])
@@ -55,6 +56,11 @@ def asked(**wrong: Any) -> None:
     objective.state()
 
 
+def test_what_must_be_there_is_what_the_protocol_names():
+    named = {name for name in vars(OnlineObjective) if not name.startswith("_")}
+    assert set(ONLINE) == named - {"weight", "loss", "items_per_prompt"}
+
+
 def test_an_objective_that_is_right_passes():
     asked()
 
@@ -62,8 +68,8 @@ def test_an_objective_that_is_right_passes():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("draw", None, "'sample_rollouts' gives None items of 2 prompts; 4 are wanted"),
-        ("draw", [0], "'sample_rollouts' gives 1 items of 2 prompts; 4 are wanted"),
+        ("sample_rollouts", None, "'sample_rollouts' gives None items of 2 prompts; 4 are wanted"),
+        ("sample_rollouts", [0], "'sample_rollouts' gives 1 items of 2 prompts; 4 are wanted"),
         ("updates", None, "'updates' returns None"),
         ("updates", [], "'updates' gives no update"),
         ("updates", [[0, 4]], "'updates' names the item 4 of 4"),

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from llmft.cli.commands import environment
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import prose, table
 from llmft.registry.registry import Registry
 
 _LITTLE_DISK_GIB = 2
 
 
-def examine(deep: bool) -> dict[str, Any]:
+def examine(with_torch: bool) -> dict[str, Any]:
     """Return what is installed, the machine, every method's state, and what a person should mend.
 
-    deep: ask torch about devices too, which takes seconds.
+    with_torch: ask torch about devices too, which takes seconds.
     """
     registry = Registry.discover()
     report: dict[str, Any] = {
@@ -25,7 +25,7 @@ def examine(deep: bool) -> dict[str, Any]:
         "packages": environment.versions(),
         "methods": [asdict(record) for record in registry.records()],
     }
-    if deep:
+    if with_torch:
         report["torch"] = environment.torch_devices()
     return report | {"problems": _problems(report) + list(registry.remarks)}
 
@@ -70,6 +70,6 @@ def as_text(report: dict[str, Any]) -> str:
             table(("machine", ""), facts),
             table(("package", "version"), packages),
             table(("kind", "method", "state", "reason"), methods) if methods else "no methods",
-            "problems:\n" + "\n".join(f"  {problem}" for problem in problems),
+            prose("problems:\n" + "\n".join(f"  {problem}" for problem in problems)),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmft.api.errors import RecipeError
+from llmft.cli.commands.output import prose
 from llmft.cli.error_codes import CODES
 from llmft.system.nearest import did_you_mean
 
@@ -32,4 +33,4 @@ def as_text(found: list[dict[str, str]]) -> str:
     if len(found) > 1:
         return "\n".join(f"{item['code']}  {item['title']}" for item in found)
     item = found[0]
-    return f"{item['code']}: {item['title']}\n\n{item['meaning']}\n\nfix: {item['mend']}"
+    return prose(f"{item['code']}: {item['title']}\n\n{item['meaning']}\n\nfix: {item['mend']}")

@@ -1,36 +1,80 @@
-"""What commands print: tables that fit a terminal, or plain columns where nobody looks on."""
+"""What commands print: text and tables that fit a terminal, or unwrapped where nobody looks on."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
+
+from llmft.system.terminal import terminal_width, wrapped
 
 Row = Sequence[str]
+_GAP = 2
+_BOLD, _OFF = "\x1b[1m", "\x1b[0m"
+
+
+def prose(text: str) -> str:
+    """Return a text whose lines are wrapped to the terminal; as it is when piped."""
+    width = terminal_width(sys.stdout)
+    lines = (wrapped(line, width, indent=0) if line else [""] for line in text.split("\n"))
+    return "\n".join(part for parts in lines for part in parts)
 
 
 def table(header: Row, rows: Sequence[Row]) -> str:
-    """Return a table as text: wrapped to the terminal, or one unwrapped line a row when piped."""
-    if not sys.stdout.isatty():
-        return "\n".join(_columns([header, *rows]))
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Return a table as text: fitted to the terminal, or one unwrapped line a row when piped.
 
-    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for column, name in enumerate(header):
-        # The first column is what a reader looks up, or copies: it stays whole.
-        drawn.add_column(Text(name), overflow="fold", no_wrap=column == 0)
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console = Console(file=sys.stdout, highlight=False)
-    with console.capture() as captured:
-        console.print(drawn)
-    return captured.get().rstrip("\n")
+    Cells are broken between words only. Where that leaves no room for a table, each row becomes a
+    few lines: its first cell, and below it the others with their names.
+    """
+    width = terminal_width(sys.stdout)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    room = (width or 0) - _GAP * (len(header) - 1)
+    if width is None or sum(widths) <= room:
+        return "\n".join([_bold(_line(header, widths)), *(_line(row, widths) for row in rows)])
+    fitted = _fitted([header, *rows], widths, room)
+    if fitted is None:
+        return "\n\n".join(_record(header, row, width) for row in rows)
+    head, *body = (_cells(row, fitted) for row in [header, *rows])
+    return "\n".join([*map(_bold, head), *(line for lines in body for line in lines)])
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+def _fitted(rows: Sequence[Row], widths: Sequence[int], room: int) -> list[int] | None:
+    """Return widths that fit, none below a column's longest word; None where there are none."""
+    # The first column is what a reader looks up, or copies: it stays whole.
+    least = [widths[0]] + [
+        max((len(word) for row in rows for word in row[i].split()), default=0)
+        for i in range(1, len(widths))
     ]
+    spare = room - sum(least)
+    if spare < 0:
+        return None
+    wanted = [whole - word for whole, word in zip(widths, least, strict=True)]
+    total = sum(wanted)
+    return [word + spare * more // total for word, more in zip(least, wanted, strict=True)]
+
+
+def _cells(row: Row, widths: Sequence[int]) -> list[str]:
+    """Return the lines of a row whose cells are wrapped."""
+    cells = [
+        wrapped(cell, width, indent=0) if cell else []
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    return [_line(parts, widths) for parts in zip_longest(*cells, fillvalue="")]
+
+
+def _record(header: Row, row: Row, width: int) -> str:
+    named = zip(header[1:], row[1:], strict=True)
+    parts = [f"{name}: {cell}" if name else cell for name, cell in named if cell]
+    parts[:1] = [f"  {part}" for part in parts[:1]]
+    return "\n".join([_bold(row[0]), *wrapped(parts, width, indent=0)])
+
+
+def _line(row: Row, widths: Sequence[int]) -> str:
+    cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    return (" " * _GAP).join(cells).rstrip()
+
+
+def _bold(text: str) -> str:
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return text if plain or not sys.stdout.isatty() else f"{_BOLD}{text}{_OFF}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.cli.commands import shipped
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import prose, table
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system.quiet import before_upstream, captured_output
@@ -76,8 +76,8 @@ def as_text(verdict: Verdict) -> str:
         parts.append(_graph(found))
     parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]
     parts.append(_writes(found))
-    parts.append("network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",)))
-    parts.append(_fits(verdict))
+    network = "network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",))
+    parts += [prose(network), prose(_fits(verdict))]
     return "\n\n".join(parts)
 
 
@@ -136,18 +136,19 @@ def _stage(number: int, stage: StagePlan) -> str:
     if stage.counts is not None:
         counts = stage.counts
         lines.append(
-            f"   {counts.rows:,} rows, {counts.tokens:,} tokens ({counts.trained_tokens:,} learnt,"
-            f" longest row {counts.longest:,}), {counts.steps:,} steps"
+            f"   {counts.rows:,} rows, {counts.tokens:,} tokens"
+            f" ({counts.trained_tokens:,} trained on, longest row {counts.longest:,}),"
+            f" {counts.steps:,} steps"
         )
     lines += [f"   note: {remark}" for remark in stage.remarks]
     if not stage.total_parameters:
-        return "\n".join(lines)
+        return prose("\n".join(lines))
     kinds = list(dict.fromkeys(kind for peak in stage.peaks for kind in peak.by_kind))
     rows = [
         (peak.phase, *(_size(peak.by_kind.get(kind, 0)) for kind in kinds), _size(peak.total))
         for peak in stage.peaks
     ]
-    return "\n".join(lines) + "\n" + table(("peak of phase", *kinds, "in all"), rows)
+    return prose("\n".join(lines)) + "\n" + table(("peak of phase", *kinds, "in all"), rows)
 
 
 def _writes(found: RecipePlan) -> str:

@@ -166,14 +166,14 @@ def _on_page(
     from llmft.ranking.requests import Desk
     from llmft.ranking.serving import serve
 
-    def all_reduce_max() -> float | None:
+    def agreed() -> float | None:
         return agreement(samples, read_ratings(found.ratings))
 
     def go_on() -> str:
         done = finished(samples, read_ratings(found.ratings))
         return found.go_on if len(done) >= found.raters else ""
 
-    serve(Desk(session, go_on, all_reduce_max), found.ratings, port, say, open_page=open_page)
+    serve(Desk(session, go_on, agreed), found.ratings, port, say, open_page=open_page)
 
 
 def _in_terminal(session: Session, say: Callable[[str], None]) -> None:

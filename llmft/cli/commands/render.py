@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 from llmft.api.errors import Fault, Place
 from llmft.recipes.tree import UNSEEN, visible
+from llmft.system.terminal import wrapped
 
 _RED, _DIM, _OFF = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 _PLAIN = str.maketrans(
@@ -15,15 +17,23 @@ _PLAIN = str.maketrans(
 )  # fmt: skip
 
 
+_COMMAND = re.compile(r"(.*?)((?:llmft|hf|pip|wandb) .+)", re.DOTALL)
+
+
 def render_faults(
-    faults: Sequence[Fault], color: bool = False, width: int = 100, encoding: str = "utf-8"
+    faults: Sequence[Fault],
+    color: bool = False,
+    width: int = 100,
+    encoding: str = "utf-8",
+    wrap: bool = False,
 ) -> str:
     """Return the faults as text, each with its source line and a caret, and their count.
 
-    width: columns of the terminal; only source lines are cut to it, never a message. encoding: that
-    of the stream; what it cannot say is replaced, so that writing the text never fails.
+    width: columns of the terminal; source lines are cut to it. wrap: break messages between words
+    to fit it; else each is one line. encoding: that of the stream; what it cannot say is replaced,
+    so that writing the text never fails.
     """
-    parts = [_rendered(fault, color, max(width, 20), encoding) for fault in faults]
+    parts = [_rendered(fault, color, max(width, 20), encoding, wrap) for fault in faults]
     if len(faults) > 1:
         parts.append(f"{len(faults)} faults")
     codes = sorted({fault.code for fault in faults})
@@ -47,8 +57,10 @@ def encodable(text: str, encoding: str) -> str:
     return text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _rendered(fault: Fault, color: bool, width: int, encoding: str) -> str:
+def _rendered(fault: Fault, color: bool, width: int, encoding: str, wrap: bool) -> str:
     line = visible(fault.line())
+    if wrap:
+        line = "\n".join(_wrapped(line, width))
     head = f"error[{fault.code}]"
     if color and line.startswith(head):
         line = f"{_RED}{head}{_OFF}{line[len(head) :]}"
@@ -60,6 +72,18 @@ def _rendered(fault: Fault, color: bool, width: int, encoding: str) -> str:
         number, caret = f"{_DIM}{number}{_OFF}", f"{_RED}{caret}{_OFF}"
     blank = " " * (len(str(place.line)) + 2)
     return f"{line}\n{number}{source}\n{blank}| {caret}"
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Return a fault's line as several; a command is left whole, so that it can be copied."""
+    message, dash, fix = line.partition(" — fix: ")
+    if len(line) <= width or not dash:
+        return wrapped(line, width)
+    said = f"  fix: {fix}"
+    command = _COMMAND.fullmatch(said) if len(said) > width else None
+    if command is None:
+        return [*wrapped(message, width), *wrapped(said, width, indent=3)]
+    return [*wrapped(message, width), *wrapped(command[1].rstrip(), width, indent=3), command[2]]
 
 
 def _excerpt(place: Place, width: int, encoding: str) -> tuple[str, str, str]:

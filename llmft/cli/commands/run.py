@@ -20,6 +20,7 @@ from llmft.runs.accepted import NOTHING, Accepted
 from llmft.system import launcher
 from llmft.system.nearest import did_you_mean
 from llmft.system.quiet import captured_output
+from llmft.system.terminal import terminal_width, wrapped
 
 if TYPE_CHECKING:
     from llmft.modeling.base_model import BaseModel
@@ -118,7 +119,8 @@ def _smoke(job: Job) -> tuple[Job, BaseModel]:
     with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
         small, tiny, notes = smoke_recipe(job, Path(folder))
     for note in notes:
-        print(f"note: {note}", flush=True)
+        for line in wrapped(f"note: {note}", terminal_width(sys.stdout)):
+            print(line, flush=True)
     return small, tiny
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands.fields import fields
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import prose, table
 from llmft.registry.contract import Kind
 from llmft.registry.registry import Registry
 from llmft.system.nearest import did_you_mean
@@ -70,7 +70,7 @@ def _text(method: dict[str, Any]) -> str:
     ]  # fmt: skip
     parts = [
         f"{method['kind']} '{method['method']}'",
-        method["doc"],
+        prose(method["doc"]),
         table(("key", "type", "default", "bounds", "meaning"), rows),
     ]
     if method["capabilities"]:

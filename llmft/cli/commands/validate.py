@@ -9,6 +9,7 @@ from typing import Any
 
 from llmft.api.errors import Fault, LlmftError
 from llmft.cli.commands import shipped
+from llmft.cli.commands.output import prose
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system.quiet import captured_output
@@ -63,7 +64,7 @@ def _checked(
 
 def as_text(checked: list[dict[str, Any]]) -> str:
     """Return a line for each recipe."""
-    return "\n".join(f"{row['file']}: ok ({_stages(row['stages'])})" for row in checked)
+    return prose("\n".join(f"{row['file']}: ok ({_stages(row['stages'])})" for row in checked))
 
 
 def _stages(stages: list[dict[str, Any]]) -> str:

@@ -47,6 +47,7 @@ def score(context: StageContext, rows: Sequence[Encoded], reward_model: str) -> 
     size = context.train.per_device_eval_batch_size
     found = []
     with judging(model):
+        context.log.progress("rank answers", 0, len(rows))
         for start in range(0, len(rows), size):
             found.append(rewards(model, rows[start : start + size]).cpu())
             context.log.progress("rank answers", min(start + size, len(rows)), len(rows))

@@ -1,7 +1,7 @@
 """Tracker `wandb`: the run as Weights & Biases shows it, and files to send later where it cannot.
 
 wandb itself runs in a process of its own. A run never waits for it, nothing it does can touch the
-training, and what hangs can be ended. See `wandb_process.py` and `wandb_writer.py`, its two ends.
+training, and what hangs can be ended. See `process.py` and `writer.py`, its two ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -28,12 +28,15 @@ from llmft.api import (
     TrackerConfig,
     hookimpl,
 )
+from llmft.toolkit import terminal_width, wrapped
+from llmft_trackers.conversation import as_text, side_by_side
 from llmft_trackers.wandb.process import WandbProcess
 from llmft_trackers.wandb.server import base_url, host
 
 log = logging.getLogger("llmft")
 _NOT_IN_A_PROJECT = "/\\#?%:"
 _MOST_NOTES, _LONGEST_NOTE = 200, 500
+_WHEN = ("before", "after")
 
 
 class Wandb(Tracker[Any]):
@@ -63,6 +66,10 @@ class Wandb(Tracker[Any]):
             "auto",
             description="auto sends where the server answers within seconds, and keeps files else;"
             " online does not ask it first; offline only keeps files",
+        )
+
+        log_completions: bool = Field(
+            False, description="send the prompts and answers of the evaluation too, as a table"
         )
 
         @model_validator(mode="after")
@@ -146,6 +153,8 @@ class Wandb(Tracker[Any]):
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
         """Tell the numbers that describe the stage."""
+        if self.config.log_completions and (samples := result.get("samples")):
+            self._tell({"table": f"{stage}/completions", **_table(samples)})
         numbers = dict(result.get("metrics", {}))
         self._tell({"summary": {f"{stage}/{name}": value for name, value in numbers.items()}})
         self._say_remarks()
@@ -171,8 +180,18 @@ class Wandb(Tracker[Any]):
     def _say_remarks(self) -> None:
         for remark in self._process.remarks() if self._process else ():
             log.info(remark)
-            self._out.write(f"note: {remark}\n")
+            lines = wrapped(f"note: {remark}", terminal_width(self._out))
+            self._out.write("\n".join(lines) + "\n")
             self._out.flush()
+
+
+def _table(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the columns and rows of a table with the answers to a prompt side by side."""
+    rows = [
+        [as_text(prompt), *(str(taken.get(when, {}).get("answer", "")) for when in _WHEN)]
+        for prompt, taken in side_by_side(samples)
+    ]
+    return {"columns": ["prompt", *_WHEN], "rows": rows}
 
 
 def _contacts(mode: str) -> str:

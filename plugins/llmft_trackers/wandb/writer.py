@@ -109,6 +109,11 @@ def _start(asked: Mapping[str, Any], offline: bool) -> Any:
 def _hand_on(run: Any, message: Mapping[str, Any]) -> None:
     if "log" in message:
         run.log(message["log"])
+    if "table" in message:
+        import wandb
+
+        table = wandb.Table(columns=message["columns"], data=message["rows"])
+        run.log({message["table"]: table})
     if "config" in message:
         run.config.update(message["config"], allow_val_change=True)
     if "summary" in message:

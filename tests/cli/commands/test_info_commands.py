@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llmft import __version__
-from llmft.cli.commands import environment
+from llmft.cli.commands import environment, output
 
 
 def test_version(llmft):
@@ -177,6 +177,55 @@ def test_doctor_shows_the_machine_the_packages_and_the_methods(llmft):
     assert report["machine"]["cores"] >= 1
     assert report["packages"]["torch"]
     assert {"lora", "sft"} <= {row["method"] for row in report["methods"]}
+
+
+def test_doctor_asks_torch_where_it_is_asked_to(llmft, monkeypatch):
+    monkeypatch.setattr(environment, "torch_devices", lambda: {"cuda": ["a GPU of torch's"]})
+    assert "a GPU of torch's" in llmft("doctor", "--torch").out
+    assert "a GPU of torch's" in llmft("doctor", "--deep").out  # its former name
+    assert "a GPU of torch's" not in llmft("doctor").out
+    for command in ("doctor", "validate"):
+        assert "--deep" not in llmft(command, "--help").out
+
+
+def test_the_version_is_an_option_too(llmft):
+    assert llmft("--version").out == llmft("version").out == f"llmft {__version__}\n"
+
+
+ROWS = [
+    (
+        "compare_adapters",
+        "Compares the six adapters on the embedded model.",
+        "recipes/compare.yaml",
+    ),
+    ("quickstart", "Teaches trivia.", "recipes/quickstart.yaml"),
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_table_on_a_terminal_breaks_between_words_only(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(output.sys.stdout.__class__, "isatty", lambda self: True)
+    text = output.table(("recipe", "what it does", "file"), ROWS)
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split()
+    for row in ROWS:
+        for word in " ".join(row).split():
+            assert word in words
+    assert ("  what it does: " in text) == (width == 40)  # too narrow for columns
+
+
+def test_a_table_that_is_piped_has_one_line_a_row():
+    lines = output.table(("recipe", "what it does", "file"), ROWS).splitlines()
+    assert [line.split()[0] for line in lines] == ["recipe", "compare_adapters", "quickstart"]
+
+
+def test_an_explanation_is_wrapped_on_a_terminal_and_not_in_a_pipe(llmft, monkeypatch):
+    assert max(map(len, llmft("explain", "E040").out.splitlines())) > 100
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(output, "terminal_width", lambda stream: 60)
+    assert max(map(len, llmft("explain", "E040").out.splitlines())) <= 60
 
 
 def test_doctor_names_a_missing_package_and_how_to_install_it(llmft, monkeypatch):

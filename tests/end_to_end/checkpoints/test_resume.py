@@ -84,6 +84,7 @@ def test_t9_c8_a_run_killed_at_every_other_step_ends_bit_exactly(go, recipe, who
     last = go(recipe, place, resume=True)
     assert last.code == 0
     assert state_of(last.folder) == state_of(whole.folder)
+    assert metrics_of(last)["train_loss"] == metrics_of(whole)["train_loss"]
 
 
 @pytest.mark.parametrize(("step", "phase", "stage"), [
@@ -224,8 +225,20 @@ def test_t9_a_run_that_saved_nothing_starts_again(go, recipe):
     assert state_of(again.folder) == state_of(whole.folder)
 
 
+def metrics_of(run) -> dict[str, float]:
+    return json.loads((run.folder / "stages/sft/result.json").read_text())["metrics"]
+
+
+def test_train_loss_is_the_mean_over_the_steps_as_in_transformers(whole):
+    lines = (whole.folder / "stages/sft/metrics.jsonl").read_text().splitlines()
+    losses = [entry["loss"] for entry in map(json.loads, lines) if entry["phase"] == "train"]
+    assert len(losses) == 6
+    assert metrics_of(whole)["train_loss"] == pytest.approx(sum(losses) / 6, rel=1e-12)
+    assert metrics_of(whole)["train_loss"] != pytest.approx(losses[-1], rel=1e-3)
+
+
 def test_result_json_tells_what_a_save_costs(whole):
-    metrics = json.loads((whole.folder / "stages/sft/result.json").read_text())["metrics"]
+    metrics = metrics_of(whole)
     assert metrics["checkpoints"] == 3
     assert 0 < metrics["checkpoint_ms"] < 5_000
 

@@ -131,6 +131,32 @@ def test_n2_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch
         assert not [v for v in (*canaries.values(), KEY) if v.encode() in data], path
 
 
+def test_the_answers_are_told_as_a_table_where_the_recipe_asks_for_it(monkeypatch, tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    samples = [
+        {"when": when, "prompt": prompt, "answer": f"{prompt[-1]} {when}"[-20:]}
+        for when in ("before", "after")
+        for prompt in ("Who wrote it?", chat)
+    ]
+    tables = {}
+    for name, asked in (("with", True), ("without", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        tracker = Wandb(Wandb.Config(mode="offline", log_completions=asked))
+        tracker.run_started(RunInfo("trivia", folder, RECIPE, ("sft",)))
+        tracker.stage_finished("sft", {"metrics": {}, "samples": samples})
+        began = time.monotonic()  # a busy machine takes longer than a run would wait at its end
+        while asked and not list(folder.rglob("*.table.json")) and time.monotonic() < began + 60:
+            time.sleep(0.1)
+        tracker.run_finished({})
+        tables[name] = [json.loads(path.read_text()) for path in folder.rglob("*.table.json")]
+    assert tables["without"] == []
+    ((table),) = tables["with"]
+    assert table["columns"] == ["prompt", "before", "after"]
+    assert [row[0] for row in table["data"]] == ["Who wrote it?", "system: Be brief.\nuser: Who?"]
+    assert table["data"][0][1:] == ["? before", "? after"]
+
+
 def test_n1_a_server_that_never_answers_costs_the_run_nothing(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as hole:
         monkeypatch.setenv("WANDB_API_KEY", KEY)

@@ -10,11 +10,11 @@ Cells = Mapping[str, str]
 WIDTH = 120
 
 
-def tables(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def tables(stages: Mapping[str, Mapping[str, Any]], width: int = WIDTH) -> list[str]:
     """Return the lines of a table for each group of stages that are measured by the same metrics.
 
     stages: by name, `before` and `after` training, and `metrics` of a stage that trains nothing.
-    A row is a stage, a column a metric; nothing is shown for a single stage.
+    A row is a stage, a column a metric; nothing is shown for a single stage. width: of a line.
     """
     groups: dict[tuple[str, ...], dict[str, Cells]] = {}
     for name, result in stages.items():
@@ -22,7 +22,7 @@ def tables(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
             groups.setdefault(tuple(cells), {})[name] = cells
     if sum(map(len, groups.values())) < 2:
         return []
-    return [line for rows in groups.values() for line in _table(rows)]
+    return [line for rows in groups.values() for line in _table(rows, width)]
 
 
 def measured(result: Mapping[str, Any]) -> dict[str, float]:
@@ -42,7 +42,7 @@ def _cells(result: Mapping[str, Any]) -> Cells:
     before, after = result.get("before") or {}, result.get("after") or {}
     if after:
         return {
-            name: f"{_scored(before[name]) if name in before else '-'} > {_scored(value)}"
+            name: f"{_scored(before[name]) if name in before else '-'} -> {_scored(value)}"
             for name, value in after.items()
         }
     return {name: plain(value) for name, value in measured(result).items()}
@@ -54,12 +54,12 @@ def _scored(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2e}"
 
 
-def _table(rows: Mapping[str, Cells]) -> Iterator[str]:
+def _table(rows: Mapping[str, Cells], width: int) -> Iterator[str]:
     """Yield the lines of a table, cut where it would be too wide; columns of zeros are left out."""
     names = [n for n in next(iter(rows.values())) if any(row[n] != "0" for row in rows.values())]
     first = max(len("stage"), *map(len, rows))
     widths = {n: max(len(n), *(len(row[n]) for row in rows.values())) for n in names}
-    for part in _parts(names, widths, WIDTH - first):
+    for part in _parts(names, widths, width - first):
         yield ""
         yield f"{'stage':{first}}" + "".join(f"  {name:>{widths[name]}}" for name in part)
         for stage, row in rows.items():
