@@ -79,7 +79,9 @@ def table(rows: list[FieldRow]) -> str:
     lines = ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
     for row in rows:
         default = "**required**" if row.required else f"`{row.default}`" if row.default else ""
-        cells = (f"`{row.key}`", row.type, default, row.bounds, row.description)
+        # A pattern's brackets would be read as a link.
+        bounds = f"`{row.bounds}`" if "[" in row.bounds else row.bounds
+        cells = (f"`{row.key}`", row.type, default, bounds, row.description)
         lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

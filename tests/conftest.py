@@ -23,6 +23,9 @@ os.environ.setdefault("LLMFT_CACHE", "off")  # nothing of a test stays in the us
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write the files in tests/golden anew"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

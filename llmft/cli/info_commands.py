@@ -5,7 +5,7 @@ Each imports what it needs inside, so that the light ones answer before torch co
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -112,6 +112,26 @@ def import_(
     if json:
         return {"file": output, "recipe": imported.text, "changes": imported.changes}
     return as_text(imported, output) if output else imported.text.rstrip("\n")
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="What recipes will call the method.")],
+    kind: Annotated[
+        Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"],
+        typer.Option(help="What the method is."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The package's folder; default: ./llmft-NAME."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write a package of your own method, with tests that pass."""
+    from llmft.cli.commands.new_plugin import as_text, write_plugin
+
+    folder, files = write_plugin(name, kind, output)
+    return {"folder": str(folder), "files": files} if json else as_text(folder, files)
 
 
 @app.command()

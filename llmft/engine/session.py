@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pluggy import PluginManager
 
-from llmft.api import RunInfo, StageResult, Task, hookimpl
+from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults
 from llmft.engine.stage import StageRunner
@@ -58,23 +58,33 @@ WHOLE = Part()
 
 
 def run_recipe(
-    job: Job, part: Part = WHOLE, *, base: BaseModel | None = None, smoke: bool = False
+    job: Job,
+    part: Part = WHOLE,
+    *,
+    base: BaseModel | None = None,
+    smoke: bool = False,
+    listeners: Sequence[Tracker[Any]] = (),
 ) -> Summary:
     """Run the stages of a job in a new run folder, and return what was made and where.
 
     base: the job's base model, where it was looked at before. smoke: a tiny random model stands in
-    for the recipe's.
+    for the recipe's. listeners: who is told how it goes, beside the recipe's trackers.
     Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
     """
     hub_commits.begin()
     base = base or BaseModel(job.recipe.model)
     refuse_faults(job, base)
     folder = run_folder.new_run_folder(job.recipe)
-    return Session(job, base, folder, part, smoke=smoke).run()
+    return Session(job, base, folder, part, smoke=smoke, listeners=listeners).run()
 
 
 def resume_recipe(
-    job: Job, folder: Path | None = None, part: Part = WHOLE, accepted: Accepted = NOTHING
+    job: Job,
+    folder: Path | None = None,
+    part: Part = WHOLE,
+    accepted: Accepted = NOTHING,
+    *,
+    listeners: Sequence[Tracker[Any]] = (),
 ) -> Summary:
     """Go on with a run where it stopped; a finished one is not touched.
 
@@ -88,7 +98,7 @@ def resume_recipe(
     folder = folder.resolve() if folder else resuming.newest_run(job)
     hub_commits.begin_as_in(folder)
     base = BaseModel(job.recipe.model)
-    session = Session(job, base, folder, part, accepted=accepted)
+    session = Session(job, base, folder, part, accepted=accepted, listeners=listeners)
     previous = resuming.examine(job, folder, part.first)
     if finished := session.already_finished(previous):
         return finished
@@ -111,10 +121,11 @@ class Session:
         *,
         accepted: Accepted = NOTHING,
         smoke: bool = False,
+        listeners: Sequence[Tracker[Any]] = (),
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
-        self.trackers = Trackers(job.make_trackers())
+        self.trackers = Trackers([*job.make_trackers(), *listeners])
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""

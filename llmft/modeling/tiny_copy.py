@@ -41,7 +41,7 @@ def make_tiny_copy(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llmft.modeling.tiny_models import tiny_tokenizer
+    from llmft.assets.tiny_tokenizer import tiny_tokenizer
 
     real = BaseModel(source.model_copy(update={"chat_template": None}))
     config, told = _config(real)

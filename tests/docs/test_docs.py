@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pluggy
 import pytest
 
+from llmft.api import StageResult, hookimpl, hookspecs
 from llmft.api.errors import LlmftError
 from llmft.cli.commands import shipped
+from llmft.cli.commands.new_plugin import EXAMPLES
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 
@@ -50,10 +55,31 @@ def test_every_shipped_recipe_loads_and_says_what_it_shows(recipe, registry):
     assert len(recipe.summary) > 20
 
 
-def test_the_page_about_plugins_holds_the_examples_own_code():
-    made = runpy.run_path(str(ROOT / "docs" / "make_plugin_page.py"))["page"]()
-    page = ROOT / "docs" / "writing-a-plugin.md"
-    assert page.read_text("utf-8") == made, "run python docs/make_plugin_page.py"
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_the_page_about_a_kind_of_plugin_holds_the_examples_own_code(kind):
+    made = runpy.run_path(str(ROOT / "docs" / "make_plugin_pages.py"))["page"](kind)
+    page = ROOT / "docs" / "plugins" / f"{kind}.md"
+    assert page.read_text("utf-8") == made, "run python docs/make_plugin_pages.py"
+
+
+@hookimpl(trylast=True)
+def three_steps(stage, context):
+    return StageResult("policy", steps=3)
+
+
+def test_the_hook_around_stages_does_what_its_page_says():
+    page = (ROOT / "docs" / "writing-a-plugin.md").read_text("utf-8")
+    (block,) = [text for kind, text in BLOCK.findall(page) if kind == "python"]
+    plugin: dict[str, Any] = {}
+    exec(block, plugin)
+    manager = pluggy.PluginManager("llmft")
+    manager.add_hookspecs(hookspecs)
+    manager.register(SimpleNamespace(llmft_run_stage=plugin["llmft_run_stage"]), "timer")
+    manager.register(SimpleNamespace(llmft_run_stage=three_steps), "engine")
+    notes: list[str] = []
+    stage, context = SimpleNamespace(name="sft"), SimpleNamespace(note=notes.append)
+    assert manager.hook.llmft_run_stage(stage=stage, context=context).steps == 3
+    assert notes == ["sft took 0 s"]
 
 
 def test_the_quickstart_page_shows_the_quickstart_recipe():

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-EXAMPLE = Path(__file__).parents[1] / "fixtures" / "llmft_example"
+from llmft.cli.commands.new_plugin import write_plugin
 
 
 @pytest.fixture
 def installed(tmp_path) -> Path:
     """The example distribution, pip-installed into a folder of its own."""
     source, target = tmp_path / "source", tmp_path / "site"
-    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    write_plugin("bottleneck", "adapter", str(source))
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
         "--no-index", "--target", str(target), str(source),

@@ -43,7 +43,6 @@ def test_a_batch_of_unlike_prompts_is_answered_as_one_by_one(make, varlen):
     assert model.config._attn_implementation == expected
 
 
-
 def test_a_prompt_that_fills_the_model_keeps_its_end():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     long = list(b"x" * 300 + b"the end")

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from llmft.cli.commands.new_plugin import write_plugin
 from llmft.registry.entry_points import code_hash
 from llmft.registry.registry import Registry
-
-EXAMPLE = Path(__file__).parents[1] / "fixtures" / "llmft_example"
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder into which pip installed the example, without a network."""
     folder = tmp_path_factory.mktemp("installed")
-    source = tmp_path_factory.mktemp("source") / "llmft_example"
-    shutil.copytree(EXAMPLE, source)  # a build leaves files beside the sources
+    source, _ = write_plugin(
+        "bottleneck", "adapter", str(tmp_path_factory.mktemp("source") / "example")
+    )
     subprocess.run(
         [
             sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
@@ -45,7 +45,7 @@ def test_the_installed_example_is_found_and_fits_the_contract(target: Path) -> N
     assert "bottleneck" in registry.names("adapter")
     record = next(row for row in registry.records() if row.method == "bottleneck")
     assert (record.state, record.reason) == ("ok", "")
-    assert (record.distribution, record.version) == ("llmft-bottleneck", "1.0.0")
+    assert (record.distribution, record.version) == ("llmft-bottleneck", "0.1.0")
     assert record.capabilities["mergeable"] is False
     assert len(code_hash(record.module)) == 64
     cls = registry.method("adapter", "bottleneck")

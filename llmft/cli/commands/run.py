@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.api import Tracker
 from llmft.api.errors import RecipeError
 from llmft.cli.commands import shipped
 from llmft.recipes.job import Job
@@ -38,12 +39,14 @@ def run_recipe_file(
     first: str | None = None,
     last: str | None = None,
     accepted: Accepted = NOTHING,
+    listeners: Sequence[Tracker[Any]] = (),
 ) -> dict[str, Any] | str:
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
     run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
     smoke: run it with a tiny random model and a few rows, under a temporary folder.
     first: run this stage and those after it again. last: stop after this stage.
+    listeners: who is told beside the recipe's trackers.
     """
     resume = resume or first is not None
     _refuse_clashing_options(resume, run_folder, smoke)
@@ -61,12 +64,13 @@ def run_recipe_file(
             from llmft.engine.session import Part, resume_recipe
 
             place = Path(run_folder) if run_folder else None
-            summary = resume_recipe(job, place, Part(first, last), accepted)
+            summary = resume_recipe(job, place, Part(first, last), accepted, listeners=listeners)
         else:
             from llmft.engine.session import Part, run_recipe
 
             job, base = _smoke(job) if smoke else (job, None)
-            summary = run_recipe(job, Part(first, last), base=base, smoke=smoke)
+            part = Part(first, last)
+            summary = run_recipe(job, part, base=base, smoke=smoke, listeners=listeners)
     already = resume and summary.already_finished
     if not as_json:
         return f"already finished: {summary.folder}" if already and not quiet else ""

@@ -1,0 +1,154 @@
+"""Writes docs/plugins/*.md: the texts here, around the files that `llmft new-plugin` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmft.cli.commands.new_plugin import EXAMPLES, plugin_files
+from llmft.registry.contract import Kind
+
+PAGES = Path(__file__).parent / "plugins"
+
+TEXTS: dict[Kind, tuple[str, str, str]] = {
+    "adapter": (
+        "Adapter",
+        """\
+An adapter is what is trained: a small set of parameters attached to a frozen base model. It need
+not be one of PEFT's types. The engine calls `attach` under the recipe's seed, trains what requires
+grad, and saves and loads by `save` and `load`; `disabled` lets the base answer alone, for DPO's
+reference and for scores before training. What a class declares (`mergeable`, `supports_packing`
+and so on) is believed by the engine, and checked by the kit. Sizes that cannot fit a model are
+said by `check`, before a weight is loaded.
+
+The example puts two small layers after each block of the decoder (Houlsby et al. 2019,
+[arXiv:1902.00751](https://arxiv.org/abs/1902.00751)). It is made of plain torch modules.""",
+        """\
+The kit attaches, trains, saves, loads and merges the adapter on tiny models built in memory, and
+fails where a capability that the class declares is not there.""",
+    ),
+    "alignment": (
+        "Alignment",
+        """\
+An alignment is what is optimised: it says which rows it reads (`rows`), turns them into items, and
+gives the engine's training loop their loss. A loss is a *sum* over a batch, with the weight by
+which the sums of an optimiser step are divided; so the gradient is that of the mean over the whole
+step, however it is cut into batches. `llmft.toolkit` has the forward passes: `label_nll`,
+`token_stats`, `last_hidden`, and heads for reward and value models. `extend`, `save` and `load`
+add what is trained beside the adapter; `evaluate` adds metrics of the method's own.
+
+The example is supervised fine-tuning with a confidence penalty (Pereyra et al. 2017,
+[arXiv:1701.06548](https://arxiv.org/abs/1701.06548)).""",
+        """\
+The kit takes a step on rows of each kind that the class declares, checks that the loss is a sum
+and the weight its weight, and that rows of other kinds are refused.""",
+    ),
+    "task": (
+        "Task",
+        """\
+A task is a stage that trains nothing. It reads rows, or what an earlier stage made, and writes
+`rows.jsonl` into the stage's folder. Its model is that of the stage named in `start_from`, frozen,
+or the base. A setting that names an earlier stage is marked with `StageRef`, so that a wrong name
+is found when the recipe is read.
+
+The example samples answers to each question and keeps the right ones, as rows for supervised
+fine-tuning (rejection sampling: Yuan et al. 2023,
+[arXiv:2308.01825](https://arxiv.org/abs/2308.01825)). A later recipe reads them with `data:
+{method: jsonl, path: <run>/stages/<stage>/rows.jsonl}`.""",
+        """\
+The kit runs the task in a stage whose model answers with made-up words: twice, with the same
+result; on each kind of rows that it declares, and on no other.""",
+    ),
+    "reward": (
+        "Reward function",
+        """\
+A reward function scores an answer by a rule; higher is better. `rank` takes one as `judge`, and
+`ppo` as `reward`; an alignment or a task of your own holds one in a setting of the type
+`RewardConfig`, and asks `context.reward_function` for it. It is called thousands of times, so it
+reaches for no network.
+
+The example gives 1 to an answer that names a right one, and less to one that goes on and on.""",
+        """\
+The kit scores ordinary, empty, very long and odd answers: each has a finite number, the same each
+time, whatever else was asked.""",
+    ),
+    "dataset": (
+        "Data set",
+        """\
+A data set turns raw records into rows: text, completion, chat, preference or prompt.
+`TableDataset` of `llmft.toolkit` reads the records from `.jsonl`, `.json`, `.csv` and `.parquet`
+files, folders and the hub; derive from `llmft.api.Dataset` and write `records` yourself for any
+other source. A record that cannot be used is a `DataError` that names its origin, `file:line`.
+`metrics` judge a model's answers; `example_records` let `llmft run --smoke` try a recipe whose
+data is not there.
+
+The example reads instructions in Alpaca's columns.""",
+        """\
+The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
+a second reading gives the same, bad records are refused by their place, and metrics are fair.""",
+    ),
+    "tracker": (
+        "Tracker",
+        """\
+A tracker is told how a run goes: progress, scores, remarks, results. One that fails is reported
+once and dropped, and never ends a run. `contacts` names the network host it talks to, or is `""`;
+`plan` and `run` show it to the user, so state it. A tracker writes below the run's folder only.
+
+The example writes every number into a CSV file.""",
+        """\
+The kit tells the tracker whole runs and broken ones, with odd numbers and names, and fails where
+it writes outside the run's folder.""",
+    ),
+}
+
+PAGE = """\
+# Plugins: {title}
+
+{intro}
+
+A recipe picks it like this:
+
+```text
+{use}
+```
+
+This package is complete. Write one of your own, with the same files, by
+
+```bash
+llmft new-plugin {name} --kind {kind}
+```
+
+{files}
+Install it with `pip install -e '.[test]'`, and run its tests with `pytest`. `llmft list-plugins`
+then shows the method, or the reason why it cannot be used; `llmft show {name}` prints its settings.
+[Writing a plugin](../writing-a-plugin.md) says what holds for all kinds.
+"""
+
+HEADS = {
+    "pyproject.toml": "The entry point's name is the method's name. llmft reads it from the"
+    " metadata, and imports the\nmodule only when a recipe names the method.",
+    "layers.py": "Apart, because it imports torch: listing methods must stay quick.",
+}
+
+
+def page(kind: Kind) -> str:
+    """Return the text of a kind's page."""
+    title, intro, kit = TEXTS[kind]
+    name = EXAMPLES[kind]
+    parts = []
+    files = plugin_files(name, kind)
+    for path, text in files.items():
+        if path == "README.md":
+            continue
+        said = kit if path.startswith("tests/") else HEADS.get(Path(path).name, "")
+        language = "toml" if path.endswith(".toml") else "python"
+        parts.append(f"## `{path}`\n" + (f"\n{said}\n" if said else ""))
+        parts.append(f"```{language}\n{text}```\n")
+    use = files["README.md"].partition("```yaml\n")[2].partition("\n```")[0]
+    return PAGE.format(
+        title=title, intro=intro, use=use, name=name, kind=kind, files="\n".join(parts)
+    )
+
+
+if __name__ == "__main__":
+    for each in EXAMPLES:
+        (PAGES / f"{each}.md").write_text(page(each), "utf-8")
