@@ -132,6 +132,14 @@ class Adapter(_Kind[C]):
         """
         return ()
 
+    def starts_as_base(self) -> bool:
+        """Return whether a freshly attached adapter changes nothing: the model answers as the base.
+
+        Preference training then checks that its first loss is that of a policy equal to its
+        reference.
+        """
+        return False
+
     @abstractmethod
     def attach(self, model: Any) -> Any:
         """Return the base model with a fresh adapter attached; only the adapter requires grad."""

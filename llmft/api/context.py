@@ -166,6 +166,19 @@ class StageContext(Protocol):
         base with the adapter off.
         """
 
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether `model`, not yet trained, must answer as `reference` does.
+
+        So it is with `start_from`, and with an adapter that starts as the base.
+        """
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """A context in which the model computes as in a training step: autocast under `bf16`.
+
+        `reference`, and what `fit` calls, are in it already.
+        """
+
     def stage_folder(self, name: str) -> Path:
         """The folder of an earlier stage that is finished."""
 

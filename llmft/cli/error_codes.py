@@ -448,6 +448,14 @@ CODES: dict[str, Code] = {
         " cannot finish their step. What was saved before is intact.",
         "Look for the message of the process that ended first; then go on with --resume.",
     ),
+    "E307": Code(
+        "the policy does not start as its reference",
+        "Before the first step, policy and reference are the same model: rewards are 0, the loss is"
+        " its value at margin 0 (ln 2 for DPO's sigmoid), and PPO's ratio is 1. Measured with"
+        " dropout off it is not so: a path of the computation is wrong for this model.",
+        "Write model.attn_implementation: eager, which takes the plainest path; report the model's"
+        " name and the message.",
+    ),
     # --- runs and checkpoints
     "E401": Code(
         "a checkpoint, or another file of a run, is damaged",

@@ -8,6 +8,7 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault, Fault, TrustError
 from llmft.api.settings import ModelSource
 from llmft.modeling import base_model
+from llmft.recipes.checks import difference
 from llmft.recipes.load import Loaded
 from llmft.recipes.references import references
 from llmft.recipes.tree import KeyPath
@@ -33,7 +34,7 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
     Raises EnvironmentFault or TrustError where the model's configuration cannot be read, and
     CheckpointError where a stage of an earlier run is not there.
     """
-    faults = _of_other_runs(loaded)
+    faults = [*_of_other_runs(loaded), *_other_adapters(loaded, registry)]
     before_upstream()
     recipe = loaded.written  # later rounds have the same settings
     try:
@@ -103,6 +104,34 @@ def _without_room(
         for key, tokens, limit in found
         if tokens and limit is not None and tokens > limit - 2
     ]
+
+
+def _other_adapters(loaded: Loaded, registry: Registry) -> list[Fault]:
+    """Return a fault for each stage whose adapter block is not that of what it goes on training.
+
+    Within one recipe this was found when it was read; here it may be a stage of an earlier run.
+    """
+    faults = []
+    recipe = loaded.written
+    for number, stage in enumerate(recipe.stages):
+        if stage.start_from is None or stage.adapter is None:
+            continue
+        bare = stage.model_copy(update={"adapter": None})
+        theirs = stage_adapter(recipe, bare, registry).config
+        if theirs == stage.adapter:
+            continue
+        name = difference(stage.adapter, theirs)
+        now, then = (shown(getattr(one, name, None)) for one in (stage.adapter, theirs))
+        faults.append(
+            loaded.fault(
+                "E034",
+                ("stages", number, "adapter", name),
+                f"'{name}' is {now} here, and {then} in '{stage.start_from}', whose adapter stage"
+                f" '{stage.name}' goes on training",
+                "drop this adapter block, or drop start_from",
+            )
+        )
+    return faults
 
 
 def _of_other_runs(loaded: Loaded) -> list[Fault]:

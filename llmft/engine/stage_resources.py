@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -224,9 +224,23 @@ class StageResources:
         judged = self._rows[1]
         return judged.rows if judged else ()
 
-    def reference(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
         """Return a context in which the model, not yet trained, answers as the reference."""
-        return nullcontext() if self.stage.start_from else self.adapter.disabled(self.model)
+        off = nullcontext() if self.stage.start_from else self.adapter.disabled(self.model)
+        with off, self.precision():
+            yield self.model
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether the model, not yet trained, must answer as the reference does."""
+        return self.stage.start_from is not None or bool(self.adapter.starts_as_base())
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes as in a training step."""
+        import torch
+
+        return torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=self.train.bf16)
 
     def stage_folder(self, name: str) -> Path:
         """Return the folder of an earlier stage that is finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +115,15 @@ class PlannedStage(StageRunner):
             for tensor in tensors_of(self.body.given_to(model)):
                 self.memory.add(tensor)
         return model.requires_grad_(False).eval()
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether answers can be compared with the reference's: not without numbers."""
+        return False
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes as in a training step."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.train.bf16)
 
     def reference_model(self) -> Any:
         """Return the ghost of the stage's start on this stage's base."""

@@ -32,6 +32,9 @@ class Lora(Adapter[LoraConfig]):
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from misfits(model, self.config)
 
+    def starts_as_base(self) -> bool:
+        return self.config.init_lora_weights is not False  # else B is random too
+
     def attach(self, model: Any) -> Any:
         from peft import get_peft_model
 

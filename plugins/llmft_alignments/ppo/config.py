@@ -69,6 +69,9 @@ class PpoConfig(AlignmentConfig):
         True, description="shift a step's values by one number, so that their mean is what followed"
     )
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
+    disable_dropout: bool = Field(
+        True, description="turn every dropout off, the base's and the adapter's"
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="the discount of a later token's reward")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the generalised advantage estimate")
     whiten_advantages: bool = Field(
