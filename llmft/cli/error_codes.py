@@ -392,8 +392,9 @@ CODES: dict[str, Code] = {
     ),
     "E207": Code(
         "the model's weights do not fit its description",
-        "Tensors are missing, left over, or of another shape than config.json says. Such a model"
-        " would start with random weights in their place.",
+        "Tensors are missing, left over, or of another shape than config.json says, or hold numbers"
+        " that are not finite. Such a model would start with random weights in their place, or have"
+        " no loss at all.",
         "Fetch the model again, and check that config.json and the weights belong together.",
     ),
     "E208": Code(

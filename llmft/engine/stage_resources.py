@@ -77,6 +77,8 @@ class StageResources:
     @without_collecting()
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
+        from llmft.modeling.precision import train_in_float32
+
         self.progress("load the model", 0, 1)
         seed_everything(self.seed)
         base = base_model.load_base(
@@ -85,12 +87,14 @@ class StageResources:
             varlen=self.adapter is None or self.adapter.supports_packing,
         )
         base = base.to(device()) if not self.load_options else base
+        base_model.refuse_not_finite(base, self.recipe.model)
         if self.train.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self._bare = twin(base)
         model = self._attached(base)
         if isinstance(self.work, Alignment):
             self.work.extend(model)
+            train_in_float32(model)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise violation(
                     self.adapter, "no parameter requires grad: there is nothing to train"

@@ -59,6 +59,7 @@ def answer(
     options = load_options(recipe, adapter)
     base = base_model.load_base(recipe.model, options, varlen=False)
     base = base if options else base.to(device())
+    base_model.refuse_not_finite(base, recipe.model)
     model = adapter.load(base, folder / artifacts.ADAPTER) if with_adapter else base
     prompts = [encoder.prompt_ids(dataset.ask(question)) for question in questions]
     texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)

@@ -56,7 +56,9 @@ def score_file(
     ]
     options = load_options(recipe, adapter)
     base = base_model.load_base(recipe.model, options, varlen=adapter.supports_packing)
-    model = load_stage(folder, registry, base if options else base.to(device()))
+    base = base if options else base.to(device())
+    base_model.refuse_not_finite(base, recipe.model)
+    model = load_stage(folder, registry, base)
     scored: list[dict[str, Any]] = [dict(record) for _, record in records]
     with torch.no_grad():
         for start in range(0, len(asked), BATCH):

@@ -213,6 +213,32 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
             )
 
 
+def refuse_not_finite(model: Any, source: ModelSource) -> None:
+    """Raise EnvironmentFault where a weight of the base is no number, or infinite.
+
+    Every loss would be NaN from the first step on, and no setting of training would mend it.
+    """
+    import torch
+
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.numel() and parameter.device.type != "meta":
+            low, high = torch.aminmax(parameter.detach())  # NaN goes through both; nothing is kept
+            found[name] = torch.isfinite(low) & torch.isfinite(high)
+    if not found or bool(torch.stack(list(found.values())).all()):
+        return
+    bad = [name for name, fine in found.items() if not fine]
+    shown = f"'{bad[0]}'" + (f" and {len(bad) - 1} more" if bad[1:] else "")
+    too_large = source.dtype == "float16" and not model.get_parameter(bad[0]).isnan().any()
+    raise EnvironmentFault(
+        "E207",
+        f"the base model '{source.path}' has weights that are not finite: {shown}",
+        fix="write model.dtype: bfloat16, which has room for them"
+        if too_large
+        else "fetch the model again, or convert it anew; no setting of training mends it",
+    )
+
+
 class _found:
     """A context that turns transformers' many ways to say 'not found' into one.
 

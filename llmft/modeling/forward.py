@@ -138,8 +138,12 @@ def _changes_logits(config: Any) -> bool:
 @contextmanager
 def identity(head: Any) -> Iterator[None]:
     """Let a layer hand its input through, so that the model returns hidden states."""
+    before = vars(head).get("forward")
     head.forward = lambda hidden: hidden
     try:
         yield
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before

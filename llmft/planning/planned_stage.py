@@ -31,6 +31,7 @@ from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.engine.stage import StageRunner
 from llmft.modeling.counting import count_parameters, token_rows
+from llmft.modeling.precision import train_in_float32
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
@@ -82,6 +83,7 @@ class PlannedStage(StageRunner):
             model = self.adapter.attach(base) if self.adapter else base
             if isinstance(self.work, Alignment):
                 self.work.extend(model)
+                train_in_float32(model)
         self.memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         for tensor in tensors_of(self.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own

@@ -46,12 +46,16 @@ def _save_adapter(
 ) -> None:
     import torch
 
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
-    with fsio.staged_folder(folder, run_id) as staged:
-        for method in makers:
-            method.save(model, staged)
+    from llmft.modeling.precision import as_stored
+
+    with as_stored(model):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                what = f"the trained weight '{name}' is not finite; nothing saved"
+                raise StageError("E301", what)
+        with fsio.staged_folder(folder, run_id) as staged:
+            for method in makers:
+                method.save(model, staged)
 
 
 def result_of(folder: Path) -> dict[str, Any]:
