@@ -47,6 +47,9 @@ class StageRunner(StageResources):
             max_new_tokens=max_new_tokens,
             batch_size=self.train.per_device_eval_batch_size,
             on_batch=lambda done, total: self.progress("answer", done, total),
+            on_cut=lambda cut: self.note(
+                f"{cut} of {len(prompts)} prompts fill the model's positions: their starts are cut"
+            ),
         )
 
     def sample(
@@ -125,11 +128,12 @@ class StageRunner(StageResources):
     ) -> StageResult:
         from llmft.system import distributed
         from llmft.training import loop
-        from llmft.training.step_plan import Plan
+        from llmft.training.step_plan import Plan, refuse_endless_warmup
 
         if not items:
             raise DataError("E105", f"stage '{self.name}' has nothing left to learn from")
         plan = Plan.of(len(items), self.train, self.seed, distributed.count())
+        refuse_endless_warmup(self.name, self.train, plan.steps)
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
         saved = distributed.on_rank_zero(checkpoints.newest)

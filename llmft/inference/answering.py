@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmft.api.errors import CheckpointError
+from llmft.api.errors import CheckpointError, DataError
 from llmft.data.encoding import Encoder
 from llmft.modeling import base_model
 from llmft.recipes.load import load_recipe
 from llmft.recipes.recipe import Recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
+from llmft.runs.provenance import refuse_changed_base
 from llmft.runs.upstream import load_options, stage_adapter, stage_dataset
 from llmft.system import hub_commits
 from llmft.system.machine import device
@@ -26,7 +27,9 @@ def load_run(run: Path, registry: Registry) -> Recipe:
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
     hub_commits.begin_as_in(run)
-    return load_recipe(file, registry).recipe
+    recipe = load_recipe(file, registry).recipe
+    refuse_changed_base(run, recipe)
+    return recipe
 
 
 def answer(
@@ -62,5 +65,15 @@ def answer(
     base_model.refuse_not_finite(base, recipe.model)
     model = adapter.load(base, folder / artifacts.ADAPTER) if with_adapter else base
     prompts = [encoder.prompt_ids(dataset.ask(question)) for question in questions]
-    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)
+    texts = generate(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8, on_cut=_refuse_cut
+    )
     return [text.strip() for text in texts]
+
+
+def _refuse_cut(prompts: int) -> None:
+    raise DataError(
+        "E106",
+        "a question is longer than the model's positions, and its start would be cut",
+        fix="ask a shorter one",
+    )

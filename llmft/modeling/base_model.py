@@ -43,7 +43,8 @@ def locate_model(path: str) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a model folder that would run code or unpickle when it is loaded."""
+    """Refuse a model folder that would run code or unpickle when it is loaded, or is an adapter."""
+    _refuse_adapters(folder)
     weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", *_PICKLES))
     if weights and not any(name.endswith(".safetensors") for name in weights):
         raise TrustError(
@@ -64,6 +65,32 @@ def check_folder(folder: Path) -> None:
                 f"'{folder / name}' asks for code of its own ('auto_map')",
                 fix="use an architecture that transformers knows",
             )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    if not (folder / "adapter_config.json").is_file():
+        return
+    if (folder / "config.json").is_file():
+        raise EnvironmentFault(
+            "E201",
+            f"'{folder}' holds a model and an adapter (adapter_config.json), which would be loaded"
+            " on top of it without a word",
+            fix="move the files adapter_* into a folder of their own, and name it in start_from",
+        )
+    run = folder.absolute().parents
+    of_a_run = folder.name == "adapter" and len(run) > 2 and run[1].name == "stages"
+    start = f"run:{run[2].name}/{run[0].name}" if of_a_run else f"peft:{folder}"
+    try:
+        facts = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        base = facts.get("base_model_name_or_path") or ""
+    except (OSError, ValueError, AttributeError):
+        base = ""
+    raise EnvironmentFault(
+        "E201",
+        f"'{folder}' is an adapter, not a model",
+        fix=f"give its base model{f' ({base})' if base else ''} as model.path, and write"
+        f" start_from: {start} in the stage",
+    )
 
 
 def load_tokenizer(source: ModelSource) -> Any:

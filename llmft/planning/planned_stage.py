@@ -40,6 +40,7 @@ from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_byt
 from llmft.planning.training_cost import train_steps
 from llmft.runs.artifacts import ROWS
 from llmft.runs.upstream import stage_adapter, stage_work, twin
+from llmft.training.step_plan import Plan, refuse_endless_warmup
 
 ROWS_TOKENISED = 20_000
 ASSUMED_TOKENS = 2048
@@ -232,6 +233,7 @@ class PlannedStage(StageRunner):
         batch = known.batches_of(prompts)[0] if known else list(prompts[:size])
         if self.stage.evaluate is not None:
             judge(self)
+        self._refuse_endless_warmup()
         self.memory.begin("rollout")
         drawn_of = batch * self.train.gradient_accumulation_steps
         items = list(objective.sample_rollouts(drawn_of, range(len(drawn_of)), 0, lambda: False))
@@ -243,6 +245,7 @@ class PlannedStage(StageRunner):
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Compute what the loop would, on the heaviest batches only."""
+        self._refuse_endless_warmup()
         known = self.chosen if self.chosen and len(items) == len(self.chosen.items) else None
         size = self.train.per_device_train_batch_size
         batches = known.batches_of(items) if known else [list(items[:size])]
@@ -252,6 +255,11 @@ class PlannedStage(StageRunner):
         train_steps(self.model, batches, objective, self.train, self._groups(), self.memory)
         self.memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _refuse_endless_warmup(self) -> None:
+        if self.counts is not None:
+            steps = Plan.of(self.counts.items, self.train, self.seed).steps
+            refuse_endless_warmup(self.name, self.train, steps)
 
     # --- telling
 

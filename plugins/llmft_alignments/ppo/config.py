@@ -36,7 +36,9 @@ class PpoConfig(AlignmentConfig):
         1.0, gt=0, le=1, description="of the nucleus that is drawn from, and learnt; 1: everything"
     )
     stop_token: Line | None = Field(
-        None, description="a token that ends an answer too, such as a line break"
+        None,
+        description="a text that ends an answer too, such as a line break or '.': every token that"
+        " ends with it does",
     )
     missing_eos_penalty: float | None = Field(
         None, ge=0, le=1e6, description="taken off the score of an answer that does not end"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import EncodedPrompt
+from llmft.api import Answer, EncodedPrompt
 from llmft.toolkit import all_reduce_sum, token_stats, values
 from llmft_alignments.ppo.config import PpoConfig
 from llmft_alignments.ppo.diagnostics import Diagnostics
@@ -30,7 +30,7 @@ class PpoObjective:
         self.kl_coef = config.kl_coef
         self.scale_sums = [0.0, 0.0, 0.0]
         self._tallies: Any = None
-        self._first = False
+        self._first = self._told = False
 
     # --- drawing
 
@@ -45,11 +45,24 @@ class PpoObjective:
         repeated = [prompt for prompt in prompts for _ in range(each)]
         own = [number * each + k for number in numbers for k in range(each)]
         answers = self.arena.sample_rollouts(repeated, (step,), own, stopping=stopping)
+        self._note_unmet_stop(answers)
         judged = self.arena.judge(repeated, answers)
         self._first = step == 0
         if self._first:
             self._refuse_other_start(judged)
         return self.rollouts(judged)
+
+    def _note_unmet_stop(self, answers: Sequence[Answer]) -> None:
+        """Say once that no answer of a step met the stop_token."""
+        stops, context = self.arena.more_stops, self.arena.context
+        if not stops or self._told or not answers:
+            return
+        if not any(answer.ids and answer.ids[-1] in stops for answer in answers):
+            self._told = True
+            context.note(
+                f"no answer of a step has met the stop_token {self.config.stop_token!r}: raise"
+                " response_length, or give a text that the model writes"
+            )
 
     def _refuse_other_start(self, judged: Judged) -> None:
         """Raise StageError where the policy, not yet trained, is not its reference."""
