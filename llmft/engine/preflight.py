@@ -22,9 +22,9 @@ from llmft.system.startup import without_collecting
 
 
 def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
-    from llmft.modeling import attention
-
-    return source.attn_implementation == "auto" and attention.supports(type(model), model.config)
+    if source.attn_implementation != "auto":
+        return False
+    return base_model.proven_levers(source, model.config).padding_free
 
 
 @without_collecting()

@@ -27,6 +27,7 @@ from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.stage_rows import Rows, row_digests, stage_rows
 from llmft.engine.trackers import Trackers
 from llmft.modeling import base_model
+from llmft.modeling.levers import levers_of
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.registry.return_checks import model_of, violation
@@ -88,6 +89,8 @@ class StageResources:
         )
         base = base.to(device()) if not self.load_options else base
         base_model.refuse_not_finite(base, self.recipe.model)
+        if remark := levers_of(base).remark(base.config.model_type):
+            self.note(remark)
         if self.train.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self._bare = twin(base)

@@ -11,6 +11,7 @@ import torch
 from llmft.api import Sampling
 from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import SamplingParams, decode, dense_attention, stop_ids
+from llmft.modeling.levers import levers_of
 from llmft.modeling.token_reader import left_padded
 
 
@@ -48,6 +49,8 @@ def generate(
         on_cut(cut)
     answers = [""] * len(fitted)
     done = 0
+    if not levers_of(model).cached_decoding:
+        return _read_anew(model, tokenizer, fitted, max_new_tokens, batch_size, on_batch)
     with dense_attention(model), _plain_generation(model), torch.no_grad():
         for chosen, room in _batches(model, fitted, max_new_tokens, batch_size):
             config.max_new_tokens = room
@@ -98,6 +101,29 @@ def sample(
     )
     texts = tokenizer.batch_decode([answer.ids for answer in answers], skip_special_tokens=True)
     return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+
+def _read_anew(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int, int], None],
+) -> list[str]:
+    """Return the same answers where the model's cache is not to be trusted: slow, and right."""
+    stops = stop_ids(model, tokenizer)
+    answers = [""] * len(prompts)
+    done = 0
+    for chosen, room in _batches(model, prompts, max_new_tokens, batch_size):
+        asked = SamplingParams(room, stops, temperature=0.0)
+        found = decode(model, [prompts[i] for i in chosen], asked, batch_size=batch_size)
+        texts = tokenizer.batch_decode([answer.ids for answer in found], skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
+        done += len(chosen)
+        on_batch(done, len(prompts))
+    return answers
 
 
 def _batches(

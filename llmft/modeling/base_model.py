@@ -10,6 +10,7 @@ from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
 from llmft.api.settings import ModelSource
+from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
@@ -152,11 +153,32 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
         )
     _refuse_wrong_tensors(path, report)
     _keep_packing(model)
-    if varlen and source.attn_implementation == "auto" and attention.supports(type(model), config):
+    levers = proven_levers(source, config)
+    setattr(model, ATTRIBUTE, levers)
+    setattr(model, attention.DENSE, dense_attention(source, config))
+    if varlen and source.attn_implementation == "auto" and levers.padding_free:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     model.requires_grad_(False)
     return model
+
+
+def proven_levers(source: ModelSource, config: Any) -> Levers:
+    """Return which shortcuts of the forward pass are right for a model; tried once, then known.
+
+    Raises EnvironmentFault where even padded rows of a batch change each other.
+    """
+    dense = dense_attention(source, config)
+    dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
+    levers = proven(config, dense, source.dtype)
+    if levers.wrong_padded:
+        raise EnvironmentFault(
+            "E201",
+            f"'{source.path}' ({config.model_type}) does not give the loss of each row alone when"
+            f" rows are padded in one batch: {levers.wrong_padded}",
+            fix="take a model of another architecture",
+        )
+    return levers
 
 
 def empty_base(source: ModelSource) -> Any:

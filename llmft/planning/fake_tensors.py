@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from llmft.api.settings import ModelSource
 from llmft.modeling import attention, base_model
+from llmft.modeling.levers import ATTRIBUTE
 from llmft.planning.quantized import quantize
 
 
@@ -25,15 +26,13 @@ def fake_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
     model.name_or_path = source.path
     if options.get("load_in_4bit") or options.get("load_in_8bit"):
         quantize(model, options)
-    if varlen and source.attn_implementation == "auto" and _takes_varlen(model):
+    levers = base_model.proven_levers(source, model.config)
+    setattr(model, ATTRIBUTE, levers)
+    if varlen and source.attn_implementation == "auto" and levers.padding_free:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     model.requires_grad_(False)
     return model
-
-
-def _takes_varlen(model: Any) -> bool:
-    return attention.supports(type(model), model.config)
 
 
 class _Lent:
