@@ -132,6 +132,15 @@ class Adapter(_Kind[C]):
         """
         return ()
 
+    def on_small_copy(self) -> Adapter[Any] | None:
+        """Return these settings as they fit a small copy of any model; None: it has no such form.
+
+        Where there is one, the adapter is tried on a small random copy of the model's architecture
+        before weights are loaded, and refused where it fails: few layers, narrow ones, and a
+        vocabulary of 512.
+        """
+        return None
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 

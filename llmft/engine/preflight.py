@@ -77,9 +77,32 @@ def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
         if stage.adapter is None:
             continue
         model.is_quantized = bool(load_options(recipe, adapter))  # as transformers marks it
-        for key, what, fix in refusals_of(adapter, model):
+        refusals = list(refusals_of(adapter, model))
+        for key, what, fix in refusals:
             faults.append(loaded.fault("E047", ("stages", number, "adapter", *key), what, fix))
+        if not refusals:
+            faults += _of_a_trial(loaded, number, adapter, model)
     return faults
+
+
+def _of_a_trial(loaded: Loaded, number: int, adapter: Any, model: Any) -> list[Fault]:
+    """Return a fault where an adapter fails on a small copy of the model."""
+    from llmft.engine.adapter_trial import failure
+
+    source = loaded.written.model
+    if loaded.written.stages[number].adapter is None or not (
+        why := failure(adapter, source, model.config)
+    ):
+        return []
+    what = f"'{adapter.method}' cannot be trained on a model of the type"
+    return [
+        loaded.fault(
+            "E047",
+            ("stages", number, "adapter", "method"),
+            f"{what} '{model.config.model_type}': {why}",
+            "pick another adapter, such as lora with target_modules: [q_proj, v_proj]",
+        )
+    ]
 
 
 def _without_room(

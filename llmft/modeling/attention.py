@@ -59,6 +59,8 @@ def varlen_attention(
     """
     if unknown := sorted(k for k in others if others[k] is not None and k not in _KNOWN):
         raise ValueError(f"variable-length attention does not know {', '.join(unknown)}")
+    if attention_mask is not None:
+        raise ValueError("variable-length attention takes no mask of the model's own")
     if cu_seq_lens_q is None:
         raise ValueError("variable-length attention needs cu_seq_lens_q")
     groups = module.num_key_value_groups if hasattr(module, "num_key_value_groups") else 1

@@ -196,6 +196,8 @@ def _stir(model: Any) -> None:
                 parameter.normal_(0, 0.5 if "embed" in name or "wte" in name else 0.1)
             elif "sink" in name:
                 parameter.normal_(0, 1.0)
+            else:  # norms, biases, decays: at their start they may hide what they do
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
         # Logits so far apart that a cap on them shows.
         model.get_output_embeddings().weight.normal_(0, 0.5)
 

@@ -85,8 +85,8 @@ def proven(config: Any, attention: str, dtype: str = "float32") -> Levers:
 
     attention: the attention code for padded batches. dtype: the type of the base's weights.
     """
-    key = _key(config, attention, dtype)
-    return _through_cache(key, lambda: _tried(config, attention, dtype))
+    found = remembered(config, [attention, dtype], lambda: asdict(_tried(config, attention, dtype)))
+    return Levers(**found)
 
 
 # --- kept
@@ -104,36 +104,37 @@ def _code() -> str:
     return hasher.hexdigest()
 
 
-def _key(config: Any, attention: str, dtype: str) -> str:
+def remembered(config: Any, asked: Any, find: Callable[[], Any]) -> Any:
+    """Return what was found out about a model's config, from disk where it was found before.
+
+    asked: what else the answer depends on, as JSON. The answer is JSON too. It is kept for these
+    versions of the code and the libraries, and this kind of device.
+    """
     from llmft.system.machine import device
 
-    told = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    whole = f"{_code()} {type(config).__name__} {told} {attention} {dtype} {device()}"
-    return hashlib.sha256(whole.encode()).hexdigest()
-
-
-_known: dict[str, Levers] = {}
-
-
-def _through_cache(key: str, find: Callable[[], Levers]) -> Levers:
+    told = json.dumps([config.to_dict(), asked], sort_keys=True, default=str)
+    key = hashlib.sha256(
+        f"{_code()} {type(config).__name__} {told} {device()}".encode()
+    ).hexdigest()
     if key in _known:
         return _known[key]
     folder = _folder()
     path = folder / f"{key}.json" if folder else None
-    found = None
     if path is not None and path.is_file():
-        with suppress(OSError, ValueError, TypeError):
-            found = Levers(**json.loads(path.read_text("utf-8")))
-    if found is None:
-        found = find()
-        if path is not None:
-            with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                staged = path.with_suffix(f".{os.getpid()}")
-                staged.write_text(json.dumps(asdict(found)), "utf-8")
-                staged.replace(path)
-    _known[key] = found
+        with suppress(OSError, ValueError):
+            _known[key] = json.loads(path.read_text("utf-8"))
+            return _known[key]
+    _known[key] = found = find()
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staged = path.with_suffix(f".{os.getpid()}")
+            staged.write_text(json.dumps(found), "utf-8")
+            staged.replace(path)
     return found
+
+
+_known: dict[str, Any] = {}
 
 
 def _folder() -> Path | None:

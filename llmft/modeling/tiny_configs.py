@@ -107,7 +107,7 @@ def _has(config: Any, name: str) -> bool:
 
 
 def _number(config: Any, name: str) -> int:
-    value = getattr(config, name, None)
+    value = getattr(config, name, None) if _has(config, name) else None
     return value if isinstance(value, int) else 0
 
 
