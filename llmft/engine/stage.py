@@ -247,8 +247,9 @@ class StageRunner(StageResources):
         made = (self.adapter, self.work) if isinstance(self.work, Alignment) else ()
         model = self.model if made else None
         artifacts.save_stage(
-            self.folder, self._run_folder.name, made, model, result, self.fingerprint
-        )
+            self.folder, self._run_folder.name, made, model, result, self.fingerprint,
+            self.tokenizer if made else None,
+        )  # fmt: skip
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
         from llmft.training.optimizer import joined_groups

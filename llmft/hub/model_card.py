@@ -131,7 +131,9 @@ def card(
         llmft=lock.get("llmft", "of an unknown version"),
         scores=_scores(stage, result),
         data=_data(stage, lock),
-        loading=_loading(recipe, base, repo_id, known, loads_in_peft),
+        loading=_loading(
+            recipe, base, repo_id, known, loads_in_peft, str(result.get("produces", ""))
+        ),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
@@ -163,7 +165,9 @@ def _data(stage: Stage, lock: Mapping[str, Any]) -> str:
     return _table(("setting", "value"), rows)
 
 
-def _loading(recipe: Recipe, base: str, repo_id: str, known: bool, loads_in_peft: bool) -> str:
+def _loading(
+    recipe: Recipe, base: str, repo_id: str, known: bool, loads_in_peft: bool, produces: str
+) -> str:
     if not loads_in_peft:
         return "PEFT does not know this method; llmft loads it: `llmft generate RUN QUESTION`."
     revision = f', revision="{recipe.model.revision}"' if recipe.model.revision else ""
@@ -174,13 +178,19 @@ def _loading(recipe: Recipe, base: str, repo_id: str, known: bool, loads_in_peft
     said = "" if known or note else f"Put the path of your copy of `{base}` in its place.\n\n"
     bits = recipe.model.quantization.bits
     said += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
+    kind, labels, use = "AutoModelForCausalLM", "", ""
+    if produces == "reward_model":
+        kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
+        said += "It is a reward model: its one label's logit, at a text's last token, is the"
+        said += " reward. Give `base` a padding token to score several texts at a time.\n\n"
+        use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
     return (
         f"{said}```python\n{note}from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {kind}, AutoTokenizer\n\n"
         f"base = {where}\n"
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
-        f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
-        f'model = PeftModel.from_pretrained(model, "{repo_id}")\n```'
+        f"model = {kind}.from_pretrained(base{revision}{labels})\n"
+        f'model = PeftModel.from_pretrained(model, "{repo_id}").eval(){use}\n```'
     )
 
 

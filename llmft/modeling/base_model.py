@@ -44,8 +44,7 @@ def locate_model(path: str) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a model folder that would run code or unpickle when it is loaded, or is an adapter."""
-    _refuse_adapters(folder)
+    """Refuse a model folder that would run code or unpickle when it is loaded."""
     weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", *_PICKLES))
     if weights and not any(name.endswith(".safetensors") for name in weights):
         raise TrustError(
@@ -114,6 +113,7 @@ def load_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 
     path = locate_model(source.path)
+    _refuse_adapters(Path(path))
     revision = _commit(path, source.revision)
     with _found(path, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)

@@ -25,16 +25,18 @@ def save_stage(
     model: Any,
     result: StageResult,
     identity: str = "",
+    tokenizer: Any = None,
 ) -> None:
     """Write what a stage trained, then its result; the result says that the stage is finished.
 
     made_by: the adapter and the alignment; each writes its own part into one folder. Empty for a
     task, which has written its rows itself. identity: the hash of what the stage was made from.
+    tokenizer: is saved beside the adapter, with its chat template.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
     """
     if makers := tuple(made_by):
-        _save_adapter(folder / ADAPTER, run_id, makers, model)
+        _save_adapter(folder / ADAPTER, run_id, makers, model, tokenizer)
     made = {"run_id": run_id, "fingerprint": identity, **asdict(result)}
     if (folder / ROWS).is_file():
         made["rows_sha256"] = fsio.sha256(folder / ROWS)
@@ -42,7 +44,11 @@ def save_stage(
 
 
 def _save_adapter(
-    folder: Path, run_id: str, makers: Iterable[Adapter[Any] | Alignment[Any]], model: Any
+    folder: Path,
+    run_id: str,
+    makers: Iterable[Adapter[Any] | Alignment[Any]],
+    model: Any,
+    tokenizer: Any,
 ) -> None:
     import torch
 
@@ -56,6 +62,8 @@ def _save_adapter(
         with fsio.staged_folder(folder, run_id) as staged:
             for method in makers:
                 method.save(model, staged)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staged)
 
 
 def result_of(folder: Path) -> dict[str, Any]:

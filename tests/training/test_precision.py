@@ -36,13 +36,15 @@ def test_all_that_is_trained_is_float32_and_answers_stay(make, settings, dtype):
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert all(p.dtype == torch.float32 for p in trained.values())
     after = model(input_ids=ids).logits
-    assert after.dtype == before.dtype and torch.equal(after, before)
+    assert after.dtype == before.dtype
+    assert torch.equal(after, before)
     after.float().square().mean().backward()
     moved = [n for n, p in trained.items() if p.grad is not None and p.grad.abs().sum() > 0]
     assert any("lora" not in name for name in moved)
     with as_stored(model):
         names = [n for n, p in model.named_parameters() if p.requires_grad and p.dtype == dtype]
-    assert names and not any("lora" in name for name in names)
+    assert names
+    assert not any("lora" in name for name in names)
     assert all(p.dtype == torch.float32 for p in trained.values())
 
 
