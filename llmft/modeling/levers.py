@@ -110,9 +110,12 @@ def remembered(config: Any, asked: Any, find: Callable[[], Any]) -> Any:
     asked: what else the answer depends on, as JSON. The answer is JSON too. It is kept for these
     versions of the code and the libraries, and this kind of device.
     """
+    import torch
+
     from llmft.system.machine import device
 
-    told = json.dumps([config.to_dict(), asked], sort_keys=True, default=str)
+    stated = {k: v for k, v in config.to_dict().items() if k not in _OF_A_FILE and k[0] != "_"}
+    told = json.dumps([stated, asked], sort_keys=True, default=str)
     key = hashlib.sha256(
         f"{_code()} {type(config).__name__} {told} {device()}".encode()
     ).hexdigest()
@@ -124,7 +127,9 @@ def remembered(config: Any, asked: Any, find: Callable[[], Any]) -> Any:
         with suppress(OSError, ValueError):
             _known[key] = json.loads(path.read_text("utf-8"))
             return _known[key]
-    _known[key] = found = find()
+    # Whatever is going on around: a plan makes its models on torch's meta device.
+    with torch.device("cpu"), torch.enable_grad():
+        _known[key] = found = find()
     if path is not None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +140,8 @@ def remembered(config: Any, asked: Any, find: Callable[[], Any]) -> Any:
 
 
 _known: dict[str, Any] = {}
+_OF_A_FILE = ("dtype", "torch_dtype", "transformers_version", "architectures", "use_cache")
+"""What a config says of how it was stored or is loaded, and not of the architecture."""
 
 
 def _folder() -> Path | None:
