@@ -38,6 +38,14 @@ def newest_run(loaded: Loaded) -> Path:
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
 
+def unfinished_run(loaded: Loaded) -> Path | None:
+    """Return the newest unfinished run of the recipe's name; None where there is none."""
+    parent = Path(loaded.recipe.output_dir) / loaded.recipe.name
+    runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
+    found = next((run for run in runs if not _is_finished(run)), None)
+    return found.resolve() if found else None
+
+
 def examine(
     loaded: Loaded, folder: Path, registry: Registry, first: str | None = None
 ) -> PreviousRun:
