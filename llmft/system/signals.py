@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, USR1 and USR2: a run leaves at once, but for a step of training, which is finished first."""
+"""SIGINT, SIGTERM, USR1 and USR2: a run leaves at once; a step of training is finished first."""
 
 from __future__ import annotations
 

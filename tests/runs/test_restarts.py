@@ -20,7 +20,7 @@ def test_a_job_that_is_started_again_is_known(name):
 
 def test_srun_with_several_tasks_is_refused():
     step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    with pytest.raises(EnvironmentFault, match="E210.*srun has started 2 tasks"):
+    with pytest.raises(EnvironmentFault, match=r"E210.*srun has started 2 tasks"):
         launcher.refuse_foreign(step)
     launcher.refuse_foreign({**step, "SLURM_STEP_NUM_TASKS": "1"})
     torchrun = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}

@@ -38,7 +38,8 @@ def run_recipe_file(
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
     resume_auto: go on with the recipe's unfinished run where there is one; so it is too where a
-    launcher has started the job again. run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
+    launcher has started the job again.
+    run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
     smoke: run it with a tiny random model and a few rows, under a temporary folder.
     first: run this stage and those after it again. last: stop after this stage.
     """
