@@ -72,13 +72,9 @@ class Trial:
                 half = copy.deepcopy(self.model).to(getattr(torch, dtype))
                 with torch.no_grad():
                     return self._off(label_nll(half, self.rows).per_row(len(self.rows)), half=True)
-            embedding = self.model.get_input_embeddings().weight
-            embedding.requires_grad_(True)
-            try:
+            with _watched(self.model) as watched:
                 losses = label_nll(self.model, self.rows).per_row(len(self.rows))
-                (gradient,) = torch.autograd.grad(losses.sum(), embedding)
-            finally:
-                embedding.requires_grad_(False)
+                gradient = watched.gradient(losses)
             apart = float((gradient - self.gradient).norm() / self.gradient.norm())
             if not apart <= CLOSE_GRADIENT:
                 return f"the gradient is {apart:.1%} off"
@@ -214,12 +210,43 @@ def _rows(model: Any) -> list[Encoded]:
 
 def _plainly(model: Any, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each row's loss, alone in plain transformers, and the embedding's gradient."""
-    embedding = model.get_input_embeddings().weight.requires_grad_(True)
-    with without_dropout(model):
+    with without_dropout(model), _watched(model) as watched:
         losses = torch.stack([_alone(model, row) for row in rows])
-        (gradient,) = torch.autograd.grad(losses.sum(), embedding)
-    embedding.requires_grad_(False)
+        gradient = watched.gradient(losses)
     return losses.detach().cpu(), gradient
+
+
+class _watched:
+    """While it is entered, the gradient at the embedding's output can be asked for.
+
+    The weight stays frozen, as it is under an adapter: it may be the output layer's too.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.layer = model.get_input_embeddings()
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __enter__(self) -> _watched:
+        self.hook = self.layer.register_forward_hook(self._see)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.hook.remove()
+
+    def _see(self, _: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+        leaf = out.detach().requires_grad_(True)
+        self.seen.append((given[0], leaf))
+        return leaf
+
+    def gradient(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the summed losses, added up over each token id, (V, D)."""
+        leaves = [leaf for _, leaf in self.seen]
+        parts = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        total = leaves[0].new_zeros(self.layer.weight.shape[0], leaves[0].shape[-1])
+        for (ids, _), part in zip(self.seen, parts, strict=True):
+            if part is not None:
+                total.index_add_(0, ids.flatten(), part.flatten(0, -2))
+        return total
 
 
 def _alone(model: Any, row: Encoded) -> torch.Tensor:

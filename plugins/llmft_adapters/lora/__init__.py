@@ -89,7 +89,7 @@ class Lora(Adapter[LoraConfig]):
             bias=config.bias,
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
             target_modules=targets_for_peft(model, config),
-            target_parameters=adapted_experts(model, config) or None,
+            target_parameters=sorted(adapted_experts(model, config)) or None,
             use_rslora=config.use_rslora,
             init_lora_weights=config.init_lora_weights if not config.start_in_the_base else True,
             modules_to_save=whole_layers_for_peft(model, config),
