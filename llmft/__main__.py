@@ -1,7 +1,6 @@
 """`python -m llmft`: the same as the command `llmft`."""
 
-import sys
-
 from llmft.cli.main import main
+from llmft.system.launcher import leave
 
-sys.exit(main())
+leave(main())

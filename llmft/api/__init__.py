@@ -142,6 +142,23 @@ class Adapter(_Kind[C]):
         """
         return ()
 
+    def on_small_copy(self) -> Adapter[Any] | None:
+        """Return these settings as they fit a small copy of any model; None: it has no such form.
+
+        Where there is one, the adapter is tried on a small random copy of the model's architecture
+        before weights are loaded, and refused where it fails: few layers, narrow ones, and a
+        vocabulary of 512.
+        """
+        return None
+
+    def starts_as_base(self) -> bool:
+        """Return whether a freshly attached adapter changes nothing: the model answers as the base.
+
+        Preference training then checks that its first loss is that of a policy equal to its
+        reference.
+        """
+        return False
+
     @abstractmethod
     def attach(self, model: Any) -> Any:
         """Return the base model with a fresh adapter attached; only the adapter requires grad."""

@@ -117,6 +117,19 @@ class StageModels(Protocol):
         It shares the base's weights. The start is as `reference` has it.
         """
 
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether `model`, not yet trained, must answer as `reference` does.
+
+        So it is with `start_from`, and with an adapter that starts as the base.
+        """
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """A context in which the model computes as in a training step: autocast under `bf16`.
+
+        `reference`, and what `fit` calls, are in it already.
+        """
+
     def load_stage(self, name: str) -> Any:
         """A second model that shares this one's base weights, with an earlier stage's adapter.
 

@@ -172,10 +172,22 @@ class TrainSettings(Settings):
         2, ge=2, le=10_000, description="checkpoints that are kept; never fewer than two"
     )
 
+    @property
+    def _warms_up(self) -> bool:
+        return bool(self.warmup_steps or self.warmup_ratio)
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> TrainSettings:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("warmup_steps and warmup_ratio exclude each other; keep one")
+        most = self.max_steps
+        if most is not None and (self.warmup_steps > most or (self._warms_up and most == 1)):
+            warmup = self.warmup_steps or 1
+            raise ValueError(
+                f"the warm-up takes {warmup} of {most} step{'s' * (most > 1)}, so that the learning"
+                f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
+                " or warmup_ratio, or raise max_steps"
+            )
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
             raise ValueError(
                 "the 'constant' schedule ignores warmup_ratio;"

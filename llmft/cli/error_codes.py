@@ -392,8 +392,9 @@ CODES: dict[str, Code] = {
     ),
     "E207": Code(
         "the model's weights do not fit its description",
-        "Tensors are missing, left over, or of another shape than config.json says. Such a model"
-        " would start with random weights in their place.",
+        "Tensors are missing, left over, or of another shape than config.json says, or hold numbers"
+        " that are not finite. Such a model would start with random weights in their place, or have"
+        " no loss at all.",
         "Fetch the model again, and check that config.json and the weights belong together.",
     ),
     "E208": Code(
@@ -447,6 +448,14 @@ CODES: dict[str, Code] = {
         "Several processes train together, and one has ended or cannot be reached, so the others"
         " cannot finish their step. What was saved before is intact.",
         "Look for the message of the process that ended first; then go on with --resume.",
+    ),
+    "E307": Code(
+        "the policy does not start as its reference",
+        "Before the first step, policy and reference are the same model: rewards are 0, the loss is"
+        " its value at margin 0 (ln 2 for DPO's sigmoid), and PPO's ratio is 1. Measured with"
+        " dropout off it is not so: a path of the computation is wrong for this model.",
+        "Write model.attn_implementation: eager, which takes the plainest path; report the model's"
+        " name and the message.",
     ),
     # --- runs and checkpoints
     "E401": Code(

@@ -69,6 +69,7 @@ def _open_closed_streams() -> None:
 
 def _answer(args: Sequence[str]) -> Answer:
     launcher.refuse_for(args[0])
+    args = ["--resume-auto" if word == "--resume=auto" else word for word in args]
     command = typer.main.get_command(app)
     try:
         # Not `command.main`: it would print errors itself, and make an exit code of Ctrl-C.

@@ -22,6 +22,13 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that stopped, where it stopped.")
     ] = False,
+    resume_auto: Annotated[
+        bool,
+        typer.Option(
+            "--resume-auto",
+            help="Go on with the recipe's unfinished run, else begin (or: --resume=auto).",
+        ),
+    ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
@@ -64,6 +71,7 @@ def run(
 
     return run_recipe_file(
         recipe, overrides(set, output_dir), quiet=quiet, as_json=json, resume=resume,
+        resume_auto=resume_auto,
         run_folder=run_folder, smoke=smoke, first=from_, last=until,
         accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
     )  # fmt: skip

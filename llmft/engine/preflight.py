@@ -22,6 +22,7 @@ from llmft.api.errors import (
     TrustError,
 )
 from llmft.data.stage_rows import check_rows
+from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.references import references, stage_references
 from llmft.recipes.tree import KeyPath
@@ -63,7 +64,12 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
     and network. hub_rows: with the base, read the first rows of data sets on the hub too.
     """
     network = hub_rows and base is not None
-    faults = [*_of_the_folder(job), *_of_other_runs(job), *_of_rows(job, network=network)]
+    faults = [
+        *_of_the_folder(job),
+        *_of_other_runs(job),
+        *_of_other_adapters(job),
+        *_of_rows(job, network=network),
+    ]
     if base is not None:
         faults += _of_the_model(job, base)
 
@@ -186,15 +192,55 @@ def _of_a_stage(
         return
     model.is_quantized = bool(load_options(job.recipe, adapter))  # as transformers marks it
     assert adapter is not None  # the stage has an adapter block
-    for key, what, fix in refusals_of(adapter, model):
+    refusals = list(refusals_of(adapter, model))
+    for key, what, fix in refusals:
         yield job.fault("E047", ("stages", number, "adapter", *key), what, fix)
+    if not refusals:
+        yield from _of_a_trial(job, number, adapter, model)
+
+
+def _of_a_trial(job: Job, number: int, adapter: Any, model: Any) -> Iterator[Fault]:
+    """Yield a fault where an adapter fails on a small copy of the model."""
+    from llmft.engine.adapter_trial import failure
+
+    if why := failure(adapter, job.written.model, model.config):
+        kind = model.config.model_type
+        yield job.fault(
+            "E047",
+            ("stages", number, "adapter", "method"),
+            f"'{adapter.method}' cannot be trained on a model of the type '{kind}': {why}",
+            "pick another adapter, such as lora with target_modules: [q_proj, v_proj]",
+        )
+
+
+def _of_other_adapters(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each stage whose adapter block is not that of what it goes on training.
+
+    Within one recipe this was found when it was read; here it may be a stage of another run.
+    """
+    for number, bound in enumerate(job.written_stages):
+        start, stage = bound.start, bound.spec
+        if start is None or stage.adapter is None or start.stage is None:
+            continue
+        if start.stage.adapter is None or start.stage.adapter.config == stage.adapter:
+            continue
+        theirs = start.stage.adapter.config
+        name = difference(stage.adapter, theirs)
+        now, then = (shown(getattr(one, name, None)) for one in (stage.adapter, theirs))
+        yield job.fault(
+            "E034",
+            ("stages", number, "adapter", name),
+            f"'{name}' is {now} here, and {then} in '{start.target}', whose adapter stage"
+            f" '{stage.name}' goes on training",
+            "drop this adapter block, or drop start_from",
+        )
 
 
 def _keeps_rows_apart(job: Job, model: Any) -> bool:
-    from llmft.modeling import attention
+    from llmft.modeling.base_model import proven_levers
 
-    auto = job.recipe.model.attn_implementation == "auto"
-    return auto and attention.supports(type(model), model.config)
+    source = job.recipe.model
+    return source.attn_implementation == "auto" and proven_levers(source, model.config).padding_free
 
 
 def _without_room(

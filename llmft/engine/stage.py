@@ -100,11 +100,12 @@ class StageRunner:
     ) -> StageResult:
         from llmft.system import distributed
         from llmft.training import loop
-        from llmft.training.step_plan import Plan
+        from llmft.training.step_plan import Plan, refuse_endless_warmup
 
         if not items:
             raise DataError("E105", f"stage '{self.name}' has nothing left to learn from")
         plan = Plan.of(len(items), self.train, self.seed, distributed.count())
+        refuse_endless_warmup(self.name, self.train, plan.steps)
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
         saved = distributed.on_rank_zero(checkpoints.newest)
@@ -232,6 +233,7 @@ class StageRunner:
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
             ),
+            tokenizer=self.models.tokenizer if made else None,
         )
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llmft.api import Alignment
 from llmft.engine.stage_log import StageLog
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import BaseModel, refuse_not_finite
+from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
 from llmft.registry.return_checks import violation
 from llmft.runs.upstream import load_options, stage_model, twin, upstream_folder
@@ -42,10 +44,15 @@ class StageModels:
     @without_collecting()
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
+        from llmft.modeling.precision import train_in_float32
+
         self.log.progress("load the model", 0, 1)
         seed_everything(self.seed)
         base = self.base.load(self.load_options, varlen=self.varlen)
         base = base.to(device()) if not self.load_options else base
+        refuse_not_finite(base, self.base.source)
+        if remark := levers_of(base).remark(base.config.model_type):
+            self.log.note(remark)
         if self.bound.spec.train.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self.bare = twin(base)
@@ -54,6 +61,7 @@ class StageModels:
         work = self.bound.work
         if isinstance(work, Alignment):
             work.extend(model)
+            train_in_float32(model)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 what = "no parameter requires grad: there is nothing to train"
                 raise violation(self.adapter, what)
@@ -78,10 +86,24 @@ class StageModels:
         """Whether `label_nll` may compute a prompt once for two answers."""
         return bool(self.adapter.supports_shared_prompt)
 
-    def reference(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
         """Return a context in which the model, not yet trained, answers as the reference."""
-        start: AbstractContextManager[Any] = nullcontext()
-        return start if self.bound.start else self.adapter.disabled(self.model)
+        off = nullcontext() if self.bound.start else self.adapter.disabled(self.model)
+        with off, self.precision():
+            yield self.model
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether the model, not yet trained, must answer as the reference does."""
+        return self.bound.start is not None or bool(self.adapter.starts_as_base())
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes as in a training step."""
+        import torch
+
+        bf16 = self.bound.spec.train.bf16
+        return torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=bf16)
 
     def load_stage(self, name: str) -> Any:
         """Return a frozen model of an earlier stage on this one's base weights."""

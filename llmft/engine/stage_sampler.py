@@ -35,6 +35,9 @@ class StageSampler:
             max_new_tokens=max_new_tokens,
             batch_size=self.batch_size,
             on_batch=lambda done, total: self.log.progress("answer", done, total),
+            on_cut=lambda cut: self.log.note(
+                f"{cut} of {len(prompts)} prompts fill the model's positions: their starts are cut"
+            ),
         )
 
     def sample(

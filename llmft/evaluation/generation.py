@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from llmft.api import SamplingParams
 from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import decode, dense_attention, stop_ids
+from llmft.modeling.levers import levers_of
 from llmft.modeling.token_reader import left_padded
 
 
@@ -22,10 +24,13 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda *_: None,
+    on_cut: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Return the likeliest answer to each prompt (token ids), in order, without special tokens.
 
-    A prompt that leaves no room for the answer within the model's positions keeps its end.
+    A prompt is read whole: within the model's positions, the answer has what room it leaves. Only
+    one that fills them all keeps its end. on_cut: told how many do, where there are any.
+    Nothing of the model's own generation_config acts but the tokens that end an answer.
     """
     from transformers import GenerationConfig
 
@@ -40,13 +45,16 @@ def generate(
         eos_token_id=stops or None,
         use_cache=True,
     )
-    fitted = _fitted(model, prompts, max_new_tokens)
-    longest_first = sorted(range(len(fitted)), key=lambda i: -len(fitted[i]))
+    fitted = _fitted(model, prompts, 1)
+    if cut := sum(len(new) < len(old) for new, old in zip(fitted, prompts, strict=True)):
+        on_cut(cut)
     answers = [""] * len(fitted)
     done = 0
-    with dense_attention(model), torch.no_grad():
-        for start in range(0, len(fitted), batch_size):
-            chosen = longest_first[start : start + batch_size]
+    if not levers_of(model).cached_decoding:
+        return _read_anew(model, tokenizer, fitted, max_new_tokens, batch_size, on_batch)
+    with dense_attention(model), _plain_generation(model), torch.no_grad():
+        for chosen, room in _batches(model, fitted, max_new_tokens, batch_size):
+            config.max_new_tokens = room
             ids, mask = left_padded([fitted[i] for i in chosen], pad=pad)
             device = next(model.parameters()).device
             out = model.generate(
@@ -90,10 +98,72 @@ def sample(
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
+def _read_anew(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int, int], None],
+) -> list[str]:
+    """Return the same answers where the model's cache is not to be trusted: slow, and right."""
+    stops = stop_ids(model, tokenizer)
+    answers = [""] * len(prompts)
+    done = 0
+    for chosen, room in _batches(model, prompts, max_new_tokens, batch_size):
+        asked = SamplingParams(room, temperature=0.0, stop_token_ids=stops)
+        found = decode(model, [prompts[i] for i in chosen], asked, batch_size=batch_size)
+        texts = tokenizer.batch_decode([answer.ids for answer in found], skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
+        done += len(chosen)
+        on_batch(done, len(prompts))
+    return answers
+
+
+def _batches(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[list[int], int]]:
+    """Yield which prompts are answered together, long ones first, and with how many tokens.
+
+    A prompt that leaves less room than was asked for is answered alone, within that.
+    """
+    room = _room(model)
+    limits = [min(max_new_tokens, room - len(p)) if room else max_new_tokens for p in prompts]
+    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for i in longest_first:
+        if limits[i] < max_new_tokens:
+            yield [i], limits[i]
+    rest = [i for i in longest_first if limits[i] == max_new_tokens]
+    for start in range(0, len(rest), batch_size):
+        yield rest[start : start + batch_size], max_new_tokens
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Let the model have no settings of generation of its own: `generate` would mix them in."""
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(base, "generation_config"):
+        yield
+        return
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own
+
+
+def _room(model: Any) -> int | None:
+    """Return how many tokens a row may have beside an adapter's; None where there is no limit."""
+    room = max_positions(model.config)
+    return room - getattr(model, "n_virtual", 0) if room else None
+
+
 def _fitted(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[Sequence[int]]:
-    room = max_positions(model.config)
-    room = room - getattr(model, "n_virtual", 0) if room else None
+    room = _room(model)
     keep = max(1, room - max_new_tokens) if room else None
     return [list(p)[-keep:] if keep else list(p) for p in prompts]

@@ -201,10 +201,6 @@ def _loading(
     if place.run:
         named = f" (RUN is the folder of the run {place.run})" if run == "RUN" else ""
         text = f"llmft, from the run's folder{named}: {by_llmft}.\n\nPlain PEFT:\n\n"
-    if scores:
-        text += (
-            "PEFT loads the adapter without the head that gives the score; llmft loads both.\n\n"
-        )
     revision = f', revision="{recipe.model.revision}"' if recipe.model.revision else ""
     where, first = json.dumps(base), ""
     if recipe.model.path.startswith(EMBEDDED):
@@ -214,14 +210,20 @@ def _loading(
         text += f"Put the path of your copy of `{base}` in its place.\n\n"
     bits = recipe.model.quantization.bits
     text += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
+    kind, labels, use = "AutoModelForCausalLM", "", ""
+    if scores:
+        kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
+        text += "It is a reward model: its one label's logit, at a text's last token, is the"
+        text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
+        use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
     adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
     return (
         f"{text}```python\n{first}from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {kind}, AutoTokenizer\n\n"
         f"base = {where}\n"
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
-        f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
-        f'model = PeftModel.from_pretrained(model, "{adapter}")\n```'
+        f"model = {kind}.from_pretrained(base{revision}{labels})\n"
+        f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
     )
 
 

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import CheckpointError
+from llmft.api.errors import CheckpointError, DataError
 from llmft.data.encoding import Encoder
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.recipes.binding import RESOLVED
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
+from llmft.runs.provenance import refuse_changed_base
 from llmft.runs.upstream import dataset_in, load_options, stage_model
 from llmft.system import hub_commits
 from llmft.system.machine import device
@@ -28,7 +29,9 @@ def load_run(run: Path, registry: Registry) -> Job:
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
     hub_commits.begin_as_in(run)
-    return load_recipe(file, registry)
+    job = load_recipe(file, registry)
+    refuse_changed_base(run, BaseModel(job.recipe.model))
+    return job
 
 
 def answer(
@@ -59,7 +62,14 @@ def answer(
     encoder = Encoder(base.tokenizer, None)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
-    texts = generate(model, base.tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)
+    texts = generate(
+        model,
+        base.tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=8,
+        on_cut=_refuse_cut,
+    )
     return [text.strip() for text in texts]
 
 
@@ -81,4 +91,13 @@ def model_of_run(
     options = load_options(job.recipe, bound.model_adapter)
     model = base.load(options, varlen=varlen)
     model = model if options else model.to(device())
+    refuse_not_finite(model, job.recipe.model)
     return stage_model(bound, model, folder, whole=whole) if with_adapter else model
+
+
+def _refuse_cut(prompts: int) -> None:
+    raise DataError(
+        "E106",
+        "a question is longer than the model's positions, and its start would be cut",
+        fix="ask a shorter one",
+    )

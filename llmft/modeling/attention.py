@@ -14,6 +14,12 @@ import torch
 import torch.nn.functional as F
 
 NAME = "llmft_varlen"
+DENSE = "llmft_dense_attention"
+"""Where a base model keeps the name of the attention code that it has for padded batches."""
+_KNOWN = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states",
+          "cu_seq_lens_k", "max_length_q", "max_length_k", "cache_position", "return_dict",
+          "seq_idx", "logits_to_keep", "output_router_logits", "num_items_in_batch"}  # fmt: skip
+"""What models hand on that changes nothing here."""
 
 
 def register() -> None:
@@ -42,7 +48,7 @@ def varlen_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     shared_prefix: torch.Tensor | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return causal attention within each segment, as (1, T, H, D), and no weights.
 
@@ -51,6 +57,10 @@ def varlen_attention(
     shared_prefix: (B, 2) start and length, along T, of what stands before a segment though it is
         laid elsewhere (a prompt that two answers share); length 0 where nothing does.
     """
+    if unknown := sorted(k for k in others if others[k] is not None and k not in _KNOWN):
+        raise ValueError(f"variable-length attention does not know {', '.join(unknown)}")
+    if attention_mask is not None:
+        raise ValueError("variable-length attention takes no mask of the model's own")
     if cu_seq_lens_q is None:
         raise ValueError("variable-length attention needs cu_seq_lens_q")
     groups = module.num_key_value_groups if hasattr(module, "num_key_value_groups") else 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
 from llmft.api.settings import ModelSource
+from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
@@ -69,6 +70,32 @@ def check_folder(folder: Path) -> None:
             )
 
 
+def _refuse_adapters(folder: Path) -> None:
+    if not (folder / "adapter_config.json").is_file():
+        return
+    if (folder / "config.json").is_file():
+        raise EnvironmentFault(
+            "E201",
+            f"'{folder}' holds a model and an adapter (adapter_config.json), which would be loaded"
+            " on top of it without a word",
+            fix="move the files adapter_* into a folder of their own, and name it in start_from",
+        )
+    run = folder.absolute().parents
+    of_a_run = folder.name == "adapter" and len(run) > 2 and run[1].name == "stages"
+    start = f"run:{run[2].name}/{run[0].name}" if of_a_run else f"peft:{folder}"
+    try:
+        facts = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        base = facts.get("base_model_name_or_path") or ""
+    except (OSError, ValueError, AttributeError):
+        base = ""
+    raise EnvironmentFault(
+        "E201",
+        f"'{folder}' is an adapter, not a model",
+        fix=f"give its base model{f' ({base})' if base else ''} as model.path, and write"
+        f" start_from: {start} in the stage",
+    )
+
+
 class BaseModel:
     """A recipe's base model: its folder is checked, and its config is read, once."""
 
@@ -91,6 +118,7 @@ class BaseModel:
         before_upstream()
         from transformers import AutoConfig
 
+        _refuse_adapters(Path(self.path))
         with about("model.path"), _found(self.path, self.revision):
             config = AutoConfig.from_pretrained(
                 self.path,
@@ -161,8 +189,10 @@ class BaseModel:
             )
         _refuse_wrong_tensors(self.path, report)
         _keep_packing(model)
-        auto = source.attn_implementation == "auto"
-        if varlen and auto and attention.supports(type(model), config):
+        levers = proven_levers(source, config)
+        setattr(model, ATTRIBUTE, levers)
+        setattr(model, attention.DENSE, dense_attention(source, config))
+        if varlen and source.attn_implementation == "auto" and levers.padding_free:
             attention.register()
             model.set_attn_implementation(attention.NAME)
         model.requires_grad_(False)
@@ -180,6 +210,24 @@ class BaseModel:
             return AutoModelForCausalLM.from_config(
                 config, attn_implementation=dense_attention(source, config), trust_remote_code=False
             )
+
+
+def proven_levers(source: ModelSource, config: Any) -> Levers:
+    """Return which shortcuts of the forward pass are right for a model; tried once, then known.
+
+    Raises EnvironmentFault where even padded rows of a batch change each other.
+    """
+    dense = dense_attention(source, config)
+    dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
+    levers = proven(config, dense, source.dtype)
+    if levers.wrong_padded:
+        raise EnvironmentFault(
+            "E201",
+            f"'{source.path}' ({config.model_type}) does not give the loss of each row alone when"
+            f" rows are padded in one batch: {levers.wrong_padded}",
+            fix="take a model of another architecture",
+        )
+    return levers
 
 
 def dense_attention(source: ModelSource, config: Any) -> str:
@@ -247,6 +295,32 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
                 f"the weights in '{path}' do not fit the model: {kind.split('_')[0]} {shown}",
                 fix="check that config.json and the weights belong together",
             )
+
+
+def refuse_not_finite(model: Any, source: ModelSource) -> None:
+    """Raise EnvironmentFault where a weight of the base is no number, or infinite.
+
+    Every loss would be NaN from the first step on, and no setting of training would mend it.
+    """
+    import torch
+
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.numel() and parameter.device.type != "meta":
+            low, high = torch.aminmax(parameter.detach())  # NaN goes through both; nothing is kept
+            found[name] = torch.isfinite(low) & torch.isfinite(high)
+    if not found or bool(torch.stack(list(found.values())).all()):
+        return
+    bad = [name for name, fine in found.items() if not fine]
+    shown = f"'{bad[0]}'" + (f" and {len(bad) - 1} more" if bad[1:] else "")
+    too_large = source.dtype == "float16" and not model.get_parameter(bad[0]).isnan().any()
+    raise EnvironmentFault(
+        "E207",
+        f"the base model '{source.path}' has weights that are not finite: {shown}",
+        fix="write model.dtype: bfloat16, which has room for them"
+        if too_large
+        else "fetch the model again, or convert it anew; no setting of training mends it",
+    )
 
 
 class _found:

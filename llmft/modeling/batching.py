@@ -15,6 +15,7 @@ import torch
 from llmft.api import Encoded
 from llmft.api.rows import IGNORED
 from llmft.modeling import attention
+from llmft.modeling.levers import levers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def batched(
     shared: as for `label_nll`. Raises ValueError if no row has a label.
     """
     packed = is_padding_free(model)
+    shared = shared if levers_of(model).shared_prompt else None
     inputs, at, labels, row = padding_free_inputs(rows, shared) if packed else padded(rows)
     if not len(labels):
         raise ValueError("no row of the batch has a label")

@@ -154,7 +154,7 @@ def dense_attention(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     if varlen:
-        base.set_attn_implementation("sdpa")
+        base.set_attn_implementation(getattr(base, attention.DENSE, "sdpa"))
     try:
         yield
     finally:

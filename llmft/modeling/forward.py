@@ -21,6 +21,7 @@ from llmft.api import Encoded
 from llmft.modeling.batching import batched, is_padding_free, padded, padding_free_inputs
 from llmft.modeling.frozen_head import frozen_head_nll, is_frozen
 from llmft.modeling.last_layer import narrowed
+from llmft.modeling.levers import levers_of
 
 # Logits held at once, in numbers: 2**24 float32 are 64 MiB.
 LOGITS_AT_ONCE = 2**24
@@ -75,6 +76,7 @@ def last_hidden(
     model, shared: as for `label_nll`. The output layer itself is not computed.
     """
     packed = is_padding_free(model)
+    shared = shared if levers_of(model).shared_prompt else None
     inputs = padding_free_inputs(rows, shared)[0] if packed else padded(rows)[0]
     device = next(model.parameters()).device
     inputs = {key: value.to(device) for key, value in inputs.items()}
@@ -85,13 +87,34 @@ def last_hidden(
         at = inputs["attention_mask"].sum(1) - 1
     keep, column = torch.unique(at - inputs["input_ids"].shape[1], return_inverse=True)
     head = model.get_output_embeddings()
-    if _changes_logits(model.config):  # the layer's input then does not come out as it went in
-        states = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-        hidden: torch.Tensor = states[-1][:, keep]
-    else:
+    if levers_of(model).identity_head and not _changes_logits(model.config):
         with identity(head):
             hidden = logits_at(model, inputs, keep)
+    else:  # the layer's input does not come out as it went in
+        with read_by(head) as read:
+            logits_at(model, inputs, keep)
+        hidden = read[-1]
+        hidden = hidden if hidden.shape[1] == len(keep) else hidden[:, keep]
     return hidden[line, column]
+
+
+def head_input(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Return what the output layer reads of one row in a plain forward pass, shape (1, T, D)."""
+    device = next(model.parameters()).device
+    with read_by(model.get_output_embeddings()) as read:
+        model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)
+    return read[-1]
+
+
+@contextmanager
+def read_by(layer: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect what a layer is given."""
+    read: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    try:
+        yield read
+    finally:
+        hook.remove()
 
 
 def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
@@ -115,6 +138,8 @@ def logits_at(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -
 def _separable_head(model: Any, n_labels: int) -> Any:
     """Return the output layer if its loss is cheaper without the model's own logits: see below."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not levers_of(model).frozen_head:
+        return None
     if is_frozen(head) and not _changes_logits(model.config):
         return head
     return splittable_head(model, n_labels)
@@ -124,6 +149,8 @@ def splittable_head(model: Any, n_labels: int) -> Any:
     """Return the output layer if its logits are too many to hold at once and may be split."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     weight = getattr(head, "weight", None)
+    if not levers_of(model).frozen_head:
+        return None
     if weight is None or n_labels * weight.shape[0] <= LOGITS_AT_ONCE:
         return None
     return None if _changes_logits(model.config) else head
@@ -138,8 +165,12 @@ def _changes_logits(config: Any) -> bool:
 @contextmanager
 def identity(head: Any) -> Iterator[None]:
     """Let a layer hand its input through, so that the model returns hidden states."""
+    before = vars(head).get("forward")
     head.forward = lambda hidden: hidden
     try:
         yield
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before

@@ -6,6 +6,7 @@ second has a name and a file of its own: one cannot be taken for the other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,28 @@ def add_score_head(model: Any) -> None:
 
 
 def save_score_head(model: Any, folder: Path) -> None:
-    """Write the head into a folder."""
+    """Write the head into a folder, and into LoRA's own files where they are there.
+
+    Plain PEFT then loads both onto transformers' sequence classifier with one label.
+    """
     weight = getattr(model, NAME).weight.detach().cpu().contiguous()
     save_file({f"{NAME}.weight": weight}, folder / FILE)
+    _join_peft(weight, folder)
+
+
+def _join_peft(weight: torch.Tensor, folder: Path) -> None:
+    settings, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    if not (settings.is_file() and weights.is_file()):
+        return
+    told = json.loads(settings.read_text("utf-8"))
+    if told.get("peft_type") != "LORA":
+        return
+    whole = [*(told.get("modules_to_save") or []), NAME]
+    told |= {"task_type": "SEQ_CLS", "modules_to_save": sorted(set(whole))}
+    settings.write_text(json.dumps(told, indent=2, sort_keys=True), "utf-8")
+    state = load_file(weights)
+    state[f"base_model.model.{NAME}.weight"] = weight
+    save_file(state, weights, metadata={"format": "pt"})
 
 
 def load_score_head(model: Any, folder: Path) -> None:

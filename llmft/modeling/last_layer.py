@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmft.modeling.levers import levers_of
+
 MOST = 0.75
 """The share of positions from which on leaving the rest out saves too little."""
 
@@ -26,7 +28,7 @@ def narrowed(model: Any, keep_N: torch.Tensor, width: int) -> Iterator[None]:
     when this has ended; where an adapter puts tokens of its own among the rows; and where a model
     keeps no such network by itself.
     """
-    mlp = _last_network(model)
+    mlp = _last_network(model) if levers_of(model).last_layer else None
     if mlp is None:
         yield
         return

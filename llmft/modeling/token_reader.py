@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
+from llmft.modeling.levers import levers_of
+
 
 def reader(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Any:
     """Return what reads tokens: with a cache where the model is known to keep one, else without."""
     peft = getattr(model, "peft_config", None)
     virtual = peft is not None and any(config.is_prompt_learning for config in peft.values())
     wraps = hasattr(model, "prefill") or (peft is not None and not virtual)
-    if wraps or hasattr(type(model), "_supports_sdpa"):  # transformers' own
+    known = wraps or hasattr(type(model), "_supports_sdpa")
+    if known and levers_of(model).cached_decoding:  # transformers' own
         read = CachedReader.of(model, prompts, device)
         if read is not None:
             return read

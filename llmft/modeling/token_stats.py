@@ -8,7 +8,6 @@ and none is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +62,7 @@ def token_stats(
     head = forward.splittable_head(model, forward.LOGITS_AT_ONCE)  # whatever their number
     few = head is not None and len(labels) * head.weight.shape[0] <= forward.LOGITS_AT_ONCE
     if head is None or (few and not is_frozen(head)):
-        with _read_by(model.get_output_embeddings()) as read:
+        with forward.read_by(model.get_output_embeddings()) as read:
             logits_NV = laid.of_labels(forward.logits_at(model, laid.inputs, laid.keep))
         hidden = read[-1]
         # An architecture without logits_to_keep computes them at every position.
@@ -129,17 +128,6 @@ def _of_hidden(
     nuclei: Nuclei | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return _of_logits(head(hidden_ND), labels_N, temperature, entropy_gradient, nuclei)
-
-
-@contextmanager
-def _read_by(layer: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect what a layer is given."""
-    read: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    try:
-        yield read
-    finally:
-        hook.remove()
 
 
 class _FrozenHeadStats(torch.autograd.Function):

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from llmft.modeling import attention
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import BaseModel, proven_levers
+from llmft.modeling.levers import ATTRIBUTE
 from llmft.planning.quantized import quantize
 
 
@@ -25,15 +26,13 @@ def fake_base(base: BaseModel, options: Mapping[str, Any], varlen: bool) -> Any:
     model.name_or_path = source.path
     if options.get("load_in_4bit") or options.get("load_in_8bit"):
         quantize(model, options)
-    if varlen and source.attn_implementation == "auto" and _takes_varlen(model):
+    levers = proven_levers(source, model.config)
+    setattr(model, ATTRIBUTE, levers)
+    if varlen and source.attn_implementation == "auto" and levers.padding_free:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     model.requires_grad_(False)
     return model
-
-
-def _takes_varlen(model: Any) -> bool:
-    return attention.supports(type(model), model.config)
 
 
 class _Lent:
@@ -92,6 +91,9 @@ class Body:
 _READ = {"tolist", "item", "__float__", "__int__", "__bool__", "numpy", "cpu"}
 
 
+_GROUPED = {"grouped_mm", "_grouped_mm"}
+
+
 class ShapesOnly(TorchFunctionMode):
     """While it is entered, numbers read from a tensor without numbers are made up."""
 
@@ -99,6 +101,10 @@ class ShapesOnly(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READ and args and _is_fake(args[0]):
             return func(_made_up(args[0]), *args[1:], **(kwargs or {}))
+        if name in _GROUPED and args and _is_fake(args[0]):
+            # Experts' products: torch's own shape function knows of bfloat16 only.
+            offs = (kwargs or {}).get("offs", args[2] if len(args) > 2 else None)
+            return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], offs)
         if name == "__getitem__" and _is_mask(args[1]) and any(map(_is_fake, args)):
             return args[0].flatten(0, args[1].ndim - 1)[_places(args[1])]
         return func(*args, **(kwargs or {}))

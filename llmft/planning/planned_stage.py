@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
+from llmft.modeling.precision import train_in_float32
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
@@ -44,6 +46,7 @@ from llmft.planning.training_cost import train_steps
 from llmft.recipes.job import BoundStage, Job
 from llmft.runs.artifacts import ROWS
 from llmft.runs.upstream import stage_model, twin
+from llmft.training.step_plan import Plan, refuse_endless_warmup
 
 ROWS_TOKENISED = 20_000
 ASSUMED_TOKENS = 2048
@@ -112,6 +115,7 @@ class PlannedStage(StageRunner):
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Compute what the loop would in one step, on the heaviest prompts."""
         size = self.train.per_device_train_batch_size
+        self._refuse_endless_warmup()
         batch = self._batches(prompts)[0]
         memory = self.state.memory
         if self.spec.evaluate is not None:
@@ -127,6 +131,7 @@ class PlannedStage(StageRunner):
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Compute what the loop would, on the heaviest batches only."""
+        self._refuse_endless_warmup()
         batches, memory = self._batches(items), self.state.memory
         if self.spec.evaluate is not None:
             judge(self)
@@ -134,6 +139,11 @@ class PlannedStage(StageRunner):
         train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _refuse_endless_warmup(self) -> None:
+        if (counts := self.state.counts) is not None:
+            steps = Plan.of(counts.items, self.train, self.seed).steps
+            refuse_endless_warmup(self.name, self.train, steps)
 
     def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
         chosen = self.state.chosen
@@ -160,6 +170,7 @@ class PlannedModels(StageModels):
             model = stage_model(self.bound, base, None)
             if isinstance(self.bound.work, Alignment):
                 self.bound.work.extend(model)
+                train_in_float32(model)
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         for tensor in tensors_of(state.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own
@@ -171,6 +182,15 @@ class PlannedModels(StageModels):
             if stored != source.dtype:  # all is read, and written elsewhere
                 memory.note(MAPPED, count_parameters(self.bare)[1] * WIDTHS.get(stored, 4))
         return model
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether answers can be compared with the reference's: not without numbers."""
+        return False
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes as in a training step."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bound.spec.train.bf16)
 
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""

@@ -86,7 +86,7 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
     if found is None or found[1].adapter == stage.adapter:
         return
     other, other_stage = found
-    differing = _difference(stage.adapter, other_stage.adapter)
+    differing = difference(stage.adapter, other_stage.adapter)
     paths: list[KeyPath] = [(*base, "adapter", differing), ("stages", other, "adapter", differing)]
     if not blocks.tree.touches_broken([(*base, "adapter"), ("stages", other, "adapter")]):
         what = (
@@ -97,7 +97,8 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
         blocks.tree.report_together("E034", paths, what, fix)
 
 
-def _difference(one: Any, other: Any) -> str:
+def difference(one: Any, other: Any) -> str:
+    """Return the name of the first setting in which two blocks differ; 'method' for two kinds."""
     if type(one) is not type(other):
         return "method"
     fields: dict[str, Any] = type(one).model_fields

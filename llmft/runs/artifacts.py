@@ -26,17 +26,19 @@ def save_stage(
     result: StageResult,
     identity: str = "",
     card: Callable[[bool], str] | None = None,
+    tokenizer: Any = None,
 ) -> None:
     """Write what a stage trained, then its result; the result says that the stage is finished.
 
     made_by: the adapter and the alignment; each writes its own part into one folder. Empty for a
     task, which has written its rows itself. identity: the hash of what the stage was made from.
     card: returns the text of the adapter's README.md, told whether the files are as PEFT has them.
+    tokenizer: is saved beside the adapter, with its chat template.
 
     Raises StageError where a trained weight is not finite: such an adapter is never published.
     """
     if makers := tuple(made_by):
-        _save_adapter(folder / ADAPTER, run_id, makers, model, card)
+        _save_adapter(folder / ADAPTER, run_id, makers, model, card, tokenizer)
     made = {"run_id": run_id, "fingerprint": identity, **asdict(result)}
     if (folder / ROWS).is_file():
         made["rows_sha256"] = fsio.sha256(folder / ROWS)
@@ -49,18 +51,25 @@ def _save_adapter(
     makers: Iterable[Adapter[Any] | Alignment[Any]],
     model: Any,
     card: Callable[[bool], str] | None,
+    tokenizer: Any,
 ) -> None:
     import torch
 
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise StageError("E301", f"the trained weight '{name}' is not finite; nothing saved")
-    with fsio.staged_folder(folder, run_id) as staged:
-        for method in makers:
-            method.save(model, staged)
-        if card is not None:  # in place of PEFT's empty template
-            text = card((staged / "adapter_config.json").is_file())
-            (staged / "README.md").write_text(text, "utf-8")
+    from llmft.modeling.precision import as_stored
+
+    with as_stored(model):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                what = f"the trained weight '{name}' is not finite; nothing saved"
+                raise StageError("E301", what)
+        with fsio.staged_folder(folder, run_id) as staged:
+            for method in makers:
+                method.save(model, staged)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staged)
+            if card is not None:  # in place of PEFT's empty template
+                text = card((staged / "adapter_config.json").is_file())
+                (staged / "README.md").write_text(text, "utf-8")
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft import __version__
+from llmft.api.errors import CheckpointError
 from llmft.modeling.base_model import BaseModel
 from llmft.registry.entry_points import code_hash
 from llmft.system import fsio
@@ -57,6 +58,22 @@ def model_hashes(base: BaseModel) -> dict[str, str]:
         for file in sorted(folder.iterdir())
         if file.is_file() and file.suffix in kept
     }
+
+
+def refuse_changed_base(run: Path, base: BaseModel) -> None:
+    """Raise CheckpointError where the base model is not the one that a run was made with."""
+    lock = run / "lock.json"
+    if not lock.is_file():  # a folder of a version that wrote none
+        return
+    before = fsio.read_json(lock, "put the file back as it was")["model"]["sha256"]
+    now = model_hashes(base) if before else {}
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name) and before:
+            raise CheckpointError(
+                "E405",
+                f"'{name}' of the model '{base.source.path}' is not what the run was made with",
+                fix="put the model back as it was, or run the recipe again",
+            )
 
 
 def git_state() -> dict[str, Any] | None:

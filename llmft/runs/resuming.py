@@ -37,6 +37,14 @@ def newest_run(job: Job) -> Path:
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
 
+def unfinished_run(job: Job) -> Path | None:
+    """Return the newest unfinished run of the recipe's name; None where there is none."""
+    parent = Path(job.recipe.output_dir) / job.recipe.name
+    runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
+    found = next((run for run in runs if not _is_finished(run)), None)
+    return found.resolve() if found else None
+
+
 def examine(job: Job, folder: Path, first: str | None = None) -> PreviousRun:
     """Return what a run folder holds, after checking that the recipe is still the run's.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ def joined(here: Launch) -> Iterator[None]:
             dist.init_process_group(backend, timeout=_WAITS)
     device()  # which each process has for itself
     yield
+    with suppress(RuntimeError):  # one is gone already: all that was to be done together is done
+        dist.barrier()
     dist.destroy_process_group()
 
 

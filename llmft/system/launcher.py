@@ -6,10 +6,14 @@ speaks only where it fails and the first one does not.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from llmft.api.errors import EnvironmentFault, RecipeError
 
@@ -24,6 +28,8 @@ _FOREIGN = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "leave it out of accelerate's settings;"
     " train.gradient_accumulation_steps in the recipe sets it",
 }
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+_SLURM = "SLURM_STEP_NUM_TASKS"
 _MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -91,6 +97,10 @@ def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
             if (count := environment.get(name, "1")) != "1":
                 what = f"{count} processes were started by MPI ({name}), which llmft does not read"
                 raise EnvironmentFault("E210", what, fix=f"torchrun --nproc_per_node {count} ...")
+        if "SLURM_PROCID" in environment and (count := environment.get(_SLURM, "1")) != "1":
+            what = f"srun has started {count} tasks ({_SLURM}), and each would train all by itself"
+            fix = "srun --ntasks-per-node=1 torchrun --nproc_per_node=GPUS ... -m llmft run ..."
+            raise EnvironmentFault("E210", what, fix=fix)
 
 
 def command() -> list[str]:
@@ -109,6 +119,26 @@ def remarks() -> list[str]:
     if here.count == 1:
         return []
     return [f"{here.count} processes train together, so a step takes {here.count} times the rows"]
+
+
+def restarted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a launcher or a queue has started this job before, and starts it again."""
+    counts = (environment.get(name, "") for name in _RESTARTS)
+    return any(count.isdecimal() and int(count) > 0 for count in counts)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; where several train together, without what C++ does at exit.
+
+    Threads that torch leaves behind may abort a process there, though all is done and written.
+    """
+    if launch().count == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def give_way() -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run leaves at once, but for a step of training, which is finished first."""
+"""SIGINT, SIGTERM, USR1 and USR2: a run leaves at once; a step of training is finished first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any, NoReturn
 
 from llmft.api.errors import Interrupted, LlmftError
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# Slurm's --signal and submitit send USR1 or USR2 some time before they end a job.
+_NUMBERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has no USR
+)
 
 
 class _Leave(BaseException):
@@ -42,7 +47,7 @@ def noted_interrupts() -> Iterator[None]:
 
 @contextmanager
 def leave_on_signal() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Interrupted, raised at once from wherever the block is."""
+    """Turn such a signal into Interrupted, raised at once from wherever the block is."""
 
     def leave(number: int, frame: Any) -> NoReturn:
         _asked.append(number)
@@ -92,7 +97,7 @@ class Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Yield a flag that SIGINT or SIGTERM sets; a second signal leaves at once."""
+    """Yield a flag that such a signal sets; a second signal leaves at once."""
     stop = Stop(_asked[0] if _asked else 0)
 
     def note(number: int, frame: Any) -> None:

@@ -91,6 +91,15 @@ class AdapterContract(SettingsContract):
             raise KeyError
         assert measures.same(measures.logits(model), adapted), "an error leaves the adapter off"
 
+    def test_a_fresh_adapter_that_says_so_changes_nothing(
+        self, settings: Mapping[str, Any], base: Any
+    ) -> None:
+        adapter = self.make(settings)
+        model = self._attached(settings, base, adapter=adapter)
+        distance = measures.distance(measures.logits(model), measures.logits(base()))
+        if adapter.starts_as_base():
+            assert distance <= 1e-4, f"'starts_as_base', and it moves a logit by {distance:.2e}"
+
     def test_it_saves_only_itself(
         self, settings: Mapping[str, Any], base: Any, tmp_path: Path
     ) -> None:

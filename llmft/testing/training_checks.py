@@ -137,6 +137,13 @@ class _Models:
     def reference(self) -> Any:
         return contextlib.nullcontext()
 
+    @property
+    def starts_as_reference(self) -> bool:
+        return False
+
+    def precision(self) -> Any:
+        return contextlib.nullcontext()
+
     def reference_model(self) -> Any:
         return tiny_llama().requires_grad_(False)
 

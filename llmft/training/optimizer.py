@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from llmft.api.errors import EnvironmentFault
 from llmft.api.settings import TrainSettings
+from llmft.training.step_plan import warmup_of
 
 Groups = Sequence[Mapping[str, Any]]
 """Parameter groups, as torch.optim takes them."""
@@ -68,7 +68,7 @@ def make_schedule(
     made: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         settings.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=settings.warmup_steps or math.ceil(settings.warmup_ratio * steps),
+        num_warmup_steps=warmup_of(settings, steps),
         num_training_steps=steps,
     )
     return made

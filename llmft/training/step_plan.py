@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 
+from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
 
 
@@ -60,6 +61,24 @@ class Plan:
     def saves(self, settings: TrainSettings) -> int:
         """Return how many checkpoints a whole stage writes."""
         return sum(self.save_due(step, settings) for step in range(1, self.steps + 1))
+
+
+def warmup_of(settings: TrainSettings, steps: int) -> int:
+    """Return the steps of the warm-up, of so many in all."""
+    return settings.warmup_steps or math.ceil(settings.warmup_ratio * steps)
+
+
+def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int) -> None:
+    """Raise StageError where a stage would end in its warm-up, or train at rate 0 only."""
+    warmup = warmup_of(settings, steps)
+    if warmup > steps or warmup == steps == 1:
+        some = f"{steps} step" + "s" * (steps > 1)
+        raise StageError(
+            "E300",
+            f"the warm-up of stage '{stage}' takes {warmup} of its {some}, so the learning rate"
+            + (" stays 0" if steps == 1 else " never reaches its peak"),
+            fix="lower train.warmup_steps or warmup_ratio, or train longer",
+        )
 
 
 @lru_cache(maxsize=1)

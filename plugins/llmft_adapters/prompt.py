@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -16,6 +16,10 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
     """Prompt tuning: virtual tokens before the text, learnt without any network."""
 
     method = "prompt"
+    UNSTATED: ClassVar[dict[str, Any]] = {
+        "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None,
+        "tokenizer_name_or_path": None,
+    }  # fmt: skip
 
     class Config(SoftPromptConfig):
         """PEFT's PromptTuningConfig, by its own names."""

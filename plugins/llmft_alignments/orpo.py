@@ -26,6 +26,7 @@ from llmft_alignments.pairs import (
     token_counts,
     tokens_of,
 )
+from llmft_alignments.start import dropout_off, refuse_other_start
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,9 @@ class Orpo(Alignment["Orpo.Config"]):
             description="count the prompt's tokens in the likelihood of the chosen row too, as TRL"
             " does; the paper's equations have the answer's alone",
         )
+        disable_dropout: bool = Field(
+            True, description="turn every dropout off, the base's and the adapter's"
+        )
         reward_model: Annotated[Line | None, StageRef("reward_model")] = Field(
             None, description="an earlier stage whose reward model ranks the answers of each prompt"
         )
@@ -77,11 +81,13 @@ class Orpo(Alignment["Orpo.Config"]):
             from llmft_alignments.dpo.reference import reference_token_logps
 
             start = reference_token_logps(context, pairs)
+            refuse_other_start(context, pairs, answer_sums(pairs, start), first_step)
             items = [
                 replace(item, start=tuple(logps.tolist()))
                 for item, logps in zip(items, start, strict=True)
             ]
-        return context.fit(items, OrpoObjective(self.config, context.models.shares_prompts))
+        with dropout_off(context, self.config.disable_dropout):
+            return context.fit(items, OrpoObjective(self.config, context.models.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         return self.held_out.preferences(context)
@@ -156,6 +162,25 @@ def answer_labels(batch: Sequence[OrpoItem], like: torch.Tensor) -> torch.Tensor
         ones += [0.0] * item.prompt + [1.0] * (item.chosen.n_labels - item.prompt)
         ones += [1.0] * item.rejected.n_labels
     return like.new_tensor(ones)
+
+
+def answer_sums(pairs: Sequence[EncodedPair], start: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the summed log-likelihood of each answer, (P, 2), of each pair's answer tokens."""
+    import torch
+
+    cut = (
+        torch.split(logps, [pair.chosen.n_labels, pair.rejected.n_labels])
+        for pair, logps in zip(pairs, start, strict=True)
+    )
+    return torch.stack([torch.stack([part.sum() for part in parts]) for parts in cut])
+
+
+def first_step(
+    pairs: Sequence[EncodedPair], policy_B2: torch.Tensor, reference_B2: torch.Tensor
+) -> str:
+    """Return in words what the first step would be, and what it has to be."""
+    moved = float((policy_B2 - reference_B2).abs().mean())
+    return f"its answers' log-likelihoods are off by {moved:.3f} nats in place of 0"
 
 
 @hookimpl

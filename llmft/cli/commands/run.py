@@ -34,6 +34,7 @@ def run_recipe_file(
     quiet: bool,
     as_json: bool,
     resume: bool = False,
+    resume_auto: bool = False,
     run_folder: str | None = None,
     smoke: bool = False,
     first: str | None = None,
@@ -43,6 +44,8 @@ def run_recipe_file(
 ) -> dict[str, Any] | str:
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
+    resume_auto: go on with the recipe's unfinished run where there is one; so it is too where a
+    launcher has started the job again.
     run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
     smoke: run it with a tiny random model and a few rows, under a temporary folder.
     first: run this stage and those after it again. last: stop after this stage.
@@ -59,6 +62,10 @@ def run_recipe_file(
     # Every mistake that can be found without torch is found before torch is waited for.
     job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     _refuse_unknown_stages(job, first, last)
+    if (resume_auto or launcher.restarted()) and not (resume or smoke):
+        from llmft.runs.resuming import unfinished_run
+
+        resume = unfinished_run(job) is not None
     with _told_elsewhere(quiet, as_json), _leading():
         if resume:
             from llmft.engine.session import Part, resume_recipe

@@ -12,6 +12,7 @@ from llmft.api import Adapter, Refusal, TrainSettings, hookimpl
 from llmft_adapters.lora.biases import own_biases, put_back
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.targets import (
+    adapted_experts,
     adapted_layers,
     misfits,
     targets_for_peft,
@@ -31,6 +32,16 @@ class Lora(Adapter[LoraConfig]):
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from misfits(model, self.config)
+
+    def on_small_copy(self) -> Lora:
+        plain: dict[str, Any] = {
+            "r": min(self.config.r, 4), "rank_pattern": {}, "alpha_pattern": {},
+            "layers_to_transform": None,
+        }  # fmt: skip
+        return type(self)(self.config.model_copy(update=plain))
+
+    def starts_as_base(self) -> bool:
+        return self.config.init_lora_weights is not False  # else B is random too
 
     def attach(self, model: Any) -> Any:
         from peft import get_peft_model
@@ -78,6 +89,7 @@ class Lora(Adapter[LoraConfig]):
             bias=config.bias,
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
             target_modules=targets_for_peft(model, config),
+            target_parameters=sorted(adapted_experts(model, config)) or None,
             use_rslora=config.use_rslora,
             init_lora_weights=config.init_lora_weights if not config.start_in_the_base else True,
             modules_to_save=whole_layers_for_peft(model, config),
@@ -113,7 +125,7 @@ class Lora(Adapter[LoraConfig]):
             init_weights.save(model, folder)
             return
         for config in model.peft_config.values():  # PEFT's sets have another order in each process
-            for name in ("target_modules", "exclude_modules"):
+            for name in ("target_modules", "exclude_modules", "target_parameters"):
                 if isinstance(names := getattr(config, name, None), set):
                     setattr(config, name, sorted(names))
         # "auto" would ask the hub whether the vocabulary has grown; it never does here.

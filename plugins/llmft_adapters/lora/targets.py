@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from llmft.api import Refusal
 from llmft_adapters.lora.config import LoraConfig
+from llmft_adapters.lora.experts import expert_parameters, fused_misfits, is_left_out
 
 V = TypeVar("V")
 
@@ -29,9 +30,30 @@ def linear_layers(model: Any) -> list[str]:
 def adapted_layers(model: Any, config: LoraConfig) -> list[str]:
     """Return the full names of the layers that get an update."""
     chosen = linear_layers(model)
-    if config.target_modules != "all-linear":
+    if config.target_modules == "all-linear":
+        modules = dict(model.named_modules())
+        chosen = [name for name in chosen if not is_left_out(model, name, modules[name])]
+    else:
         found = {name for pattern in config.target_modules for name in _matching(chosen, pattern)}
         chosen = [name for name in chosen if name in found]
+    return _of_the_layers(chosen, config)
+
+
+def adapted_experts(model: Any, config: LoraConfig) -> list[str]:
+    """Return the full names of the fused experts' weights that get an update."""
+    known = chosen = expert_parameters(model)
+    if config.target_modules != "all-linear":
+        found = {
+            name
+            for pattern in config.target_modules
+            for name in known
+            if _matching([name, name.rpartition(".")[0]], pattern)
+        }
+        chosen = [name for name in known if name in found]
+    return _of_the_layers(chosen, config)
+
+
+def _of_the_layers(chosen: list[str], config: LoraConfig) -> list[str]:
     if config.layers_to_transform is not None:
         wanted = set(config.layers_to_transform)
         chosen = [name for name in chosen if layer_number(name) in wanted]
@@ -44,12 +66,16 @@ def layer_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def targets_for_peft(model: Any, config: LoraConfig) -> str | list[str]:
-    """Return the choice as PEFT takes it: as it was written, or as full names where it cannot."""
-    wanted = config.target_modules
-    if config.layers_to_transform is not None or any(map(_is_glob, wanted)):
-        return adapted_layers(model, config)
-    return "all-linear" if wanted == "all-linear" else list(wanted)
+def targets_for_peft(model: Any, config: LoraConfig) -> list[str]:
+    """Return the choice as PEFT takes it: the ends of names where these say the same, else whole.
+
+    'all-linear' is not handed on: PEFT would take routers along, and other layers as
+    `layers_to_transform` does.
+    """
+    names = adapted_layers(model, config)
+    ends = sorted({name.rpartition(".")[2] for name in names})
+    meant = {name for name, _ in model.named_modules() for end in ends if _called([name], end)}
+    return ends if meant == set(names) else names
 
 
 def values_for_peft(model: Any, config: LoraConfig, patterns: Mapping[str, V]) -> dict[str, V]:
@@ -82,17 +108,16 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     layers = linear_layers(model)
     kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
     patterns = [] if config.target_modules == "all-linear" else config.target_modules
+    experts = expert_parameters(model)
+    fused = [*experts, *dict.fromkeys(name.rpartition(".")[0] for name in experts)]
+    yield from fused_misfits(adapted_experts(model, config), "target_modules", config)
     wrong_numbers = list(_wrong_numbers(layers, config))
     yield from wrong_numbers
     adapted = adapted_layers(model, config)
     for number, pattern in enumerate(patterns):
-        if not _matching(layers, pattern):
-            yield (
-                ("target_modules", number),
-                f"'{pattern}' matches no linear layer of this model",
-                f"it has {kinds}; or write target_modules: all-linear",
-            )
-        elif not wrong_numbers and not _matching(adapted, pattern):
+        if not _matching(layers, pattern) and not _matching(fused, pattern):
+            yield (("target_modules", number), *_near_miss(model, pattern, kinds, fused))
+        elif not wrong_numbers and not _matching([*adapted, *fused], pattern):
             yield (
                 ("target_modules", number),
                 f"'{pattern}' matches nothing in the layers of layers_to_transform",
@@ -105,6 +130,32 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     if config.init_lora_weights == "orthogonal":
         yield from _odd_ranks(model, adapted, config)
     yield from _wrong_whole_layers(model, adapted, config)
+
+
+def _near_miss(model: Any, pattern: str, kinds: str, fused: list[str]) -> tuple[str, str]:
+    """Return what is wrong with a name that no layer bears, and what may be meant."""
+    output = model.get_output_embeddings()
+    heads = [name for name, module in model.named_modules() if module is output]
+    if output is not None and _matching(heads, pattern):
+        tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+        if tied:
+            what = f"'{pattern}' is one with the embedding, and an update would tear them apart"
+            return what, "leave it out"
+        what = f"'{pattern}' is the output layer, which gets no low-rank update"
+        return what, f"train it whole: modules_to_save: [{heads[0].rpartition('.')[2]}]"
+    if _is_regex(pattern):
+        what = f"'{pattern}' is a regex, and names or globs are read here"
+        return what, f"write globs such as '*_proj', or names; this model has {kinds}"
+    if fused and (pattern.rstrip("0123456789") == "w" or "expert" in pattern or "_proj" in pattern):
+        ends = ", ".join(sorted({name.rpartition(".")[2] for name in fused}))
+        what = f"'{pattern}' matches no layer: the experts of this model are fused"
+        return what, f"write one of {ends}; its linear layers are {kinds}"
+    what = f"'{pattern}' matches no linear layer of this model"
+    return what, f"it has {kinds}; or write target_modules: all-linear"
+
+
+def _is_regex(pattern: str) -> bool:
+    return any(mark in pattern for mark in ("|", "^", "$", "\\", "(", ".*", "+"))
 
 
 def _too_high_ranks(model: Any, adapted: list[str], config: LoraConfig) -> Iterable[Refusal]:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from llmft.api import Adapter, AdapterConfig, Field, Refusal
 
@@ -46,9 +46,19 @@ class SoftPrompt(Adapter[C]):
 
     mergeable = False
     supports_packing = True
+    UNSTATED: ClassVar[dict[str, Any]] = {}
+    """What of a method's own settings is stated for one model, and its value for any."""
 
     def virtual_tokens(self) -> int:
         return int(self.config.num_virtual_tokens)
+
+    def on_small_copy(self) -> Adapter[Any]:
+        plain: dict[str, Any] = {
+            "num_virtual_tokens": min(self.config.num_virtual_tokens, 3), "token_dim": None,
+            "num_layers": None, "num_attention_heads": None,
+            "num_transformer_submodules": None, **self.UNSTATED,
+        }  # fmt: skip
+        return type(self)(self.config.model_copy(update=plain))
 
     def check(self, model: Any) -> Iterable[Refusal]:
         facts = model_facts(model)

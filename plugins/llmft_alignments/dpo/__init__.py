@@ -18,6 +18,7 @@ from llmft.api import (
     hookimpl,
 )
 from llmft_alignments.pairs import HeldOut, pair_logps, refuse_few, token_counts, tokens_of
+from llmft_alignments.start import dropout_off, refuse_other_start
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,9 @@ class Dpo(Alignment["Dpo.Config"]):
         f_alpha_divergence_coef: float = Field(
             0.5, ge=-100, le=100, description="the alpha of alpha_divergence"
         )
+        disable_dropout: bool = Field(
+            True, description="turn every dropout off, the base's and the adapter's"
+        )
         discopop_tau: float = Field(0.05, gt=0, le=100, description="the temperature of discopop")
 
         @model_validator(mode="after")
@@ -97,11 +101,14 @@ class Dpo(Alignment["Dpo.Config"]):
         pairs = context.data.encode_pairs(context.data.rows())
         refuse_few(pairs, context.name)
         reference_P2 = reference_logps(context, pairs)
+        objective = DpoObjective(self.config, context.models.shares_prompts)
+        refuse_other_start(context, pairs, reference_P2, objective.first_step)
         items = [
             DpoItem(pair.chosen, pair.rejected, pair.shared, pair.margin, pair.origin, (c, r))
             for pair, (c, r) in zip(pairs, reference_P2.tolist(), strict=True)
         ]
-        return context.fit(items, DpoObjective(self.config, context.models.shares_prompts))
+        with dropout_off(context, self.config.disable_dropout):
+            return context.fit(items, objective)
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         return self.held_out.preferences(context)
@@ -129,6 +136,25 @@ class DpoObjective:
             f_divergence_type=config.f_divergence_type,
             f_alpha_divergence_coef=config.f_alpha_divergence_coef,
             discopop_tau=config.discopop_tau,
+        )
+
+    def first_step(
+        self, pairs: Sequence[EncodedPair], policy_B2: torch.Tensor, reference_B2: torch.Tensor
+    ) -> str:
+        """Return in words what the first step would be, and what it has to be."""
+        from llmft_alignments.dpo.losses import PairLogps, dpo_loss
+
+        def loss_of(logps: PairLogps) -> float:
+            parts = (w * dpo_loss(name, logps, self.options).mean() for name, w in self.mix)
+            return float(sum(parts))
+
+        tokens_B2 = token_counts(pairs, policy_B2)
+        loss = loss_of(PairLogps(policy_B2, reference_B2, tokens_B2))
+        zero = loss_of(PairLogps(reference_B2, reference_B2, tokens_B2))
+        chosen, rejected = (self.options.beta * (policy_B2 - reference_B2)).mean(0).tolist()
+        return (
+            f"its rewards are {chosen:.3f} (chosen) and {rejected:.3f} (rejected) in place of 0,"
+            f" and its loss is {loss:.4f} in place of {zero:.4f}"
         )
 
     def weight(self, batch: Sequence[DpoItem]) -> float:

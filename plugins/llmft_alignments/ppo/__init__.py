@@ -19,9 +19,9 @@ from llmft.toolkit import (
     load_value_head,
     save_value_head,
     value_parameters,
-    without_dropout,
 )
 from llmft_alignments.ppo.config import PpoConfig
+from llmft_alignments.start import dropout_off
 
 HELD_OUT = 2**31
 """In the place of a step, so that no answer of an evaluation is drawn like one of training."""
@@ -53,9 +53,7 @@ class Ppo(Alignment[PpoConfig]):
         target = self.config.target if self.config.adap_kl_ctrl else None
         watch = Diagnostics(context.log.note, target, self.config.nucleus_kl)
         objective = PpoObjective(self.config, sampler, watch, context.seed)
-        with without_dropout(sampler.model) as dropped:
-            if dropped:
-                context.log.note("dropout is off: a policy that has learnt nothing has ratio 1")
+        with dropout_off(context, self.config.disable_dropout):
             result = context.fit_online(prompts, objective)
         watch.conclude(result.before, result.after)
         return result

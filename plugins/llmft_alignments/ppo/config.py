@@ -36,7 +36,9 @@ class PpoConfig(AlignmentConfig):
         1.0, gt=0, le=1, description="of the nucleus that is drawn from, and learnt; 1: everything"
     )
     stop_token: Line | None = Field(
-        None, description="a token that ends an answer too, such as a line break"
+        None,
+        description="a text that ends an answer too, such as a line break or '.': every token that"
+        " ends with it does",
     )
     missing_eos_penalty: float | None = Field(
         None, ge=0, le=1e6, description="taken off the score of an answer that does not end"
@@ -69,6 +71,9 @@ class PpoConfig(AlignmentConfig):
         True, description="shift a step's values by one number, so that their mean is what followed"
     )
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
+    disable_dropout: bool = Field(
+        True, description="turn every dropout off, the base's and the adapter's"
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="the discount of a later token's reward")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the generalised advantage estimate")
     whiten_advantages: bool = Field(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import EncodedPrompt
+from llmft.api import Answer, EncodedPrompt
 from llmft.toolkit import all_reduce_sum, token_stats, values
 from llmft_alignments.ppo.config import PpoConfig
 from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.rollouts import Judged, Rollout, RolloutSampler, nuclei_of
+from llmft_alignments.start import apart, other_start
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class PpoObjective:
         self.kl_coef = config.kl_coef
         self.scale_sums = [0.0, 0.0, 0.0]
         self._tallies: Any = None
+        self._first = self._told = False
 
     # --- drawing
 
@@ -43,7 +45,33 @@ class PpoObjective:
         repeated = [prompt for prompt in prompts for _ in range(each)]
         own = [number * each + k for number in numbers for k in range(each)]
         answers = self.sampler.sample_rollouts(repeated, (step,), own, stopping=stopping)
-        return self.rollouts(self.sampler.judge(repeated, answers))
+        self._note_unmet_stop(answers)
+        judged = self.sampler.judge(repeated, answers)
+        self._first = step == 0
+        if self._first:
+            self._refuse_other_start(judged)
+        return self.rollouts(judged)
+
+    def _note_unmet_stop(self, answers: Sequence[Answer]) -> None:
+        """Say once that no answer of a step met the stop_token."""
+        stops, context = self.sampler.more_stops, self.sampler.context
+        if not stops or self._told or not answers:
+            return
+        if not any(answer.ids and answer.ids[-1] in stops for answer in answers):
+            self._told = True
+            context.log.note(
+                f"no answer of a step has met the stop_token {self.config.stop_token!r}: raise"
+                " response_length, or give a text that the model writes"
+            )
+
+    def _refuse_other_start(self, judged: Judged) -> None:
+        """Raise StageError where the policy, not yet trained, is not its reference."""
+        context = self.sampler.context
+        if self.config.top_p < 1 or not context.models.starts_as_reference:
+            return
+        kl_N = judged.logps_N - judged.reference_N
+        if apart(kl_N, context):
+            raise other_start(f"its KL to the reference is {float(kl_N.mean()):.4f} in place of 0")
 
     def rollouts(self, judged: Judged) -> list[Rollout]:
         """Return judged answers with what each token was worth; all processes take part."""
@@ -107,6 +135,7 @@ class PpoObjective:
             for part in np.array_split(order, self.config.num_mini_batches):
                 if len(part):
                     yield part.tolist()
+                    self._first = False
 
     def should_continue(self, means: Mapping[str, float]) -> bool:
         most = self.config.target_kl
@@ -114,6 +143,13 @@ class PpoObjective:
 
     def weight(self, batch: Sequence[Rollout]) -> float:
         return float(sum(len(episode.logps) for episode in batch))
+
+    def _refuse_moved(self, moved_N: torch.Tensor) -> None:
+        """Raise StageError where a policy that has learnt nothing has another ratio than 1."""
+        # The answers were judged in other batches, which rounds otherwise.
+        if apart(moved_N, self.sampler.context, times=4.0):
+            ratio = float(moved_N.exp().mean())
+            raise other_start(f"its ratio to itself is {ratio:.4f} in place of 1")
 
     def loss(
         self, model: Any, batch: Sequence[Rollout]
@@ -134,6 +170,8 @@ class PpoObjective:
             torch.cat([getattr(episode, name) for episode in batch])
             for name in ("logps", "values", "advantages", "returns")
         )
+        if self._first and self.config.disable_dropout:
+            self._refuse_moved(stats.logps_N.detach() - old_logps_N)
         policy_N, clipped_N = maths.policy_loss(
             stats.logps_N, old_logps_N, advantages_N, config.cliprange
         )

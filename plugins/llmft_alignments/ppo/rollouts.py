@@ -177,13 +177,26 @@ def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name
 
 
 def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:
-    if config.stop_token is None:
+    """Return every token whose text ends with the stop_token's: '.' may be one, and ' .' another.
+
+    Raises StageError where there is none, as the text is several tokens to this tokenizer.
+    """
+    wanted = config.stop_token
+    if wanted is None:
         return ()
-    ids = context.models.tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
+    tokenizer = context.models.tokenizer
+    names = sorted(tokenizer.get_vocab().items(), key=lambda pair: int(pair[1]))
+    special = set(tokenizer.all_special_tokens)
+    found = tuple(
+        int(number)
+        for name, number in names
+        if name == wanted
+        or (name not in special and tokenizer.convert_tokens_to_string([name]).endswith(wanted))
+    )
+    if not found:
         raise StageError(
             "E300",
-            f"the stop_token {config.stop_token!r} is {len(ids)} tokens to this tokenizer",
-            fix="give one that is a single token, or leave it out",
+            f"no token of this tokenizer ends with the stop_token {wanted!r}",
+            fix="give a shorter text, such as a full stop, or leave it out",
         )
-    return (ids[0],)
+    return found

@@ -18,6 +18,7 @@ from llmft.api import (
 )
 from llmft.toolkit import add_score_head, load_score_head, rewards, save_score_head
 from llmft_alignments.pairs import HeldOut, laid, over_batches, refuse_few, tokens_of
+from llmft_alignments.start import dropout_off
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,9 @@ class Reward(Alignment["Reward.Config"]):
         center_rewards_coefficient: float = Field(
             0.0, ge=0, le=100, description="keeps rewards around 0; 0.01 is usual, 0 turns it off"
         )
+        disable_dropout: bool = Field(
+            True, description="turn every dropout off, the base's and the adapter's"
+        )
         use_margin: bool = Field(
             False, description="ask that rewards differ by at least the pair's margin (Llama 2)"
         )
@@ -57,7 +61,8 @@ class Reward(Alignment["Reward.Config"]):
                 f"{bare.origin}: use_margin is set, and the pair has no margin",
                 fix="name its column under data.columns, or drop use_margin",
             )
-        return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))
+        with dropout_off(context, self.config.disable_dropout):
+            return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         from llmft_alignments.reward.report import measured, write_report

@@ -84,3 +84,19 @@ def test_a_later_stages_missing_file_is_found_before_anything_runs(
         run_recipe(load(changed, f"output_dir={tmp_path / 'runs'}"))
     assert ran == []
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lora_alpha", 1), ("r", 2), ("modules_to_save", ["lm_head"])]
+)
+def test_a_stage_of_an_earlier_run_goes_on_with_its_own_adapter_block(
+    whole, data, load, registry, tmp_path, ran, key, value
+):
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs / "pipe" / whole.name)
+    stages = [copy.deepcopy(data["stages"][0]) for _ in range(2)]
+    stages[0]["start_from"] = stages[1]["start_from"] = f"run:{whole.name}/sft"
+    stages[1] |= {"name": "again", "adapter": {**stages[1]["adapter"], key: value}}
+    with pytest.raises(LlmftError, match=f"E034.*'{key}' is .* here, and .* in 'run:"):
+        run_recipe(load({**data, "name": "later", "stages": stages}, f"output_dir={runs}"))
+    assert ran == []

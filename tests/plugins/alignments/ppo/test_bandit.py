@@ -6,6 +6,8 @@ most, and the others less; which ones, depends on the prompt. Budget: 40 steps o
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from llmft_adapters.lora import Lora
@@ -36,7 +38,10 @@ class BanditSampler:
     """What the objective asks of those who draw and judge."""
 
     def __init__(self, model, seed: int) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.more_stops = model, seed, ()
+        self.context = SimpleNamespace(
+            model=model, train=SimpleNamespace(bf16=False), starts_as_reference=True
+        )
 
     def sample_rollouts(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
         params, seed = SamplingParams(1, temperature=1.0), (self.seed, *seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -51,6 +52,11 @@ def main() -> None:
             params = SamplingParams(5, stop_token_ids=(256, 0, 1, 2))
             ids = [prompt.input_ids for prompt in prompts]
             return decode(policy, ids, params, seed=(3, *seed), batch_size=3, numbers=numbers)
+
+        more_stops = ()
+        context = SimpleNamespace(
+            model=model, train=SimpleNamespace(bf16=False), starts_as_reference=False
+        )
 
         def judge(self, prompts, answers):
             rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]

@@ -206,3 +206,26 @@ def test_the_report_counts_every_answer():
     same = measured(torch.zeros(3, 2))
     assert same["accuracy"] == 0.0
     assert len(histograms(torch.zeros(3, 2))) == 15
+
+
+def test_plain_transformers_and_peft_give_the_same_scores(run, stage, model_folder, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from llmft.inference.scoring import score_file
+    from llmft.registry.registry import Registry
+
+    one = stage("reward", adapter={"method": "lora", "r": 4, "lora_alpha": 32}, evaluate=None)
+    summary = run(one)
+    folder = summary.folder / "stages" / "reward" / "adapter"
+    base = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=1)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)  # it lies beside the adapter
+    texts = ["say 3: 5", "the capital of France? Paris"]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    ours = score_file(load_run(summary.folder, Registry.discover()), summary.folder, file)
+    for text, scored in zip(texts, ours, strict=True):
+        ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        theirs = float(model(input_ids=torch.tensor([ids])).logits.detach()[0, 0])
+        assert scored["score"] == pytest.approx(theirs, abs=1e-4)

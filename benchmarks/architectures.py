@@ -1,0 +1,121 @@
+"""Every causal model of the installed transformers: which shortcuts of llmft are right on it.
+
+    python benchmarks/architectures.py [MODEL_TYPE...] [--page docs/architectures.md]
+
+For each model type a small random copy is made, and each shortcut is compared with every row alone
+in plain transformers, as a run does it for its own model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llmft.modeling import levers
+from llmft.modeling.lever_trial import Trial
+from llmft.modeling.tiny_configs import small_config
+
+COLUMNS = ("padding_free", "shared_prompt", "last_layer", "frozen_head", "identity_head",
+           "cached_decoding")  # fmt: skip
+HEADS = ("padding-free", "shared prompt", "last layer", "frozen head", "states", "cached")
+
+
+KINDS_OF_LAYERS = {
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 8},
+}
+"""What published models have, where the default config has one kind of layer only."""
+
+
+def model_types() -> list[str]:
+    """Return every model type of the map of causal models."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING
+    return sorted(kind for kind in CONFIG_MAPPING if CONFIG_MAPPING[kind] in known)
+
+
+def found(kind: str) -> levers.Levers:
+    """Return the levers of a model type; with a reason where it cannot be tried."""
+    from transformers import CONFIG_MAPPING
+
+    from llmft.api.settings import ModelSource
+    from llmft.modeling.base_model import dense_attention
+
+    try:
+        config = small_config(CONFIG_MAPPING[kind](**KINDS_OF_LAYERS.get(kind, {})))
+        if getattr(config, "is_decoder", None) is False:
+            config.is_decoder = True
+        trial = Trial.of(config, dense_attention(ModelSource(path=kind), config))
+    except Exception as error:
+        return replace(levers.NONE, unproven=levers.said(error))
+    return levers.found_by(trial, "float32")
+
+
+def line(kind: str, one: levers.Levers) -> str:
+    """Return a row of the table."""
+    marks = ["yes" if getattr(one, name) else "-" for name in COLUMNS]
+    why = one.unproven or one.wrong_padded
+    return f"| `{kind}` | {verdict(one)} | {' | '.join(marks)} | {why.replace('|', '/')} |"
+
+
+def verdict(one: levers.Levers) -> str:
+    """Return in a word how rows are computed."""
+    if one.unproven:
+        return "not tried"
+    if one.wrong_padded:
+        return "refused"
+    return "padding-free" if one.padding_free else "padded"
+
+
+def page(rows: dict[str, levers.Levers]) -> str:
+    """Return the table as a page of the documentation."""
+    import torch
+    import transformers
+
+    counts = Counter(verdict(one) for one in rows.values())
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    table = "\n".join(line(kind, one) for kind, one in rows.items())
+    return f"""# Architectures
+
+Every causal model that transformers {transformers.__version__} has, with torch
+{torch.__version__.partition("+")[0]}: {len(rows)} model types; {told}.
+
+When a model is first used, llmft makes a small random copy of its config, and compares each of its
+shortcuts with every row alone in plain transformers: losses to {1e-4:g} of themselves, gradients to
+{2e-3:g}. One that disagrees, or fails, is left out, and the run says so. "Padded" means that rows
+are padded in a batch; "refused", that even this changes a row's loss, so that the model is refused
+before its weights are loaded; "not tried", that no small copy could be made of the type's default
+config, for the reason that is given: such a model is computed by the plainest path.
+
+`python benchmarks/architectures.py --page docs/architectures.md` writes this page.
+
+| model type | rows | {" | ".join(HEADS)} | why |
+|---|---|{"---|" * len(HEADS)}---|
+{table}
+"""
+
+
+def main() -> None:
+    """Print a line for each model type, and write the page where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*")
+    parser.add_argument("--page")
+    asked: Any = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    rows = {}
+    for kind in asked.kinds or model_types():
+        started = time.monotonic()
+        rows[kind] = found(kind)
+        print(f"{time.monotonic() - started:5.1f} s {line(kind, rows[kind])}", flush=True)
+    if asked.page:
+        Path(asked.page).write_text(page(rows), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
