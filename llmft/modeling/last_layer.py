@@ -40,6 +40,8 @@ def narrowed(model: Any, keep_N: torch.Tensor, width: int) -> Iterator[None]:
             return whole(hidden_BTD, *more, **named)
         at_N = keep_N + width
         out_BND = whole(hidden_BTD.index_select(1, at_N))
+        if not isinstance(out_BND, torch.Tensor):  # a router's choice comes with it
+            return whole(hidden_BTD)
         return out_BND.new_zeros(hidden_BTD.shape).index_copy(1, at_N, out_BND)
 
     mlp.forward = only_there

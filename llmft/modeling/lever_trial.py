@@ -16,8 +16,9 @@ from llmft.modeling.dropout import without_dropout
 from llmft.modeling.levers import ATTRIBUTE, Levers
 from llmft.modeling.tiny_configs import SMALL_ENOUGH, TOO_LARGE, small_config
 
-LENGTHS = (31, 12, 23)
-PROMPT = 5
+LENGTHS = (31, 20, 23)
+PROMPT = 12
+"""Tokens without a label: so many that the last layer is narrowed."""
 CLOSE = 1e-4
 """By how much of itself a loss, a state or a logit may be off, in float32."""
 CLOSE_GRADIENT = 2e-3

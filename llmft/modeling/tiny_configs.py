@@ -114,7 +114,7 @@ def _number(config: Any, name: str) -> int:
 def _shrink_rotation(config: Any) -> None:
     """Keep as many of a rotation's own factors as the narrow heads have pairs (LongRoPE)."""
     stated = getattr(config, "rope_parameters", None) or {}
-    width = getattr(config, "qk_rope_head_dim", None) or getattr(config, "head_dim", None) or 16
+    width = _number(config, "qk_rope_head_dim") or _number(config, "head_dim") or 16
     whole = getattr(config, "partial_rotary_factor", None) or 1.0
     for rotation in (stated, *(kind for kind in stated.values() if isinstance(kind, dict))):
         pairs = int(width * (rotation.get("partial_rotary_factor") or whole)) // 2

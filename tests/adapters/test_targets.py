@@ -107,3 +107,16 @@ def test_near_misses_get_the_fix(pattern, kind, fix):
 def test_an_expert_s_weight_may_be_named():
     found = trained(lora(target_modules=["down_proj", "q_proj"]).attach(moe("qwen3_moe")))
     assert any("experts" in name for name in found)
+
+
+@pytest.mark.parametrize("method", ["prompt", "ptuning", "prefix"])
+def test_soft_prompts_are_refused_where_every_layer_looks_ids_up(method):
+    from llmft.registry.registry import Registry
+
+    cls = Registry.discover().method("adapter", method)
+    with torch.device("meta"):
+        model = moe("mixtral")
+    model.config.hidden_size_per_layer_input = 16
+    model.config.num_kv_shared_layers = 1
+    refusals = list(cls(cls.Config(method=method, num_virtual_tokens=3)).check(model))
+    assert any(key == ("method",) and fix == "pick lora" for key, _, fix in refusals)

@@ -18,6 +18,7 @@ class Prefix(SoftPrompt["Prefix.Config"]):
 
     method = "prefix"
     supports_shared_prompt = True
+    IN_THE_TEXT = False
 
     class Config(SoftPromptConfig):
         """PEFT's PrefixTuningConfig, by its own names."""
@@ -50,7 +51,7 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             yield (
                 ("method",),
                 f"this model has {what}, before which no prefix can stand",
-                "pick lora, ptuning or prompt",
+                "pick lora",
             )
 
     def peft_config(self, model: Any) -> Any:

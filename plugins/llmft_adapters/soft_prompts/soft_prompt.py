@@ -46,6 +46,8 @@ class SoftPrompt(Adapter[C]):
 
     mergeable = False
     supports_packing = True
+    IN_THE_TEXT: ClassVar[bool] = True
+    """Whether virtual tokens stand among the text's embeddings, and not in each layer's cache."""
     UNSTATED: ClassVar[dict[str, Any]] = {}
     """What of a method's own settings is stated for one model, and its value for any."""
 
@@ -70,6 +72,15 @@ class SoftPrompt(Adapter[C]):
                     f"{name} is {stated} here, and {fact} in this model",
                     f"write {name}: {fact}, or leave it out",
                 )
+        if self.IN_THE_TEXT and getattr(
+            model.config.get_text_config(), "hidden_size_per_layer_input", None
+        ):
+            yield (
+                ("method",),
+                f"a '{model.config.model_type}' looks the text's token ids up in every layer, and a"
+                " virtual token has none",
+                "pick lora",
+            )
         places = getattr(model.config, "max_position_embeddings", None)
         if places and self.config.num_virtual_tokens >= places:
             yield (

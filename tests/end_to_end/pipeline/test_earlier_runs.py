@@ -87,7 +87,7 @@ def test_a_later_stages_missing_file_is_found_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("lora_alpha", 1), ("r", 2), ("modules_to_save", ["lm_head"])]
+    ("key", "value"), [("lora_alpha", 1), ("r", 3), ("modules_to_save", ["lm_head"])]
 )
 def test_a_stage_of_an_earlier_run_goes_on_with_its_own_adapter_block(
     whole, data, load, registry, tmp_path, ran, key, value
