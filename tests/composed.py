@@ -9,6 +9,7 @@ PARTS = {
     "data": ("rows", "held_out", "encode", "encode_pairs", "encode_prompts"),
     "models": (
         "model", "tokenizer", "shares_prompts", "reference", "reference_model", "load_stage",
+        "starts_as_reference", "precision",
     ),
     "sampler": ("generate", "sample", "decode"),
     "log": ("note", "progress", "add_samples"),

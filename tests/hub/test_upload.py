@@ -43,7 +43,10 @@ def test_a_run_sends_its_adapter_with_a_card_that_names_no_place_of_this_machine
     assert said.index("after the run") < said.index("stage sft:")
     files = sent(hub)
     adapter = summary.folder / "stages" / "sft" / "adapter"
-    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert set(files) == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     assert files["adapter_model.safetensors"] == weights
     assert hub.private == {"me/tiny-adapter": True}

@@ -52,7 +52,7 @@ from llmft_trackers.jsonl import Jsonl as JsonlTracker
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
-from llmft.api import Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo
+from llmft.api import Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo, StageResult
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
@@ -298,7 +298,40 @@ def alpha(ratio: float, coefficient: float) -> float:
     return math.exp((coefficient - 1) * ratio) / (coefficient - 1)
 
 
+def dropout_in_training(alignment: type) -> Callable[[Any, Lab], Any]:
+    """Return what looks whether the base's dropout acts while an alignment trains."""
+
+    def see(config, lab: Lab) -> bool:
+        base = tiny_llama()
+        base.add_module("noise", torch.nn.Dropout(0.5))
+        pair = EncodedPair(ROW, ROW, 0, None, "row")
+        seen: list[bool] = []
+
+        def fit(items, objective):
+            base.train()
+            ones = torch.ones(64)
+            seen.append(bool((base.noise(ones) != ones).any()))
+            return StageResult("policy")
+
+        lab.patch.setattr("llmft_alignments.dpo.reference.reference_logps",
+                          lambda context, pairs: torch.zeros(len(pairs), 2))  # fmt: skip
+        sampler = SimpleNamespace(model=base, reference=base)
+        lab.patch.setattr(Ppo, "_sampler_of", lambda self, context: sampler)
+        context = composed(
+            name="s", seed=0, folder=lab.folder, rows=lambda: [0], held_out=lambda: [],
+            encode_pairs=lambda rows: [pair, pair], encode_prompts=lambda rows, room: [],
+            shares_prompts=False, starts_as_reference=False, model=base, fit=fit, fit_online=fit,
+            note=lambda text: None, progress=lambda *_: None,
+        )  # fmt: skip
+        alignment(config).train(context)
+        lab.patch.undo()
+        return seen[0]
+
+    return see
+
+
 DPO = {
+    "disable_dropout": Case(False, dropout_in_training(Dpo), True, was=False),
     "beta": Case(0.7, dpo_loss, over_pairs(lambda w, r: softplus(-0.7 * (w - r)))),
     "loss_type": Case(["hinge"], dpo_loss, over_pairs(lambda w, r: max(0, 1 - 0.1 * (w - r)))),
     "loss_weights": Case([3.0], dpo_loss, 3 * over_pairs(lambda w, r: softplus(-0.1 * (w - r)))),
@@ -350,7 +383,7 @@ def ranked_by(config, lab: Lab) -> list[str]:
     )
     context = composed(
         name="s", rows=lambda: [0], encode_pairs=lambda rows: [pair], shares_prompts=False,
-        fit=lambda items, objective: None,
+        fit=lambda items, objective: None, model=tiny_llama(),
     )  # fmt: skip
     Orpo(config).train(context)
     return asked
@@ -358,6 +391,7 @@ def ranked_by(config, lab: Lab) -> list[str]:
 
 ODDS = softplus(-(log_odds(1.0) - log_odds(0.5)))
 ORPO = {
+    "disable_dropout": Case(False, dropout_in_training(Orpo), True, was=False),
     "beta": Case(0.7, orpo_loss, 1.0 + 0.7 * ODDS, was=1.0 + 0.1 * ODDS),
     "learn_prompt": Case(True, orpo_loss, 4 / 3 + 0.1 * ODDS),
     "kl_coef": Case(
@@ -377,6 +411,7 @@ def reward_loss(config, lab: Lab) -> float:
 
 
 REWARD = {
+    "disable_dropout": Case(False, dropout_in_training(Reward), True, was=False),
     "center_rewards_coefficient": Case(
         0.3, reward_loss, softplus(-1.5) + softplus(0.5) + 0.3 * (2.5**2 + 2.5**2)
     ),
@@ -466,6 +501,7 @@ PURE = {
 }  # fmt: skip
 LATER = {"adap_kl_ctrl": True, "horizon": 4, "target": 1.0, "kl_coef": 0.2}
 PPO = {
+    "disable_dropout": Case(False, dropout_in_training(Ppo), True, was=False),
     "reward_model": Case(
         "judge", asked_to_draw("reward_model"), "the model of judge", also={"reward": RULE}
     ),
@@ -860,15 +896,14 @@ def drawn(config, lab: Lab) -> int:
     lab.patch.setattr(sys, "stdout", out)
     count = 0
 
-    class Counting(Console):
-        def _draw(self, progress, now):
-            nonlocal count
-            count += 1
-            self._drawn = now
+    def draw(line, head, share, metrics, left):
+        nonlocal count
+        count += 1
 
     time = SimpleNamespace(monotonic=lambda: next(clock) / 128)
     lab.patch.setattr("llmft_trackers.console.time", time)
-    tracker = Counting(config)
+    lab.patch.setattr("llmft_trackers.console.live.LiveLine.draw", draw)
+    tracker = Console(config)
     for done in range(1, 101):
         tracker.progress(Progress("sft", "train", done, 1000, {}, False))
     lab.patch.undo()
@@ -900,6 +935,16 @@ def to_wandb(name: str) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def tables_of_wandb(config, lab: Lab) -> list[str]:
+    """Which tables a stage's end tells the process that talks to wandb."""
+    told: list[dict] = []
+    tracker = Wandb(config)
+    lab.patch.setattr(tracker, "_tell", told.append)
+    sample = {"when": "after", "prompt": "p", "answer": "a", "right": ["a"]}
+    tracker.stage_finished("sft", {"samples": [sample]})
+    return [message["table"] for message in told if "table" in message]
+
+
 TRACKERS: dict[type, dict[str, Case]] = {
     Console: {
         "live": Case(False, drawn, 0),
@@ -913,6 +958,7 @@ TRACKERS: dict[type, dict[str, Case]] = {
         "group": Case("g", to_wandb("group"), "g"),
         "tags": Case(["a", "b"], to_wandb("tags"), ["a", "b"], was=[]),
         "mode": Case("offline", to_wandb("with_key"), False, was=True),
+        "log_completions": Case(True, tables_of_wandb, ["sft/completions"], was=[]),
     },
 }
 

@@ -76,7 +76,7 @@ def test_a_report_goes_on_from_its_facts():
     assert again == LoopReport(), "as a checkpoint of an older version has it"
 
 
-@pytest.mark.parametrize(("losses", "last"), [([2.0, 1.0], 1.0), ([2.0, None], 2.0)])
-def test_the_last_loss_is_the_last_there_was(losses, last):
-    assert LoopReport(losses=losses).last_loss == last
-    assert math.isnan(LoopReport(losses=[None]).last_loss)
+@pytest.mark.parametrize(("losses", "mean"), [([2.0, 1.0], 1.5), ([2.0, None, 4.0], 3.0)])
+def test_the_train_loss_is_the_mean_of_the_steps_that_have_one(losses, mean):
+    assert LoopReport(losses=losses).train_loss == mean
+    assert math.isnan(LoopReport(losses=[None]).train_loss)

@@ -21,6 +21,7 @@ from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import decode
 from llmft.toolkit import add_value_head, token_stats, values
 from llmft.training import loop
+from tests.composed import composed
 
 from .conftest import decided
 
@@ -39,7 +40,7 @@ class BanditSampler:
 
     def __init__(self, model, seed: int) -> None:
         self.model, self.seed, self.more_stops = model, seed, ()
-        self.context = SimpleNamespace(
+        self.context = composed(
             model=model, train=SimpleNamespace(bf16=False), starts_as_reference=True
         )
 
