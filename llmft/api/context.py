@@ -25,8 +25,13 @@ class Objective(Protocol):
     def weight(self, batch: Sequence[Any]) -> float:
         """Return by what the summed loss is divided: label tokens, or pairs."""
 
-    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
-        """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums."""
+    def loss(
+        self, model: Any, batch: Sequence[Any]
+    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums.
+
+        A sum that is on a GPU is best left there, a scalar tensor: all are read at once.
+        """
 
 
 class OnlineObjective(Objective, Protocol):

@@ -45,6 +45,8 @@ class PackedObjective:
         """Return the weight of all rows in the bins."""
         return self.objective.weight(list(chain.from_iterable(batch)))
 
-    def loss(self, model: Any, batch: Sequence[Bin]) -> tuple[torch.Tensor, Mapping[str, float]]:
+    def loss(
+        self, model: Any, batch: Sequence[Bin]
+    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Return the loss summed over all rows in the bins."""
         return self.objective.loss(model, list(chain.from_iterable(batch)))

@@ -7,11 +7,13 @@ the models pass through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from llmft.modeling import varlen_kernel
+from llmft.modeling.segments import Segments
 
 NAME = "llmft_varlen"
 DENSE = "llmft_dense_attention"
@@ -53,7 +55,8 @@ def varlen_attention(
     """Return causal attention within each segment, as (1, T, H, D), and no weights.
 
     cu_seq_lens_q: B + 1 boundaries of the segments along T, from 0 to T. Keys beyond T (an
-        adapter's, which it learns) come first, and every segment sees them.
+        adapter's, which it learns) come first, and every segment sees them. Best left on the CPU:
+        it is read there, once for all layers that are given the same tensor.
     shared_prefix: (B, 2) start and length, along T, of what stands before a segment though it is
         laid elsewhere (a prompt that two answers share); length 0 where nothing does.
     """
@@ -63,23 +66,22 @@ def varlen_attention(
         raise ValueError("variable-length attention takes no mask of the model's own")
     if cu_seq_lens_q is None:
         raise ValueError("variable-length attention needs cu_seq_lens_q")
-    groups = module.num_key_value_groups if hasattr(module, "num_key_value_groups") else 1
-    if groups > 1:
-        key_1HTD = key_1HTD.repeat_interleave(groups, dim=1)
-        value_1HTD = value_1HTD.repeat_interleave(groups, dim=1)
-    segments = _segments(cu_seq_lens_q, shared_prefix)
-    longest = max(segment.length for segment in segments)
-    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
+    segments = Segments.of(cu_seq_lens_q, shared_prefix)
     learnt = key_1HTD.shape[2] - query_1HTD.shape[2]
+    window = sliding_window
+    if window is not None and learnt + segments.longest <= window:
+        window = None
+    tensors = (query_1HTD, key_1HTD, value_1HTD)
+    if not segments.alike and varlen_kernel.takes(query_1HTD, dropout):
+        return varlen_kernel.attend(tensors, segments, learnt, scaling, window), None
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "window": window}
     if learnt:
         options["before"] = (key_1HTD[:, :, :learnt], value_1HTD[:, :, :learnt])
-        key_1HTD, value_1HTD = key_1HTD[:, :, learnt:], value_1HTD[:, :, learnt:]
-    if sliding_window is not None and learnt + longest > sliding_window:
-        options["window"] = sliding_window
-    tensors = (query_1HTD, key_1HTD, value_1HTD)
-    work = sum(segment.own * segment.length for segment in segments)
-    if len(segments) > 1 and len(segments) * longest**2 <= _PADDING_BUDGET * work:
-        out = _padded(tensors, segments, longest, options)
+        tensors = (query_1HTD, key_1HTD[:, :, learnt:], value_1HTD[:, :, learnt:])
+    if segments.alike:
+        out = _side_by_side(tensors, segments, options)
+    elif len(segments.all) * segments.longest**2 <= _PADDING_BUDGET * segments.work:
+        out = _padded(tensors, segments, options)
     else:
         out = _one_by_one(tensors, segments, options)
     return out.transpose(1, 2), None
@@ -89,47 +91,30 @@ def varlen_attention(
 _PADDING_BUDGET = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A stretch of T, and the stretch that stands before it."""
+def _side_by_side(
+    tensors: tuple[torch.Tensor, ...], segments: Segments, options: dict[str, Any]
+) -> torch.Tensor:
+    """Return attention of segments of one length in one call, nothing copied."""
+    rows, length = len(segments.all), segments.longest
 
-    start: int
-    end: int
-    prefix_start: int = 0
-    prefix: int = 0
+    def view(packed_1HTD: torch.Tensor) -> torch.Tensor:
+        _, heads, _, width = packed_1HTD.shape
+        return packed_1HTD.view(heads, rows, length, width).transpose(0, 1)
 
-    @property
-    def own(self) -> int:
-        return self.end - self.start
-
-    @property
-    def length(self) -> int:
-        return self.prefix + self.own
-
-    @property
-    def places(self) -> list[int]:
-        """Where along T the segment's tokens are, its prefix first."""
-        before = range(self.prefix_start, self.prefix_start + self.prefix)
-        return [*before, *range(self.start, self.end)]
-
-
-def _segments(bounds: torch.Tensor, shared: torch.Tensor | None) -> list[_Segment]:
-    ends: list[int] = bounds.tolist()
-    before = shared.tolist() if shared is not None else [(0, 0)] * (len(ends) - 1)
-    stretches = zip(ends, ends[1:], before, strict=False)
-    return [_Segment(start, end, *prefix) for start, end, prefix in stretches]
+    out_BHLD = _causal(*(view(tensor) for tensor in tensors), **options)
+    return out_BHLD.transpose(0, 1).flatten(1, 2).unsqueeze(0)
 
 
 def _one_by_one(
-    tensors: tuple[torch.Tensor, ...], segments: list[_Segment], options: dict[str, Any]
+    tensors: tuple[torch.Tensor, ...], segments: Segments, options: dict[str, Any]
 ) -> torch.Tensor:
     """Return the segments' attention, a call for each. What stands before one is attended only."""
     # Split, not sliced: a slice's gradient is as long as all segments together.
-    lengths = [segment.own for segment in segments]
+    lengths = [segment.own for segment in segments.all]
     queries, keys, values = (torch.split(t, lengths, 2) for t in tensors)
-    number_at = {segment.start: number for number, segment in enumerate(segments)}
+    number_at = {segment.start: number for number, segment in enumerate(segments.all)}
     out = []
-    for segment, query, key, value in zip(segments, queries, keys, values, strict=True):
+    for segment, query, key, value in zip(segments.all, queries, keys, values, strict=True):
         if segment.prefix:
             there = number_at[segment.prefix_start]
             key, value = (
@@ -141,24 +126,15 @@ def _one_by_one(
 
 
 def _padded(
-    tensors: tuple[torch.Tensor, ...],
-    segments: list[_Segment],
-    longest: int,
-    options: dict[str, Any],
+    tensors: tuple[torch.Tensor, ...], segments: Segments, options: dict[str, Any]
 ) -> torch.Tensor:
     """Return attention of all segments in one call: right padding is never seen by causal rows."""
-    source = torch.zeros(len(segments), longest, dtype=torch.long)
-    own = torch.zeros(len(segments), longest, dtype=torch.bool)
-    for number, segment in enumerate(segments):
-        source[number, : segment.length] = torch.tensor(segment.places)
-        own[number, segment.prefix : segment.length] = True
-    device = tensors[0].device
-    source, kept = source.flatten().to(device), own.flatten().nonzero().squeeze(1).to(device)
+    source, kept = segments.padding(tensors[0].device)
 
     def unpack(packed_1HTD: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = packed_1HTD.shape
         rows = packed_1HTD[0].index_select(1, source)
-        return rows.view(heads, len(segments), longest, width).transpose(0, 1)
+        return rows.view(heads, len(segments.all), segments.longest, width).transpose(0, 1)
 
     out_BHLD = _causal(*(unpack(tensor) for tensor in tensors), **options)
     return out_BHLD.transpose(0, 1).flatten(1, 2).index_select(1, kept).unsqueeze(0)
@@ -174,16 +150,19 @@ def _causal(
     window: int | None = None,
     before: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    if window is None and before is None and query.shape[2] == key.shape[2]:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=dropout_p, scale=scale
-        )
     if before is not None:
         keys, values = (t.expand(len(query), -1, -1, -1) for t in before)
         key, value = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+    options: dict[str, Any] = {"dropout_p": dropout_p, "scale": scale}
+    if (groups := query.shape[1] // key.shape[1]) > 1:
+        plain = window is None and query.shape[2] == key.shape[2]
+        if plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+            options["enable_gqa"] = True  # in the fused kernels, which such numbers go to
+        else:
+            key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    if window is None and query.shape[2] == key.shape[2]:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     at = torch.arange(key.shape[2], device=query.device)
     distance = at[-query.shape[2] :].unsqueeze(1) - at.unsqueeze(0)
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, dropout_p=dropout_p, scale=scale
-    )
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, **options)

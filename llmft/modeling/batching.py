@@ -16,6 +16,7 @@ from llmft.api import Encoded
 from llmft.api.rows import IGNORED
 from llmft.modeling import attention
 from llmft.modeling.levers import levers_of
+from llmft.modeling.segments import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,26 @@ def batched(
     inputs, at, labels, row = padding_free_inputs(rows, shared) if packed else padded(rows)
     if not len(labels):
         raise ValueError("no row of the batch has a label")
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in inputs.items()}
-    labels, row, at = labels.to(device), row.to(device), at.to(device)
     width = inputs["input_ids"].shape[1]
     # Positions count from the end, so that an adapter may put virtual tokens in front.
     keep, column = torch.unique(at % width - width, return_inverse=True)
     line = torch.zeros_like(at) if packed else at // width
-    return PackedBatch(inputs, labels, row, keep, line, column)
+    inputs, more = on_device(model, inputs, [labels, row, keep, line, column])
+    return PackedBatch(inputs, *more)
+
+
+ON_THE_HOST = ("cu_seq_lens_q", "shared_prefix")
+"""What attention reads as numbers: on a GPU, each layer would wait for them."""
+
+
+def on_device(
+    model: Any, inputs: dict[str, torch.Tensor], more: Sequence[torch.Tensor] = ()
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Return a model's inputs where it wants them, and other whole numbers on its device."""
+    device = next(model.parameters()).device
+    names = [name for name in inputs if name not in ON_THE_HOST]
+    there = to_device([*(inputs[name] for name in names), *more], device)
+    return inputs | dict(zip(names, there[: len(names)], strict=True)), there[len(names) :]
 
 
 def is_padding_free(model: Any) -> bool:

@@ -16,6 +16,7 @@ import torch
 from llmft.api import Answer, SamplingParams, StageError
 from llmft.data.encoding import end_of_text
 from llmft.modeling import attention
+from llmft.modeling.segments import to_device
 from llmft.modeling.token_reader import reader
 
 
@@ -89,24 +90,29 @@ def _answer(
         if stopping():
             raise Stopped
         logps_BV = log_probabilities(logits_BV, params)
-        ids_B = logps_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[live, t])
+        ids_B = logps_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[:, t])
         taken_B = logps_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1)
         ended_B = torch.isin(ids_B, stops)
-        facts = zip(live, ids_B.tolist(), taken_B.tolist(), ended_B.tolist(), strict=True)
-        for row, token, logp, ended in facts:
+        # In one tensor, so that the host waits for a GPU once a token.
+        facts = torch.stack([ids_B.double(), taken_B.double(), ended_B.double()], dim=1).tolist()
+        for row, (token, logp, ended) in zip(live, facts, strict=True):
             if math.isnan(logp):
                 what = f"the model's logits are not finite at token {t + 1} of an answer"
                 raise StageError("E301", what, fix="lower learning_rate, or raise temperature")
-            answers[row].ids.append(token)
+            answers[row].ids.append(int(token))
             answers[row].logps.append(logp)
-            answers[row].ended = ended
+            answers[row].ended = bool(ended)
         if keep_nuclei:
             for row, nucleus in zip(live, _nuclei(logps_BV), strict=True):
                 answers[row].nuclei.append(nucleus)
-        live = [row for row in live if not answers[row].ended]
-        if not live or t + 1 == params.max_new_tokens:
+        kept = [place for place, row in enumerate(live) if not answers[row].ended]
+        if not kept or t + 1 == params.max_new_tokens:
             return
-        keep_B = (~ended_B).nonzero().squeeze(1) if len(live) < len(ended_B) else None
+        keep_B = None
+        if len(kept) < len(live):
+            live = [live[place] for place in kept]
+            (keep_B,) = to_device([torch.tensor(kept)], device)
+            rolls_BT = None if rolls_BT is None else rolls_BT[keep_B]
         logits_BV = read_on.read(ids_B, keep_B)
 
 

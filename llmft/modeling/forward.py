@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from llmft.api import Encoded
-from llmft.modeling.batching import batched, is_padding_free, padded, padding_free_inputs
+from llmft.modeling.batching import batched, is_padding_free, on_device, padded, padding_free_inputs
 from llmft.modeling.frozen_head import frozen_head_nll, is_frozen
 from llmft.modeling.last_layer import narrowed
 from llmft.modeling.levers import levers_of
@@ -78,14 +78,13 @@ def last_hidden(
     packed = is_padding_free(model)
     shared = shared if levers_of(model).shared_prompt else None
     inputs = padding_free_inputs(rows, shared)[0] if packed else padded(rows)[0]
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in inputs.items()}
-    line = torch.arange(len(rows), device=device)
+    line = torch.arange(len(rows))
     if packed:
         at, line = inputs["cu_seq_lens_q"][1:].long() - 1, torch.zeros_like(line)
     else:
         at = inputs["attention_mask"].sum(1) - 1
     keep, column = torch.unique(at - inputs["input_ids"].shape[1], return_inverse=True)
+    inputs, (line, keep, column) = on_device(model, inputs, [line, keep, column])
     head = model.get_output_embeddings()
     if levers_of(model).identity_head and not _changes_logits(model.config):
         with identity(head):

@@ -99,10 +99,11 @@ def train(
             update: Update | None = None
             try:
                 for update in source.updates(step, stop):
-                    own = _forward_backward(accelerator, model, update, objective, around)
+                    passes = _forward_backward(accelerator, model, update, objective, around)
                     distributed.all_reduce_gradients(parameters)
+                    own, norm = _read(passes, _clip(parameters, settings.max_grad_norm))
                     update.sums = distributed.merged(own)
-                    norms.append(_clip(parameters, settings.max_grad_norm))
+                    norms.append(norm)
                     report.items += update.fresh
                     if guard.may_update(update, norms[-1], step, settings):
                         optimizer.step()
@@ -191,20 +192,36 @@ def _refuse_misfit(saved: Saved, plan: Plan) -> None:
 
 def _forward_backward(
     accelerator: Any, model: Any, update: Update, objective: Objective, around: Callable[[], Any]
-) -> distributed.Sums:
-    """Add the gradient of an update's mean loss, and return each metric as (sum, weight)."""
-    sums: distributed.Sums = {}
+) -> list[Pass]:
+    """Add the gradient of an update's mean loss; return each pass's metrics and their weight."""
+    noted: list[Pass] = []
     for chosen in update.passes:
         with around():
             loss, extra = objective.loss(model, chosen)
         accelerator.backward(loss * (1 / update.weight))
-        weight = objective.weight(chosen)
-        noted: dict[str, float] = {"loss": float(loss.detach()), **extra}
-        distributed.add(sums, {name: (value, weight) for name, value in noted.items()})
-    return sums
+        noted.append(({"loss": loss.detach(), **extra}, objective.weight(chosen)))
+    return noted
 
 
-def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+Pass = tuple[dict[str, "float | torch.Tensor"], float]
+"""What one forward pass is measured by, its loss first, and the weight of its items."""
+
+
+def _read(passes: Sequence[Pass], norm: torch.Tensor) -> tuple[distributed.Sums, float]:
+    """Return each metric as (sum, weight), and the gradient's norm as a number.
+
+    Whatever is on a GPU is read in one go: the host waits for it once an update, not once a number.
+    """
+    tensors = [v for metrics, _ in passes for v in metrics.values() if isinstance(v, torch.Tensor)]
+    tensors = [t.detach().to(norm.device, torch.float64) for t in [*tensors, norm]]
+    numbers = iter(torch.stack(tensors).tolist())
+    sums: distributed.Sums = {}
+    for metrics, weight in passes:
+        known = {k: next(numbers) if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
+        distributed.add(sums, {name: (value, weight) for name, value in known.items()})
+    return sums, next(numbers)
+
+
+def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> torch.Tensor:
     """Scale the gradient down to the limit (0: leave it), and return its norm before."""
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
-    return float(norm)
+    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)

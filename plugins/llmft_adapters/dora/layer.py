@@ -7,19 +7,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora.layer import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from llmft_adapters.dora.linear import dropped_dora_linear
+from llmft_adapters.lora import dropout_mask, frozen_weight
+from llmft_adapters.lora.frozen_weight import unpacked
 from llmft_adapters.lora.layer import (
     NAME,
     adapts,
-    drops,
+    as_the_base_gives,
+    dropout_of,
     is_plain,
-    lora_linear,
-    sum_over_rows,
-    unpacked_8_bits,
+    multiplies_itself,
+    weight_of,
 )
+from llmft_adapters.lora.linear import by_hand, lora_linear, sum_over_rows
 
 _updates = 0
 """Steps that optimisers have made in this process."""
@@ -39,6 +42,7 @@ def take_over(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_magnitude_vector:
             _restore_8_bits(layer.get_base_layer())
+            dropout_mask.take_over(layer, NAME)
             layer.forward = DoraForward(layer)
 
 
@@ -46,20 +50,6 @@ def _restore_8_bits(layer: Any) -> None:
     """Give an 8-bit weight its scales again, which PEFT loses on a CPU when it starts DoRA."""
     if type(layer).__name__ == "Linear8bitLt" and layer.weight.SCB is None:
         layer.weight.SCB = layer.state.SCB
-
-
-def _unpacked(layer: Any) -> torch.Tensor:
-    """Return a layer's weight as numbers, whatever it is stored as."""
-    if type(layer).__name__ == "Linear4bit":
-        from bitsandbytes.functional import dequantize_4bit
-
-        # PEFT goes by the weight's class, which a plan's tensors without numbers do not have.
-        unpacked: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        return unpacked.detach()
-    if type(layer).__name__ != "Linear8bitLt":
-        weight: torch.Tensor = dequantize_module_weight(layer).detach()
-        return weight
-    return unpacked_8_bits(layer)
 
 
 def updated_norms(
@@ -80,6 +70,24 @@ def updated_norms(
     return new_O.clamp_(min=torch.finfo(torch.float32).tiny).sqrt_()
 
 
+def precise_product(A_rI: torch.Tensor, W_OI: torch.Tensor) -> torch.Tensor:
+    """Return A W^T, shape (r, O), float32 or wider, though W be of 16 bits; no copy of all W."""
+    if W_OI.dtype in (torch.float32, torch.float64):
+        return F.linear(A_rI.to(W_OI.dtype), W_OI)
+    A_rI = A_rI.float()
+    if not W_OI.is_cuda:
+        pieces = [F.linear(A_rI, rows.float()) for rows in torch.split(W_OI, _ROWS_AT_ONCE)]
+        return torch.cat(pieces, dim=1)
+    # A in two parts of W's type, which together have its precision; sums are float32.
+    high = A_rI.to(W_OI.dtype)
+    parts = torch.cat([high, (A_rI - high.float()).to(W_OI.dtype)])
+    both: torch.Tensor = torch.mm(parts, W_OI.t(), out_dtype=torch.float32)
+    return both[: len(A_rI)] + both[len(A_rI) :]
+
+
+_ROWS_AT_ONCE = 1024
+
+
 class DoraForward:
     """Stands in for a layer's `forward`: what PEFT's computes, gradients too."""
 
@@ -96,28 +104,19 @@ class DoraForward:
             return theirs
         A, B = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
         scaling, dropout = layer.scaling[NAME], layer.lora_dropout[NAME]
-        if is_plain(layer, x):
-            base, norms_O = layer.get_base_layer(), self._fresh(A, B)
-            if norms_O is None:
-                norms_O = self._updated(F.linear(A.detach(), base.weight), A, B, scaling)
-            scale_O = layer.lora_magnitude_vector[NAME].weight / norms_O
-            return lora_linear(x, base.weight, base.bias, A, B, scaling, scale_O)
-        dropping = drops(layer)
+        if is_plain(layer, x) and not multiplies_itself(layer.get_base_layer()):
+            return self._in_one_step(x, A, B, scaling)
+        dropping = bool(dropout.training and getattr(dropout, "p", 0))
         shape, x = x.shape, x.flatten(0, -2)
         text = x.to(A.dtype) if not torch.is_autocast_enabled(x.device.type) else x
         text = dropout(text) if dropping else text
-        norms_O = self._fresh(A, B)
-        extra = [text] if dropping else []
-        extra += [A.detach()] if norms_O is None else []
-        base, products = self._products(x, extra)
-        if norms_O is None:
-            norms_O = self._updated(products.pop(), A, B, scaling)
+        base = layer.get_base_layer()(x)
         # DoRA, section 4.3: the norm is taken as a constant, so that no gradient goes through it.
-        scale_O = layer.lora_magnitude_vector[NAME].weight / norms_O
+        scale_O = layer.lora_magnitude_vector[NAME].weight / self._norms(A, B, scaling)
         low = layer.lora_A[NAME](text)
         if dropping:
             update = layer.lora_B[NAME](low) * (scaling * scale_O)
-            out = base + (scale_O - 1) * products.pop() + update
+            out = base + (scale_O - 1) * self._product(layer.get_base_layer(), text) + update
         else:
             out = _scaled(_plus(base, low, B, scaling), scale_O)
             bias = layer.get_base_layer().bias
@@ -125,52 +124,60 @@ class DoraForward:
         whole: torch.Tensor = out.to(base.dtype).view(*shape[:-1], -1)
         return whole
 
-    def _products(
-        self, x: torch.Tensor, extra: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the base layer's output, and W times the rows of each extra input, biases off."""
-        layer = self.layer.get_base_layer()
-        if self.kind != "Linear4bit" or not extra:
-            return layer(x), [self._product(layer, rows) for rows in extra]
-        # One call, because each call unpacks the 4-bit weight anew.
-        rows = [x, *(t.to(x.dtype) for t in extra)]
-        base, *products = layer(torch.cat(rows)).split([len(t) for t in rows])
-        if layer.bias is not None:
-            products = [product - layer.bias for product in products]
-        return base, products
+    def _in_one_step(
+        self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        layer, base = self.layer, self.layer.get_base_layer()
+        weight = weight_of(base, x)
+        W_OI = weight()
+        # A plain weight as it is stored, though autocast rounds it for the product.
+        numbers = None if self.kind == "Linear" else W_OI
+        scale_O = layer.lora_magnitude_vector[NAME].weight / self._norms(A, B, scaling, numbers)
+        given = (x, W_OI, base.bias, A, B, scaling, scale_O)
+        if dropout := dropout_of(layer):
+            out = dropped_dora_linear(*given, dropout, weight.again)
+        else:
+            out = lora_linear(*given, again=weight.again)
+        return as_the_base_gives(base, x, out)
 
     def _product(self, layer: Any, rows: torch.Tensor) -> torch.Tensor:
-        if self.kind == "Linear8bitLt" and rows.requires_grad:
+        """Return W times each row, without the bias."""
+        if self.kind in frozen_weight.KINDS:  # no graph holds an unpacked weight
             out: torch.Tensor = layer(rows)
             return out if layer.bias is None else out - layer.bias
-        # No graph holds an unpacked weight: of 8 bits, only A, which is detached, comes here.
-        weight = _unpacked(layer)
+        weight = unpacked(layer)
         rows = rows.to(weight.dtype)
         return rows @ weight if self.layer.fan_in_fan_out else F.linear(rows, weight)
 
     @torch.no_grad()
-    def _updated(
-        self, product_rO: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scaling: float
+    def _norms(
+        self, A: torch.Tensor, B: torch.Tensor, scaling: float, W_OI: torch.Tensor | None = None
     ) -> torch.Tensor:
-        if self._own is None or self._own.device != A.device:
-            weight = _unpacked(self.layer.get_base_layer())
-            weight = weight.t() if self.layer.fan_in_fan_out else weight
-            self._own = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).to(A.device)
-            self._own.square_()
-        norms_O = updated_norms(self._own, product_rO, A, B, scaling)
-        self._last = self._state(A, B), norms_O
-        return norms_O
+        """Return the length of each row of W + s B A: the last call's where nothing has moved.
 
-    def _fresh(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
-        """Return the norms of the last call, where neither A nor B can have moved since."""
-        known = self._last is not None and self._last[0] == self._state(A, B)
-        return self._last[1] if known and self._last else None
+        W_OI: the base's weight as numbers, where the caller has it.
+        """
+        state = self._state(A, B)
+        if self._last is None or self._last[0] != state:
+            with by_hand(A):
+                self._last = state, self._made(A, B, scaling, W_OI)
+        return self._last[1]
+
+    def _made(
+        self, A: torch.Tensor, B: torch.Tensor, scaling: float, W_OI: torch.Tensor | None
+    ) -> torch.Tensor:
+        if W_OI is None:
+            stored = unpacked(self.layer.get_base_layer())
+            W_OI = stored.t() if self.layer.fan_in_fan_out else stored
+        if self._own is None or self._own.device != A.device:
+            self._own = torch.linalg.vector_norm(W_OI, dim=1, dtype=torch.float32).to(A.device)
+            self._own.square_()
+        return updated_norms(self._own, precise_product(A, W_OI), A, B, scaling)
 
     def _state(self, A: torch.Tensor, B: torch.Tensor) -> tuple[int, ...]:
         """Return what is another one as soon as A or B is changed.
 
-        Evaluations count too: a run that goes on makes none of those before, and where norms are
-        made, a product of 4 bits has more rows, and may be rounded in another way.
+        Evaluations count too: a run that goes on makes none of those before.
         """
         return int(self.layer.training), _updates, A._version, B._version
 

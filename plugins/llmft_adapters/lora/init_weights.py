@@ -27,7 +27,8 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 from torch import nn
 
-from llmft_adapters.lora.layer import NAME, unpacked_8_bits
+from llmft_adapters.lora.frozen_weight import unpacked_8_bits
+from llmft_adapters.lora.layer import NAME
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -50,17 +50,18 @@ def gae(
 
     values_N: of the state before each token. After an answer's last token comes nothing: value 0.
     """
-    advantages_N = torch.zeros_like(rewards_N)
     if not len(row_N):  # a process of several may have no answer in a step
-        return advantages_N
-    ends = last_tokens(row_N).tolist()
-    counts_B = torch.bincount(row_N, minlength=len(ends))
-    longest = int(counts_B.max())
+        return torch.zeros_like(rewards_N)
+    # A step back in time is a few numbers: a GPU would only be waited for.
+    device, dtype = rewards_N.device, rewards_N.dtype
+    rewards_N, values_N, row_N = rewards_N.cpu(), values_N.cpu(), row_N.cpu()
+    advantages_N = torch.zeros_like(rewards_N)
+    ends_B = last_tokens(row_N)
+    counts_B = torch.bincount(row_N, minlength=len(ends_B))
     # Answers side by side, aligned at their ends, so that one sweep from the back does all.
-    ends_B = torch.tensor(ends, device=row_N.device)
-    next_value_B = values_N.new_zeros(len(ends))
-    running_B = rewards_N.new_zeros(len(ends))
-    for back in range(longest):
+    next_value_B = values_N.new_zeros(len(ends_B))
+    running_B = rewards_N.new_zeros(len(ends_B))
+    for back in range(int(counts_B.max())):
         inside_B = counts_B > back
         at = (ends_B - back)[inside_B]
         delta = rewards_N[at] + gamma * next_value_B[inside_B] - values_N[at]
@@ -68,7 +69,7 @@ def gae(
         advantages_N[at] = running
         running_B = running_B.index_put((inside_B,), running)
         next_value_B = next_value_B.index_put((inside_B,), values_N[at])
-    return advantages_N
+    return advantages_N.to(device, dtype)
 
 
 def moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from llmft_adapters.dora import Dora
 from llmft_adapters.dora import layer as dora_layer
-from llmft_adapters.dora.layer import updated_norms
+from llmft_adapters.dora.layer import precise_product, updated_norms
+from llmft_adapters.dora.linear import dropped_dora_linear
+from llmft_adapters.lora.linear import by_hand
 from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from llmft.testing import measures, tiny_gpt2, tiny_llama
-from tests.plugins.adapters.conftest import quantised
+from tests.plugins.adapters.conftest import mask_of, quantised, with_our_masks
 
 
 def dora(**settings: Any) -> Dora:
@@ -24,7 +26,7 @@ def dora(**settings: Any) -> Dora:
 
 def theirs(adapter: Dora, base: Any) -> Any:
     measures.seed()
-    return get_peft_model(base, adapter.peft_config(base))
+    return with_our_masks(get_peft_model(base, adapter.peft_config(base)))
 
 
 def ours(adapter: Dora, base: Any) -> Any:
@@ -80,6 +82,34 @@ def test_a_layer_gives_peft_s_output_and_input_gradient(kind: str, dropout: floa
         found.append((out.detach(), x.grad))
     for mine, its in zip(*found, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [True, False])  # as on a CPU, and as on a GPU
+def test_a_dropped_product_and_all_its_gradients_are_the_plain_ones(
+    pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmft_adapters.dora.linear.draws_in_table", lambda _: pieces)
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, A, B, m = numbers(2, 7, 5), numbers(2, 5), numbers(4, 2), numbers(4)
+    W, b, weight = numbers(4, 5), numbers(4), numbers(2, 7, 4)
+    found = []
+    for fast in (True, False):
+        torch.manual_seed(3)
+        x_, A_, B_, m_ = leaves = [t.clone().requires_grad_() for t in (x, A, B, m)]
+        if fast:
+            out = dropped_dora_linear(x_, W, b, A_, B_, 0.7, m_, 0.4, lambda: W)
+        else:
+            text = mask_of(x, 0.4, pieces) * x_
+            update = 0.7 * (text @ A_.T) @ B_.T
+            out = x_ @ W.T + (m_ - 1) * (text @ W.T) + m_ * update + b
+        (out * weight).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain)
 
 
 class _Net(nn.Sequential):
@@ -150,6 +180,28 @@ def test_on_a_4_bit_base_it_is_peft_s(tmp_path: Path, dropout: float) -> None:
     mine, its = (measures.gradients(model) for model in models)
     for name in mine:
         assert measures.distance(its[name], mine[name]) <= 1e-5, name
+
+
+def test_the_norms_of_16_bit_weights_are_those_of_float64() -> None:
+    torch.manual_seed(0)
+    W, A, B = torch.randn(40, 24).bfloat16(), torch.randn(4, 24), 0.1 * torch.randn(40, 4)
+    own = torch.linalg.vector_norm(W, dim=1, dtype=torch.float32).square()
+    with torch.autocast("cpu", torch.bfloat16), by_hand(A):
+        norms = updated_norms(own, precise_product(A, W), A, B, 0.5)
+    wanted = (W.double() + 0.5 * B.double() @ A.double()).norm(dim=1)
+    torch.testing.assert_close(norms.double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_norms_under_autocast_are_those_without_it() -> None:
+    model, found = ours(dora(r=4), tiny_llama()), []
+    measures.nudge(model)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    for autocast in (False, True):
+        layer.forward._last = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            layer(torch.randn(2, 5, layer.in_features))
+        found.append(layer.forward._last[1])
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

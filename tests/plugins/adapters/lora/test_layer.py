@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from llmft_adapters.lora import Lora
-from llmft_adapters.lora.layer import LoraForward, lora_linear, sum_over_rows
+from llmft_adapters.dora import Dora
+from llmft_adapters.lora import Lora, dropout_mask, frozen_weight
+from llmft_adapters.lora.layer import LoraForward
+from llmft_adapters.lora.linear import lora_linear, lora_update, sum_over_rows
 from peft import get_peft_model
 from torch import nn
 
 from llmft.testing import measures, tiny_gpt2, tiny_llama
+
+from .conftest import mask_of, quantised, with_our_masks
 
 
 def lora(**settings: Any) -> Lora:
@@ -25,7 +30,7 @@ def both(make: Any, **settings: Any) -> tuple[Any, Any]:
         base = make()
         measures.seed()
         peft = get_peft_model(base, adapter.peft_config(base)) if not ours else None
-        models.append(peft or adapter.attach(base))
+        models.append(with_our_masks(peft) if peft else adapter.attach(base))
         measures.nudge(models[-1])
     return models[0], models[1]
 
@@ -74,16 +79,139 @@ def test_the_product_and_all_its_gradients_are_the_plain_ones(
         torch.testing.assert_close(mine, plain)
 
 
+@pytest.mark.parametrize("pieces", [True, False])  # as on a CPU, and as on a GPU
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_dropped_update_and_all_its_gradients_are_the_plain_ones(
+    pieces: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmft_adapters.lora.linear.draws_in_table", lambda _: pieces)
+    monkeypatch.setattr("llmft_adapters.lora.linear._IN_A_NEAR_CACHE", 20)  # four rows at a time
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, A, B, W = numbers(2, 7, 5), numbers(2, 5), numbers(4, 2), numbers(4, 5)
+    b, weight, unpacked = numbers(4) if biased else None, numbers(2, 7, 4), []
+    found = []
+    for way in ("fast", "beside", "plain"):
+        torch.manual_seed(3)
+        x_, A_, B_ = leaves = [t.clone().requires_grad_() for t in (x, A, B)]
+        if way == "fast":
+            out = lora_linear(
+                x_, W, b, A_, B_, 0.7, dropout=0.4, again=lambda: unpacked.append(1) or W
+            )
+        elif way == "beside":
+            out = lora_update(torch.nn.functional.linear(x_, W, b), x_, A_, B_, 0.7, dropout=0.4)
+        else:
+            out = torch.nn.functional.linear(x_, W, b)
+            out = out + 0.7 * ((x_ * mask_of(x, 0.4, pieces)) @ A_.T) @ B_.T
+        (out * weight).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for mine, beside, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain)
+        torch.testing.assert_close(beside, plain)
+    assert unpacked == [1], "once for the backward pass"
+
+
+def test_masks_drop_their_share_and_are_others_each_time() -> None:
+    torch.manual_seed(0)
+    masks = [dropout_mask.draw(200, 500, 0.25, torch.float32) for _ in range(2)]
+    for mask in masks:
+        assert mask.unique().tolist() == pytest.approx([0.0, 4 / 3])
+        assert float((mask == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+        assert float((mask == 0).float().mean(0).std()) == pytest.approx(0.031, abs=0.005)
+    both = ((masks[0] == 0) & (masks[1] == 0)).float().mean()
+    assert float(both) == pytest.approx(0.0625, abs=0.005), "one says nothing of the other"
+    torch.manual_seed(0)
+    assert torch.equal(dropout_mask.draw(200, 500, 0.25, torch.float32), masks[0])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(5, 3), (1, 40)])  # in pieces; a row too wide
+def test_a_mask_longer_than_the_table_is_put_together(
+    rows: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropout_mask, "_TABLE", 12)
+    dropout_mask._table.cache_clear()
+    assert dropout_mask.draw(rows, width, 0.5, torch.float32).shape == (rows, width)
+    dropout_mask._table.cache_clear()
+
+
+HALF = ["bfloat16", "autocast", "autocast of bfloat16", "4 bits", "8 bits"]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("how", HALF)
+def test_where_types_are_mixed_it_errs_no_more_than_peft(
+    how: str, method: str, tmp_path: Path
+) -> None:
+    """Of gradients as they are in float32, from the same weights.
+
+    Without autocast PEFT's update is computed in float32, and ours as under autocast.
+    """
+    adapter: Any = Dora(Dora.Config(method="dora", r=4)) if method == "dora" else lora(r=4)
+    if how == "8 bits" and method == "dora":
+        pytest.skip("PEFT loses the scales of 8 bits on a CPU")
+    options = {"4 bits": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"},
+               "8 bits": {"load_in_8bit": True}}  # fmt: skip
+    found: list[dict[str, torch.Tensor]] = []
+    autocast = "autocast" in how
+    for number, which in enumerate(("exact", "PEFT", "ours")):
+        base = tiny_llama()
+        for parameter in base.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+        if how in options:
+            base = quantised(base, tmp_path / str(number), **options[how])
+            if which == "exact":
+                base = with_numbers(base)
+        elif which != "exact" and how != "autocast":
+            base = base.bfloat16()
+        measures.seed()
+        if which == "ours":
+            model = adapter.attach(base)
+            assert fast_layers(model) or method == "dora"
+        else:
+            model = get_peft_model(base, adapter.peft_config(base))
+        measures.nudge(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and which != "exact"):
+            found.append(measures.gradients(model))
+    exact, its, mine = found
+    assert exact.keys() == mine.keys()
+
+    def error(of: dict[str, torch.Tensor], name: str) -> float:
+        return float((of[name].float() - exact[name]).norm() / exact[name].norm())
+
+    assert all(of.dtype == torch.float32 for of in mine.values())
+    errors = [(error(mine, name), error(its, name)) for name in exact]
+    most = 1.1 if autocast or how == "8 bits" else 2.7
+    assert sum(a for a, _ in errors) <= most * sum(b for _, b in errors) + 1e-5
+    assert max(a for a, _ in errors) <= 1.5 * most * max(b for _, b in errors) + 1e-5
+
+
+def with_numbers(model: Any) -> Any:
+    """Return a quantised model with its weights as float32 numbers, in plain layers."""
+    for name, layer in list(model.named_modules()):
+        if frozen_weight.kind(layer) in frozen_weight.KINDS:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight = nn.Parameter(frozen_weight.unpacked(layer).float(), requires_grad=False)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, plain)
+    for kept in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+        if hasattr(model, kept):
+            setattr(model, kept, False)
+    return model.float() if not getattr(model, "hf_quantizer", None) else model
+
+
 def test_a_sum_in_short_walks_is_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmft_adapters.lora.layer._SUMMED", 4)
-    monkeypatch.setattr("llmft_adapters.lora.layer._IN_A_CACHE", 0)
+    monkeypatch.setattr("llmft_adapters.lora.linear._SUMMED", 4)
+    monkeypatch.setattr("llmft_adapters.lora.linear._IN_A_CACHE", 0)
     a, b = torch.randn(11, 3), torch.randn(11, 3)
     torch.testing.assert_close(sum_over_rows(a, b), (a * b).sum(0))
 
 
-@pytest.mark.parametrize("how", ["trained bias", "hook", "bfloat16", "autocast", "merged", "off"])
+@pytest.mark.parametrize("how", ["trained bias", "hook", "merged", "off"])
 def test_where_a_layer_is_not_plain_peft_s_own_pass_is_taken(how: str) -> None:
-    """Each of these would be lost, or be computed in another type, in the fast pass."""
+    """Each of these would be lost in the fast pass."""
     outputs = []
     for model in both(tiny_llama):
         for layer in (m for m in model.modules() if hasattr(m, "lora_A")):
@@ -91,16 +219,11 @@ def test_where_a_layer_is_not_plain_peft_s_own_pass_is_taken(how: str) -> None:
                 layer.base_layer.bias = nn.Parameter(torch.ones(layer.out_features))
             if how == "hook":
                 layer.base_layer.register_forward_hook(lambda _, given, out: out + 1)
-        if how == "bfloat16":
-            model.bfloat16()
-            for name, parameter in model.named_parameters():
-                parameter.data = parameter.data.float() if "lora" in name else parameter.data
         if how == "merged":
             model.merge_adapter()
         if how == "off":
             model.disable_adapter_layers()
-        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
-            outputs.append(measures.logits(model))
+        outputs.append(measures.logits(model))
         if how == "trained bias":
             measures.gradients(model)
             bias = model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.bias

@@ -1,0 +1,174 @@
+"""llmft's own runs on a GPU that is not there: no device is mixed, and waits are counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu
+
+pytestmark = pytest.mark.skipif(not TRIED, reason=REASON)
+
+ADAPTERS = {
+    "lora": "{method: lora, r: 4}",
+    "dora": "{method: dora, r: 4}",
+    "dropped": "{method: dora, r: 4, lora_dropout: 0.1}",
+    "prefix": "{method: prefix, num_virtual_tokens: 4}",
+    "prompt": "{method: prompt, num_virtual_tokens: 4}",
+    "ptuning": "{method: ptuning, num_virtual_tokens: 4}",
+}  # fmt: skip
+ALIGNMENTS = {
+    "sft": '{method: jsonl, path: "embedded:remarks", limit: 8,'
+    ' columns: {completion: " {answer}. {said}"}}',
+    "dpo": '{method: preference, path: "embedded:remarks", limit: 8, columns:'
+    ' {chosen: " {answer}. {welcome}", rejected: " {answer}. {unwelcome}"}}',
+    "ppo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 8}',
+}
+OWN = {"ppo": ", reward: {method: length, target: 8}, num_ppo_epochs: 1"}
+
+
+def recipe(
+    model: Path, out: Path, adapter: str, alignment: str, more: str = "", new: int = 4
+) -> str:
+    own = OWN.get(alignment, "") + (f", response_length: {new}" if alignment == "ppo" else "")
+    data = ALIGNMENTS["dpo" if alignment in ("orpo", "reward") else alignment]
+    return f"""recipe: 1
+name: r
+output_dir: {out}
+model: {{path: "{model}"}}
+stages:
+  - name: s
+    adapter: {ADAPTERS[adapter]}
+    alignment: {{method: {alignment}{own}}}
+    data: {data}
+    train: {{max_steps: 2, per_device_train_batch_size: 2, save_strategy: epoch{more}}}
+trackers: [{{method: jsonl}}]
+"""
+
+
+def run(text: str, folder: Path):
+    from llmft.engine.session import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
+
+    file = folder / "r.yaml"
+    file.write_text(text)
+    registry = Registry.discover()
+    return run_recipe(load_recipe(file, registry)).stages["s"].metrics["train_loss"]
+
+
+def run_on_gpu(text: str, folder: Path) -> tuple[float, Counter[tuple[str, str]]]:
+    """Return the loss, and the waits of the second step."""
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+
+    from llmft.training import loop
+
+    seen: list[Counter[tuple[str, str]]] = []
+    plain = loop.train
+
+    def train(*args, on_step, **kwargs):
+        return plain(
+            *args, on_step=lambda *a: (seen.append(gpu.waits.copy()), on_step(*a)), **kwargs
+        )
+
+    with pytest.MonkeyPatch.context() as patch, PretendGpu() as gpu:
+        patch.setattr(loop, "train", train)
+        for state in (PartialState, AcceleratorState):
+            state._shared_state.clear()
+        PartialState().device = CUDA
+        try:
+            loss = run(text, folder)
+        finally:
+            for state in (PartialState, AcceleratorState):
+                state._shared_state.clear()
+    return loss, seen[1] - seen[0]
+
+
+def tiny(folder: Path, layers: int = 2) -> Path:
+    from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder
+
+    model = tiny_llama()
+    if layers != 2:
+        model.config.num_hidden_layers = layers
+        torch.manual_seed(0)
+        model = type(model)(model.config)
+    return tiny_model_folder(folder, model)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "alignment", "more"),
+    [("lora", "sft", ""), ("lora", "sft", ", gradient_checkpointing: true"), ("dora", "dpo", ""),
+     ("prefix", "orpo", ""), ("ptuning", "reward", ""), ("lora", "ppo", ""), ("prompt", "ppo", "")],
+)  # fmt: skip
+def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
+    model = tiny(tmp_path)
+    text = recipe(model, tmp_path / "out", adapter, alignment, more)
+    loss, _ = run_on_gpu(text, tmp_path)
+    assert loss == pytest.approx(run(text, tmp_path), rel=2e-5, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "alignment"), [("lora", "sft"), ("dropped", "dpo"), ("prompt", "ppo")]
+)
+def test_autocast_mixes_no_types(tmp_path, adapter, alignment):
+    text = recipe(tiny(tmp_path), tmp_path / "out", adapter, alignment, ", bf16: true")
+    loss, _ = run_on_gpu(text.replace('model"}', 'model", dtype: bfloat16}'), tmp_path)
+    assert loss == loss
+
+
+SFT_WAITS = 1  # the loss and the gradient's norm, read together
+"""What the host waits for in a step of SFT, and of PPO for each token that it draws."""
+TOKEN_WAITS = 1  # the tokens, their likelihoods and whether they end, read together
+
+
+def test_a_step_waits_once_whatever_the_layers(tmp_path):
+    for layers in (2, 4):
+        folder = tmp_path / str(layers)
+        text = recipe(tiny(folder, layers), tmp_path / "out", "lora", "sft")
+        assert run_on_gpu(text, tmp_path)[1].total() == SFT_WAITS
+
+
+@pytest.mark.parametrize("adapter", ["dora", "prefix"])
+def test_waits_do_not_grow_with_layers(tmp_path, adapter):
+    few, many = (
+        run_on_gpu(recipe(tiny(tmp_path / str(n), n), tmp_path / "out", adapter, "dpo"), tmp_path)[
+            1
+        ]
+        for n in (2, 4)
+    )
+    assert many - few == Counter()
+
+
+def test_a_drawn_token_waits_once(tmp_path):
+    short, long = (
+        run_on_gpu(
+            recipe(tiny(tmp_path / str(n)), tmp_path / "out", "lora", "ppo", new=n), tmp_path
+        )[1]
+        for n in (4, 8)
+    )
+    assert (long - short).total() <= 4 * TOKEN_WAITS, long - short
+
+
+def test_planted_faults_are_caught(tmp_path, monkeypatch):
+    from llmft_adapters.lora import layer as lora_layer
+
+    plain = lora_layer.LoraForward.__call__
+    text = recipe(tiny(tmp_path), tmp_path / "out", "lora", "sft")
+
+    def reads(self, x):
+        float(x.sum())
+        return plain(self, x)
+
+    monkeypatch.setattr(lora_layer.LoraForward, "__call__", reads)
+    assert run_on_gpu(text, tmp_path)[1].total() == SFT_WAITS + 14  # one for each layer's call
+
+    def mixes(self, x):
+        return plain(self, x) + torch.zeros(x.shape[-2], 1)
+
+    monkeypatch.setattr(lora_layer.LoraForward, "__call__", mixes)
+    with pytest.raises(Exception, match="device"):
+        run_on_gpu(text, tmp_path)
