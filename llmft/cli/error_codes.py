@@ -416,6 +416,13 @@ CODES: dict[str, Code] = {
         " recipe does not say, such as mixed precision.",
         "Do what the message says; docs/processes.md shows how several processes are launched.",
     ),
+    "E211": Code(
+        "a server's address cannot be taken",
+        "What a key is sent to is named by your environment, or by your own configuration, as a"
+        " plain address: https://host, perhaps with a port and a path. Programs disagree on which"
+        " host an odder one means, so none is asked.",
+        "Mend the variable or the file that is named.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import threading
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from llmft.recipes.recipe import Recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.upstream import stage_adapter
-from llmft.system import fsio
+from llmft.system import fsio, hub_client
 from llmft.system.quiet import before_upstream
 
 log = logging.getLogger("llmft")
@@ -63,7 +62,8 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
     if get_token() is None:
         raise _not_sent("nobody is logged in", "hf auth login")
     files = adapter_files(recipe, run, registry, asked)
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    hub_client.guard()
+    api = HfApi(endpoint=hub_client.endpoint())
 
     def prepare() -> tuple[str, bool]:
         made = api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
+from llmft.system import hub_client
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 10.0
@@ -73,6 +74,7 @@ def of_model(repo: str, revision: str | None) -> str | None:
         return _found[name]
     from huggingface_hub import errors, hf_hub_download
 
+    hub_client.guard()
     try:
         place = Path(hf_hub_download(repo, "config.json", revision=revision))
         _found[name] = place.parent.name
@@ -103,6 +105,7 @@ def of_dataset(repo: str, revision: str | None) -> str | None:
     if name not in _found and not is_commit(revision):
         from huggingface_hub import HfApi
 
+        hub_client.guard()
         try:
             info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:

@@ -86,7 +86,8 @@ class Wandb(Tracker[Any]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.contacts = _contacts(config.mode)
+        self._server = base_url()  # resolved once: shown, asked and told are the same
+        self.contacts = _contacts(config.mode, self._server)
         self._notes: list[str] = []
         self._out = sys.stdout  # the engine sends what is printed later to the log
         self._process: WandbProcess | None = None
@@ -102,7 +103,8 @@ class Wandb(Tracker[Any]):
         self._process = WandbProcess(with_key=config.mode != "offline")
         self._tell(
             {
-                "folder": str(folder),
+                "folder": str(folder.absolute()),
+                "base_url": self._server,
                 "mode": config.mode,
                 "id": re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:64],
                 "project": config.project or os.environ.get("WANDB_PROJECT") or "llmft",
@@ -175,11 +177,11 @@ class Wandb(Tracker[Any]):
             self._out.flush()
 
 
-def _contacts(mode: str) -> str:
+def _contacts(mode: str, server: str) -> str:
     """Return the host that would be told, or '' where only files are kept."""
     if mode == "offline" or os.environ.get("WANDB_MODE") in ("disabled", "offline", "dryrun"):
         return ""
-    return host(base_url())
+    return host(server)
 
 
 @hookimpl
