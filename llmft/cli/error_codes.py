@@ -553,6 +553,13 @@ CODES: dict[str, Code] = {
         " than any template needs. It was tried in a process of its own.",
         "Give another template as model.chat_template, or use rows with prompt and completion.",
     ),
+    "E605": Code(
+        "a link, a pipe or a device stands where a plain file belongs",
+        "A run folder or a folder of ratings holds a link to another place, or a file that is no"
+        " plain one. llmft appends to such files, cuts and locks them, so it would change what the"
+        " link names. Links that lead to a folder, such as 'runs' on another disk, are fine.",
+        "Take it away; or put a copy of what it names in its place, if that is meant.",
+    ),
     "E900": Code(
         "a bug in llmft",
         "Something happened that llmft does not understand. It is not your mistake.",

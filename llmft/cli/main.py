@@ -15,7 +15,7 @@ import typer
 from llmft.api.errors import EnvironmentFault, Interrupted, LlmftError, RecipeError
 from llmft.cli import info_commands, recipe_commands, run_commands
 from llmft.cli.app import Answer, app, dumped
-from llmft.system import launcher
+from llmft.system import launcher, processes
 from llmft.system.signals import noted_interrupts
 
 # typer keeps the base class of its usage errors to itself.
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_trace = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"] or ["--help"]
     as_json = "--json" in args
+    processes.shut_out_working_folder()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the C locale must not turn a dash into a crash

@@ -24,6 +24,7 @@ from llmft.ranking import (
     remaining,
 )
 from llmft.system.fsio import write_json, write_jsonl, write_text
+from llmft.system.processes import start_python
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,7 @@ __all__ = [
     "save_score_head",
     "save_tensors",
     "save_value_head",
+    "start_python",
     "text_of",
     "token_stats",
     "value_parameters",

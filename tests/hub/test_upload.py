@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import shutil
 import socket
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -269,7 +269,7 @@ def test_a_repository_name_that_cannot_be_is_refused(run, repo_id):
 
 
 class Elsewhere(BaseHTTPRequestHandler):
-    """A server that nobody chose: it keeps the keys it is sent, and answers with an empty object."""
+    """A server that nobody chose: it keeps the keys it is sent, and answers an empty object."""
 
     keys: list[str | None] = []
 
