@@ -15,6 +15,7 @@ from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, stage_adapter, stage_dataset
 from llmft.system import hub_commits
 from llmft.system.machine import device
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 from llmft.system.quiet import before_upstream
 
 
@@ -25,6 +26,7 @@ def load_run(run: Path, registry: Registry) -> Recipe:
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
+    refuse_links_below(run, NOT_OURS)
     hub_commits.begin_as_in(run)
     return load_recipe(file, registry).recipe
 

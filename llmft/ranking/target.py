@@ -9,6 +9,7 @@ from typing import Any
 
 from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.ranking.samples import RATINGS
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 WAITING = "waiting.json"
 SAMPLES = "rows.jsonl"
@@ -44,6 +45,7 @@ def find_target(name: str) -> Target:
             what = f"there is no run folder and no file '{name}'"
             raise DataError("E107", what, fix="check the path")
         return Target(path)
+    refuse_links_below(path, NOT_OURS)
     if (path / SAMPLES).is_file():
         return Target(path / SAMPLES)
     waiting = _newest(path, WAITING)

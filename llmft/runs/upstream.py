@@ -15,6 +15,7 @@ from llmft.recipes.references import ANOTHER_RUN, references, stage_references
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.system import fsio
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 
 def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Any:
@@ -71,6 +72,7 @@ def upstream_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
             f"there is no run '{run_id}' under '{recipe.output_dir}'",
             fix="give the name of a run's folder, as 'llmft run' printed it",
         )
+    refuse_links_below(found[0], NOT_OURS)
     return artifacts.stage_folder(found[0], stage)
 
 

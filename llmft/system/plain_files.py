@@ -22,6 +22,8 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFLNK: "a link",
 }
+NOT_OURS = frozenset({"wandb"})
+"""Folders of a run in which a library makes links of its own; llmft writes nothing there."""
 _SAFELY = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from llmft.api.errors import EnvironmentFault
+from llmft.system.fsio import open_to_append
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def captured_output(log_file: Path) -> Iterator[None]:
     """
     root = logging.getLogger()
     before = root.level
-    with log_file.open("a", encoding="utf-8", buffering=1) as stream:
+    nowhere = log_file == Path(os.devnull)
+    with open(os.devnull, "a") if nowhere else open_to_append(log_file) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)

@@ -23,7 +23,7 @@ from llmft.ranking import (
     read_samples,
     remaining,
 )
-from llmft.system.fsio import write_json, write_jsonl, write_text
+from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_text
 from llmft.system.processes import start_python
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ __all__ = [
     "load_tensors",
     "load_value_head",
     "normalize_answer",
+    "open_to_append",
     "read_file",
     "read_ratings",
     "read_records",

@@ -9,7 +9,9 @@ import time
 import traceback
 from pathlib import Path
 
+from llmft.api.errors import TrustError
 from llmft.recipes.secret import masked
+from llmft.system.plain_files import open_own, refuse_link
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|KEY", re.IGNORECASE)
 
@@ -50,9 +52,10 @@ def _new_file(run_folder: Path | None) -> Path:
         try:
             logs.mkdir(parents=True, exist_ok=True)
             path = logs / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-            path.touch(mode=0o600)
+            refuse_link(logs)
+            os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             return path
-        except OSError:  # a full or read-only disk may be why it crashed
+        except (OSError, TrustError):  # a full or read-only disk may be why it crashed
             pass
     handle, name = tempfile.mkstemp(prefix="llmft-crash-", suffix=".txt")
     os.close(handle)
