@@ -423,6 +423,13 @@ CODES: dict[str, Code] = {
         " host an odder one means, so none is asked.",
         "Mend the variable or the file that is named.",
     ),
+    "E212": Code(
+        "a tokenizer cannot encode a text",
+        "The tokenizer's code gives up, or its regular expression takes longer on this text than"
+        " any should. An expression that is not one of the usual ones is run in a process of its"
+        " own, which is ended then.",
+        "Use the tokenizer that the model's authors published, or take the row out.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
@@ -550,7 +557,7 @@ CODES: dict[str, Code] = {
     "E604": Code(
         "a chat template runs away",
         "The chat template of the model or of the recipe did not end in time, or took more memory"
-        " than any template needs. It was tried in a process of its own.",
+        " than any template needs. It is run in a process of its own, which is ended then.",
         "Give another template as model.chat_template, or use rows with prompt and completion.",
     ),
     "E605": Code(

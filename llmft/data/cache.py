@@ -89,7 +89,7 @@ def _code() -> str:
     import transformers
 
     hasher = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for name in ("encoding.py", "pair_encoding.py", "chat_templates.py", "cache.py"):
+    for name in ("encoding.py", "pair_encoding.py", "bounded_rendering.py", "cache.py"):
         hasher.update(Path(__file__).with_name(name).read_bytes())
     return hasher.hexdigest()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
 from llmft.api.settings import ModelSource
+from llmft.data.bounded_tokens import check_tokenizer_file
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
@@ -73,6 +74,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     path = locate_model(source.tokenizer or source.path)
     revision = _commit(path, None if source.tokenizer else source.revision)
+    check_tokenizer_file(Path(path) / "tokenizer.json")
     with _found(path, revision):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if source.chat_template is not None:
