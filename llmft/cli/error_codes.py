@@ -567,6 +567,13 @@ CODES: dict[str, Code] = {
         " link names. Links that lead to a folder, such as 'runs' on another disk, are fine.",
         "Take it away; or put a copy of what it names in its place, if that is meant.",
     ),
+    "E606": Code(
+        "an adapter stands where a base model belongs",
+        "A folder with an adapter_config.json is an adapter's: transformers would load the base"
+        " model that it names, wherever that is, with its regular expressions for module names.",
+        "Name the base model's own folder under model.path. To go on from an adapter, name the"
+        " stage that made it: start_from.",
+    ),
     "E900": Code(
         "a bug in llmft",
         "Something happened that llmft does not understand. It is not your mistake.",

@@ -17,7 +17,7 @@ from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 
 _IN_JSON = re.compile(r'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LONG = 20_000  # characters; for shorter texts a plain expression takes milliseconds
-_PANIC = "PanicException"  # what a Rust library raises; it is no Exception
+PANIC = "PanicException"  # what a Rust library raises; it is no Exception
 # Those of GPT-2, Llama 3 and cl100k, Qwen 2, and o200k: nothing in them backtracks.
 _USUAL = frozenset({
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -58,7 +58,7 @@ class BoundedTokens:
             try:
                 return self._here((text, options))
             except BaseException as error:
-                if type(error).__name__ != _PANIC:
+                if type(error).__name__ != PANIC:
                     raise
                 raise _fault(f"gives up: {first_line(str(error))}") from error
         try:
@@ -95,7 +95,7 @@ def check_tokenizer_file(path: Path) -> None:
     except OutOfBounds as error:
         raise _fault(f"{error} while '{path}' was loaded") from error
     except WorkFailed as error:
-        if error.kind == _PANIC:  # what else is wrong is told better where it is loaded
+        if error.kind == PANIC:  # what else is wrong is told better where it is loaded
             raise _fault(f"'{path}' cannot be loaded: {first_line(str(error))}") from error
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 SECONDS, MEGABYTES = 5.0, 1024
-_LONGEST = 60.0  # on a clock: where the machine is busy, a process gets little of its seconds
+_LONGEST = 30.0  # on a clock: where the machine is busy, a process gets little of its seconds
 _HEAD = struct.Struct("!cQ")
 _LENGTH = struct.Struct("!Q")
 _DONE, _RAISED, _HUGE = b"d", b"r", b"h"

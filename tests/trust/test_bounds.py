@@ -278,5 +278,5 @@ def test_an_unusual_expression_is_loaded_in_a_process_first(tmp_path, monkeypatc
         if not refused:
             bounded_tokens.check_tokenizer_file(tmp_path / "tokenizer.json")
             continue
-        with pytest.raises(EnvironmentFault, match="tokenizer took more .* was loaded"):
+        with pytest.raises(EnvironmentFault, match=r"tokenizer took more .* was loaded"):
             bounded_tokens.check_tokenizer_file(tmp_path / "tokenizer.json")
