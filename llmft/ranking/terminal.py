@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-import unicodedata
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase
 
+from llmft.api.shown_text import escaped
 from llmft.ranking.ranking_session import Session, Shown
 
 Say = Callable[[str], None]
 
 # Characters that turn the direction of all that follows: a text could pose as another.
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 HELP = """type an order, best first, such as   b > a = c   ('=' for a tie), or one of
   bad    none of the answers is any good
@@ -77,7 +76,7 @@ def order_of(typed: str, shown: Shown) -> list[list[int]] | str:
             if not name:
                 return "there must be an answer on both sides of each '>' and '='"
             if not re.fullmatch(f"[{letters}]", name):
-                return f"'{printable(name)}' is none of the answers {_listed(letters)}"
+                return f"'{escaped(name)}' is none of the answers {_listed(letters)}"
             if name in seen:
                 return f"'{name}' stands there twice"
             seen.add(name)
@@ -88,16 +87,6 @@ def order_of(typed: str, shown: Shown) -> list[list[int]] | str:
     return groups
 
 
-def printable(text: str) -> str:
-    """Return a text that cannot steer a terminal: its control characters are written out."""
-    return "".join(
-        char
-        if char in "\n\t" or (unicodedata.category(char) != "Cc" and char not in _TURNING)
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
 def _page(session: Session, at: int, shown: Shown) -> str:
     prompt = shown.sample.prompt
     turns = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -105,10 +94,10 @@ def _page(session: Session, at: int, shown: Shown) -> str:
     lines = ["", f"--- prompt {at + 1} of {len(session.samples)}, {left} left ---"]
     for turn in turns:
         name = f"{turn['role']}: " if turn["role"] else ""
-        lines.append(printable(name + turn["content"]))
+        lines.append(escaped(name + turn["content"]))
     for letter, text, copies in zip(ascii_lowercase, shown.texts, shown.copies, strict=False):
         again = f"  (given {copies} times)" if copies > 1 else ""
-        body = printable(text.strip("\n")) if text.strip() else "(an empty answer)"
+        body = escaped(text.strip("\n")) if text.strip() else "(an empty answer)"
         lines += ["", f"{letter}){again}", textwrap.indent(body, "   ")]
     if shown.ranking is not None:
         said = "all bad" if shown.all_bad else _written(shown.ranking)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
 from llmft.system.plain_files import open_own
@@ -139,13 +140,18 @@ def write_new_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
 
 def refuse_overwriting(path: Path) -> None:
     """Raise RecipeError (E090) where something has a name already under which we are to write."""
+    if path.is_dir():
+        what = f"cannot write '{path}': it is a folder"
+        raise EnvironmentFault("E203", what, fix="name a file")
     if os.path.lexists(path):
         what = f"'{path}' is there already, and is not overwritten"
         raise RecipeError("E090", what, fix="give another name, or move it away")
 
 
-def open_to_append(path: Path) -> TextIO:
+def open_to_append(path: Path, kind: type[io.TextIOWrapper] = io.TextIOWrapper) -> io.TextIOWrapper:
     """Return a text file of a run to add whole lines to; what a kill left of one is ended first.
+
+    kind: how it is written; the file itself is always UTF-8.
 
     Raises TrustError (E605) where it is a link, or no plain file.
     """
@@ -153,7 +159,8 @@ def open_to_append(path: Path) -> TextIO:
     size = os.fstat(handle).st_size
     torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
     # Line buffering: a run that is killed loses at most the line it was writing.
-    file = os.fdopen(handle, "a", encoding="utf-8", buffering=1)
+    raw = os.fdopen(handle, "ab")
+    file = kind(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
     if torn:
         file.write("\n")
     return file

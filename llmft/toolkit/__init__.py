@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
+from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
@@ -43,6 +44,7 @@ __all__ = [
     "all_reduce_sum",
     "answers_of",
     "combine",
+    "escaped",
     "exact_match",
     "f1",
     "fields_of",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
+from llmft.toolkit import escaped
 from llmft_trackers.side_by_side import measured, plain, tables
 
 if TYPE_CHECKING:
@@ -142,13 +143,13 @@ class Console(Tracker[Any]):
 
     def _say(self, text: str) -> None:
         self._stop()
-        self._out.write(text + "\n")
+        self._out.write(escaped(text) + "\n")
         self._out.flush()
 
     def _draw(self, progress: Progress, now: float) -> None:
         if self._live is None:
             self._live = _live_line(self._out)
-            label = f"[{progress.stage}] {progress.phase}"
+            label = escaped(f"[{progress.stage}] {progress.phase}")
             self._live.add_task(label, total=progress.total or None, numbers="", left="")
             self._live.start()
             # A run that dies must not leave the cursor hidden.
@@ -157,7 +158,7 @@ class Console(Tracker[Any]):
             self._live.task_ids[0],
             completed=progress.done,
             total=progress.total or None,
-            numbers=_short(self._metrics),
+            numbers=escaped(_short(self._metrics)),
             left=_left(progress, now - self._began),
         )
         self._live.refresh()

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from llmft.api.errors import TrustError
+from llmft.api.shown_text import escaped
 from llmft.recipes.secret import masked
 from llmft.system.plain_files import open_own, refuse_link
 
@@ -29,7 +30,7 @@ def write_report(error: BaseException, command: str, run_folder: Path | None) ->
     lines = [f"{key}: {value}" for key, value in about.items()]
     text = "\n".join(lines) + "\n\n" + trace(error)
     path = _new_file(run_folder)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    path.write_text(escaped(text), encoding="utf-8", errors="backslashreplace")
     return path
 
 

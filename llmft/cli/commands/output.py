@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 
+from llmft.api.shown_text import escaped
+
 Row = Sequence[str]
+# Stands for the escape character in tables that we drew; nobody else can know it.
+_OUR_ESCAPE = f"\ue01b{secrets.token_hex(16)}"
 
 
 def table(header: Row, rows: Sequence[Row]) -> str:
     """Return a table as text: wrapped to the terminal, or one unwrapped line a row when piped."""
+    header = [escaped(cell) for cell in header]
+    rows = [[escaped(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         return "\n".join(_columns([header, *rows]))
     from rich.console import Console
@@ -25,7 +32,12 @@ def table(header: Row, rows: Sequence[Row]) -> str:
     console = Console(file=sys.stdout, highlight=False)
     with console.capture() as captured:
         console.print(drawn)
-    return captured.get().rstrip("\n")
+    return captured.get().rstrip("\n").replace("\x1b", _OUR_ESCAPE)
+
+
+def printable(text: str) -> str:
+    """Return what a command answers as it may be printed: only our own tables have colours."""
+    return escaped(text).replace(_OUR_ESCAPE, "\x1b")
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

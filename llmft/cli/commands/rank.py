@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import DataError, Interrupted
+from llmft.api.shown_text import escaped
 from llmft.cli.commands.output import table
 from llmft.ranking import Pairs, Ratings, agreement, combine, read_ratings, read_samples, remaining
 from llmft.ranking.log import rater_log
@@ -202,7 +203,7 @@ def _typed() -> Iterator[str]:
 
 def _to(stream: Any) -> Callable[[str], None]:
     def say(text: str) -> None:
-        print(text, file=stream, flush=True)
+        print(escaped(text), file=stream, flush=True)
 
     return say
 

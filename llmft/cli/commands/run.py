@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import RecipeError
+from llmft.api.shown_text import escaped
 from llmft.cli.commands import shipped
 from llmft.recipes.accepted import NOTHING, Accepted
 from llmft.recipes.load import Loaded, load_recipe
@@ -114,7 +115,7 @@ def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
     with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
         small, notes = smoke_recipe(loaded, Path(folder), registry)
     for note in notes:
-        print(f"note: {note}", flush=True)
+        print(escaped(f"note: {note}"), flush=True)
     return small
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmft.api.shown_text import escaped_in_json
 from llmft.registry.registry import Registry
 from llmft.system.fsio import refuse_overwriting, write_new_jsonl
 from llmft.system.quiet import captured_output
@@ -30,6 +31,8 @@ def scores(
 def as_text(found: list[dict[str, Any]], output: str | None) -> str:
     """Return the records as lines of JSON; or write them to a file, and return what was done."""
     if output is None:
-        return "\n".join(json.dumps(record, ensure_ascii=False) for record in found)
+        return "\n".join(
+            escaped_in_json(json.dumps(record, ensure_ascii=False)) for record in found
+        )
     write_new_jsonl(Path(output), found)
     return f"{len(found)} records with their scores are in '{output}'"

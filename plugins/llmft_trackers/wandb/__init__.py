@@ -28,6 +28,7 @@ from llmft.api import (
     TrackerConfig,
     hookimpl,
 )
+from llmft.toolkit import escaped
 from llmft_trackers.wandb.process import WandbProcess
 from llmft_trackers.wandb.server import base_url, host
 
@@ -173,7 +174,7 @@ class Wandb(Tracker[Any]):
     def _say_remarks(self) -> None:
         for remark in self._process.remarks() if self._process else ():
             log.info(remark)
-            self._out.write(f"note: {remark}\n")
+            self._out.write(escaped(f"note: {remark}\n"))
             self._out.flush()
 
 
