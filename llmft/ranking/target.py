@@ -10,6 +10,7 @@ from typing import Any
 
 from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.ranking.samples import RATINGS
+from llmft.runs import artifacts
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 WAITING = "waiting.json"
@@ -40,6 +41,14 @@ def find_target(name: str) -> Target:
     folder or from the run's, and maybe `raters`: how many people); else the newest `rows.jsonl`
     with completions.
     """
+    found = _found(name)
+    stage = found.samples.parent
+    if Path(name).is_dir() and (stage / artifacts.RESULT).is_file():
+        artifacts.verify_as_read(stage)
+    return found
+
+
+def _found(name: str) -> Target:
     path = Path(name)
     if not path.is_dir():
         if not path.exists():

@@ -63,7 +63,7 @@ def upstream_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
     reference: a stage of this run, or run:<id>/<stage> for one of a run under the same output_dir.
     """
     if not reference.startswith(ANOTHER_RUN):
-        return artifacts.stage_folder(this_run, reference)
+        return artifacts.verify_as_read(artifacts.stage_folder(this_run, reference))
     run_id, _, stage = reference.removeprefix(ANOTHER_RUN).partition("/")
     found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
     if not found:
@@ -73,7 +73,7 @@ def upstream_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
             fix="give the name of a run's folder, as 'llmft run' printed it",
         )
     refuse_links_below(found[0], NOT_OURS)
-    return artifacts.stage_folder(found[0], stage)
+    return artifacts.verify_as_read(artifacts.stage_folder(found[0], stage))
 
 
 def refuse_other_bases(recipe: Recipe, provenance: Mapping[str, Any]) -> None:
