@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
+from safetensors import SafetensorError
+
+from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource
+from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
+from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
 
 EMBEDDED = "embedded:"
+# What libraries raise at files that are not what they should be; SafetensorError is an Exception.
+_READING = (
+    OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, IndexError,
+    ArithmeticError, RecursionError, AssertionError, NotImplementedError, SafetensorError,
+)  # fmt: skip
 # As the hub has it: anything else is a folder that is not there.
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def locate_model(path: str) -> str:
@@ -43,30 +50,6 @@ def locate_model(path: str) -> str:
             "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
         )
     return path
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder that would run code or unpickle when it is loaded."""
-    weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", *_PICKLES))
-    if weights and not any(name.endswith(".safetensors") for name in weights):
-        raise TrustError(
-            "E602",
-            f"'{folder}' holds pickled weights only ({weights[0]}), and a pickle can run any code",
-            fix="convert them to safetensors on a machine you can lose",
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        try:
-            config = json.loads((folder / name).read_text("utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise EnvironmentFault("E201", f"'{folder / name}' is not readable JSON") from error
-        if isinstance(config, dict) and config.get("auto_map"):
-            raise TrustError(
-                "E601",
-                f"'{folder / name}' asks for code of its own ('auto_map')",
-                fix="use an architecture that transformers knows",
-            )
 
 
 class BaseModel:
@@ -112,6 +95,7 @@ class BaseModel:
         with about("model.tokenizer" if source.tokenizer else "model.path"):
             path = locate_model(source.tokenizer) if source.tokenizer else self.path
             revision = _commit(path, None) if source.tokenizer else self.revision
+            check_tokenizer_file(Path(path) / "tokenizer.json")
             with _found(path, revision):
                 tokenizer = AutoTokenizer.from_pretrained(
                     path,
@@ -264,9 +248,8 @@ class _found:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         from huggingface_hub import constants
         from huggingface_hub.errors import StrictDataclassError
-        from safetensors import SafetensorError
 
-        known = isinstance(error, OSError | ValueError | KeyError | SafetensorError | ImportError)
+        known = isinstance(error, _READING) or type(error).__name__ == PANIC
         of_config = isinstance(error, StrictDataclassError)
         unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
         if not (known or of_config or unlike) or isinstance(error, LlmftError):

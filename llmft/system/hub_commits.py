@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
+from llmft.system import hub_client
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 10.0
@@ -105,6 +106,7 @@ def of_model(repo: str, revision: str | None) -> str | None:
         return _found[name]
     from huggingface_hub import errors, hf_hub_download
 
+    hub_client.guard()
     try:
         _ask(repo, revision)
         place = Path(
@@ -161,6 +163,7 @@ def of_dataset(repo: str, revision: str | None) -> str | None:
     if name not in _found and not is_commit(revision):
         from huggingface_hub import HfApi, errors
 
+        hub_client.guard()
         try:
             info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:
