@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,10 @@ TEMPLATES = (
     "{{ messages | tojson(indent=99999999) }}", "{{ ''.join(range(9)) }}", "{% macro a() %}{{ a() "
     "}}{% endmacro %}{{ a() }}", "{{ lipsum.__globals__ }}", "{{ '%9999999999d' % 1 }}",
     "{{ '{:>9999999999}'.format(1) }}", "{{ 9 ** 9 ** 9 }}", "{{ [0] * 10 ** 10 }}", "\ud800",
+)  # fmt: skip
+BESIDE = (
+    "adapter_config.json", "pytorch_model.bin", "generation_config.json", "x.py", "lock",
+    "chat_template.jinja", "waiting.json", "special_tokens_map.json", "log.txt",
 )  # fmt: skip
 PATTERNS = (
     "(x+x+)+y", "(a|a)*$", "a{1,999}{1,999}", "(?<=a+)b", "\\p{Foo}", "[", "(?R)", "x*x*x*x*x*y",
@@ -224,7 +227,7 @@ def mutate(rng: Random, folder: Path, outside: Path, only: str = "") -> str:
     """
     done = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+        files = sorted(p for p in folder.rglob("*") if _is_small(p))
         files = [p for p in files if only in p.name] or files
         if not files:
             break
@@ -238,11 +241,9 @@ def mutate(rng: Random, folder: Path, outside: Path, only: str = "") -> str:
             path.unlink()
             done.append(f"gone: {where}")
         elif how < 0.18:
-            shutil.copyfile(rng.choice(files), path.with_name(rng.choice([
-                "adapter_config.json", "pytorch_model.bin", "generation_config.json", "x.py",
-                "lock",
-                "chat_template.jinja", "waiting.json", "special_tokens_map.json", "log.txt",
-            ])))  # fmt: skip
+            beside = path.with_name(rng.choice(BESIDE))
+            if beside not in files and not beside.exists():
+                beside.write_bytes(rng.choice(files).read_bytes())
             done.append(f"a file beside: {where}")
         else:
             data = path.read_bytes()
@@ -251,3 +252,8 @@ def mutate(rng: Random, folder: Path, outside: Path, only: str = "") -> str:
             path.write_bytes(made)
             done.append(f"changed: {where}")
     return ", ".join(done)
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether a path is a plain file that can be read to be changed."""
+    return not path.is_symlink() and path.is_file() and path.stat().st_size < 2**28

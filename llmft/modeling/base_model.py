@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
@@ -21,11 +19,6 @@ from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
 
 EMBEDDED = "embedded:"
-# What libraries raise at files that are not what they should be; SafetensorError is an Exception.
-_READING = (
-    OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, IndexError,
-    ArithmeticError, RecursionError, AssertionError, NotImplementedError, SafetensorError,
-)  # fmt: skip
 # As the hub has it: anything else is a folder that is not there.
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 
@@ -249,11 +242,9 @@ class _found:
         from huggingface_hub import constants
         from huggingface_hub.errors import StrictDataclassError
 
-        known = isinstance(error, _READING) or type(error).__name__ == PANIC
-        of_config = isinstance(error, StrictDataclassError)
-        unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
-        if not (known or of_config or unlike) or isinstance(error, LlmftError):
+        if not _of_files(error):
             return
+        of_config = isinstance(error, StrictDataclassError)
         local = Path(self.path).is_dir()
         lines = [line.strip() for line in str(error).strip().splitlines()] or [repr(error)]
         reason = " ".join(lines) if of_config else lines[0]
@@ -266,6 +257,21 @@ class _found:
         if isinstance(error, ImportError):
             fix = "install what is missing, or change what asks for it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
+
+
+def _of_files(error: BaseException | None) -> bool:
+    """Return whether an error comes of what is in the files, and not of memory or of a GPU.
+
+    Libraries raise whatever they meet at files that are not what they should be; a panic of a Rust
+    library is no Exception.
+    """
+    if (
+        isinstance(error, MemoryError | LlmftError)
+        or "memory" in str(error)
+        or "CUDA" in str(error)
+    ):
+        return False
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
 
 
 def _size(config: Any) -> str:

@@ -53,7 +53,7 @@ def architecture_of(path: str) -> Architecture | None:
     """Return the family of a model: a folder's by its config.json, else by what its name says."""
     try:
         config = json.loads(read_text(Path(path).expanduser() / "config.json", 2**26))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = None
     if isinstance(config, dict):
         kind = config.get("model_type")

@@ -101,12 +101,12 @@ def of_model(repo: str, revision: str | None) -> str | None:
     The hub is asked once; where it cannot be, the cache tells. None: the hub names no commits.
     Raises EnvironmentFault (E201) where neither has the model.
     """
+    hub_client.guard()
     name = ("model", repo, revision)
     if name in _found:
         return _found[name]
     from huggingface_hub import errors, hf_hub_download
 
-    hub_client.guard()
     try:
         _ask(repo, revision)
         place = Path(
@@ -159,11 +159,11 @@ def _ask(repo: str, revision: str | None) -> None:
 
 def of_dataset(repo: str, revision: str | None) -> str | None:
     """Return the commit from which every split of a data set is to be loaded; None: unknown."""
+    hub_client.guard()
     name = ("dataset", repo, revision)
     if name not in _found and not is_commit(revision):
         from huggingface_hub import HfApi, errors
 
-        hub_client.guard()
         try:
             info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:

@@ -88,7 +88,8 @@ def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
                 raise _not_ours(path, kind)
             if told.st_nlink > 1:
                 raise _not_ours(path, "a second name of another file (a hard link)")
-            if told.st_uid not in (os.geteuid(), os.fstat(folder).st_uid):
+            reads = flags & (os.O_WRONLY | os.O_RDWR) == 0  # another rater's file may be read
+            if not reads and told.st_uid not in (os.geteuid(), os.fstat(folder).st_uid):
                 raise _not_ours(path, "another user's file")
             if truncate:
                 os.ftruncate(handle, 0)

@@ -23,9 +23,10 @@ def shut_out_working_folder() -> None:
     An empty or a relative entry means it, as does the first one under `python -m llmft`. Libraries
     start programs too, by name. Where llmft itself lies in the working folder, that one stays.
     """
+    os.environ.update(kept := _without_folder(os.environ))
     for name in _SEARCHED:
-        if name in os.environ:
-            os.environ[name] = _absolute(os.environ[name].split(os.pathsep))
+        if name not in kept:
+            os.environ.pop(name, None)
     sys.path[:] = [entry for entry in sys.path if not _is_working_folder(entry)]
 
 
@@ -40,9 +41,7 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     given: the variables to pass on; default: those of this process.
     """
     kept = dict(os.environ if given is None else given)
-    for name in _SEARCHED:
-        if name in kept:
-            kept[name] = _absolute(kept[name].split(os.pathsep))
+    kept = _without_folder(kept)
     known = [entry for entry in sys.path if not _is_working_folder(entry)]
     here = str(Path(__file__).parents[2])  # where llmft was imported from
     kept["PYTHONPATH"] = _absolute([here, *known])
@@ -90,6 +89,23 @@ def answer_of(tool: str, *words: str, seconds: float) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
+
+
+def _without_folder(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with search paths of absolute entries; one that is left empty is gone.
+
+    An empty PATH means the working folder to the system's own search.
+    """
+    searched = {
+        name: _absolute(variables[name].split(os.pathsep))
+        for name in _SEARCHED
+        if name in variables
+    }
+    return {
+        k: searched.get(k, v)
+        for k, v in variables.items()
+        if searched.get(k, v) or k not in searched
+    }
 
 
 def _absolute(entries: Sequence[str]) -> str:

@@ -123,6 +123,14 @@ def test_children_find_nothing_by_an_empty_or_relative_entry(monkeypatch, tmp_pa
     assert os.path.isabs(processes.python_command("a")[0])
 
 
+def test_a_search_path_that_means_the_folder_alone_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    told = processes.environment({"PATH": ".:", "LD_LIBRARY_PATH": "lib:", "OTHER": ""})
+    assert "PATH" not in told  # an empty one would mean the working folder
+    assert "LD_LIBRARY_PATH" not in told
+    assert told["OTHER"] == ""
+
+
 def test_a_tool_in_the_working_folder_is_not_the_systems(monkeypatch, hostile):
     monkeypatch.chdir(hostile)
     monkeypatch.setenv("PATH", f".:{hostile}")

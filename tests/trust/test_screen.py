@@ -216,7 +216,7 @@ def test_answers_on_the_ranking_page_are_text(browser, tmp_path):
                 shown = browser.run(
                     "return [...document.querySelectorAll('.text')].map(e => e.textContent)"
                 )
-                assert sorted(shown) == sorted([text, f"{text} b"])
+                assert sorted(shown) == sorted([text, text, f"{text} b"])  # the prompt too
                 assert browser.run("return document.title") == "Rank answers"
                 odd = "document.querySelectorAll('main script, main svg, main img, main iframe')"
                 assert browser.run(f"return {odd}.length") == 0
