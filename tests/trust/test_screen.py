@@ -217,7 +217,7 @@ def test_answers_on_the_ranking_page_are_text(browser, tmp_path):
                     "return [...document.querySelectorAll('.text')].map(e => e.textContent)"
                 )
                 assert sorted(shown) == sorted([text, text, f"{text} b"])  # the prompt too
-                assert browser.run("return document.title") == "Rank answers"
+                assert browser.run("return document.title") == f"{wanted}: rank the answers"
                 odd = "document.querySelectorAll('main script, main svg, main img, main iframe')"
                 assert browser.run(f"return {odd}.length") == 0
                 browser.run("document.querySelector('#save').click()")
