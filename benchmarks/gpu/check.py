@@ -201,7 +201,8 @@ def _trl(check: Check, kernels: bool) -> None:
 
 def rollouts(check: Check) -> None:
     """Answers drawn token by token: milliseconds a step of the whole batch."""
-    from llmft.modeling.decoding import SamplingParams, decode
+    from llmft.api import SamplingParams
+    from llmft.modeling.decoding import decode
 
     model = shape.attach(shape.base(check), "lora").eval()
     end = model.config.vocab_size - 1
@@ -212,7 +213,7 @@ def rollouts(check: Check) -> None:
             check.wait()
             begun = time.perf_counter()
             with torch.autocast(check.device.type, torch.bfloat16):
-                decode(model, prompts, SamplingParams(new, (end,)), batch_size=batch)
+                decode(model, prompts, SamplingParams(new, stop_token_ids=(end,)), batch_size=batch)
             check.wait()
             took.append(time.perf_counter() - begun)
         step = (took[1] - took[0]) / 32

@@ -60,4 +60,4 @@ def overrides(changes: list[str] | None, output_dir: str | None) -> list[str]:
 
 def dumped(data: Any) -> str:
     """Return data as JSON, as commands print it."""
-    return json.dumps(data, indent=2, default=str)
+    return json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f")

@@ -417,6 +417,20 @@ CODES: dict[str, Code] = {
         " recipe does not say, such as mixed precision.",
         "Do what the message says; docs/processes.md shows how several processes are launched.",
     ),
+    "E211": Code(
+        "a server's address cannot be taken",
+        "What a key is sent to is named by your environment, or by your own configuration, as a"
+        " plain address: https://host, perhaps with a port and a path. Programs disagree on which"
+        " host an odder one means, so none is asked.",
+        "Mend the variable or the file that is named.",
+    ),
+    "E212": Code(
+        "a tokenizer cannot encode a text",
+        "The tokenizer's code gives up, or its regular expression takes longer on this text than"
+        " any should. An expression that is not one of the usual ones is run in a process of its"
+        " own, which is ended then.",
+        "Use the tokenizer that the model's authors published, or take the row out.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
@@ -552,8 +566,22 @@ CODES: dict[str, Code] = {
     "E604": Code(
         "a chat template runs away",
         "The chat template of the model or of the recipe did not end in time, or took more memory"
-        " than any template needs. It was tried in a process of its own.",
+        " than any template needs. It is run in a process of its own, which is ended then.",
         "Give another template as model.chat_template, or use rows with prompt and completion.",
+    ),
+    "E605": Code(
+        "a link, a pipe or a device stands where a plain file belongs",
+        "A run folder or a folder of ratings holds a link to another place, or a file that is no"
+        " plain one. llmft appends to such files, cuts and locks them, so it would change what the"
+        " link names. Links that lead to a folder, such as 'runs' on another disk, are fine.",
+        "Take it away; or put a copy of what it names in its place, if that is meant.",
+    ),
+    "E606": Code(
+        "an adapter stands where a base model belongs",
+        "A folder with an adapter_config.json is an adapter's: transformers would load the base"
+        " model that it names, wherever that is, with its regular expressions for module names.",
+        "Name the base model's own folder under model.path. To go on from an adapter, name the"
+        " stage that made it: start_from.",
     ),
     "E900": Code(
         "a bug in llmft",

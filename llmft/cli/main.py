@@ -13,9 +13,10 @@ from typing import Any
 import typer
 
 from llmft.api.errors import EnvironmentFault, Interrupted, LlmftError, RecipeError
+from llmft.api.shown_text import escaped
 from llmft.cli import info_commands, recipe_commands, run_commands
 from llmft.cli.app import Answer, app, dumped
-from llmft.system import launcher
+from llmft.system import launcher, processes
 from llmft.system.signals import noted_interrupts
 
 # typer keeps the base class of its usage errors to itself.
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_trace = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"] or ["--help"]
     as_json = "--json" in args
+    processes.shut_out_working_folder()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the C locale must not turn a dash into a crash
@@ -87,7 +89,9 @@ def _answer(args: Sequence[str]) -> Answer:
 
 
 def _printed(answer: Answer) -> int:
-    text = dumped({"ok": True} | answer) if isinstance(answer, dict) else answer
+    from llmft.cli.commands.output import printable
+
+    text = dumped({"ok": True} | answer) if isinstance(answer, dict) else printable(answer)
     if text:
         print(text)
     sys.stdout.flush()
@@ -98,7 +102,7 @@ def _reported(error: LlmftError, as_json: bool) -> int:
     if (here := launcher.launch()).rank:
         launcher.give_way()
         if not isinstance(error, Interrupted):  # the first process was interrupted too
-            print(f"{here}: {error}", file=sys.stderr, flush=True)
+            print(f"{here}: {escaped(str(error))}", file=sys.stderr, flush=True)
     elif as_json:
         errors = [fault.as_json() for fault in error.faults]
         print(dumped({"ok": False, "exit_code": error.exit_code, "errors": errors}), flush=True)
@@ -113,11 +117,12 @@ def _faults_as_text(error: LlmftError) -> str:
     A pipe gets them too: a log in which the mistake can be seen needs no second run.
     """
     from llmft.cli.commands.render import encodable, render_faults
+    from llmft.recipes.tree import visible
 
     encoding = sys.stderr.encoding or "ascii"
     terminal = sys.stderr.isatty()
     if not terminal and not any(fault.place and fault.place.source for fault in error.faults):
-        return encodable("\n".join(fault.line() for fault in error.faults), encoding)
+        return encodable("\n".join(visible(fault.line()) for fault in error.faults), encoding)
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size().columns if terminal else 120
     return render_faults(error.faults, color, width, encoding, wrap=terminal).rstrip("\n")
@@ -127,7 +132,7 @@ def _bug(error: BaseException, command: str, as_json: bool, show_trace: bool) ->
     from llmft.cli.commands import attribution, crash
 
     if show_trace:
-        print(crash.trace(error), file=sys.stderr)
+        print(escaped(crash.trace(error)), file=sys.stderr)
     if foreseen := attribution.put_to_its_cause(error, command):
         return _reported(foreseen, as_json)
     if show_trace:

@@ -58,7 +58,7 @@ def score(
     """Score texts with a trained reward model."""
     from llmft.cli.commands.score import as_text, scores
 
-    found = scores(run, file, stage)
+    found = scores(run, file, stage, output)
     return {"scores": found} if json else as_text(found, output)
 
 

@@ -7,9 +7,11 @@ never changes a number and never stops a run: what is damaged is made again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -26,7 +28,7 @@ LEAST_ROWS = 2000
 """Fewer rows are tokenised sooner than an entry is found, read and checked."""
 LARGEST = 2**30
 """Bytes of all entries together; those that were not used for longest go first."""
-_FORMAT = "1"
+_FORMAT = "2"
 
 log = logging.getLogger("llmft")
 
@@ -87,7 +89,7 @@ def _code() -> str:
     import transformers
 
     hasher = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for name in ("encoding.py", "pair_encoding.py", "chat_templates.py", "cache.py"):
+    for name in ("encoding.py", "pair_encoding.py", "bounded_rendering.py", "cache.py"):
         hasher.update(Path(__file__).with_name(name).read_bytes())
     return hasher.hexdigest()
 
@@ -98,12 +100,14 @@ def _read(path: Path, rows: Sequence[Row]) -> list[Encoded] | None:
     from safetensors.numpy import load
 
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = _own_bytes(path)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("'%s' is not taken (%s), so the rows are tokenised again", path, error)
         return None
     digest, body = data[:32], data[32:]
     try:
-        if hashlib.sha256(body).digest() != digest:
+        if _digest(path, body) != digest:
             raise ValueError("its checksum is wrong")
         found = load(body)
         made = list(_unpacked(found["ids"], found["learnt"], found["lengths"], rows))
@@ -113,6 +117,24 @@ def _read(path: Path, rows: Sequence[Row]) -> list[Encoded] | None:
     with suppress(OSError):
         os.utime(path)  # used now
     return made
+
+
+def _own_bytes(path: Path) -> bytes:
+    """Return what an entry holds; OSError unless it is a plain file that only this user writes.
+
+    Another's entry could train on other tokens than the rows say, with nothing to show it.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        told = os.fstat(file.fileno())
+        own = stat.S_ISREG(told.st_mode) and told.st_uid == os.geteuid()
+        if not own or told.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "others may have written it")
+        return file.read()
+
+
+def _digest(path: Path, body: bytes) -> bytes:
+    """Return the checksum of an entry, which holds for one name only: none can be swapped."""
+    return hashlib.sha256(path.name.encode() + body).digest()
 
 
 def _unpacked(ids: Any, learnt: Any, lengths: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
@@ -143,7 +165,7 @@ def _write(path: Path, rows: Sequence[Row], made: Sequence[Encoded]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(path.parent, len(body))
-        fsio.write_bytes(path, hashlib.sha256(body).digest() + body)
+        fsio.write_bytes(path, _digest(path, body) + body)
     except (OSError, LlmftError) as error:
         log.warning("the token rows are not kept for the next run: %s", error)
 

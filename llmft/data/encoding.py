@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from llmft.api import ChatRow, CompletionRow, Encoded, Message, Prompt, PromptRow, Row, TextRow
-from llmft.api.errors import DataError
+from llmft.api.errors import DataError, LlmftError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data import chat_templates
+from llmft.data.bounded_rendering import rendered
+from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
 
 
@@ -58,7 +60,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.end = end_of_text(tokenizer)
-        self._tried = False
+        self._tokens = BoundedTokens(tokenizer)
 
     def encode(
         self, rows: Sequence[Row], settings: TrainSettings
@@ -92,37 +94,32 @@ class Encoder:
                 "the tokenizer has no chat template, and the rows are conversations",
                 fix="give one as model.chat_template, or use prompt and completion columns",
             )
-        from jinja2 import TemplateError
-
-        messages = list(messages)
-        if not self._tried:
-            chat_templates.try_out(self.tokenizer, messages)
-            self._tried = True
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer_next
-            )
-        except (TemplateError, ValueError) as error:
+            return rendered(self.tokenizer, list(messages), add_generation_prompt=answer_next)
+        except ValueError as error:
             raise DataError(
                 "E108",
                 f"the chat template refuses a conversation: {error}",
                 fix="change the conversation, or give another template as model.chat_template",
             ) from error
-        return text
 
     def _all(self, rows: Sequence[Row]) -> Iterable[Encoded]:
         for row in rows:
-            if isinstance(row, TextRow):
-                ids = self._with_end(self._ids(row.text))
-                yield Encoded(tuple(ids), tuple(ids), row.origin)
-            elif isinstance(row, CompletionRow):
-                yield self.completion(row)
-            elif isinstance(row, ChatRow):
-                yield self._chat(row)
-            elif isinstance(row, PromptRow):
-                raise DataError("E105", f"{row.origin}: a prompt alone has nothing to learn")
-            else:
-                raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
+            with naming_row(row.origin):
+                encoded = self._one(row)
+            yield encoded
+
+    def _one(self, row: Row) -> Encoded:
+        if isinstance(row, TextRow):
+            ids = self._with_end(self._ids(row.text))
+            return Encoded(tuple(ids), tuple(ids), row.origin)
+        if isinstance(row, CompletionRow):
+            return self.completion(row)
+        if isinstance(row, ChatRow):
+            return self._chat(row)
+        if isinstance(row, PromptRow):
+            raise DataError("E105", f"{row.origin}: a prompt alone has nothing to learn")
+        raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
 
     def completion(self, row: CompletionRow) -> Encoded:
         """Return a prompt with its completion as ids, whole, however long."""
@@ -224,20 +221,32 @@ class Encoder:
 
     def _ids(self, text: str, *, special: bool = False, start: bool = True) -> list[int]:
         """Return ids; words like '</s>' in the user's text stay plain text unless `special`."""
-        ids: list[int] = self.tokenizer(
+        ids = self._tokens.ids(
             text,
             # A rendered chat template writes its own special tokens.
             add_special_tokens=start and not special,
             split_special_tokens=not special,
             truncation=False,
             verbose=False,
-        )["input_ids"]
+        )
         # Some tokenizers close every text; a prompt is not closed.
         closed = start and not special and len(ids) > 1 and ids[-1] == self.end
         return ids[:-1] if closed else ids
 
     def _with_end(self, ids: list[int]) -> list[int]:
         return ids if self.end is None else [*ids, self.end]
+
+
+@contextmanager
+def naming_row(origin: str) -> Iterator[None]:
+    """Let a fault of the tokenizer or of the chat template say which row it is about."""
+    try:
+        yield
+    except LlmftError as error:
+        if not origin or origin in str(error):
+            raise
+        named = [replace(f, what=f"{origin}: {f.what}") for f in error.faults]
+        raise type(error).of(named) from error
 
 
 def end_of_text(tokenizer: Any) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmft.api.errors import DataError, EnvironmentFault
-from llmft.system import hub_commits
+from llmft.system import hub_client, hub_commits
 
 _COMMIT_FOLDER = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")
 
@@ -28,6 +28,7 @@ def hub_records(
 def _loaded(path: str, subset: str | None, split: str, revision: str | None) -> Any:
     import datasets
 
+    hub_client.guard()
     datasets.disable_progress_bars()
     commit = hub_commits.of_dataset(path, revision)
     try:

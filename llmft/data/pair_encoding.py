@@ -10,7 +10,7 @@ from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
 from llmft.data.cache import through_cache
-from llmft.data.encoding import Encoder, EncodingReport
+from llmft.data.encoding import Encoder, EncodingReport, naming_row
 
 
 def encode_pairs(
@@ -40,7 +40,9 @@ def _answers(encoder: Encoder, rows: Sequence[Row]) -> Iterator[Encoded]:
         if not isinstance(row, PreferenceRow):
             raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
         for answer in (row.chosen, row.rejected):
-            yield encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
+            with naming_row(row.origin):
+                encoded = encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
+            yield encoded
 
 
 def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedPair:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
-from llmft.data.tables import names_files, read_records
+from llmft.data.tables import ReadLimits, names_files, read_records
 
 
 class TableConfig(DatasetConfig):
@@ -22,6 +22,16 @@ class TableConfig(DatasetConfig):
     revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
     data_files: dict[Line, Line] | None = Field(
         None, min_length=1, max_length=20, description="a local file for each split"
+    )
+
+    max_row_mb: int = Field(
+        64, ge=1, le=4096, description="the largest record of a local file, unpacked, in MB"
+    )
+    max_file_mb: int = Field(
+        512,
+        ge=1,
+        le=2**20,
+        description="the largest .json file, unpacked, in MB; other formats are read in pieces",
     )
 
     @model_validator(mode="after")
@@ -53,4 +63,5 @@ class TableDataset(Dataset[C]):
             data_files=config.data_files,
             subset=config.subset,
             revision=config.revision,
+            limits=ReadLimits(config.max_row_mb, config.max_file_mb),
         )

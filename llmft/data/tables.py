@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from llmft.api.errors import DataError
 from llmft.data.hub_tables import hub_records
+from llmft.system.memory_bound import memory_bound
 
 Record = tuple[str, Mapping[str, Any]]
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-# One record longer than this is no training row; reading it would only fill the memory.
-_LONGEST_LINE = 64 * 2**20
+_MB = 2**20
+_PARSED = 8  # times its bytes a text takes as Python's objects, at most
 _A_LIST = "if the file is one list, name the file .json"
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a file may unpack to, in MB: one record, and a whole file of a format that needs it all.
+
+    A file of kilobytes can hold gigabytes, and the memory of a training run is not there for them.
+    """
+
+    row_mb: int = 64
+    file_mb: int = 512
+
+
+USUAL = ReadLimits()
 
 
 def read_records(
@@ -28,11 +46,13 @@ def read_records(
     data_files: Mapping[str, str] | None = None,
     subset: str | None = None,
     revision: str | None = None,
+    limits: ReadLimits = USUAL,
 ) -> Iterator[Record]:
     """Yield (origin, record) of a split: of a file, a folder of <split> files, or a hub data set.
 
     path: a .jsonl, .json, .csv or .parquet file (.gz too), which is the whole 'train' split; a
         folder; 'embedded:<name>'; or a hub id. data_files: a file for each split, instead of path.
+    limits: of local files.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
     if data_files:
@@ -42,7 +62,7 @@ def read_records(
                 f"no split '{split}' (data_files has: {', '.join(data_files)})",
                 fix="name its file under data.data_files, or hold rows out: evaluate.holdout",
             )
-        yield from read_file(Path(data_files[split]).expanduser())
+        yield from read_file(Path(data_files[split]).expanduser(), limits)
         return
     if path is None:
         raise DataError("E109", "neither path nor data_files is given", fix="give one of them")
@@ -52,7 +72,7 @@ def read_records(
     local = Path(path).expanduser()
     if local.is_dir():
         for file in _split_files(local, split):
-            yield from read_file(file)
+            yield from read_file(file, limits)
     elif local.exists():
         if split != "train":
             raise DataError(
@@ -60,7 +80,7 @@ def read_records(
                 f"'{path}' is one file, so there is no split '{split}'",
                 fix="name the files under data.data_files, or hold rows out: evaluate.holdout",
             )
-        yield from read_file(local)
+        yield from read_file(local, limits)
     elif names_files(path):
         raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
     else:
@@ -101,8 +121,12 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     )
 
 
-def read_file(path: Path) -> Iterator[Record]:
-    """Yield (`file:line`, record) of one local file."""
+def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
+    """Yield (`file:line`, record) of one local file, read in pieces.
+
+    Raises DataError (E107) where a record, or a file that is read whole, unpacks to more than the
+    limits.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -111,15 +135,15 @@ def read_file(path: Path) -> Iterator[Record]:
         raise DataError("E107", f"'{path}' is not a regular file", fix="give a data file")
     plain = path.name.removesuffix(".gz")
     if plain.endswith(".parquet"):
-        yield from _parquet(path)
+        yield from _parquet(path, limits)
         return
     with _opened(path) as stream:
         if plain.endswith(".csv"):
-            yield from _csv(path, stream)
+            yield from _csv(path, stream, limits)
         elif plain.endswith(".json"):
-            yield from _json(path, stream)
+            yield from _json(path, stream, limits)
         elif plain.endswith(".jsonl"):
-            yield from _jsonl(path, stream)
+            yield from _jsonl(path, stream, limits)
         else:
             raise DataError(
                 "E107",
@@ -138,18 +162,31 @@ def _opened(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    number = 0
+def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
+    number, most = 0, limits.row_mb * _MB
     try:
-        while line := stream.readline(_LONGEST_LINE):
+        while line := stream.readline(most + 1):
             number += 1
             origin = f"{path}:{number}"
-            if len(line) >= _LONGEST_LINE:
-                raise DataError("E107", f"{origin}: the line is longer than 64 MiB")
+            if len(line) > most:
+                raise _too_large(origin, limits)
             if line.strip():
                 yield origin, _object(line, origin)
-    except (EOFError, OSError) as error:
+    except _CUT as error:
         raise DataError("E107", f"{path}:{number + 1}: the file ends in mid-data") from error
+
+
+# What gzip raises for a file that is cut short or damaged.
+_CUT = (EOFError, OSError, zlib.error)
+
+
+def _too_large(origin: str, limits: ReadLimits, cell: str = "") -> DataError:
+    what = f"the cell '{cell}'" if cell else "the record"
+    return DataError(
+        "E107",
+        f"{origin}: {what} is larger than {limits.row_mb} MB",
+        fix="drop it, or raise data.max_row_mb if it is meant",
+    )
 
 
 def _object(line: bytes, origin: str) -> dict[str, Any]:
@@ -198,17 +235,35 @@ def _text(data: bytes, origin: str) -> str:
         ) from error
 
 
-def _whole(path: Path, stream: IO[bytes]) -> bytes:
+def _whole(path: Path, stream: IO[bytes], limits: ReadLimits) -> bytes:
+    most = limits.file_mb * _MB
+    pieces, size = [], 0
     try:
-        return stream.read()
-    except (EOFError, OSError) as error:
+        while piece := stream.read(_MB):  # no more than that is unpacked ahead
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise _file_too_large(path, limits)
+    except _CUT as error:
         raise DataError("E107", f"{path}: the file ends in mid-data") from error
+    return b"".join(pieces)
 
 
-def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    data = _whole(path, stream)
+def _file_too_large(path: Path, limits: ReadLimits) -> DataError:
+    return DataError(
+        "E107",
+        f"{path}: the file unpacks to more than {limits.file_mb} MB, and is read whole",
+        fix="write an object in each line and name it .jsonl, or raise data.max_file_mb",
+    )
+
+
+def _json(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
+    data = _whole(path, stream, limits)
     try:
-        value = _parsed(data, str(path))
+        with memory_bound(_PARSED * limits.file_mb):
+            value = _parsed(data, str(path))
+    except MemoryError as error:
+        raise _file_too_large(path, limits) from error
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data" and data.lstrip().startswith(b"{")
         raise DataError(
@@ -221,21 +276,52 @@ def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
         raise DataError("E107", f"{path}: a list of JSON objects is wanted")
     escaped = b"\\ud" in data.lower()
     for number, item in enumerate(value, 1):
+        origin = f"{path}: item {number}"
         if escaped:
-            _refuse_half_characters(item, f"{path}: item {number}")
-        yield f"{path}: item {number}", item
+            _refuse_half_characters(item, origin)
+        _refuse_large(item, origin, limits)
+        yield origin, item
 
 
-def _csv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
-    text = _text(_whole(path, stream), str(path))
-    csv.field_size_limit(_LONGEST_LINE)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _refuse_large(record: Mapping[str, Any], origin: str, limits: ReadLimits) -> None:
+    size = sum(len(value) for value in record.values() if isinstance(value, str | bytes))
+    if size > limits.row_mb * _MB:
+        cell = max(record, key=lambda name: len(record[name]) if record[name] else 0)
+        raise _too_large(origin, limits, str(cell))
+
+
+class _Lines:
+    """The lines of a CSV file; a record that goes on over many is bounded too."""
+
+    def __init__(self, path: Path, stream: IO[bytes], limits: ReadLimits) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        self._path, self._limits, self._number, self._size = path, limits, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        most = self._limits.row_mb * _MB
+        while line := self._text.readline(most + 1):
+            self._number += 1
+            self._size += len(line)
+            if self._size > most:
+                raise _too_large(f"{self._path}:{self._number}", self._limits)
+            yield line
+
+    def record_ends(self) -> None:
+        """Count from here again."""
+        self._size = 0
+
+
+def _csv(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
+    csv.field_size_limit(limits.row_mb * _MB)
+    lines = _Lines(path, stream, limits)
+    reader = csv.DictReader(iter(lines), strict=True)
     try:
         names = reader.fieldnames or ()
         if twice := [name for name in names if list(names).count(name) > 1]:
             what = f"{path}:1: two columns are called '{twice[0]}'"
             raise DataError("E107", what, fix="give each its own name")
         for record in reader:
+            lines.record_ends()
             origin = f"{path}:{reader.line_num}"
             if None in record or None in record.values():
                 raise DataError(
@@ -244,18 +330,68 @@ def _csv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
             yield origin, record
     except csv.Error as error:
         raise DataError("E107", f"{path}:{reader.line_num}: {error}") from error
+    except UnicodeDecodeError as error:
+        what = f"{path}: byte {_first_bad_byte(path)} is not UTF-8"
+        raise DataError("E107", what, fix="save the file as UTF-8") from error
+    except _CUT as error:
+        raise DataError("E107", f"{path}: the file ends in mid-data") from error
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _first_bad_byte(path: Path) -> int:
+    """Return the number, from 1, of the first byte of a file that is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    with _opened(path) as stream:
+        while piece := stream.read(_MB):
+            held = len(decoder.getstate()[0])
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                return done - held + error.start + 1
+            done += len(piece)
+    return done + 1
+
+
+def _parquet(path: Path, limits: ReadLimits) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(1000):
-            for record in batch.to_pylist():
+        with memory_bound(_PARSED * limits.row_mb):
+            file = pyarrow.parquet.ParquetFile(path)
+            batches = file.iter_batches(_batch_rows(file, limits), use_threads=False)
+        while True:
+            # A page of kilobytes may unpack to gigabytes before there is a row to look at.
+            with memory_bound(_PARSED * limits.row_mb):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                _refuse_large_row(batch, path, number, limits)
+                records = batch.to_pylist()
+            for record in records:
                 number += 1
                 yield f"{path}: row {number}", record
+    except MemoryError as error:
+        raise _too_large(f"{path}: row {number + 1}", limits) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError("E107", f"'{path}' is no whole parquet file: {error}") from error
+
+
+def _batch_rows(file: Any, limits: ReadLimits) -> int:
+    """Return how many rows are unpacked together: few where one of them could be large."""
+    groups = (file.metadata.row_group(n) for n in range(file.metadata.num_row_groups))
+    largest = max((group.total_byte_size for group in groups), default=1)
+    return min(max(limits.row_mb * _MB // max(largest, 1), 8), 1000)
+
+
+def _refuse_large_row(batch: Any, path: Path, before: int, limits: ReadLimits) -> None:
+    most = limits.row_mb * _MB
+    if batch.nbytes <= most:
+        return
+    for at in range(batch.num_rows):
+        row = batch.slice(at, 1)
+        if row.nbytes > most:
+            sizes = {name: row.column(name).nbytes for name in row.schema.names}
+            cell = max(sizes, key=lambda name: sizes[name])
+            raise _too_large(f"{path}: row {before + at + 1}", limits, cell)

@@ -27,6 +27,7 @@ from llmft.runs.locking import Lock
 from llmft.runs.resuming import PreviousRun
 from llmft.runs.upstream import dataset_in, refuse_other_bases
 from llmft.system import fsio, hub_commits, launcher
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 from llmft.system.quiet import captured_output
 from llmft.system.signals import leave_on_signal
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
@@ -96,6 +97,8 @@ def resume_recipe(
     Raises CheckpointError where the recipe, the data or the model is not what the run began with.
     """
     folder = folder.resolve() if folder else resuming.newest_run(job)
+    if folder.is_dir():
+        refuse_links_below(folder, NOT_OURS)
     hub_commits.begin_as_in(folder)
     base = BaseModel(job.recipe.model)
     session = Session(job, base, folder, part, accepted=accepted, listeners=listeners)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llmft.api.shown_text import escaped
 from llmft.modeling.base_model import EMBEDDED
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.secret import masked
@@ -146,7 +147,7 @@ def card(
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
-    return without_secrets(text)
+    return escaped(without_secrets(text))
 
 
 def _scores(stage: Stage, result: Mapping[str, Any]) -> str:

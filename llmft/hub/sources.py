@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from llmft.hub.model_card import is_hub_id
 from llmft.recipes.recipe import Recipe
+from llmft.system import hub_client
 from llmft.system.hub_commits import is_commit, known
 
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
@@ -22,7 +23,10 @@ def remarks(recipe: Recipe) -> list[str]:
     if asked := recipe.push_to_hub:
         seen = "private" if asked.private else "public"
         stage = recipe.sent_stage(asked)
-        told.append(f"after the run, '{stage}' is sent to the hub: {asked.repo_id} ({seen})")
+        told.append(
+            f"after the run, '{stage}' is sent to the hub: {asked.repo_id} ({seen}),"
+            f" at {hub_client.host()}"
+        )
     return told
 
 

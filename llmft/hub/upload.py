@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import threading
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from llmft.api.settings import PushToHub
 from llmft.hub.model_card import Place, card, public_base, shareable, without_secrets
 from llmft.recipes.job import Job
 from llmft.runs import artifacts
-from llmft.system import fsio
+from llmft.system import fsio, hub_client
 from llmft.system.quiet import before_upstream
 
 log = logging.getLogger("llmft")
@@ -59,7 +58,8 @@ def push(job: Job, run: Path, asked: PushToHub) -> str:
     if get_token() is None:
         raise _not_sent("nobody is logged in", "hf auth login")
     files = adapter_files(job, run, asked)
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    hub_client.guard()
+    api = HfApi(endpoint=hub_client.endpoint())
 
     def prepare() -> tuple[str, bool]:
         made = api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)

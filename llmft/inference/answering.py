@@ -18,6 +18,7 @@ from llmft.runs.provenance import refuse_changed_base
 from llmft.runs.upstream import dataset_in, load_options, stage_model
 from llmft.system import hub_commits
 from llmft.system.machine import device
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 from llmft.system.quiet import before_upstream
 
 
@@ -28,6 +29,7 @@ def load_run(run: Path, registry: Registry) -> Job:
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
+    refuse_links_below(run, NOT_OURS)
     hub_commits.begin_as_in(run)
     job = load_recipe(file, registry)
     refuse_changed_base(run, BaseModel(job.recipe.model))

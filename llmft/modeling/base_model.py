@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import EnvironmentFault, LlmftError, TrustError
+from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource
+from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
+from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.recipes.locating import about
@@ -21,7 +22,6 @@ from llmft.system.quiet import before_upstream
 EMBEDDED = "embedded:"
 # As the hub has it: anything else is a folder that is not there.
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def locate_model(path: str) -> str:
@@ -46,56 +46,6 @@ def locate_model(path: str) -> str:
     return path
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder that would run code or unpickle when it is loaded."""
-    weights = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", *_PICKLES))
-    if weights and not any(name.endswith(".safetensors") for name in weights):
-        raise TrustError(
-            "E602",
-            f"'{folder}' holds pickled weights only ({weights[0]}), and a pickle can run any code",
-            fix="convert them to safetensors on a machine you can lose",
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        try:
-            config = json.loads((folder / name).read_text("utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise EnvironmentFault("E201", f"'{folder / name}' is not readable JSON") from error
-        if isinstance(config, dict) and config.get("auto_map"):
-            raise TrustError(
-                "E601",
-                f"'{folder / name}' asks for code of its own ('auto_map')",
-                fix="use an architecture that transformers knows",
-            )
-
-
-def _refuse_adapters(folder: Path) -> None:
-    if not (folder / "adapter_config.json").is_file():
-        return
-    if (folder / "config.json").is_file():
-        raise EnvironmentFault(
-            "E201",
-            f"'{folder}' holds a model and an adapter (adapter_config.json), which would be loaded"
-            " on top of it without a word",
-            fix="move the files adapter_* into a folder of their own, and name it in start_from",
-        )
-    run = folder.absolute().parents
-    of_a_run = folder.name == "adapter" and len(run) > 2 and run[1].name == "stages"
-    start = f"run:{run[2].name}/{run[0].name}" if of_a_run else f"peft:{folder}"
-    try:
-        facts = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        base = facts.get("base_model_name_or_path") or ""
-    except (OSError, ValueError, AttributeError):
-        base = ""
-    raise EnvironmentFault(
-        "E201",
-        f"'{folder}' is an adapter, not a model",
-        fix=f"give its base model{f' ({base})' if base else ''} as model.path, and write"
-        f" start_from: {start} in the stage",
-    )
-
-
 class BaseModel:
     """A recipe's base model: its folder is checked, and its config is read, once."""
 
@@ -118,7 +68,6 @@ class BaseModel:
         before_upstream()
         from transformers import AutoConfig
 
-        _refuse_adapters(Path(self.path))
         with about("model.path"), _found(self.path, self.revision):
             config = AutoConfig.from_pretrained(
                 self.path,
@@ -140,6 +89,7 @@ class BaseModel:
         with about("model.tokenizer" if source.tokenizer else "model.path"):
             path = locate_model(source.tokenizer) if source.tokenizer else self.path
             revision = _commit(path, None) if source.tokenizer else self.revision
+            check_tokenizer_file(Path(path) / "tokenizer.json")
             with _found(path, revision):
                 tokenizer = AutoTokenizer.from_pretrained(
                     path,
@@ -338,13 +288,10 @@ class _found:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         from huggingface_hub import constants
         from huggingface_hub.errors import StrictDataclassError
-        from safetensors import SafetensorError
 
-        known = isinstance(error, OSError | ValueError | KeyError | SafetensorError | ImportError)
-        of_config = isinstance(error, StrictDataclassError)
-        unlike = isinstance(error, RuntimeError) and "mismatch" in str(error)
-        if not (known or of_config or unlike) or isinstance(error, LlmftError):
+        if not _of_files(error):
             return
+        of_config = isinstance(error, StrictDataclassError)
         local = Path(self.path).is_dir()
         lines = [line.strip() for line in str(error).strip().splitlines()] or [repr(error)]
         reason = " ".join(lines) if of_config else lines[0]
@@ -357,6 +304,21 @@ class _found:
         if isinstance(error, ImportError):
             fix = "install what is missing, or change what asks for it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
+
+
+def _of_files(error: BaseException | None) -> bool:
+    """Return whether an error comes of what is in the files, and not of memory or of a GPU.
+
+    Libraries raise whatever they meet at files that are not what they should be; a panic of a Rust
+    library is no Exception.
+    """
+    if (
+        isinstance(error, MemoryError | LlmftError)
+        or "memory" in str(error)
+        or "CUDA" in str(error)
+    ):
+        return False
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
 
 
 def _size(config: Any) -> str:

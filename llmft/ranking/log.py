@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from llmft.ranking.ratings import Decision, checked_rater, read_rater
 from llmft.runs import locking
 from llmft.system import fsio
+from llmft.system.plain_files import refuse_link
 
 
 @dataclass
@@ -31,9 +33,10 @@ def rater_log(folder: Path, rater: str) -> Iterator[RaterLog]:
     """Yield a rater's log; raise EnvironmentFault (E204) where another process holds it."""
     path = folder / f"{checked_rater(rater)}.jsonl"
     with fsio.disk_errors(folder):
+        refuse_link(folder)
         folder.mkdir(parents=True, exist_ok=True)
     with locking.held(folder, f"{rater}.lock"):
-        decisions, torn = read_rater(path) if path.exists() else ({}, False)
+        decisions, torn = read_rater(path) if os.path.lexists(path) else ({}, False)
         if torn:
             fsio.cut_half_line(path)
         yield RaterLog(path, decisions)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import DataError, RecipeError
+from llmft.system.plain_files import read_own, refuse_link
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}")
 Ranking = tuple[tuple[int, ...], ...]
@@ -57,6 +58,7 @@ def read_ratings(folder: Path) -> Ratings:
     DataError (E111) where another line is damaged.
     """
     by_rater, remarks = {}, []
+    refuse_link(folder)
     for path in sorted(folder.glob("*.jsonl")):
         if not _NAME.fullmatch(path.stem):
             remarks.append(f"'{path}' is left out: it is not named after a rater")
@@ -70,7 +72,7 @@ def read_ratings(folder: Path) -> Ratings:
 
 def read_rater(path: Path) -> tuple[dict[str, Decision], bool]:
     """Return one rater's decisions by item, and whether the file's last line is cut short."""
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = read_own(path).split(b"\n")
     decisions: dict[str, Decision] = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -7,11 +7,14 @@ token in a header and a JSON body, which no foreign page can send. Files come fr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import socketserver
 import sys
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +26,8 @@ from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.ranking.requests import Asked, Desk
 
 LARGEST_BODY = 64 * 1024
+MOST_CONNECTIONS = 64
+DEADLINE = 30.0  # seconds, for a whole request with its answer, and for a connection at rest
 TOKEN_HEADER = "X-Llmft-Token"
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _PAGE = Path(__file__).parent / "page"
@@ -60,6 +65,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, desk: Desk, token: str, port: int = 0) -> None:
         self.desk, self.token = desk, token
         self.finished = threading.Event()
+        self._since: dict[Any, float] = {}  # an open connection, and when its last answer ended
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
@@ -78,6 +84,36 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a connection; where too many are open, the one that rests longest is ended."""
+        since = self._since
+        if len(since) >= MOST_CONNECTIONS:
+            self._end(min(list(since), key=lambda one: since.get(one, 0.0)))
+        since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that has ended."""
+        self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def answered(self, request: Any) -> None:
+        """Let a connection rest, or send its next request, for the whole time again."""
+        if request in self._since:
+            self._since[request] = time.monotonic()
+
+    def service_actions(self) -> None:
+        """End connections whose request takes too long, byte by byte or not at all."""
+        late = time.monotonic() - DEADLINE
+        for request, since in list(self._since.items()):
+            if since < late:
+                self._end(request)
+
+    def _end(self, request: Any) -> None:
+        self._since.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)  # whoever reads or writes it sees the end
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a browser that hangs up in mid-answer; show our own mistakes."""
         if not isinstance(sys.exception(), OSError):
@@ -94,7 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "llmft", ""
-    timeout = 30
+    timeout = DEADLINE
+
+    def handle_one_request(self) -> None:
+        """Answer one request, and let the connection rest."""
+        super().handle_one_request()
+        self.server.answered(self.connection)
 
     def do_GET(self) -> None:
         """Answer with a file of the page, or with a sample."""

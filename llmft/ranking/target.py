@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.ranking.samples import RATINGS
+from llmft.runs import artifacts
+from llmft.system.plain_files import NOT_OURS, read_text, refuse_links_below
 
 WAITING = "waiting.json"
 SAMPLES = "rows.jsonl"
@@ -35,15 +38,24 @@ def find_target(name: str) -> Target:
     """Return what a run folder, a stage's folder or a samples file leads to.
 
     In a run it is what a waiting stage names in `waiting.json` (`samples`: a path from the stage's
-    folder or from the run's, and maybe `raters`: how many people, `finished`: who had done so, and
-    `resume`: a command); else the newest `rows.jsonl` with completions.
+    folder or from the run's, and maybe `raters`: how many people); else the newest `rows.jsonl`
+    with completions.
     """
+    found = _found(name)
+    stage = found.samples.parent
+    if Path(name).is_dir() and (stage / artifacts.RESULT).is_file():
+        artifacts.verify_as_read(stage)
+    return found
+
+
+def _found(name: str) -> Target:
     path = Path(name)
     if not path.is_dir():
         if not path.exists():
             what = f"there is no run folder and no file '{name}'"
             raise DataError("E107", what, fix="check the path")
         return Target(path)
+    refuse_links_below(path, NOT_OURS)
     if (path / SAMPLES).is_file():
         return Target(path / SAMPLES)
     waiting = _newest(path, WAITING)
@@ -64,9 +76,8 @@ def _newest(run: Path, name: str) -> list[Path]:
 def _waited_for(run: Path, waiting: Path) -> Target:
     try:
         told: Any = json.loads(waiting.read_text("utf-8"))
-        where, go_on = told["samples"], told.get("resume") or ""
-        raters = told.get("raters", 1)
-        if not isinstance(where, str) or not isinstance(go_on, str) or type(raters) is not int:
+        where, raters = told["samples"], told.get("raters", 1)
+        if not isinstance(where, str) or type(raters) is not int:
             raise TypeError("of the wrong type")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError("E401", f"'{waiting}' does not say what to rank") from error
@@ -75,8 +86,25 @@ def _waited_for(run: Path, waiting: Path) -> Target:
         if rows.is_file():
             if not _of_a_run(rows.resolve(), run.resolve()):
                 raise TrustError("E603", f"'{waiting}' leads out of the run folder: '{where}'")
-            return Target(rows, go_on, raters)
+            return Target(rows, _resume_command(run), raters)
     raise CheckpointError("E401", f"'{waiting}' names '{where}', which is not there")
+
+
+def _resume_command(run: Path) -> str:
+    """Return what a person types to go on with a run: made here, never read from its files."""
+    recipe = run / "resolved.yaml"  # with what --set changed
+    if not recipe.is_file() or _is_smoke(run):
+        return ""
+    return shlex.join(["llmft", "run", str(recipe), str(run), "--resume"])
+
+
+def _is_smoke(run: Path) -> bool:
+    """Return whether a run was one in small, which is not gone on with."""
+    try:
+        told = json.loads(read_text(run / artifacts.RUN))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and bool(told.get("smoke"))
 
 
 def _of_a_run(rows: Path, run: Path) -> bool:

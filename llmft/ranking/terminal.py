@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase
 
+from llmft.api.shown_text import escaped
 from llmft.ranking.ranking_session import Session, Shown
-from llmft.system.terminal import printable
 
 Say = Callable[[str], None]
 
@@ -74,7 +74,7 @@ def order_of(typed: str, shown: Shown) -> list[list[int]] | str:
             if not name:
                 return "there must be an answer on both sides of each '>' and '='"
             if not re.fullmatch(f"[{letters}]", name):
-                return f"'{printable(name)}' is none of the answers {_listed(letters)}"
+                return f"'{escaped(name)}' is none of the answers {_listed(letters)}"
             if name in seen:
                 return f"'{name}' stands there twice"
             seen.add(name)
@@ -92,10 +92,10 @@ def _page(session: Session, at: int, shown: Shown) -> str:
     lines = ["", f"--- prompt {at + 1} of {len(session.samples)}, {left} left ---"]
     for turn in turns:
         name = f"{turn['role']}: " if turn["role"] else ""
-        lines.append(printable(name + turn["content"]))
+        lines.append(escaped(name + turn["content"]))
     for letter, text, copies in zip(ascii_lowercase, shown.texts, shown.copies, strict=False):
         again = f"  (given {copies} times)" if copies > 1 else ""
-        body = printable(text.strip("\n")) if text.strip() else "(an empty answer)"
+        body = escaped(text.strip("\n")) if text.strip() else "(an empty answer)"
         lines += ["", f"{letter}){again}", textwrap.indent(body, "   ")]
     if shown.ranking is not None:
         said = "all bad" if shown.all_bad else _written(shown.ranking)

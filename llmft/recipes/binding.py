@@ -14,6 +14,7 @@ from llmft.recipes.methods import Methods, nested_methods
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, Reference, references
 from llmft.recipes.rounds import Rounds
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
 """The recipe in a run's folder with every default written out."""
@@ -112,6 +113,7 @@ class Binder:
             what = f"the runs wait for each other: '{run.name}' goes on from itself"
             raise CheckpointError("E402", what)
         if run not in self._jobs:
+            refuse_links_below(run, NOT_OURS)
             seen = self._other_runs | {run}
             self._jobs[run] = load_recipe(run / RESOLVED, self.registry, other_runs=seen)
         return self._jobs[run]

@@ -6,15 +6,24 @@ import contextlib
 import functools
 import importlib
 import io
+import os
+import signal
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from tempfile import TemporaryFile
+from typing import Any, Generic, NoReturn, TypeVar
+
+from llmft.system.rng import isolated_rng
 
 T = TypeVar("T")
 
+HANG_SECONDS = 60.0
+"""An import that takes longer is given up: torch, the slowest one, takes some seconds."""
 SLOW_SECONDS = 2.0
 """An import that takes longer is remarked on: every command that asks for it waits."""
 
@@ -46,7 +55,10 @@ def guarded(act: Callable[[], T]) -> Outcome[T]:
     capture = io.TextIOWrapper(sink, encoding="utf-8", errors="replace", write_through=True)
     begun = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(capture):
+        with (
+            _everything_kept(), _descriptor_caught() as raw,
+            contextlib.redirect_stdout(capture), _hangs_given_up(),
+        ):  # fmt: skip
             value = act()
     except KeyboardInterrupt:
         raise
@@ -55,8 +67,93 @@ def guarded(act: Callable[[], T]) -> Outcome[T]:
             reason_of(exc), missing=_missing(exc), seconds=time.perf_counter() - begun
         ) from exc
     seconds = time.perf_counter() - begun
-    printed = "" if sink.closed else sink.getvalue().decode("utf-8", "replace").strip()
+    said = b"" if sink.closed else sink.getvalue()
+    printed = (said + b"".join(raw)).decode("utf-8", "replace").strip()
     return Outcome(value, seconds, printed)
+
+
+class _GivenUp(BaseException):
+    """Raised into code that takes too long, or that would end this process; no `except` fits it."""
+
+
+@contextlib.contextmanager
+def _everything_kept() -> Iterator[None]:
+    """Put back what foreign code changes of this process, and refuse what would end it.
+
+    The working folder, signal handlers, standard streams and random state. A changed working folder
+    is a fault: relative paths of the recipe would mean other files.
+    """
+    folder, streams = os.getcwd(), (sys.stdin, sys.stdout, sys.stderr)
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    leave = os._exit
+    os._exit = _refuse_to_leave  # type: ignore[assignment]
+    try:
+        with isolated_rng():
+            yield
+        moved = _here()
+    finally:
+        os._exit = leave
+        sys.stdin, sys.stdout, sys.stderr = streams
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                with contextlib.suppress(ValueError, OSError):  # in a thread none can be set
+                    signal.signal(number, handler)
+        if _here() != folder:
+            os.chdir(folder)
+    if moved != folder:
+        raise _GivenUp("it changes the working folder")
+
+
+@contextlib.contextmanager
+def _descriptor_caught() -> Iterator[list[bytes]]:
+    """Keep what is written past Python, to descriptor 1, out of what the command prints."""
+    caught: list[bytes] = []
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+    except (OSError, ValueError, AttributeError):  # it is closed
+        yield caught
+        return
+    with TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield caught
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            file.seek(0)
+            caught.append(file.read(10_000))
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has taken the folder away
+        return ""
+
+
+def _refuse_to_leave(code: int = 0) -> NoReturn:
+    raise _GivenUp(f"it calls os._exit({code!r})")
+
+
+@contextlib.contextmanager
+def _hangs_given_up() -> Iterator[None]:
+    """Raise into the block where it takes longer than any import should."""
+
+    def give_up(number: int, frame: Any) -> NoReturn:
+        raise _GivenUp(f"it does not end within {HANG_SECONDS:g} seconds")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, give_up)
+    was = signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *was)
+        if before is not None:
+            signal.signal(signal.SIGALRM, before)
 
 
 def entry_object(module: str, attribute: str = "") -> Any:
@@ -67,7 +164,9 @@ def entry_object(module: str, attribute: str = "") -> Any:
 
 def reason_of(exc: BaseException) -> str:
     """Return an exception as one short line, with the file and line that raised it."""
-    if isinstance(exc, SystemExit):
+    if isinstance(exc, _GivenUp):
+        text = str(exc)
+    elif isinstance(exc, SystemExit):
         text = f"it calls sys.exit({exc.code!r})"
     elif isinstance(exc, ModuleNotFoundError) and exc.name:
         text = f"it needs '{exc.name}', which is not installed"

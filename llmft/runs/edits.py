@@ -30,6 +30,8 @@ EDITS: Mapping[str, Kind] = {
     "stages[].alignment": "refused",
     "stages[].task": "refused",
     "stages[].data": "refused",
+    "stages[].data.max_row_mb": "allowed",
+    "stages[].data.max_file_mb": "allowed",
     "stages[].evaluate": "refused",
     "stages[].train.num_train_epochs": "applied",
     "stages[].train.max_steps": "applied",

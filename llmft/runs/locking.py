@@ -20,6 +20,7 @@ from typing import Any
 
 from llmft.api.errors import EnvironmentFault
 from llmft.system import fsio
+from llmft.system.plain_files import open_own
 
 NAME = "lock"
 _SIZE = 512
@@ -70,14 +71,14 @@ def held(folder: Path, name: str = NAME, *, break_lock: bool = False) -> Iterato
 def _take(path: Path, break_lock: bool) -> tuple[int, Mapping[str, Any] | None]:
     while True:
         there = path.exists()
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             before = _read(handle) if there else None
             _flock(handle, path, before, break_lock)
         except BaseException:
             os.close(handle)
             raise
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+        if path.exists() and os.path.samestat(os.fstat(handle), path.lstat()):
             return handle, before
         os.close(handle)  # its holder left, and took the file away, while we waited to open it
 

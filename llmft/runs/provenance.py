@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -15,7 +13,8 @@ from llmft import __version__
 from llmft.api.errors import CheckpointError
 from llmft.modeling.base_model import BaseModel
 from llmft.registry.entry_points import code_hash
-from llmft.system import fsio
+from llmft.system import fsio, machine
+from llmft.system.git_commit import git_commit
 from llmft.system.launcher import launch
 
 _PACKAGES = (
@@ -32,8 +31,8 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
         "llmft": __version__,
         "code": code_hash("llmft"),  # a checkout changes under one version
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "platform": machine.platform_name(),
+        "processor": platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch_threads": torch.get_num_threads(),
         "processes": launch().count,
@@ -77,22 +76,13 @@ def refuse_changed_base(run: Path, base: BaseModel) -> None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the working folder's repository, and whether it is clean."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit, "clean": not _git("status", "--porcelain", "--untracked-files=no")}
+    """Return the commit of the working folder's repository; None where it is in none.
 
-
-def _git(*words: str) -> str | None:
-    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=5, check=True, env=quiet
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    Whether files were changed since is not told: to know it, git would run programs that the
+    repository's configuration names.
+    """
+    commit = git_commit(Path())
+    return None if commit is None else {"commit": commit}
 
 
 def _version(name: str) -> str | None:

@@ -115,11 +115,8 @@ def saying_how_to_go_on(
 def saying_who_ranks(
     error: WaitsForPeople, job: Job, folder: Path, last: str | None, smoke: bool
 ) -> WaitsForPeople:
-    """Return the error with what to type, which is written down for `llmft rank` too."""
+    """Return the error with what to type."""
     command = _resume_command(job, folder, last, smoke)
-    for waiting in folder.glob("stages/*/waiting.json"):
-        facts = json.loads(waiting.read_text("utf-8"))
-        fsio.write_json(waiting, {**facts, "resume": command})
     fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
     return WaitsForPeople(error.faults[0].what, fix=fix)
 

@@ -16,17 +16,21 @@ from llmft.recipes.references import stage_references
 from llmft.registry.return_checks import model_of
 from llmft.runs import artifacts
 from llmft.system import fsio
+from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 
 def upstream_folder(upstream: Upstream, this_run: Path) -> Path:
     """Return the folder of the finished stage that a reference names.
 
-    Raises CheckpointError where it is not there, or is not finished.
+    Raises CheckpointError where it is not there, is not finished or is damaged, and TrustError
+    where a link stands in another run's folder.
     """
     name = upstream.target.rpartition("/")[2]
     if upstream.run is None and upstream.error is not None:
         raise upstream.error
-    return artifacts.stage_folder(upstream.run or this_run, name)
+    if upstream.run is not None:
+        refuse_links_below(upstream.run, NOT_OURS)
+    return artifacts.verify_as_read(artifacts.stage_folder(upstream.run or this_run, name))
 
 
 def dataset_in(bound: BoundStage, run: Path) -> Dataset[Any] | None:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from llmft.system.plain_files import read_text
+
 
 class Architecture(NamedTuple):
     """Models of one architecture.
@@ -50,8 +52,8 @@ ARCHITECTURES_BY_NAME = (
 def architecture_of(path: str) -> Architecture | None:
     """Return the family of a model: a folder's by its config.json, else by what its name says."""
     try:
-        config = json.loads((Path(path).expanduser() / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        config = json.loads(read_text(Path(path).expanduser() / "config.json", 2**26))
+    except (OSError, ValueError, RecursionError):
         config = None
     if isinstance(config, dict):
         kind = config.get("model_type")

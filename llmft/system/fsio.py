@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.api.errors import CheckpointError, EnvironmentFault
+from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
+from llmft.system.plain_files import open_own
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +132,40 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def write_new_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
+    """Write plain data, one JSON object a line, into a file that must not be there yet."""
+    refuse_overwriting(path)
+    write_jsonl(path, values)
+
+
+def refuse_overwriting(path: Path) -> None:
+    """Raise RecipeError (E090) where something has a name already under which we are to write."""
+    if path.is_dir():
+        what = f"cannot write '{path}': it is a folder"
+        raise EnvironmentFault("E203", what, fix="name a file")
+    if os.path.lexists(path):
+        what = f"'{path}' is there already, and is not overwritten"
+        raise RecipeError("E090", what, fix="give another name, or move it away")
+
+
+def open_to_append(path: Path, kind: type[io.TextIOWrapper] = io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return a text file of a run to add whole lines to; what a kill left of one is ended first.
+
+    kind: how it is written; the file itself is always UTF-8.
+
+    Raises TrustError (E605) where it is a link, or no plain file.
+    """
+    handle = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    size = os.fstat(handle).st_size
+    torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+    # Line buffering: a run that is killed loses at most the line it was writing.
+    raw = os.fdopen(handle, "ab")
+    file = kind(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    if torn:
+        file.write("\n")
+    return file
+
+
 def write_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
     """Write plain data, one JSON object a line."""
     write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in values))
@@ -138,11 +174,11 @@ def write_jsonl(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file, which may be missing; return when it is on disk, newline and all.
 
-    Where that fails, the file is cut back to what it was.
+    Where that fails, the file is cut back to what it was. Raises TrustError (E605) at a link.
     """
     with disk_errors(path):
         new = not path.exists()
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             size = os.fstat(handle).st_size
             try:
@@ -160,9 +196,11 @@ def append_line(path: Path, line: str) -> None:
 def cut_half_line(path: Path) -> None:
     """Cut off what stands after the last newline: the rest of a write that a kill ended."""
     with disk_errors(path):
-        size = path.read_bytes().rfind(b"\n") + 1
-        os.truncate(path, size)
-        _sync_file(path)
+        handle = open_own(path, os.O_RDWR)
+        with os.fdopen(handle, "rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.flush()
+            os.fsync(handle)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

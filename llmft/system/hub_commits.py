@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
+from llmft.system import hub_client
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 10.0
@@ -100,6 +101,7 @@ def of_model(repo: str, revision: str | None) -> str | None:
     The hub is asked once; where it cannot be, the cache tells. None: the hub names no commits.
     Raises EnvironmentFault (E201) where neither has the model.
     """
+    hub_client.guard()
     name = ("model", repo, revision)
     if name in _found:
         return _found[name]
@@ -157,6 +159,7 @@ def _ask(repo: str, revision: str | None) -> None:
 
 def of_dataset(repo: str, revision: str | None) -> str | None:
     """Return the commit from which every split of a data set is to be loaded; None: unknown."""
+    hub_client.guard()
     name = ("dataset", repo, revision)
     if name not in _found and not is_commit(revision):
         from huggingface_hub import HfApi, errors

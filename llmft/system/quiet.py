@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -10,6 +11,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from llmft.api.errors import EnvironmentFault
+from llmft.api.shown_text import escaped
+from llmft.system.fsio import open_to_append
+
+
+class _Log(io.TextIOWrapper):
+    """A log file: what is written by rows, models or libraries is shown, and does nothing."""
+
+    def write(self, text: str) -> int:
+        """Write the text; a terminal that shows the file is not steered by it."""
+        super().write(escaped(text))
+        return len(text)
 
 
 @contextmanager
@@ -20,7 +32,8 @@ def captured_output(log_file: Path) -> Iterator[None]:
     """
     root = logging.getLogger()
     before = root.level
-    with log_file.open("a", encoding="utf-8", buffering=1) as stream:
+    nowhere = log_file == Path(os.devnull)
+    with open(os.devnull, "a") if nowhere else open_to_append(log_file, _Log) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)

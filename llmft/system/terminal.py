@@ -1,13 +1,11 @@
-"""Text for a terminal: as wide as it is, broken between words, and without control characters."""
+"""Text for a terminal: as wide as it is, broken between words."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the text round
 _LEAST = 20
 
 
@@ -57,13 +55,3 @@ def wrapped(text: str | Sequence[str], width: int | None, indent: int = 2) -> li
                 line, gap = line if len(line + word) <= width else "", ""
             line += gap + word
     return [*lines, line.rstrip()]
-
-
-def printable(text: str) -> str:
-    """Return a text that cannot steer a terminal: its control characters are written out."""
-    return "".join(
-        char
-        if char in "\n\t" or (unicodedata.category(char) != "Cc" and char not in _TURNING)
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
+from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
@@ -23,8 +24,9 @@ from llmft.ranking import (
     read_samples,
     remaining,
 )
-from llmft.system.fsio import write_json, write_jsonl, write_text
-from llmft.system.terminal import printable, terminal_width, wrapped
+from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_text
+from llmft.system.processes import start_python
+from llmft.system.terminal import terminal_width, wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,7 @@ __all__ = [
     "all_reduce_sum",
     "answers_of",
     "combine",
+    "escaped",
     "exact_match",
     "f1",
     "fields_of",
@@ -55,7 +58,7 @@ __all__ = [
     "load_tensors",
     "load_value_head",
     "normalize_answer",
-    "printable",
+    "open_to_append",
     "read_file",
     "read_ratings",
     "read_records",
@@ -65,6 +68,7 @@ __all__ = [
     "save_score_head",
     "save_tensors",
     "save_value_head",
+    "start_python",
     "terminal_width",
     "text_of",
     "token_stats",

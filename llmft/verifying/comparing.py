@@ -106,7 +106,7 @@ def _scores(stage: Path) -> dict[str, float]:
 
 def _files(stage: Path) -> dict[str, str]:
     """Return the hashes of what a stage wrote, but for what tells of times and of the run's id."""
-    told = (artifacts.RESULT, MANIFEST, "metrics.jsonl")
+    told = (artifacts.RESULT, MANIFEST, "metrics.jsonl", "README.md")
     return {
         str(path.relative_to(stage)): _digest(path)
         for path in sorted(stage.rglob("*"))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +13,7 @@ from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, references
+from llmft.system import processes
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 
@@ -126,8 +124,7 @@ class Try:
         path = self.place / "job.json"
         path.write_text(json.dumps(order), "utf-8")
         with (self.place / "out.txt").open("ab") as out:
-            command = [sys.executable, "-m", "llmft.verifying.child", str(path)]
-            code = subprocess.run(command, stdout=out, stderr=out, env=_environment()).returncode
+            code = processes.run_python("llmft.verifying.child", str(path), out=out)
         if code == -signal.SIGKILL and kill_at and not ended.exists():
             return None
         if not ended.exists():
@@ -142,15 +139,6 @@ class Try:
         """Return the folder that can be gone on with; None before the run has got that far."""
         runs = sorted(self.place.glob(f"{self.job.recipe.name}/*/run.json"))
         return str(runs[-1].parent) if runs else None
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, with llmft where it was imported from."""
-    import llmft
-
-    here = str(Path(llmft.__file__).parents[1])
-    known = [path for path in (here, os.environ.get("PYTHONPATH", "")) if path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(known)}
 
 
 def _raised(told: dict[str, Any]) -> LlmftError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
+from llmft.toolkit import open_to_append
 
 
 class Jsonl(Tracker[Any]):
@@ -73,11 +74,7 @@ class Jsonl(Tracker[Any]):
                 raise RuntimeError("run_started was never called")
             path = self._folder / "stages" / stage / "metrics.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-            # Line buffering: a run that is killed loses at most the line it was writing.
-            self._files[stage] = path.open("a", encoding="utf-8", buffering=1)
-            if torn:
-                self._files[stage].write("\n")
+            self._files[stage] = open_to_append(path)
         return self._files[stage]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from llmft.api.errors import DataError, LlmftError
-from llmft.data.tables import read_file, read_records
+from llmft.data.tables import ReadLimits, read_file, read_records
 
 CUT = gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-12]
 ROWS = [{"a": "x", "n": 1}, {"a": "ü\nz", "n": 2}]
@@ -156,3 +159,106 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path):
 def test_a_hub_data_set_that_cannot_be_reached_says_how_to_fetch_it():
     with pytest.raises(LlmftError, match="hf download nobody/nothing --repo-type dataset"):
         list(read_records("nobody/nothing", "train"))
+
+
+def gz(path: Path, *pieces: bytes) -> Path:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for piece in pieces:
+            file.write(piece)
+    return path
+
+
+MANY = [b"x" * 2**20] * 300  # 300 MB unpacked, 1.3 MB in the file
+BOMBS = {
+    "a.jsonl.gz": [b'{"a": "', *MANY, b'"}\n'],
+    "a.json.gz": [b'[{"a": "', *MANY, b'"}]'],
+    "a.csv.gz": [b"a,b\n", *MANY, b",y\n"],
+    "b.csv.gz": [b'a,b\n"', *[b"x\n" * 2**19] * 300, b'",y\n'],
+    "c.csv.gz": [b"a,b\n", *[b"x," * 2**19] * 300],
+    "b.json.gz": [b"[" * 2**20] * 300,
+    "c.json.gz": [b"[", *[b"{}," * 2**20] * 100, b"{}]"],
+}
+
+
+def memory_of(code: str) -> tuple[str, int]:
+    """Run code in a process of its own; return what it printed, and the MB that it took at most."""
+    # Not ru_maxrss, which begins with what this process has.
+    told = "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    command = [sys.executable, "-c", code + told]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    said, _, most = done.stdout.strip().rpartition("\n")
+    return said, int(most) // 1024
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_that_unpacks_to_much_is_refused_in_little_memory(tmp_path, name):
+    path = gz(tmp_path / name, *BOMBS[name])
+    said, most = memory_of(
+        "from pathlib import Path; from llmft.data.tables import read_file, ReadLimits\n"
+        "try:\n"
+        f"    [None for _ in read_file(Path({str(path)!r}), ReadLimits(4, 16))]\n"
+        "except Exception as error: print(error)"
+    )
+    assert "E107" in said
+    assert name in said
+    assert "max_row_mb" in said or "max_file_mb" in said
+    assert most < 250
+
+
+@pytest.mark.parametrize("how", ["one cell", "one cell for all rows", "a list", "many columns"])
+def test_parquet_that_unpacks_to_much_is_refused_in_little_memory(tmp_path, how):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = {
+        "one cell": lambda: {"a": ["y", "y", "x" * (200 * 2**20)]},
+        "one cell for all rows": lambda: {
+            "a": pyarrow.array(["x" * 2**22] * 50).dictionary_encode()
+        },
+        "a list": lambda: {"a": [["x" * 2**20] * 200]},
+        "many columns": lambda: {f"c{n}": ["x" * 2**20] for n in range(200)},
+    }[how]()
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table(table), path, compression="zstd", use_dictionary=True)
+    del table
+    assert path.stat().st_size < 2**20
+    said, most = memory_of(
+        "from pathlib import Path; from llmft.data.tables import read_file, ReadLimits\n"
+        "try:\n"
+        f"    [None for _ in read_file(Path({str(path)!r}), ReadLimits(2, 16))]\n"
+        "except Exception as error: print(error)"
+    )
+    assert "a.parquet: row" in said
+    assert "larger than 2 MB" in said
+    assert most < 1300
+
+
+def test_the_bounds_are_settings():
+    from llmft_datasets.jsonl import Jsonl
+
+    config = Jsonl.Config(method="jsonl", path="x.jsonl", max_row_mb=1, max_file_mb=2)
+    assert (config.max_row_mb, config.max_file_mb) == (1, 2)
+
+
+def test_a_record_at_the_bound_is_read_and_one_above_it_is_not(tmp_path):
+    cell = "x" * (2**20 - 12)
+    limits = ReadLimits(1, 2)
+    for name, text in {
+        "a.jsonl": json.dumps({"a": cell}) + "\n",
+        "a.csv": f"a,b\n{cell},y\n" * 1,
+        "a.json": json.dumps([{"a": cell}]),
+    }.items():
+        assert len(list(read_file(write(tmp_path / name, text), limits))) == 1
+        longer = text.replace(cell, cell + "x" * 20)
+        with pytest.raises(DataError, match=f"{name}:.* 1 MB"):
+            list(read_file(write(tmp_path / name, longer), limits))
+    many = f"a,b\n{f'{cell},y' + chr(10)}" + f"{cell},y\n" * 5
+    assert len(list(read_file(write(tmp_path / "many.csv", many), limits))) == 6
+
+
+def test_csv_that_is_not_utf_8_names_the_byte(tmp_path):
+    data = b"a,b\n" + "é,1\n".encode() * 600_000
+    path = write(tmp_path / "a.csv", data + b"\xff,2\n")
+    with pytest.raises(DataError, match=f"a.csv: byte {len(data) + 1} is not UTF-8"):
+        list(read_file(path))

@@ -24,11 +24,13 @@ class FakeHub:
     """Repositories as {("model" or "dataset", id): {commit: {file: bytes}}}, `main` being the last.
 
     mode: "" works; a number is the status of every answer; "hang" never answers; "hang:WORD" does
-    not answer addresses that hold the word.
+    not answer addresses that hold the word; "redirect:URL" sends everybody there. verify: where
+    the client is told to confirm a large file.
     """
 
     def __init__(self) -> None:
         self.mode = ""
+        self.verify = ""
         self.repos: dict[tuple[str, str], dict[str, dict[str, bytes]]] = {}
         self.private: dict[str, bool] = {}
         self.stored: dict[str, bytes] = {}
@@ -78,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         if mode == "hang" and word in path:
             time.sleep(30)
             self.close_connection = True
+            return
+        if mode == "redirect":
+            self._send(b"", 307, {"Location": f"{word}{self.path}"})
             return
         if mode.isdecimal():
             self._json({"error": "no"}, int(mode))
@@ -195,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
     def batch(self, repo: str, *, body: bytes) -> None:
         objects = [
             {"oid": o["oid"], "size": o["size"],
-             "actions": {"upload": {"href": f"{self.hub.url}/store/{o['oid']}", "header": {}}}}
+             "actions": {"upload": {"href": f"{self.hub.url}/store/{o['oid']}", "header": {}},
+                         **({"verify": {"href": self.hub.verify}} if self.hub.verify else {})}}
             for o in json.loads(body)["objects"]
         ]  # fmt: skip
         self._json({"transfer": "basic", "objects": objects})

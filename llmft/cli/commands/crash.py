@@ -9,7 +9,10 @@ import time
 import traceback
 from pathlib import Path
 
+from llmft.api.errors import TrustError
+from llmft.api.shown_text import escaped
 from llmft.recipes.secret import masked
+from llmft.system.plain_files import open_own, refuse_link
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|KEY", re.IGNORECASE)
 
@@ -27,7 +30,7 @@ def write_report(error: BaseException, command: str, run_folder: Path | None) ->
     lines = [f"{key}: {value}" for key, value in about.items()]
     text = "\n".join(lines) + "\n\n" + trace(error)
     path = _new_file(run_folder)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    path.write_text(escaped(text), encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -50,9 +53,10 @@ def _new_file(run_folder: Path | None) -> Path:
         try:
             logs.mkdir(parents=True, exist_ok=True)
             path = logs / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-            path.touch(mode=0o600)
+            refuse_link(logs)
+            os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             return path
-        except OSError:  # a full or read-only disk may be why it crashed
+        except (OSError, TrustError):  # a full or read-only disk may be why it crashed
             pass
     handle, name = tempfile.mkstemp(prefix="llmft-crash-", suffix=".txt")
     os.close(handle)

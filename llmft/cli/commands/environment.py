@@ -6,13 +6,14 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from llmft import __version__
+from llmft.system import processes
+from llmft.system.machine import platform_name
 
 _GIB = 2**30
 _FALLBACK = ("torch", "transformers", "peft", "accelerate", "datasets", "trl", "pydantic")
@@ -43,7 +44,7 @@ def machine(folder: Path) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
-        "platform": platform.platform(),
+        "platform": platform_name(),
         "cores": cores,
         "memory_gib": _memory(),
         "disk_free_gib": round(shutil.disk_usage(folder).free / _GIB, 1),
@@ -52,17 +53,9 @@ def machine(folder: Path) -> dict[str, Any]:
 
 def accelerators() -> list[str]:
     """Return the NVIDIA devices that the driver's own tool names; empty where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    try:
-        answer = subprocess.run(
-            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    asked = ("--query-gpu=name,memory.total", "--format=csv,noheader")
+    answer = processes.answer_of("nvidia-smi", *asked, seconds=10)
+    return [line.strip() for line in (answer or "").splitlines() if line.strip()]
 
 
 def torch_devices() -> dict[str, Any]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from llmft.api.shown_text import escaped
 from llmft.system.terminal import terminal_width, wrapped
 
 Row = Sequence[str]
 _GAP = 2
-_BOLD, _OFF = "\x1b[1m", "\x1b[0m"
+# Stands for the escape character in what we set in bold; nobody else can know it.
+_OUR_ESCAPE = f"\ue01b{secrets.token_hex(16)}"
+_BOLD, _OFF = f"{_OUR_ESCAPE}[1m", f"{_OUR_ESCAPE}[0m"
+
+
+def printable(text: str) -> str:
+    """Return what a command answers as it may be printed: only our own tables have bold type."""
+    return escaped(text).replace(_OUR_ESCAPE, "\x1b")
 
 
 def prose(text: str) -> str:
@@ -25,8 +34,10 @@ def table(header: Row, rows: Sequence[Row]) -> str:
     """Return a table as text: fitted to the terminal, or one unwrapped line a row when piped.
 
     Cells are broken between words only. Where that leaves no room for a table, each row becomes a
-    few lines: its first cell, and below it the others with their names.
+    few lines: its first cell, and below it the others with their names. Print it by `printable`.
     """
+    header = [escaped(cell) for cell in header]
+    rows = [[escaped(cell) for cell in row] for row in rows]
     width = terminal_width(sys.stdout)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     room = (width or 0) - _GAP * (len(header) - 1)

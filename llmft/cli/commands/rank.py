@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import DataError, Interrupted
+from llmft.api.shown_text import escaped
 from llmft.cli.commands.output import table
 from llmft.ranking import Pairs, Ratings, agreement, combine, read_ratings, read_samples, remaining
 from llmft.ranking.log import rater_log
@@ -18,7 +19,7 @@ from llmft.ranking.ranking_session import Session
 from llmft.ranking.ratings import checked_rater
 from llmft.ranking.samples import Sample, finished, rankable
 from llmft.ranking.target import Target, find_target
-from llmft.system.fsio import write_jsonl
+from llmft.system.fsio import refuse_overwriting, write_new_jsonl
 
 Samples = tuple[Sample, ...]
 
@@ -75,13 +76,14 @@ def status(target: str, pairs: Pairs = "all") -> dict[str, Any]:
 
 def export(target: str, output: str, pairs: Pairs) -> dict[str, Any]:
     """Write the preference file, and return what is in it."""
+    refuse_overwriting(Path(output))
     found = find_target(target)
     samples, ratings = read_samples(found.samples), read_ratings(found.ratings)
     combined = combine(samples, ratings, pairs)
     if not combined.rows:
         what = f"the ratings of '{found.samples}' make no pair"
         raise DataError("E103", what, fix=f"rank some answers first: llmft rank {target}")
-    write_jsonl(Path(output), combined.rows)
+    write_new_jsonl(Path(output), combined.rows)
     return {"file": output, "counts": combined.counts, "remarks": list(ratings.remarks)}
 
 
@@ -201,7 +203,7 @@ def _typed() -> Iterator[str]:
 
 def _to(stream: Any) -> Callable[[str], None]:
     def say(text: str) -> None:
-        print(text, file=stream, flush=True)
+        print(escaped(text), file=stream, flush=True)
 
     return say
 

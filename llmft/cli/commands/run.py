@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import Tracker
 from llmft.api.errors import RecipeError
+from llmft.api.shown_text import escaped
 from llmft.cli.commands import shipped
 from llmft.recipes.job import Job
 from llmft.recipes.load import load_recipe
@@ -130,7 +131,7 @@ def _smoke(job: Job) -> tuple[Job, BaseModel]:
     with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
         small, tiny, notes = smoke_recipe(job, Path(folder))
     for note in notes:
-        for line in wrapped(f"note: {note}", terminal_width(sys.stdout)):
+        for line in wrapped(escaped(f"note: {note}"), terminal_width(sys.stdout)):
             print(line, flush=True)
     return small, tiny
 

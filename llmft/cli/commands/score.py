@@ -7,13 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmft.api.shown_text import escaped_in_json
 from llmft.registry.registry import Registry
-from llmft.system.fsio import write_jsonl
+from llmft.system.fsio import refuse_overwriting, write_new_jsonl
 from llmft.system.quiet import captured_output
 
 
-def scores(run: str, file: str, stage: str | None) -> list[dict[str, Any]]:
-    """Return each record of a file with its rewards by a run's reward model."""
+def scores(
+    run: str, file: str, stage: str | None, output: str | None = None
+) -> list[dict[str, Any]]:
+    """Return each record of a file with its rewards by a run's reward model.
+
+    output: where they are to be written; RecipeError where that is there already.
+    """
+    if output is not None:
+        refuse_overwriting(Path(output))
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.answering import load_run
         from llmft.inference.scoring import score_file
@@ -25,6 +33,8 @@ def scores(run: str, file: str, stage: str | None) -> list[dict[str, Any]]:
 def as_text(found: list[dict[str, Any]], output: str | None) -> str:
     """Return the records as lines of JSON; or write them to a file, and return what was done."""
     if output is None:
-        return "\n".join(json.dumps(record, ensure_ascii=False) for record in found)
-    write_jsonl(Path(output), found)
+        return "\n".join(
+            escaped_in_json(json.dumps(record, ensure_ascii=False)) for record in found
+        )
+    write_new_jsonl(Path(output), found)
     return f"{len(found)} records with their scores are in '{output}'"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import CheckpointError
+from llmft.api.shown_text import escaped
 from llmft.cli.commands import shipped
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import printable, table
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system import fsio
@@ -41,7 +42,7 @@ def verify(
         raise
     fsio.write_json(work / "verdict.json", as_json(verdict))
     if verdict.differences:
-        print(as_text(verdict), file=sys.stderr)
+        print(printable(as_text(verdict)), file=sys.stderr)
         told = [f"{d.stage}: {d.what} ({d.difference})" for d in verdict.differences]
         raise CheckpointError(
             "E406",
@@ -54,7 +55,7 @@ def verify(
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(escaped(text), file=sys.stderr, flush=True)
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:

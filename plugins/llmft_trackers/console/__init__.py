@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
-from llmft.toolkit import printable, terminal_width, wrapped
+from llmft.toolkit import escaped, terminal_width, wrapped
 from llmft_trackers.console.live import LiveLine
 from llmft_trackers.console.numbers import duration, named, number
 from llmft_trackers.console.phases import Phase, name_of
@@ -169,7 +169,7 @@ class Console(Tracker[Any]):
     def _say(self, *parts: str) -> None:
         """Print a line, wrapped to the terminal; parts of it are not broken where they fit."""
         self._line.clear()
-        for line in wrapped(parts, self._width()):
+        for line in wrapped([escaped(part) for part in parts], self._width()):
             self._out.write(line + "\n")
         self._out.flush()
         self._heard = time.monotonic()
@@ -228,7 +228,7 @@ def _changed_answers(samples: Sequence[Mapping[str, Any]], width: int = LONGEST)
 
 def _line(label: str, text: str, width: int) -> str:
     """Return a label and a text as one line, cut between two words."""
-    joined = label + printable(" ".join(text.split()))
+    joined = label + escaped(" ".join(text.split()))
     if len(joined) <= width:
         return joined
     cut = joined[: width - 3]

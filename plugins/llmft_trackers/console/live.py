@@ -6,7 +6,7 @@ import atexit
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from llmft.toolkit import terminal_width
+from llmft.toolkit import escaped, terminal_width
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -30,7 +30,8 @@ class LiveLine:
         from rich.text import Text
 
         width = (terminal_width(self._out) or 80) - 1
-        text = Text(composed(head, share, metrics, left, width), no_wrap=True, overflow="ellipsis")
+        told = composed(escaped(head), share, [escaped(metric) for metric in metrics], left, width)
+        text = Text(told, no_wrap=True, overflow="ellipsis")
         if self._live is None:
             console = Console(file=self._out, markup=False, highlight=False, width=width)
             self._live = Live(

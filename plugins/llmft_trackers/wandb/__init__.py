@@ -28,7 +28,7 @@ from llmft.api import (
     TrackerConfig,
     hookimpl,
 )
-from llmft.toolkit import terminal_width, wrapped
+from llmft.toolkit import escaped, terminal_width, wrapped
 from llmft_trackers.conversation import as_text, side_by_side
 from llmft_trackers.wandb.process import WandbProcess
 from llmft_trackers.wandb.server import base_url, host
@@ -93,7 +93,8 @@ class Wandb(Tracker[Any]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.contacts = _contacts(config.mode)
+        self._server = base_url()  # resolved once: shown, asked and told are the same
+        self.contacts = _contacts(config.mode, self._server)
         self._notes: list[str] = []
         self._out = sys.stdout  # the engine sends what is printed later to the log
         self._process: WandbProcess | None = None
@@ -109,7 +110,8 @@ class Wandb(Tracker[Any]):
         self._process = WandbProcess(with_key=config.mode != "offline")
         self._tell(
             {
-                "folder": str(folder),
+                "folder": str(folder.absolute()),
+                "base_url": self._server,
                 "mode": config.mode,
                 "id": re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:64],
                 "project": config.project or os.environ.get("WANDB_PROJECT") or "llmft",
@@ -180,7 +182,7 @@ class Wandb(Tracker[Any]):
     def _say_remarks(self) -> None:
         for remark in self._process.remarks() if self._process else ():
             log.info(remark)
-            lines = wrapped(f"note: {remark}", terminal_width(self._out))
+            lines = wrapped(escaped(f"note: {remark}"), terminal_width(self._out))
             self._out.write("\n".join(lines) + "\n")
             self._out.flush()
 
@@ -194,11 +196,11 @@ def _table(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"columns": ["prompt", *_WHEN], "rows": rows}
 
 
-def _contacts(mode: str) -> str:
+def _contacts(mode: str, server: str) -> str:
     """Return the host that would be told, or '' where only files are kept."""
     if mode == "offline" or os.environ.get("WANDB_MODE") in ("disabled", "offline", "dryrun"):
         return ""
-    return host(base_url())
+    return host(server)
 
 
 @hookimpl

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from queue import SimpleQueue
+from subprocess import TimeoutExpired
 from typing import Any
+
+from llmft.toolkit import start_python
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|KEY", re.IGNORECASE)
 _END_SECONDS = 10.0
@@ -23,15 +24,9 @@ class WandbProcess:
     def __init__(self, with_key: bool) -> None:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._remarks: SimpleQueue[str] = SimpleQueue()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llmft_trackers.wandb.writer"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=_environment(with_key),
-            start_new_session=True,  # Ctrl-C is for the run, which then ends this one in order
+        # A Ctrl-C is for the run, which then ends this one in order.
+        self._process = start_python(
+            "llmft_trackers.wandb.writer", variables=_environment(with_key)
         )
         self._threads = [threading.Thread(target=f, daemon=True) for f in (self._write, self._read)]
         for thread in self._threads:
@@ -51,7 +46,7 @@ class WandbProcess:
         self._lines.put(None)
         try:
             self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self._process.kill()  # wandb's own process sees that, and ends
         for thread in self._threads:
             thread.join(1.0)
@@ -92,5 +87,4 @@ def _environment(with_key: bool) -> dict[str, str]:
     for name in ("RUN_ID", "DIR", "RESUME", "SWEEP_ID"):  # the tracker says which run this is
         kept.pop(f"WANDB_{name}", None)
     kept["WANDB_ERROR_REPORTING"] = "false"
-    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return kept

@@ -5,12 +5,21 @@ from __future__ import annotations
 import configparser
 import netrc
 import os
+import re
 import urllib.parse
 from pathlib import Path
 
+from llmft.api import EnvironmentFault
+
+_ADDRESS = re.compile(r"https?://(?:[^\s/?#@\\]*@)?[\w.:\[\]-]+(?:/[\w./~-]*)?", re.ASCII)
+
 
 def base_url() -> str:
-    """Return the address of the server that wandb would talk to."""
+    """Return the address of the server that wandb talks to: the user's own, or the default.
+
+    The environment names it, or the user's configuration; a file of the working folder never does.
+    Raises EnvironmentFault (E211) where it is no plain http address.
+    """
     found = os.environ.get("WANDB_BASE_URL")
     if not found:
         folder = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
@@ -20,7 +29,14 @@ def base_url() -> str:
             found = settings.get("default", "base_url", fallback=None)
         except (configparser.Error, OSError, UnicodeDecodeError):
             found = None
-    return (found or "https://api.wandb.ai").rstrip("/")
+    found = (found or "https://api.wandb.ai").rstrip("/")
+    if not _ADDRESS.fullmatch(found):  # programs disagree on what host an odd one means
+        raise EnvironmentFault(
+            "E211",
+            "the address of wandb's server is no plain http address",
+            fix="mend WANDB_BASE_URL, or base_url in wandb's own settings",
+        )
+    return found
 
 
 def host(base: str) -> str:

@@ -15,29 +15,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmft_trackers.wandb.server import base_url, host, saved_key
+from llmft_trackers.wandb.server import host, saved_key
 
+# What may name a file relative to the working folder, which is left.
+_NAMED_FILES = (
+    "NETRC", "WANDB_CONFIG_DIR", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+_REDIRECTS = (301, 302, 303, 307, 308)
 _PROBE_SECONDS, _INIT_SECONDS, _FINISH_SECONDS = 3.0, 5.0, 7.0
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would hand the key on to whichever host it names."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """Return None, so that the redirect is an error."""
+
+
+_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
 
 
 def main() -> None:
     """Hand every line on to wandb, and finish when there are no more."""
     lines, answers = _own_channels()
-    code = 0
+    here, code = Path.cwd(), 0
     with tempfile.TemporaryDirectory(prefix="llmft-wandb-") as scratch:
         # wandb leaves folders behind in all of these.
         for name in ("TMPDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
             os.environ[name] = scratch
         tempfile.tempdir = scratch
         asked = json.loads(lines.readline())
-        why = _why_offline(asked["mode"])
+        _bind(asked["base_url"], scratch)
+        why = _why_offline(asked["mode"], asked["base_url"])
         try:
             run = _start(asked, offline=why is not None)
         except Exception as error:  # wandb's own errors, of whatever kind: files are kept instead
             why = _first_line(error)
             # wandb holds on to the name of the run that it could not start.
             run = _start({**asked, "id": f"{asked['id']}-offline"}, offline=True)
-        send = f"wandb sync {shlex.quote(_as_typed(run.settings.sync_dir))}"
+        send = f"wandb sync {shlex.quote(_as_typed(run.settings.sync_dir, here))}"
         if why is None:
             _say(answers, {"left": send})
         else:
@@ -72,10 +89,24 @@ def _say(answers: TextIO, message: Mapping[str, Any]) -> None:
     answers.flush()
 
 
+def _bind(base: str, empty: str) -> None:
+    """Let wandb know one server: the one that the screen names, whatever lies in folders.
+
+    wandb lets `wandb/settings` of the working folder overrule the user's own file, so it works in
+    an empty folder; the files that the user's environment names stay those that were meant.
+    """
+    for name in _NAMED_FILES:
+        if value := os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.path.expanduser(value))
+    os.environ["WANDB_BASE_URL"] = base
+    os.chdir(empty)
+
+
 def _start(asked: Mapping[str, Any], offline: bool) -> Any:
     import wandb
 
     settings = wandb.Settings(
+        base_url=asked["base_url"],
         root_dir=asked["folder"],
         run_id=asked["id"],
         mode="offline" if offline else "online",
@@ -120,13 +151,12 @@ def _hand_on(run: Any, message: Mapping[str, Any]) -> None:
         run.summary.update(message["summary"])
 
 
-def _why_offline(mode: str) -> str | None:
+def _why_offline(mode: str, base: str) -> str | None:
     """Return why nothing can be sent now, or None where it can; takes a few seconds at most."""
     if mode == "offline":
         return "as the recipe says"
     if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         return "as WANDB_MODE says"
-    base = base_url()
     key = os.environ.get("WANDB_API_KEY") or saved_key(base)
     if not key and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "there is no key: wandb login"
@@ -148,10 +178,12 @@ def _refusal(base: str, key: str) -> str:
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as answer:
+        with _WITHOUT_REDIRECTS.open(request, timeout=_PROBE_SECONDS) as answer:
             viewer = json.load(answer).get("data", {}).get("viewer")
             return "" if viewer else f"{host(base)} does not know the key: wandb login --relogin"
     except urllib.error.HTTPError as error:
+        if error.code in _REDIRECTS:
+            return f"{host(base)} sends the key on to another address, which is not followed"
         refused = error.code in (401, 403)
         told = "refuses the key: wandb login --relogin" if refused else f"answers {error.code}"
         return f"{host(base)} {told}"
@@ -165,8 +197,8 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(".")[:200]
 
 
-def _as_typed(folder: str) -> str:
-    path, here = Path(folder), Path.cwd()
+def _as_typed(folder: str, here: Path) -> str:
+    path = Path(folder)
     return str(path.relative_to(here)) if path.is_relative_to(here) else folder
 
 

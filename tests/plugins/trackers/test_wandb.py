@@ -221,6 +221,81 @@ def test_n1_a_refused_key_is_told(server, monkeypatch, tmp_path):
     assert ended < 10
 
 
+class Elsewhere(FakeServer):
+    """A server that nobody chose: it would take everything."""
+
+    status, body = 200, b'{"data": {"viewer": {"id": "me"}}}'
+
+
+@pytest.fixture
+def elsewhere():
+    """A server on the loopback, as `.url`, that is not the user's, with what it was sent."""
+    handler = type("Handler", (Elsewhere,), {"seen": [], "do_GET": FakeServer.do_POST})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        handler.url = f"http://localhost:{http.server_port}"
+        yield handler
+        http.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+@pytest.mark.parametrize("named", ["environment", "home", "relative"])
+def test_files_of_the_working_folder_and_of_the_run_do_not_move_the_server(
+    server, elsewhere, monkeypatch, tmp_path, mode, named
+):
+    server.status, server.body = 200, b'{"data": {"viewer": {"id": "me"}}}'
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    work, run, mine = tmp_path / "work", tmp_path / "work/run", os.environ["WANDB_BASE_URL"]
+    if named != "environment":
+        monkeypatch.delenv("WANDB_BASE_URL")
+        place = tmp_path / "home/.config/wandb" if named == "home" else work / "mine"
+        place.mkdir(parents=True)
+        (place / "settings").write_text(f"[default]\nbase_url = {mine}\n")
+    if named == "relative":
+        monkeypatch.setenv("WANDB_CONFIG_DIR", "mine")
+    for folder in (work, run):
+        for name in ("wandb", ".wandb", ".config/wandb"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "settings").write_text(
+                f"[default]\nbase_url = {elsewhere.url}\napi_key = {KEY}\nroot_dir = /\n"
+            )
+    (work / ".env").write_text(f"WANDB_BASE_URL={elsewhere.url}\n")
+    monkeypatch.chdir(work)
+    said, _, _ = told(monkeypatch, Path("run"), mode=mode, project="p")
+    assert elsewhere.seen == []
+    assert server.seen
+    assert "afterwards: wandb sync run/" in said
+
+
+def test_a_redirect_carries_no_key(server, elsewhere, monkeypatch, tmp_path):
+    class Redirecting(server):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.seen.append(self.headers.get("Authorization", ""))
+            self.send_response(self.status)
+            self.send_header("Location", f"{elsewhere.url}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    monkeypatch.setattr(server, "do_POST", Redirecting.do_POST)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    for status in (302, 307):
+        server.status = status
+        said, _, _ = told(monkeypatch, tmp_path / f"auto-{status}")
+        assert "wandb is offline (127.0.0.1 sends the key on to another address" in said
+        assert elsewhere.seen == []
+        told(monkeypatch, tmp_path / f"online-{status}", mode="online", project="p")
+        assert set(elsewhere.seen) <= {""}
+
+
+def test_an_address_that_programs_read_differently_is_refused(monkeypatch):
+    for odd in ("https://a.example\\\\@b.example", "ftp://a.example", "https://a b", "//a.example"):
+        monkeypatch.setenv("WANDB_BASE_URL", odd)
+        with pytest.raises(EnvironmentFault, match="no plain http address"):
+            Wandb(Wandb.Config())
+
+
 def test_n3_a_network_that_dies_after_the_first_answer_ends_in_files_and_one_command(
     server, monkeypatch, tmp_path
 ):

@@ -1,0 +1,259 @@
+"""Random changes to what a stranger may hand over, by what each file is made of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+NASTY: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 1e308, -0.5, float("nan"), float("inf"),
+    "", "x", "x" * 5000, "../../outside/secret", "/dev/zero", "/etc/passwd", "\x1b]0;x\x07\u202e",
+    "é漢🙂", "{{ x }}", "(a+)+$", "null", "1", [], [[]], {}, {"a": 1}, ["x"] * 50, [0] * 1000,
+    {"": None}, "<script>x</script>", "\x00", "$(touch RAN)", "C:\\x", "a\nb", "-1", "1e999",
+]  # fmt: skip
+KEYS = (
+    "auto_map", "num_attention_heads", "num_hidden_layers", "hidden_size", "eos_token_id",
+    "model_type", "architectures", "quantization_config", "rope_scaling", "torch_dtype",
+    "attn_implementation", "_attn_implementation", "pad_token_id", "target_modules", "r",
+    "base_model_name_or_path", "chat_template", "added_tokens_decoder", "tokenizer_class",
+)  # fmt: skip
+TEMPLATES = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'x' * 999999999 }}", "{{ messages.__class__.__mro__ }}", "{{ raise_exception('no') }}",
+    "{% for m in messages %}{{ m.content * 9999999 }}{% endfor %}", "{% if %}", "{{ 1 / 0 }}",
+    "{{ cycler.__init__.__globals__.os.system('touch RAN') }}", "{% include '/etc/passwd' %}",
+    "{{ messages | tojson(indent=99999999) }}", "{{ ''.join(range(9)) }}", "{% macro a() %}{{ a() "
+    "}}{% endmacro %}{{ a() }}", "{{ lipsum.__globals__ }}", "{{ '%9999999999d' % 1 }}",
+    "{{ '{:>9999999999}'.format(1) }}", "{{ 9 ** 9 ** 9 }}", "{{ [0] * 10 ** 10 }}", "\ud800",
+)  # fmt: skip
+BESIDE = (
+    "adapter_config.json", "pytorch_model.bin", "generation_config.json", "x.py", "lock",
+    "chat_template.jinja", "waiting.json", "special_tokens_map.json", "log.txt",
+)  # fmt: skip
+PATTERNS = (
+    "(x+x+)+y", "(a|a)*$", "a{1,999}{1,999}", "(?<=a+)b", "\\p{Foo}", "[", "(?R)", "x*x*x*x*x*y",
+)  # fmt: skip
+
+
+def nested(deep: int, opened: str = "[", closed: str = "]") -> str:
+    """Return brackets inside brackets."""
+    return opened * deep + closed * deep
+
+
+def change_json(rng: Random, value: Any, depth: int = 0) -> Any:
+    """Return plain data with one thing in it changed."""
+    if isinstance(value, dict) and value and (depth == 0 or rng.random() < 0.8):
+        key = rng.choice(list(value))
+        how = rng.random()
+        if how < 0.15:
+            return {k: v for k, v in value.items() if k != key}
+        if how < 0.25:
+            return {**value, rng.choice(KEYS): rng.choice(NASTY)}
+        if how < 0.3:
+            return {**value, str(rng.choice(NASTY)): value[key]}
+        return {**value, key: change_json(rng, value[key], depth + 1)}
+    if isinstance(value, list) and value and rng.random() < 0.7:
+        at = rng.randrange(len(value))
+        how = rng.random()
+        if how < 0.2:
+            return value[:at] + value[at + 1 :]
+        if how < 0.4:
+            return value + [value[at]] * rng.choice([1, 2, 500])
+        return [*value[:at], change_json(rng, value[at], depth + 1), *value[at + 1 :]]
+    if isinstance(value, str) and "Regex" in value:
+        return rng.choice(PATTERNS)
+    return rng.choice(NASTY)
+
+
+def change_text(rng: Random, data: bytes) -> bytes:
+    """Return bytes with some of them changed, moved or gone."""
+    how, at = rng.random(), rng.randrange(len(data) + 1)
+    if how < 0.2:
+        return data[:at]
+    if how < 0.4:
+        return (
+            data[:at] + bytes(rng.randrange(256) for _ in range(rng.choice([1, 4, 60]))) + data[at:]
+        )
+    if how < 0.6 and data:
+        changed = bytearray(data)
+        for _ in range(rng.choice([1, 3, 20])):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        return bytes(changed)
+    if how < 0.7:
+        return data + data[:at]
+    if how < 0.8:
+        return nested(rng.choice([50, 5000, 200_000])).encode()
+    if how < 0.9:
+        return rng.choice(
+            [b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"null", b"[]", b"{}", b"\n" * 99]
+        )
+    return data[:at] + data[rng.randrange(len(data) + 1) :]
+
+
+def change_json_file(rng: Random, data: bytes) -> bytes:
+    """Return a JSON file with a value changed; seldom only its bytes."""
+    if rng.random() < 0.2:
+        return change_text(rng, data)
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return change_text(rng, data)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        value = change_json(rng, value)
+    text = json.dumps(value)
+    if rng.random() < 0.05 and text.startswith("{"):
+        text = '{"a": ' + nested(rng.choice([900, 100_000])) + ", " + text[1:]
+    return text.encode()
+
+
+def change_lines(rng: Random, data: bytes) -> bytes:
+    """Return lines of JSON with one of them changed, or their bytes."""
+    lines = data.split(b"\n")
+    at = rng.randrange(len(lines))
+    if rng.random() < 0.6 and lines[at].strip():
+        lines[at] = change_json_file(rng, lines[at]).replace(b"\n", b" ")
+        return b"\n".join(lines)
+    return change_text(rng, data)
+
+
+def change_safetensors(rng: Random, data: bytes) -> bytes:
+    """Return a safetensors file with its header changed, its length or its bytes."""
+    how = rng.random()
+    if how < 0.2 or len(data) < 8:
+        return change_text(rng, data)
+    if how < 0.3:
+        return struct.pack("<Q", rng.choice([0, 1, 2**20, 2**40, 2**63, 2**64 - 1])) + data[8:]
+    (length,) = struct.unpack("<Q", data[:8])
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except ValueError:
+        return change_text(rng, data)
+    name = rng.choice([key for key in header if key != "__metadata__"] or ["x"])
+    entry = dict(header.get(name, {}))
+    match rng.randrange(7):
+        case 0:
+            entry["dtype"] = rng.choice(["F64", "I8", "BF16", "F8_E4M3", "X", "", 3, None, "U64"])
+        case 1:
+            entry["shape"] = rng.choice(
+                [[], [0], [-1], [2**40], [2**32, 2**32], [1] * 99, "x", None]
+            )
+        case 2:
+            entry["data_offsets"] = rng.choice(
+                [[0, 0], [0, 2**60], [5, 1], [-1, 4], [0], "x", [0, 9]]
+            )
+        case 3:
+            header["other"] = entry
+        case 4:
+            header["__metadata__"] = rng.choice(
+                [{"a": 1}, "x", {"format": "x"}, {"a": "x" * 10**6}]
+            )
+        case 5:
+            header.pop(name, None)
+        case _:
+            header = change_json(rng, header)
+    if name in header:
+        header[name] = entry
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def change_table(rng: Random, name: str, data: bytes) -> bytes:
+    """Return a data file of any format changed, its packing too."""
+    packed = name.endswith(".gz")
+    if packed and rng.random() < 0.5:
+        return change_text(rng, data)
+    inside = gzip.decompress(data) if packed else data
+    how = rng.random()
+    if how < 0.05:
+        inside = inside[:20] + b"x" * rng.choice([2**20, 80 * 2**20]) + inside[20:]
+    elif name.removesuffix(".gz").endswith(".jsonl"):
+        inside = change_lines(rng, inside)
+    elif name.removesuffix(".gz").endswith(".json"):
+        inside = change_json_file(rng, inside)
+    else:
+        inside = change_text(rng, inside)
+    return gzip.compress(inside, 1) if packed else inside
+
+
+def change_kind(rng: Random, path: Path, outside: Path) -> None:
+    """Put something in a file's place that is no plain file of its folder."""
+    path.unlink()
+    match rng.randrange(8):
+        case 0:
+            os.mkfifo(path)
+        case 1:
+            path.symlink_to(rng.choice(["/dev/zero", "/dev/full", "/dev/tty", "/dev/random"]))
+        case 2:
+            path.symlink_to(outside / "secret")
+        case 3:
+            path.symlink_to(outside / "new")
+        case 4:
+            path.mkdir()
+        case 5:
+            os.link(outside / "secret", path)
+        case 6:
+            path.touch()
+            os.truncate(path, rng.choice([2**33, 2**40]))
+        case _:
+            path.symlink_to(path.name)
+
+
+def _by_name(name: str) -> Callable[[Random, bytes], bytes]:
+    if name.endswith(".safetensors"):
+        return change_safetensors
+    if name.endswith(".jinja"):
+        return lambda rng, data: (
+            rng.choice(TEMPLATES).encode("utf-8", "surrogatepass")
+            if rng.random() < 0.6
+            else change_text(rng, data)
+        )
+    if name.endswith(".jsonl"):
+        return change_lines
+    if name.endswith((".json", ".lock")) or name == "lock":
+        return change_json_file
+    return change_text
+
+
+def mutate(rng: Random, folder: Path, outside: Path, only: str = "") -> str:
+    """Change one to three files in a folder at random; return what was done, in words.
+
+    only: an ending or a part of names that is to be changed.
+    """
+    done = []
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        files = sorted(p for p in folder.rglob("*") if _is_small(p))
+        files = [p for p in files if only in p.name] or files
+        if not files:
+            break
+        path = rng.choice(files)
+        where = str(path.relative_to(folder))
+        how = rng.random()
+        if how < 0.1:
+            change_kind(rng, path, outside)
+            done.append(f"another kind of file: {where}")
+        elif how < 0.15:
+            path.unlink()
+            done.append(f"gone: {where}")
+        elif how < 0.18:
+            beside = path.with_name(rng.choice(BESIDE))
+            if beside not in files and not beside.exists():
+                beside.write_bytes(rng.choice(files).read_bytes())
+            done.append(f"a file beside: {where}")
+        else:
+            data = path.read_bytes()
+            table = path.suffix in (".csv", ".gz", ".parquet") or path.name.startswith("data.")
+            made = change_table(rng, path.name, data) if table else _by_name(path.name)(rng, data)
+            path.write_bytes(made)
+            done.append(f"changed: {where}")
+    return ", ".join(done)
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether a path is a plain file that can be read to be changed."""
+    return not path.is_symlink() and path.is_file() and path.stat().st_size < 2**28

@@ -1,0 +1,214 @@
+"""Hands llmft hostile model folders, runs, ratings, checkpoints and data files, and counts.
+
+`python benchmarks/attacks/run.py` tries 20,000 inputs and writes the table of docs/security.md;
+`--sample 200 --seed 3` tries so many and writes nothing; `--only 1234` repeats one and tells all.
+Each input is read in a forked process with 10 seconds and 2 GB. It counts as held where it is read
+or ends in a clear fault, nothing runs, and nothing outside its folder is changed. Leaves with 1
+where one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "security.md"
+MARKS = "<!-- measured: begin -->", "<!-- measured: end -->"
+INPUTS, SECONDS, GIGABYTES = 20_000, 10.0, 2
+KINDS = ("model", "tokenizer", "run", "adapter", "checkpoint", "ratings", "data")
+WORDS = {
+    "model": "model folder: config, generation config, safetensors",
+    "tokenizer": "tokenizer and chat template",
+    "run": "run folder",
+    "adapter": "adapter and manifest of a run",
+    "checkpoint": "checkpoint",
+    "ratings": "samples and ratings",
+    "data": "data file: jsonl, json, csv, parquet, gz",
+}
+
+for name, value in {
+    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+    "LLMFT_CACHE": "off", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}.items():  # fmt: skip
+    os.environ.setdefault(name, value)
+
+
+def main() -> int:
+    """Try the inputs, print what was not held, and return 1 where there is any."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, help=f"so many inputs; default: {INPUTS:,}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, help="stop after so long, however many were tried")
+    parser.add_argument("--only", type=int, help="this input alone, with everything it says")
+    parser.add_argument("--page", action="store_true", help="write the table of a sample too")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llmft-attacks-") as place:
+        ground = Ground(Path(place))
+        numbers = range(asked.sample or INPUTS) if asked.only is None else [asked.only]
+        counts: Counter[tuple[str, str]] = Counter()
+        bad, began = [], time.monotonic()
+        for number in numbers:
+            kind, outcome, told = ground.tried(number, asked.seed, verbose=asked.only is not None)
+            counts[kind, outcome.partition(" ")[0]] += 1
+            if outcome.partition(" ")[0] not in ("right", "fault"):
+                bad.append(f"{number} (seed {asked.seed}) {kind}: {outcome}: {told}")
+                print(bad[-1], flush=True)
+            if asked.seconds and time.monotonic() - began > asked.seconds:
+                break
+    table = as_table(counts)
+    print(table)
+    if asked.page or (asked.sample is None and asked.only is None):
+        before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        total = sum(counts.values())
+        said = f"{total:,} inputs, seed {asked.seed}: {total - len(bad):,} held."
+        PAGE.write_text(f"{before}{MARKS[0]}\n{table}\n\n{said}\n{MARKS[1]}{after}", "utf-8")
+    return 1 if bad else 0
+
+
+def as_table(counts: Counter[tuple[str, str]]) -> str:
+    """Return what came of the inputs as a Markdown table, a line for each kind."""
+    lines = ["| input | tried | read as it is | clear fault | not held |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        each = {outcome: n for (of, outcome), n in counts.items() if of == kind}
+        tried, right, fault = sum(each.values()), each.get("right", 0), each.get("fault", 0)
+        rest = tried - right - fault
+        lines.append(f"| {WORDS[kind]} | {tried:,} | {right:,} | {fault:,} | {rest:,} |")
+    return "\n".join(lines)
+
+
+class Ground:
+    """What is mutated: a tiny model, a run with an adapter and checkpoints, ratings, data files."""
+
+    def __init__(self, place: Path) -> None:
+        sys.path.insert(0, str(HERE))
+        from inputs import make
+
+        self.place = place
+        self.seeds = make(place / "seeds")
+
+    def tried(self, number: int, seed: int, verbose: bool = False) -> tuple[str, str, str]:
+        """Return an input's kind, what came of it, and what was changed in it."""
+        from mutants import mutate
+
+        rng = Random(f"{seed}/{number}")
+        kind = KINDS[number % len(KINDS)]
+        case, outside = self.place / "case", self.place / "outside"
+        for folder in (case, outside):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.seeds / kind, case)
+        outside.mkdir()
+        (outside / "secret").write_text("a secret\nhalf a line")
+        only = {"tokenizer": "t", "adapter": "adapter"}.get(kind, "")
+        told = mutate(rng, case, outside, only)
+        before = _state(outside)
+        outcome = _in_a_process(kind, case, rng.random(), verbose)
+        if (case / "RAN").exists() or (self.place / "RAN").exists():
+            outcome = "ran a program"
+        if _state(outside) != before:
+            outcome = "wrote outside"
+        return kind, outcome, told
+
+
+def _state(outside: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in outside.iterdir()}
+
+
+def _in_a_process(kind: str, case: Path, dice: float, verbose: bool) -> str:
+    """Return what came of reading an input: right, fault CODE, or what is not held."""
+    source, out = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(source)
+        _read(kind, case, dice, out, verbose)
+    os.close(out)
+    began, asleep = time.monotonic(), 0
+    with os.fdopen(source, "rb") as answers:
+        os.set_blocking(answers.fileno(), False)
+        said = b""
+        while asleep < _ASLEEP and time.monotonic() - began < _LONGEST:
+            piece = answers.read()
+            said += piece or b""
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                said += answers.read() or b""
+                code = os.waitstatus_to_exitcode(status)
+                return said.decode() or ("slow" if code == -signal.SIGXCPU else f"died {code}")
+            late = time.monotonic() - began > SECONDS
+            asleep = asleep + 1 if late and _state_of(pid) == "S" else 0
+            time.sleep(0.1 if late else 0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "slow"
+
+
+# The 10 seconds are the processor's, for a machine that is shared: who waits for nothing is asleep.
+_ASLEEP, _LONGEST = 30, 600.0
+
+
+def _state_of(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def _read(kind: str, case: Path, dice: float, out: int, verbose: bool) -> None:
+    """Read an input with its bounds, tell the outcome, and leave."""
+    outcome = "died"
+    try:
+        os.chdir(case)
+        with open("/proc/self/statm", encoding="ascii") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        limit = now + GIGABYTES * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if not verbose:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nowhere, number)
+        started: list[str] = []
+        inside = str(case.parent)
+
+        def watch(event: str, values: tuple[object, ...]) -> None:
+            if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
+                started.append(f"ran {values[:1]}")
+            elif event == "socket.connect":
+                started.append(f"connected to {values[1:]}")
+            elif event == "open" and isinstance(values[0], str) and isinstance(values[2], int):
+                writes = values[2] & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
+                known = ("/dev/null", "/dev/shm")
+                path = os.path.abspath(values[0])
+                if writes and not path.startswith((inside, tempfile.gettempdir(), *known)):
+                    started.append(f"wrote {path}")
+
+        sys.addaudithook(watch)
+        from inputs import use
+
+        try:
+            outcome = use(kind, dice)
+        except MemoryError:
+            outcome = "memory"
+        except BaseException as error:
+            outcome = f"bug {type(error).__name__}: {error}"
+            if verbose:
+                traceback.print_exc()
+        if started:
+            outcome = started[0]
+    finally:
+        os.write(out, outcome[:500].encode("utf-8", "replace"))
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What a model folder must not hold: code, pickles, odd files, and settings that cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import EnvironmentFault, TrustError
+from llmft.system.plain_files import kind_of, read_text
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_LARGEST = 64 * 2**20  # bytes of a JSON file that is read here; no published one comes near it
+_READ_HERE = ("config.json", "tokenizer_config.json", "generation_config.json")
+# Sizes, by the names that architectures give them: whole numbers from 1, wherever they stand.
+_SIZES = frozenset({
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size", "max_position_embeddings", "head_dim", "n_layer", "n_head",
+    "n_embd", "n_positions", "n_ctx", "n_inner", "d_model", "d_ff", "num_layers", "num_heads",
+    "ffn_dim", "word_embed_proj_dim",
+})  # fmt: skip
+_IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that would run code, unpickle or hang when it is loaded, or is broken.
+
+    Raises TrustError and EnvironmentFault, which name the file and what stands in it.
+    """
+    names = []
+    for path in sorted(folder.iterdir()):
+        names.append(path.name)
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nothing; whoever needs it says so
+            continue
+        if not path.is_dir() and (kind := kind_of(mode)):
+            what = f"'{path}' is {kind}, and a model's files are plain ones"
+            raise TrustError("E605", what, fix="take it away, or copy the model again")
+    _refuse_pickles(folder, names)
+    if "adapter_config.json" in names:
+        raise _adapter_there(folder, names)
+    for name in _READ_HERE:
+        if name in names:
+            _check_settings(folder / name)
+
+
+def _adapter_there(folder: Path, names: list[str]) -> TrustError:
+    """Return the error of a folder with an adapter in it, which transformers would load too."""
+    if "config.json" in names:
+        return TrustError(
+            "E606",
+            f"'{folder}' holds a model and an adapter (adapter_config.json), which would be loaded"
+            " on top of it without a word",
+            fix="move the files adapter_* into a folder of their own",
+        )
+    run = folder.absolute().parents
+    of_a_run = folder.name == "adapter" and len(run) > 2 and run[1].name == "stages"
+    start = f", and write start_from: run:{run[2].name}/{run[0].name} in the stage"
+    return TrustError(
+        "E606",
+        f"'{folder}' is an adapter, not a model",
+        fix=f"give its base model as model.path{start if of_a_run else ''}",
+    )
+
+
+def _refuse_pickles(folder: Path, names: list[str]) -> None:
+    weights = [name for name in names if name.endswith((".safetensors", *_PICKLES))]
+    if weights and not any(name.endswith(".safetensors") for name in weights):
+        kind = "an adapter as a pickle" if weights[0].startswith("adapter") else "pickled weights"
+        raise TrustError(
+            "E602",
+            f"'{folder}' holds {kind} only ({weights[0]}), and a pickle can run any code",
+            fix="convert them to safetensors on a machine you can lose",
+        )
+
+
+def _check_settings(path: Path) -> None:
+    try:
+        settings = json.loads(read_text(path, _LARGEST))
+    except (OSError, ValueError, RecursionError) as error:
+        told = f": {error.strerror}" if isinstance(error, OSError) else ""
+        raise EnvironmentFault("E201", f"'{path}' is not readable JSON{told}") from error
+    if not isinstance(settings, dict):
+        what = f"'{path}' holds {_shown(settings)}, and a JSON object is wanted"
+        raise EnvironmentFault("E201", what, fix="copy the model again")
+    if settings.get("auto_map"):
+        raise TrustError(
+            "E601",
+            f"'{path}' asks for code of its own ('auto_map')",
+            fix="use an architecture that transformers knows",
+        )
+    for key, value, wanted in _wrong(settings):
+        what = f"'{path}': {key} is {_shown(value)}, and {wanted} is wanted"
+        raise EnvironmentFault("E201", what, fix="copy the model again, or mend the file")
+
+
+def _wrong(settings: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield each setting that cannot be, with its value and what is wanted."""
+    for key, value in settings.items():
+        if key in _SIZES and value is not None and not isinstance(value, list | dict):
+            if type(value) is not int or value < 1:
+                yield inside + key, value, "a whole number from 1"
+        elif key in _IDS and value is not None:
+            least = 0 if key == "eos_token_id" else -1  # some write -1 for none
+            ids = value if isinstance(value, list) else [value]
+            if not ids or any(type(one) is not int or one < least for one in ids):
+                yield inside + key, value, "a token's number, or a list of such"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield inside + key, value, "a finite number"
+        elif isinstance(value, dict) and key.endswith("config") and not inside:
+            yield from _wrong(value, f"{key}.")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,52 @@
+"""HTML pages that show rows or answers: whatever is put in is text, and nothing in them runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+from llmft.api.shown_text import escaped
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+{{ body | safe }}
+</body>
+</html>
+"""
+
+
+def html_page(title: str, body: str, style: str = "", **values: Any) -> str:
+    """Return a page in one file, which asks for nothing and runs nothing.
+
+    body: a Jinja template of ours; what it is given as `values` is escaped wherever it stands, and
+    has no say in the page. style: CSS of ours. Raises jinja2.UndefinedError for a missing value.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    pages = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True
+    )
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none';"
+        " form-action 'none'"
+    )
+    inside = pages.from_string(body).render(**values)
+    frame = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return frame.from_string(_PAGE).render(
+        title=escaped(title), body=inside, style=style, policy=policy
+    )
+
+
+def _shown(value: Any) -> Any:
+    return escaped(value) if type(value) is str else value

@@ -1,0 +1,74 @@
+"""What a stage made is read only as it was written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmft.api.errors import CheckpointError
+from llmft.cli.main import main
+from llmft.runs import artifacts
+
+TRAIN = {
+    "name": "sft", "adapter": {"method": "lora", "r": 2}, "alignment": {"method": "sft"},
+    "train": {"max_steps": 1, "per_device_train_batch_size": 2},
+}  # fmt: skip
+
+
+@pytest.fixture
+def finished(run, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{n}", "completion": "x"}) + "\n" for n in "ab"))
+    return run({**TRAIN, "data": {"method": "jsonl", "path": str(rows)}}).folder
+
+
+def test_an_adapter_whose_last_bytes_were_changed_answers_nothing(finished, tmp_path, capsys):
+    assert main(["generate", str(finished), "a"]) == 0
+    file = finished / "stages/sft/adapter/adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-4] + b"\x00\x00\x80\x3f")
+    capsys.readouterr()
+    for words in (["generate", str(finished), "a"], ["push", str(finished), "--repo-id", "me/x"]):
+        code = main(words)
+        told = capsys.readouterr()
+        assert code == (6 if words[0] == "generate" else 4) or "damaged" in told.err
+        assert told.out == ""
+    assert main(["generate", str(finished), "a"]) == 6
+    assert "adapter_model.safetensors' is damaged" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="is damaged"):
+        artifacts.stage_that_made("policy", finished, None, fix="")
+    file.write_bytes(data)
+    assert artifacts.stage_that_made("policy", finished, None, fix="").name == "sft"
+
+
+def test_a_check_is_not_repeated_until_something_changes(finished, monkeypatch):
+    folder, checks = finished / "stages/sft", []
+    verify = artifacts.verify_stage
+    monkeypatch.setattr(artifacts, "verify_stage", lambda at: (checks.append(at), verify(at)))
+    artifacts._verified.clear()
+    for _ in range(3):
+        artifacts.verify_as_read(folder)
+    assert len(checks) == 1
+    (folder / "adapter/adapter_config.json").touch()
+    artifacts.verify_as_read(folder)
+    assert len(checks) == 2
+
+
+def test_rows_that_were_changed_are_not_ranked(tmp_path, capsys):
+    stage = tmp_path / "run/stages/collect"
+    stage.mkdir(parents=True)
+    (tmp_path / "run/run.json").write_text(json.dumps({"run_id": "r", "stages": ["collect"]}))
+    row = {"prompt": "p", "completions": ["a", "b"], "answers": []}
+    (stage / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    artifacts.save_stage(stage, "r", (), None, _result())
+    assert main(["rank", str(tmp_path / "run"), "--status"]) == 0
+    (stage / "rows.jsonl").write_text(json.dumps({**row, "prompt": "q"}) + "\n")
+    assert main(["rank", str(tmp_path / "run"), "--status"]) == 6
+    assert "is not what the stage wrote" in capsys.readouterr().err
+
+
+def _result():
+    from llmft.api import StageResult
+
+    return StageResult("samples")

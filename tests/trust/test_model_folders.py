@@ -1,0 +1,132 @@
+"""What a model folder from elsewhere can hold, and the fault that it gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from llmft.api.errors import LlmftError
+from llmft.api.settings import ModelSource
+from llmft.cli.main import main
+from llmft.modeling.base_model import BaseModel
+from llmft.modeling.tiny_models import tiny_model_folder
+from llmft.system.architectures import architecture_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_model_folder(tmp_path / "m")
+
+
+def refusal(folder) -> LlmftError:
+    """Return why the folder is refused; fail where that takes long."""
+    found: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            base_model.locate_model(str(folder))
+            BaseModel(ModelSource(path=str(folder))).tokenizer
+            BaseModel(ModelSource(path=str(folder))).load({}, varlen=False)
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it hangs"
+    assert found, "it is loaded"
+    assert isinstance(found[0], LlmftError), repr(found[0])
+    return found[0]
+
+
+def change(folder, name, **settings) -> None:
+    path = folder / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | settings))
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+    ({"num_hidden_layers": True}, "num_hidden_layers is true"),
+    ({"hidden_size": "64"}, 'hidden_size is "64"'),
+    ({"hidden_size": 1e3}, "hidden_size is 1000.0"),
+    ({"vocab_size": 0}, "vocab_size is 0"),
+    ({"eos_token_id": "x"}, 'eos_token_id is "x"'),
+    ({"eos_token_id": [1, "x"]}, "eos_token_id is a list"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps is NaN"),
+    ({"text_config": {"num_attention_heads": 0}}, "text_config.num_attention_heads is 0"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_named(folder, settings, said):
+    change(folder, "config.json", **settings)
+    error = refusal(folder)
+    assert error.faults[0].code == "E201"
+    assert f"config.json': {said}" in error.faults[0].what
+    assert error.exit_code == 4
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[1]", "holds a list, and a JSON object is wanted"),
+    ('"x"', 'holds "x", and a JSON object'),
+    ("{", "is not readable JSON"),
+    ("[" * 99_999, "is not readable JSON"),
+    ('{"eos_token_id": "x"}', 'eos_token_id is "x"'),
+    ('{"eos_token_id": -2}', "eos_token_id is -2"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_files_that_are_no_settings_are_named(folder, name, text, said):
+    (folder / name).write_text(text)
+    error = refusal(folder)
+    assert f"{name}'" in error.faults[0].what
+    assert said in error.faults[0].what
+
+
+def test_an_adapters_folder_is_no_base_model(folder):
+    change(folder, "adapter_config.json", base_model_name_or_path="x", target_modules="(a+)+$")
+    assert refusal(folder).faults[0].code == "E606"
+
+
+def test_an_adapter_as_a_pickle_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    error = refusal(tmp_path)
+    assert error.faults[0].code == "E602"
+    assert "an adapter as a pickle" in error.faults[0].what
+
+
+@pytest.mark.parametrize("name", [
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "model.safetensors", "chat_template.jinja", "special_tokens_map.json", "anything",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+def test_pipes_and_devices_are_refused_wherever_they_stand(folder, name, kind):
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(folder.parent / "pipe")
+        path.symlink_to(folder.parent / "pipe")
+    error = refusal(folder)
+    assert error.faults[0].code == "E605"
+    assert name in error.faults[0].what
+    assert architecture_of(str(folder)) is None or name != "config.json"
+
+
+def test_the_command_says_so_in_a_line(folder, tmp_path, capsys):
+    change(folder, "config.json", num_attention_heads=0)
+    (tmp_path / "r.yaml").write_text(json.dumps({
+        "recipe": 1, "name": "t", "model": {"path": str(folder)},
+        "stages": [{"name": "s", "adapter": {"method": "lora"}, "alignment": {"method": "sft"},
+                    "data": {"method": "triviaqa", "path": "embedded:trivia", "limit": 4}}],
+    }))  # fmt: skip
+    for command in ("run", "plan"):
+        assert main([command, str(tmp_path / "r.yaml")]) == 4
+        said = capsys.readouterr().err
+        assert "num_attention_heads is 0" in said
+        assert "Traceback" not in said
