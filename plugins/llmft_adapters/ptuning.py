@@ -22,7 +22,7 @@ class PTuning(SoftPrompt["PTuning.Config"]):
             "MLP", description="the network that computes the virtual tokens"
         )
         encoder_hidden_size: int | None = Field(
-            None, ge=1, le=1_000_000, description="its width; default: the model's"
+            None, ge=1, le=1_000_000, description="that network's width; default: the model's"
         )
         encoder_num_layers: int = Field(
             2, ge=1, le=1000, description="layers of the LSTM; an MLP always has three"

@@ -50,8 +50,8 @@ class Orpo(Alignment["Orpo.Config"]):
         )
         learn_prompt: bool = Field(
             False,
-            description="count the prompt's tokens in the likelihood of the chosen row too, as TRL"
-            " does; the paper's equations have the answer's alone",
+            description="compute the loss on the prompt of the chosen row too, as TRL does; the"
+            " paper's equations have only the answer",
         )
         reward_model: Annotated[Line | None, StageRef("reward_model")] = Field(
             None, description="an earlier stage whose reward model ranks the answers of each prompt"

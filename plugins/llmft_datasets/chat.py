@@ -37,7 +37,7 @@ class Chat(TableDataset["Chat.Config"]):
 
         messages_column: Line = Field("messages", description="the column with the messages")
         learn: Literal["all", "last"] = Field(
-            "all", description="learn every assistant turn, or the last one only"
+            "all", description="train on every assistant turn, or on the last one only"
         )
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:

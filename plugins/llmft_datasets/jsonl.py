@@ -49,7 +49,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
     class Config(TableConfig):
         """Where the rows are, and what their columns mean."""
 
-        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        columns: Columns = Field(default_factory=Columns, description="which columns hold what")
 
     def row_kind(self) -> RowKind:
         return "text" if self.config.columns.text else "completion"

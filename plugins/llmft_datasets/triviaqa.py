@@ -46,13 +46,14 @@ class TriviaQA(TableDataset["TriviaQA.Config"]):
         )
         subset: Line | None = Field("rc.nocontext", description="the hub data set's configuration")
         prompt_template: Line = Field(
-            "Question: {question}\nAnswer:", description="what the model is asked"
+            "Question: {question}\nAnswer:", description="the template of the prompt"
         )
         completion_template: Line = Field(
-            " {answer}", description="what it learns to say; {answer} is the answer's value"
+            " {answer}",
+            description="the template of the completion; {answer} is the answer's value",
         )
         chat: bool = Field(
-            False, description="ask through the model's chat template, as a user's turn"
+            False, description="format the prompt as a user message, with the model's chat template"
         )
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:

@@ -16,8 +16,8 @@ class Length(RewardFunction["Length.Config"]):
     class Config(RewardConfig):
         """Which length is wanted."""
 
-        target: int = Field(ge=1, le=1_000_000, description="the length that earns 1")
-        unit: Literal["words", "characters"] = Field("words", description="what is counted")
+        target: int = Field(ge=1, le=1_000_000, description="the length that gets a reward of 1")
+        unit: Literal["words", "characters"] = Field("words", description="the unit of the length")
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         text = completion.strip()

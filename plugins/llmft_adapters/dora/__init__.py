@@ -24,7 +24,7 @@ class Dora(Lora):
         """LoRA's settings, and DoRA's one, by PEFT's names."""
 
         ephemeral_gpu_offload: bool = Field(
-            False, description="use the GPU to start layers whose weights are kept on the CPU"
+            False, description="initialise on the GPU the layers whose weights are on the CPU"
         )
 
         @model_validator(mode="after")

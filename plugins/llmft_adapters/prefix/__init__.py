@@ -23,7 +23,8 @@ class Prefix(SoftPrompt["Prefix.Config"]):
         """PEFT's PrefixTuningConfig, by its own names."""
 
         prefix_projection: bool = Field(
-            False, description="compute the prefix by a two-layer network, for a steadier start"
+            False,
+            description="compute the prefix with a two-layer network, for more stable training",
         )
         encoder_hidden_size: int | None = Field(
             None,

@@ -30,7 +30,7 @@ class SoftPromptConfig(AdapterConfig):
         None, ge=1, description=f"the model's attention heads; {_DESCRIPTION}"
     )
     num_transformer_submodules: int | None = Field(
-        None, ge=1, description="1 for a decoder, the only kind of model here; may be left out"
+        None, ge=1, description="optional; 1, as all models here are decoders"
     )
 
 

@@ -37,10 +37,13 @@ class Reward(Alignment["Reward.Config"]):
         """TRL's RewardConfig, by its own names."""
 
         center_rewards_coefficient: float = Field(
-            0.0, ge=0, le=100, description="keeps rewards around 0; 0.01 is usual, 0 turns it off"
+            0.0,
+            ge=0,
+            le=100,
+            description="penalty that keeps rewards around 0; 0.01 is usual, 0: none",
         )
         use_margin: bool = Field(
-            False, description="ask that rewards differ by at least the pair's margin (Llama 2)"
+            False, description="rewards must differ by at least the pair's margin (Llama 2)"
         )
 
     def __init__(self, config: Reward.Config) -> None:
