@@ -108,7 +108,7 @@ class _Kind(ABC, Generic[C]):
 
 
 Refusal = tuple[tuple[str | int, ...], str, str]
-"""A key inside a method's block, such as ("target_modules", 0), the fact, and the way out."""
+"""A key inside a method's block, such as ("target_modules", 0), the fact, and the suggested fix."""
 
 
 class Adapter(_Kind[C]):
@@ -135,7 +135,7 @@ class Adapter(_Kind[C]):
         return 0
 
     def check(self, model: Any) -> Iterable[Refusal]:
-        """Yield what cannot work on this model: (key's parts, what is wrong, way out); see Refusal.
+        """Yield what cannot work on this model: (key's parts, what is wrong, fix); see Refusal.
 
         model: the base on torch's meta device, without weights; `is_quantized` says whether its
         linear layers will be stored in 4 or 8 bits.

@@ -37,7 +37,7 @@ def try_out(
         raise TrustError(
             "E604",
             f"the chat template {why} on a conversation of {len(messages)} messages",
-            fix="give another template as model.chat_template, or prompt and completion columns",
+            fix="set another model.chat_template, or use prompt and completion columns",
         )
 
 

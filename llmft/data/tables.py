@@ -123,7 +123,7 @@ def read_file(path: Path) -> Iterator[Record]:
         else:
             raise DataError(
                 "E107",
-                f"'{path}' has an ending that is not known",
+                f"'{path}' has an unknown file extension",
                 fix=f"use one of {', '.join(_ENDINGS)}",
             )
 
@@ -134,7 +134,7 @@ def _opened(path: Path) -> IO[bytes]:
             packed = file.read(2) == b"\x1f\x8b"
     except OSError as error:
         what = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError("E107", what, fix="mend its permissions, or copy it") from error
+        raise DataError("E107", what, fix="change its permissions, or copy it") from error
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
@@ -149,7 +149,9 @@ def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Record]:
             if line.strip():
                 yield origin, _object(line, origin)
     except (EOFError, OSError) as error:
-        raise DataError("E107", f"{path}:{number + 1}: the file ends in mid-data") from error
+        raise DataError(
+            "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
+        ) from error
 
 
 def _object(line: bytes, origin: str) -> dict[str, Any]:
@@ -158,11 +160,11 @@ def _object(line: bytes, origin: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(
             "E107", f"{origin}:{error.colno}: not JSON: {error.msg.lower()}",
-            fix=_A_LIST if line.strip() == b"[" else "mend the line",
+            fix=_A_LIST if line.strip() == b"[" else "correct the line",
         ) from error  # fmt: skip
     if not isinstance(value, dict):
         kind = type(value).__name__
-        fix = _A_LIST if isinstance(value, list) else "mend the line"
+        fix = _A_LIST if isinstance(value, list) else "correct the line"
         raise DataError("E107", f"{origin}: a JSON object is wanted, got {kind}", fix=fix)
     if b"\\ud" in line.lower():
         _refuse_half_characters(value, origin)
@@ -177,8 +179,8 @@ def _parsed(data: bytes, origin: str) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:  # brackets inside brackets; huge numbers
-        what = f"{origin}: not JSON that can be read: {str(error).partition(';')[0].lower()}"
-        raise DataError("E107", what, fix="mend or drop the line") from error
+        what = f"{origin}: not readable JSON: {str(error).partition(';')[0].lower()}"
+        raise DataError("E107", what, fix="correct or delete the line") from error
 
 
 def _refuse_half_characters(record: Any, origin: str) -> None:
@@ -186,7 +188,7 @@ def _refuse_half_characters(record: Any, origin: str) -> None:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # no tokenizer takes it, and no file
         what = f"{origin}: a text holds half of a surrogate pair (an escape such as \\ud800)"
-        raise DataError("E107", what, fix="mend or drop the line") from error
+        raise DataError("E107", what, fix="correct or delete the line") from error
 
 
 def _text(data: bytes, origin: str) -> str:
@@ -202,7 +204,7 @@ def _whole(path: Path, stream: IO[bytes]) -> bytes:
     try:
         return stream.read()
     except (EOFError, OSError) as error:
-        raise DataError("E107", f"{path}: the file ends in mid-data") from error
+        raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
 
 
 def _json(path: Path, stream: IO[bytes]) -> Iterator[Record]:
@@ -239,7 +241,7 @@ def _csv(path: Path, stream: IO[bytes]) -> Iterator[Record]:
             origin = f"{path}:{reader.line_num}"
             if None in record or None in record.values():
                 raise DataError(
-                    "E107", f"{origin}: the row has not as many cells as the header has columns"
+                    "E107", f"{origin}: the row and the header have different numbers of cells"
                 )
             yield origin, record
     except csv.Error as error:
@@ -258,4 +260,4 @@ def _parquet(path: Path) -> Iterator[Record]:
                 number += 1
                 yield f"{path}: row {number}", record
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError("E107", f"'{path}' is no whole parquet file: {error}") from error
+        raise DataError("E107", f"'{path}' is not a complete parquet file: {error}") from error

@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> None:
         raise TrustError(
             "E602",
             f"'{folder}' holds pickled weights only ({weights[0]}), and a pickle can run any code",
-            fix="convert them to safetensors on a machine you can lose",
+            fix="convert them to safetensors on an isolated machine",
         )
     for name in ("config.json", "tokenizer_config.json"):
         try:
@@ -64,8 +64,8 @@ def check_folder(folder: Path) -> None:
         if isinstance(config, dict) and config.get("auto_map"):
             raise TrustError(
                 "E601",
-                f"'{folder / name}' asks for code of its own ('auto_map')",
-                fix="use an architecture that transformers knows",
+                f"'{folder / name}' needs code of its own ('auto_map')",
+                fix="use an architecture that is part of transformers",
             )
 
 
@@ -244,7 +244,7 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise EnvironmentFault(
                 "E207",
-                f"the weights in '{path}' do not fit the model: {kind.split('_')[0]} {shown}",
+                f"the weights in '{path}' do not match its config: {kind.split('_')[0]} {shown}",
                 fix="check that config.json and the weights belong together",
             )
 
@@ -281,7 +281,7 @@ class _found:
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error
         fix = "check the folder's files" if local else f"try: hf download {self.path}"
         if isinstance(error, ImportError):
-            fix = "install what is missing, or change what asks for it"
+            fix = "install what is missing, or change the setting that needs it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
 
 

@@ -77,7 +77,7 @@ class Chat(TableDataset["Chat.Config"]):
 def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
     """Return a record's messages, checked: known roles, text in each, turns that alternate."""
     if not isinstance(value, list) or not value:
-        raise DataError("E101", f"{origin}: the messages are no list, or it is empty")
+        raise DataError("E101", f"{origin}: the messages are not a list, or it is empty")
     messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
     spoken = [m["role"] for m in messages if m["role"] in ("user", "assistant")]
     for turn, (one, two) in enumerate(pairwise(spoken)):

@@ -79,7 +79,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
 
 def _not_empty(text: str, origin: str) -> str:
     if not text.strip():
-        raise DataError("E101", f"{origin}: there is nothing to learn: the text is empty")
+        raise DataError("E101", f"{origin}: there is nothing to train on: the text is empty")
     return text
 
 

@@ -91,7 +91,7 @@ def _answer(record: Mapping[str, Any], origin: str) -> tuple[str, list[str]]:
             "E101",
             f"{origin}: {'answer.value' if inside else 'answer'} is no text"
             f" (columns: {', '.join(map(str, record))})",
-            fix="give TriviaQA's columns question and answer",
+            fix="the data needs TriviaQA's columns question and answer",
         )
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise DataError("E101", f"{origin}: aliases is no list of texts")

@@ -65,7 +65,7 @@ class Rank(Task["Rank.Config"]):
             if self.judge and self.reward_model:
                 raise ValueError("judge and reward_model exclude each other; keep one")
             if self.raters > 1 and (self.judge or self.reward_model):
-                raise ValueError("raters counts people; drop it where judge or reward_model ranks")
+                raise ValueError("raters counts people; remove it if judge or reward_model ranks")
             return self
 
     def smoke_overrides(self) -> Mapping[str, Any]:

@@ -135,9 +135,9 @@ def test_what_a_hub_has_loads_is_written_down_and_is_there_when_the_network_is_n
     assert lock(tmp_path, "again") == stands_on
     assert missing["code"] == 4
     assert "model.path: cannot load 'org/absent'" in missing["err"]
-    assert "it is not whole in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
-    assert "only the hub knows how large it is" in missing["err"]
-    assert "fix: where there is a network: hf download org/absent" in missing["err"]
+    assert "it is not complete in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
+    assert "its size is known only to the hub" in missing["err"]
+    assert "fix: with network access: hf download org/absent" in missing["err"]
     assert len(filled.asked) == asked
 
 
@@ -221,7 +221,7 @@ def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_nam
     filled.close()  # no offline switch: the address is asked, and refuses
     assert python(tmp_path, code, "org/rows") == "20\n"
     told = python(tmp_path, code, "org/absent")
-    assert "the data set 'org/absent': it is not whole in the cache, and the hub cannot" in told
+    assert "the data set 'org/absent': it is not complete in the cache, and the hub cannot" in told
     assert "hf download org/absent --repo-type dataset" in told
 
 
@@ -234,7 +234,7 @@ def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, t
     assert half["code"] == 4
     assert half["err"].startswith("error[E201] cannot load 'org/tiny': it is not whole in the")
     assert "its weights take about 0.000" in half["err"]
-    assert f"fix: where there is a network: hf download org/tiny --revision {OLD}" in half["err"]
+    assert f"fix: with network access: hf download org/tiny --revision {OLD}" in half["err"]
 
 
 def parquet(rows: list[dict]) -> bytes:

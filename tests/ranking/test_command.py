@@ -145,7 +145,7 @@ def test_a_run_leads_to_what_its_waiting_stage_asks_for(tmp_path, samples_file, 
     assert found.go_on == told["resume"]
     done = llmft(run, "--terminal", "--rater", "anna", typed="a>b>c>d\nbad\nb>a\n")
     assert done.stdout.endswith(
-        "everything is rated; go on with: llmft run recipe.yaml run --resume\n"
+        "everything is rated; continue with: llmft run recipe.yaml run --resume\n"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_waits_for_one_person_does_not_go_on_by_two_halves(
     out = capsys.readouterr().out
     assert "3 of 3 samples are rated" in out
     assert "it waits for 1 person; finished: nobody" in out
-    assert "go on with" not in out
+    assert "continue with" not in out
 
 
 @pytest.mark.parametrize(

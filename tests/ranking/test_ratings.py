@@ -149,7 +149,7 @@ def test_a_whole_line_that_is_no_decision_is_an_error_with_its_place(tmp_path, l
     folder = tmp_path / RATINGS
     folder.mkdir()
     (folder / "anna.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=r"anna\.jsonl:1: this is no decision"):
+    with pytest.raises(DataError, match=r"anna\.jsonl:1: this is not a decision"):
         read_ratings(folder)
 
 

@@ -115,7 +115,7 @@ def test_r13_a_circle_is_spelled_out(faults) -> None:
         "    alignment: {method: sft}", "    start_from: ppo\n    alignment: {method: sft}"
     )
     fault = only(faults(text), "E031")
-    assert fault.what == "the stages wait for each other: sft -> ppo -> sft"
+    assert fault.what == "the stages refer to each other: sft -> ppo -> sft"
 
 
 @settings(max_examples=60, deadline=None)

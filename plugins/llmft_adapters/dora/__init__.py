@@ -31,8 +31,8 @@ class Dora(Lora):
         def _starts_as_the_base(self) -> Dora.Config:
             if self.start_in_the_base:
                 raise ValueError(
-                    f"dora starts with B = 0, and not by '{self.init_lora_weights}'; leave"
-                    " init_lora_weights out, or pick method lora"
+                    f"dora starts with B = 0, and not by '{self.init_lora_weights}'; remove"
+                    " init_lora_weights, or use method lora"
                 )
             return self
 

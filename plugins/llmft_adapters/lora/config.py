@@ -13,10 +13,10 @@ Layer = Annotated[int, Field(ge=0, le=100_000)]
 
 InTheBase = Literal["pissa", "olora"] | Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d?$")]
 _NOT_OFFERED = {
-    "eva": "reads the training rows before they are an adapter's to read",
-    "corda": "reads sample rows before they are an adapter's to read",
-    "lora_ga": "reads gradients of the training rows before there is an adapter",
-    "loftq": "replaces the base's weights by rounded ones, so that the base could not be had back",
+    "eva": "needs the training rows, which an adapter does not get",
+    "corda": "needs sample rows, which an adapter does not get",
+    "lora_ga": "needs gradients of the training rows before there is an adapter",
+    "loftq": "replaces the base's weights by rounded ones, so that the base could not be restored",
 }
 
 
@@ -76,7 +76,7 @@ class LoraConfig(AdapterConfig):
     @classmethod
     def _some(cls, value: Any) -> Any:
         if value == []:
-            raise ValueError("it names no layer; write names such as [q_proj], or all-linear")
+            raise ValueError("it is empty; write names such as [q_proj], or all-linear")
         return value
 
     @field_validator("init_lora_weights", mode="before")

@@ -38,7 +38,7 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             if self.encoder_hidden_size is not None and not self.prefix_projection:
                 raise ValueError(
                     "encoder_hidden_size is that of the network;"
-                    " drop it, or write prefix_projection: true"
+                    " remove it, or write prefix_projection: true"
                 )
             return self
 
@@ -50,8 +50,8 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             what = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "uneven keys"
             yield (
                 ("method",),
-                f"this model has {what}, before which no prefix can stand",
-                "pick lora, ptuning or prompt",
+                f"this model has {what}, which cannot have a prefix",
+                "use lora, ptuning or prompt",
             )
 
     def peft_config(self, model: Any) -> Any:

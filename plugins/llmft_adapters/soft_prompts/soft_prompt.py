@@ -15,7 +15,7 @@ WEIGHTS = "adapter_model.safetensors"
 ENCODER = "encoder.safetensors"
 """Ours, beside it: what the virtual tokens are computed from, to go on training."""
 
-_DESCRIPTION = "read from the model; where it is stated, it must agree"
+_DESCRIPTION = "read from the model; if set, it must agree"
 
 
 class SoftPromptConfig(AdapterConfig):

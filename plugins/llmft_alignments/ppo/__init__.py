@@ -55,7 +55,7 @@ class Ppo(Alignment[PpoConfig]):
         objective = PpoObjective(self.config, sampler, watch, context.seed)
         with without_dropout(sampler.model) as dropped:
             if dropped:
-                context.log.note("dropout is off: a policy that has learnt nothing has ratio 1")
+                context.log.note("dropout is off, so that an unchanged policy has ratio 1")
             result = context.fit_online(prompts, objective)
         watch.conclude(result.before, result.after)
         return result

@@ -97,7 +97,7 @@ class PpoConfig(AlignmentConfig):
     @model_validator(mode="after")
     def _possible(self) -> PpoConfig:
         if self.reward_model is None and self.reward is None:
-            raise ValueError("nothing scores the answers; give reward_model, or reward, or both")
+            raise ValueError("nothing scores the answers; set reward_model, reward, or both")
         if self.adap_kl_ctrl and self.target <= self.nucleus_kl:
             raise ValueError(
                 f"by a top_p of {self.top_p} alone, an answer may lie {self.nucleus_kl:.1f} nats"

@@ -58,7 +58,7 @@ class Reward(Alignment["Reward.Config"]):
             raise StageError(
                 "E300",
                 f"{bare.origin}: use_margin is set, and the pair has no margin",
-                fix="name its column under data.columns, or drop use_margin",
+                fix="name its column under data.columns, or remove use_margin",
             )
         return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))
 
