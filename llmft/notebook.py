@@ -141,7 +141,7 @@ def load(source: Source, overrides: Overrides = ()) -> LoadedRecipe:
     """Return a checked recipe.
 
     source: a mapping, which may hold settings as pydantic models; or a file's path; or the name of
-    a recipe that comes along, such as 'quickstart'. overrides: {"stages.sft.train.max_steps": 20},
+    a shipped recipe, such as 'quickstart'. overrides: {"stages.sft.train.max_steps": 20},
     or a list of texts as `--set` takes them.
     Raises one LlmftError with every fault, each with its place.
     """

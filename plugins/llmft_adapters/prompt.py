@@ -1,4 +1,4 @@
-"""Prompt tuning: virtual tokens, learnt as they are (Lester et al. 2021)."""
+"""Prompt tuning: virtual tokens, trained directly (Lester et al. 2021)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
 class PromptTuning(SoftPrompt["PromptTuning.Config"]):
-    """Prompt tuning: virtual tokens before the text, learnt without any network."""
+    """Prompt tuning: virtual tokens before the text, trained directly, without a network."""
 
     method = "prompt"
 

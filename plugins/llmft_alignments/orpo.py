@@ -1,4 +1,4 @@
-"""Odds ratio preference optimisation: the chosen answer learnt and preferred at once."""
+"""Odds ratio preference optimisation: supervised fine-tuning and preference in one loss."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Chat(TableDataset["Chat.Config"]):
     metrics = {"exact_match": exact_match, "f1": f1}
 
     class Config(TableConfig):
-        """Where the conversations are, and which turns are learnt."""
+        """Where the conversations are, and which turns are trained on."""
 
         messages_column: Line = Field("messages", description="the column with the messages")
         learn: Literal["all", "last"] = Field(

@@ -23,7 +23,7 @@ from llmft_datasets.short_answers import METRICS
 
 
 class FromStage(Dataset["FromStage.Config"]):
-    """The preferences that an earlier `rank` stage made. To judge on some, set evaluate.holdout."""
+    """The preferences that an earlier `rank` stage made. To score on some, set evaluate.holdout."""
 
     method = "from_stage"
     rows = ("preference",)

@@ -27,7 +27,7 @@ _EXAMPLES = {
 
 
 class TriviaQA(TableDataset["TriviaQA.Config"]):
-    """Trivia questions, answered from memory, judged by exact match and F1 over all aliases.
+    """Trivia questions, answered from memory, scored by exact match and F1 over all aliases.
 
     Reads the hub's mandarjoshi/trivia_qa (Joshi et al. 2017) and any file with its columns:
     `question` and `answer`, where the answer is TriviaQA's mapping (value, aliases) or a string

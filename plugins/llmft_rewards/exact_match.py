@@ -14,7 +14,7 @@ class ExactMatch(RewardFunction["ExactMatch.Config"]):
     method = "exact_match"
 
     class Config(RewardConfig):
-        """What the nearly right earn, and what goes on after the answer costs."""
+        """Partial credit, and the penalty for text after the answer."""
 
         partial: float = Field(
             0.0, ge=0, le=1, description="the most for a wrong answer, which gets this times the"

@@ -10,7 +10,7 @@ from llmft.api import Field, Line, Prompt, RewardConfig, RewardFunction, hookimp
 
 
 class Format(RewardFunction["Format.Config"]):
-    """The share of the stated rules that an answer keeps."""
+    """The share of the given rules that an answer follows."""
 
     method = "format"
 

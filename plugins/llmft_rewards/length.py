@@ -9,7 +9,7 @@ from llmft.api import Field, Prompt, RewardConfig, RewardFunction, hookimpl
 
 
 class Length(RewardFunction["Length.Config"]):
-    """1 for an answer of the wanted length, less for one that is shorter or longer, at least 0."""
+    """1 for an answer of the target length, less for one that is shorter or longer, at least 0."""
 
     method = "length"
 

@@ -35,7 +35,7 @@ class Collect(Task["Collect.Config"]):
     produces = "samples"
 
     class Config(TaskConfig):
-        """How the answers are drawn, in GenerationConfig's names."""
+        """How the answers are sampled, in GenerationConfig's names."""
 
         num_return_sequences: int = Field(
             4, ge=2, le=26, description="answers sampled for each prompt"

@@ -32,7 +32,7 @@ WAITING = "waiting.json"
 
 
 class Rank(Task["Rank.Config"]):
-    """Ranks the answers that a `collect` stage drew, and makes preferences of the ranking.
+    """Ranks the answers that a `collect` stage sampled, and turns the ranking into preferences.
 
     With neither `judge` nor `reward_model`, people rank: the run stops here until they have done so
     with `llmft rank RUN`, and goes on with `llmft run RECIPE RUN --resume`.

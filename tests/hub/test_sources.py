@@ -203,7 +203,7 @@ def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp
     assert python(tmp_path, code, DATA) == "20\n"
     assert python(tmp_path, code, DATA, HF_HUB_OFFLINE="1") == "20\n"
     refused = python(tmp_path, code, "9" * 40, HF_HUB_OFFLINE="1")
-    assert "commit 99999999 is wanted, and the cache has 33333333" in refused
+    assert "commit 99999999 is needed, and the cache has 33333333" in refused
     assert f"hf download --repo-type dataset org/rows --revision {'9' * 40}" in refused
 
 
@@ -232,7 +232,7 @@ def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, t
     path = recipe(tmp_path, "half", f", revision: '{OLD}'")
     half = run(tmp_path, ["run", path], HF_HUB_OFFLINE="1")
     assert half["code"] == 4
-    assert half["err"].startswith("error[E201] cannot load 'org/tiny': it is not whole in the")
+    assert half["err"].startswith("error[E201] cannot load 'org/tiny': it is not complete in the")
     assert "its weights take about 0.000" in half["err"]
     assert f"fix: with network access: hf download org/tiny --revision {OLD}" in half["err"]
 

@@ -118,7 +118,7 @@ def test_ratings_of_other_samples_and_torn_lines_are_told(rate, samples_file, ra
         file.write('{"item": "half')
     _, out, _ = rate("--status")
     assert "1 of anna's are of other samples" in out
-    assert "was cut short by a kill" in out
+    assert "is incomplete, as a kill leaves it" in out
 
 
 def a_run(tmp_path: Path, samples_file: Path) -> Path:

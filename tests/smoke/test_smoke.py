@@ -311,8 +311,8 @@ def test_local_rows_are_used_as_they_are(smoked, write, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model": "some/thing"}, "its name tells no architecture"),
-        ({"data": "{method: jsonl, path: nobody/rows}"}, "brings no example rows"),
+        ({"model": "some/thing"}, "its name does not tell the architecture"),
+        ({"data": "{method: jsonl, path: nobody/rows}"}, "has no example rows"),
     ],
 )
 def test_what_has_no_stand_in_is_refused(settings, said, smoked, write, monkeypatch):

@@ -1,4 +1,4 @@
-"""DoRA: a learnt length for each row of a LoRA-updated weight (Liu et al. 2024)."""
+"""DoRA: a trained magnitude for each row of a LoRA-updated weight (Liu et al. 2024)."""
 
 from __future__ import annotations
 

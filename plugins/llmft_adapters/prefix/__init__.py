@@ -1,4 +1,4 @@
-"""Prefix tuning: learnt keys and values before the text's, in every layer (Li & Liang 2021)."""
+"""Prefix tuning: trained keys and values before the text's, in every layer (Li & Liang 2021)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTENTION = ("full_attention", "sliding_attention")
 
 
 class Prefix(SoftPrompt["Prefix.Config"]):
-    """Prefix tuning: every layer attends to learnt keys and values that stand before the text."""
+    """Prefix tuning: every layer attends to trained keys and values before those of the text."""
 
     method = "prefix"
     supports_shared_prompt = True

@@ -38,7 +38,7 @@ C = TypeVar("C", bound=SoftPromptConfig)
 
 
 class SoftPrompt(Adapter[C]):
-    """Virtual tokens, learnt by an encoder, stand before every text; the base stays as it is.
+    """Virtual tokens, trained through an encoder, come before every text; the base stays as it is.
 
     PEFT's encoders and file, so that plain PEFT loads what is saved; the forward pass is ours, so
     that checkpointing, rows laid end to end and left-padded generation work.

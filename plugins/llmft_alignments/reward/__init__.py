@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Reward(Alignment["Reward.Config"]):
-    """A reward model by Bradley and Terry: a scalar head on the base and the stage's adapter.
+    """A Bradley-Terry reward model: a scalar head on the base with the stage's adapter.
 
     The reward is read at a text's last token. The head is saved beside the adapter.
     """

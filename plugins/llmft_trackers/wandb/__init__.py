@@ -40,9 +40,9 @@ _WHEN = ("before", "after")
 
 
 class Wandb(Tracker[Any]):
-    """Tell Weights & Biases; where it cannot be reached, keep files that one command sends later.
+    """Report to Weights & Biases; if it cannot be reached, keep files to upload later.
 
-    Only the user's own login is used (`wandb login`, WANDB_API_KEY), and nobody is ever asked.
+    Only the user's own login is used (`wandb login`, WANDB_API_KEY), and there is never a prompt.
     """
 
     method = "wandb"

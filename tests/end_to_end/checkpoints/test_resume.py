@@ -291,7 +291,7 @@ def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
     resumed = go(recipe, "killed", resume=True, words=[str(renamed)])
     assert resumed.code == 6
     assert f"of the run '{killed.folder.name}', not of 'mine'" in resumed.text
-    assert "give a run folder that was renamed its name back" in resumed.text
+    assert "if the run folder was renamed, restore its name" in resumed.text
 
 
 def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
