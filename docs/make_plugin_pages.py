@@ -91,8 +91,8 @@ a second reading gives the same, bad records are refused with their place, and m
         "Tracker",
         """\
 A tracker receives what happens in a run: progress, scores, remarks, results. One that fails is
-reported once and dropped, and never ends a run. `contacts` names the network host it talks to, or is `""`;
-`plan` and `run` show it to the user, so state it. A tracker writes below the run's folder only.
+reported once and dropped, and never ends a run. `contacts` names the network host it talks to, or
+is `""`; `plan` and `run` show it to the user. A tracker writes only below the run's folder.
 
 The example writes every number into a CSV file.""",
         """\

@@ -221,7 +221,7 @@ def test_t9_a_run_that_saved_nothing_starts_again(go, recipe):
     go(recipe, "killed", fault=at(3))
     again = go(recipe, "killed", resume=True)
     assert again.code == 0
-    assert "starts again" in again.text
+    assert "the stage restarts" in again.text
     assert state_of(again.folder) == state_of(whole.folder)
 
 
