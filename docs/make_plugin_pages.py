@@ -17,14 +17,14 @@ An adapter is what is trained: a small set of parameters attached to a frozen ba
 not be one of PEFT's types. The engine calls `attach` under the recipe's seed, trains what requires
 grad, and saves and loads by `save` and `load`; `disabled` lets the base answer alone, for DPO's
 reference and for scores before training. What a class declares (`mergeable`, `supports_packing`
-and so on) is believed by the engine, and checked by the kit. Sizes that cannot fit a model are
-said by `check`, before a weight is loaded.
+and so on) is trusted by the engine, and tested by the kit. `check` reports settings that cannot
+fit a model, before a weight is loaded.
 
 The example puts two small layers after each block of the decoder (Houlsby et al. 2019,
 [arXiv:1902.00751](https://arxiv.org/abs/1902.00751)). It is made of plain torch modules.""",
         """\
 The kit attaches, trains, saves, loads and merges the adapter on tiny models built in memory, and
-fails where a capability that the class declares is not there.""",
+fails if a capability that the class declares is missing.""",
     ),
     "alignment": (
         "Alignment",
@@ -32,7 +32,7 @@ fails where a capability that the class declares is not there.""",
 An alignment is what is optimised: it says which rows it reads (`rows`), turns them into items, and
 gives the engine's training loop their loss. A loss is a *sum* over a batch, with the weight by
 which the sums of an optimiser step are divided; so the gradient is that of the mean over the whole
-step, however it is cut into batches. `llmft.toolkit` has the forward passes: `label_nll`,
+step, whatever the batches. `llmft.toolkit` has the forward passes: `label_nll`,
 `token_stats`, `last_hidden`, and heads for reward and value models. `extend`, `save` and `load`
 add what is trained beside the adapter; `evaluate` adds metrics of the method's own.
 
@@ -64,9 +64,10 @@ result; on each kind of rows that it declares, and on no other.""",
 A reward function scores an answer by a rule; higher is better. `rank` takes one as `judge`, and
 `ppo` as `reward`; an alignment or a task of your own holds one in a setting of the type
 `RewardConfig`, and asks `context.reward_function` for it. It is called thousands of times, so it
-reaches for no network.
+must not use the network.
 
-The example gives 1 to an answer that names a right one, and less to one that goes on and on.""",
+The example gives 1 to an answer that names a right one, and less to one that
+adds more text.""",
         """\
 The kit scores ordinary, empty, very long and odd answers: each has a finite number, the same each
 time, whatever else was asked.""",
@@ -78,24 +79,24 @@ A data set turns raw records into rows: text, completion, chat, preference or pr
 `TableDataset` of `llmft.toolkit` reads the records from `.jsonl`, `.json`, `.csv` and `.parquet`
 files, folders and the hub; derive from `llmft.api.Dataset` and write `records` yourself for any
 other source. A record that cannot be used is a `DataError` that names its origin, `file:line`.
-`metrics` judge a model's answers; `example_records` let `llmft run --smoke` try a recipe whose
-data is not there.
+`metrics` score a model's answers; with `example_records`, `llmft run --smoke` can try a recipe
+whose data is not there.
 
 The example reads instructions in Alpaca's columns.""",
         """\
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
-a second reading gives the same, bad records are refused by their place, and metrics are fair.""",
+a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
     "tracker": (
         "Tracker",
         """\
-A tracker is told how a run goes: progress, scores, remarks, results. One that fails is reported
-once and dropped, and never ends a run. `contacts` names the network host it talks to, or is `""`;
-`plan` and `run` show it to the user, so state it. A tracker writes below the run's folder only.
+A tracker receives what happens in a run: progress, scores, remarks, results. One that fails is
+reported once and dropped, and never ends a run. `contacts` names the network host it talks to, or
+is `""`; `plan` and `run` show it to the user. A tracker writes only below the run's folder.
 
 The example writes every number into a CSV file.""",
         """\
-The kit tells the tracker whole runs and broken ones, with odd numbers and names, and fails where
+The kit sends the tracker complete and interrupted runs, with odd numbers and names, and fails if
 it writes outside the run's folder.""",
     ),
 }
@@ -105,13 +106,13 @@ PAGE = """\
 
 {intro}
 
-A recipe picks it like this:
+In a recipe:
 
 ```text
 {use}
 ```
 
-This package is complete. Write one of your own, with the same files, by
+This package is complete. The same files, as a start for your own:
 
 ```bash
 llmft new-plugin {name} --kind {kind}

@@ -17,21 +17,21 @@ PAGE = Path(__file__).parent / "recipe-reference.md"
 HEAD = """# Recipe reference
 
 Written by `docs/make_reference.py` from the classes that check recipes; do not edit it by hand.
-`llmft show METHOD` prints the same for every method that is installed, plugins included, and
-`llmft schema` gives editors a JSON Schema.
+`llmft show METHOD` prints the same for every installed method, plugins included, and
+`llmft schema` prints a JSON Schema for editors.
 
-A recipe is YAML 1.2: `2e-4` is a number, `no` is a word, unknown and duplicate keys are errors.
+A recipe is YAML 1.2: `2e-4` is a number, `no` is text, unknown and duplicate keys are errors.
 """
 KIND_TITLES = {
     "adapter": ("Adapters", "`stages[].adapter`: what is trained."),
     "alignment": ("Alignments", "`stages[].alignment`: what is optimised."),
-    "task": ("Tasks", "`stages[].task`: what is made, where nothing is trained."),
+    "task": ("Tasks", "`stages[].task`: what a stage makes where it trains nothing."),
     "reward": (
         "Reward functions",
         "A rule that scores answers: `judge` of `rank`, `reward` of `ppo`.",
     ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
-    "tracker": ("Trackers", "`trackers[]`: who is told."),
+    "tracker": ("Trackers", "`trackers[]`: where progress and metrics are reported."),
 }
 
 

@@ -141,7 +141,7 @@ def load(source: Source, overrides: Overrides = ()) -> LoadedRecipe:
     """Return a checked recipe.
 
     source: a mapping, which may hold settings as pydantic models; or a file's path; or the name of
-    a recipe that comes along, such as 'quickstart'. overrides: {"stages.sft.train.max_steps": 20},
+    a shipped recipe, such as 'quickstart'. overrides: {"stages.sft.train.max_steps": 20},
     or a list of texts as `--set` takes them.
     Raises one LlmftError with every fault, each with its place.
     """
@@ -282,7 +282,7 @@ def _written(source: Any) -> Path:
 
 
 def _plain(value: Any, path: str = "") -> Any:
-    """Return a value as YAML can have it; RecipeError where it cannot stand in a recipe."""
+    """Return a value as YAML can have it; RecipeError where it cannot be part of a recipe."""
     if isinstance(value, BaseModel):  # what was not set keeps the recipe's default
         return _plain(value.model_dump(mode="json", exclude_unset=True), path)
     if isinstance(value, Mapping):
@@ -300,7 +300,7 @@ def _plain(value: Any, path: str = "") -> Any:
         return None
     raise RecipeError(
         "E022",
-        f"a {type(value).__name__} cannot stand in a recipe",
+        f"a {type(value).__name__} cannot be part of a recipe",
         fix="give a text, a number, true or false, a list or a mapping",
         path=path,
     )

@@ -43,7 +43,6 @@ def make(place: Path) -> Path:
     import shutil
 
     from llmft.engine.session import run_recipe
-
     from llmft.modeling.tiny_models import tiny_model_folder, tiny_tokenizer
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry

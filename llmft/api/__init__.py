@@ -108,7 +108,7 @@ class _Kind(ABC, Generic[C]):
 
 
 Refusal = tuple[tuple[str | int, ...], str, str]
-"""A key inside a method's block, such as ("target_modules", 0), the fact, and the way out."""
+"""A key inside a method's block, such as ("target_modules", 0), the fact, and the suggested fix."""
 
 
 class Adapter(_Kind[C]):
@@ -121,10 +121,10 @@ class Adapter(_Kind[C]):
     supports_gradient_checkpointing: ClassVar[bool] = True
     supports_quantization: ClassVar[bool] = True
     supports_packing: ClassVar[bool] = False
-    """Whether rows may be laid end to end in one batch row (attention and positions kept apart)."""
+    """Whether batches may be padding-free or packed: rows in one sequence, kept apart."""
     supports_shared_prompt: ClassVar[bool] = False
     """Whether two answers may share one computation of their prompt: a token's change depends on
-    what stands before it, and not on where the row is laid."""
+    what comes before it, and not on where the row is in the batch."""
 
     def load_options(self) -> Mapping[str, Any]:
         """Return options for loading the base (BitsAndBytesConfig's names), beside the recipe's."""
@@ -135,7 +135,7 @@ class Adapter(_Kind[C]):
         return 0
 
     def check(self, model: Any) -> Iterable[Refusal]:
-        """Yield what cannot work on this model: (key's parts, what is wrong, way out); see Refusal.
+        """Yield what cannot work on this model: (key's parts, what is wrong, fix); see Refusal.
 
         model: the base on torch's meta device, without weights; `is_quantized` says whether its
         linear layers will be stored in 4 or 8 bits.
@@ -161,7 +161,7 @@ class Adapter(_Kind[C]):
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Return the base model with a fresh adapter attached; only the adapter requires grad."""
+        """Return the base model with a new adapter attached; only the adapter requires grad."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -188,13 +188,13 @@ class Adapter(_Kind[C]):
 
 class _Work(_Kind[C]):
     def max_new_tokens(self) -> int:
-        """Return how many tokens it draws after a prompt at most, for which there must be room."""
+        """Return the most tokens that it samples after a prompt, for which there must be room."""
         return 0
 
     def smoke_overrides(self) -> Mapping[str, Any]:
         """Return settings that keep `llmft run --smoke` quick, such as shorter answers.
 
-        Its model is tiny and random, and nobody is there to be asked.
+        Its model is tiny and random, and no person is there to answer.
         """
         return {}
 
@@ -256,7 +256,7 @@ Metric = Callable[[str, Sequence[str]], float]
 
 
 class Dataset(_Kind[C]):
-    """How raw rows become text, completion, chat, preference or prompt rows, and who judges them.
+    """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
 
     metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
     """
@@ -302,29 +302,29 @@ class Dataset(_Kind[C]):
 
 
 class Tracker(_Kind[C]):
-    """Who is told. A tracker that fails is reported once and dropped; it never ends a run."""
+    """Where a run is reported. A tracker that fails is dropped; it never ends a run."""
 
     contacts: str | None = None
     """The network host that it talks to under these settings, which `plan` and `run` show; '' where
-    it talks to none. None: not stated, which they say too."""
+    it talks to none. None: not declared, which they show too."""
 
     def run_started(self, run: RunInfo) -> None:
-        """Hear that a run begins."""
+        """Receive the start of a run."""
 
     def stage_started(self, stage: StageInfo) -> None:
-        """Hear that a stage is about to train."""
+        """Receive the start of a stage's training."""
 
     def progress(self, progress: Progress) -> None:
-        """Hear how far a phase has come; called often, so return soon."""
+        """Receive the progress of a phase; called often, so return soon."""
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
-        """Hear the scores of a stage `before` or `after` training."""
+        """Receive the scores of a stage `before` or `after` training."""
 
     def note(self, text: str) -> None:
-        """Hear a remark that a person should read."""
+        """Receive a remark that a person should read."""
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
-        """Hear what a stage made: its StageResult's fields, its folder, and samples of answers."""
+        """Receive what a stage made: its StageResult's fields, its folder, samples of answers."""
 
     def run_finished(self, summary: Mapping[str, Any]) -> None:
-        """Hear how the run ended."""
+        """Receive how the run ended."""

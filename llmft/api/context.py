@@ -35,9 +35,9 @@ class Objective(Protocol):
 
 
 class OnlineObjective(Objective, Protocol):
-    """An objective that draws its own items: at each step some, from which several updates learn.
+    """An objective that samples its own items: new ones at each step, for several updates.
 
-    items_per_prompt: how many items are drawn of each prompt.
+    items_per_prompt: how many items are sampled for each prompt.
     """
 
     items_per_prompt: int
@@ -49,11 +49,11 @@ class OnlineObjective(Objective, Protocol):
         step: int,
         stopping: Callable[[], bool],
     ) -> Sequence[Any]:
-        """Return the items of this process's prompts, drawn by the model as it is now.
+        """Return the items of this process's prompts, sampled from the model as it is now.
 
-        numbers: which of the step's prompts they are; there may be none. What is drawn must follow
-        from the seed, the step and the number alone. stopping: to be asked now and then, and
-        to be handed on to `StageSampler.decode`.
+        numbers: which of the step's prompts they are; there may be none. The items must depend on
+        the seed, the step and the number alone. stopping: call it now and then, and pass it on
+        to `StageSampler.decode`.
         """
 
     def updates(self, items: int, step: int) -> Iterable[Sequence[int]]:
@@ -66,10 +66,10 @@ class OnlineObjective(Objective, Protocol):
         """Return a step's own metrics as (sum, weight), of all processes; asked once a step."""
 
     def state(self) -> Mapping[str, Any]:
-        """Return what must be as it is now when training goes on, as JSON."""
+        """Return the state that a resumed run must restore, as JSON."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `state` told."""
+        """Restore what `state` returned."""
 
 
 class StageData(Protocol):
@@ -174,7 +174,7 @@ class StageSampler(Protocol):
 
 
 class StageLog(Protocol):
-    """What the trackers and a reader of the run are told."""
+    """Remarks, progress and samples, for the trackers and the run folder."""
 
     def note(self, text: str) -> None:
         """Tell the trackers a remark that a person should read."""

@@ -1,4 +1,4 @@
-"""Every error a user can meet: a place, a fact and a way out, with a stable code and exit status.
+"""Every error a user can meet: a place, a fact and a suggested fix, with a code and exit status.
 
 The codes and their meaning are in `llmft.cli.error_codes`; `llmft explain CODE` prints them.
 """
@@ -29,7 +29,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: `what` states the fact, `fix` the way out, `path` the recipe key."""
+    """One thing that is wrong: `what` states the fact, `fix` suggests a fix, `path` is the"
+    " recipe key."""
 
     code: str
     what: str
@@ -38,7 +39,7 @@ class Fault:
     place: Place | None = None
 
     def line(self) -> str:
-        """Return the fault as one line: error[CODE] place path: what — fix: way out."""
+        """Return the fault as one line: error[CODE] place path: what — fix: suggested fix."""
         where = " ".join(str(part) for part in (self.place, self.path) if part)
         head = f"error[{self.code}]" + (f" {where}:" if where else "")
         return f"{head} {self.what}" + (f" — fix: {self.fix}" if self.fix else "")

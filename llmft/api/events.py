@@ -1,4 +1,4 @@
-"""What happens in a run, as trackers hear it and stages return it. Imports no torch."""
+"""What happens in a run, as trackers receive it and stages return it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A sign of life: `done` of `total` units of a phase, with metrics where there are new ones."""
+    """Progress: `done` of `total` units of a phase, with metrics where there are new ones."""
 
     stage: str
     phase: str

@@ -53,13 +53,13 @@ class DatasetConfig(Settings):
     method: Line = Field(description="which dataset method")
     split: Line = Field("train", description="the split to train on")
     limit: int | None = Field(
-        None, ge=1, le=10_000_000_000, description="use the first so many rows of the split"
+        None, ge=1, le=10_000_000_000, description="use only this many rows, the first of the split"
     )
     on_bad_row: Literal["fail", "skip"] = Field(
-        "fail", description="stop at a row that cannot be used, or skip it and count it"
+        "fail", description="what happens to a row that cannot be used; skipped rows are counted"
     )
     max_bad_rows: Share = Field(
-        1.0, description="stop where more than this share of the rows is skipped"
+        1.0, description="stop if more than this share of the rows is skipped"
     )
 
 

@@ -21,7 +21,7 @@ Prompt = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Plain text; every token of it is learnt."""
+    """Plain text; every token of it is trained on."""
 
     text: str
     origin: str = ""
@@ -29,7 +29,7 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRow:
-    """A prompt and the completion that is learnt; a tuple of messages goes through the template.
+    """A prompt, and the completion that is trained on; messages go through the chat template.
 
     answers: the strings that count as right, for exact_match and f1; empty where unknown.
     origin: where the row came from, `file:line`, for error messages.
@@ -43,7 +43,7 @@ class CompletionRow:
 
 @dataclass(frozen=True, slots=True)
 class ChatRow:
-    """A whole conversation; every assistant turn of it is learnt."""
+    """A whole conversation; every assistant turn of it is trained on."""
 
     messages: tuple[Message, ...]
     origin: str = ""
@@ -75,7 +75,7 @@ class PromptRow:
 
 
 IGNORED = -100
-"""The label of a token that is not learnt, as transformers and torch have it."""
+"""The label of a token that is not trained on, as in transformers and torch."""
 
 Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
 RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
@@ -85,8 +85,8 @@ RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
 class Encoded:
     """A row as token ids.
 
-    input_ids: T ids. labels: T ids, -100 where a token is not learnt. labels[t] is the token that
-    is predicted at position t - 1, as in transformers.
+    input_ids: T ids. labels: T ids, -100 where a token is not trained on. labels[t] is the token
+    that is predicted at position t - 1, as in transformers.
     """
 
     input_ids: tuple[int, ...]
@@ -95,13 +95,13 @@ class Encoded:
 
     @property
     def n_labels(self) -> int:
-        """The number of tokens that are learnt (the first token of a row is never predicted)."""
+        """The number of trained-on tokens (the first token of a row is never predicted)."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt(Encoded):
-    """A prompt as token ids, none of them learnt, with its text and the right answers."""
+    """A prompt as token ids, none of them trained on, with its text and the right answers."""
 
     prompt: Prompt = ""
     answers: tuple[str, ...] = ()
@@ -109,11 +109,11 @@ class EncodedPrompt(Encoded):
 
 @dataclass(slots=True)
 class Answer:
-    """A drawn answer: its token ids, the one that ends it included, and each one's log-likelihood.
+    """A sampled answer: its token ids, with the one that ends it, and their log-probabilities.
 
-    logps: in nats, under the distribution it was drawn from. ended: whether it came to its end,
-    rather than to the limit. nuclei: where it was drawn with a top_p below 1, the ids that each
-    token was drawn from, tensors of int32; else empty.
+    logps: in nats, under the distribution it was sampled from. ended: whether it has an end, and
+    did not reach the limit. nuclei: with a top_p below 1, the ids that each token was sampled
+    from, tensors of int32; else empty.
     """
 
     ids: list[int] = field(default_factory=list)

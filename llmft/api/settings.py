@@ -1,6 +1,6 @@
 """The settings every recipe has, whatever methods it picks: model, training and evaluation.
 
-Knobs bear the names that users know: `model.quantization` has BitsAndBytesConfig's, `train`
+Settings have the names that users know: `model.quantization` has BitsAndBytesConfig's, `train`
 TrainingArguments'. Every field has a type, a bound and a description; unknown keys are refused.
 """
 
@@ -34,7 +34,7 @@ class Quantization(Settings):
         False, description="quantise the quantisation constants too"
     )
     bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "bfloat16", description="the type in which 4-bit weights are multiplied"
+        "bfloat16", description="the data type of the computation with 4-bit weights"
     )
 
     @model_validator(mode="after")
@@ -45,8 +45,8 @@ class Quantization(Settings):
             for name, field in Quantization.model_fields.items():
                 if name.startswith("bnb_4bit_") and getattr(self, name) != field.default:
                     raise ValueError(
-                        f"{name} is read only where weights are stored in 4 bits;"
-                        " drop it, or write load_in_4bit: true"
+                        f"{name} has an effect only with 4-bit weights;"
+                        " remove it, or write load_in_4bit: true"
                     )
         return self
 
@@ -61,41 +61,47 @@ class ModelSource(Settings):
 
     path: Line = Field(
         description="a local folder, a hub id such as meta-llama/Llama-3.1-8B-Instruct,"
-        " or 'embedded:model', the small model that llmft brings along"
+        " or 'embedded:model', the small model that ships with llmft"
     )
     revision: Line | None = Field(None, description="the hub commit, tag or branch to load")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="the type of the base's weights in memory"
+        "float32", description="the data type of the base's weights in memory"
     )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="the attention code; auto takes variable-length attention where it can"
+        "auto", description="the attention implementation; auto: padding-free where possible"
     )
     chat_template: Line | None = Field(
-        None, description="a Jinja chat template, for a tokenizer that has none or to replace it"
+        None,
+        description="a Jinja chat template; default: the tokenizer's own",
     )
     tokenizer: Line | None = Field(
-        None, description="a folder or hub id of another tokenizer than the model's own"
+        None, description="a folder or hub id of a tokenizer; default: the model's own"
     )
     quantization: Quantization = Field(
-        default_factory=Quantization, description="how the frozen base is stored"
+        default_factory=Quantization, description="how the frozen base model is stored"
     )
 
 
 class PushToHub(Settings):
-    """Where a finished stage's adapter is sent after the run, with the user's own login."""
+    """Where a finished stage's adapter is uploaded after the run, with the user's own login."""
 
     repo_id: str = Field(
         pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$",
-        description="the hub repository, such as my-name/my-adapter; made where there is none",
+        description="the hub repository, such as my-name/my-adapter; created if it does not exist",
     )
-    private: bool = Field(True, description="show it to you, or your organisation, only")
+    private: bool = Field(
+        True, description="keep the repository private; an existing public one is refused"
+    )
     stage: Name = Field(
         "last",
-        description="the stage whose adapter is sent, by the last round where it is repeated;"
-        " 'last': the last that trains",
+        description="the stage whose adapter is uploaded, of the last round if it is repeated;"
+        " 'last': the last stage that trains",
     )
     timeout_seconds: float = Field(
-        600.0, gt=0, le=86_400, description="give up after so long; the run has ended by then"
+        600.0,
+        gt=0,
+        le=86_400,
+        description="stop the upload after this time; the run itself is finished",
     )
 
 
@@ -103,7 +109,10 @@ class TrainSettings(Settings):
     """How a stage trains: TrainingArguments' names, passed on explicitly and recorded."""
 
     num_train_epochs: float = Field(
-        1.0, gt=0, le=10_000, description="how often the rows are seen, where max_steps is not set"
+        1.0,
+        gt=0,
+        le=10_000,
+        description="passes over the training data (epochs), if max_steps is not set",
     )
     max_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="stop after this many optimiser steps"
@@ -115,14 +124,17 @@ class TrainSettings(Settings):
         1, ge=1, le=65_536, description="forward passes before each optimiser step"
     )
     per_device_eval_batch_size: int = Field(
-        32, ge=1, le=65_536, description="rows in one forward pass of an evaluation"
+        32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
     )
     learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
     lr_scheduler_type: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"
-    ] = Field("linear", description="how the learning rate moves after the warm-up")
+    ] = Field("linear", description="the learning-rate schedule after the warm-up")
     warmup_steps: int = Field(
-        0, ge=0, le=100_000_000, description="optimiser steps from 0 to the peak learning rate"
+        0,
+        ge=0,
+        le=100_000_000,
+        description="optimiser steps in which the learning rate rises to its peak",
     )
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
@@ -134,21 +146,26 @@ class TrainSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
-    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="added to the root of the moment")
+    adam_epsilon: float = Field(
+        1e-8, gt=0, le=1, description="added to the square root of the second moment"
+    )
     max_grad_norm: float = Field(
-        1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0 turns clipping off"
+        1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0: no clipping"
     )
     on_nan: Literal["fail", "skip"] = Field(
         "fail",
-        description="what happens where a loss or a gradient is not finite: stop before the update,"
-        " or leave the update out and count it",
+        description="what happens if a loss or a gradient is not finite: fail stops before the"
+        " update, skip leaves the update out and counts it",
     )
     bf16: bool = Field(False, description="compute in bfloat16 under autocast")
     gradient_checkpointing: bool = Field(
-        False, description="keep no activations of the layers; compute them again backwards"
+        False, description="recompute the layers' activations in the backward pass"
     )
     max_length: int | None = Field(
-        None, ge=2, le=10_000_000, description="tokens in a row at most; default: the model's own"
+        None,
+        ge=2,
+        le=10_000_000,
+        description="the most tokens in a row; default: the model's limit",
     )
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
@@ -157,19 +174,19 @@ class TrainSettings(Settings):
         "truncate", description="what happens to a row longer than max_length"
     )
     max_dropped: Share = Field(
-        0.05, description="stop if a larger share of the rows is dropped or loses its answer"
+        0.05, description="stop if more than this share of the rows is dropped or loses its answer"
     )
     logging_steps: int = Field(
-        10, ge=1, le=1_000_000, description="optimiser steps between two logged metrics"
+        10, ge=1, le=1_000_000, description="optimiser steps between two logs of the metrics"
     )
     save_strategy: Literal["no", "epoch", "steps"] = Field(
-        "no", description="when a checkpoint is written beside the final adapter"
+        "no", description="when checkpoints are saved; the final adapter always is"
     )
     save_steps: int = Field(
         500, ge=1, le=100_000_000, description="optimiser steps between checkpoints, for 'steps'"
     )
     save_total_limit: int = Field(
-        2, ge=2, le=10_000, description="checkpoints that are kept; never fewer than two"
+        2, ge=2, le=10_000, description="how many checkpoints are kept, at least 2"
     )
 
     @property
@@ -200,37 +217,40 @@ class TrainSettings(Settings):
             )
         if self.lr_scheduler_type == "polynomial" and self.learning_rate <= 1e-7:
             raise ValueError(
-                "lr_scheduler_type 'polynomial' goes down to 1e-7, and learning_rate is not above;"
-                " raise it, or write linear, which goes down to 0"
+                "lr_scheduler_type 'polynomial' decays to 1e-7, and learning_rate is not above;"
+                " raise it, or write linear, which decays to 0"
             )
         if self.packing and self.max_length is None:
-            raise ValueError("packing fills rows up to max_length; state max_length")
+            raise ValueError("packing fills rows up to max_length; set max_length")
         return self
 
 
 class EvaluateSettings(Settings):
-    """How a stage is judged, before and after training."""
+    """How a stage is scored, before and after training."""
 
     metrics: list[Name] = Field(
         default_factory=lambda: ["loss"],
         max_length=32,
         description="loss, perplexity, or a metric of the data's method, such as exact_match;"
-        " the alignment's own come with them, or alone where the list is empty",
+        " the alignment's own metrics are always added, even to an empty list",
     )
     split: Line | None = Field(
-        None, description="the split to judge on, from the same data; default: its held-out one"
+        None, description="the split of the same data to score on; default: its held-out split"
     )
     holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold this share of the training rows out, and judge on it"
+        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
     )
     limit: int | None = Field(
-        None, ge=1, le=100_000_000, description="judge on this many rows at most"
+        None, ge=1, le=100_000_000, description="score on this many rows at most"
     )
     max_new_tokens: int = Field(
-        32, ge=1, le=100_000, description="tokens of an answer at most, where answers are generated"
+        32, ge=1, le=100_000, description="the most tokens in a generated answer"
     )
     samples: int = Field(
-        20, ge=0, le=100_000, description="answers written to samples.jsonl, before and after"
+        20,
+        ge=0,
+        le=100_000,
+        description="answers written to samples.jsonl, before and after training",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Every error code: what it is, why it is an error, and how to mend it. `llmft explain` prints it.
+"""Every error code: what it means, why it is an error, and how to fix it, for `llmft explain`.
 
 E0xx the recipe and the command line, E1xx data, E2xx the machine, E3xx training, E4xx runs and
 checkpoints, E5xx plugins, E6xx trust, E9xx our own bugs.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Code(NamedTuple):
-    """A code's title, what it means, and how to mend it."""
+    """A code's title, what it means, and how to fix it."""
 
     title: str
     meaning: str
@@ -21,67 +21,67 @@ CODES: dict[str, Code] = {
     # --- reading the recipe
     "E001": Code(
         "the recipe file cannot be read",
-        "There is no such file, it may not be read, or the path is a folder, a pipe or a device."
+        "The file does not exist, cannot be read, or is a folder, a pipe or a device."
         " A recipe is a plain file.",
-        "Check the path and the permissions. `llmft list-recipes` shows the recipes that llmft"
-        " brings along.",
+        "Check the path and the permissions. `llmft list-recipes` shows the recipes that ship"
+        " with llmft.",
     ),
     "E002": Code(
         "the file is too large for a recipe",
         "A recipe has at most 1 MiB, 20,000 lines of 16,384 characters, 10,000 values and 64"
-        " blocks inside each other. Aliases count as if they were written out, so that a small"
-        " file cannot unfold into gigabytes.",
-        "Check that the path does not name a data file. Put training rows into a file of their"
-        " own, and name it under data.",
+        " nested blocks. Aliases count as if they were written out, so that a small file cannot"
+        " expand to gigabytes.",
+        "Check that the path is not that of a data file. Put training rows into a separate file,"
+        " and name it under data.",
     ),
     "E003": Code(
         "the file is not clean UTF-8 text",
-        "A byte is not UTF-8, or a control character such as NUL stands in the text. A byte"
-        " order mark at the beginning is fine.",
-        "Save the file as UTF-8, and delete the character at the place that is named.",
+        "The file has a byte that is not UTF-8, or a control character such as NUL. A byte order"
+        " mark at the beginning is allowed.",
+        "Save the file as UTF-8, and delete the character at the reported place.",
     ),
     "E004": Code(
-        "a tab stands where YAML wants spaces",
-        "YAML measures depth in spaces, and a tab has no certain width.",
-        "Replace the tab by spaces. Most editors can do so for a whole file.",
+        "a tab where YAML needs spaces",
+        "YAML indents with spaces; a tab has no fixed width.",
+        "Replace the tab by spaces. Most editors can do this for a whole file.",
     ),
     "E005": Code(
-        "the YAML is broken",
-        "The file cannot be read as YAML 1.2 beyond the place that is named; often the cause is"
-        " one line above: a bracket or a quote that is not closed, a missing space after a colon,"
-        " or keys of one block at different depths.",
-        "Mend the line, or the one above it. Quote text that contains ': ' or ' #', or that"
+        "the YAML is not valid",
+        "The file cannot be read as YAML 1.2 at the reported place. Often the cause is in the line"
+        " above: a bracket or a quote that is not closed, a missing space after a colon, or keys of"
+        " one block at different depths.",
+        "Correct the line, or the one above it. Quote text that contains ': ' or ' #', or that"
         " begins with one of @ ` % & * ! | > [ {.",
     ),
     "E006": Code(
         "a key is written twice",
-        "A block has the same key two times. Other tools take the last one without a word, and"
-        " the first is then a setting that seems to act and does not.",
+        "A block has the same key twice. Other tools silently use the last one, and the first"
+        " then has no effect.",
         "Keep one of the two lines.",
     ),
     "E007": Code(
-        "an alias leads nowhere or into itself",
-        "`*name` repeats the value that was marked `&name` above it. Here nothing is marked so,"
-        " or the alias stands inside the very value that it repeats.",
+        "an alias has no anchor, or contains itself",
+        "`*name` repeats the value that was marked `&name` above it. Here there is no such mark, or"
+        " the alias is inside the value that it repeats.",
         "Write the value out.",
     ),
     "E008": Code(
         "merge keys are refused",
-        "`<<` merges another block into this one. It is no part of YAML 1.2, and it hides which"
+        "`<<` merges another block into this one. It is not part of YAML 1.2, and it hides which"
         " settings a stage trains with.",
         "Write the keys out.",
     ),
     "E009": Code(
         "tags are refused",
-        "A tag such as `!!python/object` or `!include` asks the reader to build something other"
+        "A tag such as `!!python/object` or `!include` asks the parser to build something other"
         " than plain data. A recipe is data, and nothing in it may run code or read other files.",
-        "Drop the tag.",
+        "Remove the tag.",
     ),
     "E010": Code(
         "the file is not one block of keys",
         "A recipe is one YAML document whose outermost level is a block of keys. The file is"
         " empty, holds a list or a single value, or has a second document after `---`.",
-        "Begin with `recipe: 1`, and make a file for each recipe.",
+        "Start with `recipe: 1`, and use one file for each recipe.",
     ),
     "E011": Code(
         "a key is not a word",
@@ -90,78 +90,78 @@ CODES: dict[str, Code] = {
     ),
     "E012": Code(
         "--set is not PATH=VALUE",
-        "An override names a setting by its path and gives a value, which is read as it would be"
-        " in the file: numbers, true and false, text, or a list in brackets.",
+        "An override names a setting by its path and gives a value, which is read as in the"
+        " file: numbers, true and false, text, or a list in brackets.",
         "Write for example `--set stages.sft.train.learning_rate=1e-4`. Quote brackets and"
         " braces for the shell.",
     ),
     "E013": Code(
-        "the path of --set leads nowhere",
-        "A part of the path names a stage or an item that the recipe does not have, or goes into"
-        " a value that is no block.",
+        "the path of --set does not exist",
+        "A part of the path names a stage or an item that the recipe does not have, or something"
+        " inside a value that is not a block.",
         "Name stages by their name or by their index, counted from 0.",
     ),
     # --- keys and values
     "E020": Code(
         "unknown key",
-        "The block has no setting of this name. It may be misspelt, belong into another block,"
-        " or be another tool's name for something that is called differently here. Unknown keys"
-        " are never ignored: a setting that does nothing spoils a night of compute.",
-        "Take the name that is suggested. `llmft show METHOD` lists a method's settings.",
+        "The block has no setting of this name. It may be misspelt, belong in another block, or be"
+        " another tool's name for a setting that llmft calls differently. Unknown keys are never"
+        " ignored: a setting without effect can waste hours of training.",
+        "Use the suggested name. `llmft show METHOD` lists a method's settings.",
     ),
     "E021": Code(
         "a required key is missing",
-        "The block cannot do without this setting, and there is no default that is right for all.",
+        "The block needs this setting, and no default would be right for everyone.",
         "Add the key. `llmft show METHOD` lists a method's settings.",
     ),
     "E022": Code(
         "a value is of the wrong type",
-        "Values are taken as YAML 1.2 reads them and never converted: `yes` and `no` are words"
-        ' and not true and false, "3" in quotes is text and not a number, 8.5 is no whole number.',
-        "Write a value of the type that is named.",
+        "Values are used as YAML 1.2 reads them and never converted: `yes` and `no` are text, not"
+        ' true and false; "3" in quotes is text, not a number; 8.5 is not a whole number.',
+        "Write a value of the type that the message names.",
     ),
     "E023": Code(
         "a value is out of bounds",
-        "Every number has bounds outside of which training cannot work, such as a learning rate"
-        " of 0 or a dropout of 1.5. NaN and infinity are refused everywhere, as are empty texts.",
-        "Give a value within the bounds that are printed.",
+        "Every number has bounds outside which training cannot work: a learning rate of 0, for"
+        " example, or a dropout of 1.5. NaN, infinity and empty texts are always refused.",
+        "Write a value within the bounds in the message.",
     ),
     "E024": Code(
         "unknown method or plugin",
         "No installed plugin offers a method of this name. The message lists what is installed,"
         " and what is installed but broken.",
-        "Mend the name, or install the package that brings the method. `llmft list-plugins`"
+        "Correct the name, or install the package that provides the method. `llmft list-plugins`"
         " shows all methods.",
     ),
     "E025": Code(
         "a value is not one of the choices",
         "The setting takes one of a few words.",
-        "Take one of the words that are listed.",
+        "Use one of the words in the message.",
     ),
     "E027": Code(
-        "a key holds a character that looks like another",
-        "The key has a letter from another alphabet that looks like a Latin one, or a character"
-        " that cannot be seen at all. It often comes from copying out of a chat or a PDF.",
-        "Type the key anew.",
+        "a key has a character that looks like another",
+        "The key has a letter from another alphabet that looks like a Latin one, or an invisible"
+        " character. It often comes from text copied from a chat or a PDF.",
+        "Type the key again.",
     ),
     "E028": Code(
         "a text has the wrong form",
         "Names of recipes and stages become names of folders: letters, digits, '-' and '_', at"
-        " most 64 characters, with a letter or a digit first. A plugin may ask for other forms.",
-        "Write the text in the form that is named.",
+        " most 64 characters, with a letter or a digit first. Plugins may require other forms.",
+        "Write the text in the form that the message describes.",
     ),
     # --- references between stages
     "E030": Code(
-        "a stage refers to a stage that is not there",
+        "a stage refers to a stage that does not exist",
         "start_from, and settings such as reward_model, name an earlier stage of the same"
         " recipe, or a stage of an earlier run as run:<id>/<stage>.",
-        "Take one of the names that are listed, or add the stage before this one.",
+        "Use one of the listed names, or add the stage before this one.",
     ),
     "E031": Code(
         "a stage refers to itself or to a later one",
-        "Stages run from top to bottom, so that a stage can use only what was made above it."
-        " Where stages wait for each other, the whole circle is printed.",
-        "Move the stage that is needed up, or drop the reference.",
+        "Stages run from top to bottom, so a stage can use only the stages above it. If stages"
+        " refer to each other, the message shows the whole cycle.",
+        "Move the stage that is needed up, or remove the reference.",
     ),
     "E032": Code(
         "two stages have one name",
@@ -170,252 +170,252 @@ CODES: dict[str, Code] = {
     ),
     "E033": Code(
         "a stage does not produce what is needed",
-        "Each alignment produces one kind of thing: a policy, which answers, or a reward model,"
-        " which scores. The stage that is named here produces another kind.",
+        "Each alignment produces a policy, which answers, or a reward model, which scores. The"
+        " stage named here produces something other than what is needed.",
         "Name a stage that produces what is needed, or add one before this stage.",
     ),
     "E034": Code(
         "no adapter, or one that differs from the stage it starts from",
-        "A stage either attaches a fresh adapter or goes on training that of an earlier stage,"
-        " whose shape cannot change.",
-        "Add an adapter block, or name a stage in start_from; where both are given, they must"
-        " agree.",
+        "A stage either attaches a new adapter or continues to train the adapter of an earlier"
+        " stage, whose shape cannot change.",
+        "Add an adapter block, or name a stage in start_from. If both are there, they must agree.",
     ),
     "E035": Code(
         "a reference to an earlier run is not well formed",
-        "A stage of a run that has finished is named run:<id>/<stage>.",
+        "A stage of a finished run is named run:<id>/<stage>.",
         "Write for example `start_from: run:20250101-120000-1a2b3c4d/sft`.",
     ),
     "E036": Code(
         "stages cannot be repeated like this",
-        "`repeat` names stages that stand one after another in the recipe, in that order. In later"
-        " rounds they are called <name>-2, <name>-3 and so on, which no other stage may be. Each"
-        " round goes on with the policy of the last one, so a repeated stage makes a policy, and"
-        " one starts from a policy that was there before: else all rounds were the same.",
-        "Name the stages as they stand, give other stages other names, and let a repeated stage"
-        " start_from the policy from before.",
+        "`repeat` names stages that follow one another in the recipe, in that order. In later"
+        " rounds they are called <name>-2, <name>-3 and so on, and no other stage may have these"
+        " names. Each round continues with the policy of the previous round. So one repeated stage"
+        " must make a policy, and one must start from a policy that was made before the rounds;"
+        " otherwise all rounds would be the same.",
+        "List the stages in the recipe's order, rename other stages, and let a repeated stage"
+        " start_from the policy that was made before.",
     ),
     # --- contradictions
     "E040": Code(
         "two settings exclude each other",
-        "Each is right by itself, and together they cannot both be obeyed. Nothing is changed"
-        " silently, so one of them must go.",
-        "Keep one of the two. Both lines are named.",
+        "Each setting is valid by itself, but they cannot both take effect. llmft never changes a"
+        " setting silently, so you have to choose.",
+        "Keep one of the two; the message names both lines.",
     ),
     "E041": Code(
         "a method cannot work with a setting",
         "The adapter or the alignment declares that it cannot work with gradient checkpointing,"
-        " packing or a quantised base. Many such pairs crash deep inside training, or train"
-        " something other than what was asked.",
-        "Turn the setting off, or pick another method. `llmft show METHOD` lists what it can do.",
+        " packing or a quantised base. Without this check, such combinations would crash during"
+        " training, or train something else than the recipe says.",
+        "Turn the setting off, or choose another method. `llmft show METHOD` lists what it can do.",
     ),
     "E042": Code(
-        "the data gives other rows than the alignment reads",
+        "the rows are of a kind that the alignment does not read",
         "Every alignment reads certain kinds of rows: text, completion, chat, preference or"
         " prompt; every dataset gives certain kinds.",
-        "Pick a dataset that gives rows of a kind that is listed, or another alignment.",
+        "Choose a dataset that gives rows of a listed kind, or another alignment.",
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics that the data's method brings.",
-        "Take one of the metrics that are listed.",
+        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method.",
+        "Use one of the listed metrics.",
     ),
     "E045": Code(
         "more tokens than the model can read",
-        "A model has a fixed number of positions; a longer row cannot be fed to it, and an answer"
-        " needs room after its prompt.",
-        "Write at most the number that is printed, or leave max_length out.",
+        "A model has a fixed number of positions. It cannot read a longer row, and an answer needs"
+        " room after its prompt.",
+        "Write at most the number in the message, or leave max_length out.",
     ),
     "E046": Code(
         "a folder's name cannot be used",
-        "The run folder is <output_dir>/<name>/...; it may not lead elsewhere by '..', be a name"
-        " that some system reserves, or be longer than file systems allow.",
-        "Write a plain folder such as `runs`, or an absolute one.",
+        "The run folder is <output_dir>/<name>/... Its path cannot contain '..', use a name that"
+        " some system reserves, or be longer than file systems allow.",
+        "Write a plain folder such as `runs`, or an absolute path.",
     ),
     "E047": Code(
         "the adapter does not fit the model",
-        "What the adapter asks for is not in this model: a name under target_modules that"
-        " matches no layer, for example. It was found without loading the model's weights.",
-        "Take names that the model has; the message lists them.",
+        "The adapter's settings name something that this model does not have, such as a name in"
+        " target_modules that matches no layer. This is checked without loading the weights.",
+        "Use names that the model has; the message lists them.",
     ),
     "E050": Code(
-        "a secret stands in the recipe",
-        "A value looks like a token, a key or a password. Recipes are shared, committed and"
-        " copied into every run folder, so no secret may stand in one. The value is not printed.",
+        "the recipe contains a secret",
+        "A value looks like a token, a key or a password. Recipes are shared, committed and copied"
+        " into every run folder, so they must not contain secrets. The value is not printed.",
         "Delete it, and revoke it if the file was ever shared. Log in with `hf auth login` or"
         " `wandb login`, or set the variable in the environment.",
     ),
     "E051": Code(
-        "variables are not replaced in a recipe",
-        "`${NAME}` would make what is trained depend on the machine that it is trained on.",
-        'Write the value, or let the shell fill it in: `--set PATH="$NAME"`.',
+        "variables are not expanded in a recipe",
+        "`${NAME}` would make the training depend on the environment of the machine.",
+        'Write the value, or let the shell expand it: `--set PATH="$NAME"`.',
     ),
     "E090": Code(
         "the command line is wrong",
-        "A command, an option or an argument is unknown, missing, or not what it should be.",
+        "A command, an option or an argument is unknown, missing or not valid.",
         "`llmft --help` lists the commands, `llmft COMMAND --help` its options.",
     ),
     "E091": Code(
         "a command line cannot be imported",
-        "`llmft import` reads the command line of a training script. It was not found, a flag of it"
-        " is unknown here or cannot be, or the recipe's file is there already.",
-        "Mend or leave out the flag that is named, and set what it meant in the recipe.",
+        "`llmft import` reads the command line of a training script. There is no such command, a"
+        " flag of it is unknown or has no equivalent, or the recipe's file exists already.",
+        "Correct or remove the flag in the message, and set what it meant in the recipe.",
     ),
     # --- data
     "E101": Code(
         "a row cannot be used",
-        "A row lacks a column, or holds null, a number or a list where text is needed, or its"
-        " messages do not form a conversation. The file, the line and the column are named.",
-        "Mend the row, or write `on_bad_row: skip`, which counts what is skipped.",
+        "A column is missing, or holds null, a number or a list where text is needed, or the"
+        " messages do not form a conversation. The message names the file, line and column.",
+        "Correct the row, or write `on_bad_row: skip`, which skips such rows and counts them.",
     ),
     "E102": Code(
         "columns are missing in all rows",
-        "No row has the columns that the dataset's method reads. The columns that were found are"
-        " listed.",
-        "Map the names under `columns:`, or pick the method that fits the data.",
+        "No row has the columns that the dataset's method reads. The message lists the columns"
+        " that the data has.",
+        "Map the names under `columns:`, or choose the method that fits the data.",
     ),
     "E103": Code(
         "there are no rows",
-        "The file or the split is empty, or nothing is left of it after filtering. What removed"
-        " how many rows is printed.",
+        "The file or the split is empty, or no row is left after filtering. The message says how"
+        " many rows each filter removed.",
         "Check the path, the split and the limit.",
     ),
     "E104": Code(
         "too many rows are dropped",
-        "A larger share of the rows than `train.max_dropped` is too long, or loses its answer"
-        " when it is cut. Training on what is left would not be what was asked.",
-        "Raise train.max_length, shorten the rows, or raise train.max_dropped knowingly.",
+        "More than `train.max_dropped` of the rows are too long, or lose their answer when they are"
+        " truncated. The remaining rows would not represent the data.",
+        "Raise train.max_length or shorten the rows; or accept it by raising train.max_dropped.",
     ),
     "E105": Code(
-        "there is nothing to learn",
-        "A row, or all of them, has no token that is learnt: the completion is empty, or was cut"
-        " off altogether.",
-        "Give every row a completion, and raise train.max_length if answers are cut off.",
+        "there is nothing to train on",
+        "A row, or every row, has no trained-on token: its completion is empty, or was truncated"
+        " completely.",
+        "Give every row a completion, and raise train.max_length if answers are truncated.",
     ),
     "E106": Code(
         "a row is too long",
-        "A row has more tokens than train.max_length, or than the model has positions, and"
-        " `on_long_row: fail` was asked for.",
+        "A row has more tokens than train.max_length, or than the model has positions, and the"
+        " recipe says `on_long_row: fail`.",
         "Shorten the row, raise train.max_length, or write on_long_row: truncate or drop.",
     ),
     "E107": Code(
         "a data file cannot be read",
-        "The file is missing, is cut short, is not what its name says (JSON, CSV, parquet),"
-        " holds bytes that are not UTF-8, or is a pipe or a device. The line and the byte are"
-        " named.",
-        "Mend or fetch the file again, and give it the ending of what it is.",
+        "The file is missing or incomplete, is not of the type that its name says (JSON, CSV,"
+        " parquet), has bytes that are not UTF-8, or is a pipe or a device. The message names the"
+        " line or the byte.",
+        "Repair the file or download it again, and give it the ending of its type.",
     ),
     "E108": Code(
         "there is no chat template",
-        "The rows are conversations, and the model's tokenizer has no template that turns them"
-        " into text, or its template refuses them.",
-        "Give one under model.chat_template, use a model that has one, or rows with prompt and"
+        "The rows are conversations, and the model's tokenizer has no template to format them, or"
+        " its template refuses them.",
+        "Set model.chat_template, use a model that has a template, or use rows with prompt and"
         " completion.",
     ),
     "E109": Code(
         "unknown split",
-        "The data has no split of this name. Those that it has are listed.",
-        "Take one of these under data.split or evaluate.split, or hold rows out by"
-        " evaluate.holdout.",
+        "The data has no split of this name. The message lists those that it has.",
+        "Use one of these in data.split or evaluate.split, or hold out rows with evaluate.holdout.",
     ),
     "E110": Code(
         "there is nothing to rank",
-        "A samples file holds prompts with two answers or more each. This one is empty, or the"
-        " answers to every prompt are the same.",
-        "Collect answers first; where all are the same, collect at a higher temperature.",
+        "A samples file has prompts with two or more answers each. This one is empty, or all"
+        " answers to each prompt are the same.",
+        "Collect answers first; if they are all the same, collect at a higher temperature.",
     ),
     "E111": Code(
         "a rating cannot be used",
-        "A rater's file has a line that is no decision, or one that ranks another number of"
-        " answers than its sample has. A last line that a kill cut short is no such fault.",
-        "Delete the line that is named, and rank that sample again with `llmft rank`.",
+        "A rater's file has a line that is not a decision, or one whose number of answers is not"
+        " that of its sample. An incomplete last line, as a kill leaves it, is not an error.",
+        "Delete the reported line, and rank that sample again with `llmft rank`.",
     ),
     "E112": Code(
-        "a judge gave no number",
-        "A reward function or a reward model that ranks or scores answers gave one of them NaN, or"
-        " PPO an infinite reward. There is no ranking by that, and nothing to learn from it.",
-        "Mend the function, or look at the reward model's report: its training may have failed.",
+        "a judge's score is not finite",
+        "A reward function or a reward model gave an answer NaN, or an infinite reward in PPO. Such"
+        " a score cannot rank answers or train a policy.",
+        "Correct the function, or look at the reward model's report: its training may have failed.",
     ),
     "E113": Code(
-        "processes read other rows",
-        "Several processes train together, each takes its part of every step, and one of them reads"
-        " other rows than the first one does.",
-        "Give all machines of the run the same files, and the same versions of what reads them.",
+        "processes read different rows",
+        "Several processes train together, each on its part of every step, and the rows of one"
+        " differ from those of rank 0.",
+        "Give all machines of the run the same files and the same package versions.",
     ),
     "E114": Code(
         "the tokenizer is not the model's",
-        "A row holds a token that the model has no embedding for, so it cannot be read.",
+        "A row has a token id for which the model has no embedding.",
         "Leave model.tokenizer out, or name the tokenizer that the model was trained with.",
     ),
     "E130": Code(
         "the run was interrupted",
-        "A signal asked the run to stop, by Ctrl-C or from the machine. In training it finished"
-        " its step and saved a checkpoint.",
-        "Go on with the command that is printed, `llmft run RECIPE RUN_FOLDER --resume`.",
+        "A signal stopped the run: Ctrl-C, or SIGTERM from the system. During training, the run"
+        " finished its step and saved a checkpoint.",
+        "Resume with the printed command, `llmft run RECIPE RUN_FOLDER --resume`.",
     ),
     # --- the machine
     "E201": Code(
         "a model or a data set is not found",
-        "The path is no folder here, and nothing of this name is in the local cache or can be"
-        " fetched from the hub.",
-        "Check the name. Fetch it first with `hf download NAME`, and log in with `hf auth login`"
-        " where access is restricted.",
+        "There is no such folder, and nothing of this name is in the local cache or can be"
+        " downloaded from the hub.",
+        "Check the name. Download it first with `hf download NAME`, and log in with `hf auth"
+        " login` if access is restricted.",
     ),
     "E202": Code(
         "the disk is full or failed",
-        "Something could not be written. What was saved before is intact; half-written files are"
-        " taken away.",
-        "Make room, or give an output_dir on another disk.",
+        "A file could not be written. What was saved before is intact; incomplete files are"
+        " removed.",
+        "Free disk space, or set output_dir to a folder on another disk.",
     ),
     "E203": Code(
         "a folder cannot be used",
-        "The output folder is a file, may not be written to, or is not ours to write in.",
-        "Give another output_dir, or mend the permissions.",
+        "The output folder is a file, or you have no permission to write there.",
+        "Set another output_dir, or change the permissions.",
     ),
     "E204": Code(
         "the folder is in use",
         "Another process is running in this folder. Two runs in one folder would destroy each"
         " other's files.",
-        "Wait for it, stop it, or give another output_dir.",
+        "Wait for it, stop it, or set another output_dir.",
     ),
     "E205": Code(
         "out of memory",
         "The step did not fit into the memory of the machine or the device. What was saved"
         " before is intact.",
-        "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps by as"
-        " much; then lower train.max_length; then turn train.gradient_checkpointing on.",
+        "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps by the same"
+        " factor; then lower train.max_length; then turn train.gradient_checkpointing on.",
     ),
     "E206": Code(
         "a package is missing",
-        "What the recipe asks for needs a package that is not installed, or not on this platform.",
-        "Install it with the command that is printed, or pick another setting.",
+        "A setting of the recipe needs a package that is not installed, or not available on this"
+        " platform.",
+        "Install it with the printed command, or choose another setting.",
     ),
     "E207": Code(
-        "the model's weights do not fit its description",
-        "Tensors are missing, left over, or of another shape than config.json says, or hold numbers"
+        "the model's weights do not match its config",
+        "Tensors are missing, unexpected, or of another shape than config.json says, or hold numbers"
         " that are not finite. Such a model would start with random weights in their place, or have"
         " no loss at all.",
         "Fetch the model again, and check that config.json and the weights belong together.",
     ),
     "E208": Code(
-        "an adapter was not sent to the hub",
-        "The hub cannot be reached, does not answer in time, or does not take it: nobody is logged"
-        " in, the login may not write there, or the repository is public and shall be private."
-        " Nothing is lost: the adapter is in the run folder.",
-        "Log in with `hf auth login`, and repeat it with `llmft push RUN`.",
+        "an adapter was not uploaded to the hub",
+        "The hub cannot be reached, does not answer in time, or refuses the upload: you are not"
+        " logged in, have no write access, or the repository is public although the recipe asks"
+        " for a private one. Nothing is lost: the adapter is in the run folder.",
+        "Log in with `hf auth login`, and upload again with `llmft push RUN`.",
     ),
     "E209": Code(
         "the page cannot be served",
-        "`llmft rank` serves a page on this machine's own address, 127.0.0.1. The port is in use,"
-        " or may not be taken.",
-        "Leave --port out: any free port does. Or rank with --terminal.",
+        "`llmft rank` serves a page on the local address 127.0.0.1. The port is in use, or needs"
+        " permissions that you do not have.",
+        "Leave --port out to use any free port, or rank with --terminal.",
     ),
     "E210": Code(
         "processes cannot train together",
-        "A launcher (torchrun, accelerate launch) has started several processes, and they lack a"
-        " GPU each, or a run folder that all can read; or the launcher has set something that the"
-        " recipe does not say, such as mixed precision.",
-        "Do what the message says; docs/processes.md shows how several processes are launched.",
+        "A launcher (torchrun, accelerate launch) started several processes, but there is no GPU"
+        " for each, or no run folder that all can read; or the launcher has a setting that belongs"
+        " in the recipe, such as mixed precision.",
+        "Follow the message; docs/processes.md shows how to launch several processes.",
     ),
     "E211": Code(
         "a server's address cannot be taken",
@@ -434,34 +434,34 @@ CODES: dict[str, Code] = {
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
-        "It was found out only when the model and the rows were there; nothing was trained.",
-        "The message says what does not fit; pick another model, method or data set.",
+        "This could be checked only with the model and the rows loaded; nothing was trained.",
+        "The message says what does not fit; choose another model, method or data set.",
     ),
     "E301": Code(
         "the loss or a gradient is not finite",
         "A loss, a gradient or a weight became NaN or infinite. Training stops before the update"
-        " that would spoil the adapter, and the step and its rows are named.",
-        "Lower train.learning_rate or train.max_grad_norm, use bf16 in place of float16, and"
-        " look at the rows that are named.",
+        " that would spoil the adapter. The message names the step and its rows.",
+        "Lower train.learning_rate or train.max_grad_norm, use bf16 instead of float16, and look"
+        " at the reported rows.",
     ),
     "E303": Code(
-        "a ranking makes no preferences",
-        "No answer of any prompt came out better than another: they are all the same, all tied, or"
-        " all bad. Or an answer is too long for the reward model that is to judge it.",
-        "Collect more varied answers: raise num_return_sequences or temperature; or take a judge"
-        " that tells them apart. Where they are too long, lower max_new_tokens.",
+        "a ranking gives no preferences",
+        "For every prompt, no answer was ranked above another: they are all the same, all tied, or"
+        " all bad. Or the answers are too long for the reward model that ranks them.",
+        "Collect more varied answers: raise num_return_sequences or temperature; or use another"
+        " judge. If the answers are too long, lower max_new_tokens.",
     ),
     "E305": Code(
         "the run waits for people",
-        "Nothing is wrong. A `rank` stage without a judge needs people's rankings, and the run has"
-        " stopped, with exit code 9, until they are there. All that was made is kept.",
-        "Rank with `llmft rank RUN`; then go on with the `llmft run ... --resume` that is printed.",
+        "Nothing is wrong. A `rank` stage without a judge needs rankings by people. The run stopped"
+        " with exit code 9 and keeps everything that it made.",
+        "Rank with `llmft rank RUN`; then continue with the printed `llmft run ... --resume`.",
     ),
     "E306": Code(
-        "a process of the run is gone",
+        "a process of the run has ended",
         "Several processes train together, and one has ended or cannot be reached, so the others"
         " cannot finish their step. What was saved before is intact.",
-        "Look for the message of the process that ended first; then go on with --resume.",
+        "Read the message of the process that ended first; then continue with --resume.",
     ),
     "E307": Code(
         "the policy does not start as its reference",
@@ -474,53 +474,54 @@ CODES: dict[str, Code] = {
     # --- runs and checkpoints
     "E401": Code(
         "a checkpoint, or another file of a run, is damaged",
-        "A file of it is missing, cut short or altered: it does not match the hash that was"
-        " written with it.",
-        "Use an earlier checkpoint, run the stage again, or put the file back.",
+        "A file is missing, incomplete or changed: it does not match the hash that was saved with"
+        " it.",
+        "Use an earlier checkpoint, run the stage again, or restore the file.",
     ),
     "E402": Code(
         "this is not a finished run",
-        "The folder is no run's, or the stage that is asked for has not finished.",
-        "Name a folder that `llmft run` printed, and a stage that is listed as finished.",
+        "The folder is not a run folder, or the stage has not finished.",
+        "Give a folder that `llmft run` printed, and a stage that is listed as finished.",
     ),
     "E403": Code(
         "no checkpoint can be used",
-        "The stage has checkpoints, and none of them matches the hashes that were written with"
-        " it. Training does not start from the beginning without being asked to.",
-        "Bring back an intact copy; or remove the stage's checkpoints folder to start the stage"
-        " again, or begin a new run.",
+        "The stage has checkpoints, but none of them matches the hashes that were saved with it."
+        " Training never restarts from the beginning unless you ask for it.",
+        "Restore an intact copy; or remove the stage's checkpoints folder to restart the stage; or"
+        " start a new run.",
     ),
     "E404": Code(
-        "the recipe is not the run's",
-        "A run that is resumed has another value where what a stopped stage has trained so far"
-        " depends on it. Each such key is named, with both values; docs/checkpoints.md lists which"
-        " edits a resumed run takes over. A finished stage that was edited runs again.",
-        "Put the key back as it was, or begin a new run without --resume.",
+        "the recipe differs from that of the run",
+        "A setting was changed on which the progress of a stopped stage depends. The message names"
+        " each such key with both values; docs/checkpoints.md lists which edits a resumed run takes"
+        " over. A finished stage whose settings were edited runs again.",
+        "Restore the old value, or start a new run without --resume.",
     ),
     "E405": Code(
-        "the data, the model or the code is not the run's",
+        "the data, the model or the code differs from that of the run",
         "The rows, the base model's files, a method's code or a checkpoint's tensors are not those"
-        " that the run began with, so going on would not give what the whole run would have given.",
-        "Put back what the run began with, or begin a new run.",
+        " that the run started with. A resumed run would not give the result of an uninterrupted"
+        " one.",
+        "Restore what the run started with, or start a new run.",
     ),
     "E406": Code(
-        "a run did not resume to the bit",
-        "`llmft verify resume` killed a run and went on with it, and it ended otherwise than the"
-        " one that nothing stopped.",
-        "Look at what differs: docs/reliability.md says what is not promised. Report it where none"
-        " of that is the reason.",
+        "a resumed run is not bit-identical",
+        "`llmft verify resume` killed and resumed a run, and its result differs from that of an"
+        " uninterrupted run.",
+        "Look at the differences: docs/reliability.md says what is not promised. If none of that is"
+        " the reason, please report it.",
     ),
     # --- plugins
     "E501": Code(
         "a plugin cannot be imported",
-        "The plugin is installed, and its code fails when it is imported. Other plugins are not"
-        " harmed; only recipes that name it are.",
-        "Update or reinstall the distribution that is named; `llmft doctor` shows the reason.",
+        "The plugin is installed, but importing its code fails. This stops only the recipes that"
+        " name it.",
+        "Update or reinstall the distribution in the message; `llmft doctor` shows the reason.",
     ),
     "E502": Code(
         "a plugin breaks the contract",
-        "It returns something of the wrong type, implements a hook that does not exist, takes"
-        " other arguments than the hook gives, or fails when asked.",
+        "It returns a value of the wrong type, implements a hook that does not exist, has the wrong"
+        " arguments for a hook, or raises an error.",
         "Report it to the plugin's author; `llmft.testing` has the tests that it should pass.",
     ),
     "E503": Code(
@@ -532,39 +533,40 @@ CODES: dict[str, Code] = {
     "E504": Code(
         "unknown method",
         "No installed plugin offers a method of this name.",
-        "Mend the name, or install the package that brings it; `llmft list-plugins` shows all.",
+        "Correct the name, or install the package that provides it. `llmft list-plugins` shows"
+        " all methods.",
     ),
     "E505": Code(
         "a plugin is made for another version of llmft",
-        "The plugin states a version of the plugin API that this llmft does not have.",
+        "The plugin declares a version of the plugin API that this llmft does not support.",
         "Update the plugin or llmft, whichever is older.",
     ),
     "E506": Code(
         "a plugin failed in a run",
-        "The code of an installed plugin raised an error that it should have handled, or foreseen."
-        " Training stopped; the checkpoints before are intact.",
-        "Report it to the plugin's author, with the file that the message names; go on with"
-        " `llmft run RECIPE RUN_FOLDER --resume` once it is mended.",
+        "The code of an installed plugin raised an unexpected error. Training stopped; earlier"
+        " checkpoints are intact.",
+        "Report it to the plugin's author, with the file that the message names. Once it is fixed,"
+        " continue with `llmft run RECIPE RUN_FOLDER --resume`.",
     ),
     # --- trust
     "E601": Code(
-        "a model folder asks for code of its own",
-        "The model's files name Python code that would have to be run to load it. A recipe can"
-        " never allow that.",
-        "Use an architecture that transformers knows by itself.",
+        "a model folder has its own code",
+        "To load the model, Python code from its folder would have to run. A recipe can never"
+        " allow that.",
+        "Use an architecture that is part of transformers.",
     ),
     "E602": Code(
         "weights in a format that can run code",
-        "Files such as .bin, .pt and .pkl are pickles, and loading a pickle can run anything.",
-        "Use a model with safetensors weights, or convert it where you trust it.",
+        "Files such as .bin, .pt and .pkl are pickles, and loading a pickle can run any code.",
+        "Use a model with safetensors weights, or convert it on an isolated machine.",
     ),
     "E603": Code(
         "a write outside the run folder",
-        "Something tried to write beyond the run folder, by '..' or through a link.",
-        "Give a plain output_dir; report it if you did not ask for this.",
+        "Something tried to write outside the run folder, with '..' or through a link.",
+        "Set a plain output_dir; report it if your recipe did not cause this.",
     ),
     "E604": Code(
-        "a chat template runs away",
+        "a chat template takes too much time or memory",
         "The chat template of the model or of the recipe did not end in time, or took more memory"
         " than any template needs. It is run in a process of its own, which is ended then.",
         "Give another template as model.chat_template, or use rows with prompt and completion.",
@@ -585,7 +587,7 @@ CODES: dict[str, Code] = {
     ),
     "E900": Code(
         "a bug in llmft",
-        "Something happened that llmft does not understand. It is not your mistake.",
-        "Please report it, with the file that the message names; it holds no secrets.",
+        "llmft met an error that it does not handle. It is not your mistake.",
+        "Please report it, with the file that the message names; secrets are removed from it.",
     ),
 }

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # nobody reads on
             return 128 + 13  # as if SIGPIPE had ended us, which is what a shell expects
         what = f"the output cannot be written: {error.strerror}"
-        return _reported(EnvironmentFault("E202", what, fix="make room where it goes"), False)
+        return _reported(EnvironmentFault("E202", what, fix="free disk space there"), False)
 
 
 def _open_closed_streams() -> None:

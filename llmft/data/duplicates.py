@@ -19,8 +19,8 @@ def repeats(train: Sequence[Row], judged: Sequence[Row]) -> str:
         said.append(f"{again:,} of {len(train):,} training rows repeat another one")
     if both:
         said.append(
-            f"{both:,} of {len(judged):,} rows that are judged on are training rows too, so scores"
-            " are better than they would be on new ones"
+            f"{both:,} of {len(judged):,} evaluation rows are also training rows, so the scores"
+            " are better than on unseen rows"
         )
     return "; ".join(said)
 

@@ -41,7 +41,7 @@ class EncodingReport:
         if self.rows and not self.kept:
             raise DataError(
                 "E105",
-                f"no token of any row is left to learn ({self.note()})",
+                f"no row has a trained-on token left ({self.note()})",
                 fix="raise train.max_length, or check the completions",
             )
         if lost > settings.max_dropped * self.rows:
@@ -92,7 +92,7 @@ class Encoder:
             raise DataError(
                 "E108",
                 "the tokenizer has no chat template, and the rows are conversations",
-                fix="give one as model.chat_template, or use prompt and completion columns",
+                fix="set model.chat_template, or use prompt and completion columns",
             )
         try:
             return rendered(self.tokenizer, list(messages), add_generation_prompt=answer_next)
@@ -100,7 +100,7 @@ class Encoder:
             raise DataError(
                 "E108",
                 f"the chat template refuses a conversation: {error}",
-                fix="change the conversation, or give another template as model.chat_template",
+                fix="change the conversation, or set another model.chat_template",
             ) from error
 
     def _all(self, rows: Sequence[Row]) -> Iterable[Encoded]:
@@ -118,7 +118,7 @@ class Encoder:
         if isinstance(row, ChatRow):
             return self._chat(row)
         if isinstance(row, PromptRow):
-            raise DataError("E105", f"{row.origin}: a prompt alone has nothing to learn")
+            raise DataError("E105", f"{row.origin}: a prompt alone has no tokens to train on")
         raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
 
     def completion(self, row: CompletionRow) -> Encoded:
@@ -131,9 +131,9 @@ class Encoder:
         if not whole.startswith(prompt):
             raise DataError(
                 "E108",
-                f"{row.origin}: the chat template writes a conversation in another way"
-                " once it is answered, so the answer cannot be told from the prompt",
-                fix="give another template as model.chat_template",
+                f"{row.origin}: the chat template formats a conversation differently once it is"
+                " answered, so the answer cannot be told from the prompt",
+                fix="set another model.chat_template",
             )
         return self._split_at(
             self._ids(prompt, special=True), whole, row.origin, special=True, end=False
@@ -179,7 +179,7 @@ class Encoder:
                     "E108",
                     f"{row.origin}: the chat template rewrites earlier turns, so turn {turn}"
                     " cannot be found in the whole",
-                    fix="learn the last turn only (data.learn: last), or give another"
+                    fix="train on the last turn only (data.learn: last), or set another"
                     " model.chat_template",
                 )
             asked = self._extended(ids, done, before)
@@ -215,7 +215,7 @@ class Encoder:
                 return None
             report.counts["truncated"] += 1
         if not row.n_labels:
-            report.counts["dropped, nothing to learn"] += 1
+            report.counts["dropped, no trained-on token"] += 1
             return None
         return row
 

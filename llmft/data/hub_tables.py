@@ -61,9 +61,9 @@ def _hold_to_commit(table: Any, name: hub_commits.Name, wanted: str | None) -> N
             if wanted is not None and found[1] != wanted:
                 raise EnvironmentFault(
                     "E201",
-                    f"cannot load the data set '{name[1]}': commit {wanted[:8]} is wanted, and the"
-                    f" cache has {found[1][:8]}",
-                    fix=f"where there is a network: hf download --repo-type dataset {name[1]}"
+                    f"cannot load the data set '{name[1]}': commit {wanted[:8]} is needed, and"
+                    f" the cache has {found[1][:8]}",
+                    fix=f"with network access: hf download --repo-type dataset {name[1]}"
                     f" --revision {wanted}",
                 )
             hub_commits.remember(name, found[1])
@@ -76,5 +76,5 @@ def _not_found(path: str, revision: str | None, error: Exception) -> Environment
     return EnvironmentFault(
         "E201",
         f"cannot load the data set '{path}': {reason}",
-        fix="check its name, its subset, and whether it is shown to you: hf auth login",
+        fix="check its name and subset; if access is restricted: hf auth login",
     )

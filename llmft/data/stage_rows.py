@@ -86,14 +86,14 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             "E101",
             f"{found.skipped} of {found.seen} rows cannot be used:"
             f" {found.reasons[0]}" + (f"; {more}" if more else ""),
-            fix=first.faults[0].fix or "mend the rows, or set data.on_bad_row: skip",
+            fix=first.faults[0].fix or "correct the rows, or set data.on_bad_row: skip",
         )
     if found.skipped > dataset.config.max_bad_rows * found.seen:
         raise DataError(
             "E104",
             f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
             f" {found.note()}",
-            fix="mend the rows, or raise data.max_bad_rows",
+            fix="correct the rows, or raise data.max_bad_rows",
         )
     if not found.rows:
         raise DataError(
@@ -160,7 +160,7 @@ def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and the rows held out, at least one of each; order is kept."""
     if len(rows) < 2:
-        raise DataError("E103", "there is one row only, so none can be held out")
+        raise DataError("E103", "there is only one row, so none can be held out")
     count = min(max(1, round(len(rows) * share)), len(rows) - 1)
     held = set(random.Random(seed).sample(range(len(rows)), count))
     return (

@@ -38,7 +38,7 @@ class TableConfig(DatasetConfig):
     def _one_source(self) -> TableConfig:
         usual = type(self).model_fields["path"].default
         if self.path is None and self.data_files is None:
-            raise ValueError("give either path or data_files")
+            raise ValueError("set either path or data_files")
         if self.data_files and self.path not in (None, usual):
             raise ValueError("path and data_files exclude each other; keep one")
         return self

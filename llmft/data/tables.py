@@ -147,7 +147,7 @@ def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
         else:
             raise DataError(
                 "E107",
-                f"'{path}' has an ending that is not known",
+                f"'{path}' has an unknown file extension",
                 fix=f"use one of {', '.join(_ENDINGS)}",
             )
 
@@ -158,7 +158,7 @@ def _opened(path: Path) -> IO[bytes]:
             packed = file.read(2) == b"\x1f\x8b"
     except OSError as error:
         what = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError("E107", what, fix="mend its permissions, or copy it") from error
+        raise DataError("E107", what, fix="change its permissions, or copy it") from error
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
@@ -173,7 +173,9 @@ def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record
             if line.strip():
                 yield origin, _object(line, origin)
     except _CUT as error:
-        raise DataError("E107", f"{path}:{number + 1}: the file ends in mid-data") from error
+        raise DataError(
+            "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
+        ) from error
 
 
 # What gzip raises for a file that is cut short or damaged.
@@ -195,11 +197,11 @@ def _object(line: bytes, origin: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(
             "E107", f"{origin}:{error.colno}: not JSON: {error.msg.lower()}",
-            fix=_A_LIST if line.strip() == b"[" else "mend the line",
+            fix=_A_LIST if line.strip() == b"[" else "correct the line",
         ) from error  # fmt: skip
     if not isinstance(value, dict):
         kind = type(value).__name__
-        fix = _A_LIST if isinstance(value, list) else "mend the line"
+        fix = _A_LIST if isinstance(value, list) else "correct the line"
         raise DataError("E107", f"{origin}: a JSON object is wanted, got {kind}", fix=fix)
     if b"\\ud" in line.lower():
         _refuse_half_characters(value, origin)
@@ -214,8 +216,8 @@ def _parsed(data: bytes, origin: str) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:  # brackets inside brackets; huge numbers
-        what = f"{origin}: not JSON that can be read: {str(error).partition(';')[0].lower()}"
-        raise DataError("E107", what, fix="mend or drop the line") from error
+        what = f"{origin}: not readable JSON: {str(error).partition(';')[0].lower()}"
+        raise DataError("E107", what, fix="correct or delete the line") from error
 
 
 def _refuse_half_characters(record: Any, origin: str) -> None:
@@ -223,7 +225,7 @@ def _refuse_half_characters(record: Any, origin: str) -> None:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # no tokenizer takes it, and no file
         what = f"{origin}: a text holds half of a surrogate pair (an escape such as \\ud800)"
-        raise DataError("E107", what, fix="mend or drop the line") from error
+        raise DataError("E107", what, fix="correct or delete the line") from error
 
 
 def _text(data: bytes, origin: str) -> str:
@@ -245,7 +247,7 @@ def _whole(path: Path, stream: IO[bytes], limits: ReadLimits) -> bytes:
             if size > most:
                 raise _file_too_large(path, limits)
     except _CUT as error:
-        raise DataError("E107", f"{path}: the file ends in mid-data") from error
+        raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
     return b"".join(pieces)
 
 
@@ -325,7 +327,7 @@ def _csv(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
             origin = f"{path}:{reader.line_num}"
             if None in record or None in record.values():
                 raise DataError(
-                    "E107", f"{origin}: the row has not as many cells as the header has columns"
+                    "E107", f"{origin}: the row and the header have different numbers of cells"
                 )
             yield origin, record
     except csv.Error as error:
@@ -334,7 +336,7 @@ def _csv(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
         what = f"{path}: byte {_first_bad_byte(path)} is not UTF-8"
         raise DataError("E107", what, fix="save the file as UTF-8") from error
     except _CUT as error:
-        raise DataError("E107", f"{path}: the file ends in mid-data") from error
+        raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
 
 
 def _first_bad_byte(path: Path) -> int:

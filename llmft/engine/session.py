@@ -214,7 +214,7 @@ class Session:
                 made = finished.get(bound.name)
                 recorded = fingerprint.recorded(self.folder, bound.name)
                 if made and not again and recorded == context.fingerprint:
-                    self.trackers.note(f"{bound.name}: finished already")
+                    self.trackers.note(f"{bound.name}: already finished")
                     results[bound.name] = made
                 else:
                     self._set_aside(context, made, again, remade)
@@ -270,12 +270,12 @@ class Session:
         name = context.name
         if made:
             kept = fingerprint.set_aside(self.folder, name)
-            why = "as asked" if again else "as what it is made from has changed"
-            self.trackers.note(f"{name}: runs again, {why}; what it made is in '{kept}'")
+            why = "as asked" if again else "because something that it depends on has changed"
+            self.trackers.note(f"{name}: runs again, {why}; its previous result is in '{kept}'")
             remade.add(name)
         elif why := fingerprint.why_restarts(self.folder, name, context.reads, remade, again):
             kept = fingerprint.set_aside(self.folder, name)
-            self.trackers.note(f"{name}: restarts, {why}; what it had is in '{kept}'")
+            self.trackers.note(f"{name}: restarts, {why}; its previous files are in '{kept}'")
 
     def _run_stage(
         self, context: StageRunner, manager: PluginManager, provenance: dict[str, Any]
@@ -302,7 +302,7 @@ class Session:
                 "E502",
                 f"a plugin under 'plugins' ({names}) returns {shown(returned)} for a stage, not"
                 " its StageResult",
-                fix="report it to the plugin's author, or take the plugin out",
+                fix="report it to the plugin's author, or remove the plugin",
             )
         return returned
 
@@ -313,7 +313,9 @@ class Session:
             resuming.clear_unfinished(place)
             trained = not isinstance(context.work, Task)
             if trained and not any(place.glob(f"{CHECKPOINTS}/step-*")):
-                self.trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
+                self.trackers.note(
+                    f"{context.name}: no checkpoint was saved, so the stage restarts"
+                )
         with fsio.disk_errors(place):
             place.mkdir(parents=True, exist_ok=True)
 

@@ -103,7 +103,7 @@ class StageRunner:
         from llmft.training.step_plan import Plan, refuse_endless_warmup
 
         if not items:
-            raise DataError("E105", f"stage '{self.name}' has nothing left to learn from")
+            raise DataError("E105", f"stage '{self.name}' has no rows left to train on")
         plan = Plan.of(len(items), self.train, self.seed, distributed.count())
         refuse_endless_warmup(self.name, self.train, plan.steps)
         self.trackers.stage_started(self._info(items, plan.steps))
@@ -157,7 +157,7 @@ class StageRunner:
         trim_metrics(self.folder, saved.step if saved else 0)
         if saved is None:
             return self.score("before")
-        self.log.note(f"goes on after step {saved.step}, from its checkpoint")
+        self.log.note(f"continues after step {saved.step}, from its checkpoint")
         self.log.samples = list(saved.carried["samples"])
         before: Mapping[str, float] = saved.carried["before"]
         if before:
@@ -186,7 +186,7 @@ class StageRunner:
                 evaluation.as_answered(rows.rows), self.train
             )
             if when == "before" and (said := report.note()):
-                self.log.note(f"to judge the loss, {said}")
+                self.log.note(f"to compute the loss, {said}")
             self.log.progress("evaluate", 0, len(encoded))
             loss = evaluation.mean_loss(
                 self.models.model,

@@ -104,5 +104,5 @@ class StageData:
                     "E114",
                     f"{row.origin}: the tokenizer gives the id {max(row.input_ids)}, and the model"
                     f" has {words} tokens",
-                    fix="give the tokenizer that belongs to the model as model.tokenizer",
+                    fix="set model.tokenizer to the tokenizer that belongs to the model",
                 )

@@ -63,7 +63,9 @@ def _tiny_run(
     trained = [stage.name for stage in stages if stage not in made]
     for stage in made:
         _copy_rows(stage, place / "stages" / stage.name, rows)
-    notes = [f"the first rows of '{place.name}/{stage.name}' stand in for all" for stage in made]
+    notes = [
+        f"the first rows of '{place.name}/{stage.name}' are used in place of all" for stage in made
+    ]
     if trained:
         other = job.load(stages[0].parent.parent / RESOLVED)
         fsio.write_json(place / "recipe.yaml", _of_these(other, trained, job))

@@ -32,9 +32,9 @@ class Trackers:
         """Return what a person should know of the network before a run starts."""
         hosts = [(f"tracker '{tracker.method}'", tracker.contacts) for tracker in self.trackers]
         return [
-            f"{name}: it is not stated whether it uses the network"
+            f"{name}: it does not declare whether it uses the network"
             if host is None
-            else f"{name} tells {host}"
+            else f"{name} sends data to {host}"
             for name, host in hosts
             if host != ""
         ]

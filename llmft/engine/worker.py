@@ -45,7 +45,7 @@ def _train(order: Order, folder: Path) -> None:
         raise EnvironmentFault(
             "E210",
             f"the run folder '{run}' is not there",
-            fix="give an --output-dir that all machines of the run share",
+            fix="use an --output-dir that all machines of the run share",
         )
     hub_commits.begin_as_in(run)
     with captured_output(run / f"log-{here.rank}.txt"):
@@ -63,7 +63,7 @@ def _train(order: Order, folder: Path) -> None:
         if context.data.digests != order.rows:
             raise DataError(
                 "E113",
-                f"the rows of '{bound.name}' are not those of the first process",
+                f"the rows of '{bound.name}' differ from those of rank 0",
                 fix="give all machines of the run the same files",
             )
         manager = job.hooks()

@@ -15,8 +15,8 @@ _FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
 def remarks(recipe: Recipe) -> list[str]:
     """Return what a person should know of the hub before a run starts."""
     told = [
-        f"{kind} '{name}' has no commit as its revision: it may be another one next time;"
-        " lock.json records which it was"
+        f"{kind} '{name}' has no commit as its revision, so it may change; lock.json records the"
+        " commit that was used"
         for kind, name, revision in _sources(recipe)
         if not is_commit(revision)
     ]
@@ -24,7 +24,7 @@ def remarks(recipe: Recipe) -> list[str]:
         seen = "private" if asked.private else "public"
         stage = recipe.sent_stage(asked)
         told.append(
-            f"after the run, '{stage}' is sent to the hub: {asked.repo_id} ({seen}),"
+            f"after the run, '{stage}' is uploaded to the hub: {asked.repo_id} ({seen}),"
             f" at {hub_client.host()}"
         )
     return told

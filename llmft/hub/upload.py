@@ -73,7 +73,7 @@ def push(job: Job, run: Path, asked: PushToHub) -> str:
         files = adapter_files(job, run, asked.model_copy(update={"repo_id": repo_id}))
     if asked.private and not is_private:
         raise _not_sent(
-            f"'{asked.repo_id}' is public already, and shall be private",
+            f"'{asked.repo_id}' is public, and the recipe asks for a private repository",
             "make it private on the hub, or write private: false",
         )
     return _within(asked.timeout_seconds, send)
@@ -117,7 +117,7 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
     folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
     if stage.alignment is None:
-        what = f"stage '{stage.name}' trained nothing that could be sent"
+        what = f"stage '{stage.name}' trained nothing that could be uploaded"
         raise CheckpointError("E402", what, fix="name a stage that trains an adapter: --stage")
     fsio.verify_folder(source)
     files: dict[str, str | bytes] = {
@@ -165,7 +165,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     if failed:
         raise _refused(failed[0]) from failed[0]
     if not done:
-        fix = "set HF_HUB_DISABLE_XET=1 where a network lets Xet hang" if _uses_xet() else ""
+        fix = "set HF_HUB_DISABLE_XET=1 if Xet hangs in your network" if _uses_xet() else ""
         raise _not_sent(f"the hub did not answer within {seconds:.0f} seconds", fix)
     return done[0]
 

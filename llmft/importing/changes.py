@@ -75,7 +75,7 @@ def steps_that_count(draft: Draft) -> None:
     """Leave --max_steps -1 out: transformers' word for no such limit."""
     entry = draft.entry("train.max_steps")
     if entry is not None and entry.flag and entry.value == -1:
-        draft.leave_out("train", entry.flag, "the number of epochs counts, as by default here")
+        draft.leave_out("train", entry.flag, "the number of epochs applies, as is the default here")
 
 
 def offload_without_gpu(draft: Draft) -> None:
@@ -131,7 +131,7 @@ def asked_as_it_learnt(draft: Draft, data: type[BaseModel]) -> None:
     """Ask an instruct model through its chat template, where the data can."""
     model = str(draft.get("model.path") or "")
     if _INSTRUCT.search(model) and "chat" in data.model_fields and draft.get("data.chat") is None:
-        why = "not in the command: an instruct model learnt to be asked through its chat template"
+        why = "not in the command: an instruct model was trained with its chat template"
         draft.set("data.chat", True, None, why)
 
 

@@ -242,7 +242,7 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise EnvironmentFault(
                 "E207",
-                f"the weights in '{path}' do not fit the model: {kind.split('_')[0]} {shown}",
+                f"the weights in '{path}' do not match its config: {kind.split('_')[0]} {shown}",
                 fix="check that config.json and the weights belong together",
             )
 
@@ -302,7 +302,7 @@ class _found:
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error
         fix = "check the folder's files" if local else f"try: hf download {self.path}"
         if isinstance(error, ImportError):
-            fix = "install what is missing, or change what asks for it"
+            fix = "install what is missing, or change the setting that needs it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
 
 

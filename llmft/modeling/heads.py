@@ -76,7 +76,7 @@ def rewards(
     """
     head = getattr(model, NAME, None)
     if not isinstance(head, nn.Linear):
-        raise ValueError("the model has no scalar head: it is no reward model")
+        raise ValueError("the model has no scalar head: it is not a reward model")
     hidden_BD = last_hidden(model, rows, shared)
     with torch.autocast(hidden_BD.device.type, enabled=False):
         values: torch.Tensor = head(hidden_BD.float()).squeeze(-1)

@@ -69,5 +69,5 @@ def _fault(source: ModelSource, what: str) -> EnvironmentFault:
     return EnvironmentFault(
         "E205",
         f"the model '{source.path}' {what}, by its config.json",
-        fix="check config.json, take a smaller model, or store it in 4 bits",
+        fix="check config.json, use a smaller model, or store it in 4 bits",
     )

@@ -112,9 +112,10 @@ def _config(real: BaseModel) -> tuple[Any, str]:
         known = ", ".join(family.model_type for family in ARCHITECTURES_BY_NAME)
         raise EnvironmentFault(
             "E201",
-            f"the config of '{source.path}' is not here, and its name tells no architecture"
+            f"the config of '{source.path}' is not here, and its name does not tell the"
+            " architecture"
             f" (known by name: {known})",
-            fix=f"fetch it first: hf download {source.path} config.json",
+            fix=f"download it first: hf download {source.path} config.json",
         )
     from transformers import AutoConfig
 

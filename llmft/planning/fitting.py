@@ -53,7 +53,7 @@ def named_memory(text: str) -> Memory:
     """
     found = _SIZE.fullmatch(text.strip())
     if not found or not float(found[1]):
-        raise RecipeError("E090", f"--gpu '{text}' is no size of a memory", fix="write --gpu 24GB")
+        raise RecipeError("E090", f"--gpu '{text}' is not a memory size", fix="write --gpu 24GB")
     unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
     memory = Memory(f"a GPU of {text.strip()}", int(float(found[1]) * unit), CUDA_CONTEXT, False)
     if memory.room <= 0:

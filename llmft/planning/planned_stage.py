@@ -109,7 +109,7 @@ class PlannedStage(StageRunner):
         """Return where an earlier stage of this plan has written made-up rows, if it did."""
         folder = self.folder.parent / name
         if not (folder / ROWS).is_file():
-            raise EnvironmentFault("E201", f"the stage '{name}' has yet to make them")
+            raise EnvironmentFault("E201", f"the stage '{name}' has not made them yet")
         return folder
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
@@ -301,14 +301,16 @@ class PlannedData(StageData):
         """Return a batch of prompts for a task whose rows cannot be read from here."""
         self.state.assumed = True
         tokens = min(self.max_length or ASSUMED_TOKENS, ASSUMED_TOKENS) // 2
-        self.state.remark(f"memory is that of prompts of {tokens:,} tokens")
+        self.state.remark(f"memory is computed for prompts of {tokens:,} tokens")
         count = self.train.per_device_eval_batch_size
         return [PromptRow(f"{number}" + " a" * (tokens - 1)) for number in range(count)]
 
     def _assumed(self) -> list[Encoded]:
         length = min(self.max_length or ASSUMED_TOKENS, ASSUMED_TOKENS)
         length = self.train.max_length or length
-        self.state.remark(f"memory is that of rows of {length:,} tokens, half of them trained on")
+        self.state.remark(
+            f"memory is computed for rows of {length:,} tokens, half of them trained on"
+        )
         ids = (1,) * length
         row = Encoded(ids, (IGNORED,) * (length // 2) + ids[length // 2 :])
         return [row] * self.train.per_device_train_batch_size

@@ -160,7 +160,7 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
     except Exception as error:  # as above
         followed = False
         planned.state.remark(
-            f"'{planned.work.method}' cannot be followed without weights ({_said(error)}):"
+            f"'{planned.work.method}' cannot be planned without weights ({_said(error)}):"
             f" memory after the phase '{memory.phase}' is not counted"
         )
     memory.close()
@@ -183,7 +183,7 @@ def _run_task(planned: PlannedStage) -> None:
         planned.work.run(planned)
     except WaitsForPeople:
         planned.state.remark(
-            "the run stops here, with exit code 9, until people have done their part"
+            "the run stops here, with exit code 9, until people have ranked the answers"
         )
     except StageError:
         pass

@@ -71,7 +71,7 @@ def decisions_on(sample: Sample, ratings: Ratings) -> list[Decision]:
         if decision is None:
             continue
         if sum(map(len, decision.ranking)) != len(sample.completions):
-            what = f"rater '{rater}' ranks another number of answers than item {sample.id[:12]} has"
+            what = f"rater '{rater}' does not rank all answers of item {sample.id[:12]}"
             raise DataError("E111", what, fix="delete that line, and rank the item again")
         found.append(decision)
     return found

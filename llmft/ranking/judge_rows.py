@@ -20,8 +20,8 @@ def judged(samples: Sequence[Sample], scores: Sequence[Sequence[float]], rater: 
     for sample in rankable(samples):
         row = by_item[sample.id]
         if any(score != score for score in row):
-            what = f"the judge gave an answer of item {sample.id[:12]} no number"
-            raise DataError("E112", what, fix="mend the judge")
+            what = f"the judge gave no finite score to an answer of item {sample.id[:12]}"
+            raise DataError("E112", what, fix="correct the judge")
         decisions[sample.id] = Decision(sample.id, _ranking(row), False, "", 0.0)
     return Ratings({rater: decisions})
 

@@ -66,7 +66,9 @@ def read_ratings(folder: Path) -> Ratings:
         decisions, torn = read_rater(path)
         by_rater[path.stem] = decisions
         if torn:
-            remarks.append(f"the last line of '{path}' was cut short by a kill, and is left out")
+            remarks.append(
+                f"the last line of '{path}' is incomplete, as a kill leaves it, and is left out"
+            )
     return Ratings(by_rater, tuple(remarks))
 
 
@@ -79,7 +81,7 @@ def read_rater(path: Path) -> tuple[dict[str, Decision], bool]:
             decision = _decision(json.loads(line))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             fix = "delete the line, and rank that item again"
-            raise DataError("E111", f"{path}:{number}: this is no decision", fix=fix) from error
+            raise DataError("E111", f"{path}:{number}: this is not a decision", fix=fix) from error
         decisions[decision.item] = decision
     return decisions, bool(tail)
 

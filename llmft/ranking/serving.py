@@ -39,7 +39,7 @@ def serve(
         with leave_on_signal():
             worker.start()
             say(f"rating as {session.rater}; open {server.address}")
-            say("every decision is saved at once; end with Ctrl-C, and come back any time")
+            say("every decision is saved at once; stop with Ctrl-C; you can continue at any time")
             if open_page and _has_desktop():
                 webbrowser.open(server.address)
             server.finished.wait()

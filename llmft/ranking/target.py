@@ -85,7 +85,7 @@ def _waited_for(run: Path, waiting: Path) -> Target:
         rows = folder / where
         if rows.is_file():
             if not _of_a_run(rows.resolve(), run.resolve()):
-                raise TrustError("E603", f"'{waiting}' leads out of the run folder: '{where}'")
+                raise TrustError("E603", f"'{waiting}' is outside the run folder: '{where}'")
             return Target(rows, _resume_command(run), raters)
     raise CheckpointError("E401", f"'{waiting}' names '{where}', which is not there")
 

@@ -14,10 +14,10 @@ from llmft.ranking.ranking_session import Session, Shown
 Say = Callable[[str], None]
 
 HELP = """type an order, best first, such as   b > a = c   ('=' for a tie), or one of
-  bad    none of the answers is any good
+  bad    none of the answers is good
   back   the prompt before this one
   skip   leave this prompt for later
-  quit   stop; everything that was saved stays saved"""
+  quit   stop; all rankings are saved"""
 
 
 def rank_in_terminal(session: Session, lines: Iterable[str], say: Say) -> None:
@@ -76,7 +76,7 @@ def order_of(typed: str, shown: Shown) -> list[list[int]] | str:
             if not re.fullmatch(f"[{letters}]", name):
                 return f"'{escaped(name)}' is none of the answers {_listed(letters)}"
             if name in seen:
-                return f"'{name}' stands there twice"
+                return f"'{name}' is there twice"
             seen.add(name)
         groups.append([letters.index(name) for name in names])
     missing = [letter for letter in letters if letter not in seen]

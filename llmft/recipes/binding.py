@@ -86,7 +86,7 @@ class Binder:
             error = CheckpointError(
                 "E402",
                 f"there is no run '{run_id}' under '{recipe.output_dir}'",
-                fix="give the name of a run's folder, as 'llmft run' printed it",
+                fix="use the name of a run folder that 'llmft run' printed",
             )
             return Upstream(target, produces, error=error)
         if produces not in MODELS:
@@ -110,7 +110,7 @@ class Binder:
 
         run = run.resolve()
         if run in self._other_runs:
-            what = f"the runs wait for each other: '{run.name}' goes on from itself"
+            what = f"the runs refer to each other: '{run.name}' would start from itself"
             raise CheckpointError("E402", what)
         if run not in self._jobs:
             refuse_links_below(run, NOT_OURS)

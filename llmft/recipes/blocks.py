@@ -166,7 +166,7 @@ def _report(blocks: Blocks, path: KeyPath, errors: list[Error], removed: set[str
 
 
 def _as_block(blocks: Blocks, path: KeyPath, value: Any, field: FieldInfo | None) -> str:
-    """Return the way out for a plain value in a block's place, such as `adapter: lora`."""
+    """Return the suggested fix for a plain value in a block's place, such as `adapter: lora`."""
     model = blocks.models.get(path)
     if model is None or isinstance(value, list):
         return ""
@@ -176,7 +176,7 @@ def _as_block(blocks: Blocks, path: KeyPath, value: Any, field: FieldInfo | None
             return f"write {{method: {visible(str(value))[:60]}}}"
         return f"write {{method: ...}}, with one of {', '.join(names)}"
     if value is False and field is not None and not field.is_required():
-        return "drop the key"
+        return "remove the key"
     needed = [name for name, inner in model.model_fields.items() if inner.is_required()]
     if len(needed) != 1:
         return ""

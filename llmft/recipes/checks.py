@@ -42,14 +42,14 @@ def _check_folder(recipe: Recipe, blocks: Blocks) -> None:
     parts = re.split(r"[/\\]", recipe.output_dir)
     fix = "write a folder such as runs"
     if ".." in parts:
-        clash(blocks, "E046", [("output_dir",)], "output_dir may not hold '..'", fix)
+        clash(blocks, "E046", [("output_dir",)], "output_dir must not contain '..'", fix)
     elif recipe.output_dir.startswith("~"):
-        what = "'~' is not replaced by the home folder here"
+        what = "'~' is not expanded here"
         clash(blocks, "E046", [("output_dir",)], what, "write the folder out")
     elif any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
         clash(blocks, "E046", [("output_dir",)], "a folder's name has more than 255 bytes", fix)
     elif re.search(r"[\x00-\x1f\x7f]", recipe.output_dir):
-        clash(blocks, "E046", [("output_dir",)], "output_dir holds a control character", fix)
+        clash(blocks, "E046", [("output_dir",)], "output_dir contains a control character", fix)
     names: list[tuple[KeyPath, str]] = [(("name",), recipe.name)]
     names += [(("stages", n, "name"), stage.name) for n, stage in enumerate(recipe.stages)]
     for path, name in names:
@@ -91,9 +91,9 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
     if not blocks.tree.touches_broken([(*base, "adapter"), ("stages", other, "adapter")]):
         what = (
             f"'{differing}' is not what stage '{other_stage.name}' has,"
-            f" whose adapter stage '{stage.name}' goes on training"
+            f" whose adapter stage '{stage.name}' continues to train"
         )
-        fix = "drop this adapter block, or drop start_from"
+        fix = "remove this adapter block, or start_from"
         blocks.tree.report_together("E034", paths, what, fix)
 
 
@@ -116,7 +116,7 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
     if cls is None or found[1].adapter is None:
         return
     name = visible(found[1].adapter.method)[:80]
-    train, drop = (*base, "train"), "or pick another adapter"
+    train, drop = (*base, "train"), "or choose another adapter"
     if stage.train.gradient_checkpointing and not cls.supports_gradient_checkpointing:
         what = f"the '{name}' adapter cannot work with gradient_checkpointing"
         paths: list[KeyPath] = [(*train, "gradient_checkpointing"), method]
@@ -134,7 +134,7 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
     for key, value in (options or {}).items():
         if wanted and wanted.get(key) != value:
             what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
-            fix = f"drop model.quantization, or write {key}: {str(value).lower()} there too"
+            fix = f"remove model.quantization, or write {key}: {str(value).lower()} there too"
             clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
     if bits or (options and (options.get("load_in_4bit") or options.get("load_in_8bit"))):
         where = ("model", "quantization", f"load_in_{bits}bit") if bits else method

@@ -62,8 +62,8 @@ def _set(tree: Tree, names: list[str], value: Any, text: str, place: Place) -> N
             block = block[index]
             continue
         if not isinstance(block, dict):
-            what = f"{dotted(path)} is no block, so nothing can be set in it"
-            raise _Refused("E013", what, "set the whole of it, or mend the path")
+            what = f"{dotted(path)} is not a block, so nothing can be set in it"
+            raise _Refused("E013", what, "set its whole value, or correct the path")
         path = (*path, name)
         if last:
             block[name] = value

@@ -27,26 +27,26 @@ from llmft.api.settings import (
 class Stage(Settings):
     """One step of a recipe: a training run, or a task that makes rows for others."""
 
-    name: Name = Field(description="what later stages and the run folder call this stage")
+    name: Name = Field(description="the stage's name, used by later stages and in the run folder")
     start_from: Line | None = Field(
         None,
-        description="an earlier stage whose adapter this one goes on with",
+        description="an earlier stage whose adapter this stage continues to train",
     )
     adapter: SerializeAsAny[AdapterConfig] | None = Field(
-        None, description="what is trained; may be left out where start_from names a stage"
+        None, description="what is trained; optional if start_from names a stage"
     )
     alignment: SerializeAsAny[AlignmentConfig] | None = Field(
-        None, description="what is optimised; a stage has an alignment or a task"
+        None, description="what is optimised; a stage has either an alignment or a task"
     )
     task: SerializeAsAny[TaskConfig] | None = Field(
-        None, description="what is made, where nothing is trained"
+        None, description="what the stage makes, where it trains nothing"
     )
     data: SerializeAsAny[DatasetConfig] | None = Field(
-        None, description="the rows; a task may need none"
+        None, description="the rows; some tasks need none"
     )
-    train: TrainSettings = Field(default_factory=TrainSettings, description="how it trains")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="how the stage trains")
     evaluate: EvaluateSettings | None = Field(
-        None, description="how it is judged before and after; default: not at all"
+        None, description="how the stage is scored before and after training; default: not scored"
     )
 
     @property
@@ -61,38 +61,40 @@ class Stage(Settings):
 
 
 class Repeat(Settings):
-    """Stages that run several times, each round starting from the last one's policy."""
+    """Stages that run several times; each round starts from the previous round's policy."""
 
     stages: list[Line] = Field(
-        min_length=1, max_length=100, description="stages of the recipe, one after another"
+        min_length=1, max_length=100, description="stages that follow one another in the recipe"
     )
-    rounds: int = Field(2, ge=1, le=100, description="how often they run")
+    rounds: int = Field(2, ge=1, le=100, description="how many times they run")
 
 
 class Recipe(Settings):
     """The whole file."""
 
     recipe: Literal[1] = Field(description="the version of the recipe format")
-    name: Name = Field(description="what the run is called; its folder is <output_dir>/<name>/...")
-    seed: int = Field(17, ge=0, le=2**32 - 1, description="the seed of every random choice")
-    output_dir: Line = Field("runs", description="the folder under which run folders are made")
+    name: Name = Field(description="the run's name; its folder is <output_dir>/<name>/...")
+    seed: int = Field(17, ge=0, le=2**32 - 1, description="the seed of all random numbers")
+    output_dir: Line = Field("runs", description="the folder that holds the run folders")
     model: ModelSource = Field(description="the base model")
-    stages: list[Stage] = Field(min_length=1, max_length=1000, description="run in this order")
+    stages: list[Stage] = Field(
+        min_length=1, max_length=1000, description="the stages, in the order in which they run"
+    )
     repeat: Repeat | None = Field(
-        None, description="stages to run again and again; default: each runs once"
+        None, description="stages to run several times; default: each runs once"
     )
     trackers: list[SerializeAsAny[TrackerConfig]] = Field(
         default_factory=lambda: [TrackerConfig(method="console"), TrackerConfig(method="jsonl")],
         max_length=20,
-        description="who is told how training goes",
+        description="where progress and metrics are reported",
     )
     plugins: list[Line] = Field(
         default_factory=list,
         max_length=50,
-        description="cross-cutting plugins that act in this run",
+        description="plugins that act on every stage of this run",
     )
     push_to_hub: PushToHub | None = Field(
-        None, description="send an adapter to the hub after the run; default: nothing is sent"
+        None, description="upload an adapter to the hub after the run; default: no upload"
     )
 
     def stage(self, name: str) -> Stage:

@@ -128,7 +128,7 @@ def _unknown(reference: Reference, names: list[str], blocks: Blocks) -> None:
     earlier = names[: reference.stage]
     what = f"no earlier stage is called '{label}' (have: {', '.join(earlier) or 'none'})"
     fix = did_you_mean(reference.target, earlier) or (
-        "name one of these" if earlier else "put the stage that is meant before this one"
+        "name one of these" if earlier else "put the stage before this one"
     )
     blocks.tree.report("E030", reference.path, what, fix)
 
@@ -146,8 +146,8 @@ def _forward(
         links.setdefault(names[other.stage], []).append(other.target)
     circle = _way(target, own, links)
     if circle:
-        what = f"the stages wait for each other: {' -> '.join([own, *circle])}"
-        blocks.tree.report("E031", reference.path, what, "drop one of these references")
+        what = f"the stages refer to each other: {' -> '.join([own, *circle])}"
+        blocks.tree.report("E031", reference.path, what, "remove one of these references")
         return
     what = f"'{target}' comes later than '{own}'; a stage may name earlier ones only"
     blocks.tree.report("E031", reference.path, what, f"move '{target}' before '{own}'")

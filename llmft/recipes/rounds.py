@@ -32,8 +32,8 @@ def check_repeat(recipe: Recipe, blocks: Blocks) -> None:
             return
     start = names.index(wanted[0])
     if names[start : start + len(wanted)] != wanted:
-        what = "the repeated stages do not follow one another in the recipe as they do here"
-        fix = f"name them as they stand: {', '.join(n for n in names if n in wanted)}"
+        what = "the repeated stages do not follow one another in the recipe in this order"
+        fix = f"list them in the recipe's order: {', '.join(n for n in names if n in wanted)}"
         blocks.tree.report("E036", base, what, fix)
         return
     if recipe.repeat.rounds > 1 and not _passes_on(recipe, wanted, blocks):

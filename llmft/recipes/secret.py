@@ -50,7 +50,7 @@ _ASSIGNMENT = re.compile(
 
 
 def secret_in(key: str, value: Any) -> tuple[str, str] | None:
-    """Return what a value looks like and the way out, or None if it is no secret."""
+    """Return what a value looks like and the suggested fix, or None if it is no secret."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     if isinstance(value, str):
@@ -99,9 +99,9 @@ def refuse_secrets(tree: Tree) -> tuple[str, ...]:
         if secret := secret_in(key, value):
             name, fix = secret
             found.append(str(value))
-            tree.report("E050", path, f"this looks like {name}, which no recipe may hold", fix)
+            tree.report("E050", path, f"this looks like {name}, which must not be in a recipe", fix)
         elif isinstance(value, str) and (match := _VARIABLE.search(value)):
-            what = f"'${{{match[1]}}}' is not replaced: a recipe is no template"
+            what = f"'${{{match[1]}}}' is not expanded: a recipe is not a template"
             flag = f'--set {".".join(map(str, path))}="${match[1]}"'
             tree.report("E051", path, what, f"write the value, or pass {flag}")
 

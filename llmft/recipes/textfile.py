@@ -43,7 +43,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def decoded(data: bytes, file: str) -> str:
     """Return bytes as the text of a recipe; RecipeError names the first byte that is none."""
     if len(data) > MAX_BYTES:
-        what = f"larger than {MAX_BYTES >> 20} MiB, which no recipe is"
+        what = f"larger than {MAX_BYTES >> 20} MiB, the most for a recipe"
         raise _fault("E002", file, what, "check the path: is this a data file?")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _fault("E003", file, "the file is UTF-16", "save it as UTF-8")
@@ -60,7 +60,7 @@ def decoded(data: bytes, file: str) -> str:
         ahead = lines_of(text[: found.start()])
         line, column = len(ahead), len(ahead[-1]) + 1
         name = "a NUL" if found.group() == "\0" else "a control character"
-        what = f"{name} (U+{ord(found.group()):04X}) stands in the file"
+        what = f"{name} (U+{ord(found.group()):04X}) is in the file"
         place = Place(file, line, column, lines[line - 1])
         raise RecipeError("E003", what, fix="delete it", place=place)
     if len(lines) > MAX_LINES:

@@ -49,7 +49,7 @@ def answer_unknown(path: KeyPath, models: Models) -> tuple[str, str, str]:
         plain = "".join(c for c in latin if c.isascii() and c.isprintable())
         fix = did_you_mean(plain, valid)
         if plain in valid:
-            fix = f"type '{plain}' anew, in plain letters"
+            fix = f"type '{plain}' again, in plain letters"
         return "E027", f"unknown key '{label}': {odd}", fix
     return "E020", f"unknown key '{label}'", _suggested_fix(key, block, valid, models)
 
@@ -81,7 +81,7 @@ def _translated(ours: str, block: KeyPath, models: Models) -> str:
     full = (*stage, *where) if of_stage and stage else where
     chosen = models.get(full)
     if chosen and chosen not in BASES and name not in chosen.model_fields:
-        return f"it is called '{name}' here, which the method chosen under {dotted(full)} has not"
+        return f"it is called '{name}' here, which the method under {dotted(full)} does not have"
     if full == block and not (of_stage and not stage):
         return f"it is called '{name}' here"
     if of_stage and not stage:

@@ -17,7 +17,7 @@ from llmft.system.nearest import did_you_mean
 
 Error = dict[str, Any]
 Answer = tuple[str, str, str]
-"""A code, what is wrong, the way out."""
+"""A code, what is wrong, the suggested fix."""
 
 _WANTED = {
     "int_type": "a whole number",
@@ -109,7 +109,7 @@ def _type_fix(wanted: list[str], value: Any, written: str, field: FieldInfo | No
         named = (
             f" for the default, {shown(default)}" if isinstance(default, int | float | str) else ""
         )
-        return "write a value, or drop the key" + named
+        return "write a value, or remove the key" + named
     if "true or false" in wanted:
         return "write true or false"
     if isinstance(value, str) and {"a number", "a whole number"} & set(wanted):

@@ -29,11 +29,11 @@ def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
         return
     if len(given) == 2:
         what = "a stage has an alignment or a task, not both"
-        clash(blocks, "E040", given, what, "make two stages of it")
+        clash(blocks, "E040", given, what, "split it into two stages")
         return
     if task in given:
         for path in _useless(stage):
-            what = f"a task trains nothing, so '{path[-1]}' has no use"
+            what = f"a task trains nothing, so '{path[-1]}' has no effect"
             paths: list[KeyPath] = [(*base, *path), (*task, "method")]
             clash(blocks, "E040", paths, what, f"drop {path[-1]}")
     reads = (cls := blocks.classes.get(given[0])) is None or bool(cls.rows)
@@ -78,7 +78,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         fix = (
             f"set it up to give {can[0]} rows"
             if can
-            else f"pick another dataset or {stage.work_kind}"
+            else f"choose another dataset or {stage.work_kind}"
         )
         clash(blocks, "E042", [(*where, "method"), method], what, fix)
     known = [*LOSS_METRICS, *dataset.metrics]

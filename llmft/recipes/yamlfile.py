@@ -48,7 +48,7 @@ def parse(text: str, file: str) -> Tree:
     if not isinstance(root.value, dict):
         what = f"a recipe is a block of keys, and this file holds {shown(_plain(root))}"
         raise RecipeError.of(
-            [*tree.faults, Fault("E010", what, "begin with 'recipe: 1'", "", root.place)]
+            [*tree.faults, Fault("E010", what, "start with 'recipe: 1'", "", root.place)]
         )
     builder.lay_out(root, ())
     tree.data = _plain(root)
@@ -102,23 +102,23 @@ def _syntax(error: MarkedYAMLError, place: Place) -> tuple[str, str, str]:
     problem = str(error.problem or error.context or "the syntax is broken")
     rest = place.source[place.column - 1 :]
     if rest.startswith("\t"):
-        return "E004", "a tab stands where YAML wants spaces", "indent with spaces"
+        return "E004", "a tab where YAML needs spaces", "indent with spaces"
     if rest.startswith("{") and place.source[: place.column - 1].endswith("$"):
-        what = f"'${visible(rest[: rest.find('}') + 1])[:60]}' is not replaced here"
+        what = f"'${visible(rest[: rest.find('}') + 1])[:60]}' is not expanded here"
         return "E051", what, "write the value"
     if "mapping values are not allowed" in problem:
         fix = "begin a new key on its own line, at the same depth as its neighbours;" \
             " quote text that contains ': '"  # fmt: skip
-        return "E005", "a second ':' where no key may stand", fix
+        return "E005", "a second ':' where no key can be", fix
     if "cannot start any token" in problem and rest:
         return "E005", f"a value cannot begin with {rest[0]}", "put the text in quotes"
     if "while scanning a quoted scalar" in str(error.context) and "end of stream" in problem:
         return "E005", "this quote is never closed", "close it"
     if "undefined tag handle" in problem:
-        return "E009", "a tag is refused: a recipe is plain data", "drop the tag"
+        return "E009", "a tag is refused: a recipe is plain data", "remove the tag"
     if "expected <block end>" in problem:
-        fix = "line keys of one block up at one depth, and write a colon and a space after each"
-        return "E005", "this line does not fit the block that it stands in", fix
+        fix = "indent the keys of a block equally, and write a colon and a space after each"
+        return "E005", "this line does not fit its block", fix
     if "but got '<stream end>'" in problem:
         mark = error.context_mark
         begun = f" that was opened on line {mark.line + 1}" if mark else ""
@@ -128,7 +128,7 @@ def _syntax(error: MarkedYAMLError, place: Place) -> tuple[str, str, str]:
         fix = "close the bracket, or write a comma between its items"
         return "E005", f"{opened}, this fits nowhere", fix
     if "expected '<document start>'" in problem:
-        return "E005", "text stands after the end of the recipe", "make it one block of keys"
+        return "E005", "there is text after the end of the recipe", "make it one block of keys"
     return "E005", visible(problem), ""
 
 
@@ -155,16 +155,16 @@ class _Builder:
             if isinstance(event, DocumentStartEvent):
                 place = self.place(event.start_mark.line, event.start_mark.column)
                 if root is not None:
-                    what = "a second document begins here; a recipe is one document"
-                    raise _stop("E010", place, what, "drop the '---' or make two files")
+                    what = "a second document starts here; a recipe is one document"
+                    raise _stop("E010", place, what, "remove the '---', or make two files")
                 if event.version not in (None, (1, 2)):
                     version = ".".join(map(str, event.version))
                     what = f"the file claims YAML {version}, and a recipe is YAML 1.2"
-                    raise _stop("E005", place, what, "drop the %YAML line")
+                    raise _stop("E005", place, what, "remove the %YAML line")
             elif not isinstance(event, StreamStartEvent | StreamEndEvent | DocumentEndEvent):
                 root = self.node(event, events, ())
         if root is None:
-            fix = "begin with 'recipe: 1'; `llmft list-recipes` shows complete ones"
+            fix = "start with 'recipe: 1'; `llmft list-recipes` shows complete ones"
             raise _stop("E010", Place(self.tree.file, 1, 1), "the file is empty", fix)
         return root
 
@@ -197,7 +197,7 @@ class _Builder:
         if event.tag is not None:
             tag = visible(str(event.tag).replace("tag:yaml.org,2002:", "!!"))[:60]
             what = f"the tag '{tag}' is refused: a recipe is plain data"
-            self.refuse("E009", node, path, what, "drop the tag")
+            self.refuse("E009", node, path, what, "remove the tag")
         if event.anchor is not None:
             self.anchors[event.anchor] = node
         return node
@@ -208,9 +208,9 @@ class _Builder:
         if target is None:
             node = _Node(None, place)
             label = visible(name)[:60]
-            what = f"no '&{label}' stands above this alias"
+            what = f"there is no '&{label}' above this alias"
             if name in self.anchors:
-                what = f"the alias '*{label}' stands inside what it repeats"
+                what = f"the alias '*{label}' is inside the value that it repeats"
             self.refuse("E007", node, path, what, "write the value out")
             return node
         self.count(target.size - 1, len(path) + target.height, place)
@@ -234,7 +234,7 @@ class _Builder:
         elif plain and not name:
             self.refuse("E011", key, path, "a key is missing before ':'", "write a key")
         elif plain and name == "<<":
-            what = "the merge key '<<' is refused: settings stand where they are used"
+            what = "the merge key '<<' is refused: settings are written where they are used"
             self.refuse("E008", key, path, what, "write the keys out")
         elif name in node.value:
             first = node.value[name][0]
@@ -253,7 +253,7 @@ class _Builder:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             what = f"more than {MAX_NODES:,} values, aliases counted as if written out"
-            raise _stop("E002", place, what, "a recipe is a page or two; drop what repeats")
+            raise _stop("E002", place, what, "a recipe is a page or two; remove repetitions")
         if depth > MAX_DEPTH:
             raise _stop("E002", place, f"more than {MAX_DEPTH} blocks inside each other")
 
@@ -262,7 +262,7 @@ class _Builder:
         node.refused = True
         self.tree.faults.append(Fault(code, what, fix, dotted(path), node.place))
         if len(self.tree.faults) >= MAX_FAULTS:
-            what = f"more than {MAX_FAULTS} faults; the rest is not read"
+            what = f"more than {MAX_FAULTS} faults; the rest is not checked"
             raise _stop("E002", node.place, what)
 
     def lay_out(self, node: _Node, path: KeyPath) -> None:

@@ -101,11 +101,11 @@ def _check_config(cls: type[Any], base: type[api.Settings]) -> None:
         )
     if not config.model_config.get("frozen"):
         raise ContractViolation(
-            f"'{cls.__name__}.Config' can be changed after it was read; keep frozen=True"
+            f"'{cls.__name__}.Config' can be changed after loading; keep frozen=True"
         )
     if config.model_config.get("extra") != "forbid":
         raise ContractViolation(
-            f"'{cls.__name__}.Config' lets unknown keys pass; keep extra='forbid'"
+            f"'{cls.__name__}.Config' accepts unknown keys; keep extra='forbid'"
         )
 
 

@@ -14,7 +14,7 @@ STAGE_HOOK = "llmft_run_stage"
 
 
 class ContractViolation(Exception):
-    """Says in one line how a plugin breaks the contract; `fix`: the way out where it is special."""
+    """Says in one line how a plugin breaks the contract; `fix`: a fix other than the usual one."""
 
     def __init__(self, reason: str, *, code: str = "E502", fix: str = "") -> None:
         super().__init__(reason)

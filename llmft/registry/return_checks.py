@@ -75,7 +75,7 @@ def not_a_refusal(given: Any) -> str | None:
         if parts and all(isinstance(text, str) for text in texts):
             return None
     return (
-        f"'check' yields {given!r}, and not ((the key's parts), what is wrong, way out),"
+        f"'check' yields {given!r}, and not ((the key's parts), what is wrong, suggested fix),"
         " such as (('r',), 'too large', 'lower it')"
     )
 

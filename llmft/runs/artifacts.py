@@ -15,7 +15,7 @@ ADAPTER = "adapter"
 RESULT = "result.json"
 ROWS = "rows.jsonl"
 RUN = "run.json"
-PUT_BACK = "put the file back as it was, or begin a new run without --resume"
+PUT_BACK = "restore the file, or start a new run without --resume"
 
 
 def save_stage(
@@ -130,8 +130,8 @@ def stage_folder(run: Path, stage: str | None) -> Path:
 def stage_that_made(kind: str, run: Path, stage: str | None, *, fix: str) -> Path:
     """Return the folder of a finished stage that made this kind: the one named, or the last.
 
-    kind: what an alignment or a task `produces`, such as policy. fix: the way out where a run has
-    none. Raises CheckpointError where there is none, or the one named made another kind.
+    kind: what an alignment or a task `produces`, such as policy. fix: suggested if a run has none.
+    Raises CheckpointError where there is none, or the one named made another kind.
     """
     last, wanted = stage_folder(run, stage), _words(kind)
     made = str(result_of(last)["produces"])

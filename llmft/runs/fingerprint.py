@@ -68,7 +68,7 @@ def why_restarts(
     if not carried:
         return ""
     if carried.get("reads", reads) != reads or remade & reads.keys():
-        return "as a stage that it reads has run again"
+        return "because a stage that it reads has run again"
     return "as asked" if asked else ""
 
 

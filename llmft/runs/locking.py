@@ -127,7 +127,7 @@ def _in_use(path: Path, holder: Mapping[str, Any], known: bool = True) -> Enviro
     )
     fix = "wait for it or stop it"
     if not known:
-        fix += "; this file system has no locks: where it runs no more, say --break-lock"
+        fix += "; this file system has no locks: if that process no longer runs, use --break-lock"
     return EnvironmentFault("E204", f"'{path.parent}' is in use by {who}", fix=fix)
 
 

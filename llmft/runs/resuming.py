@@ -32,7 +32,7 @@ def newest_run(job: Job) -> Path:
     runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
     if not runs:
         raise CheckpointError(
-            "E402", f"there is no run in '{parent}' to resume", fix="start one without --resume"
+            "E402", f"there is no run in '{parent}' to resume", fix="start a run without --resume"
         )
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
@@ -84,8 +84,8 @@ def _refusal(job: Job, edit: Edit, trained: Set[str]) -> Fault | None:
     if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
         return None
     key = ("stages", job.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
-    what = f"the run began with another value, and cannot go on with this one ({edit})"
-    fix = "put it back as it was, or begin a new run without --resume"
+    what = f"the run started with another value, and cannot continue with this one ({edit})"
+    fix = "restore the old value, or start a new run without --resume"
     return job.fault("E404", key, what, fix)
 
 
@@ -129,8 +129,9 @@ def changed_environment(
         if before["model"]["sha256"].get(name) != now["model"]["sha256"].get(name):
             raise CheckpointError(
                 "E405",
-                f"'{name}' of the model '{now['model']['path']}' is not what the run began with",
-                fix="put the model back as it was, or begin a new run",
+                f"'{name}' of the model '{now['model']['path']}' is not the one that the run"
+                " started with",
+                fix="restore the model, or start a new run",
             )
     told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
     pairs = [(name, before[name], now[name]) for name in told]
@@ -150,9 +151,9 @@ def changed_environment(
             raise CheckpointError(
                 "E405",
                 f"the code of the {plugin['kind']} '{plugin['method']}' ({plugin['distribution']})"
-                " has changed since the run began",
-                fix="install what the run began with, begin a new run, or go on with the new code"
-                " by --accept-plugin-change",
+                " has changed since the run started",
+                fix="install the old version, start a new run, or continue with the new code:"
+                " --accept-plugin-change",
             )
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
@@ -180,6 +181,6 @@ def _result(folder: Path, stage: str) -> StageResult | None:
     path = folder / "stages" / stage / artifacts.RESULT
     if not path.is_file():
         return None
-    facts = fsio.read_json(path, "take it away, and the stage goes on from its last checkpoint")
+    facts = fsio.read_json(path, "remove it, and the stage continues from its last checkpoint")
     names = StageResult.__dataclass_fields__
     return StageResult(**{name: value for name, value in facts.items() if name in names})

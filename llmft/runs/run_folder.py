@@ -108,7 +108,7 @@ def saying_how_to_go_on(
 ) -> Interrupted:
     """Return the error with what to type. last: the stage after which the run was to stop."""
     command = _resume_command(job, folder, last, smoke)
-    fix = f"go on with: {command}" if command else ""
+    fix = f"continue with: {command}" if command else ""
     return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)
 
 
@@ -117,7 +117,7 @@ def saying_who_ranks(
 ) -> WaitsForPeople:
     """Return the error with what to type."""
     command = _resume_command(job, folder, last, smoke)
-    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then go on with: {command}"
+    fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then continue with: {command}"
     return WaitsForPeople(error.faults[0].what, fix=fix)
 
 

@@ -57,7 +57,7 @@ def refuse_other_bases(job: Job, provenance: Mapping[str, Any]) -> None:
                 raise CheckpointError(
                     "E405",
                     f"'{upstream.target}' was made on another base model, '{theirs['path']}'",
-                    fix="give that model's path in the recipe, or name a stage that was made on"
+                    fix="use that model's path in the recipe, or name a stage that was made on"
                     " this",
                 )
 

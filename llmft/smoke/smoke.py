@@ -53,13 +53,13 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
                 own = key.partition(".")[2]
-                notes.append(f"{stage.name}: {value['method']} stands in for its {own}")
+                notes.append(f"{stage.name}: {value['method']} replaces its {own}")
         rows_here = folder / "rows" / str(number)
         with located(job, stage.name), about("data.path"):
             for key, value in _of_the_data(bound, rows_here):
                 changes[f"stages.{number}.{key}"] = value
         if rows_here.is_dir():
-            notes.append(f"{stage.name}: example rows stand in for the data")
+            notes.append(f"{stage.name}: example rows replace the data")
     left_out: list[str] = []
 
     tiny: list[BaseModel] = []  # one for all: its config is read once
@@ -158,8 +158,8 @@ def _of_the_data(bound: BoundStage, folder: Path) -> Changes:
     if not examples or "path" not in type(config).model_fields:
         raise EnvironmentFault(
             "E201",
-            f"'{source}' is not here, and '{config.method}' brings no example rows",
-            fix="give a local file for the smoke run: --set"
+            f"'{source}' is not here, and '{config.method}' has no example rows",
+            fix="use a local file for the smoke run: --set"
             f" stages.{stage.name}.data.path=rows.jsonl",
         )
     whole = (examples * ROWS)[:ROWS]

@@ -67,7 +67,7 @@ def _in_touch() -> Iterator[None]:
         raise StageError(
             "E306",
             "another process of the run has ended, or cannot be reached",
-            fix="look for the message of the one that ended first; then go on with --resume",
+            fix="read the message of the one that ended first; then continue with --resume",
         ) from error
 
 

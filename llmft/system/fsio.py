@@ -46,15 +46,17 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
                 "E202",
                 f"cannot write '{path}': {os.strerror(number).lower()}"
                 f" ({f'{needed:,} bytes needed, ' if needed else ''}{_free(path)})",
-                fix=f"{_more_room(number)}, or give another --output-dir; nothing written was lost",
+                fix=f"{_more_room(number)}, or use another --output-dir; nothing written was lost",
             ) from error
         if number in (errno.EACCES, errno.EPERM):
             raise EnvironmentFault(
-                "E203", f"cannot write '{path}': permission denied", fix="give another --output-dir"
+                "E203", f"cannot write '{path}': permission denied", fix="use another --output-dir"
             ) from error
         if number == errno.ENOTDIR:
             raise EnvironmentFault(
-                "E203", f"cannot write '{path}': a part of it is a file", fix="give another folder"
+                "E203",
+                f"cannot write '{path}': a part of the path is a file",
+                fix="use another folder",
             ) from error
         if path.is_dir() and number in (errno.EISDIR, errno.EBUSY):
             raise EnvironmentFault(
@@ -260,7 +262,7 @@ def _sync_file(path: Path) -> None:
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """Return the JSON object in a file that a run wrote.
 
-    Raises CheckpointError, with the way out, where it is missing or damaged.
+    Raises CheckpointError, with a suggested fix, where it is missing or damaged.
     """
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -276,7 +278,7 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
 def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     """Return the run id in a staged folder's manifest, after checking every file against it.
 
-    Raises CheckpointError, with the way out, where the manifest or a file is missing, or a hash
+    Raises CheckpointError, with a suggested fix, where the manifest or a file is missing, or a hash
     differs.
     """
     try:

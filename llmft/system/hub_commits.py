@@ -118,12 +118,14 @@ def of_model(repo: str, revision: str | None) -> str | None:
     except errors.GatedRepoError as error:
         raise EnvironmentFault(
             "E201",
-            f"cannot load '{repo}': who wants it must accept its terms first",
+            f"cannot load '{repo}': you must accept its terms first",
             fix=f"accept them at https://huggingface.co/{repo}, and log in: hf auth login",
         ) from error
     except errors.RepositoryNotFoundError as error:
-        what = f"cannot load '{repo}': the hub has no model of that name, or shows it to others"
-        fix = "check model.path; for a private one: hf auth login"
+        what = (
+            f"cannot load '{repo}': the hub has no model of that name, or you have no access to it"
+        )
+        fix = "check model.path; for a private model: hf auth login"
         raise EnvironmentFault("E201", what, fix=fix) from error
     except errors.RevisionNotFoundError as error:
         what = f"cannot load '{repo}': it has no revision '{revision}'"
@@ -181,21 +183,21 @@ def downloaded(repo: str, commit: str | None) -> Path | None:
     return folder if folder.is_dir() and not _parts_missing(folder) else None
 
 
-def not_here(name: Name, size: str = "only the hub knows how large it is") -> EnvironmentFault:
+def not_here(name: Name, size: str = "its size is known only to the hub") -> EnvironmentFault:
     """Return the error for what is not in the cache where the hub cannot be asked."""
     from huggingface_hub import constants
 
     kind, repo, revision = name
     told = "the hub cannot be reached"
     if constants.is_offline_mode():
-        told = "HF_HUB_OFFLINE keeps the hub from being asked"
+        told = "HF_HUB_OFFLINE is set"
     of_kind = "the data set " if kind == "dataset" else ""
     more = " --repo-type dataset" if kind == "dataset" else ""
     more += f" --revision {revision}" if revision else ""
     return EnvironmentFault(
         "E201",
-        f"cannot load {of_kind}'{repo}': it is not whole in the cache, and {told}; {size}",
-        fix=f"where there is a network: hf download {repo}{more}",
+        f"cannot load {of_kind}'{repo}': it is not complete in the cache, and {told}; {size}",
+        fix=f"with network access: hf download {repo}{more}",
     )
 
 

@@ -20,9 +20,9 @@ from llmft.api.errors import EnvironmentFault, RecipeError
 _GIVES_WAY_SECONDS = 5.0
 _NO = ("", "no", "false", "0", "1")  # 1: gradient accumulation that accumulates nothing
 _FOREIGN = {
-    "ACCELERATE_USE_DEEPSPEED": "leave --use_deepspeed out: llmft sums gradients by itself",
-    "ACCELERATE_USE_FSDP": "leave --use_fsdp out: llmft sums gradients by itself",
-    "ACCELERATE_USE_MEGATRON_LM": "leave --use_megatron_lm out: llmft sums gradients by itself",
+    "ACCELERATE_USE_DEEPSPEED": "remove --use_deepspeed: llmft sums gradients by itself",
+    "ACCELERATE_USE_FSDP": "remove --use_fsdp: llmft sums gradients by itself",
+    "ACCELERATE_USE_MEGATRON_LM": "remove --use_megatron_lm: llmft sums gradients by itself",
     "ACCELERATE_MIXED_PRECISION": "give --mixed_precision no; train.bf16 in the recipe sets it",
     "ACCELERATE_DYNAMO_BACKEND": "give --dynamo_backend no; nothing is compiled",
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "leave it out of accelerate's settings;"
@@ -82,7 +82,7 @@ def refuse_for(command: str) -> None:
     """Raise RecipeError where several processes were started for a command that one answers."""
     here = launch()
     if here.count > 1 and command not in ("run", "--help"):
-        what = f"{here.count} processes were launched, and 'llmft {command}' runs in one"
+        what = f"{here.count} processes were launched, but 'llmft {command}' needs one"
         raise RecipeError("E090", what, fix="start it without torchrun or accelerate launch")
 
 
@@ -95,7 +95,9 @@ def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
     if launch(environment) is ALONE and not environment.get("LOCAL_RANK"):
         for name in _MPI:
             if (count := environment.get(name, "1")) != "1":
-                what = f"{count} processes were started by MPI ({name}), which llmft does not read"
+                what = (
+                    f"{count} processes were started by MPI ({name}), which llmft does not support"
+                )
                 raise EnvironmentFault("E210", what, fix=f"torchrun --nproc_per_node {count} ...")
         if "SLURM_PROCID" in environment and (count := environment.get(_SLURM, "1")) != "1":
             what = f"srun has started {count} tasks ({_SLURM}), and each would train all by itself"
@@ -118,7 +120,7 @@ def remarks() -> list[str]:
     here = launch()
     if here.count == 1:
         return []
-    return [f"{here.count} processes train together, so a step takes {here.count} times the rows"]
+    return [f"{here.count} processes train together, so a step uses {here.count} times the rows"]
 
 
 def restarted(environment: Mapping[str, str] = os.environ) -> bool:

@@ -74,8 +74,8 @@ def before_upstream() -> None:
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        what = "the working folder was deleted meanwhile"
-        raise EnvironmentFault("E203", what, fix="go to one that is there: cd") from error
+        what = "the working folder was deleted"
+        raise EnvironmentFault("E203", what, fix="change to an existing folder: cd") from error
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -9,7 +9,7 @@ class TestBottleneck(AdapterContract):
 ```
 
 Everything is offline, seeded and small: tiny models that are built in memory, on the CPU. Needs
-pytest. The same kit checks the methods that llmft brings along.
+pytest. The same kit checks the methods that ship with llmft.
 """
 
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer

@@ -36,7 +36,9 @@ class SettingsContract:
         method = self.method_class.method
         assert isinstance(method, str), "'method' must be the name that a recipe writes"
         assert method, "'method' must be the name that a recipe writes"
-        assert (self.method_class.__doc__ or "").strip(), "the class needs a docstring: it is shown"
+        assert (self.method_class.__doc__ or "").strip(), (
+            "the class needs a docstring: users see it"
+        )
         try:
             check_class(self.kind, self.method_class)
         except ContractViolation as exc:

@@ -254,7 +254,7 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
         value = None  # as pandas writes what is missing
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
-        raise DataError("E101", f"{origin}: the column '{column}' is {kind}, text is wanted")
+        raise DataError("E101", f"{origin}: the column '{column}' is {kind}, not text")
     return str(value)
 
 

@@ -112,7 +112,7 @@ class Checkpoints:
             raise CheckpointError(
                 "E403",
                 f"none of {len(reasons)} checkpoints in '{self.folder}' can be used: {reasons[0]}",
-                fix="remove the folder to start the stage again, or begin a new run",
+                fix="remove the folder to restart the stage, or start a new run",
             )
         return None
 
@@ -135,7 +135,7 @@ class Checkpoints:
             raise CheckpointError(
                 "E405",
                 f"'{folder}' is a checkpoint of the run '{run_id}', not of '{self.run_id}'",
-                fix="take it away, or give a run folder that was renamed its name back",
+                fix="remove it; if the run folder was renamed, restore its name",
             )
         self._refuse_other(state["fingerprint"])
         from safetensors.torch import load_file
@@ -157,7 +157,7 @@ class Checkpoints:
         raise CheckpointError(
             "E405",
             f"the run's checkpoints are of other data: {what}",
-            fix="put the data back as it was, begin a new run, or go on with what is there now by"
+            fix="restore the data, start a new run, or continue with the data as it is now:"
             " --accept-data-change",
         )
 

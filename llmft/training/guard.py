@@ -32,7 +32,7 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
     raise StageError(
         "E301",
         f"the {what} is not finite at step {step + 1}, before its update; rows: {shown}",
-        fix="lower train.learning_rate or train.max_grad_norm, or use bf16 in place of float16",
+        fix="lower train.learning_rate or train.max_grad_norm, or use bf16 instead of float16",
     )
 
 
@@ -41,8 +41,8 @@ def refuse_none_learnt(losses: Sequence[float | None]) -> None:
     if losses and all(loss is None for loss in losses):
         raise StageError(
             "E301",
-            f"no update of {len(losses)} steps was finite, so nothing was learnt",
-            fix="lower train.learning_rate, and look at the rows with train.on_nan: fail",
+            f"no update of {len(losses)} steps was finite, so nothing was trained",
+            fix="lower train.learning_rate, or find the rows with train.on_nan: fail",
         )
 
 
@@ -82,7 +82,7 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
         )
     if not settings.gradient_checkpointing:
         ways.append("set train.gradient_checkpointing: true")
-    now = f"now {settings.max_length}" if settings.max_length else "now the model's own"
+    now = f"now {settings.max_length}" if settings.max_length else "now the model's limit"
     return [*ways, f"lower train.max_length ({now})"]
 
 

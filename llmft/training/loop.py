@@ -178,9 +178,9 @@ def _refuse_misfit(saved: Saved, plan: Plan) -> None:
     if before != now:
         raise CheckpointError(
             "E404",
-            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot go on in"
-            f" {now}: a step would take other rows",
-            fix=f"launch {before} again, or begin a new run without --resume",
+            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot continue"
+            f" in {now}: a step would use other rows",
+            fix=f"launch {before} again, or start a new run without --resume",
         )
     if saved.step > plan.steps:
         raise CheckpointError(

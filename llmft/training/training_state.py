@@ -40,7 +40,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
             raise StageError(
                 "E301",
                 f"the weight '{name}' is not finite; nothing saved",
-                fix="lower train.learning_rate, and go on from the checkpoint before",
+                fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
         tensors[f"model/{name}"] = _copied(parameter)
         numbers[name] = {}
@@ -71,7 +71,7 @@ def restore(
             "E405",
             f"the checkpoint does not fit the model: {'; '.join(misfits[:3])}"
             + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
-            fix="resume with the recipe and the model that the run began with",
+            fix="resume with the recipe and the model that the run started with",
         )
     _start_states(optimizer)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def _misfits(
     wanted: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
     yield from (f"'{name}' is missing" for name in wanted.keys() - saved.keys())
-    yield from (f"'{name}' is left over" for name in saved.keys() - wanted.keys())
+    yield from (f"'{name}' is unexpected" for name in saved.keys() - wanted.keys())
     for name in wanted.keys() & saved.keys():
         ours, theirs = wanted[name], saved[name]
         if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):

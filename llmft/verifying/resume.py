@@ -71,14 +71,14 @@ def verify_resume(
     Raises what the straight run raises, and CheckpointError where a killed run cannot go on.
     """
     tries = [Try(job, changes, work / name) for name in ("straight", "killed")]
-    tell("running the recipe straight")
+    tell("running the recipe without interruption")
     straight = tries[0].run(None)
     assert straight is not None
     verdict = Verdict(kills=chosen(read_marks(tries[0].marks), kills, seed))
     for number, mark in enumerate(verdict.kills, start=1):
         tell(f"kill {number} of {len(verdict.kills)}: {mark}")
         if tries[1].run(mark) is not None:
-            raise CheckpointError("E406", f"the moment '{mark}' did not come again")
+            raise CheckpointError("E406", f"the moment '{mark}' did not occur again")
     tell("running it to its end")
     resumed = tries[1].run(None)
     assert resumed is not None

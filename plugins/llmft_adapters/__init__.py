@@ -1,1 +1,1 @@
-"""The adapter methods that llmft brings along."""
+"""The adapter methods that ship with llmft."""

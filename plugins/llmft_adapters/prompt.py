@@ -1,4 +1,4 @@
-"""Prompt tuning: virtual tokens, learnt as they are (Lester et al. 2021)."""
+"""Prompt tuning: virtual tokens, trained directly (Lester et al. 2021)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
 class PromptTuning(SoftPrompt["PromptTuning.Config"]):
-    """Prompt tuning: virtual tokens before the text, learnt without any network."""
+    """Prompt tuning: virtual tokens before the text, trained directly, without a network."""
 
     method = "prompt"
     UNSTATED: ClassVar[dict[str, Any]] = {
@@ -26,11 +26,11 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
 
         prompt_tuning_init: Literal["RANDOM", "TEXT", "SAMPLE_VOCAB"] = Field(
             "RANDOM",
-            description="how the virtual tokens start: at random, as the tokens of a text"
-            " (repeated or cut to num_virtual_tokens), or as tokens drawn from the vocabulary",
+            description="how the virtual tokens are initialised: RANDOM, from the tokens of a TEXT"
+            " (repeated or cut to num_virtual_tokens), or from random tokens of the vocabulary",
         )
         prompt_tuning_init_text: Line | None = Field(
-            None, description="the text that they start as, for TEXT"
+            None, description="the text that TEXT initialises them from"
         )
         tokenizer_name_or_path: Line | None = Field(
             None, description="the tokenizer of that text; default: the model's own"

@@ -22,7 +22,7 @@ class PTuning(SoftPrompt["PTuning.Config"]):
             "MLP", description="the network that computes the virtual tokens"
         )
         encoder_hidden_size: int | None = Field(
-            None, ge=1, le=1_000_000, description="its width; default: the model's"
+            None, ge=1, le=1_000_000, description="that network's width; default: the model's"
         )
         encoder_num_layers: int = Field(
             2, ge=1, le=1000, description="layers of the LSTM; an MLP always has three"
@@ -35,13 +35,13 @@ class PTuning(SoftPrompt["PTuning.Config"]):
         def _of_the_lstm(self) -> PTuning.Config:
             if self.encoder_reparameterization_type == "LSTM":
                 if self.encoder_dropout and self.encoder_num_layers == 1:
-                    raise ValueError("encoder_dropout falls between layers, and there is only one")
+                    raise ValueError("encoder_dropout acts between layers, and there is only one")
                 return self
             for name in ("encoder_num_layers", "encoder_dropout"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"an MLP ignores {name};"
-                        f" drop it, or write encoder_reparameterization_type: LSTM"
+                        f" remove it, or write encoder_reparameterization_type: LSTM"
                     )
             return self
 

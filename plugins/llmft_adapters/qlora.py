@@ -23,13 +23,13 @@ class QLora(Lora):
     class Config(LoraConfig):
         """LoRA's settings, and BitsAndBytesConfig's, by their own names."""
 
-        load_in_4bit: Literal[True] = Field(True, description="what QLoRA is; always true")
+        load_in_4bit: Literal[True] = Field(True, description="always true: QLoRA has a 4-bit base")
         bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="the 4-bit data type")
         bnb_4bit_use_double_quant: bool = Field(
             True, description="quantise the quantisation constants too"
         )
         bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-            "bfloat16", description="the type in which 4-bit weights are multiplied"
+            "bfloat16", description="the data type of the computation with 4-bit weights"
         )
 
     def load_options(self) -> Mapping[str, Any]:

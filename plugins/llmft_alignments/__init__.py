@@ -1,1 +1,1 @@
-"""The alignment methods that llmft brings along."""
+"""The alignment methods that ship with llmft."""

@@ -1,4 +1,4 @@
-"""Odds ratio preference optimisation: the chosen answer learnt and preferred at once."""
+"""Odds ratio preference optimisation: supervised fine-tuning and preference in one loss."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Orpo(Alignment["Orpo.Config"]):
         )
         learn_prompt: bool = Field(
             False,
-            description="count the prompt's tokens in the likelihood of the chosen row too, as TRL"
-            " does; the paper's equations have the answer's alone",
+            description="compute the loss on the prompt of the chosen row too, as TRL does; the"
+            " paper's equations have only the answer",
         )
         disable_dropout: bool = Field(
             True, description="turn every dropout off, the base's and the adapter's"

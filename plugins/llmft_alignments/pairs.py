@@ -141,4 +141,4 @@ def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]
 def refuse_few(pairs: Sequence[EncodedPair], stage: str) -> None:
     """Raise DataError where no pair is left to learn from."""
     if not pairs:
-        raise DataError("E105", f"stage '{stage}' has no pair of answers to learn from")
+        raise DataError("E105", f"stage '{stage}' has no pair of answers to train on")

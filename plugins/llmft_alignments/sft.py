@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: learn to say what the rows say."""
+"""Supervised fine-tuning on the completions of rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Sft(Alignment["Sft.Config"]):
-    """Supervised fine-tuning on completions: the prompt is read, only the answer is learnt."""
+    """Supervised fine-tuning: the loss is on the completion, not on the prompt."""
 
     method = "sft"
     rows = ("completion", "chat", "text")
@@ -35,7 +35,7 @@ class Sft(Alignment["Sft.Config"]):
 
 
 class CompletionLoss:
-    """Cross-entropy of the learnt tokens; an optimiser step's loss is their mean, in nats."""
+    """Cross-entropy of the trained-on tokens; an optimiser step's loss is the mean, in nats."""
 
     def weight(self, batch: Sequence[Encoded]) -> float:
         return float(sum(row.n_labels for row in batch))

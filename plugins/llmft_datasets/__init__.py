@@ -1,1 +1,1 @@
-"""The data set methods that llmft brings along."""
+"""The data set methods that ship with llmft."""

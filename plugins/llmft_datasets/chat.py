@@ -33,11 +33,11 @@ class Chat(TableDataset["Chat.Config"]):
     metrics = {"exact_match": exact_match, "f1": f1}
 
     class Config(TableConfig):
-        """Where the conversations are, and which turns are learnt."""
+        """Where the conversations are, and which turns are trained on."""
 
         messages_column: Line = Field("messages", description="the column with the messages")
         learn: Literal["all", "last"] = Field(
-            "all", description="learn every assistant turn, or the last one only"
+            "all", description="train on every assistant turn, or on the last one only"
         )
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
@@ -77,7 +77,7 @@ class Chat(TableDataset["Chat.Config"]):
 def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
     """Return a record's messages, checked: known roles, text in each, turns that alternate."""
     if not isinstance(value, list) or not value:
-        raise DataError("E101", f"{origin}: the messages are no list, or it is empty")
+        raise DataError("E101", f"{origin}: the messages are not a list, or it is empty")
     messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
     spoken = [m["role"] for m in messages if m["role"] in ("user", "assistant")]
     for turn, (one, two) in enumerate(pairwise(spoken)):

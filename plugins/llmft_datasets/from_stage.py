@@ -23,7 +23,7 @@ from llmft_datasets.short_answers import METRICS
 
 
 class FromStage(Dataset["FromStage.Config"]):
-    """The preferences that an earlier `rank` stage made. To judge on some, set evaluate.holdout."""
+    """The preferences that an earlier `rank` stage made. To score on some, set evaluate.holdout."""
 
     method = "from_stage"
     rows = ("preference",)
@@ -41,10 +41,10 @@ class FromStage(Dataset["FromStage.Config"]):
             raise DataError(
                 "E109",
                 f"what a stage made has no split '{split}'",
-                fix="hold some of its rows out: evaluate.holdout: 0.1",
+                fix="hold out some of its rows: evaluate.holdout: 0.1",
             )
         if "stage" not in self.upstream:
-            raise EnvironmentFault("E201", f"the stage '{self.config.stage}' has yet to make them")
+            raise EnvironmentFault("E201", f"the stage '{self.config.stage}' has not made them yet")
         return read_file(self.upstream["stage"] / "rows.jsonl")
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:

@@ -49,7 +49,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
     class Config(TableConfig):
         """Where the rows are, and what their columns mean."""
 
-        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        columns: Columns = Field(default_factory=Columns, description="which columns hold what")
 
     def row_kind(self) -> RowKind:
         return "text" if self.config.columns.text else "completion"
@@ -79,7 +79,7 @@ class Jsonl(TableDataset["Jsonl.Config"]):
 
 def _not_empty(text: str, origin: str) -> str:
     if not text.strip():
-        raise DataError("E101", f"{origin}: there is nothing to learn: the text is empty")
+        raise DataError("E101", f"{origin}: there is nothing to train on: the text is empty")
     return text
 
 

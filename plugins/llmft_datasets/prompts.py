@@ -48,9 +48,10 @@ class Prompts(TableDataset["Prompts.Config"]):
     class Config(TableConfig):
         """Where the prompts are, and what their columns mean."""
 
-        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        columns: Columns = Field(default_factory=Columns, description="which columns hold what")
         chat: bool = Field(
-            False, description="put text prompts through the model's chat template, as messages"
+            False,
+            description="format text prompts as a user message, with the model's chat template",
         )
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:

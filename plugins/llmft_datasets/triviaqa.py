@@ -27,7 +27,7 @@ _EXAMPLES = {
 
 
 class TriviaQA(TableDataset["TriviaQA.Config"]):
-    """Trivia questions, answered from memory, judged by exact match and F1 over all aliases.
+    """Trivia questions, answered from memory, scored by exact match and F1 over all aliases.
 
     Reads the hub's mandarjoshi/trivia_qa (Joshi et al. 2017) and any file with its columns:
     `question` and `answer`, where the answer is TriviaQA's mapping (value, aliases) or a string
@@ -46,13 +46,14 @@ class TriviaQA(TableDataset["TriviaQA.Config"]):
         )
         subset: Line | None = Field("rc.nocontext", description="the hub data set's configuration")
         prompt_template: Line = Field(
-            "Question: {question}\nAnswer:", description="what the model is asked"
+            "Question: {question}\nAnswer:", description="the template of the prompt"
         )
         completion_template: Line = Field(
-            " {answer}", description="what it learns to say; {answer} is the answer's value"
+            " {answer}",
+            description="the template of the completion; {answer} is the answer's value",
         )
         chat: bool = Field(
-            False, description="ask through the model's chat template, as a user's turn"
+            False, description="format the prompt as a user message, with the model's chat template"
         )
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
@@ -90,7 +91,7 @@ def _answer(record: Mapping[str, Any], origin: str) -> tuple[str, list[str]]:
             "E101",
             f"{origin}: {'answer.value' if inside else 'answer'} is no text"
             f" (columns: {', '.join(map(str, record))})",
-            fix="give TriviaQA's columns question and answer",
+            fix="the data needs TriviaQA's columns question and answer",
         )
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise DataError("E101", f"{origin}: aliases is no list of texts")

@@ -1,1 +1,1 @@
-"""The reward functions that llmft brings along."""
+"""The reward functions that ship with llmft."""

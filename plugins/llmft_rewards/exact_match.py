@@ -14,14 +14,14 @@ class ExactMatch(RewardFunction["ExactMatch.Config"]):
     method = "exact_match"
 
     class Config(RewardConfig):
-        """What the nearly right earn, and what goes on after the answer costs."""
+        """Partial credit, and the penalty for text after the answer."""
 
         partial: float = Field(
-            0.0, ge=0, le=1, description="the reward of a wrong answer whose words are all right;"
-            " it is scaled by their F1"
+            0.0, ge=0, le=1, description="the most for a wrong answer, which gets this times the"
+            " F1 of its words"
         )  # fmt: skip
         rambling: float = Field(
-            0.0, ge=0, le=100, description="taken off where text follows the answer's first line"
+            0.0, ge=0, le=100, description="subtracted if text follows the answer's first line"
         )
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:

@@ -10,20 +10,20 @@ from llmft.api import Field, Line, Prompt, RewardConfig, RewardFunction, hookimp
 
 
 class Format(RewardFunction["Format.Config"]):
-    """The share of the stated rules that an answer keeps."""
+    """The share of the given rules that an answer follows."""
 
     method = "format"
 
     class Config(RewardConfig):
         """The rules; spaces around the answer do not count."""
 
-        starts_with: Line | None = Field(None, description="how the answer begins")
-        ends_with: Line | None = Field(None, description="how the answer ends")
-        contains: Line | None = Field(None, description="what stands somewhere in the answer")
-        lacks: Line | None = Field(None, description="what stands nowhere in the answer")
-        one_line: bool = Field(False, description="the answer has one line")
+        starts_with: Line | None = Field(None, description="text that the answer begins with")
+        ends_with: Line | None = Field(None, description="text that the answer ends with")
+        contains: Line | None = Field(None, description="text that the answer contains")
+        lacks: Line | None = Field(None, description="text that the answer does not contain")
+        one_line: bool = Field(False, description="the answer is a single line")
         max_words: int | None = Field(
-            None, ge=1, le=1_000_000, description="the answer has at most so many words"
+            None, ge=1, le=1_000_000, description="the most words in the answer"
         )
 
         @model_validator(mode="after")

@@ -9,15 +9,15 @@ from llmft.api import Field, Prompt, RewardConfig, RewardFunction, hookimpl
 
 
 class Length(RewardFunction["Length.Config"]):
-    """1 for an answer of the wanted length, less for one that is shorter or longer, at least 0."""
+    """1 for an answer of the target length, less for one that is shorter or longer, at least 0."""
 
     method = "length"
 
     class Config(RewardConfig):
         """Which length is wanted."""
 
-        target: int = Field(ge=1, le=1_000_000, description="the length that earns 1")
-        unit: Literal["words", "characters"] = Field("words", description="what is counted")
+        target: int = Field(ge=1, le=1_000_000, description="the length that gets a reward of 1")
+        unit: Literal["words", "characters"] = Field("words", description="the unit of the length")
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         text = completion.strip()

@@ -1,1 +1,1 @@
-"""The task methods that llmft brings along."""
+"""The task methods that ship with llmft."""

@@ -35,13 +35,26 @@ class Collect(Task["Collect.Config"]):
     produces = "samples"
 
     class Config(TaskConfig):
-        """How the answers are drawn, in GenerationConfig's names."""
+        """How the answers are sampled, in GenerationConfig's names."""
 
-        num_return_sequences: int = Field(4, ge=2, le=26, description="answers to each prompt")
-        max_new_tokens: int = Field(64, ge=1, le=100_000, description="tokens of an answer at most")
-        temperature: float = Field(1.0, gt=0, le=100, description="above 1: more varied")
-        top_p: float = Field(1.0, gt=0, le=1, description="draw from this share of the probability")
-        top_k: int = Field(0, ge=0, le=1_000_000, description="draw from so many tokens; 0: all")
+        num_return_sequences: int = Field(
+            4, ge=2, le=26, description="answers sampled for each prompt"
+        )
+        max_new_tokens: int = Field(
+            64, ge=1, le=100_000, description="the most tokens in an answer"
+        )
+        temperature: float = Field(
+            1.0, gt=0, le=100, description="the sampling temperature; higher: more varied"
+        )
+        top_p: float = Field(
+            1.0, gt=0, le=1, description="nucleus sampling: the share of the probability"
+        )
+        top_k: int = Field(
+            0,
+            ge=0,
+            le=1_000_000,
+            description="sample from the most likely tokens, this many; 0: all",
+        )
 
     def max_new_tokens(self) -> int:
         return self.config.max_new_tokens

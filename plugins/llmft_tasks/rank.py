@@ -32,7 +32,7 @@ WAITING = "waiting.json"
 
 
 class Rank(Task["Rank.Config"]):
-    """Ranks the answers that a `collect` stage drew, and makes preferences of the ranking.
+    """Ranks the answers that a `collect` stage sampled, and turns the ranking into preferences.
 
     With neither `judge` nor `reward_model`, people rank: the run stops here until they have done so
     with `llmft rank RUN`, and goes on with `llmft run RECIPE RUN --resume`.
@@ -45,19 +45,19 @@ class Rank(Task["Rank.Config"]):
         """Who ranks, and which pairs are made."""
 
         samples: Annotated[Line, StageRef("samples")] = Field(
-            description="the stage that drew the answers"
+            description="the stage that sampled the answers"
         )
         judge: SerializeAsAny[RewardConfig] | None = Field(
-            None, description="a reward function that ranks; default: people do"
+            None, description="a reward function that ranks; default: people rank"
         )
         reward_model: Annotated[Line | None, StageRef("reward_model")] = Field(
-            None, description="an earlier stage whose reward model ranks; default: people do"
+            None, description="an earlier stage whose reward model ranks; default: people rank"
         )
         pairs: Literal["all", "best_worst"] = Field(
-            "all", description="every two answers of a prompt, or the best and the worst only"
+            "all", description="every pair of answers to a prompt, or only the best and the worst"
         )
         raters: int = Field(
-            1, ge=1, le=100, description="people who rank every prompt before the run goes on"
+            1, ge=1, le=100, description="how many people rank each prompt before the run continues"
         )
 
         @model_validator(mode="after")
@@ -65,7 +65,7 @@ class Rank(Task["Rank.Config"]):
             if self.judge and self.reward_model:
                 raise ValueError("judge and reward_model exclude each other; keep one")
             if self.raters > 1 and (self.judge or self.reward_model):
-                raise ValueError("raters counts people; drop it where judge or reward_model ranks")
+                raise ValueError("raters counts people; remove it if judge or reward_model ranks")
             return self
 
     def smoke_overrides(self) -> Mapping[str, Any]:

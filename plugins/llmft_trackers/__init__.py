@@ -1,1 +1,1 @@
-"""The trackers that llmft brings along."""
+"""The trackers that ship with llmft."""

@@ -151,7 +151,7 @@ def test_e3_a_working_folder_that_is_gone_is_said_before_torch_ends_the_process(
 ):
     ran = llmft(command, "quickstart")
     assert ran.code == 4
-    assert ran.err.startswith("error[E203] the working folder was deleted meanwhile")
+    assert ran.err.startswith("error[E203] the working folder was deleted")
 
 
 def test_e2_a_bug_is_reported_where_the_working_folder_is_gone(llmft, failing, gone):

@@ -106,7 +106,7 @@ def test_the_command_says_what_it_wrote(llmft, tmp_path):
     assert "src/llmft_my_reward/__init__.py" in ran.data["files"]
     again = llmft("new-plugin", "my-reward", "--kind", "reward", "--output", str(folder))
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 def test_the_folder_is_named_after_the_distribution(llmft, tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def test_d4_too_many_dropped_rows_stop_the_run():
 
 
 def test_d5_nothing_to_learn_is_an_error():
-    with pytest.raises(DataError, match="no token of any row is left to learn"):
+    with pytest.raises(DataError, match="no row has a trained-on token left"):
         encode([CompletionRow("a" * 50, "b")], max_length=10)
 
 

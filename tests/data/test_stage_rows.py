@@ -31,7 +31,7 @@ def test_d1_bad_rows_stop_the_run_and_are_shown(tmp_path):
     assert "3 of 4 rows cannot be used" in said.what
     assert "rows.jsonl:2: no column 'completion' (there is: prompt)" in said.what
     assert "rows.jsonl:3: the column 'completion' is empty" in said.what
-    assert "rows.jsonl:4: there is nothing to learn" in said.what
+    assert "rows.jsonl:4: there is nothing to train on" in said.what
 
 
 def test_d1_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
@@ -80,7 +80,7 @@ def test_triviaqa_reads_the_hubs_schema_and_the_flat_one(tmp_path):
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([], "no list, or it is empty"),
+        ([], "not a list, or it is empty"),
         ([{"role": "user", "content": "a"}], "the last turn is not the assistant's"),
         ([{"role": "king", "content": "a"}], "turn 0 has the unknown role 'king'"),
         ([{"role": "user", "content": None}], "turn 0 has no text"),

@@ -77,7 +77,10 @@ def test_the_hook_around_stages_does_what_its_page_says():
     manager.register(SimpleNamespace(llmft_run_stage=plugin["llmft_run_stage"]), "timer")
     manager.register(SimpleNamespace(llmft_run_stage=three_steps), "engine")
     notes: list[str] = []
-    stage, context = SimpleNamespace(name="sft"), SimpleNamespace(note=notes.append)
+    stage, context = (
+        SimpleNamespace(name="sft"),
+        SimpleNamespace(log=SimpleNamespace(note=notes.append)),
+    )
     assert manager.hook.llmft_run_stage(stage=stage, context=context).steps == 3
     assert notes == ["sft took 0 s"]
 

@@ -169,7 +169,7 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_exactly(recipe, p
     assert [first for first, _ in codes] == [0, 143, 0]
     assert "stopped by SIGTERM at the end of step" in said(stopped)
     assert "torchrun --nproc_per_node=2 -m llmft run" in said(stopped)
-    assert "goes on after step" in said(resumed)
+    assert "continues after step" in said(resumed)
     assert state_of(the_run(Path(cut))) == state_of(the_run(Path(whole)))
     assert curve(the_run(Path(cut)), "sft") == curve(the_run(Path(whole)), "sft")
 

@@ -45,6 +45,6 @@ def test_trackers_that_use_the_network_or_do_not_say_are_told_of():
         method, contacts = "here", ""
 
     assert Trackers([Listening(), Elsewhere(), Here()]).contacts() == [
-        "tracker 'listening': it is not stated whether it uses the network",
+        "tracker 'listening': it does not declare whether it uses the network",
         "tracker 'elsewhere' tells metrics.example.org",
     ]

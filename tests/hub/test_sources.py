@@ -135,9 +135,9 @@ def test_what_a_hub_has_loads_is_written_down_and_is_there_when_the_network_is_n
     assert lock(tmp_path, "again") == stands_on
     assert missing["code"] == 4
     assert "model.path: cannot load 'org/absent'" in missing["err"]
-    assert "it is not whole in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
-    assert "only the hub knows how large it is" in missing["err"]
-    assert "fix: where there is a network: hf download org/absent" in missing["err"]
+    assert "it is not complete in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
+    assert "its size is known only to the hub" in missing["err"]
+    assert "fix: with network access: hf download org/absent" in missing["err"]
     assert len(filled.asked) == asked
 
 
@@ -203,7 +203,7 @@ def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp
     assert python(tmp_path, code, DATA) == "20\n"
     assert python(tmp_path, code, DATA, HF_HUB_OFFLINE="1") == "20\n"
     refused = python(tmp_path, code, "9" * 40, HF_HUB_OFFLINE="1")
-    assert "commit 99999999 is wanted, and the cache has 33333333" in refused
+    assert "commit 99999999 is needed, and the cache has 33333333" in refused
     assert f"hf download --repo-type dataset org/rows --revision {'9' * 40}" in refused
 
 
@@ -221,7 +221,7 @@ def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_nam
     filled.close()  # no offline switch: the address is asked, and refuses
     assert python(tmp_path, code, "org/rows") == "20\n"
     told = python(tmp_path, code, "org/absent")
-    assert "the data set 'org/absent': it is not whole in the cache, and the hub cannot" in told
+    assert "the data set 'org/absent': it is not complete in the cache, and the hub cannot" in told
     assert "hf download org/absent --repo-type dataset" in told
 
 
@@ -233,9 +233,9 @@ def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, t
     half = run(tmp_path, ["run", path], HF_HUB_OFFLINE="1")
     assert half["code"] == 4
     assert "error[E201] " in half["err"]
-    assert "cannot load 'org/tiny': it is not whole in the" in half["err"]
+    assert "cannot load 'org/tiny': it is not complete in the" in half["err"]
     assert "its weights take about 0.000" in half["err"]
-    assert f"fix: where there is a network: hf download org/tiny --revision {OLD}" in half["err"]
+    assert f"fix: with network access: hf download org/tiny --revision {OLD}" in half["err"]
 
 
 def parquet(rows: list[dict]) -> bytes:

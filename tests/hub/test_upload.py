@@ -40,7 +40,9 @@ def test_a_run_sends_its_adapter_with_a_card_that_names_no_place_of_this_machine
 ):
     summary = run()
     said = capsys.readouterr().out
-    assert "note: after the run, 'sft' is sent to the hub: me/tiny-adapter (private), at " in said
+    assert (
+        "note: after the run, 'sft' is uploaded to the hub: me/tiny-adapter (private), at " in said
+    )
     assert f"at {hub.url.removeprefix('http://')}\n" in said
     assert f"note: sent to the hub: {hub.url}/me/tiny-adapter" in said
     assert said.index("after the run") < said.index("stage sft:")
@@ -178,7 +180,10 @@ def test_an_adapter_that_shall_be_private_is_never_sent_to_a_public_place(hub, f
     hub.add("model", "me/open", {}, "0" * 40)
     hub.private["me/open"] = False
     assert main(["push", str(finished), "--repo-id", "me/open"]) == 4
-    assert "'me/open' is public already, and shall be private" in capsys.readouterr().err
+    assert (
+        "'me/open' is public, and the recipe asks for a private repository"
+        in capsys.readouterr().err
+    )
     assert hub.files("model", "me/open", "main") == ("0" * 40, {})
 
 

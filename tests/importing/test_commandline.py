@@ -116,7 +116,7 @@ def test_a_text_that_looks_like_a_number_stays_text():
     [
         ("--use_peft", "--use_peft: an adapter is what is trained"),
         ("--eval_strategy no", "--eval_strategy no: off, and"),
-        ("--max_steps -1", "--max_steps -1: the number of epochs counts, as by default here"),
+        ("--max_steps -1", "--max_steps -1: the number of epochs applies, as is the default here"),
         ("--output_dir ''", "--output_dir '': nothing is given"),
     ],
 )

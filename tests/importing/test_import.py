@@ -244,7 +244,7 @@ def test_the_command_writes_a_file_once_and_prints_json(tmp_path, capsys):
     assert main(args) == 0
     assert "warmup_ratio 0.03" in capsys.readouterr().out
     assert main(args) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["import", COMMANDS, "--number", "2", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["recipe"] == Path(output).read_text("utf-8")

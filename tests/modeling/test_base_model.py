@@ -72,7 +72,9 @@ def test_s6_missing_tensors_are_listed(folder):
 
 def test_s6_tensors_of_another_shape_are_an_error(folder):
     edit(folder / "config.json", vocab_size=299)
-    with pytest.raises(EnvironmentFault, match=r"do not fit the model: mismatched .*embed_tokens"):
+    with pytest.raises(
+        EnvironmentFault, match=r"do not match its config: mismatched .*embed_tokens"
+    ):
         BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
 
 

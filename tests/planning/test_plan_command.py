@@ -110,7 +110,7 @@ def test_rows_out_of_reach_are_assumed_and_that_is_said(recipe, recipe_file, cap
     assert main(["plan", str(recipe_file)]) == 0
     text = capsys.readouterr().out
     assert "the rows cannot be read from here" in text
-    assert "memory is that of rows of 64 tokens" in text
+    assert "memory is computed for rows of 64 tokens" in text
 
 
 @pytest.mark.parametrize("text", ["", "24", "24GB", "24 GiB", "1.5g", "800MB"])

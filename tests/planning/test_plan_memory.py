@@ -1,4 +1,4 @@
-"""A plan's memory is that of the same step on real tensors; and on whole processes, if slow."""
+"""A plan's memory, against the same step on real tensors; and on whole processes, if slow."""
 
 from __future__ import annotations
 

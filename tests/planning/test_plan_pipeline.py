@@ -103,7 +103,7 @@ def test_people_are_said_to_be_waited_for(pipe, loaded, registry):
 
 def test_rows_that_a_stage_has_yet_to_make_are_assumed_with_a_remark(pipe, loaded, registry):
     reward = stages(plan_recipe(loaded(pipe)))["reward"]
-    assert any("has yet to make them" in remark for remark in reward.remarks)
+    assert any("has not made them yet" in remark for remark in reward.remarks)
     assert any("rows of 48 tokens" in remark for remark in reward.remarks)
     assert reward.peak.phase == "train"
     assert reward.counts is None or reward.counts.rows

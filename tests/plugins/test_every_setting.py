@@ -810,7 +810,7 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
     },
     FromStage: {
-        "stage": Case("rank", reference, "the stage 'rank' has yet to make them"),
+        "stage": Case("rank", reference, "the stage 'rank' has not made them yet"),
         "split": Case("test", made_from_stage, ["E109"], also={"stage": "r"}),
         "limit": Case(1, made_from_stage, ["c"], also={"stage": "r"}),
         "on_bad_row": Case("skip", made_from_stage, ["c", "c"], also={"stage": "r"}, was=["E101"]),

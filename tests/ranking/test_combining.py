@@ -96,7 +96,7 @@ def test_an_answer_without_text_makes_no_pair_and_is_counted():
 def test_decisions_on_other_samples_do_not_count_and_misfits_are_named():
     other = sample_of("q", ["a", "b", "c"])
     assert combine([other], ranked([[0], [1], [2]])).counts["rated"] == 0
-    with pytest.raises(DataError, match="rater 'r0' ranks another number"):
+    with pytest.raises(DataError, match="rater 'r0' does not rank all answers"):
         combine([ABC], ranked([[0], [1]]))
 
 

@@ -121,7 +121,7 @@ def test_ratings_of_other_samples_and_torn_lines_are_told(rate, samples_file, ra
         file.write('{"item": "half')
     _, out, _ = rate("--status")
     assert "1 of anna's are of other samples" in out
-    assert "was cut short by a kill" in out
+    assert "is incomplete, as a kill leaves it" in out
 
 
 def a_run(tmp_path: Path, samples_file: Path) -> Path:
@@ -149,7 +149,7 @@ def test_a_run_leads_to_what_its_waiting_stage_asks_for(tmp_path, samples_file, 
     command = f"llmft run {run}/resolved.yaml {run} --resume"
     assert found.go_on == command  # made here; a run's files may be anybody's
     done = llmft(run, "--terminal", "--rater", "anna", typed="a>b>c>d\nbad\nb>a\n")
-    assert done.stdout.endswith(f"everything is rated; go on with: {command}\n")
+    assert done.stdout.endswith(f"everything is rated; continue with: {command}\n")
 
 
 def test_a_run_that_waits_for_one_person_does_not_go_on_by_two_halves(
@@ -164,7 +164,7 @@ def test_a_run_that_waits_for_one_person_does_not_go_on_by_two_halves(
     out = capsys.readouterr().out
     assert "3 of 3 samples are rated" in out
     assert "it waits for 1 person; finished: nobody" in out
-    assert "go on with" not in out
+    assert "continue with" not in out
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out_told_and_mended(session, sampl
     path.write_bytes(whole + whole[:50])
     found = read_ratings(ratings)
     assert len(found.by_rater["ben"]) == 1
-    assert f"the last line of '{path}' was cut short" in found.remarks[0]
+    assert f"the last line of '{path}' is incomplete" in found.remarks[0]
     with rater_log(ratings, "ben") as log:
         Session(samples, "ben", log).decide(samples[2].id, [[0], [1]], False, 1)
     assert path.read_bytes().startswith(whole)
@@ -149,7 +149,7 @@ def test_a_whole_line_that_is_no_decision_is_an_error_with_its_place(tmp_path, l
     folder = tmp_path / RATINGS
     folder.mkdir()
     (folder / "anna.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=r"anna\.jsonl:1: this is no decision"):
+    with pytest.raises(DataError, match=r"anna\.jsonl:1: this is not a decision"):
         read_ratings(folder)
 
 

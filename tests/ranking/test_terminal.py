@@ -35,7 +35,7 @@ def test_orders_that_are_typed_are_saved(typed, ratings, session, samples):
     ("order", "said"),
     [
         ("", "type an order"), ("a > b", "'c', 'd' are missing"), ("a>b>c", "'d' is missing"),
-        ("a>b>c>d>e", "'e' is none of the answers"), ("a>b>a>c", "'a' stands there twice"),
+        ("a>b>c>d>e", "'e' is none of the answers"), ("a>b>a>c", "'a' is there twice"),
         ("a>>b", "on both sides"), ("abcd", "'abcd' is none"), ("a>b>c>", "on both sides"),
         ("=", "on both sides"), (".", "'.' is none"), ("\x1b[2J", "'<U+001B>[2j' is none"),
     ],

@@ -36,7 +36,7 @@ PREFIX = GOOD.replace("{method: lora, r: 16, lora_alpha: 32}", "{method: prefix}
         (GOOD.replace("kind: preference", "kind: completion"), "E042", (20, 21), "preference rows"),
         (GOOD.replace("dtype: bfloat16", "dtype: float16").replace(TRAIN, "      bf16: true"), "E040", (6, 15), "bfloat16"),
         (GOOD.replace(TRAIN, "      warmup_steps: 3\n      warmup_ratio: 0.1"), "E040", (15, 16), "exclude"),
-        (GOOD.replace(TRAIN, "      learning_rate: 1e-7\n      lr_scheduler_type: polynomial"), "E040", (15, 16), "goes down to 1e-7"),
+        (GOOD.replace(TRAIN, "      learning_rate: 1e-7\n      lr_scheduler_type: polynomial"), "E040", (15, 16), "decays to 1e-7"),
         (GOOD.replace("{load_in_4bit: false}", "\n      load_in_4bit: true\n      load_in_8bit: true"), "E040", (8, 9), "exclude"),
         (GOOD.replace("limit: 500", "split: a,\n      holdout: 0.1"), "E040", (17, 18), "exclude"),
     ],
@@ -115,7 +115,7 @@ def test_r13_a_circle_is_spelled_out(faults) -> None:
         "    alignment: {method: sft}", "    start_from: ppo\n    alignment: {method: sft}"
     )
     fault = only(faults(text), "E031")
-    assert fault.what == "the stages wait for each other: sft -> ppo -> sft"
+    assert fault.what == "the stages refer to each other: sft -> ppo -> sft"
 
 
 @settings(max_examples=60, deadline=None)
@@ -210,7 +210,7 @@ def test_a_setting_of_4_bits_without_them_is_refused(tmp_path):
     path = tmp_path / "recipe.yaml"
     for more in ("", "load_in_8bit: true, "):
         path.write_text(text.replace("QUANT", f"{more}bnb_4bit_quant_type: fp4"))
-        with pytest.raises(RecipeError, match="only where weights are stored in 4 bits"):
+        with pytest.raises(RecipeError, match="has an effect only with 4-bit weights"):
             load_recipe(path, Registry.discover())
     path.write_text(text.replace("QUANT", "load_in_8bit: true, bnb_4bit_quant_type: nf4"))
     assert load_recipe(path, Registry.discover()).recipe.model.quantization.bits == 8

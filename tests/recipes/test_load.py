@@ -178,15 +178,15 @@ def test_on_a_terminal_a_message_breaks_between_words_and_a_command_is_left_whol
     what = "no earlier stage is called 'rewrad', and here are more words than fit on any line"
     faults = [
         Fault("E030", what, "write 'reward', or add a stage before this one that makes it", "a.b"),
-        Fault("E130", "stopped by SIGINT", f"go on with: {command}"),
+        Fault("E130", "stopped by SIGINT", f"continue with: {command}"),
     ]
     text = render_faults(faults, False, width, wrap=True)
     lines = text.splitlines()
-    assert command in lines or f"  fix: go on with: {command}" in lines
+    assert command in lines or f"  fix: continue with: {command}" in lines
     assert max(len(line) for line in lines if command not in line) <= max(width, 55)
     joined = " ".join(text.split())
     assert f"error[E030] a.b: {what} fix: write 'reward', or add" in joined
-    assert f" — fix: go on with: {command}\n" in render_faults(faults, False, width)
+    assert f" — fix: continue with: {command}\n" in render_faults(faults, False, width)
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 80])

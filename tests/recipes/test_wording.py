@@ -97,7 +97,7 @@ def test_a_number_that_should_be_text_is_quoted_as_it_was_written(load, faults):
         ("{path: gpt2}", "gpt2", "write {path: gpt2}"),
         ("stages:", "push_to_hub: me/it\nstages:", "write {repo_id: me/it}"),
         ("stages:", "push_to_hub: true\nstages:", "write {repo_id: ...}"),
-        ("stages:", "push_to_hub: false\nstages:", "drop the key"),
+        ("stages:", "push_to_hub: false\nstages:", "remove the key"),
         ("{method: triviaqa}", "triviaqa", "write {method: triviaqa}"),
     ],
 )

@@ -109,7 +109,7 @@ def test_what_an_alignment_gives_wrong_is_told_with_its_distribution(
 
 def test_a_stage_without_items_says_so(recipe_file, install, capsys):
     assert main(["run", theirs(recipe_file, install, ITEMS="[]"), "--quiet"]) == 3
-    assert "E105] stage 'sft' has nothing left to learn from" in capsys.readouterr().err
+    assert "E105] stage 'sft' has no rows left to train on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["None", "{'no_such': 1}"])

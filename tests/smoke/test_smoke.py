@@ -127,7 +127,7 @@ def test_a_pipeline_is_smoked_in_two_rounds_without_people(write, tmp_path, caps
     assert main(["run", path, "--smoke", "--output-dir", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert "note: rank: length stands in for its judge" in out
-    assert "collect: example rows stand in for the data" in out
+    assert "collect: example rows replace the data" in out
     (folder,) = (tmp_path / "runs").glob("*/runs/tiny/*")
     names = ["sft", "collect", "rank", "dpo", "collect-2", "rank-2", "dpo-2"]
     assert json.loads((folder / "run.json").read_text())["stages"] == names
@@ -189,7 +189,7 @@ def test_a_smoke_run_goes_on_from_stand_ins_for_an_earlier_runs_stages(
     kind = adapter[9:].partition(",")[0]
     assert f"note: an untrained {kind} stands in for '{first.name}/sft'" in out
     assert f"note: an untrained lora stands in for '{first.name}/reward'" in out
-    assert f"note: the first rows of '{first.name}/collect' stand in for all" in out
+    assert f"note: the first rows of '{first.name}/collect' are used in place of all" in out
     (folder,) = home.glob("*/runs/later/*")
     assert all((folder / "stages" / name / "result.json").is_file() for name in ("ppo", "rank"))
     (made,) = home.glob(f"*/runs/earlier/{first.name}")
@@ -311,8 +311,8 @@ def test_local_rows_are_used_as_they_are(smoked, write, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model": "some/thing"}, "its name tells no architecture"),
-        ({"data": "{method: jsonl, path: nobody/rows}"}, "brings no example rows"),
+        ({"model": "some/thing"}, "its name does not tell the architecture"),
+        ({"data": "{method: jsonl, path: nobody/rows}"}, "has no example rows"),
     ],
 )
 def test_what_has_no_stand_in_is_refused(settings, said, smoked, write, monkeypatch):

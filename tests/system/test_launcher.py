@@ -41,9 +41,7 @@ def test_one_process_of_a_launcher_is_alone():
 @pytest.mark.parametrize("command", ["rank", "plan", "generate", "verify"])
 def test_other_commands_refuse_several_processes(as_first, capsys, command):
     assert main.main([command, "x"]) == 2
-    assert (
-        f"8 processes were launched, and 'llmft {command}' runs in one" in capsys.readouterr().err
-    )
+    assert f"8 processes were launched, but 'llmft {command}' needs one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

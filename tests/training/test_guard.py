@@ -118,7 +118,8 @@ def test_t4_the_longest_row_of_the_step_is_named(items, longest):
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
             "lower train.per_device_train_batch_size (now 2) and raise"
             " train.gradient_accumulation_steps (now 3) by as much;"
-            " set train.gradient_checkpointing: true; lower train.max_length (now the model's own)",
+            " set train.gradient_checkpointing: true; lower train.max_length (now the model's"
+            " limit)",
         ),
         (
             {"per_device_train_batch_size": 1, "max_length": 99},
@@ -126,7 +127,7 @@ def test_t4_the_longest_row_of_the_step_is_named(items, longest):
         ),
         (
             {"per_device_train_batch_size": 1, "gradient_checkpointing": True},
-            "lower train.max_length (now the model's own)",
+            "lower train.max_length (now the model's limit)",
         ),
     ],
 )

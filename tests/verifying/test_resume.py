@@ -139,7 +139,7 @@ def test_a_recipe_that_fails_says_why_and_where_it_is(recipe_file, tmp_path, cap
     said = capsys.readouterr().err
     assert "error[E10" in said
     (kept,) = (tmp_path / "runs").iterdir()
-    assert f"what was run is kept in '{kept}'" in said
+    assert f"the runs are kept in '{kept}'" in said
 
 
 def test_the_recorder_tells_moments_and_order(recipe_file, tmp_path):

@@ -26,7 +26,7 @@ def put_to_its_cause(error: BaseException, command: str) -> LlmftError | None:
         said = (str(error).strip() or "Python has no memory left").splitlines()[0]
         return EnvironmentFault(
             "E205",
-            f"out of memory outside of a training step: {said[:200]}",
+            f"out of memory outside a training step: {said[:200]}",
             fix="lower train.per_device_eval_batch_size, store the model in 4 bits, or see what"
             " 'llmft plan' says",
         )

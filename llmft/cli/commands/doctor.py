@@ -44,7 +44,7 @@ def _problems(report: dict[str, Any]) -> list[str]:
     if report["machine"]["disk_free_gib"] < _LITTLE_DISK_GIB:
         problems.append(f"only {report['machine']['disk_free_gib']} GiB are free on this disk")
     if report["accelerators"] and "torch" in report and not report["torch"]["cuda"]:
-        problems.append("there is a GPU that torch cannot use: it is a CPU build, or too old")
+        problems.append("there is a GPU, but torch cannot use it: it is a CPU build, or too old")
     return problems
 
 

@@ -9,7 +9,7 @@ from llmft.system.nearest import did_you_mean
 
 
 def explanations(code: str | None) -> list[dict[str, str]]:
-    """Return what a code means and how to mend it; of every code, where none is named."""
+    """Return what a code means and how to fix it; without a code, that of all codes."""
     if code is None:
         wanted = sorted(CODES)
     else:

@@ -72,11 +72,11 @@ def write(text: str, output: str) -> None:
         with open(output, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        what = f"'{visible(output)}' is there already"
-        raise RecipeError("E091", what, fix="give another --output, or move it away") from error
+        what = f"'{visible(output)}' exists already"
+        raise RecipeError("E091", what, fix="choose another --output, or move the file") from error
     except OSError as error:
         what = f"'{visible(output)}' cannot be written: {error.strerror}"
-        raise RecipeError("E091", what, fix="give another --output") from error
+        raise RecipeError("E091", what, fix="choose another --output") from error
 
 
 def as_text(imported: Imported, output: str) -> str:

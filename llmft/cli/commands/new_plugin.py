@@ -45,7 +45,9 @@ def write_plugin(name: str, kind: Kind, output: str | None = None) -> tuple[Path
     _refuse_imported_name(method, files)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RecipeError(
-            "E091", f"'{folder}' is there already", fix="give another --output, or move it away"
+            "E091",
+            f"'{folder}' exists already",
+            fix="choose another --output, or move the folder",
         )
     for path, text in files.items():
         target = folder / path
@@ -99,17 +101,18 @@ def _method_name(name: str, kind: Kind) -> str:
         raise RecipeError(
             "E090",
             f"'{name}' cannot name a method",
-            fix=f"take at most {_MOST_LETTERS} small letters, figures and '_', such as 'my_{kind}'",
+            fix=f"use at most {_MOST_LETTERS} lower-case letters, digits and '_', such as"
+            f" 'my_{kind}'",
         )
     if method in Registry.discover().names(kind):
         raise RecipeError(
             "E090",
             f"the {kind} '{method}' is installed already",
-            fix="take another name: two plugins of one name exclude each other",
+            fix="choose another name: two plugins cannot have the same name",
         )
     if importlib.util.find_spec(f"llmft_{method}") is not None:
         raise RecipeError(
-            "E090", f"a package 'llmft_{method}' is installed already", fix="take another name"
+            "E090", f"a package 'llmft_{method}' is installed already", fix="choose another name"
         )
     return method
 
@@ -129,5 +132,5 @@ def _refuse_imported_name(method: str, files: Mapping[str, str]) -> None:
         raise RecipeError(
             "E090",
             f"a method called '{method}' has the class '{name}', which is taken",
-            fix=f"take another name, such as 'my_{method}'",
+            fix=f"choose another name, such as 'my_{method}'",
         )

@@ -187,9 +187,7 @@ def _fits(verdict: Verdict) -> str:
         end = "fits" if change.fits else "does not fit yet"
         lines.append(f"  {change.stage}: {change.setting} -> {_size(change.peak)}, {end}")
     if not verdict.changes or not verdict.changes[-1].fits:
-        lines.append(
-            "  no change of settings makes it fit: take a smaller model or a larger memory"
-        )
+        lines.append("  no change of settings makes it fit: use a smaller model or more memory")
     return "\n".join(lines)
 
 

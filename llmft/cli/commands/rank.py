@@ -47,7 +47,7 @@ def rank(
     with rater_log(found.ratings, name) as log:
         session = Session(samples, name, log, limit)
         if not session.samples:
-            say(f"{name} has rated everything already")
+            say(f"{name} has already rated everything")
         elif terminal:
             _in_terminal(session, say)
         else:
@@ -129,7 +129,7 @@ def as_text(told: dict[str, Any]) -> str:
         people = "1 person" if wanted == 1 else f"{wanted} people"
         lines.append(f"it waits for {people}; finished: {', '.join(done) or 'nobody'}")
     elif told["go_on"]:
-        lines.append(f"everything is rated; go on with: {told['go_on']}")
+        lines.append(f"everything is rated; continue with: {told['go_on']}")
     return "\n".join(lines)
 
 

@@ -100,8 +100,9 @@ def _refuse_clashing_options(resume: bool, run_folder: str | None, smoke: bool) 
     if run_folder and not resume:
         raise RecipeError(
             "E090",
-            f"a new run makes its own folder, so '{run_folder}' has no use",
-            fix="give --resume to go on with that run, or --output-dir to say where runs go",
+            f"a new run makes its own folder, so '{run_folder}' cannot be used",
+            fix="add --resume to continue that run, or use --output-dir to choose where run"
+            " folders are made",
         )
 
 
@@ -113,7 +114,7 @@ def _refuse_unknown_stages(job: Job, first: str | None, last: str | None) -> Non
             raise RecipeError("E030", what, fix=did_you_mean(name, names) or "name one of these")
     if first and last and names.index(last) < names.index(first):
         what = f"--until '{last}' comes before --from '{first}'"
-        raise RecipeError("E090", what, fix="turn them round")
+        raise RecipeError("E090", what, fix="swap the two stages")
 
 
 def _smoke(job: Job) -> tuple[Job, BaseModel]:
@@ -151,7 +152,7 @@ def _leading() -> Iterator[None]:
 
 @contextmanager
 def _told_elsewhere(quiet: bool, as_json: bool) -> Iterator[None]:
-    """Leave standard output to the answer where it is JSON; tell nobody where it shall be quiet."""
+    """Keep standard output free for a JSON answer, or print nothing for --quiet."""
     if quiet:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             yield

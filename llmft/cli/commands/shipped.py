@@ -1,4 +1,4 @@
-"""The recipes that llmft brings along: `recipes/` of a checkout, or their copy in the wheel."""
+"""The recipes that ship with llmft: `recipes/` of a checkout, or their copy in the wheel."""
 
 from __future__ import annotations
 

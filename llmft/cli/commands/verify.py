@@ -38,7 +38,7 @@ def verify(
     try:
         verdict = verify_resume(given, changes, work, kills, seed, _tell)
     except BaseException:
-        _tell(f"what was run is kept in '{work}'")
+        _tell(f"the runs are kept in '{work}'")
         raise
     fsio.write_json(work / "verdict.json", as_json(verdict))
     if verdict.differences:
@@ -46,7 +46,7 @@ def verify(
         told = [f"{d.stage}: {d.what} ({d.difference})" for d in verdict.differences]
         raise CheckpointError(
             "E406",
-            f"the run that was killed ended otherwise: {'; '.join(told)}",
+            f"the result of the killed run differs: {'; '.join(told)}",
             fix=f"both runs and 'verdict.json' are in '{work}'; see docs/reliability.md for what"
             " is not promised",
         )
@@ -78,7 +78,7 @@ def as_text(verdict: Verdict) -> str:
     last = (
         f"not bit-exact after {times}"
         if verdict.differences
-        else f"bit-exact: after {times} the run ended as the one that nothing stopped"
+        else f"bit-exact: after {times} the result is that of an uninterrupted run"
     )
     return "\n\n".join([
         table(("kill", "where"), kills),

@@ -1,4 +1,4 @@
-"""DoRA: a learnt length for each row of a LoRA-updated weight (Liu et al. 2024)."""
+"""DoRA: a trained magnitude for each row of a LoRA-updated weight (Liu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Dora(Lora):
         """LoRA's settings, and DoRA's one, by PEFT's names."""
 
         ephemeral_gpu_offload: bool = Field(
-            False, description="use the GPU to start layers whose weights are kept on the CPU"
+            False, description="initialise on the GPU the layers whose weights are on the CPU"
         )
 
         @model_validator(mode="after")
         def _starts_as_the_base(self) -> Dora.Config:
             if self.start_in_the_base:
                 raise ValueError(
-                    f"dora starts with B = 0, and not by '{self.init_lora_weights}'; leave"
-                    " init_lora_weights out, or pick method lora"
+                    f"dora starts with B = 0, and not by '{self.init_lora_weights}'; remove"
+                    " init_lora_weights, or use method lora"
                 )
             return self
 

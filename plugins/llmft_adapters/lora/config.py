@@ -13,56 +13,60 @@ Layer = Annotated[int, Field(ge=0, le=100_000)]
 
 InTheBase = Literal["pissa", "olora"] | Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d?$")]
 _NOT_OFFERED = {
-    "eva": "reads the training rows before they are an adapter's to read",
-    "corda": "reads sample rows before they are an adapter's to read",
-    "lora_ga": "reads gradients of the training rows before there is an adapter",
-    "loftq": "replaces the base's weights by rounded ones, so that the base could not be had back",
+    "eva": "needs the training rows, which an adapter does not get",
+    "corda": "needs sample rows, which an adapter does not get",
+    "lora_ga": "needs gradients of the training rows before there is an adapter",
+    "loftq": "replaces the base's weights by rounded ones, so that the base could not be restored",
 }
 
 
 class LoraConfig(AdapterConfig):
     """PEFT's LoraConfig, by its own names."""
 
-    r: Rank = Field(8, description="the rank of the update")
+    r: Rank = Field(8, description="the rank of the update matrices")
     lora_alpha: float = Field(16, gt=0, le=1e6, description="the update is scaled by alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the update's input")
     bias: Literal["none", "all", "lora_only"] = Field(
         "none",
         description="which biases are trained too: none, all of the model's, or those of the"
-        " adapted layers; the base keeps its own",
+        " adapted layers; the base model keeps its own",
     )
     target_modules: Literal["all-linear"] | list[Line] = Field(
         "all-linear",
         description="names or globs of the layers that get an update, such as"
-        " [q_proj, v_proj]; all-linear takes every linear layer but the output",
+        " [q_proj, v_proj]; all-linear: every linear layer except the output layer",
     )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
     init_lora_weights: bool | Literal["gaussian", "orthogonal"] | InTheBase = Field(
         True,
-        description="how A and B start; true: B = 0. pissa (or pissa_niter_4, faster) and olora:"
-        " as W's main directions, which are taken off again, so that nothing changes at first. The"
-        " base stays as it is; the saved adapter has twice the rank, and plain PEFT loads it."
+        description="how A and B are initialised; true: B = 0. pissa (or pissa_niter_4, faster) and"
+        " olora: from W's principal directions; their product is subtracted, so that nothing"
+        " changes at first. The base stays as it is; the saved adapter has twice the rank, and"
+        " PEFT can load it."
         " PEFT's eva, corda, lora_ga and loftq are not offered: they read data first, or round the"
         " base",
     )
     modules_to_save: list[Line] | None = Field(
-        None, min_length=1, max_length=100, description="layers trained whole and saved along"
+        None,
+        min_length=1,
+        max_length=100,
+        description="layers trained in full and saved with the adapter",
     )
     layers_to_transform: list[Layer] | None = Field(
         None,
         min_length=1,
         max_length=10_000,
-        description="the numbers of the layers to adapt, from 0; default: all",
+        description="indices of the layers to adapt, from 0; default: all",
     )
     rank_pattern: dict[Line, Rank] = Field(
         default_factory=dict,
         max_length=1000,
-        description="another rank for layers of these names or globs; the first that fits holds",
+        description="the rank of layers with these names or globs; the first match counts",
     )
     alpha_pattern: dict[Line, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         default_factory=dict,
         max_length=1000,
-        description="another alpha for layers of these names or globs; the first that fits holds",
+        description="the alpha of layers with these names or globs; the first match counts",
     )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, le=1e4, description="LoRA+: B's learning rate over A's (Hayou et al. 2024)"
@@ -72,7 +76,7 @@ class LoraConfig(AdapterConfig):
     @classmethod
     def _some(cls, value: Any) -> Any:
         if value == []:
-            raise ValueError("it names no layer; write names such as [q_proj], or all-linear")
+            raise ValueError("it is empty; write names such as [q_proj], or all-linear")
         return value
 
     @field_validator("init_lora_weights", mode="before")

@@ -164,7 +164,7 @@ def _too_high_ranks(model: Any, adapted: list[str], config: LoraConfig) -> Itera
         rank, most = ranks.get(name, config.r), min(model.get_submodule(name).weight.shape)
         if rank > most:
             how = config.start_in_the_base
-            what = f"{how} starts as directions of a weight, and '{name}' has {most}, not {rank}"
+            what = f"{how} uses directions of the weight, and '{name}' has {most}, not {rank}"
             yield ("init_lora_weights",), what, f"write a rank of at most {most} for it"
             return
 
@@ -218,10 +218,12 @@ def _wrong_whole_layers(model: Any, adapted: list[str], config: LoraConfig) -> I
             names = ", ".join(n for n in ends if not n.isdigit())
             yield key, f"no layer of this model is called '{wanted}'", f"there are {names}"
         elif tied and any(modules[name] is end for name in found for end in both_ends):
-            what = f"'{wanted}' is one with the embedding at the other end, and would be torn off"
+            what = (
+                f"'{wanted}' shares its weights with the embedding, and would be separated from it"
+            )
             yield key, what, "leave it out"
         elif clash := _within(found, adapted):
-            what = f"'{clash[0]}' is adapted already, and cannot be trained whole too"
+            what = f"'{clash[0]}' is adapted already, and cannot be trained in full too"
             yield key, what, "leave it out here, or in target_modules"
         elif packed := _within(found, stored):
             what = f"'{packed[0]}' is stored in 4 or 8 bits, which cannot be trained"

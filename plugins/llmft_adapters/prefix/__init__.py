@@ -1,4 +1,4 @@
-"""Prefix tuning: learnt keys and values before the text's, in every layer (Li & Liang 2021)."""
+"""Prefix tuning: trained keys and values before the text's, in every layer (Li & Liang 2021)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTENTION = ("full_attention", "sliding_attention")
 
 
 class Prefix(SoftPrompt["Prefix.Config"]):
-    """Prefix tuning: every layer attends to learnt keys and values that stand before the text."""
+    """Prefix tuning: every layer attends to trained keys and values before those of the text."""
 
     method = "prefix"
     supports_shared_prompt = True
@@ -24,7 +24,8 @@ class Prefix(SoftPrompt["Prefix.Config"]):
         """PEFT's PrefixTuningConfig, by its own names."""
 
         prefix_projection: bool = Field(
-            False, description="compute the prefix by a two-layer network, for a steadier start"
+            False,
+            description="compute the prefix with a two-layer network, for more stable training",
         )
         encoder_hidden_size: int | None = Field(
             None,
@@ -38,7 +39,7 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             if self.encoder_hidden_size is not None and not self.prefix_projection:
                 raise ValueError(
                     "encoder_hidden_size is that of the network;"
-                    " drop it, or write prefix_projection: true"
+                    " remove it, or write prefix_projection: true"
                 )
             return self
 
@@ -50,8 +51,8 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             what = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "uneven keys"
             yield (
                 ("method",),
-                f"this model has {what}, before which no prefix can stand",
-                "pick lora",
+                f"this model has {what}, which cannot have a prefix",
+                "use lora",
             )
 
     def peft_config(self, model: Any) -> Any:

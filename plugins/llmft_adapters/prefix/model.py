@@ -1,4 +1,4 @@
-"""A frozen base model with learnt keys and values before the text's, in every layer."""
+"""A frozen base model with trained keys and values before the text's, in every layer."""
 
 from __future__ import annotations
 

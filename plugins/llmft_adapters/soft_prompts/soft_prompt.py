@@ -15,7 +15,7 @@ WEIGHTS = "adapter_model.safetensors"
 ENCODER = "encoder.safetensors"
 """Ours, beside it: what the virtual tokens are computed from, to go on training."""
 
-_DESCRIPTION = "read from the model; where it is stated, it must agree"
+_DESCRIPTION = "read from the model; if set, it must agree"
 
 
 class SoftPromptConfig(AdapterConfig):
@@ -30,7 +30,7 @@ class SoftPromptConfig(AdapterConfig):
         None, ge=1, description=f"the model's attention heads; {_DESCRIPTION}"
     )
     num_transformer_submodules: int | None = Field(
-        None, ge=1, description="1 for a decoder, the only kind of model here; may be left out"
+        None, ge=1, description="optional; 1, as all models here are decoders"
     )
 
 
@@ -38,7 +38,7 @@ C = TypeVar("C", bound=SoftPromptConfig)
 
 
 class SoftPrompt(Adapter[C]):
-    """Virtual tokens, learnt by an encoder, stand before every text; the base stays as it is.
+    """Virtual tokens, trained through an encoder, come before every text; the base stays as it is.
 
     PEFT's encoders and file, so that plain PEFT loads what is saved; the forward pass is ours, so
     that checkpointing, rows laid end to end and left-padded generation work.

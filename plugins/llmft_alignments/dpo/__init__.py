@@ -50,23 +50,31 @@ class Dpo(Alignment["Dpo.Config"]):
         """TRL's DPOConfig, by its own names."""
 
         beta: float = Field(
-            0.1, gt=0, le=1000, description="the pull towards the reference; IPO's tau"
+            0.1,
+            gt=0,
+            le=1000,
+            description="the KL coefficient; for IPO, its tau",
         )
         loss_type: list[LossName] = Field(
             default_factory=_sigmoid,
             min_length=1,
             max_length=15,
-            description="the loss, or several that are added up",
+            description="the loss, or several losses that are added",
         )
         loss_weights: list[float] | None = Field(
-            None, min_length=1, max_length=15, description="the weight of each; default: 1 for all"
+            None, min_length=1, max_length=15, description="the weight of each loss; default: 1"
         )
         label_smoothing: float = Field(
-            0.0, ge=0, lt=0.5, description="the share of preferences taken to be the wrong way"
+            0.0,
+            ge=0,
+            lt=0.5,
+            description="the assumed share of preferences that are wrong",
         )
         f_divergence_type: Literal[
             "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"
-        ] = Field("reverse_kl", description="what keeps the policy near the reference")
+        ] = Field(
+            "reverse_kl", description="the divergence that keeps the policy near the reference"
+        )
         f_alpha_divergence_coef: float = Field(
             0.5, ge=-100, le=100, description="the alpha of alpha_divergence"
         )

@@ -1,4 +1,4 @@
-"""Pairs made anew by a reward model: every prompt's answers are scored and set in order."""
+"""Pairs from a reward model: every prompt's answers are scored and ranked."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Diagnostics:
         if kl > self.far:
             self._say(
                 "kl",
-                f"the policy runs away from the reference: {kl:.1f} nats an answer at step"
+                f"the policy moves far from the reference: {kl:.1f} nats an answer at step"
                 f" {self.steps}; raise kl_coef, or lower learning_rate",
             )
         start = self.first["length"]
@@ -81,7 +81,8 @@ class Diagnostics:
         if fallen:
             self.note(
                 f"the reward rose ({self.first['reward']:.3f} -> {self._lately('reward'):.3f})"
-                f" while held-out quality fell: {', '.join(fallen)}; the reward may be gamed"
+                f" while held-out quality fell: {', '.join(fallen)}; the policy may exploit the"
+                " reward (reward hacking)"
             )
 
     def _flat(self) -> None:

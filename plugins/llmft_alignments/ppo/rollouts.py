@@ -173,7 +173,7 @@ def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name
     for prompt, reward in zip(prompts, given, strict=True):
         if not isinstance(reward, int | float) or not math.isfinite(reward):
             what = f"{prompt.origin}: the reward of '{name}' for an answer is {reward!r}"
-            raise DataError("E112", what, fix="mend the reward function")
+            raise DataError("E112", what, fix="correct the reward function")
 
 
 def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:

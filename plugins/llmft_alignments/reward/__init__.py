@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Reward(Alignment["Reward.Config"]):
-    """A reward model by Bradley and Terry: a scalar head on the base and the stage's adapter.
+    """A Bradley-Terry reward model: a scalar head on the base with the stage's adapter.
 
     The reward is read at a text's last token. The head is saved beside the adapter.
     """
@@ -38,13 +38,16 @@ class Reward(Alignment["Reward.Config"]):
         """TRL's RewardConfig, by its own names."""
 
         center_rewards_coefficient: float = Field(
-            0.0, ge=0, le=100, description="keeps rewards around 0; 0.01 is usual, 0 turns it off"
+            0.0,
+            ge=0,
+            le=100,
+            description="penalty that keeps rewards around 0; 0.01 is usual, 0: none",
         )
         disable_dropout: bool = Field(
             True, description="turn every dropout off, the base's and the adapter's"
         )
         use_margin: bool = Field(
-            False, description="ask that rewards differ by at least the pair's margin (Llama 2)"
+            False, description="rewards must differ by at least the pair's margin (Llama 2)"
         )
 
     def __init__(self, config: Reward.Config) -> None:
@@ -59,7 +62,7 @@ class Reward(Alignment["Reward.Config"]):
             raise StageError(
                 "E300",
                 f"{bare.origin}: use_margin is set, and the pair has no margin",
-                fix="name its column under data.columns, or drop use_margin",
+                fix="name its column under data.columns, or remove use_margin",
             )
         with dropout_off(context, self.config.disable_dropout):
             return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))

@@ -38,11 +38,13 @@ class Columns(Settings):
     prompt: Line | None = Field(
         None,
         description="a column or template; default: 'prompt' where there is one, else the common"
-        " start of both answers",
+        " beginning of both answers",
     )
     chosen: Line = Field("chosen", description="the better answer: a column or template")
     rejected: Line = Field("rejected", description="the worse answer: a column or template")
-    margin: Line | None = Field(None, description="a column: by how much it is better")
+    margin: Line | None = Field(
+        None, description="a column: by how much the chosen answer is better"
+    )
     chosen_score: Line | None = Field(None, description="a column: the better answer's score")
     rejected_score: Line | None = Field(None, description="a column: the worse answer's score")
     answers: Line | None = Field(None, description="a column with the list of right answers")
@@ -77,11 +79,12 @@ class Preference(TableDataset["Preference.Config"]):
         """Where the preferences are, and what their columns mean."""
 
         max_bad_rows: Share = Field(
-            0.05, description="stop where more than this share of the rows is skipped"
+            0.05, description="stop if more than this share of the rows is skipped"
         )
-        columns: Columns = Field(default_factory=Columns, description="what the columns mean")
+        columns: Columns = Field(default_factory=Columns, description="which columns hold what")
         chat: bool = Field(
-            False, description="put text prompts through the model's chat template, as messages"
+            False,
+            description="format text prompts as a user message, with the model's chat template",
         )
 
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -38,12 +38,12 @@ class Console(Tracker[Any]):
     class Config(TrackerConfig):
         """Settings of the console tracker."""
 
-        method: Literal["console"] = Field("console", description="tell the terminal")
+        method: Literal["console"] = Field("console", description="print progress in the terminal")
         live: bool = Field(
-            True, description="keep one moving line on a terminal; false prints plain lines there"
+            True, description="update one line in place on a terminal; false: print plain lines"
         )
         refresh_per_second: float = Field(
-            4.0, gt=0, le=60, description="how often the moving line is drawn, at most"
+            4.0, gt=0, le=60, description="how often the live line is updated, at most"
         )
 
     def __init__(self, config: Config) -> None:

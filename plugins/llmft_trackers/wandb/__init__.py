@@ -40,9 +40,9 @@ _WHEN = ("before", "after")
 
 
 class Wandb(Tracker[Any]):
-    """Tell Weights & Biases; where it cannot be reached, keep files that one command sends later.
+    """Report to Weights & Biases; if it cannot be reached, keep files to upload later.
 
-    Only the user's own login is used (`wandb login`, WANDB_API_KEY), and nobody is ever asked.
+    Only the user's own login is used (`wandb login`, WANDB_API_KEY), and there is never a prompt.
     """
 
     method = "wandb"
@@ -50,7 +50,7 @@ class Wandb(Tracker[Any]):
     class Config(TrackerConfig):
         """Settings of the wandb tracker, by wandb's names."""
 
-        method: Literal["wandb"] = Field("wandb", description="tell Weights & Biases")
+        method: Literal["wandb"] = Field("wandb", description="report to Weights & Biases")
         project: Line | None = Field(
             None, description="the project; default: WANDB_PROJECT, else 'llmft'"
         )
@@ -58,18 +58,18 @@ class Wandb(Tracker[Any]):
             None, description="the user or team; default: that of the key that is used"
         )
         name: Line | None = Field(
-            None, description="what the run is called there; default: its name and its folder's"
+            None, description="the run's name there; default: its name and its folder's"
         )
         group: Line | None = Field(None, description="the group that the run belongs to")
         tags: list[Line] = Field(default_factory=list, max_length=50, description="the run's tags")
         mode: Literal["auto", "online", "offline"] = Field(
             "auto",
-            description="auto sends where the server answers within seconds, and keeps files else;"
-            " online does not ask it first; offline only keeps files",
+            description="auto: online if the server answers within seconds, else offline;"
+            " online: without asking first; offline: files only",
         )
 
         log_completions: bool = Field(
-            False, description="send the prompts and answers of the evaluation too, as a table"
+            False, description="also log the prompts and answers of the evaluation, as a table"
         )
 
         @model_validator(mode="after")

@@ -72,7 +72,7 @@ class WandbProcess:
         if self._process.wait() == 0 and not left:
             return
         send = f"afterwards: {left}" if left else "metrics.jsonl has every number"
-        self._remarks.put(f"wandb has not got everything; {send}")
+        self._remarks.put(f"wandb did not receive everything; {send}")
 
 
 def _environment(with_key: bool) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_d13_rows_that_changed_can_be_accepted(go, recipe, tmp_path):
     taken = go(recipe, "data", resume=True, words=("--accept-data-change",))
     assert taken.code == 0, taken.text
     assert "not bit-exact: train rows of the stage has changed" in taken.text
-    assert "goes on after step 2" in taken.text
+    assert "continues after step 2" in taken.text
 
 
 def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp_path):
@@ -50,7 +50,7 @@ def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp
     rows.write_text(text.replace("17", "71"))
     again = go(recipe, "done", resume=True)
     assert again.code == 0, again.text
-    assert "sft: runs again, as what it is made from has changed" in again.text
+    assert "sft: runs again, because something that it depends on has changed" in again.text
     assert tree(done.folder / "replaced" / "sft-1") == made
     third = go(recipe, "done", resume=True)
     assert "already finished" in third.text

@@ -53,7 +53,7 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert go(recipe, "killed", fault=at(3)).code == -signal.SIGKILL  # in mid-epoch
     resumed = go(recipe, "killed", resume=True)
     assert resumed.code == 0, resumed.text
-    assert "goes on after step 2" in resumed.text
+    assert "continues after step 2" in resumed.text
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
@@ -102,7 +102,7 @@ def test_c12_a_stage_that_is_finished_is_not_run_again(go, recipe, pipeline, ste
     assert state_of(resumed.folder) == state_of(pipeline.folder)
     if stage == "more":
         assert tree(first) == before
-        assert "sft: finished already" in resumed.text
+        assert "sft: already finished" in resumed.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -114,7 +114,7 @@ def test_t6_t7_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(
     assert stopped.code == 128 + number
     assert [p.name for p in stopped.folder.glob("stages/sft/checkpoints/*")] == ["step-3"]
     assert not (stopped.folder / "lock").exists()
-    command = shlex.split(re.search(r"go on with: (llmft run .*)", stopped.text)[1])
+    command = shlex.split(re.search(r"continue with: (llmft run .*)", stopped.text)[1])
     assert command[-2:] == [str(stopped.folder), "--resume"]
     recipe["stages"][0]["train"]["save_strategy"] = "steps"
     resumed = go(recipe, "stopped", words=command[3:])
@@ -221,7 +221,7 @@ def test_t9_a_run_that_saved_nothing_starts_again(go, recipe):
     go(recipe, "killed", fault=at(3))
     again = go(recipe, "killed", resume=True)
     assert again.code == 0
-    assert "starts again" in again.text
+    assert "the stage restarts" in again.text
     assert state_of(again.folder) == state_of(whole.folder)
 
 
@@ -252,7 +252,7 @@ def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, re
     go(recipe, "edited", fault=at(3, stage="more"))
     again = go(recipe, "edited", resume=True, words=words)
     assert again.code == 0, again.text
-    assert "more: restarts, as a stage that it reads has run again" in again.text
+    assert "more: restarts, because a stage that it reads has run again" in again.text
     assert (again.folder / "replaced" / "more-1" / "checkpoints").is_dir()
     straight = go(recipe, "straight", words=words if words[0] == "--set" else ())
     ours, theirs = state_of(again.folder), state_of(straight.folder)
@@ -291,7 +291,7 @@ def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
     resumed = go(recipe, "killed", resume=True, words=[str(renamed)])
     assert resumed.code == 6
     assert f"of the run '{killed.folder.name}', not of 'mine'" in resumed.text
-    assert "give a run folder that was renamed its name back" in resumed.text
+    assert "if the run folder was renamed, restore its name" in resumed.text
 
 
 def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
@@ -317,5 +317,5 @@ def test_the_command_that_goes_on_finds_the_earlier_run_that_a_stage_starts_from
     del recipe["stages"][0]["adapter"]
     recipe["stages"][0]["start_from"] = f"run:{first.folder.name}/sft"
     stopped = go(recipe, "place", fault=at(3, signal.SIGINT))
-    command = shlex.split(re.search(r"go on with: (llmft run .*)", stopped.text)[1])
+    command = shlex.split(re.search(r"continue with: (llmft run .*)", stopped.text)[1])
     assert command[-2:] == ["--set", f'output_dir="{first.folder.parents[1]}"']

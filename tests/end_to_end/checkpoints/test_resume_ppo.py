@@ -66,7 +66,7 @@ def test_c11_a_ppo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, 
     assert go(recipe, "killed", fault=killed_in(place)).code == -signal.SIGKILL
     resumed = go(recipe, "killed", resume=True)
     assert resumed.code == 0, resumed.text
-    assert "goes on after step" in resumed.text
+    assert "continues after step" in resumed.text
     assert state_of(resumed.folder) == state_of(whole_ppo.folder)
     results = [json.loads((f / "stages/ppo/result.json").read_text()) for f in
                (whole_ppo.folder, resumed.folder)]  # fmt: skip

@@ -19,7 +19,7 @@ def rows(*numbers: int) -> list[CompletionRow]:
 def test_d12_rows_that_repeat_and_rows_that_are_judged_and_learnt_are_counted():
     assert repeats(rows(1, 2, 3), rows(4)) == ""
     assert repeats(rows(1, 2, 2, 2), ()) == "2 of 4 training rows repeat another one"
-    assert repeats(rows(1, 2), rows(2, 3)).startswith("1 of 2 rows that are judged on are training")
+    assert repeats(rows(1, 2), rows(2, 3)).startswith("1 of 2 evaluation rows are also training")
 
 
 def test_d12_the_run_says_so(recipe_file, capsys):
@@ -28,7 +28,7 @@ def test_d12_the_run_says_so(recipe_file, capsys):
     assert main(["run", str(path)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "training rows repeat another one" in said
-    assert "rows that are judged on are training rows too" in said
+    assert "evaluation rows are also training rows" in said
 
 
 @pytest.mark.parametrize(("changes", "key"), [

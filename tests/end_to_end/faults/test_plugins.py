@@ -77,7 +77,7 @@ def test_t4_memory_that_is_out_while_a_model_is_loaded_is_the_machines_fault(
     monkeypatch.setattr(BaseModel, "load", load)
     assert main(["run", str(recipe_file()), "--quiet"]) == 4
     said = capsys.readouterr().err
-    assert "error[E205] out of memory outside of a training step" in said
+    assert "error[E205] out of memory outside a training step" in said
 
 
 LOOKING_ON = """

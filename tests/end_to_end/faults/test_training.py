@@ -117,7 +117,7 @@ def test_t4_a_setting_that_is_at_its_end_is_not_named():
     with pytest.raises(EnvironmentFault) as caught:
         loop.train(tiny_llama(), rows(4), Failing(raises(MemoryError()), 1), at_the_end, seed=3)
     assert caught.value.faults[0].fix == (
-        "in this order: lower train.max_length (now the model's own)"
+        "in this order: lower train.max_length (now the model's limit)"
     )
 
 

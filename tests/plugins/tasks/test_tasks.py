@@ -318,7 +318,7 @@ def test_a_judges_ranking_lets_a_waiting_run_go_on(load, registry, collect, tmp_
         run_recipe(loaded)
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
     assert main(["rank", str(folder), "--judge", "length:target=4,unit=characters"]) == 0
-    assert "everything is rated; go on with: llmft run" in capsys.readouterr().out
+    assert "everything is rated; continue with: llmft run" in capsys.readouterr().out
     assert resume_recipe(loaded, folder).stages["rank"].metrics["pairs"] > 0
 
 
@@ -336,7 +336,7 @@ def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp
     assert main(["rank", str(folder), "--status"]) == 0
     out = capsys.readouterr().out
     assert "it waits for 2 people; finished: ann" in out
-    assert "go on with" not in out  # every sample is rated by somebody, but not by two people
+    assert "continue with" not in out  # every sample is rated by somebody, but not by two people
     assert main(["rank", str(folder), "--status", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["raters_needed"], told["finished"]) == (2, ["ann"])
@@ -346,7 +346,7 @@ def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp
     assert (told["raters"], told["finished"]) == (2, ["ann"])
     decide(folder, "bob")
     assert main(["rank", str(folder), "--status"]) == 0
-    assert "everything is rated; go on with: llmft run" in capsys.readouterr().out
+    assert "everything is rated; continue with: llmft run" in capsys.readouterr().out
     summary = resume_recipe(loaded, folder)
     assert summary.stages["rank"].metrics["rated_by_two"] > 0
 

@@ -372,5 +372,5 @@ def test_a_process_that_dies_in_mid_run_is_told_once_and_harms_nobody(monkeypatc
         tracker.progress(Progress("sft", "train", step, 2_000, {"loss": 1.0}, logged=True))
     tracker.run_finished({})
     assert out.getvalue() == (
-        "note: wandb has not got everything; metrics.jsonl has every number\n"
+        "note: wandb did not receive everything; metrics.jsonl has every number\n"
     )

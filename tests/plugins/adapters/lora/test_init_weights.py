@@ -107,5 +107,5 @@ def test_a_rank_above_the_weight_s_own_is_refused() -> None:
 
 
 def test_dora_refuses_it() -> None:
-    with pytest.raises(ValidationError, match="pick method lora"):
+    with pytest.raises(ValidationError, match="use method lora"):
         Dora.Config(method="dora", init_lora_weights="pissa")

@@ -42,7 +42,7 @@ def test_a_policy_far_from_its_reference_is_told_once(target, start, kl, far):
     assert len(told) == far
     if far:
         assert told[0] == (
-            f"the policy runs away from the reference: {kl:.1f} nats an answer at step 6;"
+            f"the policy moves far from the reference: {kl:.1f} nats an answer at step 6;"
             " raise kl_coef, or lower learning_rate"
         )
 
@@ -89,7 +89,7 @@ def test_a_reward_that_rises_while_held_out_quality_falls_may_be_gamed(before, a
     told = said(RISES, scores=(before, after))
     assert told == ([
         "the reward rose (0.200 -> 0.600) while held-out quality fell: "
-        f"{gamed}; the reward may be gamed"
+        f"{gamed}; the policy may exploit the reward (reward hacking)"
     ] if gamed else [])  # fmt: skip
 
 
