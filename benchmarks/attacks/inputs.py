@@ -132,12 +132,12 @@ def _model(dice: float) -> str:
     from llmft.api import ChatRow, CompletionRow
     from llmft.api.settings import ModelSource, TrainSettings
     from llmft.data.encoding import Encoder
-    from llmft.modeling.base_model import BaseModel
+    from llmft.modeling.base_model import BaseModel, locate_model
     from llmft.system.architectures import architecture_of
 
     source = ModelSource(path=".")
     architecture_of(".")
-    base_model.locate_model(".")
+    locate_model(".")
     tokenizer = BaseModel(source).tokenizer
     turns = tuple({"role": r, "content": "xx xx"} for r in ("user", "assistant"))
     rows = [CompletionRow("xxxxxxxxxxxxxxxxxxxxxxxx", "a"), ChatRow(turns)]

@@ -392,7 +392,7 @@ CODES: dict[str, Code] = {
     ),
     "E207": Code(
         "the model's weights do not match its config",
-        "Tensors are missing, unexpected, or of another shape than config.json says, or hold numbers"
+        "Tensors are missing, unexpected, of another shape than config.json says, or hold numbers"
         " that are not finite. Such a model would start with random weights in their place, or have"
         " no loss at all.",
         "Fetch the model again, and check that config.json and the weights belong together.",

@@ -11,7 +11,7 @@ import pytest
 from llmft.api.errors import LlmftError
 from llmft.api.settings import ModelSource
 from llmft.cli.main import main
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import BaseModel, locate_model
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.system.architectures import architecture_of
 
@@ -27,8 +27,8 @@ def refusal(folder) -> LlmftError:
 
     def look() -> None:
         try:
-            base_model.locate_model(str(folder))
-            BaseModel(ModelSource(path=str(folder))).tokenizer
+            locate_model(str(folder))
+            _ = BaseModel(ModelSource(path=str(folder))).tokenizer
             BaseModel(ModelSource(path=str(folder))).load({}, varlen=False)
         except BaseException as error:
             found.append(error)
