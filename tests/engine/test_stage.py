@@ -132,7 +132,7 @@ def test_d4_rows_that_are_judged_on_are_counted_where_they_are_cut(run, recipe):
     whole = run(recipe)
     recipe["stages"][0]["train"] |= {"max_length": 9, "max_dropped": 1.0}
     cut = run(recipe)
-    told = r"to judge the loss, of 8 rows: \d truncated"
+    told = r"to compute the loss, of 8 rows: \d truncated"
     assert not re.search(told, (whole.folder / "log.txt").read_text())
     assert len(re.findall(told, (cut.folder / "log.txt").read_text())) == 1
 

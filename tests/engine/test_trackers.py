@@ -46,5 +46,5 @@ def test_trackers_that_use_the_network_or_do_not_say_are_told_of():
 
     assert Trackers([Listening(), Elsewhere(), Here()]).contacts() == [
         "tracker 'listening': it does not declare whether it uses the network",
-        "tracker 'elsewhere' tells metrics.example.org",
+        "tracker 'elsewhere' sends data to metrics.example.org",
     ]

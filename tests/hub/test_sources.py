@@ -135,7 +135,7 @@ def test_what_a_hub_has_loads_is_written_down_and_is_there_when_the_network_is_n
     assert lock(tmp_path, "again") == stands_on
     assert missing["code"] == 4
     assert "model.path: cannot load 'org/absent'" in missing["err"]
-    assert "it is not complete in the cache, and HF_HUB_OFFLINE keeps the hub" in missing["err"]
+    assert "it is not complete in the cache, and HF_HUB_OFFLINE is set" in missing["err"]
     assert "its size is known only to the hub" in missing["err"]
     assert "fix: with network access: hf download org/absent" in missing["err"]
     assert len(filled.asked) == asked

@@ -265,7 +265,7 @@ def test_the_last_stage_that_trains_is_sent_and_not_a_task_after_it(finished, tm
     text = (finished / "recipe.yaml").read_text("utf-8")
     path.write_text(with_a_task_at_the_end(text, "last"), "utf-8")
     recipe = load_recipe(path, Registry.discover()).recipe
-    assert any("'sft' is sent" in remark for remark in hub_remarks(recipe))
+    assert any("'sft' is uploaded" in remark for remark in hub_remarks(recipe))
     path.write_text(with_a_task_at_the_end(text, "collect"), "utf-8")
     with pytest.raises(LlmftError, match=r"'collect' trains nothing \(have: sft\)"):
         load_recipe(path, Registry.discover())

@@ -49,7 +49,7 @@ def test_it_tells_whom_the_network_s_trackers_would_tell(recipe, recipe_file, ca
     recipe["trackers"] = [{"method": "jsonl"}, {"method": "wandb"}]
     recipe_file.write_text(json.dumps(recipe))
     assert main(["plan", str(recipe_file)]) == 0
-    assert "network\n  tracker 'wandb' tells api.wandb.ai\n" in capsys.readouterr().out
+    assert "network\n  tracker 'wandb' sends data to api.wandb.ai\n" in capsys.readouterr().out
 
 
 def test_json_has_the_same_facts(recipe_file, capsys):
@@ -116,7 +116,7 @@ def test_rows_out_of_reach_are_assumed_and_that_is_said(recipe, recipe_file, cap
 @pytest.mark.parametrize("text", ["", "24", "24GB", "24 GiB", "1.5g", "800MB"])
 def test_gpu_takes_sizes(text):
     if not text:
-        with pytest.raises(RecipeError, match="is no size"):
+        with pytest.raises(RecipeError, match="is not a memory size"):
             named_memory("big")
     else:
         assert named_memory(text).total > 0

@@ -103,7 +103,7 @@ def test_an_override_is_typed_like_the_file(load, flag: str, get) -> None:
         ("stages.sft.train.lerning_rate=1", "E020", "did you mean 'learning_rate'?"),
         ("stages.stf.train.learning_rate=1", "E013", "did you mean 'sft'?"),
         ("stages.7.train.learning_rate=1", "E013", "counted from 0"),
-        ("model.path.x=1", "E013", "model.path is no block"),
+        ("model.path.x=1", "E013", "model.path is not a block"),
         ("stages.sft.trian.lr=1", "E020", "did you mean 'train'?"),
         ("stages=3", "E022", "expected a list"),
         ("seed", "E012", "PATH=VALUE"),

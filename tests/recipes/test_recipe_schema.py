@@ -135,10 +135,10 @@ def test_every_flag_of_the_older_scripts_has_an_answer(flag: str) -> None:
 @pytest.mark.parametrize(
     ("key", "point", "fix"),
     [
-        ("le\u0430rning_rate", "U+0430", "type 'learning_rate' anew"),
-        ("learning\u200b_rate", "U+200B", "type 'learning_rate' anew"),
-        ("\u202elearning_rate", "U+202E", "type 'learning_rate' anew"),
-        ("ｌearning_rate", "U+FF4C", "type 'learning_rate' anew"),
+        ("le\u0430rning_rate", "U+0430", "type 'learning_rate' again"),
+        ("learning\u200b_rate", "U+200B", "type 'learning_rate' again"),
+        ("\u202elearning_rate", "U+202E", "type 'learning_rate' again"),
+        ("ｌearning_rate", "U+FF4C", "type 'learning_rate' again"),
         ("lerning\u00e9_rate", "U+00E9", "did you mean 'learning_rate'?"),
     ],
 )

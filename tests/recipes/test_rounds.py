@@ -248,12 +248,12 @@ def test_an_override_reaches_into_a_nested_block(load):
     ("old", "new", "code", "path", "said"),
     [
         ("samples: collect", "samples: sft", "E033", "stages[2].task.samples", "produces a policy"),
-        ("samples: collect", "samples: ppo", "E031", "stages[2].task.samples", "wait for"),
+        ("samples: collect", "samples: ppo", "E031", "stages[2].task.samples", "refer to each"),
         ("samples: collect", "samples: colect", "E030", "stages[2].task.samples", "'collect'"),
         ("stage: rank}", "stage: collect}", "E033", "stages[3].data.stage", "produces samples"),
         ("reward_model: reward", "reward_model: rank", "E033", "stages[4].alignment.reward_model",
          "produces preferences"),
-        ("samples: collect", "samples: last", "E031", "stages[2].task.samples", "wait for"),
+        ("samples: collect", "samples: last", "E031", "stages[2].task.samples", "refer to each"),
         ("start_from: ppo", "start_from: rank", "E033", "stages[5].start_from", "preferences"),
     ],
 )  # fmt: skip

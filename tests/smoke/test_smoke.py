@@ -126,7 +126,7 @@ def test_a_pipeline_is_smoked_in_two_rounds_without_people(write, tmp_path, caps
     path = write(model="some/llama-3-8b", more=PIPELINE)
     assert main(["run", path, "--smoke", "--output-dir", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
-    assert "note: rank: length stands in for its judge" in out
+    assert "note: rank: length replaces its judge" in out
     assert "collect: example rows replace the data" in out
     (folder,) = (tmp_path / "runs").glob("*/runs/tiny/*")
     names = ["sft", "collect", "rank", "dpo", "collect-2", "rank-2", "dpo-2"]
