@@ -26,7 +26,7 @@ from llmft_adapters.lora import Lora
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 
 SIZES = ((256, 4), (512, 4), (1024, 2), (2048, 1))
 """Width and layers of the models on the page."""
@@ -122,7 +122,7 @@ def _base(asked: argparse.Namespace) -> Any:
                "bnb_4bit_compute_dtype": "float32"} if asked.in_4bit else {}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).save_pretrained(folder)
-        return base_model.load_base(ModelSource(path=folder), options, varlen=False)
+        return BaseModel(ModelSource(path=folder)).load(options, varlen=False)
 
 
 def _adapted(base: Any, asked: argparse.Namespace) -> dict[str, Any]:

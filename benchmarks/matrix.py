@@ -29,7 +29,7 @@ from llmft.system.quiet import before_upstream
 before_upstream()
 
 from llmft.api.errors import LlmftError  # noqa: E402
-from llmft.engine.engine import run_recipe  # noqa: E402
+from llmft.engine.session import run_recipe  # noqa: E402
 from llmft.modeling.tiny_models import tiny_model_folder  # noqa: E402
 from llmft.recipes.load import load_recipe  # noqa: E402
 from llmft.registry.registry import Registry  # noqa: E402
@@ -162,7 +162,7 @@ class Bench:
         """Return what comes of a cell."""
         try:
             loaded = load_recipe(self.recipe(cell), self.registry)
-            summary = run_recipe(loaded, self.registry)
+            summary = run_recipe(loaded)
         except LlmftError as error:
             begun = getattr(error, "run_folder", None)
             return Outcome("failed" if begun else "refused", error.faults[0].what)

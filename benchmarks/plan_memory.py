@@ -139,7 +139,7 @@ def planned(recipe: Path) -> tuple[int, int]:
     from llmft.registry.registry import Registry
 
     registry = Registry.discover()
-    plan = plan_recipe(load_recipe(recipe, registry), registry)
+    plan = plan_recipe(load_recipe(recipe, registry))
     return plan.stages[0].peak.total, plan.stages[0].total_parameters
 
 
@@ -156,12 +156,12 @@ def measured(warm_up: str, recipe: str) -> dict[str, float]:
 
 def run(recipe: str) -> None:
     """Run a recipe in this process."""
-    from llmft.engine.engine import run_recipe
+    from llmft.engine.session import run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
     registry = Registry.discover()
-    run_recipe(load_recipe(recipe, registry), registry)
+    run_recipe(load_recipe(recipe, registry))
 
 
 def resident(name: str) -> int:

@@ -123,7 +123,7 @@ def measured(place: Path) -> int:
 
 def child(place: Path) -> int:
     """Run a job in this process: once tiny, to import and to warm up, then as asked."""
-    from llmft.engine.engine import run_recipe
+    from llmft.engine.session import run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
@@ -137,7 +137,7 @@ def child(place: Path) -> int:
         }  # fmt: skip
         path = place / f"{name}.yaml"
         path.write_text(json.dumps(recipe))  # JSON is YAML
-        run_recipe(load_recipe(path, registry), registry)
+        run_recipe(load_recipe(path, registry))
 
     run("warm", 1)
     if job["what"] == "four models":
@@ -155,9 +155,9 @@ def separate_models() -> None:
 
     from llmft_alignments.ppo import rollouts as ppo_rollouts
 
-    from llmft.engine import stage_resources
+    from llmft.engine import stage_models
 
-    shared = stage_resources.twin
+    shared = stage_models.twin
     kept: list[Any] = []
 
     def twin(model: Any) -> Any:
@@ -167,12 +167,12 @@ def separate_models() -> None:
         kept.append(found)
         return found
 
-    stage_resources.twin = twin
+    stage_models.twin = twin
     begin = ppo_rollouts.RolloutSampler.__init__
 
     def with_value_model(self: Any, config: Any, context: Any) -> None:
         begin(self, config, context)
-        self.value_model = copy.deepcopy(context._bare)
+        self.value_model = copy.deepcopy(context.models.bare)
 
     ppo_rollouts.RolloutSampler.__init__ = with_value_model  # type: ignore[method-assign]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from llmft.engine.engine import Summary
+    from llmft.engine.session import Summary
 
 # Tests run side by side: two threads each would wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,7 +59,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, model_folder: Path) -> Callable[..., Summary]:
     """Run stages, as plain data, over the tiny model in this process, and return the summary."""
-    from llmft.engine.engine import run_recipe
+    from llmft.engine.session import run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
@@ -70,7 +70,7 @@ def run(tmp_path: Path, model_folder: Path) -> Callable[..., Summary]:
         path.write_text(json.dumps(data))  # JSON is YAML
         registry = Registry.discover()
         place = f"output_dir={tmp_path / 'runs'}"
-        return run_recipe(load_recipe(path, registry, [place]), registry)
+        return run_recipe(load_recipe(path, registry, [place]))
 
     return run
 

@@ -32,13 +32,13 @@ PPO = {
 _OBJECTIVE = "llmft_alignments.ppo.objective:PpoObjective"
 IN_PPO = {
     "in the rollout": "llmft.modeling.decoding:log_probabilities",
-    "before the reward": "llmft_alignments.ppo_episodes:Arena.judge",
-    "reward to update": f"{_OBJECTIVE}.episodes",
+    "before the reward": "llmft_alignments.ppo.rollouts:RolloutSampler.judge",
+    "reward to update": f"{_OBJECTIVE}.rollouts",
     "inner epochs": f"{_OBJECTIVE}.loss",
     "after the updates": f"{_OBJECTIVE}.step_metrics",
 }
 BETWEEN_STAGES = {
-    "before a stage": "llmft.engine.engine:_prepare",
+    "before a stage": "llmft.engine.session:Session._prepare",
     "stage not saved": "llmft.runs.artifacts:save_stage",
     "after a stage": "llmft.engine.trackers:Trackers.stage_finished",
 }

@@ -10,10 +10,10 @@ from task import read_rows, write_rows
 
 from llmft.api import Encoded
 from llmft.inference.answering import load_run
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel, locate_model
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
-from llmft.runs.upstream import load_stage
+from llmft.runs.upstream import stage_model
 from llmft.toolkit import rewards
 
 CHECKED = 16
@@ -28,7 +28,7 @@ def merge_stage(run: Path, stage: str, base: str, folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = base_model.locate_model(base)
+    path = locate_model(base)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     adapter = artifacts.stage_folder(run, stage) / artifacts.ADAPTER
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
@@ -38,11 +38,11 @@ def merge_stage(run: Path, stage: str, base: str, folder: Path) -> None:
 
 def load_reward(run: Path) -> tuple[Any, Any]:
     """Return the reward model of a run's stage 'reward', and its tokenizer."""
-    registry = Registry.discover()
-    recipe = load_run(run, registry)
-    base = base_model.load_base(recipe.model, {}, varlen=True)
-    model = load_stage(artifacts.stage_folder(run, "reward"), registry, base)
-    return model, base_model.load_tokenizer(recipe.model)
+    job = load_run(run, Registry.discover())
+    base = BaseModel(job.recipe.model)
+    folder = artifacts.stage_folder(run, "reward")
+    model = stage_model(job.stage("reward"), base.load({}, varlen=True), folder, whole=True)
+    return model, base.tokenizer
 
 
 def reward_of(model: Any, pairs: list[tuple[list[int], list[int]]], batch: int = 32) -> list[float]:

@@ -17,8 +17,9 @@ import torch
 from export import load_reward, reward_of
 from task import Task, read_rows, read_task
 
+from llmft.api import SamplingParams
 from llmft.assets.remarks import WELCOME
-from llmft.modeling.decoding import SamplingParams, decode
+from llmft.modeling.decoding import decode
 
 DRAWS = 2
 """Answers to each prompt."""
@@ -58,8 +59,8 @@ def judge(
     tokens the divergence of the whole distributions. welcome, right, ended: shares.
     """
     prompts = [tokenizer(row["prompt"]).input_ids for row in rows]
-    drawing = SamplingParams(task.response_length, (tokenizer.eos_token_id,), 1.0, seed=(0,))
-    answers = decode(policy, prompts, drawing, batch_size=BATCH)
+    params = SamplingParams(task.response_length, stop_token_ids=(tokenizer.eos_token_id,))
+    answers = decode(policy, prompts, params, batch_size=BATCH)
     pairs = [(prompt, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
     rewards = reward_of(reward_model, pairs)
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]

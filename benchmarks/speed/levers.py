@@ -172,16 +172,16 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
     from llmft.api.settings import ModelSource, TrainSettings
     from llmft.data.encoding import Encoder
     from llmft.data.pair_encoding import encode_pairs
-    from llmft.modeling import base_model
+    from llmft.modeling.base_model import BaseModel
     from llmft.modeling.heads import add_score_head
 
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder), task)
         write_model(Path(folder))
         source = ModelSource(path=str(Path(folder) / "model"))
-        encoder = Encoder(base_model.load_tokenizer(source), task.shape.positions)
+        encoder = Encoder(BaseModel(source).tokenizer, task.shape.positions)
         lora = Lora(Lora.Config(method="lora", r=task.rank, lora_alpha=2 * task.rank))
-        model = lora.attach(base_model.load_base(source, {}, varlen=True))
+        model = lora.attach(BaseModel(source).load({}, varlen=True))
     broadcast_parameters(model)
     model.train()
     settings = TrainSettings()

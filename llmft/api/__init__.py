@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import pluggy
 from pydantic import Field
 
-from llmft.api.context import Objective, OnlineObjective, Sampling, StageContext
+from llmft.api.context import (
+    Objective,
+    OnlineObjective,
+    SamplingParams,
+    StageContext,
+    StageData,
+    StageLog,
+    StageModels,
+    StageSampler,
+)
 from llmft.api.errors import (
     DataError,
     EnvironmentFault,
@@ -65,9 +74,10 @@ __all__ = [
     "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
     "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
     "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "Sampling", "Settings", "Share", "StageContext", "StageError",
-    "StageInfo", "StageRef", "StageResult", "Task", "TaskConfig", "TextRow", "Tracker",
-    "TrackerConfig", "TrainSettings", "WaitsForPeople", "hookimpl",
+    "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share", "StageContext", "StageData",
+    "StageError", "StageInfo", "StageLog", "StageModels", "StageRef", "StageResult", "StageSampler",
+    "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople",
+    "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -239,6 +249,13 @@ class Dataset(_Kind[C]):
     metrics: ClassVar[Mapping[str, Metric]] = {}
     upstream: Mapping[str, Path] = {}
     """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
+
+    def is_local(self) -> bool:
+        """Return whether its records are read from this machine, without any network.
+
+        `llmft validate` then reads the first ones; those of others only a run reads.
+        """
+        return False
 
     @abstractmethod
     def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -48,7 +48,7 @@ class OnlineObjective(Objective, Protocol):
 
         numbers: which of the step's prompts they are; there may be none. What is drawn must follow
         from the seed, the step and the number alone. stopping: to be asked now and then, and
-        to be handed on to `StageContext.decode`.
+        to be handed on to `StageSampler.decode`.
         """
 
     def updates(self, items: int, step: int) -> Iterable[Sequence[int]]:
@@ -67,13 +67,30 @@ class OnlineObjective(Objective, Protocol):
         """Become what `state` told."""
 
 
-class StageContext(Protocol):
-    """What a running stage may use. Heavy parts are made when first asked for."""
+class StageData(Protocol):
+    """The stage's rows, and how they become token ids."""
 
-    name: str
-    seed: int
-    folder: Path
-    train: TrainSettings
+    def rows(self) -> Sequence[Row]:
+        """The training rows, as the stage's data set gives them."""
+
+    def held_out(self) -> Sequence[Row]:
+        """The rows the stage is scored on; empty where the recipe does not evaluate."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+
+    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
+
+    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
+        """The rows' prompts as token ids that leave room for an answer; a long one loses its start.
+
+        Of a completion, the prompt is taken.
+        """
+
+
+class StageModels(Protocol):
+    """The stage's model, and others on the same base weights. Each is made when first asked for."""
 
     @property
     def model(self) -> Any:
@@ -83,81 +100,9 @@ class StageContext(Protocol):
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
 
-    def rows(self) -> Sequence[Row]:
-        """The training rows, as the stage's data set gives them."""
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
-
-    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
-        """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
-
     @property
     def shares_prompts(self) -> bool:
         """Whether `label_nll` may compute a prompt once for two answers (`shared`)."""
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Tell how far a phase of the method's own has come; give control back soon."""
-
-    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
-        """Score the adapter, train it on the items with the one training loop, score it again."""
-
-    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
-        """The rows' prompts as token ids that leave room for an answer; a long one loses its start.
-
-        Of a completion, the prompt is taken.
-        """
-
-    def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
-        """Do what `fit` does with items that the objective draws: a step is one drawing of them."""
-
-    def reference_model(self) -> Any:
-        """A frozen model that answers as the stage's start does, however far training has come.
-
-        It shares the base's weights. The start is as `reference` has it.
-        """
-
-    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep answers of an evaluation to be shown: `prompt`, `answer` and numbers of each."""
-
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily with the model as it is now."""
-
-    def sample(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
-    ) -> list[list[str]]:
-        """Several answers to each prompt, drawn as `decode` draws, whatever the batch."""
-
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        *,
-        seed: Sequence[int],
-        numbers: Sequence[int] | None = None,
-        model: Any = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        more_stops: Sequence[int] = (),
-        batch_size: int | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> list[Answer]:
-        """An answer to each prompt (token ids), drawn by random numbers of its own.
-
-        They are named by the seed and the answer's number (default: its place), so an answer does
-        not depend on its batch. model: default: the one that is trained. With a top_p below 1, an
-        answer holds the nucleus of each token, as `token_stats` takes it. Answers end where the
-        model's own do, or at `more_stops`. stopping: asked before each token.
-        """
-
-    def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
-        """The reward function of a block in the method's own settings."""
-
-    def note(self, text: str) -> None:
-        """Tell the trackers a remark that a person should read."""
-
-    def held_out(self) -> Sequence[Row]:
-        """The rows the stage is judged on; empty where the recipe does not evaluate."""
 
     def reference(self) -> AbstractContextManager[Any]:
         """A context in which `model` answers as the reference does, before training starts.
@@ -166,8 +111,11 @@ class StageContext(Protocol):
         base with the adapter off.
         """
 
-    def stage_folder(self, name: str) -> Path:
-        """The folder of an earlier stage that is finished."""
+    def reference_model(self) -> Any:
+        """A frozen model that answers as the stage's start does, however far training has come.
+
+        It shares the base's weights. The start is as `reference` has it.
+        """
 
     def load_stage(self, name: str) -> Any:
         """A second model that shares this one's base weights, with an earlier stage's adapter.
@@ -176,12 +124,97 @@ class StageContext(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How answers are drawn, in GenerationConfig's names. temperature 0: greedy."""
+class StageSampler(Protocol):
+    """Answers of the model as it is now."""
 
-    num_return_sequences: int = 1
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """The greedy answer to each prompt."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, seed: int = 0
+    ) -> list[list[str]]:
+        """`num_return_sequences` answers to each prompt, sampled as `decode` does."""
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: Sequence[int],
+        numbers: Sequence[int] | None = None,
+        model: Any = None,
+        batch_size: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> list[Answer]:
+        """One answer to each prompt (token ids), sampled with random numbers of its own.
+
+        They follow from the seed and the answer's number (default: its place), so an answer does
+        not depend on its batch. model: default: the one that is trained. With a top_p below 1, an
+        answer holds the nucleus of each token, as `token_stats` takes it. Answers end where the
+        model's own do, or at `params.stop_token_ids`. stopping: asked before each token.
+        """
+
+
+class StageLog(Protocol):
+    """What the trackers and a reader of the run are told."""
+
+    def note(self, text: str) -> None:
+        """Tell the trackers a remark that a person should read."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Tell how far a phase of the method's own has come; returns at once."""
+
+    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep answers of an evaluation to be shown: `prompt`, `answer` and numbers of each."""
+
+
+class StageContext(Protocol):
+    """What a running stage may use: its data, its models, a sampler, a log, and the loop."""
+
+    name: str
+    seed: int
+    folder: Path
+    train: TrainSettings
+
+    @property
+    def data(self) -> StageData:
+        """The stage's rows, and how they become token ids."""
+
+    @property
+    def models(self) -> StageModels:
+        """The stage's model, its reference, and the models of earlier stages."""
+
+    @property
+    def sampler(self) -> StageSampler:
+        """Answers of the model as it is now."""
+
+    @property
+    def log(self) -> StageLog:
+        """Remarks, progress and samples for the trackers."""
+
+    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
+        """Score the adapter, train it on the items with the one training loop, score it again."""
+
+    def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
+        """Do what `fit` does with items that the objective samples: each step samples new ones."""
+
+    def stage_folder(self, name: str) -> Path:
+        """The folder of an earlier stage that is finished."""
+
+    def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
+        """The reward function of a block in the method's own settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How answers are sampled, in GenerationConfig's names. temperature 0: greedy.
+
+    top_k 0: all tokens. stop_token_ids: ids that end an answer, beside the model's own.
+    """
+
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    num_return_sequences: int = 1
+    stop_token_ids: Sequence[int] = ()

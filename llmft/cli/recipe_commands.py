@@ -49,7 +49,7 @@ def run(
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
     from llmft.cli.commands.run import run_recipe_file
-    from llmft.recipes.accepted import Accepted
+    from llmft.runs.accepted import Accepted
 
     return run_recipe_file(
         recipe, overrides(set, output_dir), quiet=quiet, as_json=json, resume=resume,
@@ -70,7 +70,7 @@ def validate(
     """Find every mistake in recipes, without training."""
     from llmft.cli.commands.validate import as_text, check
 
-    checked = check(recipes, set or [], deep=deep)
+    checked = check(recipes, set or [], model=deep)
     return {"recipes": checked} if json else as_text(checked)
 
 

@@ -7,7 +7,6 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -125,19 +124,37 @@ def row_digests(train: Rows, judged: Rows | None) -> dict[str, str]:
     return {"train": train.digest} | ({"evaluate": judged.digest} if judged else {})
 
 
+FIRST_ROWS = 20
+"""Rows of each split that are read before a run starts."""
+
+
 def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
-    """Raise DataError where the first row of a split that a stage reads cannot be had."""
+    """Raise DataError where the first rows of a split that a stage reads cannot be used.
+
+    Where bad rows are skipped, all of the first ones have to be bad.
+    """
     asked = stage.evaluate
     splits = [dataset.config.split]
     if asked and not asked.holdout:
         splits.append(asked.split or dataset.held_out_split)
     for split in splits:
-        first = next(records_of(dataset, split), None)
-        if first is None:
+        seen, usable, fault = 0, 0, None
+        for origin, record in islice(records_of(dataset, split), FIRST_ROWS):
+            seen += 1
+            try:
+                row_of(dataset, record, origin)
+            except LeftOutRow:
+                pass
+            except DataError as error:
+                fault = fault or error
+                if dataset.config.on_bad_row == "fail":
+                    raise
+                continue
+            usable += 1
+        if not seen:
             raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
-        if dataset.config.on_bad_row == "fail":
-            with suppress(LeftOutRow):
-                row_of(dataset, first[1], first[0])
+        if fault is not None and not usable:
+            raise fault
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

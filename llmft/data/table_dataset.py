@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
-from llmft.data.tables import read_records
+from llmft.data.tables import names_files, read_records
 
 
 class TableConfig(DatasetConfig):
@@ -39,6 +39,10 @@ C = TypeVar("C", bound=TableConfig)
 
 class TableDataset(Dataset[C]):
     """A data set that reads its records from where its settings say; `row` is left to derive."""
+
+    def is_local(self) -> bool:
+        """Return whether the settings name files, not a data set on the hub."""
+        return self.config.data_files is not None or names_files(self.config.path or "")
 
     def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
         """Yield the raw records of a split, each with its origin."""

@@ -61,10 +61,20 @@ def read_records(
                 fix="name the files under data.data_files, or hold rows out: evaluate.holdout",
             )
         yield from read_file(local)
-    elif path.endswith(_ENDINGS) or path.startswith((".", "/", "~")) or path.count("/") != 1:
+    elif names_files(path):
         raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
     else:
         yield from hub_records(path, subset, split, revision)
+
+
+def names_files(path: str) -> bool:
+    """Return whether a data set's path means files here, whether they exist or not; else a hub id.
+
+    The same rule tells a missing file from a hub id.
+    """
+    if path.startswith("embedded:") or Path(path).expanduser().exists():
+        return True
+    return path.endswith(_ENDINGS) or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
 def _embedded(name: str, split: str) -> Path:

@@ -1,121 +1,220 @@
-"""What only the model or an earlier run can refuse: checked before a weight is loaded."""
+"""Every fault of a job that can be found before a weight is loaded, in one list.
+
+`validate`, `plan`, `run` and `--smoke` all ask here. Without the model it reads the first rows of
+local files, imports no torch and contacts no host.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import EnvironmentFault, Fault, TrustError
-from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
-from llmft.recipes.load import Loaded
-from llmft.recipes.references import references
+from llmft.api.errors import (
+    CheckpointError,
+    DataError,
+    EnvironmentFault,
+    Fault,
+    LlmftError,
+    PluginError,
+    RecipeError,
+    TrustError,
+)
+from llmft.data.stage_rows import check_rows
+from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.references import references, stage_references
 from llmft.recipes.tree import KeyPath
 from llmft.recipes.work import LOSS_METRICS
-from llmft.registry.registry import Registry
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
-from llmft.runs.upstream import load_options, stage_adapter, stage_work, upstream_stage
+from llmft.runs.upstream import load_options, upstream_folder
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
 
+_BY_KIND: tuple[tuple[str, type[LlmftError]], ...] = (
+    ("E1", DataError),
+    ("E2", EnvironmentFault),
+    ("E4", CheckpointError),
+    ("E5", PluginError),
+    ("E6", TrustError),
+)
 
-def _keeps_rows_apart(source: ModelSource, model: Any) -> bool:
-    from llmft.modeling import attention
 
-    return source.attn_implementation == "auto" and attention.supports(type(model), model.config)
+def refuse_faults(job: Job, base: Any, *, hub_rows: bool = True) -> None:
+    """Raise one error with every fault of a job; parameters as for `preflight`."""
+    if faults := preflight(job, base, hub_rows=hub_rows):
+        raise error_of(faults)
 
 
-@without_collecting()
-def check_against_model(loaded: Loaded, registry: Registry) -> list[Fault]:
-    """Return the faults of a recipe that show on its model's modules and sizes, or in other runs.
+def error_of(faults: list[Fault]) -> LlmftError:
+    """Return faults as one error, whose exit code is that of their kind, if they are of one."""
+    kinds = {fault.code[:2] for fault in faults}
+    for kind, error in _BY_KIND:
+        if kinds == {kind}:
+            return error.of(faults)
+    return RecipeError.of(faults)
 
-    Raises EnvironmentFault or TrustError where the model's configuration cannot be read, and
-    CheckpointError where a stage of an earlier run is not there.
+
+def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
+    """Return the faults of a job, in the order of the recipe.
+
+    base: the job's BaseModel, for what needs the model's config and modules; None: without torch
+    and network. hub_rows: with the base, read the first rows of data sets on the hub too.
     """
-    faults = _of_other_runs(loaded)
-    before_upstream()
-    recipe = loaded.written  # later rounds have the same settings
-    try:
-        model = base_model.empty_base(recipe.model)
-    except (EnvironmentFault, TrustError) as error:
-        at: KeyPath = ("model", "path")
-        found = [loaded.fault(fault.code, at, fault.what, fault.fix) for fault in error.faults]
-        raise type(error).of(found) from error
-    positions = base_model.max_positions(model.config)
-    for number, stage in enumerate(recipe.stages):
-        asked = stage.train.max_length
-        adapter = stage_adapter(recipe, stage, registry)
-        virtual = adapter.virtual_tokens() if adapter else 0
-        if not isinstance(virtual, int):
-            raise violation(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
-        left = positions - virtual if positions else None
-        faults += _without_room(loaded, registry, number, asked or left, left)
-        if stage.task is not None:
-            continue
-        if asked and positions and asked > positions - virtual:
-            taken = f", {virtual} of them taken by virtual tokens" if virtual else ""
-            faults.append(
-                loaded.fault(
-                    "E045",
-                    ("stages", number, "train", "max_length"),
-                    f"a row of {asked} tokens does not fit the model's {positions} positions"
-                    f"{taken}",
-                    f"write at most {positions - virtual}",
-                )
-            )
-        if stage.train.packing and not _keeps_rows_apart(recipe.model, model):
-            faults.append(
-                loaded.fault(
-                    "E041",
-                    ("stages", number, "train", "packing"),
-                    "this model's attention cannot keep packed rows apart",
-                    "set packing: false, or model.attn_implementation: auto",
-                )
-            )
-        if stage.adapter is None:
-            continue
-        model.is_quantized = bool(load_options(recipe, adapter))  # as transformers marks it
-        for key, what, fix in refusals_of(adapter, model):
-            faults.append(loaded.fault("E047", ("stages", number, "adapter", *key), what, fix))
-    return faults
+    network = hub_rows and base is not None
+    faults = [*_of_the_folder(job), *_of_other_runs(job), *_of_rows(job, network=network)]
+    if base is not None:
+        faults += _of_the_model(job, base)
+
+    def position(fault: Fault) -> tuple[bool, int, int]:
+        place = fault.place
+        return (place is None or not place.line, place.line if place else 0,
+                place.column if place else 0)  # fmt: skip
+
+    return sorted(faults, key=position)
 
 
-def _without_room(
-    loaded: Loaded, registry: Registry, number: int, row: int | None, left: int | None
-) -> list[Fault]:
-    """Return a fault for each kind of answer that a stage draws and that no prompt fits before.
-
-    row: tokens of a row at most. left: the model's positions beside an adapter's.
-    """
-    stage = loaded.written.stages[number]
-    drawn = stage_work(stage, registry).max_new_tokens()
-    found: list[tuple[KeyPath, int, int | None]] = [((stage.work_kind,), drawn, row)]
-    if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
-        found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
-    return [
-        loaded.fault(
-            "E045",
-            ("stages", number, *key),
-            f"an answer of {tokens} tokens leaves no room for a prompt within {limit}",
-            "write fewer" if limit == left else "write fewer, or raise train.max_length",
-        )
-        for key, tokens, limit in found
-        if tokens and limit is not None and tokens > limit - 2
-    ]
+def _of_the_folder(job: Job) -> Iterator[Fault]:
+    """Yield a fault where no run folder can be made under output_dir."""
+    parent = Path(job.recipe.output_dir)
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    at: KeyPath = ("output_dir",)
+    if not parent.is_dir():
+        what = f"'{parent}' is a file, so no run folder can be made there"
+        yield job.fault("E203", at, what, "give another output_dir")
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        what = f"'{parent}' cannot be written to"
+        yield job.fault("E203", at, what, "give another output_dir, or change its permissions")
 
 
-def _of_other_runs(loaded: Loaded) -> list[Fault]:
-    """Return a fault for each named stage of an earlier run that made another thing."""
-    faults = []
-    for reference in references(loaded.written):
+def _of_other_runs(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each stage of another run that is not there, or made another thing."""
+    for reference in references(job.written):
         if not reference.is_of_another_run:
             continue
-        stage = upstream_stage(reference.target, Path(), loaded.written)
-        made = artifacts.result_of(stage)["produces"]
+        bound = job.written_stages[reference.stage]
+        try:
+            stage = upstream_folder(bound.upstream[reference.target], Path())
+            made = artifacts.result_of(stage)["produces"]
+        except LlmftError as error:
+            yield from _placed(job, reference.path, error)
+            continue
         if made != reference.produces:
             made, wanted = (word.replace("_", " ") for word in (made, reference.produces))
             what = f"'{reference.target}' made {made}; one that makes {wanted} is needed"
-            fix = "name another stage of that run"
-            faults.append(loaded.fault("E033", reference.path, what, fix))
+            yield job.fault("E033", reference.path, what, "name another stage of that run")
+
+
+def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
+    """Yield a fault for each stage whose first rows cannot be read or used.
+
+    network: read those of the hub too.
+    """
+    for number, bound in enumerate(job.written_stages):
+        dataset = bound.dataset
+        if dataset is None or stage_references(dataset.config):
+            continue  # rows that another stage has yet to make
+        if not network and not dataset.is_local():
+            continue
+        try:
+            check_rows(dataset, bound.spec)
+        except LlmftError as error:
+            yield from _placed(job, _key_of(job, number, error), error)
+
+
+def _key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
+    """Return the key of a data block that an error about its rows belongs to."""
+    base: KeyPath = ("stages", number, "data")
+    code = error.faults[0].code
+    keys = ("columns", "method") if code in ("E101", "E102") else ("path", "data_files", "split")
+    known = job.source.tree
+    found = [(*base, key) for key in keys if (*base, key) in known.values]
+    return found[0] if found else base
+
+
+def _placed(job: Job, path: KeyPath, error: LlmftError) -> list[Fault]:
+    return [job.fault(fault.code, path, fault.what, fault.fix) for fault in error.faults]
+
+
+@without_collecting()
+def _of_the_model(job: Job, base: Any) -> list[Fault]:
+    """Return the faults that show on the model's modules and sizes."""
+    before_upstream()
+    try:
+        model = base.empty()
+    except (EnvironmentFault, TrustError) as error:
+        return _placed(job, ("model", "path"), error)
+    positions = base.positions
+    faults: list[Fault] = []
+    for number, bound in enumerate(job.written_stages):
+        if bound.start is not None and bound.adapter is None:
+            continue  # of another run that cannot be read, which is a fault already
+        faults += _of_a_stage(job, number, bound, model, positions)
     return faults
+
+
+def _of_a_stage(
+    job: Job, number: int, bound: BoundStage, model: Any, positions: int | None
+) -> Iterator[Fault]:
+    stage, adapter = bound.spec, bound.adapter
+    asked = stage.train.max_length
+    virtual: Any = adapter.virtual_tokens() if adapter else 0
+    if not isinstance(virtual, int):
+        raise violation(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
+    left = positions - virtual if positions else None
+    yield from _without_room(job, number, bound, asked or left, left)
+    if stage.task is not None:
+        return
+    if asked and left is not None and asked > left:
+        taken = f", {virtual} of them taken by virtual tokens" if virtual else ""
+        yield job.fault(
+            "E045",
+            ("stages", number, "train", "max_length"),
+            f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
+            f"write at most {left}",
+        )
+    if stage.train.packing and not _keeps_rows_apart(job, model):
+        yield job.fault(
+            "E041",
+            ("stages", number, "train", "packing"),
+            "this model's attention cannot keep packed rows apart",
+            "set packing: false, or model.attn_implementation: auto",
+        )
+    if stage.adapter is None:
+        return
+    model.is_quantized = bool(load_options(job.recipe, adapter))  # as transformers marks it
+    assert adapter is not None  # the stage has an adapter block
+    for key, what, fix in refusals_of(adapter, model):
+        yield job.fault("E047", ("stages", number, "adapter", *key), what, fix)
+
+
+def _keeps_rows_apart(job: Job, model: Any) -> bool:
+    from llmft.modeling import attention
+
+    auto = job.recipe.model.attn_implementation == "auto"
+    return auto and attention.supports(type(model), model.config)
+
+
+def _without_room(
+    job: Job, number: int, bound: BoundStage, row: int | None, left: int | None
+) -> Iterator[Fault]:
+    """Yield a fault for each kind of answer that a stage samples and that no prompt fits before.
+
+    row: tokens of a row at most. left: the model's positions beside an adapter's.
+    """
+    stage = bound.spec
+    found: list[tuple[KeyPath, int, int | None]] = [
+        ((stage.work_kind,), bound.work.max_new_tokens(), row)
+    ]
+    if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
+        found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
+    for key, tokens, limit in found:
+        if tokens and limit is not None and tokens > limit - 2:
+            yield job.fault(
+                "E045",
+                ("stages", number, *key),
+                f"an answer of {tokens} tokens leaves no room for a prompt within {limit}",
+                "write fewer" if limit == left else "write fewer, or raise train.max_length",
+            )

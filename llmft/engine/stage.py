@@ -1,31 +1,36 @@
-"""A running stage: what its alignment or task may use, and how it is trained and scored."""
+"""A running stage: its parts, and how it is trained and scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from llmft.api import (
     Alignment,
-    Answer,
     DataError,
     Objective,
     OnlineObjective,
     Progress,
-    Prompt,
-    PromptRow,
-    Sampling,
+    RewardConfig,
+    RewardFunction,
     StageInfo,
     StageResult,
 )
 from llmft.data.packing import PackedObjective, pack
-from llmft.engine.stage_resources import StageResources
+from llmft.engine.stage_data import StageData
+from llmft.engine.stage_log import StageLog
+from llmft.engine.stage_models import StageModels
+from llmft.engine.stage_sampler import StageSampler
+from llmft.engine.trackers import Trackers
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
+from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import groups_of, metric_of, numbers_of
 from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
+from llmft.runs.upstream import upstream_folder
 from llmft.system import fsio
 from llmft.system.machine import seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
@@ -33,90 +38,58 @@ from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
 
 
-class StageRunner(StageResources):
-    """The StageContext of `llmft.api`, for one stage of a run."""
+class StageRunner:
+    """The StageContext of `llmft.api`, for one stage of a run.
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily with the model as it is now."""
-        from llmft.evaluation.generation import generate
+    run: the run folder, which has the earlier stages. folder: where this stage writes. dataset:
+    knows the folders of the stages it reads. tell: hears where the run is, for its lock.
+    """
 
-        return generate(
-            self.model,
-            self.tokenizer,
-            [self.encoder.prompt_ids(prompt) for prompt in prompts],
-            max_new_tokens=max_new_tokens,
-            batch_size=self.train.per_device_eval_batch_size,
-            on_batch=lambda done, total: self.progress("answer", done, total),
-        )
-
-    def sample(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
-    ) -> list[list[str]]:
-        """Return several answers to each prompt, drawn by the seed; says which prompts were cut."""
-        from llmft.evaluation.generation import sample
-
-        asked = [PromptRow(prompt) for prompt in prompts]
-        fitted = self.encode_prompts(asked, sampling.max_new_tokens)
-        return sample(
-            self.model,
-            self.tokenizer,
-            [prompt.input_ids for prompt in fitted],
-            sampling,
-            seed=(self.seed, seed),
-            batch_size=self.train.per_device_eval_batch_size,
-            on_batch=lambda done, total: self.progress("sample", done, total),
-        )
-
-    def decode(
+    def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        job: Job,
+        bound: BoundStage,
+        base: BaseModel,
         *,
-        seed: Sequence[int],
-        numbers: Sequence[int] | None = None,
-        model: Any = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        more_stops: Sequence[int] = (),
-        batch_size: int | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> list[Answer]:
-        """Return an answer to each prompt, as token ids, drawn by random numbers of its own."""
-        from llmft.modeling import decoding
-        from llmft.system import distributed
-        from llmft.system.signals import Stop
+        run: Path,
+        folder: Path,
+        dataset: Any,
+        trackers: Trackers,
+        tell: Callable[[str], None] = lambda at: None,
+    ) -> None:
+        self.job, self.bound, self.base, self.run, self.folder = job, bound, base, run, folder
+        self.name, self.spec, self.work = bound.name, bound.spec, bound.work
+        self.seed, self.train = job.recipe.seed, bound.spec.train
+        self.dataset, self.trackers, self._tell = dataset, trackers, tell
+        self.fingerprint = ""
+        self.reads: Mapping[str, str] = {}  # the fingerprint of each stage that this one reads
+        self.accept_data = False
+        asked = bound.spec.evaluate
+        self.log = StageLog(self.name, trackers, asked.samples if asked else 0)
+        self.models, self.data, self.sampler = self._parts()
 
-        model = self.model if model is None else model
-        stops = (*decoding.stop_ids(model, self.tokenizer), *more_stops)
-        drawing = decoding.SamplingParams(
-            max_new_tokens, stops, temperature, top_p, seed=(self.seed, *seed),
-            keep_nuclei=top_p < 1,
-        )  # fmt: skip
-        answers: list[Answer] | None = None
-        with suppress(decoding.Stopped):
-            answers = decoding.decode(
-                model,
-                prompts,
-                drawing,
-                batch_size=batch_size or self.train.per_device_eval_batch_size,
-                numbers=numbers,
-                stopping=stopping,
-            )
-        stopped = answers is None
-        if isinstance(stopping, Stop):  # in training all processes draw, and all stop if one does
-            stopped = bool(distributed.all_reduce_max(stopped))
-        if stopped or answers is None:
-            raise decoding.Stopped
-        return answers
+    def _parts(self) -> tuple[Any, Any, Any]:
+        """Return what answers as `models`, `data` and `sampler`."""
+        models = StageModels(self.job, self.bound, self.base, self.run, self.log)
+        data = StageData(self.bound, self.dataset, self.base, self.seed, self.log)
+        return models, data, StageSampler(models, data, self.log)
+
+    def stage_folder(self, name: str) -> Path:
+        """Return the folder of an earlier stage that is finished."""
+        return upstream_folder(self.bound.upstream[name], self.run)
+
+    def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
+        """Return the reward function of a block in the method's own settings."""
+        return self.bound.reward_function(config)
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
-        if self.train.packing and self.max_length:
-            items, objective = pack(items, self.max_length), PackedObjective(objective)
+        if self.train.packing and self.data.max_length:
+            items, objective = pack(items, self.data.max_length), PackedObjective(objective)
         return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
-        """Do what `fit` does with items that the objective draws of prompts."""
+        """Do what `fit` does with items that the objective samples to prompts."""
         checked = CheckedOnlineObjective(objective, self.work)
         return self._fit(prompts, checked, checked)
 
@@ -134,11 +107,11 @@ class StageRunner(StageResources):
         checkpoints = self._checkpoints(items)
         saved = distributed.on_rank_zero(checkpoints.newest)
         before = self._before(saved)
-        carried = {"before": before, "samples": list(self.samples), "reads": dict(self.reads)}
+        carried = {"before": before, "samples": list(self.log.samples), "reads": dict(self.reads)}
         checkpoints.carried = carried
         seed_everything(self.seed + distributed.rank())  # each process drops out for itself
         report = loop.train(
-            self.model,
+            self.models.model,
             items,
             objective,
             self.train,
@@ -165,13 +138,13 @@ class StageRunner(StageResources):
         )
 
     def _checkpoints(self, items: Sequence[Any]) -> Checkpoints:
-        rows = {f"{split} rows": digest for split, digest in self.digests.items()}
+        rows = {f"{split} rows": digest for split, digest in self.data.digests.items()}
         return Checkpoints(
             self.folder / CHECKPOINTS,
-            self._run_folder.name,
+            self.run.name,
             {**rows, "number of items": len(items)},
             self.train.save_total_limit,
-            self.note,
+            self.log.note,
             self.accept_data,
         )
 
@@ -180,8 +153,8 @@ class StageRunner(StageResources):
         trim_metrics(self.folder, saved.step if saved else 0)
         if saved is None:
             return self.score("before")
-        self.note(f"goes on after step {saved.step}, from its checkpoint")
-        self.samples = list(saved.carried["samples"])
+        self.log.note(f"goes on after step {saved.step}, from its checkpoint")
+        self.log.samples = list(saved.carried["samples"])
         before: Mapping[str, float] = saved.carried["before"]
         if before:
             self.trackers.scored(self.name, "before", before)
@@ -199,20 +172,22 @@ class StageRunner(StageResources):
     def _score(self, when: str) -> dict[str, float]:
         from llmft.evaluation import evaluation
 
-        rows, asked = self._rows[1], self.stage.evaluate
+        rows, asked = self.data.split[1], self.spec.evaluate
         if rows is None or asked is None:
             return {}
-        self._when = when
+        self.log.when = when
         scores = evaluation.Scores()
         if set(asked.metrics) & set(LOSS_METRICS):
-            encoded, report = self.encoder.encode(evaluation.as_answered(rows.rows), self.train)
+            encoded, report = self.data.encoder.encode(
+                evaluation.as_answered(rows.rows), self.train
+            )
             if when == "before" and (said := report.note()):
-                self.note(f"to judge the loss, {said}")
+                self.log.note(f"to judge the loss, {said}")
             loss = evaluation.mean_loss(
-                self.model,
+                self.models.model,
                 encoded,
                 self.train.per_device_eval_batch_size,
-                lambda done, total: self.progress("evaluate", done, total),
+                lambda done, total: self.log.progress("evaluate", done, total),
             )
             values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
             scores.metrics |= {name: values[name] for name in asked.metrics if name in values}
@@ -221,49 +196,42 @@ class StageRunner(StageResources):
         if named:
             answers = evaluation.score_answers(
                 rows.rows,
-                lambda prompts: self.generate(prompts, asked.max_new_tokens),
+                lambda prompts: self.sampler.generate(prompts, asked.max_new_tokens),
                 named,
                 asked.samples,
             )
             scores.metrics |= answers.metrics
-            self.samples += [{"when": when, **sample} for sample in answers.samples]
+            self.log.samples += [{"when": when, **sample} for sample in answers.samples]
         if isinstance(self.work, Alignment):
             scores.metrics |= numbers_of(self.work, "'evaluate'", self.work.evaluate(self))
         self.trackers.scored(self.name, when, scores.metrics)
         return scores.metrics
 
-    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep answers of the evaluation that runs, as many as the recipe asks for."""
-        most = self.stage.evaluate.samples if self.stage.evaluate else 0
-        self.samples += [{"when": self._when, **sample} for sample in samples[:most]]
-
     def save(self, result: StageResult) -> None:
         """Write what the stage made; its result comes last, and says that it is finished."""
-        fsio.write_jsonl(self.folder / "samples.jsonl", self.samples)
-        made = (self.adapter, self.work) if isinstance(self.work, Alignment) else ()
-        model = self.model if made else None
-        artifacts.save_stage(
-            self.folder, self._run_folder.name, made, model, result, self.fingerprint
-        )
+        fsio.write_jsonl(self.folder / "samples.jsonl", self.log.samples)
+        made = (self.models.adapter, self.work) if isinstance(self.work, Alignment) else ()
+        model = self.models.model if made else None
+        artifacts.save_stage(self.folder, self.run.name, made, model, result, self.fingerprint)
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
         from llmft.training.optimizer import joined_groups
 
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.models.model.parameters() if p.requires_grad]
         added: Sequence[Mapping[str, Any]] = ()
-        own = self.adapter.parameter_groups(self.model, self.train)
+        own = self.models.adapter.parameter_groups(self.models.model, self.train)
         if own is not None:
-            own = groups_of(self.adapter, own)
+            own = groups_of(self.models.adapter, own)
         if isinstance(self.work, Alignment):
-            added = groups_of(self.work, self.work.parameter_groups(self.model, self.train))
+            added = groups_of(self.work, self.work.parameter_groups(self.models.model, self.train))
         return joined_groups(parameters, own, added)
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
-        trainable, total = count_parameters(self.model)
+        trainable, total = count_parameters(self.models.model)
         rows = [row for item in items for row in token_rows(item)]
         return StageInfo(
             name=self.name,
-            adapter=self.adapter.method if self.adapter else "",
+            adapter=self.models.adapter.method if self.models.adapter else "",
             alignment=self.work.method,
             trainable_parameters=trainable,
             total_parameters=total,
@@ -271,7 +239,7 @@ class StageRunner(StageResources):
             tokens=sum(len(row.input_ids) for row in rows),
             trained_tokens=sum(row.n_labels for row in rows),
             steps=steps,
-            notes=tuple(self.notes),
+            notes=tuple(self.log.notes),
         )
 
     def _on_step(self, step: int, steps: int, metrics: Mapping[str, float], log: bool) -> None:

@@ -9,23 +9,22 @@ from typing import Any
 from llmft.api import StageResult
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
-from llmft.recipes.load import Loaded, load_recipe
-from llmft.recipes.recipe import Recipe
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.binding import RESOLVED
+from llmft.recipes.job import Job
 from llmft.recipes.references import ANOTHER_RUN, references
-from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.provenance import model_hashes
 from llmft.runs.run_folder import RUN, resolved_yaml
-from llmft.runs.upstream import stage_adapter, upstream_stage
+from llmft.runs.upstream import upstream_folder
 from llmft.system import fsio
 
 
 def make_upstream_runs(
-    loaded: Loaded,
+    job: Job,
     runs: Path,
     rows: int,
-    registry: Registry,
-    small: Callable[[Loaded], Loaded],
+    small: Callable[[Job], Job],
 ) -> list[str]:
     """Write stand-ins for the stages of earlier runs that a recipe names, under their runs' ids.
 
@@ -35,25 +34,25 @@ def make_upstream_runs(
     Returns what a person should know. Raises CheckpointError where such a stage is not there.
     """
     named: dict[Path, list[Path]] = {}
-    for reference in references(loaded.written):
+    for reference in references(job.written):
         if reference.is_of_another_run:
-            stage = upstream_stage(reference.target, Path(), loaded.recipe)
+            bound = job.written_stages[reference.stage]
+            stage = upstream_folder(bound.upstream[reference.target], Path())
             stages = named.setdefault(stage.parent.parent, [])
             stages += [stage] if stage not in stages else []
     return [
         note
         for run, stages in named.items()
-        for note in _tiny_run(stages, runs / "earlier" / run.name, loaded, rows, registry, small)
+        for note in _tiny_run(stages, runs / "earlier" / run.name, job, rows, small)
     ]
 
 
 def _tiny_run(
     stages: Sequence[Path],
     place: Path,
-    loaded: Loaded,
+    job: Job,
     rows: int,
-    registry: Registry,
-    small: Callable[[Loaded], Loaded],
+    small: Callable[[Job], Job],
 ) -> list[str]:
     for stage in stages:
         with fsio.disk_errors(place):
@@ -66,14 +65,15 @@ def _tiny_run(
         _copy_rows(stage, place / "stages" / stage.name, rows)
     notes = [f"the first rows of '{place.name}/{stage.name}' stand in for all" for stage in made]
     if trained:
-        earlier = load_recipe(stages[0].parent.parent / "resolved.yaml", registry).recipe
-        fsio.write_json(place / "recipe.yaml", _of_these(earlier, trained, loaded, registry))
-        recipe = small(load_recipe(place / "recipe.yaml", registry)).recipe
-        fsio.write_text(place / "resolved.yaml", resolved_yaml(recipe))
-        base = {"path": recipe.model.path, "sha256": model_hashes(recipe.model.path)}
-        fsio.write_json(place / "lock.json", {"model": base})
+        other = job.load(stages[0].parent.parent / RESOLVED)
+        fsio.write_json(place / "recipe.yaml", _of_these(other, trained, job))
+        tiny = small(job.load(place / "recipe.yaml"))
+        fsio.write_text(place / RESOLVED, resolved_yaml(tiny.recipe))
+        base = BaseModel(tiny.recipe.model)
+        model = {"path": tiny.recipe.model.path, "sha256": model_hashes(base)}
+        fsio.write_json(place / "lock.json", {"model": model})
         for name in trained:
-            method = _save_untrained(recipe, name, place, registry)
+            method = _save_untrained(tiny, base, name, place)
             notes.append(f"an untrained {method} stands in for '{place.name}/{name}'")
     return notes
 
@@ -86,12 +86,10 @@ def _copy_rows(stage: Path, place: Path, rows: int) -> None:
     artifacts.save_stage(place, place.parent.parent.name, (), None, StageResult(produces))
 
 
-def _of_these(
-    earlier: Recipe, names: Sequence[str], loaded: Loaded, registry: Registry
-) -> dict[str, Any]:
-    """Return a recipe of some stages of an earlier run, on this recipe's model, each by itself."""
-    whole = earlier.resolved()
-    for reference in references(earlier):  # what stays unread may be missing
+def _of_these(other: Job, names: Sequence[str], job: Job) -> dict[str, Any]:
+    """Return a recipe of some stages of another run, on this recipe's model, each by itself."""
+    whole = other.recipe.resolved()
+    for reference in references(other.recipe):  # what stays unread may be missing
         if not reference.is_of_another_run:
             block: Any = whole
             for key in reference.path[:-1]:
@@ -99,24 +97,20 @@ def _of_these(
             block[reference.path[-1]] = f"{ANOTHER_RUN}unread/{reference.target}"
     stages = [stage for stage in whole["stages"] if stage["name"] in names]
     for stage in stages:
-        adapter = stage_adapter(earlier, earlier.stage(stage["name"]), registry)
+        adapter = other.stage(stage["name"]).model_adapter
+        assert adapter is not None  # the stage trained it
         stage |= {"start_from": None, "adapter": adapter.config.model_dump(mode="json")}
-    model = loaded.written.model.model_dump(mode="json")
+    model = job.written.model.model_dump(mode="json")
     kept = {key: whole[key] for key in ("recipe", "name", "seed")}
     return {**kept, "model": model, "stages": stages}
 
 
-def _save_untrained(recipe: Recipe, name: str, run: Path, registry: Registry) -> str:
+def _save_untrained(job: Job, base: BaseModel, name: str, run: Path) -> str:
     """Write what a stage would leave before its first step, and return its adapter's method."""
-    stage = recipe.stage(name)
+    folder = run / "stages" / name
     context = StageRunner(
-        recipe,
-        stage,
-        folder=run / "stages" / name,
-        dataset=None,
-        registry=registry,
-        trackers=Trackers([]),
+        job, job.stage(name), base, run=run, folder=folder, dataset=None, trackers=Trackers([])
     )
-    _ = context.model  # attaches the adapter, and what the alignment adds
+    _ = context.models.model  # attaches the adapter, and what the alignment adds
     context.save(StageResult(context.work.produces))
-    return str(context.adapter.method)
+    return str(context.models.adapter.method)

@@ -10,27 +10,19 @@ import tempfile
 from pathlib import Path
 
 from llmft.api.errors import DataError, EnvironmentFault
-from llmft.engine.engine import Engine
+from llmft.engine.session import Engine
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.binding import RESOLVED
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs.run_folder import RUN
-from llmft.runs.upstream import stage_dataset
+from llmft.runs.upstream import dataset_in
 from llmft.system import distributed, hub_commits
 from llmft.system.launcher import Order, launch
 from llmft.system.quiet import captured_output
 from llmft.system.signals import leave_on_signal
-
-
-class WorkerStage(StageRunner):
-    """A stage whose own folder is a temporary one; what earlier stages made is in the run's."""
-
-    run: Path
-
-    @property
-    def _run_folder(self) -> Path:
-        return self.run
 
 
 def follow() -> None:
@@ -56,29 +48,28 @@ def _train(order: Order, folder: Path) -> None:
             fix="give an --output-dir that all machines of the run share",
         )
     hub_commits.begin_as_in(run)
-    registry = Registry.discover()
     with captured_output(run / f"log-{here.rank}.txt"):
-        recipe = load_recipe(run / "resolved.yaml", registry).recipe
-        stage = recipe.stage(order.stage)
-        context = WorkerStage(
-            recipe,
-            stage,
+        job = load_recipe(run / RESOLVED, Registry.discover())
+        bound = job.stage(order.stage)
+        context = StageRunner(
+            job,
+            bound,
+            BaseModel(job.recipe.model),
+            run=run,
             folder=folder,
-            dataset=stage_dataset(recipe, stage, registry, run),
-            registry=registry,
+            dataset=dataset_in(bound, run),
             trackers=Trackers([]),
         )
-        context.run = run
-        if context.digests != order.rows:
+        if context.data.digests != order.rows:
             raise DataError(
                 "E113",
-                f"the rows of '{stage.name}' are not those of the first process",
+                f"the rows of '{bound.name}' are not those of the first process",
                 fix="give all machines of the run the same files",
             )
-        manager = registry.cross_cutting(recipe.plugins)
+        manager = job.hooks()
         engine = Engine()
         manager.register(engine)
         try:
-            manager.hook.llmft_run_stage(stage=stage, context=context)
+            manager.hook.llmft_run_stage(stage=bound.spec, context=context)
         finally:
             manager.unregister(engine)

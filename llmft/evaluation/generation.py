@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from llmft.api import Sampling
+from llmft.api import SamplingParams
 from llmft.modeling.base_model import max_positions
-from llmft.modeling.decoding import SamplingParams, decode, dense_attention, stop_ids
+from llmft.modeling.decoding import decode, dense_attention, stop_ids
 from llmft.modeling.token_reader import left_padded
 
 
@@ -63,7 +64,7 @@ def sample(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    params: SamplingParams,
     *,
     seed: tuple[int, ...],
     batch_size: int,
@@ -74,20 +75,14 @@ def sample(
     An answer depends on its prompt and its place, and on no other prompt or batch. A prompt that
     leaves no room for the answer keeps its end.
     """
-    count = sampling.num_return_sequences
-    fitted = _fitted(model, prompts, sampling.max_new_tokens)
-    stops = stop_ids(model, tokenizer)
+    count = params.num_return_sequences
+    fitted = _fitted(model, prompts, params.max_new_tokens)
+    stops = (*stop_ids(model, tokenizer), *params.stop_token_ids)
     answers = decode(
         model,
         [prompt for prompt in fitted for _ in range(count)],
-        SamplingParams(
-            sampling.max_new_tokens,
-            stops,
-            sampling.temperature,
-            sampling.top_p,
-            sampling.top_k,
-            seed,
-        ),
+        replace(params, stop_token_ids=stops),
+        seed=seed,
         batch_size=batch_size,
         on_batch=on_batch,
     )

@@ -19,10 +19,8 @@ from typing import Any, TypeVar
 from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
 from llmft.api.settings import PushToHub
 from llmft.hub.model_card import card, public_base, shareable, without_secrets
-from llmft.recipes.recipe import Recipe
-from llmft.registry.registry import Registry
+from llmft.recipes.job import Job
 from llmft.runs import artifacts
-from llmft.runs.upstream import stage_adapter
 from llmft.system import fsio
 from llmft.system.quiet import before_upstream
 
@@ -31,16 +29,14 @@ T = TypeVar("T")
 _ANSWER_SECONDS = 10.0
 
 
-def push_after_run(
-    recipe: Recipe, run: Path, registry: Registry, note: Callable[[str], None]
-) -> None:
+def push_after_run(job: Job, run: Path, note: Callable[[str], None]) -> None:
     """Send what the recipe says to the hub, and tell where it is, or how to do it again."""
-    asked = recipe.push_to_hub
+    asked = job.recipe.push_to_hub
     if asked is None:
         return
     again = f"the adapter is safe in the run folder; again: llmft push {shlex.quote(str(run))}"
     try:
-        note(f"sent to the hub: {push(recipe, run, registry, asked)}")
+        note(f"sent to the hub: {push(job, run, asked)}")
     except LlmftError as error:
         fault = error.faults[0]
         note(f"{fault.what}{f' ({fault.fix})' if fault.fix else ''}; {again}")
@@ -52,7 +48,7 @@ def push_after_run(
         note(f"not sent to the hub: {type(error).__name__}; {again}")
 
 
-def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str:
+def push(job: Job, run: Path, asked: PushToHub) -> str:
     """Send a finished stage's adapter with its model card, and return where it can be seen.
 
     Raises EnvironmentFault (E208) where the hub does not take it; the run folder is not changed.
@@ -62,7 +58,7 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
 
     if get_token() is None:
         raise _not_sent("nobody is logged in", "hf auth login")
-    files = adapter_files(recipe, run, registry, asked)
+    files = adapter_files(job, run, asked)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
     def prepare() -> tuple[str, bool]:
@@ -70,11 +66,11 @@ def push(recipe: Recipe, run: Path, registry: Registry, asked: PushToHub) -> str
         return made.repo_id, bool(api.repo_info(made.repo_id).private)
 
     def send() -> str:
-        return _sent(api, repo_id, files, f"llmft: {recipe.name}, run {run.name}")
+        return _sent(api, repo_id, files, f"llmft: {job.recipe.name}, run {run.name}")
 
     repo_id, is_private = _within(_ANSWER_SECONDS, prepare)
     if repo_id != asked.repo_id:  # a bare name is the user's own: the card says whose
-        files = adapter_files(recipe, run, registry, asked.model_copy(update={"repo_id": repo_id}))
+        files = adapter_files(job, run, asked.model_copy(update={"repo_id": repo_id}))
     if asked.private and not is_private:
         raise _not_sent(
             f"'{asked.repo_id}' is public already, and shall be private",
@@ -112,13 +108,12 @@ def _uses_xet() -> bool:
     return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
 
 
-def adapter_files(
-    recipe: Recipe, run: Path, registry: Registry, asked: PushToHub
-) -> dict[str, str | bytes]:
+def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | bytes]:
     """Return what is sent: names, with paths of files as they are or the bytes of others.
 
     Raises CheckpointError where the stage has not finished, or a file of it is damaged.
     """
+    recipe = job.recipe
     folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
     if stage.alignment is None:
@@ -136,10 +131,12 @@ def adapter_files(
             config["base_model_name_or_path"] = public_base(recipe.model.path)
         cleaned = without_secrets(json.dumps(shareable(config), indent=2))
         files[name] = f"{cleaned}\n".encode()
+    adapter = job.stage(stage.name).model_adapter
+    assert adapter is not None  # the stage trained it
     text = card(
         recipe,
         stage,
-        stage_adapter(recipe, stage, registry).method,
+        adapter.method,
         artifacts.result_of(folder),
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
         asked.repo_id,

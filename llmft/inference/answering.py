@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llmft.api.errors import CheckpointError
 from llmft.data.encoding import Encoder
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.binding import RESOLVED
+from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.load import load_recipe
-from llmft.recipes.recipe import Recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
-from llmft.runs.upstream import load_options, stage_adapter, stage_dataset
+from llmft.runs.upstream import dataset_in, load_options, stage_model
 from llmft.system import hub_commits
 from llmft.system.machine import device
 from llmft.system.quiet import before_upstream
 
 
-def load_run(run: Path, registry: Registry) -> Recipe:
-    """Return the resolved recipe of a run; raise CheckpointError where there is none."""
-    file = run / "resolved.yaml"
+def load_run(run: Path, registry: Registry) -> Job:
+    """Return the job of a run, from its resolved recipe; CheckpointError where there is none."""
+    file = run / RESOLVED
     if not file.is_file():
         raise CheckpointError(
             "E402", f"'{run}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
     hub_commits.begin_as_in(run)
-    return load_recipe(file, registry).recipe
+    return load_recipe(file, registry)
 
 
 def answer(
+    job: Job,
     run: Path,
     questions: Sequence[str],
-    registry: Registry,
     *,
     stage: str | None = None,
     max_new_tokens: int = 64,
@@ -47,19 +49,36 @@ def answer(
     from llmft.evaluation.generation import generate
 
     before_upstream()
-    recipe = load_run(run, registry)
     folder = artifacts.stage_that_made(
         "policy", run, stage, fix="a reward model scores texts: llmft score RUN FILE"
     )
-    chosen = recipe.stage(folder.name)
-    adapter = stage_adapter(recipe, chosen, registry)
-    dataset = stage_dataset(recipe, chosen, registry, run)
-    tokenizer = base_model.load_tokenizer(recipe.model)
-    encoder = Encoder(tokenizer, None)
-    options = load_options(recipe, adapter)
-    base = base_model.load_base(recipe.model, options, varlen=False)
-    base = base if options else base.to(device())
-    model = adapter.load(base, folder / artifacts.ADAPTER) if with_adapter else base
-    prompts = [encoder.prompt_ids(dataset.ask(question)) for question in questions]
-    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)
+    bound = job.stage(folder.name)
+    base = BaseModel(job.recipe.model)
+    model = model_of_run(job, bound, base, folder, varlen=False, with_adapter=with_adapter)
+    dataset = dataset_in(bound, run)
+    encoder = Encoder(base.tokenizer, None)
+    asked = [dataset.ask(question) if dataset else question for question in questions]
+    prompts = [encoder.prompt_ids(question) for question in asked]
+    texts = generate(model, base.tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=8)
     return [text.strip() for text in texts]
+
+
+def model_of_run(
+    job: Job,
+    bound: BoundStage,
+    base: BaseModel,
+    folder: Path,
+    *,
+    varlen: bool,
+    with_adapter: bool = True,
+    whole: bool = False,
+) -> Any:
+    """Return the model that a finished stage made, on the device, frozen.
+
+    folder: the stage's. with_adapter: False gives the base alone. whole: with what the alignment
+    added, such as a reward model's head.
+    """
+    options = load_options(job.recipe, bound.model_adapter)
+    model = base.load(options, varlen=varlen)
+    model = model if options else model.to(device())
+    return stage_model(bound, model, folder, whole=whole) if with_adapter else model

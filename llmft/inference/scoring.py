@@ -12,19 +12,18 @@ from llmft.api.settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import cut_at_start
 from llmft.data.tables import read_file
-from llmft.inference.answering import load_run
-from llmft.modeling import base_model
-from llmft.registry.registry import Registry
+from llmft.inference.answering import model_of_run
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.job import Job
 from llmft.runs import artifacts
-from llmft.runs.upstream import load_options, load_stage, stage_adapter, stage_dataset
-from llmft.system.machine import device
+from llmft.runs.upstream import dataset_in
 
 BATCH = 16
 REWARD_MODEL = "reward_model"
 
 
 def score_file(
-    run: Path, file: Path, registry: Registry, *, stage: str | None = None
+    job: Job, run: Path, file: Path, *, stage: str | None = None
 ) -> list[dict[str, Any]]:
     """Return each record of a file with the reward of its text as `score`.
 
@@ -38,25 +37,22 @@ def score_file(
 
     from llmft.modeling.heads import rewards
 
-    recipe = load_run(run, registry)
     folder = artifacts.stage_that_made(
         REWARD_MODEL, run, stage, fix="run a recipe with the alignment reward"
     )
-    chosen = recipe.stage(folder.name)
-    adapter = stage_adapter(recipe, chosen, registry)
-    dataset = stage_dataset(recipe, chosen, registry, run)
-    config = base_model.load_config(recipe.model)
-    limit = chosen.train.max_length or base_model.max_positions(config)
-    encoder = Encoder(base_model.load_tokenizer(recipe.model), None)
+    bound, base = job.stage(folder.name), BaseModel(job.recipe.model)
+    dataset = dataset_in(bound, run)
+    limit = bound.spec.train.max_length or base.positions
+    encoder = Encoder(base.tokenizer, None)
     records = list(read_file(file))
     asked = [
         (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))
         for number, (origin, record) in enumerate(records)
         for key, row in _rows(record, origin, dataset, encoder)
     ]
-    options = load_options(recipe, adapter)
-    base = base_model.load_base(recipe.model, options, varlen=adapter.supports_packing)
-    model = load_stage(folder, registry, base if options else base.to(device()))
+    adapter = bound.model_adapter
+    varlen = adapter is None or adapter.supports_packing
+    model = model_of_run(job, bound, base, folder, varlen=varlen, whole=True)
     scored: list[dict[str, Any]] = [dict(record) for _, record in records]
     with torch.no_grad():
         for start in range(0, len(asked), BATCH):
@@ -68,14 +64,14 @@ def score_file(
 
 
 def _rows(
-    record: Mapping[str, Any], origin: str, dataset: Dataset[Any], encoder: Encoder
+    record: Mapping[str, Any], origin: str, dataset: Dataset[Any] | None, encoder: Encoder
 ) -> Iterator[tuple[str, Encoded]]:
     """Yield the texts of a record as token rows, each with the name of its score."""
     keys = {"completion": "score", "chosen": "chosen_score", "rejected": "rejected_score"}
     found = {column: record[column] for column in keys if isinstance(record.get(column), str)}
     prompt = record.get("prompt")
     if isinstance(prompt, str):
-        prompt = dataset.ask(prompt)
+        prompt = dataset.ask(prompt) if dataset else prompt
     elif isinstance(prompt, list):
         prompt = tuple(prompt)
     if prompt and found:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,84 +68,109 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """Return the tokenizer, with the recipe's chat template where it gives one."""
-    before_upstream()
-    from transformers import AutoTokenizer
+class BaseModel:
+    """A recipe's base model: its folder is checked, and its config is read, once."""
 
-    path = locate_model(source.tokenizer or source.path)
-    revision = _commit(path, None if source.tokenizer else source.revision)
-    with _found(path, revision):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if source.chat_template is not None:
-        tokenizer.chat_template = source.chat_template
-    return tokenizer
+    def __init__(self, source: ModelSource) -> None:
+        self.source = source
 
+    @cached_property
+    def path(self) -> str:
+        """The folder or the hub id of the model. Raises as `locate_model` does."""
+        return locate_model(self.source.path)
 
-def load_config(source: ModelSource) -> Any:
-    """Return the model's configuration, without its weights."""
-    before_upstream()
-    from transformers import AutoConfig
+    @cached_property
+    def revision(self) -> str | None:
+        """The commit that all files of a hub model are loaded from."""
+        return _commit(self.path, self.source.revision)
 
-    path = locate_model(source.path)
-    revision = _commit(path, source.revision)
-    with _found(path, revision):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if getattr(config, "is_decoder", None) is False:
-        config.is_decoder = True  # an encoder such as BERT then looks only backwards
-    return config
+    @cached_property
+    def config(self) -> Any:
+        """The model's configuration, without its weights."""
+        before_upstream()
+        from transformers import AutoConfig
 
+        with _found(self.path, self.revision):
+            config = AutoConfig.from_pretrained(
+                self.path, revision=self.revision, trust_remote_code=False
+            )
+        if getattr(config, "is_decoder", None) is False:
+            config.is_decoder = True  # an encoder such as BERT then looks only backwards
+        return config
 
-def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
-    """Return the frozen base model.
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, with the recipe's chat template where it gives one."""
+        before_upstream()
+        from transformers import AutoTokenizer
 
-    options: BitsAndBytesConfig's names, from the recipe and the adapter.
-    varlen: whether rows may be laid end to end, where the architecture allows it.
-    Raises EnvironmentFault where files, or tensors in them, are missing or do not fit.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
+        source = self.source
+        path = locate_model(source.tokenizer) if source.tokenizer else self.path
+        revision = _commit(path, None) if source.tokenizer else self.revision
+        with _found(path, revision):
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=revision, trust_remote_code=False
+            )
+        if source.chat_template is not None:
+            tokenizer.chat_template = source.chat_template
+        return tokenizer
 
-    from llmft.modeling import attention
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a row may have; None where the model sets no limit."""
+        return max_positions(self.config)
 
-    config = load_config(source)
-    stored = 0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
-    refuse_absurd_sizes(config, source, stored)
-    path = locate_model(source.path)
-    with _found(path, source.revision, config):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            revision=_commit(path, source.revision),
-            dtype=getattr(torch, source.dtype),
-            attn_implementation=dense_attention(source, config),
-            quantization_config=_quantization(options),
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
+    def load(self, options: Mapping[str, Any], varlen: bool) -> Any:
+        """Return the frozen base model.
+
+        options: BitsAndBytesConfig's names, from the recipe and the adapter.
+        varlen: whether batches may be padding-free, where the architecture allows it.
+        Raises EnvironmentFault where files, or tensors in them, are missing or do not fit.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from llmft.modeling import attention
+
+        source, config = self.source, copy.deepcopy(self.config)  # a model changes its own
+        stored = (
+            0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
         )
-    _refuse_wrong_tensors(path, report)
-    _keep_packing(model)
-    if varlen and source.attn_implementation == "auto" and attention.supports(type(model), config):
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-    model.requires_grad_(False)
-    return model
+        refuse_absurd_sizes(config, source, stored)
+        with _found(self.path, source.revision, config):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                self.path,
+                config=config,
+                revision=self.revision,
+                dtype=getattr(torch, source.dtype),
+                attn_implementation=dense_attention(source, config),
+                quantization_config=_quantization(options),
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
+        _refuse_wrong_tensors(self.path, report)
+        _keep_packing(model)
+        auto = source.attn_implementation == "auto"
+        if varlen and auto and attention.supports(type(model), config):
+            attention.register()
+            model.set_attn_implementation(attention.NAME)
+        model.requires_grad_(False)
+        return model
 
+    def empty(self) -> Any:
+        """Return the base model on torch's meta device: its modules and shapes, without weights."""
+        import torch
+        from transformers import AutoModelForCausalLM
 
-def empty_base(source: ModelSource) -> Any:
-    """Return the base model on torch's meta device: its modules and shapes, without weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = load_config(source)
-    refuse_absurd_sizes(config, source, 0.0)
-    with torch.device("meta"), _found(locate_model(source.path), source.revision):
-        _refuse_other_kinds(source.path, config)
-        return AutoModelForCausalLM.from_config(
-            config, attn_implementation=dense_attention(source, config), trust_remote_code=False
-        )
+        source, config = self.source, copy.deepcopy(self.config)
+        refuse_absurd_sizes(config, source, 0.0)
+        with torch.device("meta"), _found(self.path, source.revision):
+            _refuse_other_kinds(source.path, config)
+            return AutoModelForCausalLM.from_config(
+                config, attn_implementation=dense_attention(source, config), trust_remote_code=False
+            )
 
 
 def dense_attention(source: ModelSource, config: Any) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from llmft.api import Answer, StageError
+from llmft.api import Answer, SamplingParams, StageError
 from llmft.data.encoding import end_of_text
 from llmft.modeling import attention
 from llmft.modeling.token_reader import reader
@@ -24,29 +23,14 @@ class Stopped(Exception):
     """Somebody asked to stop while answers were drawn."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How tokens are drawn. temperature 0: always the likeliest. stops: ids that end an answer.
-
-    seed: numbers that, with an answer's number, name its random numbers. keep_nuclei: note from
-    which tokens each one was drawn.
-    """
-
-    max_new_tokens: int
-    stops: Sequence[int] = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: tuple[int, ...] = (0,)
-    keep_nuclei: bool = False
-
-
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    drawing: SamplingParams,
+    params: SamplingParams,
     *,
     batch_size: int,
+    seed: Sequence[int] = (0,),
+    keep_nuclei: bool = False,
     numbers: Sequence[int] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int, int], None] = lambda *_: None,
@@ -54,6 +38,9 @@ def decode(
     """Return an answer to each prompt (token ids), in the prompts' order.
 
     Prompts of like length are read together; equal ones that follow each other are read once.
+    params: `stop_token_ids` are all that end an answer, and one answer is sampled to each prompt.
+    seed: numbers that, with an answer's number, give its random numbers. keep_nuclei: note from
+    which tokens each one was sampled.
     numbers: the number by which each answer's random numbers are named; default: its place.
     stopping: asked before each token; Stopped is raised once it says so. on_batch: told after each
     batch how many prompts are answered, and of how many.
@@ -65,19 +52,21 @@ def decode(
     with dense_attention(model), torch.no_grad():
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
-            rolls = uniforms(drawing, [numbers[i] for i in chosen]) if drawing.temperature else None
+            rolls = (
+                uniforms(params, seed, [numbers[i] for i in chosen]) if params.temperature else None
+            )
             rows = [answers[i] for i in chosen]
-            _answer(model, [prompts[i] for i in chosen], rows, drawing, rolls, stopping)
+            asked = [prompts[i] for i in chosen]
+            _answer(model, asked, rows, params, rolls, keep_nuclei, stopping)
             on_batch(start + len(chosen), len(prompts))
     return answers
 
 
-def uniforms(drawing: SamplingParams, numbers: Sequence[int]) -> torch.Tensor:
+def uniforms(params: SamplingParams, seed: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
     """Return the random numbers in [0, 1) of answers, shape (B, max_new_tokens), float64."""
     import numpy as np
 
-    rolls = [np.random.default_rng((*drawing.seed, n)).random(drawing.max_new_tokens)
-             for n in numbers]  # fmt: skip
+    rolls = [np.random.default_rng((*seed, n)).random(params.max_new_tokens) for n in numbers]
     return torch.from_numpy(np.stack(rolls))
 
 
@@ -85,21 +74,22 @@ def _answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Answer],
-    drawing: SamplingParams,
+    params: SamplingParams,
     rolls_BT: torch.Tensor | None,
+    keep_nuclei: bool,
     stopping: Callable[[], bool],
 ) -> None:
     device = next(model.parameters()).device
     read_on = reader(model, prompts, device)
     live = list(range(len(prompts)))
     logits_BV = read_on.logits
-    stops = torch.tensor(sorted(drawing.stops), device=device, dtype=torch.long)
+    stops = torch.tensor(sorted(params.stop_token_ids), device=device, dtype=torch.long)
     rolls_BT = rolls_BT.to(device) if rolls_BT is not None else None
-    for t in range(drawing.max_new_tokens):
+    for t in range(params.max_new_tokens):
         if stopping():
             raise Stopped
-        logps_BV = log_probabilities(logits_BV, drawing)
-        ids_B = logps_BV.argmax(1) if rolls_BT is None else drawn(logps_BV, rolls_BT[live, t])
+        logps_BV = log_probabilities(logits_BV, params)
+        ids_B = logps_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[live, t])
         taken_B = logps_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1)
         ended_B = torch.isin(ids_B, stops)
         facts = zip(live, ids_B.tolist(), taken_B.tolist(), ended_B.tolist(), strict=True)
@@ -110,27 +100,27 @@ def _answer(
             answers[row].ids.append(token)
             answers[row].logps.append(logp)
             answers[row].ended = ended
-        if drawing.keep_nuclei:
+        if keep_nuclei:
             for row, nucleus in zip(live, _nuclei(logps_BV), strict=True):
                 answers[row].nuclei.append(nucleus)
         live = [row for row in live if not answers[row].ended]
-        if not live or t + 1 == drawing.max_new_tokens:
+        if not live or t + 1 == params.max_new_tokens:
             return
         keep_B = (~ended_B).nonzero().squeeze(1) if len(live) < len(ended_B) else None
         logits_BV = read_on.read(ids_B, keep_B)
 
 
-def log_probabilities(logits_BV: torch.Tensor, drawing: SamplingParams) -> torch.Tensor:
+def log_probabilities(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """Return the log-likelihoods (B, V) of the distribution that tokens are drawn from."""
-    logps_BV = torch.log_softmax(logits_BV.float() / (drawing.temperature or 1.0), dim=1)
-    if drawing.top_k and drawing.top_k < logps_BV.shape[1]:
-        least = logps_BV.topk(drawing.top_k, dim=1).values[:, -1:]
+    logps_BV = torch.log_softmax(logits_BV.float() / (params.temperature or 1.0), dim=1)
+    if params.top_k and params.top_k < logps_BV.shape[1]:
+        least = logps_BV.topk(params.top_k, dim=1).values[:, -1:]
         logps_BV = logps_BV.masked_fill(logps_BV < least, -torch.inf).log_softmax(1)
-    if drawing.top_p < 1.0:
+    if params.top_p < 1.0:
         ordered, order = logps_BV.sort(dim=1, descending=True)
         before = ordered.exp().cumsum(1) - ordered.exp()
         left_out = torch.zeros_like(before, dtype=torch.bool).scatter(
-            1, order, before >= drawing.top_p
+            1, order, before >= params.top_p
         )
         logps_BV = logps_BV.masked_fill(left_out, -torch.inf).log_softmax(1)
     return logps_BV
@@ -144,7 +134,7 @@ def _nuclei(logps_BV: torch.Tensor) -> Sequence[torch.Tensor]:
     return [part.clone() for part in torch.split(ids, counts)]  # a view would keep all of them
 
 
-def drawn(logps_BV: torch.Tensor, rolls_B: torch.Tensor) -> torch.Tensor:
+def sampled(logps_BV: torch.Tensor, rolls_B: torch.Tensor) -> torch.Tensor:
     """Return the token (B,) whose stretch of the cumulative distribution a number hits.
 
     Any token where the likelihoods are no numbers: an index beyond the vocabulary ends a GPU's use.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel, locate_model, max_positions
 from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 
 WIDTH, HEADS, LAYERS, INNER = 64, 4, 2, 128
@@ -42,12 +43,13 @@ def make_tiny_copy(
 
     from llmft.modeling.tiny_models import tiny_tokenizer
 
-    config, told = _config(source)
-    tokenizer = _own_tokenizer(source)
+    real = BaseModel(source.model_copy(update={"chat_template": None}))
+    config, told = _config(real)
+    tokenizer = _own_tokenizer(real)
     own = tokenizer is not None
     if tokenizer is None:
         tokenizer = tiny_tokenizer(chat=True)
-    config = shrunk(config, positions)
+    config = shrunk(copy.deepcopy(config), positions)
     config.vocab_size = -(-(max(tokenizer.get_vocab().values()) + 1) // 64) * 64
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name, None))
@@ -81,7 +83,7 @@ def shrunk(config: Any, positions: int) -> Any:
     config.num_hidden_layers = layers
     if kinds:
         config.layer_types = [kinds[n % len(kinds)] for n in range(layers)]
-    if base_model.max_positions(config):
+    if max_positions(config):
         config.max_position_embeddings = positions
     _shrink_rotation(config)
     return config
@@ -100,11 +102,11 @@ def _shrink_rotation(config: Any) -> None:
                 rotation[name] = list(rotation[name][:pairs])
 
 
-def _config(source: ModelSource) -> tuple[Any, str]:
+def _config(real: BaseModel) -> tuple[Any, str]:
     """Return the model's own config, or its family's, and what a person should know about it."""
-    located = base_model.locate_model(source.path)
-    if Path(located).is_dir() or _is_cached(located, source.revision):
-        return base_model.load_config(source), ""
+    source = real.source
+    if Path(real.path).is_dir() or _is_cached(real.path, source.revision):
+        return real.config, ""
     family = architecture_of(source.path)
     if family is None:
         known = ", ".join(family.model_type for family in ARCHITECTURES_BY_NAME)
@@ -130,12 +132,12 @@ def _is_cached(path: str, revision: str | None) -> bool:
     return isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
 
 
-def _own_tokenizer(source: ModelSource) -> Any | None:
+def _own_tokenizer(real: BaseModel) -> Any | None:
     """Return the model's tokenizer, or None where it would have to be fetched."""
-    source = source.model_copy(update={"chat_template": None})
     try:
-        return base_model.load_tokenizer(source)
+        return real.tokenizer
     except EnvironmentFault:
-        if Path(base_model.locate_model(source.tokenizer or source.path)).is_dir():
+        named = real.source.tokenizer
+        if Path(locate_model(named) if named else real.path).is_dir():
             raise  # it should be there
         return None

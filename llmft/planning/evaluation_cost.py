@@ -11,7 +11,7 @@ from llmft.api import Alignment, Prompt
 from llmft.evaluation import evaluation
 from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import dense_attention
-from llmft.planning.memory_tracker import CACHE
+from llmft.planning.memory_tracker import CACHE, MemoryTracker
 from llmft.recipes.work import LOSS_METRICS
 
 if TYPE_CHECKING:
@@ -21,25 +21,30 @@ PROMPTS = 2000  # looked at to find the longest
 
 
 def judge(stage: PlannedStage) -> None:
-    """Compute a stage's evaluation on its heaviest batch, while the ledger is entered."""
-    rows, asked = stage.held_out(), stage.stage.evaluate
+    """Compute a stage's evaluation on its heaviest batch, while the memory tracker is entered."""
+    rows, asked = stage.data.held_out(), stage.spec.evaluate
     if not rows or asked is None:
         return
-    stage.judging = True
-    stage.memory.begin("evaluate")
+    stage.state.judging = True
+    stage.state.memory.begin("evaluate")
     if set(asked.metrics) & set(LOSS_METRICS):
-        chunk = stage.encode(evaluation.as_answered(rows))
-        evaluation.mean_loss(stage.model, chunk, max(len(chunk), 1))
+        chunk = stage.data.encode(evaluation.as_answered(rows))
+        evaluation.mean_loss(stage.models.model, chunk, max(len(chunk), 1))
     if isinstance(stage.work, Alignment):
         stage.work.evaluate(stage)
     if set(asked.metrics) & set(stage.dataset.metrics):
         prompts: list[Prompt] = []
         evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
-        lengths = [len(stage.encoder.prompt_ids(prompt)) for prompt in prompts]
-        stage.memory.begin("generate")
+        lengths = [len(stage.data.encoder.prompt_ids(prompt)) for prompt in prompts]
+        stage.state.memory.begin("generate")
         size = stage.train.per_device_eval_batch_size
-        grow_cache(stage, sorted(lengths, reverse=True)[:size], asked.max_new_tokens)
-    stage.judging = False
+        grow_cache(
+            stage.models.model,
+            stage.state.memory,
+            sorted(lengths, reverse=True)[:size],
+            asked.max_new_tokens,
+        )
+    stage.state.judging = False
 
 
 def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
@@ -47,9 +52,8 @@ def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
     return ["" for _ in prompts]
 
 
-def grow_cache(stage: PlannedStage, lengths: Sequence[int], new: int) -> None:
+def grow_cache(model: Any, memory: MemoryTracker, lengths: Sequence[int], new: int) -> None:
     """Read prompts of these lengths into a cache, and let it grow to the end of the answers."""
-    model, memory = stage.model, stage.memory
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     virtual = getattr(model, "n_virtual", 0)
     room = max_positions(base.config)

@@ -9,17 +9,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from llmft.api.settings import ModelSource
-from llmft.modeling import attention, base_model
+from llmft.modeling import attention
+from llmft.modeling.base_model import BaseModel
 from llmft.planning.quantized import quantize
 
 
-def fake_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> Any:
+def fake_base(base: BaseModel, options: Mapping[str, Any], varlen: bool) -> Any:
     """Return the base on the meta device, in its dtype, quantised by bitsandbytes' own layers.
 
-    options: BitsAndBytesConfig's names. varlen: as for `load_base`.
+    options: BitsAndBytesConfig's names. varlen: as for `BaseModel.load`.
     """
-    model = base_model.empty_base(source)
+    model, source = base.empty(), base.source
     for parameter in model.parameters():  # buffers keep their type, as when weights are loaded
         parameter.data = parameter.data.to(getattr(torch, source.dtype))
     model.name_or_path = source.path

@@ -12,9 +12,8 @@ from typing import Any
 from llmft.api.errors import RecipeError
 from llmft.api.settings import Quantization
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
+from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
-from llmft.registry.registry import Registry
-from llmft.runs.upstream import stage_adapter
 
 GIB = 2**30
 CUDA_CONTEXT = 600 * 2**20
@@ -87,7 +86,7 @@ def _resident() -> int:
     return used * (1 if sys.platform == "darwin" else 1024)
 
 
-def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change]:
+def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     """Return what to change in the first stage that does not fit, until it does; [] if all fit.
 
     In the order of what they cost: smaller batches with accumulation, which change nothing;
@@ -96,14 +95,16 @@ def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change
     tight = next((stage for stage in plan.stages if stage.peak.total > memory.room), None)
     if tight is None:
         return []
-    recipe, stage = plan.recipe, plan.recipe.stage(tight.name)
+    job, base, stage = plan.job, plan.base, plan.recipe.stage(tight.name)
+    recipe = plan.recipe
     made: list[Change] = []
-    for said, change in _ideas(recipe, stage, tight, registry, memory.room):
-        load_method = change(recipe, stage)
-        peak = plan_stage(*load_method, registry, in_ram=memory.in_ram).peak.total
+    for said, change in _ideas(job, stage, tight, memory.room):
+        other, changed = change(recipe, stage)
+        bound = job.with_stage(other, changed)
+        peak = plan_stage(bound, bound.stage(stage.name), base, in_ram=memory.in_ram).peak.total
         if peak >= (made[-1].peak if made else tight.peak.total):
             continue
-        recipe, stage = load_method
+        recipe, stage = other, changed
         fits = peak <= memory.room
         made.append(Change(stage.name, said, peak, fits))
         if fits:
@@ -114,10 +115,9 @@ def changes(plan: RecipePlan, memory: Memory, registry: Registry) -> list[Change
 Edit = Callable[[Recipe, Stage], tuple[Recipe, Stage]]
 
 
-def _ideas(
-    recipe: Recipe, stage: Stage, plan: StagePlan, registry: Registry, room: int
-) -> Iterator[tuple[str, Edit]]:
-    adapter = stage_adapter(recipe, stage, registry)
+def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple[str, Edit]]:
+    adapter = job.stage(stage.name).model_adapter
+    assert adapter is not None  # a task on the base takes no memory to train
     train = stage.train
     size, steps = train.per_device_train_batch_size, train.gradient_accumulation_steps
     whole = size * steps

@@ -1,9 +1,9 @@
-"""A stage that is planned: the StageContext of a run, with a model that has no numbers."""
+"""A stage that is planned: the parts of a running stage, with a model that has no numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from llmft.api import (
     Prompt,
     PromptRow,
     Row,
-    Sampling,
+    SamplingParams,
     StageResult,
 )
 from llmft.api.errors import EnvironmentFault, LlmftError
@@ -29,6 +29,11 @@ from llmft.api.rows import IGNORED
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.engine.stage import StageRunner
+from llmft.engine.stage_data import StageData
+from llmft.engine.stage_models import StageModels
+from llmft.engine.stage_sampler import StageSampler
+from llmft.engine.trackers import Trackers
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
@@ -36,8 +41,9 @@ from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, WEIGHTS, MemoryTracker
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
 from llmft.planning.training_cost import train_steps
+from llmft.recipes.job import BoundStage, Job
 from llmft.runs.artifacts import ROWS
-from llmft.runs.upstream import stage_adapter, stage_work, twin
+from llmft.runs.upstream import stage_model, twin
 
 ROWS_TOKENISED = 20_000
 ASSUMED_TOKENS = 2048
@@ -45,166 +51,56 @@ ASSUMED_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class SampledCounts:
-    """How many answers a stage draws to how many prompts, and of how many tokens at most."""
+    """How many answers a stage samples to how many prompts, and of how many tokens at most."""
 
     prompts: int
     answers: int
     max_new_tokens: int
 
 
+@dataclass
+class PlanState:
+    """What the parts of a planned stage find out. in_ram: it is trained where its files are mapped.
+
+    judging: an evaluation is followed now. assumed: its rows cannot be read from here.
+    """
+
+    in_ram: bool
+    memory: MemoryTracker = field(default_factory=MemoryTracker)
+    body: Body = field(default_factory=Body)
+    counts: Counts | None = None
+    sampled: SampledCounts | None = None
+    chosen: Chosen | None = None
+    remarks: list[str] = field(default_factory=list)
+    judging: bool = False
+    assumed: bool = False
+
+    def remark(self, text: str) -> None:
+        """Keep something that the reader of the plan should know."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+
 class PlannedStage(StageRunner):
     """Lets an alignment do what it would do, on the rows that take the most memory."""
 
-    def begin(self, *, in_ram: bool) -> None:
-        """Open the account. in_ram: the model is trained where its files are mapped."""
-        self.in_ram = in_ram
-        self.memory, self.body = MemoryTracker(), Body()
-        self.counts: Counts | None = None
-        self.drawn: SampledCounts | None = None
-        self.chosen: Chosen | None = None
-        self.remarks: list[str] = []
-        self.judging = self.assumed = False
+    def __init__(
+        self, job: Job, bound: BoundStage, base: BaseModel, *, folder: Path, in_ram: bool
+    ) -> None:
+        self.state = PlanState(in_ram)
+        super().__init__(
+            job, bound, base, run=folder.parent, folder=folder, dataset=bound.dataset,
+            trackers=Trackers([]),
+        )  # fmt: skip
 
-    @cached_property
-    def model(self) -> Any:
-        """The base with the adapter, without numbers; the ledger has its bytes."""
-        with torch.device("meta"), ShapesOnly():
-            base = fake_base(
-                self.recipe.model,
-                self.load_options,
-                varlen=self.adapter is None or self.adapter.supports_packing,
-            )
-            if self.train.gradient_checkpointing:
-                base.gradient_checkpointing_enable({"use_reentrant": False})
-            self._bare = twin(base)
-            own = {tensor.untyped_storage()._cdata for tensor in tensors_of(base)}
-            model = self.adapter.attach(base) if self.adapter else base
-            if isinstance(self.work, Alignment):
-                self.work.extend(model)
-        self.memory.vocabulary = model.get_output_embeddings().weight.shape[0]
-        for tensor in tensors_of(self.body.given_to(model)):
-            ours = tensor.untyped_storage()._cdata in own
-            self.memory.add(tensor, WEIGHTS if ours else ADAPTER)
-        stored = stored_dtype(self.recipe.model, model.config)
-        self._maps = self.in_ram and stored == self.recipe.model.dtype
-        if self.in_ram:
-            self.memory.live[MAPPED] = mapped_bytes(model, self.recipe.model, stored)
-            if stored != self.recipe.model.dtype:  # all is read, and written elsewhere
-                self.memory.note(MAPPED, count_parameters(self._bare)[1] * WIDTHS.get(stored, 4))
-        return model
-
-    def count_base(self) -> int:
-        """Return the base's parameters, where no adapter can be attached."""
-        with torch.device("meta"):
-            base = fake_base(self.recipe.model, self.load_options, varlen=False)
-        for tensor in tensors_of(base):
-            self.memory.add(tensor, WEIGHTS)
-        return count_parameters(base)[1]
-
-    def load_stage(self, name: str) -> Any:
-        """Return the ghost of an earlier stage's model on this one's base."""
-        _ = self.model
-        stage = self.recipe.stage(name.rpartition("/")[2])
-        made_by = stage_work(stage, self.registry)
-        assert isinstance(made_by, Alignment)  # a task makes no model
-        with self.memory.making(EARLIER):
-            with torch.device("meta"):
-                model = stage_adapter(self.recipe, stage, self.registry).attach(twin(self._bare))
-                made_by.extend(model)
-            for tensor in tensors_of(self.body.given_to(model)):
-                self.memory.add(tensor)
-        return model.requires_grad_(False).eval()
-
-    def reference_model(self) -> Any:
-        """Return the ghost of the stage's start on this stage's base."""
-        _ = self.model
-        base = twin(self._bare)
-        if self.stage.start_from is None:
-            return base.requires_grad_(False).eval()
-        with self.memory.making(EARLIER):
-            with torch.device("meta"):
-                model = self.adapter.attach(base)
-            for tensor in tensors_of(self.body.given_to(model)):
-                self.memory.add(tensor)
-        return model.requires_grad_(False).eval()
-
-    # --- the contract's verbs
-
-    def rows(self) -> Sequence[Row]:
-        """Return the training rows; none, with a remark, where they cannot be read from here."""
-        try:
-            return super().rows()
-        except LlmftError as error:
-            if error.exit_code != 4:  # only what the machine lacks may be assumed
-                raise
-            self.remark(f"the rows cannot be read from here: {error.faults[0].what}")
-            return () if isinstance(self.work, Alignment) else self._made_up()
-
-    def held_out(self) -> Sequence[Row]:
-        """Return the rows the stage is judged on; none where they cannot be read from here."""
-        try:
-            return super().held_out()
-        except LlmftError as error:
-            if error.exit_code != 4:
-                raise
-            self.remark("the evaluation is not counted, as its rows are not here")
-            return ()
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Return the rows that take the most memory, having counted all."""
-        if not rows:
-            return self._assumed()
-        return self._heaviest(
-            *self._sampled(rows, lambda some: self.encoder.encode(some, self.train)[0])
-        )
-
-    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
-        """Return the pairs that take the most memory, having counted all."""
-        if not rows:
-            return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
-        return self._heaviest(
-            *self._sampled(rows, lambda some: encode_pairs(self.encoder, some, self.train)[0])
-        )
-
-    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
-        """Return the prompts that take the most memory, having counted all."""
-        if not rows:
-            ids = self._assumed()[0].input_ids[max_new_tokens:] or (1,)
-            prompt = EncodedPrompt(ids, (IGNORED,) * len(ids))
-            return [prompt] * self.train.per_device_train_batch_size
-        return self._heaviest(
-            *self._sampled(
-                rows, lambda some: encode_prompts(self.encoder, some, self.train, max_new_tokens)[0]
-            )
-        )
-
-    def decode(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any
-    ) -> list[Answer]:
-        """Return made-up answers of the greatest length, having let their cache grow."""
-        size = options.get("batch_size") or self.train.per_device_eval_batch_size
-        lengths = sorted((len(prompt) for prompt in prompts), reverse=True)[:size]
-        if lengths:
-            grow_cache(self, lengths, max_new_tokens)
-        made_up = [1] * max_new_tokens
-        return [Answer(list(made_up), [0.0] * max_new_tokens) for _ in prompts]
-
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Return empty answers: a model without numbers has none."""
-        return ["" for _ in prompts]
-
-    def sample(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0
-    ) -> list[list[str]]:
-        """Return made-up answers of about the greatest length, having let their cache grow."""
-        count, new = sampling.num_return_sequences, sampling.max_new_tokens
-        asked = [len(self.encoder.prompt_ids(prompt)) for prompt in prompts[:PROMPTS]]
-        lengths = sorted((length for length in asked for _ in range(count)), reverse=True)
-        self.memory.begin("sample")
-        grow_cache(self, lengths[: self.train.per_device_eval_batch_size], new)
-        if not self.assumed:
-            self.drawn = SampledCounts(len(prompts), count * len(prompts), new)
-        return [[f"{number}" + " a" * (new - 1) for number in range(count)] for _ in prompts]
+    def _parts(self) -> tuple[Any, Any, Any]:
+        models = PlannedModels(self.job, self.bound, self.base, self.run, self.log)
+        data = PlannedData(self.bound, self.dataset, self.base, self.seed, self.log)
+        models.state = data.state = self.state
+        data.models = models
+        sampler = PlannedSampler(models, data, self.log)
+        sampler.state = self.state
+        return models, data, sampler
 
     def stage_folder(self, name: str) -> Path:
         """Return where an earlier stage of this plan has written made-up rows, if it did."""
@@ -215,71 +111,218 @@ class PlannedStage(StageRunner):
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Compute what the loop would in one step, on the heaviest prompts."""
-        known = self.chosen if self.chosen and len(prompts) == len(self.chosen.items) else None
         size = self.train.per_device_train_batch_size
-        batch = known.batches_of(prompts)[0] if known else list(prompts[:size])
-        if self.stage.evaluate is not None:
+        batch = self._batches(prompts)[0]
+        memory = self.state.memory
+        if self.spec.evaluate is not None:
             judge(self)
-        self.memory.begin("rollout")
-        drawn_of = batch * self.train.gradient_accumulation_steps
-        items = list(objective.sample_rollouts(drawn_of, range(len(drawn_of)), 0, lambda: False))
-        self.memory.begin("train")
+        memory.begin("rollout")
+        asked = batch * self.train.gradient_accumulation_steps
+        items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
+        memory.begin("train")
         batches = [items[:size]]
-        train_steps(self.model, batches, objective, self.train, self._groups(), self.memory)
-        self.memory.begin("save")
+        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        memory.begin("save")
         return StageResult(produces=self.work.produces)
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Compute what the loop would, on the heaviest batches only."""
-        known = self.chosen if self.chosen and len(items) == len(self.chosen.items) else None
-        size = self.train.per_device_train_batch_size
-        batches = known.batches_of(items) if known else [list(items[:size])]
-        if self.stage.evaluate is not None:
+        batches, memory = self._batches(items), self.state.memory
+        if self.spec.evaluate is not None:
             judge(self)
-        self.memory.begin("train")
-        train_steps(self.model, batches, objective, self.train, self._groups(), self.memory)
-        self.memory.begin("save")
+        memory.begin("train")
+        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        memory.begin("save")
         return StageResult(produces=self.work.produces)
 
-    # --- telling
+    def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
+        chosen = self.state.chosen
+        if chosen and len(items) == len(chosen.items):
+            return chosen.batches_of(items)
+        return [list(items[: self.train.per_device_train_batch_size])]
 
-    def remark(self, text: str) -> None:
-        """Keep something that the reader of the plan should know."""
-        if text not in self.remarks:
-            self.remarks.append(text)
 
-    def _sampled(self, rows: Sequence[Row], encode: Any) -> tuple[list[Any], float]:
+class PlannedModels(StageModels):
+    """Models without numbers, whose bytes the memory tracker has."""
+
+    state: PlanState
+
+    @cached_property
+    def model(self) -> Any:
+        """The base with the adapter, without numbers."""
+        state, memory = self.state, self.state.memory
+        with torch.device("meta"), ShapesOnly():
+            base = fake_base(self.base, self.load_options, varlen=self.varlen)
+            if self.bound.spec.train.gradient_checkpointing:
+                base.gradient_checkpointing_enable({"use_reentrant": False})
+            self.bare = twin(base)
+            own = {tensor.untyped_storage()._cdata for tensor in tensors_of(base)}
+            model = stage_model(self.bound, base, None)
+            if isinstance(self.bound.work, Alignment):
+                self.bound.work.extend(model)
+        memory.vocabulary = model.get_output_embeddings().weight.shape[0]
+        for tensor in tensors_of(state.body.given_to(model)):
+            ours = tensor.untyped_storage()._cdata in own
+            memory.add(tensor, WEIGHTS if ours else ADAPTER)
+        stored, source = stored_dtype(self.base), self.base.source
+        self.is_mapped = state.in_ram and stored == source.dtype
+        if state.in_ram:
+            memory.live[MAPPED] = mapped_bytes(model, source, stored)
+            if stored != source.dtype:  # all is read, and written elsewhere
+                memory.note(MAPPED, count_parameters(self.bare)[1] * WIDTHS.get(stored, 4))
+        return model
+
+    def count_base(self) -> int:
+        """Return the base's parameters, where no adapter can be attached."""
+        with torch.device("meta"):
+            base = fake_base(self.base, self.load_options, varlen=False)
+        for tensor in tensors_of(base):
+            self.state.memory.add(tensor, WEIGHTS)
+        return count_parameters(base)[1]
+
+    def load_stage(self, name: str) -> Any:
+        """Return an earlier stage's model on this one's base, without numbers."""
+        _ = self.model
+        upstream = self.bound.upstream[name]
+        if upstream.stage is None:
+            raise upstream.error or KeyError(name)
+        made_by = upstream.stage.work
+        assert isinstance(made_by, Alignment)  # a task makes no model
+        return self._beside(upstream.stage, made_by)
+
+    def reference_model(self) -> Any:
+        """Return the stage's start on this stage's base, without numbers."""
+        _ = self.model
+        if self.bound.start is None:
+            return twin(self.bare).requires_grad_(False).eval()
+        return self._beside(self.bound, None)
+
+    def _beside(self, bound: BoundStage, made_by: Alignment[Any] | None) -> Any:
+        memory = self.state.memory
+        with memory.making(EARLIER):
+            with torch.device("meta"):
+                model = stage_model(bound, twin(self.bare), None)
+                if made_by is not None:
+                    made_by.extend(model)
+            for tensor in tensors_of(self.state.body.given_to(model)):
+                memory.add(tensor)
+        return model.requires_grad_(False).eval()
+
+
+class PlannedData(StageData):
+    """The rows that take the most memory, after all were counted."""
+
+    state: PlanState
+    models: PlannedModels
+
+    def rows(self) -> Sequence[Row]:
+        """Return the training rows; none, with a remark, where they cannot be read from here."""
+        try:
+            return super().rows()
+        except LlmftError as error:
+            if error.exit_code != 4:  # only what the machine lacks may be assumed
+                raise
+            self.state.remark(f"the rows cannot be read from here: {error.faults[0].what}")
+            return () if isinstance(self.bound.work, Alignment) else self._made_up()
+
+    def held_out(self) -> Sequence[Row]:
+        """Return the rows the stage is scored on; none where they cannot be read from here."""
+        try:
+            return super().held_out()
+        except LlmftError as error:
+            if error.exit_code != 4:
+                raise
+            self.state.remark("the evaluation is not counted, as its rows are not here")
+            return ()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Return the rows that take the most memory, having counted all."""
+        if not rows:
+            return self._assumed()
+        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train)[0])
+
+    def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Return the pairs that take the most memory, having counted all."""
+        if not rows:
+            return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
+        return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train)[0])
+
+    def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
+        """Return the prompts that take the most memory, having counted all."""
+        if not rows:
+            ids = self._assumed()[0].input_ids[max_new_tokens:] or (1,)
+            prompt = EncodedPrompt(ids, (IGNORED,) * len(ids))
+            return [prompt] * self.train.per_device_train_batch_size
+        return self._heaviest(
+            rows, lambda some: encode_prompts(self.encoder, some, self.train, max_new_tokens)[0]
+        )
+
+    def _heaviest(self, rows: Sequence[Row], encode: Callable[[Any], list[Any]]) -> list[Any]:
         every = -(-len(rows) // ROWS_TOKENISED)
         some = rows[::every]
         if every > 1:
-            self.remark(f"{len(some):,} of {len(rows):,} rows were tokenised; numbers are scaled")
-        return encode(some), len(some) / len(rows)
-
-    def _heaviest(self, items: list[Any], share: float) -> list[Any]:
+            self.state.remark(
+                f"{len(some):,} of {len(rows):,} rows were tokenised; numbers are scaled"
+            )
+        items, share = encode(some), len(some) / len(rows)
         if not items:
             return []
         counts, chosen = choose(items, self.train, self.seed, self.max_length, share)
-        if self.judging:
+        if self.state.judging:
             return chosen.judged
-        self.counts, self.chosen = counts, chosen
-        model = self.model
-        if share == 1 and self._maps:
+        self.state.counts, self.state.chosen = counts, chosen
+        model = self.models.model
+        if share == 1 and self.models.is_mapped:
             ids = {token for item in items for row in token_rows(item) for token in row.input_ids}
-            self.memory.live[WEIGHTS] -= unread_bytes(model, len(ids))
+            self.state.memory.live[WEIGHTS] -= unread_bytes(model, len(ids))
         return chosen.items
 
     def _made_up(self) -> Sequence[Row]:
         """Return a batch of prompts for a task whose rows cannot be read from here."""
-        self.assumed = True
+        self.state.assumed = True
         tokens = min(self.max_length or ASSUMED_TOKENS, ASSUMED_TOKENS) // 2
-        self.remark(f"memory is that of prompts of {tokens:,} tokens")
+        self.state.remark(f"memory is that of prompts of {tokens:,} tokens")
         count = self.train.per_device_eval_batch_size
         return [PromptRow(f"{number}" + " a" * (tokens - 1)) for number in range(count)]
 
     def _assumed(self) -> list[Encoded]:
         length = min(self.max_length or ASSUMED_TOKENS, ASSUMED_TOKENS)
         length = self.train.max_length or length
-        self.remark(f"memory is that of rows of {length:,} tokens, half of them learnt")
+        self.state.remark(f"memory is that of rows of {length:,} tokens, half of them trained on")
         ids = (1,) * length
         row = Encoded(ids, (IGNORED,) * (length // 2) + ids[length // 2 :])
         return [row] * self.train.per_device_train_batch_size
+
+
+class PlannedSampler(StageSampler):
+    """Made-up answers of the greatest length, whose cache has grown."""
+
+    state: PlanState
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Return empty answers: a model without numbers has none."""
+        return ["" for _ in prompts]
+
+    def sample(
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, seed: int = 0
+    ) -> list[list[str]]:
+        """Return made-up answers of about the greatest length, having let their cache grow."""
+        count, new = params.num_return_sequences, params.max_new_tokens
+        asked = [len(self.data.encoder.prompt_ids(prompt)) for prompt in prompts[:PROMPTS]]
+        lengths = sorted((length for length in asked for _ in range(count)), reverse=True)
+        self.state.memory.begin("sample")
+        grow_cache(self.models.model, self.state.memory, lengths[: self.batch_size], new)
+        if not self.state.assumed:
+            self.state.sampled = SampledCounts(len(prompts), count * len(prompts), new)
+        return [[f"{number}" + " a" * (new - 1) for number in range(count)] for _ in prompts]
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, **options: Any
+    ) -> list[Answer]:
+        """Return made-up answers of the greatest length, having let their cache grow."""
+        new, size = params.max_new_tokens, options.get("batch_size") or self.batch_size
+        lengths = sorted((len(prompt) for prompt in prompts), reverse=True)[:size]
+        if lengths:
+            grow_cache(self.models.model, self.state.memory, lengths, new)
+        made_up = [1] * new
+        return [Answer(list(made_up), [0.0] * new) for _ in prompts]

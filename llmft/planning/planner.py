@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmft.api import Alignment, Task
-from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError, StageError, WaitsForPeople
-from llmft.engine.preflight import check_against_model
+from llmft.api.errors import EnvironmentFault, LlmftError, StageError, WaitsForPeople
+from llmft.engine.preflight import refuse_faults
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
-from llmft.recipes.load import Loaded
+from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
-from llmft.registry.registry import Registry
-from llmft.runs.upstream import stage_dataset
 from llmft.training.step_plan import Plan
 
 
@@ -61,9 +60,15 @@ class StagePlan:
 class RecipePlan:
     """What a whole recipe would do. network: what is fetched, sent or told elsewhere."""
 
-    recipe: Recipe
+    job: Job
+    base: BaseModel
     stages: tuple[StagePlan, ...]
     network: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as the file has it."""
+        return self.job.written
 
     @property
     def worst(self) -> StagePlan:
@@ -71,61 +76,53 @@ class RecipePlan:
         return max(self.stages, key=lambda stage: stage.peak.total)
 
 
-def plan_recipe(loaded: Loaded, registry: Registry, *, in_ram: bool = True) -> RecipePlan:
+def plan_recipe(job: Job, *, in_ram: bool = True) -> RecipePlan:
     """Return a recipe's plan; no weight is loaded, and nothing stays written.
 
     in_ram: the model is trained in the machine's own memory. Raises what a run would raise before
     its first step: RecipeError for what does not fit the model, DataError for bad rows.
     """
-    if faults := check_against_model(loaded, registry):
-        raise RecipeError.of(faults)
-    recipe = loaded.written  # a later round takes what the first does
+    base = BaseModel(job.recipe.model)
+    refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
         stages = [
-            plan_stage(recipe, stage, registry, in_ram=in_ram, folder=Path(scratch, stage.name))
-            for stage in recipe.stages
+            plan_stage(job, bound, base, in_ram=in_ram, folder=Path(scratch, bound.name))
+            for bound in job.written_stages  # a later round takes what the first does
         ]
-    return RecipePlan(recipe, tuple(stages), tuple(_network(recipe, registry)))
+    return RecipePlan(job, base, tuple(stages), tuple(_network(job)))
 
 
 def plan_stage(
-    recipe: Recipe, stage: Stage, registry: Registry, *, in_ram: bool, folder: Path | None = None
+    job: Job, bound: BoundStage, base: BaseModel, *, in_ram: bool, folder: Path | None = None
 ) -> StagePlan:
     """Return one stage's plan. folder: gets its made-up files, beside those of earlier stages'."""
+    stage, recipe = bound.spec, job.written
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch, stage.name)
         place.mkdir()
-        planned = PlannedStage(
-            recipe,
-            stage,
-            folder=place,
-            dataset=stage_dataset(recipe, stage, registry, None),
-            registry=registry,
-            trackers=Trackers([]),
-        )
-        planned.begin(in_ram=in_ram)
+        planned = PlannedStage(job, bound, base, folder=place, in_ram=in_ram)
         trainable, total, followed = _compute(planned)
-    memory = planned.memory
+    memory = planned.state.memory
     bits = {"load_in_4bit": "4-bit", "load_in_8bit": "8-bit"}
-    stored = next((said for key, said in bits.items() if planned.load_options.get(key)), "")
+    stored = next((said for key, said in bits.items() if planned.models.load_options.get(key)), "")
     return StagePlan(
         name=stage.name,
-        adapter=planned.adapter.method if planned.adapter else "",
+        adapter=planned.models.adapter.method if planned.models.adapter else "",
         work=planned.work.method,
         data=planned.dataset.method if planned.dataset else "",
         inputs=tuple(stages_read(stage)),
         produces=planned.work.produces,
         trains=isinstance(planned.work, Alignment),
         rounds=_rounds(recipe, stage),
-        drawn=planned.drawn,
+        drawn=planned.state.sampled,
         trainable_parameters=trainable,
         total_parameters=total,
         quantization=stored,
-        counts=planned.counts,
+        counts=planned.state.counts,
         peaks=tuple(memory.peaks),
         followed=followed,
-        files=tuple(_files(stage, memory.peaks, planned.counts)),
-        remarks=(*planned.notes, *planned.remarks),
+        files=tuple(_files(stage, memory.peaks, planned.state.counts)),
+        remarks=(*planned.log.notes, *planned.state.remarks),
     )
 
 
@@ -134,18 +131,18 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
 
     Return (trainable, total) parameters, and whether they could be followed to their end.
     """
-    memory = planned.memory
+    memory = planned.state.memory
     memory.begin("load")
     try:
-        trainable, total = count_parameters(planned.model) if _loads(planned) else (0, 0)
+        trainable, total = count_parameters(planned.models.model) if _loads(planned) else (0, 0)
     except LlmftError:
         raise
     except Exception as error:  # a plugin's own code, met with tensors that it never sees in a run
-        planned.remark(
-            f"'{planned.adapter.method}' cannot be attached without weights ({_said(error)}):"
-            " its parameters and everything after loading are not counted"
+        planned.state.remark(
+            f"'{planned.models.adapter.method}' cannot be attached without weights"
+            f" ({_said(error)}): its parameters and everything after loading are not counted"
         )
-        total = planned.count_base()
+        total = planned.models.count_base()
         memory.close()
         return 0, total, False
     followed = True
@@ -160,7 +157,7 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
         raise
     except Exception as error:  # as above
         followed = False
-        planned.remark(
+        planned.state.remark(
             f"'{planned.work.method}' cannot be followed without weights ({_said(error)}):"
             f" memory after the phase '{memory.phase}' is not counted"
         )
@@ -170,11 +167,11 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
 
 def _loads(planned: PlannedStage) -> bool:
     """Return whether a stage has a model: a task that reads neither rows nor one has none."""
-    if isinstance(planned.work, Alignment) or planned.work.rows or planned.stage.start_from:
+    if isinstance(planned.work, Alignment) or planned.work.rows or planned.spec.start_from:
         return True
-    recipe = planned.recipe
+    recipe = planned.job.written
     made = {stage.name for stage in recipe.stages if stage.task is not None}
-    return bool(set(stages_read(planned.stage)) - made)
+    return bool(set(stages_read(planned.spec)) - made)
 
 
 def _run_task(planned: PlannedStage) -> None:
@@ -183,11 +180,13 @@ def _run_task(planned: PlannedStage) -> None:
     try:
         planned.work.run(planned)
     except WaitsForPeople:
-        planned.remark("the run stops here, with exit code 9, until people have done their part")
+        planned.state.remark(
+            "the run stops here, with exit code 9, until people have done their part"
+        )
     except StageError:
         pass
     except EnvironmentFault as error:
-        planned.remark(f"what it reads is not here: {error.faults[0].what}")
+        planned.state.remark(f"what it reads is not here: {error.faults[0].what}")
 
 
 def _rounds(recipe: Recipe, stage: Stage) -> int:
@@ -224,7 +223,6 @@ def _saves(stage: Stage, counts: Counts) -> int:
     return Plan.of(counts.items, stage.train, 0).saves(stage.train)
 
 
-def _network(recipe: Recipe, registry: Registry) -> list[str]:
+def _network(job: Job) -> list[str]:
     """Return what is fetched from elsewhere or sent there."""
-    trackers = [registry.method("tracker", config.method)(config) for config in recipe.trackers]
-    return [*sources.remarks(recipe), *Trackers(trackers).contacts()]
+    return [*sources.remarks(job.written), *Trackers(job.make_trackers()).contacts()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -17,9 +17,9 @@ NEIGHBOURS = 65_536
 """Linux's fault_around_bytes."""
 
 
-def stored_dtype(source: ModelSource, config: Any) -> str:
+def stored_dtype(base: BaseModel) -> str:
     """Return the type of most of the stored numbers; that of the config where no file is here."""
-    folder = Path(base_model.locate_model(source.path))
+    folder = Path(base.path)
     sizes: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         with file.open("rb") as stream:
@@ -30,7 +30,7 @@ def stored_dtype(source: ModelSource, config: Any) -> str:
                 sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
     if sizes:
         return _NAMES.get(max(sizes, key=lambda name: sizes[name]), "other")
-    return str(getattr(config, "dtype", None) or source.dtype).removeprefix("torch.")
+    return str(getattr(base.config, "dtype", None) or base.source.dtype).removeprefix("torch.")
 
 
 def unread_bytes(model: Any, ids: int) -> int:

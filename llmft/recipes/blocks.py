@@ -214,10 +214,10 @@ def _taken_out(
         return False
     field = _field(blocks, (*base, *path))
     if errors[0]["type"] == "missing":
-        stand_in = _tiny_run(field)
-        if stand_in is None:
+        placeholder = _placeholder(field)
+        if placeholder is None:
             return False
-        _at(raw, path[:-1])[path[-1]] = stand_in
+        _at(raw, path[:-1])[path[-1]] = placeholder
         blocks.tree.broken.add((*base, *path))
         return True
     while isinstance(path[-1], int) and len(path) > 1:
@@ -231,7 +231,7 @@ def _taken_out(
     return True
 
 
-def _tiny_run(field: FieldInfo | None) -> Any:
+def _placeholder(field: FieldInfo | None) -> Any:
     if field is None:
         return None
     if choices := literal_choices(field.annotation):
@@ -240,5 +240,5 @@ def _tiny_run(field: FieldInfo | None) -> Any:
     if model is None:
         return "x" if "str" in str(field.annotation) else None
     needed = {name: inner for name, inner in model.model_fields.items() if inner.is_required()}
-    values = {name: _tiny_run(inner) for name, inner in needed.items()}
+    values = {name: _placeholder(inner) for name, inner in needed.items()}
     return None if None in values.values() else model.model_construct(**values)

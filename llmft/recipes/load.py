@@ -4,60 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 from llmft.api.errors import EnvironmentFault, Fault, LlmftError, PluginError, RecipeError
-from llmft.recipes.accepted import NOTHING, Accepted
+from llmft.recipes.binding import Binder
 from llmft.recipes.blocks import find_blocks, validated
 from llmft.recipes.checks import check_recipe
-from llmft.recipes.methods import Methods
+from llmft.recipes.job import Job, Source
+from llmft.recipes.methods import Asked, Methods
 from llmft.recipes.overrides import apply_overrides
 from llmft.recipes.recipe import Recipe
-from llmft.recipes.rounds import Rounds, written_out
+from llmft.recipes.rounds import written_out
 from llmft.recipes.secret import masked, masked_source, refuse_secrets
 from llmft.recipes.textfile import read_text
-from llmft.recipes.tree import KeyPath, Tree, dotted, visible
+from llmft.recipes.tree import Tree, visible
 from llmft.recipes.yamlfile import parse
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A recipe that passed every check, with what it was read from.
-
-    recipe: with repeated stages written out, round after round; `written`: as the file has it.
-    rounds: which stage is of which round. text: the file as given. overrides: the `--set` values,
-    as given. smoke: a tiny random model stands in for the recipe's: the scores mean nothing.
-    accepted: what the person who runs it accepts, and no recipe can.
-    """
-
-    recipe: Recipe
-    written: Recipe
-    rounds: Rounds
-    path: str
-    text: str
-    overrides: tuple[str, ...]
-    tree: Tree
-    smoke: bool = False
-    accepted: Accepted = NOTHING
-
-    def index_of(self, stage: str) -> int:
-        """Return where the file has a stage, by its name in whichever round."""
-        name = self.rounds[stage][0] if stage in self.rounds else stage
-        return [one.name for one in self.written.stages].index(name)
-
-    def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
-        """Return a fault at a key of this recipe, for what is found out later."""
-        return Fault(code, what, fix, dotted(path), self.tree.place(path))
-
-
 def load_recipe(
-    path: str | os.PathLike[str], registry: Methods, overrides: Sequence[str] = ()
-) -> Loaded:
-    """Return the recipe in a file, checked as a whole; imports nothing heavy.
+    path: str | os.PathLike[str],
+    registry: Methods,
+    overrides: Sequence[str] = (),
+    *,
+    other_runs: frozenset[Path] = frozenset(),
+) -> Job:
+    """Return the recipe in a file, checked as a whole and bound to its methods; imports no torch.
+
+    other_runs: folders of runs whose recipes are being read, of which this is one.
 
     Raises one LlmftError with every fault that was found, each with its place: PluginError where
     only plugins are at fault, EnvironmentFault where only packages are missing, else RecipeError.
     """
+    registry = registry if isinstance(registry, Asked) else Asked(registry)
     try:
         tree = parse(read_text(path), visible(os.fspath(path)))
     except RecipeError as error:
@@ -75,7 +54,8 @@ def load_recipe(
     makers = {stage.name: blocks.maker(n) for n, stage in enumerate(recipe.stages)}
     products = {name: maker[1].produces for name, maker in makers.items() if maker}
     whole, rounds = written_out(recipe, products)
-    return Loaded(whole, recipe, rounds, os.fspath(path), tree.text, tuple(overrides), tree)
+    source = Source(os.fspath(path), tree.text, tuple(overrides), tree)
+    return Binder(blocks.registry, other_runs).bind(whole, recipe, rounds, source)
 
 
 def _check_push(recipe: Recipe, tree: Tree) -> None:

@@ -32,6 +32,28 @@ class Methods(Protocol):
     def method(self, kind: Any, name: str) -> type[Any]:
         """Return the class of a method; PluginError if there is none or it is broken."""
 
+    def records(self, load: bool = True) -> list[Any]:
+        """Return what is known of each installed method."""
+
+    def cross_cutting(self, names: Iterable[str]) -> Any:
+        """Return the hook manager in which exactly the named plugins act on stages."""
+
+
+class Asked:
+    """A registry that is asked once for each method, however often a recipe names it."""
+
+    def __init__(self, registry: Methods) -> None:
+        self._registry = registry
+        self._classes: dict[tuple[str, str], type[Any]] = {}
+        self.names, self.records = registry.names, registry.records
+        self.cross_cutting = registry.cross_cutting
+
+    def method(self, kind: Any, name: str) -> type[Any]:
+        """Return the class of a method; PluginError if there is none or it is broken."""
+        if (kind, name) not in self._classes:
+            self._classes[kind, name] = self._registry.method(kind, name)
+        return self._classes[kind, name]
+
 
 @dataclass(slots=True)
 class Blocks:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from llmft.data.stage_rows import row_digests, stage_rows
+from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
-from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.edits import kind_of
-from llmft.runs.upstream import stage_dataset
+from llmft.runs.upstream import dataset_in
 from llmft.system import fsio
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import newest_carried
@@ -72,16 +72,17 @@ def why_restarts(
     return "as asked" if asked else ""
 
 
-def all_unchanged(recipe: Recipe, registry: Registry, run: Path) -> bool:
+def all_unchanged(job: Job, run: Path) -> bool:
     """Return whether each stage of a finished run is what it would be if it were made now.
 
     Raises the error of the data where rows cannot be read any more.
     """
     provenance = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
-    for stage in recipe.stages:
-        dataset = stage_dataset(recipe, stage, registry, run)
-        rows = row_digests(*stage_rows(stage, dataset, recipe.seed)) if dataset else {}
-        if stage_fingerprint(recipe, stage, provenance, run, rows) != recorded(run, stage.name):
+    for bound in job.stages:
+        dataset = dataset_in(bound, run)
+        rows = row_digests(*stage_rows(bound.spec, dataset, job.recipe.seed)) if dataset else {}
+        now = stage_fingerprint(job.recipe, bound.spec, provenance, run, rows)
+        if now != recorded(run, bound.name):
             return False
     return True
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft import __version__
-from llmft.modeling.base_model import locate_model
+from llmft.modeling.base_model import BaseModel
 from llmft.registry.entry_points import code_hash
 from llmft.system import fsio
 from llmft.system.launcher import launch
@@ -23,7 +23,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def lock_of(seed: int, model_path: str, plugins: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return what a later reader needs to run the same thing again, or to see what differs."""
     import torch
 
@@ -40,14 +40,14 @@ def lock_of(seed: int, model_path: str, plugins: Iterable[dict[str, Any]]) -> di
         "seed": seed,
         "packages": {name: _version(name) for name in _PACKAGES},
         "plugins": list(plugins),
-        "model": {"path": model_path, "sha256": model_hashes(model_path)},
+        "model": {"path": base.source.path, "sha256": model_hashes(base)},
         "git": git_state(),
     }
 
 
-def model_hashes(path: str) -> dict[str, str]:
+def model_hashes(base: BaseModel) -> dict[str, str]:
     """Return the SHA-256 of each file of a local model folder; a hub model has its commit."""
-    folder = Path(locate_model(path))
+    folder = Path(base.path)
     if not folder.is_dir():
         return {}
     kept = (".safetensors", ".json", ".model", ".txt", ".jinja")

@@ -10,8 +10,7 @@ from typing import Any
 
 from llmft.api import StageResult
 from llmft.api.errors import CheckpointError, Fault
-from llmft.recipes.load import Loaded, load_recipe
-from llmft.registry.registry import Registry
+from llmft.recipes.job import Job
 from llmft.runs import artifacts
 from llmft.runs.edits import Edit, edits_between
 from llmft.system import fsio
@@ -27,9 +26,9 @@ class PreviousRun:
     finished: bool
 
 
-def newest_run(loaded: Loaded) -> Path:
+def newest_run(job: Job) -> Path:
     """Return the newest unfinished run of the recipe's name, else the newest finished one."""
-    parent = Path(loaded.recipe.output_dir) / loaded.recipe.name
+    parent = Path(job.recipe.output_dir) / job.recipe.name
     runs = sorted((path.parent for path in parent.glob("*/run.json")), key=_age, reverse=True)
     if not runs:
         raise CheckpointError(
@@ -38,9 +37,7 @@ def newest_run(loaded: Loaded) -> Path:
     return next((run for run in runs if not _is_finished(run)), runs[0]).resolve()
 
 
-def examine(
-    loaded: Loaded, folder: Path, registry: Registry, first: str | None = None
-) -> PreviousRun:
+def examine(job: Job, folder: Path, first: str | None = None) -> PreviousRun:
     """Return what a run folder holds, after checking that the recipe is still the run's.
 
     first: the stage from which on all run again, so that what they made need not be whole.
@@ -57,13 +54,13 @@ def examine(
     resolved = folder / "resolved.yaml"
     if not resolved.is_file():
         raise CheckpointError("E401", f"'{resolved}' is missing", fix=artifacts.PUT_BACK)
-    recipe = load_recipe(resolved, registry).recipe
-    edits = edits_between(recipe, loaded.recipe)
+    recipe = job.load(resolved).recipe
+    edits = edits_between(recipe, job.recipe)
     trained = {s for s in _stages(folder) if s not in results and _has_checkpoint(folder, s)}
-    refused = [fault for edit in edits if (fault := _refusal(loaded, edit, trained))]
+    refused = [fault for edit in edits if (fault := _refusal(job, edit, trained))]
     if refused:
         raise CheckpointError.of(refused)
-    names = [stage.name for stage in loaded.recipe.stages]
+    names = [stage.name for stage in job.recipe.stages]
     again = names[names.index(first) :] if first else []
     for stage in results.keys() - again:
         artifacts.verify_stage(folder / "stages" / stage)
@@ -71,17 +68,17 @@ def examine(
     return PreviousRun(results, tuple(edits), same and len(results) == len(recipe.stages))
 
 
-def _refusal(loaded: Loaded, edit: Edit, trained: Set[str]) -> Fault | None:
+def _refusal(job: Job, edit: Edit, trained: Set[str]) -> Fault | None:
     """Return why an edit cannot be taken over. trained: stages stopped at a checkpoint.
 
     A stage that is finished runs again with the edit, and one that has not begun runs with it.
     """
     if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
         return None
-    key = ("stages", loaded.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
+    key = ("stages", job.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
     what = f"the run began with another value, and cannot go on with this one ({edit})"
     fix = "put it back as it was, or begin a new run without --resume"
-    return loaded.fault("E404", key, what, fix)
+    return job.fault("E404", key, what, fix)
 
 
 def clear_unfinished(place: Path) -> None:

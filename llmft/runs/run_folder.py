@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
-from llmft.recipes.load import Loaded
-from llmft.recipes.methods import nested_methods
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe
 from llmft.recipes.references import references
 from llmft.registry.entry_points import code_hash
-from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.resuming import PreviousRun, changed_environment
 from llmft.system import fsio
@@ -41,23 +40,23 @@ def new_run_folder(recipe: Recipe) -> Path:
     raise EnvironmentFault("E203", f"cannot find a free name for a run folder in '{parent}'")
 
 
-def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, Any]:
+def write_inputs(folder: Path, job: Job, base: BaseModel, *, smoke: bool = False) -> dict[str, Any]:
     """Write the recipe as given and as understood, and return what the run stands on.
 
     run.json comes last: a folder that has it can be resumed.
     """
-    provenance = _open_run(loaded.recipe, registry)
-    _write_recipe(folder, loaded)
+    provenance = _provenance(job, base)
+    _write_recipe(folder, job)
     fsio.write_json(folder / LOCK, provenance)
     fsio.write_json(
         folder / RUN,
         {
             "run_id": folder.name,
-            "name": loaded.recipe.name,
-            "recipe_file": loaded.path,
-            "overrides": list(loaded.overrides),
-            "stages": [stage.name for stage in loaded.recipe.stages],
-            **({"smoke": True} if loaded.smoke else {}),
+            "name": job.recipe.name,
+            "recipe_file": job.source.path,
+            "overrides": list(job.source.overrides),
+            "stages": [stage.name for stage in job.recipe.stages],
+            **({"smoke": True} if smoke else {}),
         },
     )
     return provenance
@@ -65,10 +64,12 @@ def write_inputs(folder: Path, loaded: Loaded, registry: Registry) -> dict[str, 
 
 def reopen(
     folder: Path,
-    loaded: Loaded,
-    registry: Registry,
-    earlier: PreviousRun,
+    job: Job,
+    base: BaseModel,
+    previous: PreviousRun,
     killed: Mapping[str, Any] | None,
+    *,
+    accept_plugins: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write down that the run goes on, and return what it stood on, and what a person should read.
 
@@ -76,8 +77,8 @@ def reopen(
     """
     fsio.sweep_staging(folder)
     provenance = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
-    now = _open_run(loaded.recipe, registry)
-    changes = changed_environment(provenance, now, accept_plugins=loaded.accepted.plugins)
+    now = _provenance(job, base)
+    changes = changed_environment(provenance, now, accept_plugins=accept_plugins)
     known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
     provenance["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
     notes = []
@@ -85,14 +86,14 @@ def reopen(
         notes.append(f"the previous run ended without notice{_last_seen(killed)}")
     if changes:
         notes.append(f"not bit-exact: {', '.join(changes)}")
-    notes += [f"edited since: {edit}" for edit in earlier.edits if edit.kind == "applied"]
-    stages = [stage.name for stage in loaded.recipe.stages]
-    if earlier.edits:
-        _write_recipe(folder, loaded)
+    notes += [f"edited since: {edit}" for edit in previous.edits if edit.kind == "applied"]
+    stages = [stage.name for stage in job.recipe.stages]
+    if previous.edits:
+        _write_recipe(folder, job)
     run = fsio.read_json(folder / RUN, artifacts.PUT_BACK)
     entry = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "edits": [str(edit) for edit in earlier.edits],
+        "edits": [str(edit) for edit in previous.edits],
         "changes": changes,
         "killed": killed,
     }
@@ -103,19 +104,19 @@ def reopen(
 
 
 def saying_how_to_go_on(
-    error: Interrupted, loaded: Loaded, folder: Path, last: str | None
+    error: Interrupted, job: Job, folder: Path, last: str | None, smoke: bool
 ) -> Interrupted:
     """Return the error with what to type. last: the stage after which the run was to stop."""
-    command = _resume_command(loaded, folder, last)
+    command = _resume_command(job, folder, last, smoke)
     fix = f"go on with: {command}" if command else ""
     return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)
 
 
 def saying_who_ranks(
-    error: WaitsForPeople, loaded: Loaded, folder: Path, last: str | None
+    error: WaitsForPeople, job: Job, folder: Path, last: str | None, smoke: bool
 ) -> WaitsForPeople:
     """Return the error with what to type, which is written down for `llmft rank` too."""
-    command = _resume_command(loaded, folder, last)
+    command = _resume_command(job, folder, last, smoke)
     for waiting in folder.glob("stages/*/waiting.json"):
         facts = json.loads(waiting.read_text("utf-8"))
         fsio.write_json(waiting, {**facts, "resume": command})
@@ -123,16 +124,18 @@ def saying_who_ranks(
     return WaitsForPeople(error.faults[0].what, fix=fix)
 
 
-def _resume_command(loaded: Loaded, folder: Path, last: str | None) -> str:
+def _resume_command(job: Job, folder: Path, last: str | None, smoke: bool) -> str:
     """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
-    if loaded.smoke or not (folder / RUN).is_file():
+    if smoke or not (folder / RUN).is_file():
         return ""
-    named = any(found.is_of_another_run for found in references(loaded.recipe))
+    named = any(found.is_of_another_run for found in references(job.recipe))
     # Where a stage goes on from another run, that is looked for under output_dir.
-    kept = [text for text in loaded.overrides if named or not text.startswith("output_dir=")]
+    kept = [text for text in job.source.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
     until = ["--until", last] if last else []
-    return shlex.join([*command(), "run", loaded.path, str(folder), "--resume", *until, *changes])
+    return shlex.join(
+        [*command(), "run", job.source.path, str(folder), "--resume", *until, *changes]
+    )
 
 
 def _last_seen(killed: Mapping[str, Any]) -> str:
@@ -141,16 +144,15 @@ def _last_seen(killed: Mapping[str, Any]) -> str:
     return f" at {killed['at']} (process {killed['pid']} on {killed['host']})"
 
 
-def _write_recipe(folder: Path, loaded: Loaded) -> None:
-    fsio.write_text(folder / "recipe.yaml", loaded.text)
-    fsio.write_text(folder / "resolved.yaml", resolved_yaml(loaded.recipe))
+def _write_recipe(folder: Path, job: Job) -> None:
+    fsio.write_text(folder / "recipe.yaml", job.source.text)
+    fsio.write_text(folder / "resolved.yaml", resolved_yaml(job.recipe))
 
 
-def _open_run(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
     from llmft.runs.provenance import lock_of
 
-    lock = lock_of(recipe.seed, recipe.model.path, plugins_of(recipe, registry))
-    return {**lock, "rows_sha256": {}}
+    return {**lock_of(job.recipe.seed, base, plugins_of(job)), "rows_sha256": {}}
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -172,14 +174,8 @@ def as_yaml(data: Any) -> str:
     return stream.getvalue()
 
 
-def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
+def plugins_of(job: Job) -> list[dict[str, Any]]:
     """Return which distribution, version and code gave each method that a recipe names."""
-    wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
-    for stage in recipe.stages:
-        wanted |= {(stage.work_kind, stage.work.method)}
-        wanted |= {("dataset", stage.data.method)} if stage.data else set()
-        wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
-        wanted |= {(kind, config.method) for kind, config in nested_methods(stage.work)}
     return [
         {
             "kind": record.kind,
@@ -188,6 +184,5 @@ def plugins_of(recipe: Recipe, registry: Registry) -> list[dict[str, Any]]:
             "version": record.version,
             "sha256": code_hash(record.module),
         }
-        for record in registry.records(load=False)
-        if (record.kind, record.method) in wanted
+        for record in job.records
     ]

@@ -1,4 +1,4 @@
-"""What earlier stages made, and how a later one takes it up on the same base weights."""
+"""What upstream stages made, and how a stage's model is put together on a base."""
 
 from __future__ import annotations
 
@@ -7,93 +7,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Adapter, Alignment, Dataset, Task
+from llmft.api import Adapter, Alignment, Dataset
 from llmft.api.errors import CheckpointError
-from llmft.recipes.load import load_recipe
-from llmft.recipes.recipe import Recipe, Stage
-from llmft.recipes.references import ANOTHER_RUN, references, stage_references
-from llmft.registry.registry import Registry
+from llmft.recipes.binding import MODELS
+from llmft.recipes.job import BoundStage, Job, Upstream
+from llmft.recipes.recipe import Recipe
+from llmft.recipes.references import stage_references
+from llmft.registry.return_checks import model_of
 from llmft.runs import artifacts
 from llmft.system import fsio
 
 
-def stage_adapter(recipe: Recipe, stage: Stage, registry: Registry) -> Any:
-    """Return the adapter of a stage: its own, or that of the stage it starts from; None without."""
-    while stage.adapter is None:
-        reference = stage.start_from
-        if reference is None and stage.task is not None:
-            return None
-        assert reference is not None  # checked when the recipe was loaded
-        name = reference
-        if reference.startswith(ANOTHER_RUN):
-            folder = upstream_stage(reference, Path(), recipe)
-            recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
-            name = folder.name
-        stage = recipe.stage(name)
-    made: Adapter[Any] = registry.method("adapter", stage.adapter.method)(stage.adapter)
-    return made
-
-
-def stage_work(stage: Stage, registry: Registry) -> Alignment[Any] | Task[Any]:
-    """Return what a stage does: its alignment or its task."""
-    made: Alignment[Any] | Task[Any]
-    made = registry.method(stage.work_kind, stage.work.method)(stage.work)
-    return made
-
-
-def stage_dataset(recipe: Recipe, stage: Stage, registry: Registry, run: Path | None) -> Any:
-    """Return a stage's data set, which knows the folders of the stages it reads; None without.
-
-    run: the folder of the stage's run; None before it has one.
-    """
-    if stage.data is None:
-        return None
-    made: Dataset[Any] = registry.method("dataset", stage.data.method)(stage.data)
-    named = stage_references(stage.data) if run else {}
-    made.upstream = {
-        name: upstream_stage(target, run or Path(), recipe) for name, target in named.items()
-    }
-    return made
-
-
-def upstream_stage(reference: str, this_run: Path, recipe: Recipe) -> Path:
+def upstream_folder(upstream: Upstream, this_run: Path) -> Path:
     """Return the folder of the finished stage that a reference names.
 
-    reference: a stage of this run, or run:<id>/<stage> for one of a run under the same output_dir.
+    Raises CheckpointError where it is not there, or is not finished.
     """
-    if not reference.startswith(ANOTHER_RUN):
-        return artifacts.stage_folder(this_run, reference)
-    run_id, _, stage = reference.removeprefix(ANOTHER_RUN).partition("/")
-    found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
-    if not found:
-        raise CheckpointError(
-            "E402",
-            f"there is no run '{run_id}' under '{recipe.output_dir}'",
-            fix="give the name of a run's folder, as 'llmft run' printed it",
-        )
-    return artifacts.stage_folder(found[0], stage)
+    name = upstream.target.rpartition("/")[2]
+    if upstream.run is None and upstream.error is not None:
+        raise upstream.error
+    return artifacts.stage_folder(upstream.run or this_run, name)
 
 
-def refuse_other_bases(recipe: Recipe, provenance: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where an adapter of an earlier run was made on other weights.
+def dataset_in(bound: BoundStage, run: Path) -> Dataset[Any] | None:
+    """Return a stage's data set, which now knows the folders of the stages it reads."""
+    if bound.dataset is not None:
+        bound.dataset.upstream = {
+            name: upstream_folder(bound.upstream[target], run)
+            for name, target in stage_references(bound.dataset.config).items()
+        }
+    return bound.dataset
 
-    ground: what this run stands on, as in its lock.
+
+def refuse_other_bases(job: Job, provenance: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where an adapter of another run was made on other weights.
+
+    provenance: of this run, as in its lock.
     """
-    for reference in references(recipe):
-        if not reference.is_of_another_run or reference.produces not in MODELS:
-            continue
-        run = upstream_stage(reference.target, Path(), recipe).parent.parent
-        theirs = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)["model"]
-        if _weights(theirs) != _weights(provenance["model"]):
-            raise CheckpointError(
-                "E405",
-                f"'{reference.target}' was made on another base model, '{theirs['path']}'",
-                fix="give that model's path in the recipe, or name a stage that was made on this",
-            )
-
-
-MODELS = ("policy", "reward_model")
-"""What a stage produces that is an adapter on a base model."""
+    for stage in job.stages:
+        for upstream in stage.upstream.values():
+            if upstream.run is None or upstream.produces not in MODELS:
+                continue
+            theirs = fsio.read_json(upstream.run / "lock.json", artifacts.PUT_BACK)["model"]
+            if _weights(theirs) != _weights(provenance["model"]):
+                raise CheckpointError(
+                    "E405",
+                    f"'{upstream.target}' was made on another base model, '{theirs['path']}'",
+                    fix="give that model's path in the recipe, or name a stage that was made on"
+                    " this",
+                )
 
 
 def _weights(model: Mapping[str, Any]) -> Any:
@@ -102,7 +64,7 @@ def _weights(model: Mapping[str, Any]) -> Any:
     return hashes or model["path"]
 
 
-def load_options(recipe: Recipe, adapter: Adapter[Any]) -> dict[str, Any]:
+def load_options(recipe: Recipe, adapter: Adapter[Any] | None) -> dict[str, Any]:
     """Return how the base is quantised, in BitsAndBytesConfig's names; empty where it is not.
 
     Where the adapter brings its own and the recipe asks too, the two were found to agree.
@@ -121,12 +83,20 @@ def twin(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def load_stage(folder: Path, registry: Registry, base: Any) -> Any:
-    """Return a base model with what a finished stage made attached, frozen, in evaluation mode."""
-    recipe = load_recipe(folder.parent.parent / "resolved.yaml", registry).recipe
-    stage = recipe.stage(folder.name)
-    model = stage_adapter(recipe, stage, registry).load(base, folder / artifacts.ADAPTER)
-    made_by = stage_work(stage, registry)
-    assert isinstance(made_by, Alignment)  # a task makes no model
-    made_by.load(model, folder / artifacts.ADAPTER)
-    return model.requires_grad_(False).eval()
+def stage_model(bound: BoundStage, base: Any, saved: Path | None, *, whole: bool = False) -> Any:
+    """Return a base model with a stage's adapter: fresh, or as it is saved in a stage's folder.
+
+    whole: with what the stage's alignment added too (a reward model's head), frozen, in evaluation
+    mode.
+    """
+    adapter = bound.model_adapter
+    if adapter is None:
+        return base
+    if saved is None:
+        return model_of(adapter, "attach", adapter.attach(base))
+    model = model_of(adapter, "load", adapter.load(base, saved / artifacts.ADAPTER))
+    if whole:
+        assert isinstance(bound.work, Alignment)  # a task makes no model
+        bound.work.load(model, saved / artifacts.ADAPTER)
+        model.requires_grad_(False).eval()
+    return model

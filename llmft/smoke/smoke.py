@@ -6,21 +6,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset
 from llmft.api.errors import EnvironmentFault
-from llmft.engine.preflight import check_against_model
+from llmft.engine.preflight import preflight
 from llmft.engine.tiny_runs import make_upstream_runs
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.checks import OF_BITSANDBYTES
-from llmft.recipes.load import Loaded, load_recipe
+from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.recipe import Recipe, Stage
-from llmft.registry.registry import Registry
 from llmft.registry.return_checks import smoke_overrides_of
-from llmft.runs.upstream import stage_work
 from llmft.system import fsio
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"
@@ -32,65 +29,59 @@ Changes = Iterator[tuple[str, Any]]
 """Settings of the recipe by path, as `--set` takes them, and what they become."""
 
 
-def smoke_recipe(loaded: Loaded, folder: Path, registry: Registry) -> tuple[Loaded, list[str]]:
-    """Return a recipe made small enough to run in seconds, and what a person should know about it.
+def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
+    """Return a job made small enough to run in seconds, its tiny model, and what to tell of it.
 
     folder: gets the tiny model, the example rows and the run.
     Each change is an override, as if by `--set`: the run folder lists them. Raises EnvironmentFault
     where there is no stand-in for the model or the data.
     """
     _stay_offline()
-    recipe = loaded.written  # what is changed stands in the file, where a stage is once
+    recipe = job.written  # what is changed stands in the file, where a stage is once
     rows = max((stage.train.max_length or 0 for stage in recipe.stages), default=0)
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
     own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
     notes = [note]
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
-    for number, stage in enumerate(recipe.stages):
+    for number, bound in enumerate(job.written_stages):
+        stage = bound.spec
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
-        for key, value in _of_the_work(stage, registry):
+        for key, value in _of_the_work(bound):
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
                 own = key.partition(".")[2]
                 notes.append(f"{stage.name}: {value['method']} stands in for its {own}")
         rows_here = folder / "rows" / str(number)
-        for key, value in _of_the_data(stage, rows_here, registry):
+        for key, value in _of_the_data(bound, rows_here):
             changes[f"stages.{number}.{key}"] = value
         if rows_here.is_dir():
             notes.append(f"{stage.name}: example rows stand in for the data")
     left_out: list[str] = []
 
-    def fitted(whole: Loaded, changes: Mapping[str, Any]) -> Loaded:
-        small, names = _fitted(whole, changes, registry)
-        left_out.extend(names)
-        return small
+    tiny: list[BaseModel] = []  # one for all: its config is read once
 
-    def as_small(earlier: Loaded) -> Loaded:
-        return fitted(earlier, dict(_of_the_recipe(earlier.written, folder, own_tokenizer)))
+    def fitted(whole: Job, changes: Mapping[str, Any]) -> Job:
+        small = _reloaded(whole, changes)
+        if not tiny:
+            tiny.append(BaseModel(small.recipe.model))
+        too_big = dict(_numbers_of_the_real_model(small, tiny[0]))
+        left_out.extend(key.rpartition(".")[2] for key in too_big)
+        return _reloaded(whole, {**changes, **too_big}) if too_big else small
 
-    notes += make_upstream_runs(loaded, folder / "runs", ROWS, registry, as_small)
-    small = fitted(loaded, changes)
+    def as_small(other: Job) -> Job:
+        return fitted(other, dict(_of_the_recipe(other.written, folder, own_tokenizer)))
+
+    notes += make_upstream_runs(job, folder / "runs", ROWS, as_small)
+    small = fitted(job, changes)
     if left_out:
         notes.append(f"left out, as they describe the real model: {', '.join(left_out)}")
-    return small, notes
+    return small, tiny[0], notes
 
 
-def _fitted(
-    loaded: Loaded, changes: Mapping[str, Any], registry: Registry
-) -> tuple[Loaded, list[str]]:
-    """Return a recipe changed to fit the tiny model, and which settings were left out for that."""
-    small = _reloaded(loaded, changes, registry)
-    too_big = dict(_numbers_of_the_real_model(small, registry))
-    if too_big:
-        small = _reloaded(loaded, {**changes, **too_big}, registry)
-    return small, [key.rpartition(".")[2] for key in too_big]
-
-
-def _reloaded(loaded: Loaded, changes: Mapping[str, Any], registry: Registry) -> Loaded:
+def _reloaded(job: Job, changes: Mapping[str, Any]) -> Job:
     overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    small = load_recipe(loaded.path, registry, [*loaded.overrides, *overrides])
-    return replace(small, smoke=True)
+    return job.load(job.source.path, [*job.source.overrides, *overrides])
 
 
 def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes:
@@ -141,21 +132,24 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
 
 
-def _of_the_work(stage: Stage, registry: Registry) -> Changes:
+def _of_the_work(bound: BoundStage) -> Changes:
     """Yield what the stage's method itself asks to be replaced."""
-    for name, value in smoke_overrides_of(stage_work(stage, registry)).items():
+    stage = bound.spec
+    for name, value in smoke_overrides_of(bound.work).items():
         if value != getattr(stage.work, name):
             yield f"{stage.work_kind}.{name}", value
 
 
-def _of_the_data(stage: Stage, folder: Path, registry: Registry) -> Changes:
+def _of_the_data(bound: BoundStage, folder: Path) -> Changes:
+    stage = bound.spec
     config: Any = stage.data
     if config is None:
         return
     yield "data.limit", min(config.limit or ROWS, ROWS)
     if _is_here(config):
         return
-    dataset: Dataset[Any] = registry.method("dataset", config.method)(config)
+    dataset = bound.dataset
+    assert dataset is not None  # the stage has a data block
     examples = [dict(record) for record in dataset.example_records()]
     source = config.path or ", ".join(config.data_files.values())
     if not examples or "path" not in type(config).model_fields:
@@ -187,12 +181,12 @@ def _is_here(config: Any) -> bool:
     return path is None or path.startswith("embedded:") or Path(path).expanduser().exists()
 
 
-def _numbers_of_the_real_model(small: Loaded, registry: Registry) -> Changes:
+def _numbers_of_the_real_model(small: Job, tiny: BaseModel) -> Changes:
     """Yield adapter settings that are sizes of the real model, and so cannot fit the tiny one.
 
     A name that fits no layer is another matter: it would not fit the real model either.
     """
-    for fault in check_against_model(small, registry):
+    for fault in preflight(small, tiny):
         match = _NUMBER.match(fault.path)
         if not match:
             continue

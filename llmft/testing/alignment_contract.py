@@ -89,15 +89,16 @@ class _Refusing:
     def __init__(self, rows: Sequence[api.Row]) -> None:
         self.train = api.TrainSettings.model_validate({})
         self.trained = False
-        self._rows = rows
+        self.data, self.models, self.sampler = _Data(rows), _NoModel(), _Sampler()
 
-    @property
-    def model(self) -> Any:
-        raise AssertionError("there is no model to train on these rows")
+    def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
+        self.trained = True
+        raise AssertionError("the alignment trains on rows that it does not declare")
 
-    @property
-    def tokenizer(self) -> Any:
-        return tiny_tokenizer(chat=True)
+
+class _Data:
+    def __init__(self, rows: Sequence[api.Row]) -> None:
+        self._rows, self._tokenizer = rows, tiny_tokenizer(chat=True)
 
     def rows(self) -> Sequence[api.Row]:
         return self._rows
@@ -108,13 +109,21 @@ class _Refusing:
             # As the engine's: a preference or a bare prompt has no single text to learn.
             if isinstance(row, api.PreferenceRow | api.PromptRow):
                 raise api.DataError("E300", f"{row.origin}: no text to learn in this kind of row")
-            ids = tuple(self.tokenizer(str(row)).input_ids)
+            ids = tuple(self._tokenizer(str(row)).input_ids)
             encoded.append(api.Encoded(ids, ids, row.origin))
         return encoded
 
-    def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
-        self.trained = True
-        raise AssertionError("the alignment trains on rows that it does not declare")
 
+class _NoModel:
+    @property
+    def model(self) -> Any:
+        raise AssertionError("there is no model to train on these rows")
+
+    @property
+    def tokenizer(self) -> Any:
+        return tiny_tokenizer(chat=True)
+
+
+class _Sampler:
     def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
         return ["Norway." for _ in prompts]

@@ -120,20 +120,10 @@ class _Stage:
     def __init__(
         self, folder: Path, rows: Sequence[api.Row] | None, earlier: Mapping[str, Path]
     ) -> None:
-        self.folder, self._rows, self._earlier = folder, rows, earlier
+        self.folder, self._earlier = folder, earlier
         self.train = api.TrainSettings.model_validate({})
-
-    @property
-    def model(self) -> Any:
-        raise AssertionError("there is no model here; ask the stage to sample or to generate")
-
-    @property
-    def tokenizer(self) -> Any:
-        return tiny_tokenizer(chat=True)
-
-    def rows(self) -> Sequence[api.Row]:
-        assert self._rows is not None, "it reads rows, and declares none in 'rows'"
-        return self._rows
+        self.data, self.models = _Data(rows), _Models()
+        self.sampler, self.log = _Sampler(self.seed), _Log()
 
     def stage_folder(self, name: str) -> Path:
         assert name in self._earlier, f"it reads the stage '{name}', which 'earlier' does not make"
@@ -142,15 +132,41 @@ class _Stage:
     def reward_function(self, config: api.RewardConfig) -> api.RewardFunction[Any]:
         return _Longer(config)
 
+
+class _Data:
+    def __init__(self, rows: Sequence[api.Row] | None) -> None:
+        self._rows = rows
+
+    def rows(self) -> Sequence[api.Row]:
+        assert self._rows is not None, "it reads rows, and declares none in 'rows'"
+        return self._rows
+
+
+class _Models:
+    @property
+    def model(self) -> Any:
+        raise AssertionError("there is no model here; ask the sampler")
+
+    @property
+    def tokenizer(self) -> Any:
+        return tiny_tokenizer(chat=True)
+
+
+class _Sampler:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
     def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
         return [WORDS[0] for _ in prompts]
 
     def sample(
-        self, prompts: Sequence[api.Prompt], sampling: api.Sampling, *, seed: int = 0
+        self, prompts: Sequence[api.Prompt], params: api.SamplingParams, *, seed: int = 0
     ) -> list[list[str]]:
-        drawn = random.Random(f"{self.seed} {seed}")
-        return [drawn.choices(WORDS, k=sampling.num_return_sequences) for _ in prompts]
+        rng = random.Random(f"{self.seed} {seed}")
+        return [rng.choices(WORDS, k=params.num_return_sequences) for _ in prompts]
 
+
+class _Log:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Nobody is told."""
 

@@ -34,14 +34,57 @@ class TrainingStage:
 
     name = "stage"
     seed = 0
-    shares_prompts = False
 
     def __init__(self, work: api.Alignment[Any], rows: Sequence[api.Row], folder: Path) -> None:
         self.train = api.TrainSettings.model_validate({})
-        self.tokenizer = tiny_tokenizer(chat=True)
-        self.model = tiny_llama()
-        self.work, self.folder, self.fitted, self._rows = work, folder, False, rows
-        work.extend(self.model)
+        self.work, self.folder, self.fitted = work, folder, False
+        self.data, self.models, self.sampler = _Data(rows), _Models(), _Sampler()
+        self.log = _Log()
+        work.extend(self.models.model)
+
+    def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
+        assert items, "it trains on no items"
+        checked = CheckedObjective(objective, self.work)
+        self._hold(checked, items)
+        return self._result()
+
+    def fit_online(self, prompts: Sequence[Any], objective: api.OnlineObjective) -> api.StageResult:
+        checked = CheckedOnlineObjective(objective, self.work)
+        items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
+        for update in checked.updates(len(items), 0):
+            self._hold(checked, [items[number] for number in update])
+        checked.step_metrics()
+        checked.restore(checked.state())
+        return self._result()
+
+    def stage_folder(self, name: str) -> Path:
+        pytest.skip(f"it reads the stage '{name}': there is none here")
+
+    def reward_function(self, config: api.RewardConfig) -> api.RewardFunction[Any]:
+        return LongerIsBetter(config)
+
+    def _hold(self, objective: CheckedObjective, items: Sequence[Any]) -> None:
+        """Assert that a batch's loss is a sum: an item that is there twice counts twice."""
+        self.fitted = True
+        once, twice = [items[0]], [items[0], items[0]]
+        loss, _ = objective.loss(self.models.model, list(items))
+        loss.backward()  # type: ignore[no-untyped-call]
+        single = float(objective.loss(self.models.model, once)[0].detach())
+        double = float(objective.loss(self.models.model, twice)[0].detach())
+        ratio = objective.weight(twice) / objective.weight(once)
+        assert math.isclose(ratio, 2, rel_tol=1e-6), f"an item twice weighs {ratio:g} times as much"
+        alike = math.isclose(double, 2 * single, rel_tol=1e-3, abs_tol=1e-5)
+        assert alike, f"the loss is no sum: {single:g} for an item, {double:g} for it twice"
+
+    def _result(self) -> api.StageResult:
+        return api.StageResult(self.work.produces, steps=1, metrics={"train_loss": 1.0})
+
+
+class _Data:
+    """Made-up rows, each text a row of its own."""
+
+    def __init__(self, rows: Sequence[api.Row]) -> None:
+        self._rows, self._tokenizer = rows, tiny_tokenizer(chat=True)
 
     def rows(self) -> Sequence[api.Row]:
         return self._rows
@@ -75,45 +118,21 @@ class TrainingStage:
             found.append(api.EncodedPrompt(ids, none, row.origin, row.prompt, row.answers))
         return found
 
-    def decode(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **how: Any
-    ) -> list[api.Answer]:
-        answers = []
-        for number in range(len(prompts)):
-            ids = list(self._ids("answer"[: 1 + number % 6]))[:max_new_tokens]
-            answers.append(api.Answer(ids, [-1.0] * len(ids), True))
-        return answers
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-    def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
-        assert items, "it trains on no items"
-        checked = CheckedObjective(objective, self.work)
-        self._hold(checked, items)
-        return self._result()
+    def _encoded(self, prompt: str, text: str, origin: str) -> api.Encoded:
+        before, learnt = self._ids(prompt), self._ids(text)
+        return api.Encoded(before + learnt, (-100,) * len(before) + learnt, origin)
 
-    def fit_online(self, prompts: Sequence[Any], objective: api.OnlineObjective) -> api.StageResult:
-        checked = CheckedOnlineObjective(objective, self.work)
-        items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
-        for update in checked.updates(len(items), 0):
-            self._hold(checked, [items[number] for number in update])
-        checked.step_metrics()
-        checked.restore(checked.state())
-        return self._result()
 
-    def _hold(self, objective: CheckedObjective, items: Sequence[Any]) -> None:
-        """Assert that a batch's loss is a sum: an item that is there twice counts twice."""
-        self.fitted = True
-        once, twice = [items[0]], [items[0], items[0]]
-        loss, _ = objective.loss(self.model, list(items))
-        loss.backward()  # type: ignore[no-untyped-call]
-        single = float(objective.loss(self.model, once)[0].detach())
-        double = float(objective.loss(self.model, twice)[0].detach())
-        ratio = objective.weight(twice) / objective.weight(once)
-        assert math.isclose(ratio, 2, rel_tol=1e-6), f"an item twice weighs {ratio:g} times as much"
-        alike = math.isclose(double, 2 * single, rel_tol=1e-3, abs_tol=1e-5)
-        assert alike, f"the loss is no sum: {single:g} for an item, {double:g} for it twice"
+class _Models:
+    """A tiny model, and another one as its reference."""
 
-    def _result(self) -> api.StageResult:
-        return api.StageResult(self.work.produces, steps=1, metrics={"train_loss": 1.0})
+    shares_prompts = False
+
+    def __init__(self) -> None:
+        self.model, self.tokenizer = tiny_llama(), tiny_tokenizer(chat=True)
 
     def reference(self) -> Any:
         return contextlib.nullcontext()
@@ -124,35 +143,44 @@ class TrainingStage:
     def load_stage(self, name: str) -> Any:
         pytest.skip(f"it reads the stage '{name}': there is none here")
 
-    def stage_folder(self, name: str) -> Path:
-        pytest.skip(f"it reads the stage '{name}': there is none here")
 
-    def reward_function(self, config: api.RewardConfig) -> api.RewardFunction[Any]:
-        return LongerIsBetter(config)
+class _Sampler:
+    """Made-up answers."""
+
+    def __init__(self) -> None:
+        self._tokenizer = tiny_tokenizer()
 
     def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
         return ["Norway." for _ in prompts]
 
     def sample(
-        self, prompts: Sequence[api.Prompt], sampling: api.Sampling, *, seed: int = 0
+        self, prompts: Sequence[api.Prompt], params: api.SamplingParams, *, seed: int = 0
     ) -> list[list[str]]:
-        return [["Norway."] * sampling.num_return_sequences for _ in prompts]
+        return [["Norway."] * params.num_return_sequences for _ in prompts]
 
-    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Nobody is shown them."""
+    def decode(
+        self, prompts: Sequence[Sequence[int]], params: api.SamplingParams, **how: Any
+    ) -> list[api.Answer]:
+        answers = []
+        for number in range(len(prompts)):
+            text = "answer"[: 1 + number % 6]
+            ids = list(self._tokenizer(text, add_special_tokens=False).input_ids)
+            ids = ids[: params.max_new_tokens]
+            answers.append(api.Answer(ids, [-1.0] * len(ids), True))
+        return answers
 
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Nobody is told."""
+
+class _Log:
+    """Nobody is told."""
 
     def note(self, text: str) -> None:
-        """Nobody is told."""
+        """Keep quiet."""
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Keep quiet."""
 
-    def _encoded(self, prompt: str, text: str, origin: str) -> api.Encoded:
-        before, learnt = self._ids(prompt), self._ids(text)
-        return api.Encoded(before + learnt, (-100,) * len(before) + learnt, origin)
+    def add_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep quiet."""
 
 
 def _text(row: api.Row) -> str:

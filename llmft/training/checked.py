@@ -12,7 +12,7 @@ from llmft.registry.return_checks import is_number, shown, violation
 if TYPE_CHECKING:
     import torch
 
-ONLINE = ("draw", "updates", "goes_on", "step_metrics", "state", "restore")
+ONLINE = ("sample_rollouts", "updates", "should_continue", "step_metrics", "state", "restore")
 
 
 class CheckedObjective:
@@ -75,14 +75,17 @@ class CheckedOnlineObjective(CheckedObjective):
         step: int,
         stopping: Callable[[], bool],
     ) -> Sequence[Any]:
-        """Return what the objective draws: so many items of each prompt, one prompt's together."""
-        drawn = self.objective.sample_rollouts(prompts, numbers, step, stopping)
+        """Return what the objective samples: each prompt's items follow one another."""
+        sampled = self.objective.sample_rollouts(prompts, numbers, step, stopping)
         wanted = len(prompts) * self.items_per_prompt
-        found = len(drawn) if isinstance(drawn, Sequence) else shown(drawn)
+        found = len(sampled) if isinstance(sampled, Sequence) else shown(sampled)
         if found != wanted:
-            what = f"'draw' gives {found} items of {len(prompts)} prompts; {wanted} are wanted"
+            what = (
+                f"'sample_rollouts' gives {found} items of {len(prompts)} prompts; {wanted} are"
+                " wanted"
+            )
             raise violation(self.method, what)
-        return drawn  # type: ignore[no-any-return]
+        return sampled  # type: ignore[no-any-return]
 
     def updates(self, items: int, step: int) -> Iterator[Sequence[int]]:
         """Yield the items of each update; there is one at least."""

@@ -33,16 +33,15 @@ def main(path: str) -> int:
     return code
 
 
-def _run(job: dict[str, Any]) -> Path:
-    from llmft.engine.engine import resume_recipe, run_recipe
+def _run(order: dict[str, Any]) -> Path:
+    from llmft.engine.session import resume_recipe, run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
-    registry = Registry.discover()
-    loaded = load_recipe(job["recipe"], registry, job["overrides"])
-    if job["run_folder"]:
-        return resume_recipe(loaded, registry, Path(job["run_folder"])).folder
-    return run_recipe(loaded, registry).folder
+    job = load_recipe(order["recipe"], Registry.discover(), order["overrides"])
+    if order["run_folder"]:
+        return resume_recipe(job, Path(order["run_folder"])).folder
+    return run_recipe(job).folder
 
 
 if __name__ == "__main__":

@@ -37,11 +37,11 @@ class Mark:
 def chosen(marks: Sequence[Mark], kills: int, seed: int) -> list[Mark]:
     """Return so many different moments in their order: two thirds in training and in saves."""
     different = list(dict.fromkeys(marks))
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     inner = [n for n, mark in enumerate(different) if mark.phase in (TRAIN, SAVE)]
     outer = [n for n, mark in enumerate(different) if mark.phase not in (TRAIN, SAVE)]
-    taken = dice.sample(inner, min(len(inner), kills - kills // 3))
-    taken += dice.sample(outer, min(len(outer), kills - len(taken)))
+    taken = rng.sample(inner, min(len(inner), kills - kills // 3))
+    taken += rng.sample(outer, min(len(outer), kills - len(taken)))
     return [different[n] for n in sorted(taken)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
-from llmft.recipes.load import Loaded
+from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, references
 from llmft.verifying.comparing import Finding, compare
@@ -64,7 +64,7 @@ def _of_a_stage(stage: Stage, steps: int | None) -> list[str]:
 
 
 def verify_resume(
-    loaded: Loaded, changes: Sequence[str], work: Path, kills: int, seed: int,
+    job: Job, changes: Sequence[str], work: Path, kills: int, seed: int,
     tell: Callable[[str], None],
 ) -> Verdict:  # fmt: skip
     """Run a recipe straight and with kills under the folder `work`, and return what differs.
@@ -72,7 +72,7 @@ def verify_resume(
     changes: overrides beside the recipe's own. tell: hears what is going on.
     Raises what the straight run raises, and CheckpointError where a killed run cannot go on.
     """
-    tries = [Try(loaded, changes, work / name) for name in ("straight", "killed")]
+    tries = [Try(job, changes, work / name) for name in ("straight", "killed")]
     tell("running the recipe straight")
     straight = tries[0].run(None)
     assert straight is not None
@@ -92,19 +92,19 @@ def verify_resume(
 class Try:
     """One run of the recipe in its own folder, in one process after another."""
 
-    def __init__(self, loaded: Loaded, changes: Sequence[str], place: Path) -> None:
-        self.loaded, self.place = loaded, place
+    def __init__(self, job: Job, changes: Sequence[str], place: Path) -> None:
+        self.job, self.place = job, place
         self.marks = place / "marks.jsonl"
-        self.overrides = [*loaded.overrides, *changes, f"output_dir={json.dumps(str(place))}"]
+        self.overrides = [*job.source.overrides, *changes, f"output_dir={json.dumps(str(place))}"]
         place.mkdir(parents=True)
         self._bring_upstream_runs()
 
     def _bring_upstream_runs(self) -> None:
         """Let stages that go on from an earlier run find it under this try's output_dir."""
-        there, earlier = Path(self.loaded.recipe.output_dir).resolve(), self.place / "earlier"
+        there, earlier = Path(self.job.recipe.output_dir).resolve(), self.place / "earlier"
         ids = {
             reference.target.removeprefix(ANOTHER_RUN).partition("/")[0]
-            for reference in references(self.loaded.recipe)
+            for reference in references(self.job.recipe)
             if reference.is_of_another_run
         }
         for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
@@ -115,8 +115,8 @@ class Try:
         """Start it, or go on; return its folder, or None where it was killed as asked."""
         ended = self.place / "ended.json"
         ended.unlink(missing_ok=True)
-        job = {
-            "recipe": self.loaded.path,
+        order = {
+            "recipe": self.job.source.path,
             "overrides": self.overrides,
             "run_folder": self._run_folder(),
             "marks": str(self.marks),
@@ -124,7 +124,7 @@ class Try:
             "ended": str(ended),
         }
         path = self.place / "job.json"
-        path.write_text(json.dumps(job), "utf-8")
+        path.write_text(json.dumps(order), "utf-8")
         with (self.place / "out.txt").open("ab") as out:
             command = [sys.executable, "-m", "llmft.verifying.child", str(path)]
             code = subprocess.run(command, stdout=out, stderr=out, env=_environment()).returncode
@@ -140,7 +140,7 @@ class Try:
 
     def _run_folder(self) -> str | None:
         """Return the folder that can be gone on with; None before the run has got that far."""
-        runs = sorted(self.place.glob(f"{self.loaded.recipe.name}/*/run.json"))
+        runs = sorted(self.place.glob(f"{self.job.recipe.name}/*/run.json"))
         return str(runs[-1].parent) if runs else None
 
 

@@ -65,7 +65,7 @@ class Orpo(Alignment["Orpo.Config"]):
         self.held_out = HeldOut()
 
     def train(self, context: StageContext) -> StageResult:
-        pairs = context.encode_pairs(context.rows())
+        pairs = context.data.encode_pairs(context.data.rows())
         refuse_few(pairs, context.name)
         if self.config.reward_model is not None:
             from llmft_alignments.dpo.reranking import reranked
@@ -81,7 +81,7 @@ class Orpo(Alignment["Orpo.Config"]):
                 replace(item, start=tuple(logps.tolist()))
                 for item, logps in zip(items, start, strict=True)
             ]
-        return context.fit(items, OrpoObjective(self.config, context.shares_prompts))
+        return context.fit(items, OrpoObjective(self.config, context.models.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         return self.held_out.preferences(context)

@@ -86,10 +86,10 @@ def over_batches(
 
     size = context.train.per_device_eval_batch_size
     found = []
-    with judging(context.model):
+    with judging(context.models.model):
         for start in range(0, len(pairs), size):
             found.append(compute(pairs[start : start + size]).float().cpu())
-            context.progress(phase, min(start + size, len(pairs)), len(pairs))
+            context.log.progress(phase, min(start + size, len(pairs)), len(pairs))
     return torch.cat(found)
 
 
@@ -102,8 +102,8 @@ class HeldOut:
     def pairs(self, context: StageContext) -> list[EncodedPair]:
         """Return the held-out pairs; none where the recipe does not evaluate."""
         if self._pairs is None:
-            rows = context.held_out()
-            self._pairs = context.encode_pairs(rows) if rows else []
+            rows = context.data.held_out()
+            self._pairs = context.data.encode_pairs(rows) if rows else []
         return self._pairs
 
     def preferences(self, context: StageContext) -> dict[str, float]:
@@ -114,7 +114,7 @@ class HeldOut:
         pairs = self.pairs(context)
         if not pairs:
             return {}
-        model, share = context.model, context.shares_prompts
+        model, share = context.models.model, context.models.shares_prompts
         logps_P2 = over_batches(
             context, pairs, lambda some: pair_logps(model, some, share), "judge pairs"
         )

@@ -31,7 +31,7 @@ class Sft(Alignment["Sft.Config"]):
         """Supervised fine-tuning has no settings of its own."""
 
     def train(self, context: StageContext) -> StageResult:
-        return context.fit(context.encode(context.rows()), CompletionLoss())
+        return context.fit(context.data.encode(context.data.rows()), CompletionLoss())
 
 
 class CompletionLoss:

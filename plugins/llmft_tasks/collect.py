@@ -13,7 +13,7 @@ from llmft.api import (
     Prompt,
     PromptRow,
     Row,
-    Sampling,
+    SamplingParams,
     StageContext,
     StageResult,
     Task,
@@ -50,9 +50,9 @@ class Collect(Task["Collect.Config"]):
         return {"max_new_tokens": min(self.config.max_new_tokens, 8)}
 
     def run(self, context: StageContext) -> StageResult:
-        asked = [prompt_row(row) for row in context.rows()]
+        asked = [prompt_row(row) for row in context.data.rows()]
         settings = self.config.model_dump(exclude={"method"})
-        found = context.sample([row.prompt for row in asked], Sampling(**settings))
+        found = context.sampler.sample([row.prompt for row in asked], SamplingParams(**settings))
         lines = [
             {"prompt": _plain(row.prompt), "completions": texts, "answers": list(row.answers)}
             for row, texts in zip(asked, found, strict=True)

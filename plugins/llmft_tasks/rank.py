@@ -123,7 +123,10 @@ class Rank(Task["Rank.Config"]):
         rows = [
             CompletionRow(sample.prompt, text) for sample in samples for text in sample.completions
         ]
-        model, encoded = context.load_stage(str(self.config.reward_model)), context.encode(rows)
+        model, encoded = (
+            context.models.load_stage(str(self.config.reward_model)),
+            context.data.encode(rows),
+        )
         if len(encoded) < len(rows):
             raise StageError(
                 "E303",
@@ -134,7 +137,7 @@ class Rank(Task["Rank.Config"]):
         with torch.no_grad():
             for start in range(0, len(encoded), size):
                 found += rewards(model, encoded[start : start + size]).tolist()
-                context.progress("rank answers", len(found), len(encoded))
+                context.log.progress("rank answers", len(found), len(encoded))
         scores = iter(found)
         return [[next(scores) for _ in sample.completions] for sample in samples]
 
@@ -148,7 +151,7 @@ class Rank(Task["Rank.Config"]):
         if not to_rank:  # all answers of each prompt are the same: nobody needs to be asked
             return ratings
         for remark in ratings.remarks:
-            context.note(remark)
+            context.log.note(remark)
         done = [name for name in ratings.by_rater if not remaining(samples, ratings, name)]
         if len(done) < self.config.raters:
             wanted = self.config.raters

@@ -19,7 +19,7 @@ import torch
 from llmft.api.errors import LlmftError
 from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
 from llmft.evaluation import evaluation, generation
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
 from llmft.training import loop
 from llmft.training.optimizer import make_optimizer
@@ -255,7 +255,7 @@ def options(name: str) -> Callable[[Any, Lab], Any]:
         with lab.patch.context() as patch:
             patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
             with pytest.raises(Reached):
-                base_model.load_base(source, {}, varlen=True)
+                BaseModel(source).load({}, varlen=True)
         return found[name]
 
     return see
@@ -287,11 +287,11 @@ def of_stored(name: str) -> Callable[[Any, Lab], Any]:
 
 
 def loaded(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
-    return lambda source, lab: look(base_model.load_base(source, {}, varlen=True))
+    return lambda source, lab: look(BaseModel(source).load({}, varlen=True))
 
 
 def tokenizer(name: str) -> Callable[[Any, Lab], Any]:
-    return lambda source, lab: getattr(base_model.load_tokenizer(source), name)
+    return lambda source, lab: getattr(BaseModel(source).tokenizer, name)
 
 
 IN_4_BITS = {"load_in_4bit": True}
@@ -307,7 +307,7 @@ QUANTIZATION = {
     ),
 }
 MODEL = {
-    "path": Case("gpt2", lambda s, lab: base_model.load_config(s).model_type, "gpt2"),
+    "path": Case("gpt2", lambda s, lab: BaseModel(s).config.model_type, "gpt2"),
     "revision": Case("v2", options("revision"), "v2"),
     "dtype": Case("bfloat16", loaded(lambda model: model.dtype), torch.bfloat16, was=torch.float32),
     "attn_implementation": Case(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmft.api.errors import LlmftError
-from llmft.engine.preflight import check_against_model
+from llmft.engine.preflight import preflight
+from llmft.modeling.base_model import BaseModel
 from llmft.recipes.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +60,8 @@ def test_validate_answers_as_the_matrix_does(bench, recorded):
     for cell in chosen:
         faults = []
         try:
-            faults = check_against_model(
-                load_recipe(bench.recipe(cell), bench.registry), bench.registry
-            )
+            job = load_recipe(bench.recipe(cell), bench.registry)
+            faults = preflight(job, BaseModel(job.recipe.model))
         except LlmftError as error:
             faults = error.faults
         assert bool(faults) == (recorded[cell].state == "refused"), cell

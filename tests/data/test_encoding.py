@@ -54,9 +54,9 @@ def test_a_conversation_learns_every_assistant_turn():
 @pytest.mark.parametrize("opens", [" ", ":\n", ""])
 def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merges(opens):
     from llmft.api.settings import ModelSource
-    from llmft.modeling.base_model import load_tokenizer
+    from llmft.modeling.base_model import BaseModel
 
-    tokenizer = load_tokenizer(ModelSource(path="embedded:model"))
+    tokenizer = BaseModel(ModelSource(path="embedded:model")).tokenizer
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:OPENS{% endif %}"

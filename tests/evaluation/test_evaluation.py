@@ -13,7 +13,7 @@ from llmft.api import (
     Encoded,
     PreferenceRow,
     PromptRow,
-    Sampling,
+    SamplingParams,
     TextRow,
     text_metrics,
 )
@@ -53,7 +53,7 @@ def test_a_prompt_that_fills_the_model_keeps_its_end():
 def test_drawn_answers_do_not_depend_on_their_batch(make, cut):
     model, tokenizer = make(), tiny_tokenizer()
     prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt", "b")]
-    sampling = Sampling(num_return_sequences=4, max_new_tokens=6, **cut)
+    sampling = SamplingParams(num_return_sequences=4, max_new_tokens=6, **cut)
     before = torch.get_rng_state()
 
     def answers(size: int, asked=prompts, seed=3):
@@ -71,7 +71,7 @@ def test_drawn_answers_do_not_depend_on_their_batch(make, cut):
 def test_drawn_answers_at_temperature_0_are_the_greedy_one():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     prompts = [list(b"hello"), list(b"a longer prompt"), list(b"x" * 300 + b"the end")]
-    sampling = Sampling(num_return_sequences=2, max_new_tokens=4, temperature=0.0)
+    sampling = SamplingParams(num_return_sequences=2, max_new_tokens=4, temperature=0.0)
     drawn = generation.sample(model, tokenizer, prompts, sampling, seed=(1,), batch_size=3)
     greedy = generation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
     assert drawn == [[text, text] for text in greedy]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.engine.engine import run_recipe
+from llmft.engine.session import run_recipe
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
@@ -68,7 +68,7 @@ def run_in(model_folder, rows_file):
         path = folder / "recipe.yaml"
         path.write_text(RECIPE.format(folder=folder, model=model_folder, rows=rows_file) + more)
         registry = Registry.discover()
-        return run_recipe(load_recipe(path, registry), registry)
+        return run_recipe(load_recipe(path, registry))
 
     return run
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,7 @@ def test_a_hub_that_fails_loses_nothing_and_its_command_works_later(
     hub, finished, monkeypatch, capsys, mode, said
 ):
     before, notes = tree(finished), []
-    registry = Registry.discover()
-    recipe = load_recipe(finished / "resolved.yaml", registry).recipe
+    job = load_recipe(finished / "resolved.yaml", Registry.discover())
     monkeypatch.setattr(upload, "_ANSWER_SECONDS", 1.0 if mode == "hang" else 10.0)
     if mode == "refused":
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -112,7 +112,7 @@ def test_a_hub_that_fails_loses_nothing_and_its_command_works_later(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     hub.mode = mode
     began = time.monotonic()
-    upload.push_after_run(recipe, finished, registry, notes.append)
+    upload.push_after_run(job, finished, notes.append)
     assert time.monotonic() - began < 10
     assert len(notes) == 1
     assert notes[0].startswith(said)
@@ -145,12 +145,13 @@ def test_a_hub_or_a_network_without_xet_gets_the_adapter_over_plain_http(
 
 def test_n1_a_hub_that_hangs_in_mid_upload_is_left_in_time(hub, finished, monkeypatch, capsys):
     hub.mode = "hang:/commit/"
-    registry, notes = Registry.discover(), []
-    recipe = load_recipe(finished / "resolved.yaml", registry).recipe
+    notes = []
+    job = load_recipe(finished / "resolved.yaml", Registry.discover())
+    recipe = job.recipe
     assert recipe.push_to_hub is not None
     asked = recipe.push_to_hub.model_copy(update={"timeout_seconds": 1.0})
-    recipe = recipe.model_copy(update={"push_to_hub": asked})
-    upload.push_after_run(recipe, finished, registry, notes.append)
+    job = replace(job, recipe=recipe.model_copy(update={"push_to_hub": asked}))
+    upload.push_after_run(job, finished, notes.append)
     assert notes[0].startswith("not sent to the hub: the hub did not answer within 1 seconds; ")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from llmft.api.errors import EnvironmentFault, TrustError
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.system.quiet import captured_output
 
@@ -25,7 +25,7 @@ def edit(path, **changes):
 
 
 def test_a_loaded_base_is_frozen_and_of_the_asked_type(folder):
-    model = base_model.load_base(ModelSource(path=str(folder), dtype="bfloat16"), {}, varlen=True)
+    model = BaseModel(ModelSource(path=str(folder), dtype="bfloat16")).load({}, varlen=True)
     assert not any(p.requires_grad for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.config._attn_implementation == "llmft_varlen"
@@ -33,11 +33,11 @@ def test_a_loaded_base_is_frozen_and_of_the_asked_type(folder):
 
 def test_an_explicit_attention_is_kept(folder):
     source = ModelSource(path=str(folder), attn_implementation="eager")
-    assert base_model.load_base(source, {}, varlen=True).config._attn_implementation == "eager"
+    assert BaseModel(source).load({}, varlen=True).config._attn_implementation == "eager"
 
 
 def test_the_empty_base_has_the_modules_and_no_weights(folder):
-    model = base_model.empty_base(ModelSource(path=str(folder)))
+    model = BaseModel(ModelSource(path=str(folder))).empty()
     assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
@@ -46,7 +46,7 @@ def test_s4_pickled_weights_are_refused_unopened(folder, name):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"\x80\x04 would run anything")
     with pytest.raises(TrustError, match="pickle") as caught:
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
     assert caught.value.exit_code == 8
 
 
@@ -55,49 +55,49 @@ def test_s5_a_model_with_code_of_its_own_is_refused(folder, name):
     edit(folder / name, auto_map={"AutoModelForCausalLM": "evil.Model"})
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(TrustError, match="auto_map"):
-        base_model.load_config(ModelSource(path=str(folder)))
+        _ = BaseModel(ModelSource(path=str(folder))).config
 
 
 def test_s5_attention_named_by_the_models_own_config_is_not_taken(folder):
     edit(folder / "config.json", attn_implementation="evil/kernel", _attn_implementation="evil/k")
-    model = base_model.load_base(ModelSource(path=str(folder)), {}, varlen=False)
+    model = BaseModel(ModelSource(path=str(folder))).load({}, varlen=False)
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_s6_missing_tensors_are_listed(folder):
     edit(folder / "config.json", num_hidden_layers=3)
     with pytest.raises(EnvironmentFault, match=r"missing .*layers\.2\..* and \d more"):
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
 
 
 def test_s6_tensors_of_another_shape_are_an_error(folder):
     edit(folder / "config.json", vocab_size=299)
     with pytest.raises(EnvironmentFault, match=r"do not fit the model: mismatched .*embed_tokens"):
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
 
 
 def test_a_model_that_is_no_decoder_is_refused_by_its_type(folder):
     (folder / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(EnvironmentFault, match="of the type 't5', which has no causal decoder"):
-        base_model.empty_base(ModelSource(path=str(folder)))
+        BaseModel(ModelSource(path=str(folder))).empty()
 
 
 def test_a_model_whose_weights_need_a_library_that_is_not_there_names_it(folder):
     edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(EnvironmentFault, match=r"cannot load .*requires optimum"):
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
 
 
 def test_a_config_of_wrong_values_is_refused_with_the_one_that_is_wrong(folder):
     edit(folder / "config.json", hidden_size="wide")
     with pytest.raises(EnvironmentFault, match=r"field 'hidden_size'.*wide"):
-        base_model.empty_base(ModelSource(path=str(folder)))
+        BaseModel(ModelSource(path=str(folder))).empty()
 
 
 def test_what_upstream_logs_goes_to_the_log_and_not_to_the_terminal(folder, capfd, tmp_path):
     edit(folder / "config.json", num_hidden_layers=3)
     with captured_output(tmp_path / "log.txt"), pytest.raises(EnvironmentFault):
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
     assert "LOAD REPORT" in (tmp_path / "log.txt").read_text()
     assert capfd.readouterr().err == ""
 
@@ -106,7 +106,7 @@ def test_damaged_weights_are_an_error(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(EnvironmentFault) as caught:
-        base_model.load_base(ModelSource(path=str(folder)), {}, varlen=True)
+        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
     assert str(folder) in caught.value.faults[0].what
 
 
@@ -123,10 +123,10 @@ def test_damaged_weights_are_an_error(folder):
 )
 def test_n4_a_model_that_is_not_there_says_how_to_get_it(path, said):
     with pytest.raises(EnvironmentFault, match=said):
-        base_model.load_config(ModelSource(path=path))
+        _ = BaseModel(ModelSource(path=path)).config
 
 
 def test_a_chat_template_may_be_given(folder):
-    tokenizer = base_model.load_tokenizer(ModelSource(path=str(folder), chat_template="{{ 'x' }}"))
+    tokenizer = BaseModel(ModelSource(path=str(folder), chat_template="{{ 'x' }}")).tokenizer
     turns = [{"role": "user", "content": "hi"}]
     assert tokenizer.apply_chat_template(turns, tokenize=False) == "x"

@@ -9,9 +9,10 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 
-from llmft.api import Encoded, StageError
+from llmft.api import Encoded, SamplingParams, StageError
 from llmft.modeling import attention
-from llmft.modeling.decoding import SamplingParams, Stopped, decode, drawn, log_probabilities
+from llmft.modeling.decoding import Stopped, decode, log_probabilities
+from llmft.modeling.decoding import sampled as sampled_ids
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.modeling.token_stats import token_stats
 from llmft.testing import measures
@@ -58,9 +59,8 @@ def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed
         attention.register()
         base.set_attn_implementation(attention.NAME)
     model = adapted(method, base)
-    cut = {"top_p": top_p, "keep_nuclei": top_p < 1}
-    drawing = SamplingParams(9, stops=(256, 3, 4), temperature=0.8, seed=(1,), **cut)
-    answers = decode(model, PROMPTS, drawing, batch_size=3)
+    params = SamplingParams(9, temperature=0.8, top_p=top_p, stop_token_ids=(256, 3, 4))
+    answers = decode(model, PROMPTS, params, seed=(1,), keep_nuclei=top_p < 1, batch_size=3)
     nuclei = [ids for answer in answers for ids in answer.nuclei]
     with torch.no_grad():
         found = token_stats(model, rows_of(PROMPTS, answers), 0.8, nuclei=nuclei or None)
@@ -74,9 +74,9 @@ def test_the_ratio_of_the_first_minibatch_is_1_with_every_adapter(method, packed
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_an_answer_does_not_depend_on_its_batch(architecture):
     model = tiny(architecture)
-    drawing = SamplingParams(12, stops=tuple(range(0, 300, 9)), temperature=1.0, seed=(4, 2))
-    together = decode(model, PROMPTS, drawing, batch_size=5)
-    alone = [decode(model, [p], drawing, batch_size=1, numbers=[n])[0]
+    params = SamplingParams(12, stop_token_ids=tuple(range(0, 300, 9)))
+    together = decode(model, PROMPTS, params, seed=(4, 2), batch_size=5)
+    alone = [decode(model, [p], params, seed=(4, 2), batch_size=1, numbers=[n])[0]
              for n, p in enumerate(PROMPTS)]  # fmt: skip
     assert [a.ids for a in together] == [a.ids for a in alone]
     assert together[1].ids != together[2].ids  # the same prompt, other random numbers
@@ -87,8 +87,8 @@ def test_an_answer_does_not_depend_on_its_batch(architecture):
 
 
 def test_an_answer_stops_at_its_end_and_says_so():
-    drawing = SamplingParams(20, stops=tuple(range(0, 300, 4)), seed=(0,))
-    answers = decode(tiny_llama(), PROMPTS, drawing, batch_size=2)
+    params = SamplingParams(20, stop_token_ids=tuple(range(0, 300, 4)))
+    answers = decode(tiny_llama(), PROMPTS, params, batch_size=2)
     assert any(a.ended for a in answers)
     for answer in answers:
         assert answer.ended == (answer.ids[-1] % 4 == 0)
@@ -113,13 +113,13 @@ def test_temperature_0_is_greedy_and_the_same_as_transformers():
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logps = torch.log_softmax(torch.tensor([[2.0, 0.0, -1.0, 1.0, -torch.inf]]), 1)
     rolls = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = torch.bincount(drawn(logps.expand(len(rolls), -1), rolls), minlength=5)
+    counts = torch.bincount(sampled_ids(logps.expand(len(rolls), -1), rolls), minlength=5)
     torch.testing.assert_close(
         counts / len(rolls), logps[0].exp(), atol=0.01, rtol=0, check_dtype=False
     )
     assert counts[4] == 0
     ends = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
-    assert drawn(logps.expand(2, -1), ends).tolist() == [0, 3]
+    assert sampled_ids(logps.expand(2, -1), ends).tolist() == [0, 3]
 
 
 def test_top_k_and_top_p_leave_a_distribution_of_the_rest():
@@ -139,10 +139,10 @@ def test_a_module_that_keeps_no_cache_answers_the_same():
         def forward(self, input_ids, attention_mask):
             return self.base(input_ids=input_ids, attention_mask=attention_mask)
 
-    drawing = SamplingParams(6, stops=(1, 2, 3), seed=(9,))
+    params = SamplingParams(6, stop_token_ids=(1, 2, 3))
     base = tiny_llama()
-    with_cache = decode(base, PROMPTS, drawing, batch_size=5)
-    without = decode(Strange(base), PROMPTS, drawing, batch_size=5)
+    with_cache = decode(base, PROMPTS, params, seed=(9,), batch_size=5)
+    without = decode(Strange(base), PROMPTS, params, seed=(9,), batch_size=5)
     assert [a.ids for a in with_cache] == [a.ids for a in without]
 
 

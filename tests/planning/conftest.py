@@ -9,6 +9,7 @@ import pytest
 
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder
 from llmft.planning.planned_stage import PlannedStage
 from llmft.recipes.load import load_recipe
@@ -69,23 +70,18 @@ def loaded(tmp_path, registry):
 
 @pytest.fixture
 def stage_of(registry, loaded, tmp_path):
-    """Return the real StageRun, or the PlannedStage, of a recipe's first stage."""
+    """Return the real StageRunner, or the PlannedStage, of a recipe's first stage."""
 
     def made(data: dict, kind: type[StageRunner] = StageRunner) -> StageRunner:
-        recipe = loaded(data).recipe
-        stage = recipe.stages[0]
-        folder = tmp_path / "run" / "stages" / stage.name
+        job = loaded(data)
+        bound, base = job.stages[0], BaseModel(job.recipe.model)
+        run = tmp_path / "run"
+        folder = run / "stages" / bound.name
         folder.mkdir(parents=True, exist_ok=True)
-        run = kind(
-            recipe,
-            stage,
-            folder=folder,
-            dataset=registry.method("dataset", stage.data.method)(stage.data),
-            registry=registry,
-            trackers=Trackers([]),
+        if issubclass(kind, PlannedStage):
+            return kind(job, bound, base, folder=folder, in_ram=True)
+        return kind(
+            job, bound, base, run=run, folder=folder, dataset=bound.dataset, trackers=Trackers([])
         )
-        if isinstance(run, PlannedStage):
-            run.begin(in_ram=True)
-        return run
 
     return made

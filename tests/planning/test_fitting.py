@@ -17,7 +17,11 @@ def suggested(monkeypatch, before: int, *ideas: tuple[str, int]) -> list[tuple[s
     peak = SimpleNamespace(total=before)
     stage = SimpleNamespace(name="only", applied=())
     recipe = SimpleNamespace(stage=lambda name: stage)
-    plan = SimpleNamespace(recipe=recipe, stages=(SimpleNamespace(name="only", peak=peak),))
+    job = SimpleNamespace(
+        with_stage=lambda recipe, stage: SimpleNamespace(stage=lambda name: stage)
+    )
+    stages = (SimpleNamespace(name="only", peak=peak),)
+    plan = SimpleNamespace(recipe=recipe, job=job, base="the base", stages=stages)
 
     def apply(name: str):
         return lambda recipe, stage: (
@@ -27,13 +31,14 @@ def suggested(monkeypatch, before: int, *ideas: tuple[str, int]) -> list[tuple[s
     peaks = dict(ideas)
     seen = []
 
-    def plan_stage(recipe, stage, registry, *, in_ram):
+    def plan_stage(job, stage, base, *, in_ram):
+        assert (base, in_ram) == ("the base", False)
         seen.append(stage.applied)
         return SimpleNamespace(peak=SimpleNamespace(total=peaks[stage.applied[-1]]))
 
     monkeypatch.setattr(fitting, "_ideas", lambda *args: ((name, apply(name)) for name in peaks))
     monkeypatch.setattr(fitting, "plan_stage", plan_stage)
-    found = changes(plan, Memory("a GPU", ROOM + 20, 20, False), None)
+    found = changes(plan, Memory("a GPU", ROOM + 20, 20, False))
     kept = tuple(change.setting for change in found)
     assert seen[-1] == kept or seen[-1][:-1] == kept, "what does not help is not built upon"
     return [(change.setting, change.peak, change.fits) for change in found]
@@ -62,8 +67,8 @@ def test_a_stage_that_just_fits_needs_no_change(peak, tight, monkeypatch):
     asked = []
     stages = (SimpleNamespace(name="s", peak=SimpleNamespace(total=peak)),)
     recipe = SimpleNamespace(stage=asked.append)
-    plan = SimpleNamespace(recipe=recipe, stages=stages)
-    assert changes(plan, Memory("m", 120, 20, True), None) == []
+    plan = SimpleNamespace(recipe=recipe, stages=stages, job=None, base=None)
+    assert changes(plan, Memory("m", 120, 20, True)) == []
     assert asked == ["s"] * tight
 
 

@@ -140,7 +140,7 @@ def test_alignments_with_a_reference_or_a_reward_model_are_followed(
         first
         | {"name": "orpo", "alignment": {"method": "orpo", "reward_model": "reward", "kl_coef": 1}},
     ]
-    reward, dpo, orpo = plan_recipe(loaded(recipe), registry).stages
+    reward, dpo, orpo = plan_recipe(loaded(recipe)).stages
     assert [*reward.remarks, *dpo.remarks, *orpo.remarks] == []
     assert reward.trainable_parameters == dpo.trainable_parameters + 32  # the head
     peaks = {peak.phase: peak for peak in dpo.peaks}

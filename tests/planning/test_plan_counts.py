@@ -14,6 +14,7 @@ from llmft.modeling.counting import count_parameters
 from llmft.planning.fake_tensors import tensors_of
 from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
+from llmft.registry.registry import Registry
 from llmft.training.step_plan import Plan
 
 ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt"]
@@ -26,9 +27,9 @@ def test_parameters_are_those_of_the_attached_model(
 ):
     recipe["model"]["path"] = str(model_folders[family])
     recipe["stages"][0]["adapter"] = {"method": method}
-    ghost = stage_of(recipe, PlannedStage)
-    assert count_parameters(ghost.model) == count_parameters(stage_of(recipe).model)
-    assert all(t.device.type in ("cpu", "meta") for t in tensors_of(ghost.model))
+    fake = stage_of(recipe, PlannedStage)
+    assert count_parameters(fake.models.model) == count_parameters(stage_of(recipe).models.model)
+    assert all(t.device.type in ("cpu", "meta") for t in tensors_of(fake.models.model))
 
 
 @pytest.mark.parametrize("quantization", [{"load_in_4bit": True}, {"load_in_8bit": True}])
@@ -38,9 +39,9 @@ def test_parameters_and_bytes_are_right_for_a_quantised_base(
 ):
     recipe["model"]["quantization"] = quantization
     recipe["stages"][0]["adapter"] = {"method": method}
-    ghost, real = stage_of(recipe, PlannedStage), stage_of(recipe)
-    assert count_parameters(ghost.model) == count_parameters(real.model)
-    assert bytes_of(ghost.model) == bytes_of(real.model)
+    fake, real = stage_of(recipe, PlannedStage), stage_of(recipe)
+    assert count_parameters(fake.models.model) == count_parameters(real.models.model)
+    assert bytes_of(fake.models.model) == bytes_of(real.models.model)
 
 
 def bytes_of(model: Any) -> int:
@@ -50,9 +51,9 @@ def bytes_of(model: Any) -> int:
 
 def test_rows_and_steps_are_those_of_the_loop(recipe, loaded, registry, stage_of):
     recipe["stages"][0]["train"]["gradient_accumulation_steps"] = 3
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     real = stage_of(recipe)
-    encoded = real.encode(real.rows())
+    encoded = real.data.encode(real.data.rows())
     assert plan.counts.steps == Plan.of(len(encoded), real.train, real.seed).steps
     assert plan.counts.rows == len(encoded)
     assert plan.counts.tokens == sum(len(row.input_ids) for row in encoded)
@@ -61,7 +62,7 @@ def test_rows_and_steps_are_those_of_the_loop(recipe, loaded, registry, stage_of
 
 def test_packing_counts_bins_as_items(recipe, loaded, registry):
     recipe["stages"][0]["train"] |= {"packing": True, "max_length": 200}
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     assert plan.counts.rows == 40
     assert plan.counts.items < 40
 
@@ -111,8 +112,8 @@ class Refusing(Strange):
 
 
 def test_a_third_partys_adapter_is_counted_on_meta(recipe, loaded, registry, monkeypatch):
-    monkeypatch.setattr("llmft.engine.stage_resources.stage_adapter", made(Strange))
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    stands_for_lora(monkeypatch, Strange)
+    plan = plan_recipe(loaded(recipe)).stages[0]
     assert plan.trainable_parameters == 4 * 32
     assert [peak.phase for peak in plan.peaks] == ["load", "prepare", "train", "save"]
     assert not plan.remarks
@@ -121,14 +122,19 @@ def test_a_third_partys_adapter_is_counted_on_meta(recipe, loaded, registry, mon
 def test_an_adapter_that_cannot_attach_without_weights_is_told(
     recipe, loaded, registry, monkeypatch
 ):
-    monkeypatch.setattr("llmft.engine.stage_resources.stage_adapter", made(Refusing))
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    stands_for_lora(monkeypatch, Refusing)
+    plan = plan_recipe(loaded(recipe)).stages[0]
     assert "cannot be attached without weights (RuntimeError: needs numbers)" in plan.remarks[0]
     assert plan.total_parameters > 0
-    verdict = verdict_of(loaded(recipe).path, [], None)
+    verdict = verdict_of(loaded(recipe).source.path, [], None)
     assert verdict.fits is None
     assert "not all of only is counted; what is counted fits: " in as_text(verdict)
 
 
-def made(adapter: type[Adapter[Any]]) -> Any:
-    return lambda recipe, stage, registry: adapter(stage.adapter)
+def stands_for_lora(monkeypatch: Any, adapter: type[Adapter[Any]]) -> None:
+    original = Registry.method
+
+    def method(self: Registry, kind: Any, name: str) -> type[Any]:
+        return adapter if (kind, name) == ("adapter", "lora") else original(self, kind, name)
+
+    monkeypatch.setattr(Registry, "method", method)

@@ -31,7 +31,7 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
     stage["adapter"] = adapter
     # One batch of all rows, so that both see the same one.
     stage["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **train}
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     predicted = next(peak for peak in plan.peaks if peak.phase == "train")
 
     context = stage_of(recipe)
@@ -39,11 +39,11 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
 
     def fit(items, objective):
         memory = MemoryTracker()
-        for parameter in context.model.parameters():
+        for parameter in context.models.model.parameters():
             memory.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
         memory.begin("train")
         with memory:
-            loop.train(context.model, items, objective, context.train, seed=17)
+            loop.train(context.models.model, items, objective, context.train, seed=17)
         memory.close()
         seen.update(memory.peaks[0].by_kind)
 
@@ -60,7 +60,7 @@ def test_a_quantised_base_is_followed_to_the_end(method, stored, recipe, loaded,
     recipe["model"]["quantization"] = {stored: True}
     recipe["stages"][0]["adapter"] = {"method": method}
     recipe["stages"][0]["train"]["gradient_checkpointing"] = True
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     assert plan.remarks == ()
     assert plan.peaks[-1].phase == "save"
 
@@ -69,7 +69,7 @@ def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, reg
     recipe["stages"][0]["evaluate"] = {
         "metrics": ["loss", "exact_match"], "holdout": 0.2, "max_new_tokens": 4,
     }  # fmt: skip
-    plan = plan_recipe(loaded(recipe), registry).stages[0]
+    plan = plan_recipe(loaded(recipe)).stages[0]
     peaks = {peak.phase: peak.by_kind for peak in plan.peaks}
     assert list(peaks) == ["load", "prepare", "evaluate", "generate", "train", "save"]
     assert peaks["load"][ADAPTER] == 4 * plan.trainable_parameters
@@ -81,7 +81,7 @@ def test_a_phase_is_told_by_what_its_bytes_are_for(recipe, stage_of, loaded, reg
 
 
 def PlannedWidths(stage: PlannedStage) -> list[int]:
-    return [len(stage.encoder.prompt_ids(row.prompt)) for row in stage.held_out()]
+    return [len(stage.data.encoder.prompt_ids(row.prompt)) for row in stage.data.held_out()]
 
 
 def test_gradients_are_told_from_activations(recipe, stage_of):
@@ -92,12 +92,12 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     from llmft.planning.fake_tensors import ShapesOnly
 
     planned = stage_of(recipe, PlannedStage)
-    planned.memory.begin("load")
-    _ = planned.model
-    with planned.memory, ShapesOnly():
+    planned.state.memory.begin("load")
+    _ = planned.models.model
+    with planned.state.memory, ShapesOnly():
         planned.work.train(planned)
-    planned.memory.close()
-    train = next(peak for peak in planned.memory.peaks if peak.phase == "train").by_kind
+    planned.state.memory.close()
+    train = next(peak for peak in planned.state.memory.peaks if peak.phase == "train").by_kind
     assert train[GRADIENTS] == train[ADAPTER]
 
 

@@ -56,7 +56,7 @@ def stages(plan) -> dict:
 
 
 def test_every_stage_is_planned_with_what_it_reads_and_makes(pipe, loaded, registry):
-    found = stages(plan_recipe(loaded(pipe), registry))
+    found = stages(plan_recipe(loaded(pipe)))
     assert {name: (stage.inputs, stage.produces) for name, stage in found.items()} == {
         "sft": ((), "policy"),
         "collect": (("sft",), "samples"),
@@ -70,7 +70,7 @@ def test_every_stage_is_planned_with_what_it_reads_and_makes(pipe, loaded, regis
 def test_sampling_takes_the_cache_of_a_batch_of_answers(pipe, loaded, registry):
     def cache(**settings):
         pipe["stages"][1]["task"] |= settings
-        stage = stages(plan_recipe(loaded(pipe), registry))["collect"]
+        stage = stages(plan_recipe(loaded(pipe)))["collect"]
         return stage.drawn, next(p for p in stage.peaks if p.phase == "sample").by_kind["KV cache"]
 
     drawn, held = cache()
@@ -81,7 +81,7 @@ def test_sampling_takes_the_cache_of_a_batch_of_answers(pipe, loaded, registry):
 
 
 def test_a_rule_that_ranks_loads_no_model_and_a_reward_model_does(pipe, loaded, registry, capsys):
-    found = stages(plan_recipe(loaded(pipe), registry))
+    found = stages(plan_recipe(loaded(pipe)))
     assert (found["rank"].total_parameters, found["rank"].peak.total) == (0, 0)
     pipe["stages"].append(
         {
@@ -89,7 +89,7 @@ def test_a_rule_that_ranks_loads_no_model_and_a_reward_model_does(pipe, loaded, 
             "task": {"method": "rank", "samples": "collect", "reward_model": "reward"},
         }
     )
-    again = stages(plan_recipe(loaded(pipe), registry))["again"]
+    again = stages(plan_recipe(loaded(pipe)))["again"]
     assert again.total_parameters > 0
     assert any(peak.by_kind.get("earlier stages") for peak in again.peaks)
     assert again.inputs == ("collect", "reward")
@@ -97,12 +97,12 @@ def test_a_rule_that_ranks_loads_no_model_and_a_reward_model_does(pipe, loaded, 
 
 def test_people_are_said_to_be_waited_for(pipe, loaded, registry):
     del pipe["stages"][2]["task"]["judge"]
-    rank = stages(plan_recipe(loaded(pipe), registry))["rank"]
+    rank = stages(plan_recipe(loaded(pipe)))["rank"]
     assert any("exit code 9" in remark for remark in rank.remarks)
 
 
 def test_rows_that_a_stage_has_yet_to_make_are_assumed_with_a_remark(pipe, loaded, registry):
-    reward = stages(plan_recipe(loaded(pipe), registry))["reward"]
+    reward = stages(plan_recipe(loaded(pipe)))["reward"]
     assert any("has yet to make them" in remark for remark in reward.remarks)
     assert any("rows of 48 tokens" in remark for remark in reward.remarks)
     assert reward.peak.phase == "train"
@@ -112,7 +112,7 @@ def test_rows_that_a_stage_has_yet_to_make_are_assumed_with_a_remark(pipe, loade
 def test_prompts_out_of_reach_are_assumed_too(pipe, loaded, registry):
     pipe["stages"][1]["data"] = {"method": "prompts", "path": "nobody/prompts-of-this-name"}
     pipe["stages"][1]["train"] = {"max_length": 64}
-    found = stages(plan_recipe(loaded(pipe), registry))
+    found = stages(plan_recipe(loaded(pipe)))
     assert any("prompts of 32 tokens" in remark for remark in found["collect"].remarks)
     assert found["collect"].drawn is None
     assert any(peak.by_kind.get("KV cache") for peak in found["collect"].peaks)
@@ -122,10 +122,10 @@ def test_prompts_out_of_reach_are_assumed_too(pipe, loaded, registry):
 def test_repeated_stages_are_planned_once_and_counted_as_often_as_they_run(
     pipe, loaded, registry, tmp_path, capsys
 ):
-    once = stages(plan_recipe(loaded(pipe), registry))
+    once = stages(plan_recipe(loaded(pipe)))
     pipe["repeat"] = {"stages": ["collect", "rank", "dpo"], "rounds": 3}
     pipe["stages"] = [pipe["stages"][n] for n in (0, 1, 2, 4)]
-    plan = plan_recipe(loaded(pipe), registry)
+    plan = plan_recipe(loaded(pipe))
     assert [(stage.name, stage.rounds) for stage in plan.stages] == [
         ("sft", 1), ("collect", 3), ("rank", 3), ("dpo", 3),
     ]  # fmt: skip

@@ -347,8 +347,9 @@ def ranked_by(config, lab: Lab) -> list[str]:
     lab.patch.setattr(
         reranking, "reranked", lambda context, pairs, name: asked.append(name) or pairs
     )
+    data = SimpleNamespace(rows=lambda: [0], encode_pairs=lambda rows: [pair])
     context = SimpleNamespace(
-        name="s", rows=lambda: [0], encode_pairs=lambda rows: [pair], shares_prompts=False,
+        name="s", data=data, models=SimpleNamespace(shares_prompts=False),
         fit=lambda items, objective: None,
     )  # fmt: skip
     Orpo(config).train(context)
@@ -428,13 +429,20 @@ def asked_to_draw(name: str) -> Callable[[Any, Lab], Any]:
     def see(config, lab: Lab) -> Any:
         asked: dict[str, Any] = {}
 
-        def decode(prompts, max_new_tokens, **options):
-            asked.update(options, response_length=max_new_tokens)
+        def decode(prompts, params, **options):
+            asked.update(
+                options, response_length=params.max_new_tokens, temperature=params.temperature,
+                top_p=params.top_p, stops=params.stop_token_ids,
+            )  # fmt: skip
             return []
 
+        models = SimpleNamespace(
+            model=None, tokenizer=tiny_tokenizer(), reference_model=lambda: None,
+            load_stage=lambda stage: f"the model of {stage}",
+        )  # fmt: skip
         context = SimpleNamespace(
-            model=None, tokenizer=tiny_tokenizer(), decode=decode, reference_model=lambda: None,
-            load_stage=lambda stage: f"the model of {stage}", reward_function=lambda block: block,
+            models=models, sampler=SimpleNamespace(decode=decode),
+            reward_function=lambda block: block,
         )  # fmt: skip
         made = RolloutSampler(config, context)
         made.sample_rollouts([EncodedPrompt((1,), (-100,), "row", "p", ())], (0,), [0])
@@ -475,7 +483,7 @@ PPO = {
     "response_length": Case(7, asked_to_draw("response_length"), 7, was=53),
     "temperature": Case(1.3, asked_to_draw("temperature"), 1.3, was=0.7),
     "top_p": Case(0.6, asked_to_draw("top_p"), 0.6, was=1.0),
-    "stop_token": Case("e", asked_to_draw("more_stops"), (ord("e"),), was=()),
+    "stop_token": Case("e", asked_to_draw("stops"), (ord("e"),), was=()),
     "local_rollout_forward_batch_size": Case(5, asked_to_draw("batch_size"), 5, was=64),
     "missing_eos_penalty": Case(
         0.75, step("returns"), [2.0, 2.0, 2.0, -1.75, -1.75], also=PURE, was=[2.0] * 3 + [-1.0] * 2
@@ -530,8 +538,9 @@ ALIGNMENTS: dict[type, dict[str, Case]] = {
 def sampling(name: str) -> Callable[[Any, Lab], Any]:
     def see(config, lab: Lab) -> Any:
         asked = []
+        sampler = SimpleNamespace(sample=lambda prompts, how: asked.append(how) or [])
         context = SimpleNamespace(
-            rows=lambda: [], folder=lab.folder, sample=lambda prompts, how: asked.append(how) or []
+            data=SimpleNamespace(rows=lambda: []), folder=lab.folder, sampler=sampler
         )
         Collect(config).run(context)
         return getattr(asked[0], name)
@@ -557,9 +566,8 @@ def ranked(config, lab: Lab, look: Callable[[Any], Any]) -> Any:
         raise Seen(f"the reward model of {name}")
 
     context = SimpleNamespace(
-        name="rank", folder=lab.folder, stage_folder=stage_folder, note=print,
-        reward_function=Length,
-        load_stage=load_stage,
+        name="rank", folder=lab.folder, stage_folder=stage_folder, reward_function=Length,
+        models=SimpleNamespace(load_stage=load_stage), log=SimpleNamespace(note=print),
     )  # fmt: skip
     try:
         Rank(config).run(context)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from llmft.api.errors import Fault, LlmftError
-from llmft.recipes.load import Loaded, load_recipe
+from llmft.recipes.job import Job
+from llmft.recipes.load import load_recipe
 from tests.recipes.fakes import FakeRegistry
 
-Load = Callable[..., Loaded]
+Load = Callable[..., Job]
 Faults = Callable[..., tuple[Fault, ...]]
 
 
@@ -19,7 +20,7 @@ Faults = Callable[..., tuple[Fault, ...]]
 def load(tmp_path: Path) -> Load:
     """Load a recipe's text (or bytes) with the fake registry."""
 
-    def loaded(text: str | bytes, overrides: Sequence[str] = ()) -> Loaded:
+    def loaded(text: str | bytes, overrides: Sequence[str] = ()) -> Job:
         path = tmp_path / "recipe.yaml"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return load_recipe(path, FakeRegistry(), overrides)

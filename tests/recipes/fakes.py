@@ -191,6 +191,12 @@ class FakeRegistry:
     def names(self, kind: str) -> list[str]:
         return sorted(self.methods[kind])
 
+    def records(self, load: bool = True) -> list[Any]:
+        return []
+
+    def cross_cutting(self, names: Any) -> None:
+        return None
+
     def broken(self, kind: str) -> dict[str, str]:
         return dict(self.failing)
 

@@ -70,7 +70,11 @@ def test_a_loaded_recipe_places_later_faults(load) -> None:
     loaded = load(GOOD, ["seed=3"])
     fault = loaded.fault("E900", ("stages", 0, "adapter", "r"), "what")
     assert (fault.place.line, fault.path) == (10, "stages[0].adapter.r")
-    assert (loaded.text, loaded.overrides, loaded.recipe.seed) == (GOOD, ("seed=3",), 3)
+    assert (loaded.source.text, loaded.source.overrides, loaded.recipe.seed) == (
+        GOOD,
+        ("seed=3",),
+        3,
+    )
     assert type(loaded.recipe.stages[0].adapter).__name__ == "LoraConfig"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from llmft.engine.engine import run_recipe
+from llmft.engine.session import run_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 
@@ -60,6 +60,6 @@ def run(tmp_path):
             YAML(typ="safe").dump(data, stream)
         registry = Registry.discover()
         place = f"output_dir={tmp_path / 'runs'}"
-        return run_recipe(load_recipe(path, registry, [place, *overrides]), registry)
+        return run_recipe(load_recipe(path, registry, [place, *overrides]))
 
     return run

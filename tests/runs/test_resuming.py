@@ -86,10 +86,12 @@ def test_an_unchanged_recipe_has_no_edits(load):
 
 @pytest.fixture
 def lock() -> dict:
+    from llmft.api.settings import ModelSource
+    from llmft.modeling.base_model import BaseModel
     from llmft.runs.provenance import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
-    return lock_of(17, "embedded:model", [plugin])
+    return lock_of(17, BaseModel(ModelSource(path="embedded:model")), [plugin])
 
 
 def test_c9_other_versions_and_threads_are_told(lock):
@@ -297,11 +299,11 @@ def run_folder(parent: Path, name: str, finished: bool) -> Path:
 def test_the_newest_unfinished_run_is_resumed_whatever_its_hash(names, finished, newest, tmp_path):
     """Runs that begin within one second are numbered: the second attempt, the tenth ..."""
     folders = [run_folder(tmp_path, name, str(at) in finished) for at, name in enumerate(names)]
-    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
-    assert newest_run(loaded) == folders[newest].resolve()
+    job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    assert newest_run(job) == folders[newest].resolve()
 
 
 def test_without_a_run_there_is_nothing_to_resume(tmp_path):
-    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
     with pytest.raises(CheckpointError, match=r"E402.*no run in .*tiny"):
-        newest_run(loaded)
+        newest_run(job)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmft.api.errors import LlmftError
-from llmft.inference.answering import answer
+from llmft.inference.answering import answer, load_run
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 
@@ -79,10 +79,19 @@ def test_plain_peft_loads_what_was_trained(finished, model_folder):
     ids = tokenizer("say 3:", return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=4, do_sample=False)
     expected = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    (ours,) = answer(finished.folder, ["say 3:"], Registry.discover(), max_new_tokens=4)
+    (ours,) = answer(
+        load_run(finished.folder, Registry.discover()),
+        finished.folder,
+        ["say 3:"],
+        max_new_tokens=4,
+    )
     assert ours == expected.strip()
     (plain,) = answer(
-        finished.folder, ["say 3:"], Registry.discover(), max_new_tokens=4, with_adapter=False
+        load_run(finished.folder, Registry.discover()),
+        finished.folder,
+        ["say 3:"],
+        max_new_tokens=4,
+        with_adapter=False,
     )
     assert plain != ours
 

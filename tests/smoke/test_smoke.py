@@ -54,7 +54,8 @@ def write(tmp_path):
 @pytest.fixture
 def smoked(registry, tmp_path):
     def make(path):
-        return smoke_recipe(load_recipe(path, registry), tmp_path / "smoke", registry)
+        small, _, notes = smoke_recipe(load_recipe(path, registry), tmp_path / "smoke")
+        return small, notes
 
     return make
 
@@ -216,7 +217,7 @@ def _without_sizes(asked, small):
 
 @pytest.mark.parametrize("family", ARCHITECTURES_BY_NAME, ids=lambda family: family.model_type)
 def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family, smoked, write):
-    from llmft.modeling.base_model import empty_base
+    from llmft.modeling.base_model import BaseModel
 
     names = {
         "gemma3_text": "google/gemma-3-1b-it", "phi3": "microsoft/phi-4", "phi": "microsoft/phi-2",
@@ -226,7 +227,7 @@ def test_each_family_has_a_tiny_model_with_the_layers_it_is_said_to_have(family,
     path = names.get(family.model_type, f"some/{family.model_type}-7b")
     assert architecture_of(path) is family
     small, (note, *_) = smoked(write(model=path))
-    model = empty_base(small.recipe.model)
+    model = BaseModel(small.recipe.model).empty()
     assert sum(p.numel() for p in model.parameters()) < 2_000_000
     found = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     assert set(family.layers) <= found
@@ -285,9 +286,8 @@ def test_sizes_of_the_real_model_are_left_out_and_wrong_names_are_not(smoked, wr
 def test_every_change_is_an_override_and_the_text_stays(smoked, write):
     path = write(train="{max_length: 100000, packing: true, save_strategy: steps}")
     small, _ = smoked(path)
-    assert small.smoke
-    assert small.text == Path(path).read_text("utf-8")
-    assert "stages.0.train.max_steps=2" in small.overrides
+    assert small.source.text == Path(path).read_text("utf-8")
+    assert "stages.0.train.max_steps=2" in small.source.overrides
     train = small.recipe.stages[0].train
     assert (train.save_strategy, train.save_steps, train.packing) == ("steps", 1, True)
     assert train.max_length == 4096

@@ -22,10 +22,10 @@ class Prefers(Alignment[AlignmentConfig]):
     rows = ("preference",)
 
     def train(self, context: Any) -> StageResult:
-        rows = context.rows()
+        rows = context.data.rows()
         if not all(isinstance(row, PreferenceRow) for row in rows):
             raise DataError("E302", "a row is no preference")
-        result: StageResult = context.fit(context.encode_pairs(rows), self)
+        result: StageResult = context.fit(context.data.encode_pairs(rows), self)
         return result
 
     def weight(self, batch: Any) -> float:
@@ -43,7 +43,7 @@ class TrainsOnAnything(Prefers):
     """Trains on whatever comes."""
 
     def train(self, context: Any) -> StageResult:
-        result: StageResult = context.fit(context.rows(), self)
+        result: StageResult = context.fit(context.data.rows(), self)
         return result
 
 
@@ -95,7 +95,7 @@ class ScoresInTensors(Prefers):
     """Evaluates to what is no number."""
 
     def evaluate(self, context: Any) -> Any:
-        return {"wins": context.model.lm_head.weight.mean()}
+        return {"wins": context.models.model.lm_head.weight.mean()}
 
 
 class TrainsOnNothing(Prefers):

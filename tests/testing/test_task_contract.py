@@ -25,7 +25,7 @@ class Count(Task[TaskConfig]):
     produces = "counts"
 
     def run(self, context: Any) -> StageResult:
-        rows = context.rows()
+        rows = context.data.rows()
         if not all(isinstance(row, PromptRow) for row in rows):
             raise DataError("E300", "a row is no prompt")
         return self.write(context, [{"letters": len(row.prompt)} for row in rows])
@@ -44,7 +44,7 @@ class CountsWhatever(Count):
     """Counts rows of any kind."""
 
     def run(self, context: Any) -> StageResult:
-        return self.write(context, [{"letters": len(str(row))} for row in context.rows()])
+        return self.write(context, [{"letters": len(str(row))} for row in context.data.rows()])
 
 
 class WritesNothing(Count):

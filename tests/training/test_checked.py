@@ -62,8 +62,8 @@ def test_an_objective_that_is_right_passes():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("draw", None, "'draw' gives None items of 2 prompts; 4 are wanted"),
-        ("draw", [0], "'draw' gives 1 items of 2 prompts; 4 are wanted"),
+        ("draw", None, "'sample_rollouts' gives None items of 2 prompts; 4 are wanted"),
+        ("draw", [0], "'sample_rollouts' gives 1 items of 2 prompts; 4 are wanted"),
         ("updates", None, "'updates' returns None"),
         ("updates", [], "'updates' gives no update"),
         ("updates", [[0, 4]], "'updates' names the item 4 of 4"),

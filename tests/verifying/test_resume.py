@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmft.cli.main import main
-from llmft.engine.engine import run_recipe
+from llmft.engine.session import run_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.verifying.comparing import compare
@@ -43,7 +43,7 @@ def two(recipe_file, tmp_path):
     """Two copies of one finished run."""
     path = recipe_file(train={"save_strategy": "steps", "save_steps": 1})
     registry = Registry.discover()
-    folder = run_recipe(load_recipe(path, registry), registry).folder
+    folder = run_recipe(load_recipe(path, registry)).folder
     shutil.copytree(folder, tmp_path / "other")
     return folder, tmp_path / "other"
 

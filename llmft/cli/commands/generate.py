@@ -15,12 +15,13 @@ def answers(
 ) -> list[dict[str, str]]:
     """Return each question with the answer of a run's model, or of its base without `adapter`."""
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
-        from llmft.inference.answering import answer
+        from llmft.inference.answering import answer, load_run
 
+        folder = Path(run)
         texts = answer(
-            Path(run),
+            load_run(folder, Registry.discover()),
+            folder,
             questions,
-            Registry.discover(),
             stage=stage,
             max_new_tokens=max_new_tokens,
             with_adapter=adapter,

@@ -79,11 +79,12 @@ def _by_stage(
         for text in s.completions
     ]
     with tempfile.TemporaryDirectory() as scratch, captured_output(Path(os.devnull)):
+        from llmft.inference.answering import load_run
         from llmft.inference.scoring import score_file
 
         file = Path(scratch, "answers.jsonl")
         fsio.write_jsonl(file, records)
-        found = iter(score_file(run, file, registry, stage=stage))
+        found = iter(score_file(load_run(run, registry), run, file, stage=stage))
     return [[float(next(found)["score"]) for _ in sample.completions] for sample in samples]
 
 

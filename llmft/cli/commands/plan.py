@@ -37,17 +37,16 @@ class Verdict:
 
 def plan(recipe: str, overrides: Sequence[str], gpu: str | None) -> Verdict:
     """Return what a recipe would take, held against a named GPU or what this machine has."""
-    registry = Registry.discover()
-    loaded = load_recipe(shipped.find(recipe), registry, overrides)
+    job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     before_upstream()
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
         from llmft.planning.fitting import changes, found_memory, named_memory
         from llmft.planning.planner import plan_recipe
 
         named = named_memory(gpu) if gpu else None
-        found = plan_recipe(loaded, registry, in_ram=(named or found_memory()).in_ram)
+        found = plan_recipe(job, in_ram=(named or found_memory()).in_ram)
         memory = named or found_memory()  # asked again: the libraries are in memory only now
-        return Verdict(found, memory, changes(found, memory, registry))
+        return Verdict(found, memory, changes(found, memory))
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:

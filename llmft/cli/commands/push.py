@@ -15,9 +15,9 @@ from llmft.system.quiet import captured_output
 
 def pushed(run: str, stage: str | None, repo_id: str | None, *, public: bool) -> dict[str, str]:
     """Return where a finished stage's adapter was sent; what is not given is as the recipe says."""
-    registry = Registry.discover()
     folder = Path(run)
-    recipe = load_run(folder, registry)
+    job = load_run(folder, Registry.discover())
+    recipe = job.recipe
     told = recipe.push_to_hub.model_dump() if recipe.push_to_hub else {}
     told |= {"stage": stage} if stage else {}
     told |= {"private": False} if public else {}
@@ -31,7 +31,7 @@ def pushed(run: str, stage: str | None, repo_id: str | None, *, public: bool) ->
         what = f"'{repo_id}' or '{stage}' cannot be the name of a repository or a stage"
         raise RecipeError("E090", what, fix="write --repo-id my-name/my-adapter") from error
     with captured_output(Path(os.devnull)):  # the client's chatter is no part of the answer
-        address = upload.push(recipe, folder, registry, asked)
+        address = upload.push(job, folder, asked)
     return {"url": address, "repo_id": asked.repo_id, "run": str(folder)}
 
 

@@ -7,18 +7,22 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands import shipped
-from llmft.recipes.accepted import NOTHING, Accepted
-from llmft.recipes.load import Loaded, load_recipe
+from llmft.recipes.job import Job
+from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.runs.accepted import NOTHING, Accepted
 from llmft.system import launcher
 from llmft.system.nearest import did_you_mean
 from llmft.system.quiet import captured_output
+
+if TYPE_CHECKING:
+    from llmft.modeling.base_model import BaseModel
 
 
 def run_recipe_file(
@@ -48,21 +52,20 @@ def run_recipe_file(
 
         follow()
         return ""
-    registry = Registry.discover()
     # Every mistake that can be found without torch is found before torch is waited for.
-    loaded = replace(load_recipe(shipped.find(recipe), registry, overrides), accepted=accepted)
-    _refuse_unknown_stages(loaded, first, last)
+    job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
+    _refuse_unknown_stages(job, first, last)
     with _told_elsewhere(quiet, as_json), _leading():
         if resume:
-            from llmft.engine.engine import Part, resume_recipe
+            from llmft.engine.session import Part, resume_recipe
 
             place = Path(run_folder) if run_folder else None
-            summary = resume_recipe(loaded, registry, place, Part(first, last))
+            summary = resume_recipe(job, place, Part(first, last), accepted)
         else:
-            from llmft.engine.engine import Part, run_recipe
+            from llmft.engine.session import Part, run_recipe
 
-            loaded = _smoke(loaded, registry) if smoke else loaded
-            summary = run_recipe(loaded, registry, Part(first, last))
+            job, base = _smoke(job) if smoke else (job, None)
+            summary = run_recipe(job, Part(first, last), base=base, smoke=smoke)
     already = resume and summary.already_finished
     if not as_json:
         return f"already finished: {summary.folder}" if already and not quiet else ""
@@ -89,8 +92,8 @@ def _refuse_clashing_options(resume: bool, run_folder: str | None, smoke: bool) 
         )
 
 
-def _refuse_unknown_stages(loaded: Loaded, first: str | None, last: str | None) -> None:
-    names = [stage.name for stage in loaded.recipe.stages]
+def _refuse_unknown_stages(job: Job, first: str | None, last: str | None) -> None:
+    names = [stage.name for stage in job.recipe.stages]
     for option, name in (("--from", first), ("--until", last)):
         if name is not None and name not in names:
             what = f"{option}: no stage is called '{name}' (have: {', '.join(names)})"
@@ -100,22 +103,23 @@ def _refuse_unknown_stages(loaded: Loaded, first: str | None, last: str | None) 
         raise RecipeError("E090", what, fix="turn them round")
 
 
-def _smoke(loaded: Loaded, registry: Registry) -> Loaded:
-    """Return the recipe's smoke run: under --output-dir where that was given, else a new folder."""
+def _smoke(job: Job) -> tuple[Job, BaseModel]:
+    """Return the recipe's smoke run and its tiny model.
+
+    They lie under --output-dir where that was given, else in a new temporary folder.
+    """
     from llmft.smoke.smoke import WARNING, smoke_recipe
 
     print(WARNING, flush=True)
-    asked = any(override.startswith("output_dir=") for override in loaded.overrides)
+    asked = any(override.startswith("output_dir=") for override in job.source.overrides)
     if asked:
-        Path(loaded.recipe.output_dir).mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(
-        prefix="llmft-smoke-", dir=loaded.recipe.output_dir if asked else None
-    )
+        Path(job.recipe.output_dir).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="llmft-smoke-", dir=job.recipe.output_dir if asked else None)
     with captured_output(Path(folder) / "log.txt"):  # upstream's chatter
-        small, notes = smoke_recipe(loaded, Path(folder), registry)
+        small, tiny, notes = smoke_recipe(job, Path(folder))
     for note in notes:
         print(f"note: {note}", flush=True)
-    return small
+    return small, tiny
 
 
 @contextmanager

@@ -15,9 +15,11 @@ from llmft.system.quiet import captured_output
 def scores(run: str, file: str, stage: str | None) -> list[dict[str, Any]]:
     """Return each record of a file with its rewards by a run's reward model."""
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
+        from llmft.inference.answering import load_run
         from llmft.inference.scoring import score_file
 
-        return score_file(Path(run), Path(file), Registry.discover(), stage=stage)
+        job = load_run(Path(run), Registry.discover())
+        return score_file(job, Path(run), Path(file), stage=stage)
 
 
 def as_text(found: list[dict[str, Any]], output: str | None) -> str:

@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import Fault, LlmftError, RecipeError
+from llmft.api.errors import Fault, LlmftError
 from llmft.cli.commands import shipped
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system.quiet import captured_output
 
 
-def check(recipes: Sequence[str], overrides: Sequence[str], *, deep: bool) -> list[dict[str, Any]]:
+def check(recipes: Sequence[str], overrides: Sequence[str], *, model: bool) -> list[dict[str, Any]]:
     """Return a row for each recipe, all of them good; raise one error with all faults otherwise.
 
-    deep: hold each recipe against its model's config too, which imports torch.
+    The first rows of local files are read. model: hold each recipe against its model's config and
+    modules too, and read rows from the hub; this imports torch.
     """
     registry = Registry.discover()
     good: list[dict[str, Any]] = []
     errors: list[LlmftError] = []
     for name in recipes:
         try:
-            good.append(_checked(name, registry, overrides, deep))
+            good.append(_checked(name, registry, overrides, model))
         except LlmftError as error:
             errors.append(error)
     if errors:
@@ -33,16 +34,20 @@ def check(recipes: Sequence[str], overrides: Sequence[str], *, deep: bool) -> li
     return good
 
 
-def _checked(name: str, registry: Registry, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
+def _checked(
+    name: str, registry: Registry, overrides: Sequence[str], model: bool
+) -> dict[str, Any]:
     path = shipped.find(name)
-    loaded = load_recipe(path, registry, overrides)
-    if deep:
-        with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
-            from llmft.engine.preflight import check_against_model
+    job = load_recipe(path, registry, overrides)
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
+        from llmft.engine.preflight import refuse_faults
 
-            faults = check_against_model(loaded, registry)
-        if faults:
-            raise RecipeError.of(faults)
+        base = None
+        if model:
+            from llmft.modeling.base_model import BaseModel
+
+            base = BaseModel(job.recipe.model)
+        refuse_faults(job, base)
     stages = [
         {
             "name": stage.name,
@@ -51,9 +56,9 @@ def _checked(name: str, registry: Registry, overrides: Sequence[str], deep: bool
             "task": stage.task.method if stage.task else None,
             "data": stage.data.method if stage.data else None,
         }
-        for stage in loaded.recipe.stages
+        for stage in job.recipe.stages
     ]
-    return {"file": str(path), "name": loaded.recipe.name, "stages": stages}
+    return {"file": str(path), "name": job.recipe.name, "stages": stages}
 
 
 def as_text(checked: list[dict[str, Any]]) -> str:

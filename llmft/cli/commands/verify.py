@@ -27,10 +27,9 @@ def verify(
 
     Raises CheckpointError where the two differ; the runs and the verdict then stay where they are.
     """
-    registry = Registry.discover()
-    given = load_recipe(shipped.find(recipe), registry, overrides)
+    given = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     changes = overrides_for(given.written, steps)
-    load_recipe(given.path, registry, [*given.overrides, *changes])  # the changes fit too
+    given.load(given.source.path, [*given.source.overrides, *changes])  # the changes fit too
     parent = Path(given.recipe.output_dir)
     with fsio.disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)

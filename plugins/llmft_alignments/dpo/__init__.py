@@ -94,14 +94,14 @@ class Dpo(Alignment["Dpo.Config"]):
     def train(self, context: StageContext) -> StageResult:
         from llmft_alignments.dpo.reference import reference_logps
 
-        pairs = context.encode_pairs(context.rows())
+        pairs = context.data.encode_pairs(context.data.rows())
         refuse_few(pairs, context.name)
         reference_P2 = reference_logps(context, pairs)
         items = [
             DpoItem(pair.chosen, pair.rejected, pair.shared, pair.margin, pair.origin, (c, r))
             for pair, (c, r) in zip(pairs, reference_P2.tolist(), strict=True)
         ]
-        return context.fit(items, DpoObjective(self.config, context.shares_prompts))
+        return context.fit(items, DpoObjective(self.config, context.models.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         return self.held_out.preferences(context)

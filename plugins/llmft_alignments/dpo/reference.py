@@ -21,7 +21,7 @@ SAMPLED = 4096
 
 def reference_logps(context: StageContext, pairs: Sequence[EncodedPair]) -> torch.Tensor:
     """Return the reference's summed log-likelihood of each answer, shape (P, 2), float32."""
-    model, share = context.model, context.shares_prompts
+    model, share = context.models.model, context.models.shares_prompts
     return _kept(context, pairs, "logps_P2", lambda some: pair_logps(model, some, share))
 
 
@@ -31,7 +31,7 @@ def reference_token_logps(
     """Return for each pair the reference's log-likelihood of every answer token, chosen first."""
     import torch
 
-    model, share = context.model, context.shares_prompts
+    model, share = context.models.model, context.models.shares_prompts
     whole_N = _kept(context, pairs, "logps_N", lambda some: -pair_nll(model, some, share)[0])
     counts = [pair.chosen.n_labels + pair.rejected.n_labels for pair in pairs]
     return list(torch.split(whole_N, counts))
@@ -44,8 +44,8 @@ def _kept(
     compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
 ) -> torch.Tensor:
     path = context.folder / FILE
-    with context.reference():
-        key = reference_key(context.model, pairs)
+    with context.models.reference():
+        key = reference_key(context.models.model, pairs)
         found = load_tensors(path, key) or {}
         if name not in found:
             found[name] = over_batches(context, pairs, compute, "reference")

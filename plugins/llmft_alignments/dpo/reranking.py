@@ -43,13 +43,13 @@ def score(context: StageContext, rows: Sequence[Encoded], reward_model: str) -> 
     """Return the reward of each row by an earlier stage's model, shape (R,), on the CPU."""
     import torch
 
-    model = context.load_stage(reward_model)
+    model = context.models.load_stage(reward_model)
     size = context.train.per_device_eval_batch_size
     found = []
     with judging(model):
         for start in range(0, len(rows), size):
             found.append(rewards(model, rows[start : start + size]).cpu())
-            context.progress("rank answers", min(start + size, len(rows)), len(rows))
+            context.log.progress("rank answers", min(start + size, len(rows)), len(rows))
     return torch.cat(found)
 
 

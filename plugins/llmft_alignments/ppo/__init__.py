@@ -41,21 +41,21 @@ class Ppo(Alignment[PpoConfig]):
 
     def __init__(self, config: PpoConfig) -> None:
         super().__init__(config)
-        self._arena: Any = None
+        self._sampler: Any = None
         self._held_out: Any = None
 
     def train(self, context: StageContext) -> StageResult:
         from llmft_alignments.ppo.diagnostics import Diagnostics
         from llmft_alignments.ppo.objective import PpoObjective
 
-        prompts = context.encode_prompts(context.rows(), self.max_new_tokens())
-        arena = self._sampler_of(context)
+        prompts = context.data.encode_prompts(context.data.rows(), self.max_new_tokens())
+        sampler = self._sampler_of(context)
         target = self.config.target if self.config.adap_kl_ctrl else None
-        watch = Diagnostics(context.note, target, self.config.nucleus_kl)
-        objective = PpoObjective(self.config, arena, watch, context.seed)
-        with without_dropout(arena.model) as dropped:
+        watch = Diagnostics(context.log.note, target, self.config.nucleus_kl)
+        objective = PpoObjective(self.config, sampler, watch, context.seed)
+        with without_dropout(sampler.model) as dropped:
             if dropped:
-                context.note("dropout is off: a policy that has learnt nothing has ratio 1")
+                context.log.note("dropout is off: a policy that has learnt nothing has ratio 1")
             result = context.fit_online(prompts, objective)
         watch.conclude(result.before, result.after)
         return result
@@ -66,19 +66,19 @@ class Ppo(Alignment[PpoConfig]):
         Answers are drawn as in training, to held-out prompts, policy's and reference's by the same
         random numbers. win_rate: how often the policy's gets more; a tie is half a win.
         """
-        if not context.held_out():
+        if not context.data.held_out():
             return {}
-        arena = self._sampler_of(context)
+        sampler = self._sampler_of(context)
         prompts, of_reference = self._judged_start(context)
         numbers = range(len(prompts))
-        answers = arena.sample_rollouts(prompts, (HELD_OUT,), numbers)
-        judged = arena.judge(prompts, answers)
+        answers = sampler.sample_rollouts(prompts, (HELD_OUT,), numbers)
+        judged = sampler.judge(prompts, answers)
         from llmft_alignments.ppo import maths
 
         count = len(prompts)
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, "k1").double()
         gap_B = (judged.scores_B.cpu() - of_reference).sign().double()
-        context.add_samples(
+        context.log.add_samples(
             [
                 {
                     "prompt": prompt.prompt,
@@ -104,21 +104,23 @@ class Ppo(Alignment[PpoConfig]):
         if self._held_out is None:
             from llmft_alignments.ppo.rollouts import rollout_row
 
-            arena = self._sampler_of(context)
-            prompts = context.encode_prompts(context.held_out(), self.max_new_tokens())
+            sampler = self._sampler_of(context)
+            prompts = context.data.encode_prompts(context.data.held_out(), self.max_new_tokens())
             numbers = range(len(prompts))
-            answers = arena.sample_rollouts(prompts, (HELD_OUT,), numbers, model=arena.reference)
+            answers = sampler.sample_rollouts(
+                prompts, (HELD_OUT,), numbers, model=sampler.reference
+            )
             rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
-            self._held_out = (prompts, arena.score(prompts, rows, answers)[1])
+            self._held_out = (prompts, sampler.score(prompts, rows, answers)[1])
         found: tuple[list[EncodedPrompt], Any] = self._held_out
         return found
 
     def _sampler_of(self, context: StageContext) -> Any:
         from llmft_alignments.ppo.rollouts import RolloutSampler
 
-        if self._arena is None:
-            self._arena = RolloutSampler(self.config, context)
-        return self._arena
+        if self._sampler is None:
+            self._sampler = RolloutSampler(self.config, context)
+        return self._sampler
 
     def max_new_tokens(self) -> int:
         # A reward model reads one more after a stop_token.

@@ -22,9 +22,9 @@ class PpoObjective:
     """PPO as an online objective: see `llmft.api.OnlineObjective`."""
 
     def __init__(
-        self, config: PpoConfig, arena: RolloutSampler, watch: Diagnostics, seed: int
+        self, config: PpoConfig, sampler: RolloutSampler, watch: Diagnostics, seed: int
     ) -> None:
-        self.config, self.arena, self.watch, self.seed = config, arena, watch, seed
+        self.config, self.sampler, self.watch, self.seed = config, sampler, watch, seed
         self.items_per_prompt = config.num_generations
         self.kl_coef = config.kl_coef
         self.scale_sums = [0.0, 0.0, 0.0]
@@ -42,8 +42,8 @@ class PpoObjective:
         each = self.items_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(each)]
         own = [number * each + k for number in numbers for k in range(each)]
-        answers = self.arena.sample_rollouts(repeated, (step,), own, stopping=stopping)
-        return self.rollouts(self.arena.judge(repeated, answers))
+        answers = self.sampler.sample_rollouts(repeated, (step,), own, stopping=stopping)
+        return self.rollouts(self.sampler.judge(repeated, answers))
 
     def rollouts(self, judged: Judged) -> list[Rollout]:
         """Return judged answers with what each token was worth; all processes take part."""

@@ -13,6 +13,7 @@ from llmft.api import (
     Encoded,
     EncodedPrompt,
     RewardFunction,
+    SamplingParams,
     StageContext,
     StageError,
 )
@@ -61,9 +62,11 @@ class RolloutSampler:
 
     def __init__(self, config: PpoConfig, context: StageContext) -> None:
         self.config, self.context = config, context
-        self.model = context.model
-        self.reference = context.reference_model()
-        self.reward_model = context.load_stage(config.reward_model) if config.reward_model else None
+        self.model = context.models.model
+        self.reference = context.models.reference_model()
+        self.reward_model = (
+            context.models.load_stage(config.reward_model) if config.reward_model else None
+        )
         self.function: RewardFunction[Any] | None = None
         if config.reward is not None:
             self.function = context.reward_function(config.reward)
@@ -79,15 +82,17 @@ class RolloutSampler:
         stopping: Callable[[], bool] = lambda: False,
     ) -> list[Answer]:
         """Return an answer to each prompt; numbers name their random numbers."""
-        return self.context.decode(
+        return self.context.sampler.decode(
             [prompt.input_ids for prompt in prompts],
-            self.config.response_length,
+            SamplingParams(
+                self.config.response_length,
+                self.config.temperature,
+                self.config.top_p,
+                stop_token_ids=self.more_stops,
+            ),
             seed=seed,
             numbers=numbers,
             model=model,
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            more_stops=self.more_stops,
             batch_size=self.config.local_rollout_forward_batch_size,
             stopping=stopping,
         )
@@ -125,7 +130,7 @@ class RolloutSampler:
         """Return the answers' texts, and the reward of each, shape (B,), float32."""
         import torch
 
-        tokenizer = self.context.tokenizer
+        tokenizer = self.context.models.tokenizer
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
         scores_B = torch.zeros(len(rows))
         if self.reward_model is not None and rows:
@@ -142,7 +147,7 @@ class RolloutSampler:
 
     def _closed(self, row: Encoded, answer: Answer) -> Encoded:
         """Return a row as a reward model has learnt to read it: an answer that ended ends so."""
-        end = self.context.tokenizer.eos_token_id
+        end = self.context.models.tokenizer.eos_token_id
         if not self.more_stops or answer.ids[-1] not in self.more_stops or end is None:
             return row
         return Encoded((*row.input_ids, end), (*row.labels, end), row.origin)
@@ -174,7 +179,7 @@ def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name
 def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:
     if config.stop_token is None:
         return ()
-    ids = context.tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
+    ids = context.models.tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise StageError(
             "E300",

@@ -48,7 +48,7 @@ class Reward(Alignment["Reward.Config"]):
         self.held_out = HeldOut()
 
     def train(self, context: StageContext) -> StageResult:
-        pairs = context.encode_pairs(context.rows())
+        pairs = context.data.encode_pairs(context.data.rows())
         refuse_few(pairs, context.name)
         if self.config.use_margin and any(pair.margin is None for pair in pairs):
             bare = next(pair for pair in pairs if pair.margin is None)
@@ -57,7 +57,7 @@ class Reward(Alignment["Reward.Config"]):
                 f"{bare.origin}: use_margin is set, and the pair has no margin",
                 fix="name its column under data.columns, or drop use_margin",
             )
-        return context.fit(pairs, RewardObjective(self.config, context.shares_prompts))
+        return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
         from llmft_alignments.reward.report import measured, write_report
@@ -65,7 +65,7 @@ class Reward(Alignment["Reward.Config"]):
         pairs = self.held_out.pairs(context)
         if not pairs:
             return {}
-        model, share = context.model, context.shares_prompts
+        model, share = context.models.model, context.models.shares_prompts
         rewards_P2 = over_batches(
             context, pairs, lambda some: pair_rewards(model, some, share), "judge pairs"
         )

@@ -17,7 +17,7 @@ def engine(monkeypatch):
     """Stands in for the engine, and keeps what it was asked to run."""
     seen = SimpleNamespace(loaded=None, error=None)
 
-    def run_recipe(loaded, registry, part):
+    def run_recipe(loaded, part, **options):
         seen.loaded = loaded
         print("step 1")
         if seen.error is not None:
@@ -26,7 +26,7 @@ def engine(monkeypatch):
         return SimpleNamespace(run_id="1", folder=Path("runs/tiny/1"), seconds=1.5, stages=stages)
 
     fake = SimpleNamespace(run_recipe=run_recipe, Part=lambda first, last: (first, last))
-    monkeypatch.setitem(sys.modules, "llmft.engine.engine", fake)
+    monkeypatch.setitem(sys.modules, "llmft.engine.session", fake)
     return seen
 
 
@@ -105,11 +105,16 @@ def test_a_bug_in_a_run_leaves_its_report_in_the_run_folder(llmft, recipe, engin
 def test_generate_prints_the_answers(llmft, monkeypatch):
     asked = {}
 
-    def answer(run, questions, registry, **options):
+    def answer(job, run, questions, **options):
+        assert job == "job"
         asked.update(run=run, questions=list(questions), **options)
         return ["Paris"]
 
-    monkeypatch.setitem(sys.modules, "llmft.inference.answering", SimpleNamespace(answer=answer))
+    monkeypatch.setitem(
+        sys.modules,
+        "llmft.inference.answering",
+        SimpleNamespace(answer=answer, load_run=lambda run, registry: "job"),
+    )
     assert llmft("generate", "runs/x", "capital of France?") == (0, "Paris\n", "")
     assert asked == {
         "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None,

@@ -39,7 +39,7 @@ def warm() -> None:
     from peft import PeftModel  # noqa: F401
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-    import llmft.engine.engine
+    import llmft.engine.session
     import llmft.training.loop  # noqa: F401
     from llmft.registry.registry import Registry
 

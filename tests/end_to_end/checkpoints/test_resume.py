@@ -239,7 +239,7 @@ def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, re
     go(recipe, "edited", fault=at(3, stage="more"))
     again = go(recipe, "edited", resume=True, words=words)
     assert again.code == 0, again.text
-    assert "more: begins anew, as a stage that it reads has run again" in again.text
+    assert "more: restarts, as a stage that it reads has run again" in again.text
     assert (again.folder / "replaced" / "more-1" / "checkpoints").is_dir()
     straight = go(recipe, "straight", words=words if words[0] == "--set" else ())
     ours, theirs = state_of(again.folder), state_of(straight.folder)
@@ -284,17 +284,17 @@ def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
 def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
     run, recipe, monkeypatch
 ):
-    from llmft.engine import engine
+    from llmft.engine import session
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
     done = run(recipe["stages"][0])
     result, before = done.folder / "stages/sft/result.json", tree(done.folder)
     away = result.rename(done.folder / "away")
-    monkeypatch.setattr(engine, "_refuse_misfits", lambda *_: away.rename(result))
+    monkeypatch.setattr(session, "refuse_faults", lambda *_: away.rename(result))
     registry = Registry.discover()
     loaded = load_recipe(done.folder / "recipe.yaml", registry, [f"output_dir={done.folder}"])
-    assert engine.resume_recipe(loaded, registry, done.folder).already_finished
+    assert session.resume_recipe(loaded, done.folder).already_finished
     assert tree(done.folder) == before
 
 

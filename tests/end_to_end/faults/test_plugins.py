@@ -69,12 +69,12 @@ def test_p5_an_error_in_our_own_code_is_not_put_to_a_plugin(
 def test_t4_memory_that_is_out_while_a_model_is_loaded_is_the_machines_fault(
     recipe_file, monkeypatch, capsys
 ):
-    from llmft.modeling import base_model
+    from llmft.modeling.base_model import BaseModel
 
     def load(*args, **options):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(base_model, "load_base", load)
+    monkeypatch.setattr(BaseModel, "load", load)
     assert main(["run", str(recipe_file()), "--quiet"]) == 4
     said = capsys.readouterr().err
     assert "error[E205] out of memory outside of a training step" in said

@@ -11,7 +11,7 @@ from llmft.api.errors import DataError, EnvironmentFault, TrustError
 from llmft.api.settings import ModelSource
 from llmft.data import chat_templates
 from llmft.data.encoding import Encoder
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.model_size import least_parameters
 from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 
@@ -74,14 +74,14 @@ def test_s9_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path, conf
     source = ModelSource(path=str(folder_with(tmp_path, **config)))
     started = time.monotonic()
     with pytest.raises(EnvironmentFault, match=rf"E205.*{said}"):
-        base_model.load_base(source, {}, varlen=False)
+        BaseModel(source).load({}, varlen=False)
     assert time.monotonic() - started < 2
 
 
 def test_s9_a_count_of_layers_is_refused_where_nothing_is_allocated_too(tmp_path):
     source = ModelSource(path=str(folder_with(tmp_path, num_hidden_layers=10**9)))
     with pytest.raises(EnvironmentFault, match="E205"):
-        base_model.empty_base(source)
+        BaseModel(source).empty()
 
 
 def test_s9_no_model_has_fewer_parameters_than_its_sizes_say():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.engine.engine import run_recipe
+from llmft.engine.session import run_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 
@@ -87,7 +87,7 @@ def load(registry, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(data, load, registry) -> Path:
     """The folder of an unbroken run; not to be changed."""
-    return run_recipe(load(data), registry).folder
+    return run_recipe(load(data)).folder
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def edited(data):
 @pytest.fixture
 def ran(monkeypatch):
     """The names of the stages that do something, in order."""
-    from llmft.engine.engine import Engine
+    from llmft.engine.session import Engine
 
     names: list[str] = []
     original = Engine.llmft_run_stage

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from llmft.api.errors import LlmftError
-from llmft.engine.engine import run_recipe
+from llmft.engine.session import run_recipe
 from llmft.modeling.tiny_models import tiny_model_folder
 
 from .conftest import made
@@ -21,7 +21,7 @@ def test_a_run_starts_from_a_stage_of_an_earlier_run(whole, data, load, registry
     for stage in later["stages"]:
         if "start_from" in stage:
             stage["start_from"] = f"run:{whole.name}/sft"
-    summary = run_recipe(load(later, f"output_dir={runs}"), registry)
+    summary = run_recipe(load(later, f"output_dir={runs}"))
     theirs = {path: digest for path, digest in made(whole).items() if "sft" not in path}
     assert made(summary.folder) == theirs
 
@@ -30,7 +30,7 @@ def test_an_earlier_run_that_is_not_there_is_an_error(data, load, registry, tmp_
     later = {**copy.deepcopy(data), "stages": copy.deepcopy(data["stages"][1:2])}
     later["stages"][0]["start_from"] = "run:20200101-000000-abc/sft"
     with pytest.raises(LlmftError, match="E402"):
-        run_recipe(load(later, f"output_dir={tmp_path}"), registry)
+        run_recipe(load(later, f"output_dir={tmp_path}"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_later_stages_earlier_run_is_looked_at_before_anything_runs(
     shutil.copytree(whole, runs / "pipe" / whole.name)
     changed = edited("rank", "task", "samples", to=f"run:{whole.name}/{named}")
     with pytest.raises(LlmftError, match=said):
-        run_recipe(load({**changed, "name": "other"}, f"output_dir={runs}"), registry)
+        run_recipe(load({**changed, "name": "other"}, f"output_dir={runs}"))
     assert ran == []
     assert not (runs / "other").exists()
 
@@ -62,10 +62,10 @@ def test_a_stage_of_another_base_model_gives_no_adapter_but_its_rows(
         changed = edited("dpo", "start_from", to=f"run:{whole.name}/sft")
     later = load({**changed, "name": "later", "model": {"path": str(other)}}, f"output_dir={runs}")
     if named == "samples":
-        run_recipe(later, registry)
+        run_recipe(later)
         return
     with pytest.raises(LlmftError, match=r"E405.*was made on another base model") as caught:
-        run_recipe(later, registry)
+        run_recipe(later)
     assert data["model"]["path"] in str(caught.value)
     assert ran == []
 
@@ -81,6 +81,6 @@ def test_a_later_stages_missing_file_is_found_before_anything_runs(
         more["data"] = {"method": "jsonl", "path": str(tmp_path / "gone.jsonl")}
         changed["stages"].append(more)
     with pytest.raises(LlmftError, match=r"gone\.jsonl"):
-        run_recipe(load(changed, f"output_dir={tmp_path / 'runs'}"), registry)
+        run_recipe(load(changed, f"output_dir={tmp_path / 'runs'}"))
     assert ran == []
     assert not (tmp_path / "runs").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.testing import measures
 from llmft.testing.tiny_architectures import ARCHITECTURES as ARCHITECTURES
 from llmft.testing.tiny_architectures import tiny
@@ -30,4 +30,4 @@ def quantised(model: Any, folder: Path, **options: Any) -> Any:
     """Return a model as bitsandbytes stores it, loaded as the engine loads it."""
     model.save_pretrained(folder)
     source = ModelSource(path=str(folder))
-    return base_model.load_base(source, options, varlen=False).eval()
+    return BaseModel(source).load(options, varlen=False).eval()

@@ -15,7 +15,8 @@ from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
 from llmft.api.settings import ModelSource
-from llmft.modeling import attention, base_model
+from llmft.modeling import attention
+from llmft.modeling.base_model import BaseModel
 from llmft.testing import measures
 
 from .conftest import ARCHITECTURES, quantised, tiny
@@ -71,8 +72,8 @@ def test_bert_is_loaded_as_a_decoder_that_looks_only_backwards(tmp_path: Path) -
     model.config.is_decoder = False
     model.save_pretrained(tmp_path)
     source = ModelSource(path=str(tmp_path))
-    assert base_model.empty_base(source).config.is_decoder
-    base = base_model.load_base(source, {}, varlen=False).eval()
+    assert BaseModel(source).empty().config.is_decoder
+    base = BaseModel(source).load({}, varlen=False).eval()
     ids = measures.tokens()
     changed = ids.clone()
     changed[:, 6:] = 3

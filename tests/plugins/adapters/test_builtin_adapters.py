@@ -14,7 +14,7 @@ from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
 from llmft.api.settings import ModelSource
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.testing import AdapterContract, tiny_gpt2, tiny_llama
 
 
@@ -28,7 +28,7 @@ def _folder(make: Any) -> tempfile.TemporaryDirectory[str]:
 def _in_4_bits(make: Any) -> Any:
     adapter = QLora(QLora.Config(method="qlora", bnb_4bit_compute_dtype="float32"))
     source = ModelSource(path=_folder(make).name)
-    model = base_model.load_base(source, adapter.load_options(), varlen=False)
+    model = BaseModel(source).load(adapter.load_options(), varlen=False)
     model.config.use_cache = False
     return model.eval()
 

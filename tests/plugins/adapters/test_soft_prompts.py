@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from llmft.api import Encoded
 from llmft.api.settings import ModelSource
 from llmft.evaluation.generation import generate
-from llmft.modeling import base_model
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.forward import label_nll
 from llmft.testing import measures, tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 
@@ -177,8 +177,8 @@ def test_text_starts_as_the_text(tmp_path: Path) -> None:
     source = ModelSource(path=str(tiny_model_folder(tmp_path)))
     settings = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "AB"}
     adapter = made("prompt", **settings)
-    assert not list(adapter.check(base_model.empty_base(source)))
-    base = base_model.load_base(source, {}, varlen=False)
+    assert not list(adapter.check(BaseModel(source).empty()))
+    base = BaseModel(source).load({}, varlen=False)
     model = adapter.attach(base)
     expected = base.get_input_embeddings().weight[[65, 66, 65, 66, 65]]
     assert measures.same(model.prompts(), expected)

@@ -106,19 +106,17 @@ def test_the_reference_is_computed_once_and_kept_with_its_key(run, stage, monkey
         assert len(file.metadata()["key"]) == 64
         assert file.get_tensor("logps_P2").shape == (32, 2)
 
-    class Context:
-        folder = path.parent
-        model = tiny_llama()
-        shares_prompts = False
+    from types import SimpleNamespace
 
-        def reference(self):
-            return torch.no_grad()
+    def again(*_: object) -> None:
+        raise AssertionError("it was computed again")
 
-        def progress(self, *_):
-            raise AssertionError("it was computed again")
-
-    context, pairs = Context(), encoded()
-    key = reference_key(context.model, pairs)
+    models = SimpleNamespace(model=tiny_llama(), shares_prompts=False, reference=torch.no_grad)
+    context = SimpleNamespace(
+        folder=path.parent, models=models, log=SimpleNamespace(progress=again)
+    )
+    pairs = encoded()
+    key = reference_key(context.models.model, pairs)
     reference.save_tensors(path, {"logps_P2": torch.ones(4, 2)}, key)
     assert reference.reference_logps(context, pairs).tolist() == [[1.0, 1.0]] * 4
     context.train = type("Train", (), {"per_device_eval_batch_size": 4})
@@ -198,14 +196,14 @@ def test_dpo_settings_that_cannot_work_together_are_refused(options, said):
 @pytest.mark.parametrize("recipe", ["dpo_quick", "orpo_quick"])
 def test_the_quick_recipes_teach_what_is_preferred_and_keep_the_answers(recipe, tmp_path):
     from llmft.cli.commands import shipped
-    from llmft.engine.engine import run_recipe
+    from llmft.engine.session import run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
     registry = Registry.discover()
     overrides = [f"output_dir={tmp_path}"]
     loaded = load_recipe(shipped.find(recipe), registry, overrides)
-    result = run_recipe(loaded, registry).stages[recipe.removesuffix("_quick")]
+    result = run_recipe(loaded).stages[recipe.removesuffix("_quick")]
     assert 0.3 <= result.before["preference_accuracy"] <= 0.7
     assert result.after["preference_accuracy"] >= 0.85
     assert result.after["exact_match"] >= result.before["exact_match"] - 0.03

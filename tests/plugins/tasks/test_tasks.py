@@ -10,8 +10,8 @@ import pytest
 
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.cli.main import main
-from llmft.engine.engine import resume_recipe, run_recipe
-from llmft.inference.answering import answer
+from llmft.engine.session import resume_recipe, run_recipe
+from llmft.inference.answering import answer, load_run
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.ranking import read_samples
 from llmft.ranking.log import rater_log
@@ -98,7 +98,7 @@ def whole(load, registry, collect, home) -> Path:
     }
     again = {**rank(reward_model="reward"), "name": "again"}
     stages = (collect, rank(judge=judge), reward, again)
-    return run_recipe(load(*stages, runs=home / "runs"), registry).folder
+    return run_recipe(load(*stages, runs=home / "runs")).folder
 
 
 def test_a_run_that_waits_answers_with_its_last_policy(load, registry, collect, home, tmp_path):
@@ -114,12 +114,12 @@ def test_a_run_that_waits_answers_with_its_last_policy(load, registry, collect, 
         "train": TRAIN,
     }
     with pytest.raises(WaitsForPeople):
-        run_recipe(load(sft, {**collect, "start_from": "sft"}, rank(), runs=tmp_path), registry)
+        run_recipe(load(sft, {**collect, "start_from": "sft"}, rank(), runs=tmp_path))
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
-    named = answer(folder, PROMPTS[:2], registry, stage="sft", max_new_tokens=4)
-    assert answer(folder, PROMPTS[:2], registry, max_new_tokens=4) == named
+    named = answer(load_run(folder, registry), folder, PROMPTS[:2], stage="sft", max_new_tokens=4)
+    assert answer(load_run(folder, registry), folder, PROMPTS[:2], max_new_tokens=4) == named
     with pytest.raises(LlmftError, match="stage 'collect' made samples, not a policy"):
-        answer(folder, PROMPTS[:2], registry, stage="collect")
+        answer(load_run(folder, registry), folder, PROMPTS[:2], stage="collect")
 
 
 # --- collect ---------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def test_collect_draws_k_answers_to_each_prompt_in_its_order(whole):
 
 def test_collect_draws_by_the_seed(whole, load, registry, collect, tmp_path):
     first = rows(whole, "collect")
-    same = run_recipe(load(collect, runs=tmp_path / "same"), registry).folder
-    other = run_recipe(load(collect, runs=tmp_path / "other", seed=18), registry).folder
+    same = run_recipe(load(collect, runs=tmp_path / "same")).folder
+    other = run_recipe(load(collect, runs=tmp_path / "other", seed=18)).folder
     assert rows(same, "collect") == first
     assert [line["completions"] for line in rows(other, "collect")] != [
         line["completions"] for line in first
@@ -154,12 +154,12 @@ def test_collect_says_which_prompts_it_cuts_and_refuses_answers_that_leave_them_
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "say " * 40}) + "\n")
     data = {"method": "prompts", "path": str(tmp_path / "long.jsonl")}
     long = {**collect, "data": data, "train": {"max_length": 32}}
-    summary = run_recipe(load(long, runs=tmp_path), registry)
+    summary = run_recipe(load(long, runs=tmp_path))
     log = (summary.folder / "log.txt").read_text()
     assert "of 1 rows: 1 with the start of the prompt cut" in log
     greedy = {**collect["task"], "max_new_tokens": 31}
     with pytest.raises(LlmftError, match=r"E045.*31 tokens leaves no room for a prompt within 32"):
-        run_recipe(load({**long, "task": greedy}, runs=tmp_path), registry)
+        run_recipe(load({**long, "task": greedy}, runs=tmp_path))
 
 
 def test_collect_asks_what_any_kind_of_row_asks(load, registry, collect, tmp_path):
@@ -173,7 +173,7 @@ def test_collect_asks_what_any_kind_of_row_asks(load, registry, collect, tmp_pat
         path = tmp_path / f"{method}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         stages.append({**collect, "name": method, "data": {"method": method, "path": str(path)}})
-    folder = run_recipe(load(*stages, runs=tmp_path), registry).folder
+    folder = run_recipe(load(*stages, runs=tmp_path)).folder
     assert [rows(folder, method)[0]["prompt"] for method in made] == ["a:", "a:"]
     from llmft_tasks.collect import prompt_row
 
@@ -210,7 +210,9 @@ def test_a_reward_model_ranks_by_its_rewards(whole, registry):
 
     assert rows(whole, "again")
     file = whole / "stages" / "again" / "rows.jsonl"
-    for pair in score_file(whole, file, registry, stage="reward"):  # as `llmft score` says
+    for pair in score_file(
+        load_run(whole, registry), whole, file, stage="reward"
+    ):  # as `llmft score` says
         assert pair["chosen_score"] > pair["rejected_score"]
     assert math.isfinite(metrics(whole, "again")["score"])
 
@@ -218,7 +220,7 @@ def test_a_reward_model_ranks_by_its_rewards(whole, registry):
 def test_best_worst_takes_one_pair_of_a_prompt(whole, load, registry, collect, tmp_path):
     judge = {"method": "length", "target": 4, "unit": "characters"}
     stages = (collect, rank(judge=judge, pairs="best_worst"))
-    folder = run_recipe(load(*stages, runs=tmp_path), registry).folder
+    folder = run_recipe(load(*stages, runs=tmp_path)).folder
     prompts = [pair["prompt"] for pair in rows(folder, "rank")]
     assert len(prompts) == len(set(prompts))
     assert {pair["prompt"] for pair in rows(whole, "rank")} >= set(prompts)
@@ -227,7 +229,7 @@ def test_best_worst_takes_one_pair_of_a_prompt(whole, load, registry, collect, t
 def test_a_rule_that_tells_nothing_apart_is_an_error(load, registry, collect, tmp_path):
     judge = {"method": "format", "max_words": 100_000, "lacks": "no such text"}
     with pytest.raises(LlmftError, match=r"E303.*makes no pair") as caught:
-        run_recipe(load(collect, rank(judge=judge), runs=tmp_path), registry)
+        run_recipe(load(collect, rank(judge=judge), runs=tmp_path))
     assert caught.value.exit_code == 5
 
 
@@ -257,7 +259,7 @@ def decide(folder: Path, rater: str, *, but: int = 0) -> None:
 
 
 def test_a_run_waits_for_people_and_goes_on_when_they_have_ranked(load, collect, tmp_path, capsys):
-    recipe = load(collect, rank(), runs=tmp_path).path
+    recipe = load(collect, rank(), runs=tmp_path).source.path
     assert main(["run", recipe, "--json"]) == 9
     told = json.loads(capsys.readouterr().out)
     assert (told["exit_code"], told["errors"][0]["code"]) == (9, "E305")
@@ -285,13 +287,13 @@ def test_a_run_waits_for_people_and_goes_on_when_they_have_ranked(load, collect,
 def test_nobody_is_waited_for_where_there_is_nothing_to_rank(load, registry, collect, tmp_path):
     greedy = {**collect, "task": {**collect["task"], "top_k": 1}}
     with pytest.raises(LlmftError, match=r"E303.*no pair \(6 samples, 6 identical\)"):
-        run_recipe(load(greedy, rank(), runs=tmp_path), registry)
+        run_recipe(load(greedy, rank(), runs=tmp_path))
 
 
 def test_a_run_says_how_many_prompts_there_are_to_rank(load, registry, collect, tmp_path):
     few = {**collect, "task": {**collect["task"], "top_k": 2, "max_new_tokens": 2}}
     with pytest.raises(WaitsForPeople) as caught:
-        run_recipe(load(few, rank(), runs=tmp_path), registry)
+        run_recipe(load(few, rank(), runs=tmp_path))
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
     samples = read_samples(folder / "stages" / "collect" / "rows.jsonl")
     assert 0 < len(rankable(samples)) < len(samples), "some prompts have one answer only"
@@ -313,17 +315,17 @@ def test_a_reward_stage_of_the_run_judges_by_its_name(whole, tmp_path, capsys):
 def test_a_judges_ranking_lets_a_waiting_run_go_on(load, registry, collect, tmp_path, capsys):
     loaded = load(collect, rank(), runs=tmp_path)
     with pytest.raises(WaitsForPeople):
-        run_recipe(loaded, registry)
+        run_recipe(loaded)
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
     assert main(["rank", str(folder), "--judge", "length:target=4,unit=characters"]) == 0
     assert "everything is rated; go on with: llmft run" in capsys.readouterr().out
-    assert resume_recipe(loaded, registry, folder).stages["rank"].metrics["pairs"] > 0
+    assert resume_recipe(loaded, folder).stages["rank"].metrics["pairs"] > 0
 
 
 def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp_path, capsys):
     loaded = load(collect, rank(raters=2), runs=tmp_path)
     with pytest.raises(WaitsForPeople, match="2 people"):
-        run_recipe(loaded, registry)
+        run_recipe(loaded)
     (folder,) = [p for p in (tmp_path / "tasks").iterdir() if p.is_dir()]
     waiting = folder / "stages" / "rank" / "waiting.json"
     told = json.loads(waiting.read_text())
@@ -339,13 +341,13 @@ def test_as_many_people_as_asked_for_are_waited_for(load, registry, collect, tmp
     told = json.loads(capsys.readouterr().out)
     assert (told["raters_needed"], told["finished"]) == (2, ["ann"])
     with pytest.raises(WaitsForPeople, match="finished: ann"):
-        resume_recipe(loaded, registry, folder)
+        resume_recipe(loaded, folder)
     told = json.loads(waiting.read_text())
     assert (told["raters"], told["finished"]) == (2, ["ann"])
     decide(folder, "bob")
     assert main(["rank", str(folder), "--status"]) == 0
     assert "everything is rated; go on with: llmft run" in capsys.readouterr().out
-    summary = resume_recipe(loaded, registry, folder)
+    summary = resume_recipe(loaded, folder)
     assert summary.stages["rank"].metrics["rated_by_two"] > 0
 
 
@@ -353,14 +355,14 @@ def test_a_judge_that_takes_over_from_people_leaves_nothing_waiting(
     load, registry, collect, tmp_path
 ):
     with pytest.raises(WaitsForPeople):
-        run_recipe(load(collect, rank(), runs=tmp_path), registry)
+        run_recipe(load(collect, rank(), runs=tmp_path))
     judge = {"method": "length", "target": 4, "unit": "characters"}
-    summary = resume_recipe(load(collect, rank(judge=judge), runs=tmp_path), registry)
+    summary = resume_recipe(load(collect, rank(judge=judge), runs=tmp_path))
     assert not (summary.folder / "stages" / "rank" / "waiting.json").exists()
 
 
 def test_a_waiting_run_is_told_as_such_and_is_no_crash(load, collect, tmp_path, capsys):
-    recipe = load(collect, rank(), runs=tmp_path).path
+    recipe = load(collect, rank(), runs=tmp_path).source.path
     assert main(["run", recipe]) == 9
     out, err = capsys.readouterr()
     assert "tasks waits for people" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,21 +58,15 @@ def test_several_losses_add_up_with_their_weights(monkeypatch):
 class Context:
     """What `HeldOut` asks of a stage."""
 
-    shares_prompts = False
-
     def __init__(self) -> None:
-        self.model = torch.nn.Linear(1, 1)
-        self.train = type("Train", (), {"per_device_eval_batch_size": 2})()
+        self.models = SimpleNamespace(model=torch.nn.Linear(1, 1), shares_prompts=False)
+        self.train = SimpleNamespace(per_device_eval_batch_size=2)
         self.told: list[tuple[str, int, int]] = []
-
-    def held_out(self):
-        return ["row"] * 3
+        self.log = SimpleNamespace(progress=lambda *told: self.told.append(told))
+        self.data = SimpleNamespace(held_out=lambda: ["row"] * 3, encode_pairs=self.encode_pairs)
 
     def encode_pairs(self, rows):
         return [EncodedPair(ROW, ROW, 0, None, "row") for _ in rows]
-
-    def progress(self, phase, done, of):
-        self.told.append((phase, done, of))
 
 
 def test_ties_of_held_out_pairs_count_as_wrong(monkeypatch):
@@ -84,7 +79,7 @@ def test_ties_of_held_out_pairs_count_as_wrong(monkeypatch):
     assert found["preference_accuracy"] == pytest.approx(1 / 3)
     assert found["preference_margin"] == pytest.approx((3 - 1 + 0) / 3)
     assert context.told == [("judge pairs", 2, 3), ("judge pairs", 3, 3)]
-    assert context.model.training, "the model is given back as it was"
+    assert context.models.model.training, "the model is given back as it was"
 
 
 REWARDS = torch.tensor([[2.0, 0.5], [1.0, 1.5], [0.25, 0.25]])

@@ -14,9 +14,9 @@ from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.objective import PpoObjective
 from llmft_alignments.ppo.rollouts import Judged, rollout_row
 
-from llmft.api import EncodedPrompt
+from llmft.api import EncodedPrompt, SamplingParams
 from llmft.api.settings import TrainSettings
-from llmft.modeling.decoding import SamplingParams, decode
+from llmft.modeling.decoding import decode
 from llmft.toolkit import add_value_head, token_stats, values
 from llmft.training import loop
 
@@ -32,16 +32,16 @@ def reward(prompt: int, token: int) -> float:
     return (token - 3 * prompt) % ARMS / (ARMS - 1)
 
 
-class BanditArena:
+class BanditSampler:
     """What the objective asks of those who draw and judge."""
 
     def __init__(self, model, seed: int) -> None:
         self.model, self.seed = model, seed
 
     def sample_rollouts(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
-        drawing = SamplingParams(1, temperature=1.0, seed=(self.seed, *seed))
+        params, seed = SamplingParams(1, temperature=1.0), (self.seed, *seed)
         ids = [prompt.input_ids for prompt in prompts]
-        return decode(self.model, ids, drawing, batch_size=ANSWERS, numbers=numbers)
+        return decode(self.model, ids, params, seed=seed, batch_size=ANSWERS, numbers=numbers)
 
     def judge(self, prompts, answers):
         rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]
@@ -81,10 +81,10 @@ def test_a_bandit_is_solved_to_95_percent_of_its_optimum(seed):
         "method": "ppo", "reward_model": "none", "kl_coef": 0.0, "entropy_coef": 0.05,
         "response_length": 1, "temperature": 1.0,
     }  # fmt: skip
-    arena = BanditArena(model, seed)
+    sampler = BanditSampler(model, seed)
     told: list[str] = []
     objective = PpoObjective(
-        PpoConfig.model_validate(options), arena, Diagnostics(told.append), seed
+        PpoConfig.model_validate(options), sampler, Diagnostics(told.append), seed
     )
     assert expected_reward(model) < 0.6
     loop.train(model, PROMPTS, objective, settings, seed=seed, online=objective)

@@ -76,12 +76,13 @@ def test_a_reward_that_is_no_number_is_an_error_that_names_it(reward):
         def score(self, prompt, completion, answers):
             return reward
 
-    arena = RolloutSampler.__new__(RolloutSampler)
-    arena.reward_model, arena.function = None, Odd(RewardConfig(method="odd"))
-    arena.context = SimpleNamespace(tokenizer=tiny_tokenizer())
+    sampler = RolloutSampler.__new__(RolloutSampler)
+    sampler.reward_model, sampler.function = None, Odd(RewardConfig(method="odd"))
+    models = SimpleNamespace(tokenizer=tiny_tokenizer())
+    sampler.context = SimpleNamespace(models=models)
     prompts = [EncodedPrompt((5, 6), (-100, -100), "rows.jsonl:3", "p", ())]
     with pytest.raises(DataError, match=r"E112.*rows\.jsonl:3.*'odd'.*(inf|None|good)"):
-        arena.score(prompts, [None], [Answer([7])])
+        sampler.score(prompts, [None], [Answer([7])])
 
 
 MEANS = {"reward": 0.5, "kl": 0.1, "length": 4.0, "entropy": 1.0}

@@ -22,9 +22,9 @@ def main() -> None:
     from llmft_alignments.ppo.objective import PpoObjective
     from llmft_alignments.ppo.rollouts import Judged, rollout_row
 
-    from llmft.api import EncodedPrompt
+    from llmft.api import EncodedPrompt, SamplingParams
     from llmft.api.settings import TrainSettings
-    from llmft.modeling.decoding import SamplingParams, decode
+    from llmft.modeling.decoding import decode
     from llmft.modeling.tiny_models import tiny_llama
     from llmft.system import distributed
     from llmft.toolkit import add_value_head, token_stats, values
@@ -48,9 +48,9 @@ def main() -> None:
 
     class RolloutSampler:
         def sample_rollouts(self, prompts, seed, numbers, *, model=None, stopping=lambda: False):
-            drawing = SamplingParams(5, stops=(256, 0, 1, 2), seed=(3, *seed))
+            params = SamplingParams(5, stop_token_ids=(256, 0, 1, 2))
             ids = [prompt.input_ids for prompt in prompts]
-            return decode(policy, ids, drawing, batch_size=3, numbers=numbers)
+            return decode(policy, ids, params, seed=(3, *seed), batch_size=3, numbers=numbers)
 
         def judge(self, prompts, answers):
             rows = [rollout_row(p, a) for p, a in zip(prompts, answers, strict=True)]

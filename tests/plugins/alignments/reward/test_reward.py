@@ -11,10 +11,12 @@ from llmft_alignments.reward.report import as_markdown, calibration, histograms,
 
 from llmft.api import Encoded
 from llmft.cli import main
-from llmft.modeling import attention, base_model, forward, heads
+from llmft.inference.answering import load_run
+from llmft.modeling import attention, forward, heads
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama
 from llmft.registry.registry import Registry
-from llmft.runs.upstream import load_stage
+from llmft.runs.upstream import stage_model
 
 
 def rows(lengths=(5, 17, 2, 9)):
@@ -68,7 +70,8 @@ def test_the_head_is_saved_and_handed_over_exactly(run, stage):
     summary = run(stage("reward"))
     folder = summary.folder / "stages" / "reward"
     assert (folder / "adapter" / "head.safetensors").is_file()
-    again = load_stage(folder, Registry.discover(), tiny_llama())
+    job = load_run(summary.folder, Registry.discover())
+    again = stage_model(job.stage("reward"), tiny_llama(), folder, whole=True)
     assert not any(p.requires_grad for p in again.parameters())
     assert not again.training
     report = json.loads((folder / "rewards.json").read_text())
@@ -128,13 +131,13 @@ def test_score_stores_the_base_as_the_recipe_did(run, stage, model_folder, tmp_p
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "say 1: 1"}\n')
     asked = []
-    original = base_model.load_base
+    original = BaseModel.load
 
-    def noted(source, options, **more):
+    def noted(self, options, **more):
         asked.append(options)
-        return original(source, options, **more)
+        return original(self, options, **more)
 
-    monkeypatch.setattr(base_model, "load_base", noted)
+    monkeypatch.setattr(BaseModel, "load", noted)
     cli_json(["score", str(summary.folder), str(file)])
     assert [options["load_in_4bit"] for options in asked] == [True]
 

@@ -1,0 +1,321 @@
+"""The main path: a job's stages, run one after another in one run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pluggy import PluginManager
+
+from llmft.api import RunInfo, StageResult, Task, hookimpl
+from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
+from llmft.engine.preflight import refuse_faults
+from llmft.engine.stage import StageRunner
+from llmft.engine.trackers import Trackers
+from llmft.hub import sources, upload
+from llmft.modeling.base_model import BaseModel
+from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.recipe import Stage
+from llmft.registry.return_checks import result_of, shown
+from llmft.runs import fingerprint, locking, resuming, run_folder
+from llmft.runs.accepted import NOTHING, Accepted
+from llmft.runs.locking import Lock
+from llmft.runs.resuming import PreviousRun
+from llmft.runs.upstream import dataset_in, refuse_other_bases
+from llmft.system import fsio, hub_commits, launcher
+from llmft.system.quiet import captured_output
+from llmft.system.signals import leave_on_signal
+from llmft.training.checkpoints import FOLDER as CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a recipe runs. first: this stage and those after it, finished or not.
+
+    last: nothing after this stage. None: from where the run stopped, and to its end.
+    """
+
+    first: str | None = None
+    last: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. already_finished: there was nothing to do, and nothing was written."""
+
+    run_id: str
+    folder: Path
+    seconds: float
+    stages: Mapping[str, StageResult]
+    already_finished: bool = False
+
+
+WHOLE = Part()
+
+
+def run_recipe(
+    job: Job, part: Part = WHOLE, *, base: BaseModel | None = None, smoke: bool = False
+) -> Summary:
+    """Run the stages of a job in a new run folder, and return what was made and where.
+
+    base: the job's base model, where it was looked at before. smoke: a tiny random model stands in
+    for the recipe's.
+    Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
+    """
+    hub_commits.begin()
+    base = base or BaseModel(job.recipe.model)
+    refuse_faults(job, base)
+    folder = run_folder.new_run_folder(job.recipe)
+    return Session(job, base, folder, part, smoke=smoke).run()
+
+
+def resume_recipe(
+    job: Job, folder: Path | None = None, part: Part = WHOLE, accepted: Accepted = NOTHING
+) -> Summary:
+    """Go on with a run where it stopped; a finished one is not touched.
+
+    A finished stage is not run again, unless what it was made from has changed: its settings, its
+    rows, or a stage it reads. What it made before is kept in the run's folder `replaced`.
+
+    folder: the run's; default: the newest unfinished run of the recipe's name. accepted: what the
+    person who resumes it accepts, and no recipe can.
+    Raises CheckpointError where the recipe, the data or the model is not what the run began with.
+    """
+    folder = folder.resolve() if folder else resuming.newest_run(job)
+    hub_commits.begin_as_in(folder)
+    base = BaseModel(job.recipe.model)
+    session = Session(job, base, folder, part, accepted=accepted)
+    previous = resuming.examine(job, folder, part.first)
+    if finished := session.already_finished(previous):
+        return finished
+    refuse_faults(job, base)
+    return session.run(resumed=True)
+
+
+class Session:
+    """One run of a job in its folder, alone there.
+
+    accepted: what the person who runs it accepts. smoke: its scores mean nothing.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        base: BaseModel,
+        folder: Path,
+        part: Part = WHOLE,
+        *,
+        accepted: Accepted = NOTHING,
+        smoke: bool = False,
+    ) -> None:
+        self.job, self.base, self.folder, self.part = job, base, folder, part
+        self.accepted, self.smoke = accepted, smoke
+        self.trackers = Trackers(job.make_trackers())
+
+    def already_finished(self, previous: PreviousRun) -> Summary | None:
+        """Return how a run ended that there is nothing left to do for, or None."""
+        finished = previous.finished and self.part.first is None
+        if finished and fingerprint.all_unchanged(self.job, self.folder):
+            return Summary(
+                self.folder.name, self.folder, 0.0, previous.results, already_finished=True
+            )
+        return None
+
+    def run(self, *, resumed: bool = False) -> Summary:
+        """Run the stages that are not finished, and tell the trackers how it ends.
+
+        resumed: the folder holds a run that stopped.
+        """
+        started = time.monotonic()
+        folder, previous = self.folder, None
+        with (
+            locking.held(folder, break_lock=self.accepted.lock) as lock,
+            captured_output(folder / "log.txt"),
+        ):
+            if resumed:  # another process may have gone on with it until now
+                previous = resuming.examine(self.job, folder, self.part.first)
+                if finished := self.already_finished(previous):
+                    return finished
+            try:
+                with leave_on_signal():
+                    results = self._run_stages(lock, previous)
+            except BaseException as error:
+                raise self._told(error) from (
+                    None if isinstance(error, Interrupted | WaitsForPeople) else error.__cause__
+                )
+            seconds = time.monotonic() - started
+            self._tell_the_end(results, seconds)
+        return Summary(folder.name, folder, seconds, results)
+
+    def _told(self, error: BaseException) -> BaseException:
+        """Tell the trackers that a run stopped; return its error, with what to type next."""
+        error.run_folder = self.folder  # type: ignore[attr-defined]  # where a crash report goes
+        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        status = "waits for people" if isinstance(error, WaitsForPeople) else status
+        told = {"run_id": self.folder.name, "folder": str(self.folder), "status": status}
+        self.trackers.run_finished(told)
+        if isinstance(error, Interrupted):
+            return run_folder.saying_how_to_go_on(
+                error, self.job, self.folder, self.part.last, self.smoke
+            )
+        if isinstance(error, WaitsForPeople):
+            return run_folder.saying_who_ranks(
+                error, self.job, self.folder, self.part.last, self.smoke
+            )
+        return error
+
+    def _tell_the_end(self, results: Mapping[str, StageResult], seconds: float) -> None:
+        ended: dict[str, Any] = {
+            "run_id": self.folder.name,
+            "folder": str(self.folder),
+            "seconds": seconds,
+            "stages": {name: asdict(result) for name, result in results.items()},
+        }
+        if len(results) == len(self.job.stages):
+            upload.push_after_run(self.job, self.folder, self.trackers.note)
+        else:
+            ended["status"] = f"stopped after '{self.part.last}', as asked"
+        self.trackers.run_finished(ended)
+
+    def _run_stages(self, lock: Lock, previous: PreviousRun | None) -> dict[str, StageResult]:
+        """Run the stages one after another, each through the one dispatch point."""
+        recipe = self.job.recipe
+        manager = self.job.hooks()
+        engine = Engine()
+        manager.register(engine)
+        try:
+            names = tuple(stage.name for stage in recipe.stages)
+            self.trackers.run_started(RunInfo(recipe.name, self.folder, recipe.resolved(), names))
+            provenance = self._open(lock, previous)
+            finished = dict(previous.results) if previous else {}
+            results: dict[str, StageResult] = {}
+            again, remade = False, set[str]()
+            for bound in self.job.stages:
+                again = again or bound.name == self.part.first
+                context = self._context(bound, lock, provenance)
+                made = finished.get(bound.name)
+                recorded = fingerprint.recorded(self.folder, bound.name)
+                if made and not again and recorded == context.fingerprint:
+                    self.trackers.note(f"{bound.name}: finished already")
+                    results[bound.name] = made
+                else:
+                    self._set_aside(context, made, again, remade)
+                    results[bound.name] = self._run_stage(context, manager, provenance)
+                if bound.name == self.part.last:
+                    break
+        finally:
+            manager.unregister(engine)
+        return results
+
+    def _open(self, lock: Lock, previous: PreviousRun | None) -> dict[str, Any]:
+        """Write down that the run begins or goes on, tell its remarks, return its provenance."""
+        job, base, folder = self.job, self.base, self.folder
+        if previous:
+            provenance, notes = run_folder.reopen(
+                folder, job, base, previous, lock.killed, accept_plugins=self.accepted.plugins
+            )
+        else:
+            provenance, notes = run_folder.write_inputs(folder, job, base, smoke=self.smoke), []
+        remarks = [*launcher.remarks(), *sources.remarks(job.recipe), *self.trackers.contacts()]
+        for note in [*notes, *remarks]:
+            self.trackers.note(note)
+        refuse_other_bases(job, provenance)
+        return provenance
+
+    def _context(self, bound: BoundStage, lock: Lock, provenance: dict[str, Any]) -> StageRunner:
+        recipe, folder = self.job.recipe, self.folder
+        context = StageRunner(
+            self.job,
+            bound,
+            self.base,
+            run=folder,
+            folder=folder / "stages" / bound.name,
+            dataset=dataset_in(bound, folder),
+            trackers=self.trackers,
+            tell=lock.tell,
+        )
+        context.accept_data = self.accepted.data
+        context.reads = fingerprint.reads(bound.spec, folder)
+        context.fingerprint = fingerprint.stage_fingerprint(
+            recipe, bound.spec, provenance, folder, context.data.digests
+        )
+        if (seen := sources.commits(recipe)) != provenance.get("hub", []):
+            provenance["hub"] = seen  # what a resumed run loads again
+            fsio.write_json(folder / "lock.json", provenance)
+        return context
+
+    def _set_aside(
+        self, context: StageRunner, made: StageResult | None, again: bool, remade: set[str]
+    ) -> None:
+        """Move what a stage that runs again made before out of the way, and say why it runs."""
+        name = context.name
+        if made:
+            kept = fingerprint.set_aside(self.folder, name)
+            why = "as asked" if again else "as what it is made from has changed"
+            self.trackers.note(f"{name}: runs again, {why}; what it made is in '{kept}'")
+            remade.add(name)
+        elif why := fingerprint.why_restarts(self.folder, name, context.reads, remade, again):
+            kept = fingerprint.set_aside(self.folder, name)
+            self.trackers.note(f"{name}: restarts, {why}; what it had is in '{kept}'")
+
+    def _run_stage(
+        self, context: StageRunner, manager: PluginManager, provenance: dict[str, Any]
+    ) -> StageResult:
+        """Run a stage through the one dispatch point; write its provenance and what it made."""
+        self._prepare(context)
+        if not isinstance(context.work, Task):  # the first process does a task alone
+            self._tell_the_workers(context)
+        returned = manager.hook.llmft_run_stage(stage=context.spec, context=context)
+        result = self._checked(returned)
+        provenance["rows_sha256"][context.name] = context.data.digests
+        provenance["hub"] = sources.commits(self.job.recipe)
+        fsio.write_json(self.folder / "lock.json", provenance)
+        context.save(result)
+        told = {"folder": str(context.folder), "samples": context.log.samples, **asdict(result)}
+        self.trackers.stage_finished(context.name, told)
+        return result
+
+    def _checked(self, returned: Any) -> StageResult:
+        """Return what a stage's hook gave; only a wrapper's can be wrong, as ours is checked."""
+        if not isinstance(returned, StageResult):
+            names = ", ".join(self.job.recipe.plugins)
+            raise PluginError(
+                "E502",
+                f"a plugin under 'plugins' ({names}) returns {shown(returned)} for a stage, not"
+                " its StageResult",
+                fix="report it to the plugin's author, or take the plugin out",
+            )
+        return returned
+
+    def _prepare(self, context: StageRunner) -> None:
+        """Make the stage's folder, or clear what a kill left half-published in it."""
+        place = context.folder
+        if place.is_dir():
+            resuming.clear_unfinished(place)
+            trained = not isinstance(context.work, Task)
+            if trained and not any(place.glob(f"{CHECKPOINTS}/step-*")):
+                self.trackers.note(f"{context.name}: no checkpoint was saved, so it starts again")
+        with fsio.disk_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+
+    def _tell_the_workers(self, context: StageRunner) -> None:
+        from llmft.system import distributed
+
+        order = launcher.Order(str(self.folder), context.name, context.data.digests)
+        distributed.on_rank_zero(lambda: order)
+
+
+class Engine:
+    """The engine's own implementation of the one dispatch point."""
+
+    @hookimpl(trylast=True)
+    def llmft_run_stage(self, stage: Stage, context: StageRunner) -> StageResult:
+        """Let the stage's alignment train, or its task run."""
+        if isinstance(context.work, Task):
+            result = context.work.run(context)
+        else:
+            result = context.work.train(context)
+        return result_of(context.work, result, context.folder)

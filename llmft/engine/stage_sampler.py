@@ -1,0 +1,89 @@
+"""Answers of a stage's model as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from llmft.api import Answer, Prompt, PromptRow, SamplingParams
+from llmft.engine.stage_data import StageData
+from llmft.engine.stage_log import StageLog
+from llmft.engine.stage_models import StageModels
+
+
+class StageSampler:
+    """The `sampler` of a StageContext."""
+
+    def __init__(self, models: StageModels, data: StageData, log: StageLog) -> None:
+        self.models, self.data, self.log = models, data, log
+        self.seed, self.batch_size = data.seed, data.train.per_device_eval_batch_size
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Return the greedy answer to each prompt."""
+        from llmft.evaluation.generation import generate
+
+        return generate(
+            self.models.model,
+            self.models.tokenizer,
+            [self.data.encoder.prompt_ids(prompt) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            batch_size=self.batch_size,
+            on_batch=lambda done, total: self.log.progress("answer", done, total),
+        )
+
+    def sample(
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, seed: int = 0
+    ) -> list[list[str]]:
+        """Return several answers to each prompt, by the seed; notes which prompts were cut."""
+        from llmft.evaluation.generation import sample
+
+        asked = [PromptRow(prompt) for prompt in prompts]
+        fitted = self.data.encode_prompts(asked, params.max_new_tokens)
+        return sample(
+            self.models.model,
+            self.models.tokenizer,
+            [prompt.input_ids for prompt in fitted],
+            params,
+            seed=(self.seed, seed),
+            batch_size=self.batch_size,
+            on_batch=lambda done, total: self.log.progress("sample", done, total),
+        )
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: Sequence[int],
+        numbers: Sequence[int] | None = None,
+        model: Any = None,
+        batch_size: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> list[Answer]:
+        """Return an answer to each prompt, as token ids, with random numbers of its own."""
+        from llmft.modeling import decoding
+        from llmft.system import distributed
+        from llmft.system.signals import Stop
+
+        model = self.models.model if model is None else model
+        stops = (*decoding.stop_ids(model, self.models.tokenizer), *params.stop_token_ids)
+        answers: list[Answer] | None = None
+        with suppress(decoding.Stopped):
+            answers = decoding.decode(
+                model,
+                prompts,
+                replace(params, stop_token_ids=stops),
+                seed=(self.seed, *seed),
+                keep_nuclei=params.top_p < 1,
+                batch_size=batch_size or self.batch_size,
+                numbers=numbers,
+                stopping=stopping,
+            )
+        stopped = answers is None
+        if isinstance(stopping, Stop):  # in training all processes sample, and all stop if one does
+            stopped = bool(distributed.all_reduce_max(stopped))
+        if stopped or answers is None:
+            raise decoding.Stopped
+        return answers

@@ -1,0 +1,128 @@
+"""From a checked recipe to a job: each method's class becomes an object, each reference a stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmft.api import RewardFunction
+from llmft.api.errors import CheckpointError, LlmftError
+from llmft.recipes.job import BoundStage, Job, Source, Upstream
+from llmft.recipes.methods import Methods, nested_methods
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.references import ANOTHER_RUN, Reference, references
+from llmft.recipes.rounds import Rounds
+
+RESOLVED = "resolved.yaml"
+"""The recipe in a run's folder with every default written out."""
+MODELS = ("policy", "reward_model")
+"""What a stage produces that is an adapter on a base model."""
+
+
+class Binder:
+    """Makes the objects of one recipe. `registry` ends here: a job no longer knows it."""
+
+    def __init__(self, registry: Methods, other_runs: frozenset[Path] = frozenset()) -> None:
+        self.registry = registry
+        self._other_runs = other_runs  # those whose recipes are being read, one for the other
+        self._jobs: dict[Path, Job] = {}
+
+    def bind(self, recipe: Recipe, written: Recipe, rounds: Rounds, source: Source) -> Job:
+        """Return the job of a recipe whose repeated stages are written out."""
+        named = references(recipe)
+        bound: dict[str, BoundStage] = {}
+        for number, stage in enumerate(recipe.stages):
+            own = [reference for reference in named if reference.stage == number]
+            bound[stage.name] = self._stage(recipe, stage, own, bound)
+        return Job(
+            recipe, written, rounds, tuple(bound.values()),
+            make_trackers=lambda: tuple(self._made("tracker", one) for one in recipe.trackers),
+            records=tuple(self._records(recipe)),
+            hooks=lambda: self.registry.cross_cutting(recipe.plugins),
+            load=self._load,
+            source=source,
+        )  # fmt: skip
+
+    def _made(self, kind: str, config: Any) -> Any:
+        return self.registry.method(kind, config.method)(config)
+
+    def _stage(
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        named: list[Reference],
+        bound: Mapping[str, BoundStage],
+    ) -> BoundStage:
+        upstream = {one.target: self._upstream(recipe, one, bound) for one in named}
+        adapter = None
+        if stage.adapter is not None:
+            adapter = self._made("adapter", stage.adapter)
+        elif stage.start_from is not None and (start := upstream[stage.start_from].stage):
+            adapter = start.adapter
+        rewards: list[RewardFunction[Any]] = [
+            self._made(kind, config) for kind, config in nested_methods(stage.work)
+        ]
+        return BoundStage(
+            stage,
+            adapter,
+            self._made(stage.work_kind, stage.work),
+            self._made("dataset", stage.data) if stage.data is not None else None,
+            tuple(rewards),
+            upstream,
+        )
+
+    def _upstream(
+        self, recipe: Recipe, reference: Reference, bound: Mapping[str, BoundStage]
+    ) -> Upstream:
+        target, produces = reference.target, reference.produces
+        if not reference.is_of_another_run:
+            return Upstream(target, produces, bound[target])
+        run_id, _, name = target.removeprefix(ANOTHER_RUN).partition("/")
+        found = sorted(Path(recipe.output_dir).glob(f"*/{run_id}"))
+        if not found:
+            error = CheckpointError(
+                "E402",
+                f"there is no run '{run_id}' under '{recipe.output_dir}'",
+                fix="give the name of a run's folder, as 'llmft run' printed it",
+            )
+            return Upstream(target, produces, error=error)
+        if produces not in MODELS:
+            return Upstream(target, produces, run=found[0])
+        try:
+            return Upstream(target, produces, self._other(found[0]).stage(name), found[0])
+        except KeyError:
+            what = f"the run '{run_id}' has no stage '{name}'"
+            return Upstream(target, produces, run=found[0], error=CheckpointError("E402", what))
+        except LlmftError as error:
+            return Upstream(target, produces, run=found[0], error=error)
+
+    def _load(self, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job:
+        from llmft.recipes.load import load_recipe
+
+        return load_recipe(path, self.registry, overrides)
+
+    def _other(self, run: Path) -> Job:
+        """Return the job of another run. Raises an LlmftError where its recipe cannot be read."""
+        from llmft.recipes.load import load_recipe
+
+        run = run.resolve()
+        if run in self._other_runs:
+            what = f"the runs wait for each other: '{run.name}' goes on from itself"
+            raise CheckpointError("E402", what)
+        if run not in self._jobs:
+            seen = self._other_runs | {run}
+            self._jobs[run] = load_recipe(run / RESOLVED, self.registry, other_runs=seen)
+        return self._jobs[run]
+
+    def _records(self, recipe: Recipe) -> list[Any]:
+        """Return the records of the methods that a recipe names, as the lock keeps them."""
+        wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
+        for stage in recipe.stages:
+            wanted |= {(stage.work_kind, stage.work.method)}
+            wanted |= {("dataset", stage.data.method)} if stage.data else set()
+            wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
+            wanted |= {(kind, config.method) for kind, config in nested_methods(stage.work)}
+        every = self.registry.records(load=False)
+        return [record for record in every if (record.kind, record.method) in wanted]

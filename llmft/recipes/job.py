@@ -1,0 +1,139 @@
+"""A recipe that is bound to its methods: what the rest of llmft works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmft.api import Adapter, Alignment, Dataset, RewardConfig, RewardFunction, Task, Tracker
+from llmft.api.errors import CheckpointError, Fault, LlmftError
+from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.rounds import Rounds
+from llmft.recipes.tree import KeyPath, Tree, dotted
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a recipe was read from, which an error points at.
+
+    path: the file. text: the file as given. overrides: the `--set` values, as given.
+    """
+
+    path: str
+    text: str
+    overrides: tuple[str, ...]
+    tree: Tree
+
+    def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
+        """Return a fault at a key of the recipe."""
+        return Fault(code, what, fix, dotted(path), self.tree.place(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A stage that another one names.
+
+    target: as the recipe names it. produces: what it has to make. stage: the stage itself; None
+    where it is of another run, and that makes no model or cannot be read. run: the folder of that
+    other run; None for a stage of this one, and where it is not found. error: why it is not bound.
+    """
+
+    target: str
+    produces: str
+    stage: BoundStage | None = None
+    run: Path | None = None
+    error: LlmftError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStage:
+    """A stage with the live objects of its methods.
+
+    spec: what the recipe says. adapter: what it trains, its own or that of the stage it starts
+    from; None for a task on the base alone. dataset: None for a task that reads no rows. rewards:
+    the reward functions that its settings choose. upstream: the stages that it names, by target.
+    """
+
+    spec: Stage
+    adapter: Adapter[Any] | None
+    work: Alignment[Any] | Task[Any]
+    dataset: Dataset[Any] | None
+    rewards: tuple[RewardFunction[Any], ...]
+    upstream: Mapping[str, Upstream]
+
+    @property
+    def name(self) -> str:
+        """What the recipe calls the stage."""
+        return self.spec.name
+
+    @property
+    def start(self) -> Upstream | None:
+        """The stage whose adapter this one goes on with; None where it begins on the base."""
+        return self.upstream[self.spec.start_from] if self.spec.start_from else None
+
+    @property
+    def model_adapter(self) -> Adapter[Any] | None:
+        """The adapter on the stage's model; None for a task on the base alone.
+
+        Raises CheckpointError where it is that of another run, which cannot be read.
+        """
+        start = self.start
+        if self.adapter is None and start is not None:
+            raise start.error or CheckpointError(
+                "E402", f"the adapter of '{start.target}' is not known", fix="name another stage"
+            )
+        return self.adapter
+
+    def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
+        """Return the reward function that a block in the stage's settings chooses."""
+        return next(made for made in self.rewards if made.config == config)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recipe that passed every check, bound to its methods.
+
+    recipe: with repeated stages written out, round after round; `written`: as the file has it.
+    rounds: which stage is of which round. stages: those of `recipe`, in order. make_trackers: gives
+    the trackers, which take hold of the terminal when they are made. records: which distribution
+    and version gave each method, for the lock. hooks: gives pluggy's manager, in which exactly the
+    plugins that the recipe names act on stages. load: reads another recipe, with the same methods:
+    (path, overrides) -> Job.
+    """
+
+    recipe: Recipe
+    written: Recipe
+    rounds: Rounds
+    stages: tuple[BoundStage, ...]
+    make_trackers: Callable[[], tuple[Tracker[Any], ...]]
+    records: tuple[Any, ...]
+    hooks: Callable[[], Any]
+    load: Callable[..., Job]
+    source: Source
+
+    def stage(self, name: str) -> BoundStage:
+        """Return the stage of that name; KeyError if there is none."""
+        return {stage.name: stage for stage in self.stages}[name]
+
+    @property
+    def written_stages(self) -> tuple[BoundStage, ...]:
+        """The stages as the file has them; later rounds have the same settings."""
+        return tuple(self.stage(stage.name) for stage in self.written.stages)
+
+    def index_of(self, stage: str) -> int:
+        """Return where the file has a stage, by its name in whichever round."""
+        name = self.rounds[stage][0] if stage in self.rounds else stage
+        return [one.name for one in self.written.stages].index(name)
+
+    def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
+        """Return a fault at a key of this recipe, for what is found out later."""
+        return self.source.fault(code, path, what, fix)
+
+    def with_stage(self, recipe: Recipe, spec: Stage) -> Job:
+        """Return the job with another recipe, in which one stage's training settings differ."""
+        stages = tuple(
+            replace(bound, spec=spec) if bound.name == spec.name else bound for bound in self.stages
+        )
+        return replace(self, recipe=recipe, written=recipe, stages=stages)
