@@ -314,11 +314,11 @@ def run_folder(parent: Path, name: str, finished: bool) -> Path:
 def test_the_newest_unfinished_run_is_resumed_whatever_its_hash(names, finished, newest, tmp_path):
     """Runs that begin within one second are numbered: the second attempt, the tenth ..."""
     folders = [run_folder(tmp_path, name, str(at) in finished) for at, name in enumerate(names)]
-    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
-    assert newest_run(loaded) == folders[newest].resolve()
+    job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    assert newest_run(job) == folders[newest].resolve()
 
 
 def test_without_a_run_there_is_nothing_to_resume(tmp_path):
-    loaded = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
+    job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
     with pytest.raises(CheckpointError, match=r"E402.*no run in .*tiny"):
-        newest_run(loaded)
+        newest_run(job)

@@ -97,3 +97,179 @@ def test_a_file_of_a_run_that_is_damaged_is_named_with_the_way_out(tmp_path, dam
         path.write_bytes(damage)
     with pytest.raises(CheckpointError, match=r"E401.*run.json' is (damaged|missing).*fix: do so"):
         fsio.read_json(path, "do so")
+
+
+def events_of(monkeypatch) -> list[str]:
+    """Return a list that gets what is synced and renamed from now on, by name."""
+    events: list[str] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def named(path) -> str:
+        name = os.path.basename(str(path))
+        return "staged" if name.startswith(fsio.STAGING) else name
+
+    def synced(handle):
+        events.append("sync " + named(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def moved(act):
+        def move(source, target):
+            events.append(f"{named(source)} -> {named(target)}")
+            act(source, target)
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", moved(rename))
+    monkeypatch.setattr(os, "replace", moved(replace))
+    return events
+
+
+linux = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="/proc names open files")
+
+
+@linux
+def test_a_file_is_on_disk_before_its_name_is_and_its_name_before_it_returns(tmp_path, monkeypatch):
+    events = events_of(monkeypatch)
+    fsio.write_bytes(tmp_path / "new" / "more" / "a.json", b"{}")
+    assert events == ["sync staged", "staged -> a.json", "sync more"]
+
+
+@linux
+def test_a_folder_is_on_disk_with_all_its_files_before_its_name_is(tmp_path, monkeypatch):
+    events = events_of(monkeypatch)
+    make(tmp_path / "target")
+    at = events.index("staged -> target")
+    before, after = events[:at], events[at + 1 :]
+    assert {"sync a.json", "sync b.bin", "sync sub", "sync staged"} <= set(before)
+    assert after == [f"sync {tmp_path.name}"]
+
+
+@linux
+def test_a_line_is_on_disk_when_it_returns(tmp_path, monkeypatch):
+    events = events_of(monkeypatch)
+    path = tmp_path / "anna.jsonl"
+    fsio.append_line(path, "one")
+    assert events == ["sync anna.jsonl", f"sync {tmp_path.name}"]
+    fsio.append_line(path, "two")
+    assert events[2:] == ["sync anna.jsonl"], "its name is there already"
+    assert path.read_text() == "one\ntwo\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_line_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "anna.jsonl"
+    fsio.append_line(path, "one")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
+    with pytest.raises(EnvironmentFault, match="E202"):
+        fsio.append_line(path, "two")
+    assert path.read_text() == "one\n"
+
+
+def test_half_a_line_is_cut_off(tmp_path):
+    path = tmp_path / "anna.jsonl"
+    for text, left in (("one\ntw", "one\n"), ("one\n", "one\n"), ("on", "")):
+        path.write_text(text)
+        fsio.cut_half_line(path)
+        assert path.read_text() == left
+
+
+def test_a_write_that_the_system_cuts_short_goes_on(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, bytes(data)[:3]))
+    fsio.write_text(tmp_path / "a.txt", "more than three bytes: ü")
+    assert (tmp_path / "a.txt").read_text("utf-8") == "more than three bytes: ü"
+
+
+def test_rows_and_texts_are_written_as_they_are_read(tmp_path):
+    fsio.write_jsonl(tmp_path / "rows.jsonl", [{"a": "ü"}, {"a": 1}])
+    assert (tmp_path / "rows.jsonl").read_text("utf-8") == '{"a": "ü"}\n{"a": 1}\n'
+    fsio.write_json(tmp_path / "a.json", {"a": "ü"})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "a": "ü"\n}\n'
+
+
+def test_a_private_folder_is_new_and_its_owners(tmp_path):
+    folder = tmp_path / "runs" / "tiny" / "1"
+    fsio.make_private_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileExistsError):
+        fsio.make_private_folder(folder)
+
+
+def test_a_folder_that_is_taken_away_is_gone_with_its_remains(tmp_path):
+    folder = make(tmp_path / "target")
+    fsio.remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_looks_like_staging_is_taken_away_and_not_what_it_names(tmp_path):
+    kept = make(tmp_path / "elsewhere" / "target")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".staging-link").symlink_to(kept)
+    fsio.sweep_staging(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    assert fsio.verify_folder(kept) == "run-1"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.ENOSPC, "E202", "12,345 bytes needed.*MB free.*free some space"),
+        (errno.EDQUOT, "E202", "12,345 bytes needed"),
+        (errno.EIO, "E202", "12,345 bytes needed"),
+        (errno.EROFS, "E202", "read-only"),
+        (errno.EACCES, "E203", "permission denied"),
+        (errno.EPERM, "E203", "permission denied"),
+        (errno.ENOTDIR, "E203", "a part of it is a file"),
+        (errno.EISDIR, "E203", "it is a folder"),
+        (errno.EBUSY, "E203", "it is a folder"),
+        (errno.ENOENT, "", ""),
+    ],
+)
+def test_what_the_disk_refuses_is_told_in_words(number, code, said, tmp_path):
+    with pytest.raises((EnvironmentFault, OSError)) as caught, fsio.disk_errors(tmp_path, 12_345):
+        raise OSError(number, os.strerror(number))
+    if code:
+        assert caught.value.faults[0].code == code
+        caught.match(f"(?i){said}")
+    else:
+        assert caught.type is FileNotFoundError
+
+
+def test_a_refusal_that_safetensors_tells_in_words_is_the_disks(tmp_path):
+    class SafetensorError(Exception):
+        pass
+
+    with pytest.raises(EnvironmentFault, match="E202"), fsio.disk_errors(tmp_path / "x" / "y"):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    for other in (SafetensorError("a header too long"), ValueError("(os error 28)")):
+        with pytest.raises(type(other)), fsio.disk_errors(tmp_path):
+            raise other
+
+
+def test_an_altered_manifest_vouches_for_nothing(tmp_path):
+    folder = make(tmp_path / "target")
+    manifest = folder / fsio.MANIFEST
+    manifest.write_text(manifest.read_text().replace("\n", "\n\n", 1))
+    with pytest.raises(CheckpointError, match=r"no readable manifest.json.*fix: do so"):
+        fsio.verify_folder(folder, "do so")
+
+
+@pytest.mark.parametrize(("damage", "state"), [("remove", "is missing"), ("flip", "is damaged")])
+def test_what_is_wrong_with_a_folder_is_told(damage, state, tmp_path):
+    folder = make(tmp_path / "target")
+    file = folder / "a.json"
+    file.unlink() if damage == "remove" else file.write_text("[]")
+    with pytest.raises(CheckpointError, match=rf"a\.json' {state}"):
+        fsio.verify_folder(folder)
+
+
+def test_tensors_are_written_as_safetensors(tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.bfloat16)}
+    fsio.write_tensors(tmp_path / "x.safetensors", tensors)
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -11,8 +11,9 @@ import torch
 from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded
-from llmft.api.errors import Interrupted, StageError
+from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, StageError
 from llmft.api.settings import TrainSettings
+from llmft.modeling.decoding import Stopped
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop
 
@@ -260,3 +261,216 @@ def test_t12_the_disk_has_room_for_the_checkpoints_that_stay_and_the_one_that_is
     plan = loop.Plan.of(12, settings, seed=0)
     loop._check_space(store, tiny_llama(), plan, settings)
     assert asked == ([room] if room else [])
+
+
+# --- going on from a checkpoint ----------------------------------------------------------------
+
+
+def stored(folder, keep: int = 9):
+    from llmft.training.checkpoints import Checkpoints
+
+    return Checkpoints(folder, "run", {"rows": "abc"}, keep=keep)
+
+
+SAVING = TrainSettings(
+    per_device_train_batch_size=4, max_steps=5, logging_steps=2, learning_rate=0.01,
+    save_strategy="steps", save_steps=1, warmup_steps=1,
+)  # fmt: skip
+
+
+def run_on(folder, saved=None, settings=SAVING, objective=None, stop_after: int = 0):
+    """Train with checkpoints; return (model, report, the lines told, how it was interrupted)."""
+    model, lines, how = tiny_llama(), [], None
+    report = None
+
+    def on_step(step, steps, metrics, log):
+        lines.append((step, log, {k: v for k, v in metrics.items() if "second" not in k}))
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        report = loop.train(
+            model, items(), objective or CompletionLoss(), settings, seed=3, on_step=on_step,
+            checkpoints=stored(folder), saved=saved,
+        )  # fmt: skip
+    except Interrupted as error:
+        how = error
+    return model, report, lines, how
+
+
+def test_c11_a_training_that_goes_on_ends_in_the_bits_of_one_that_never_stopped(tmp_path):
+    whole, report, lines, _ = run_on(tmp_path / "whole")
+    _, _, first, how = run_on(tmp_path / "cut", stop_after=3)
+    assert "at the end of step 3 of 5" in how.faults[0].what
+    saved = stored(tmp_path / "cut").newest()
+    assert saved.step == 3
+    model, again, rest, _ = run_on(tmp_path / "cut", saved)
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert [*first, *rest] == lines, "also the mean of a log that spans the stop"
+    assert (again.losses, again.steps, again.items) == (report.losses, 5, report.items)
+    assert again.seconds > 0
+
+
+def test_seconds_are_those_of_the_training_and_of_what_was_before_the_stop(tmp_path):
+    _, report, *_ = run_on(tmp_path / "whole")
+    assert 0 < report.seconds < 600
+    run_on(tmp_path / "cut", stop_after=3)
+    saved = stored(tmp_path / "cut").newest()
+    saved.facts["report"]["seconds"] = 5000.0
+    _, again, *_ = run_on(tmp_path / "cut", saved)
+    assert 5000 < again.seconds < 5600
+
+
+def test_a_signal_saves_where_no_checkpoint_is_due_and_without_checkpoints_saves_none(tmp_path):
+    settings = SAVING.model_copy(update={"save_strategy": "no"})
+    run_on(tmp_path / "cut", settings=settings, stop_after=2)
+    assert stored(tmp_path / "cut").steps() == [2]
+    run_on(tmp_path / "whole", settings=settings)
+    assert stored(tmp_path / "whole").steps() == []
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"max_steps": 2}, "the run is at step 3 already, and the recipe now ends at 2"),
+    ({"max_steps": 3}, ""),
+])  # fmt: skip
+def test_c5_a_recipe_that_ends_before_the_checkpoint_is_refused(change, said, tmp_path):
+    run_on(tmp_path / "cut", stop_after=3)
+    saved = stored(tmp_path / "cut").newest()
+    settings = SAVING.model_copy(update=change)
+    if said:
+        with pytest.raises(CheckpointError, match=said):
+            run_on(tmp_path / "cut", saved, settings)
+    else:
+        _, report, lines, _ = run_on(tmp_path / "cut", saved, settings)
+        assert (report.steps, lines) == (3, [])
+
+
+@pytest.mark.parametrize(("before", "said"), [
+    (2, "the stage has trained in 2 processes, and cannot go on in 1"), (1, ""),
+])  # fmt: skip
+def test_another_number_of_processes_is_refused(before, said, tmp_path):
+    run_on(tmp_path / "cut", stop_after=3)
+    saved = stored(tmp_path / "cut").newest()
+    if before > 1:
+        saved.facts["others"] = [{}] * (before - 1)
+        with pytest.raises(CheckpointError, match=f"E404.*{said}.*launch {before} again"):
+            run_on(tmp_path / "cut", saved)
+    else:
+        assert run_on(tmp_path / "cut", saved)[1].steps == 5
+
+
+class Drawing(CompletionLoss):
+    """An online objective: it draws the prompts themselves, and keeps count of its draws."""
+
+    items_per_prompt = 1
+
+    def __init__(self, stops_at: int = -1) -> None:
+        self.draws, self.stops_at = 0, stops_at
+
+    def sample_rollouts(self, prompts, numbers, step, stopping):
+        if step == self.stops_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping()
+            raise Stopped
+        self.draws += 1
+        return list(prompts)
+
+    def updates(self, items, step):
+        yield list(range(items // 2))
+        yield list(range(items // 2, items))
+
+    def should_continue(self, means) -> bool:
+        return True
+
+    def step_metrics(self):
+        return {"reward": (3.0 * self.draws, 2.0)}
+
+    def state(self):
+        return {"draws": self.draws}
+
+    def restore(self, state) -> None:
+        self.draws = state["draws"]
+
+
+def online(folder, objective, saved=None, **change):
+    model, lines = tiny_llama(), []
+    settings = SAVING.model_copy(update={"save_strategy": "no", **change})
+    try:
+        report = loop.train(
+            model, items(), objective, settings, seed=3, saved=saved, online=objective,
+            checkpoints=stored(folder),
+            on_step=lambda step, steps, metrics, log: lines.append(metrics["reward"]),
+        )  # fmt: skip
+    except Interrupted as error:
+        return model, error, lines
+    return model, report, lines
+
+
+def test_t6_a_stop_while_items_are_drawn_saves_the_step_before_and_goes_on_in_its_bits(tmp_path):
+    whole, report, lines = online(tmp_path / "whole", Drawing(), logging_steps=1)
+    assert report.items == 12 + 8
+    assert lines == [1.5, 3.0, 4.5, 6.0, 7.5]
+    _, how, first = online(tmp_path / "cut", Drawing(stops_at=3), logging_steps=1)
+    assert "stopped by SIGTERM at the end of step 3 of 5" in how.faults[0].what
+    saved = stored(tmp_path / "cut").newest()
+    assert (saved.step, saved.facts["objective"]) == (3, {"draws": 3})
+    model, again, rest = online(tmp_path / "cut", Drawing(), saved, logging_steps=1)
+    assert [*first, *rest] == lines
+    assert again.losses == report.losses
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_t6_a_stop_while_the_first_items_are_drawn_has_nothing_to_save(tmp_path):
+    _, how, _ = online(tmp_path / "cut", Drawing(stops_at=0))
+    assert "in the first step" in how.faults[0].what
+    assert stored(tmp_path / "cut").steps() == []
+
+
+def test_a_stop_while_items_are_drawn_writes_no_checkpoint_twice(tmp_path, monkeypatch):
+    from llmft.training.checkpoints import Checkpoints
+
+    written = []
+    save = Checkpoints.save
+
+    def counted(self, step, *more):
+        written.append(step)
+        save(self, step, *more)
+
+    monkeypatch.setattr(Checkpoints, "save", counted)
+    online(tmp_path / "cut", Drawing(stops_at=2), save_strategy="steps")
+    assert written == [1, 2]
+
+
+def test_every_parameter_that_is_trained_is_in_the_optimizer_by_the_groups_rate():
+    model, start = tiny_llama(), tiny_llama()
+    model.requires_grad_(False)
+    some = [model.lm_head.weight.requires_grad_(), model.model.norm.weight.requires_grad_()]
+    groups = [{"params": some[:1]}, {"params": some[1:], "lr": 0.25}]
+    settings = TrainSettings(max_steps=1, optim="sgd", learning_rate=0.5, max_grad_norm=0)
+    loop.train(model, items(8), CompletionLoss(), settings, seed=0, groups=groups)
+    loss, _ = CompletionLoss().loss(start, items(8))
+    (loss / sum(row.n_labels for row in items(8))).backward()
+    for name, rate in (("lm_head.weight", 0.5), ("model.norm.weight", 0.25)):
+        before = start.get_parameter(name)
+        torch.testing.assert_close(
+            model.get_parameter(name).detach(), before.detach() - rate * before.grad,
+            atol=1e-6, rtol=1e-4,
+        )  # fmt: skip
+    assert torch.equal(model.model.embed_tokens.weight, start.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
+def test_t4_memory_that_is_out_is_one_error_and_others_stay_what_they_are(error):
+    class Out(CompletionLoss):
+        def loss(self, model, batch):
+            raise error
+
+    settings = TrainSettings(per_device_train_batch_size=4, max_steps=1)
+    with pytest.raises(EnvironmentFault, match=r"E205.*out of memory at step 1") as caught:
+        loop.train(tiny_llama(), items(), Out(), settings, seed=0)
+    assert caught.value.__cause__ is error
+    error = RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        loop.train(tiny_llama(), items(), Out(), settings, seed=0)
