@@ -57,7 +57,7 @@ def why(command, flag, **options):
 def test_a_known_command_becomes_a_recipe_that_validates(number, method, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(import_command(COMMANDS, number=number).text, "utf-8")
-    (row,) = check([str(path)], [], deep=False)
+    (row,) = check([str(path)], [], model=False)
     assert [stage["adapter"] for stage in row["stages"]] == [method]
 
 

@@ -34,6 +34,7 @@ def test_c5_every_field_has_a_class():
     fields = set(Recipe.model_fields)
     fields |= {f"stages[].{name}" for name in Stage.model_fields if name != "train"}
     fields |= {f"stages[].train.{name}" for name in TrainSettings.model_fields}
+    fields |= {"stages[].data.max_row_mb", "stages[].data.max_file_mb"}  # limits, not training data
     assert set(EDITS) == fields
 
 
@@ -110,12 +111,15 @@ def test_c9_two_builds_of_one_version_of_torch_are_told_apart(lock, monkeypatch)
     """Some wheels' metadata says 2.13.0 where the build is +cpu or +cu130."""
     import torch
 
+    from llmft.api.settings import ModelSource
+    from llmft.modeling.base_model import BaseModel
     from llmft.runs import provenance
 
     assert lock["packages"]["torch"] == torch.__version__
     monkeypatch.setattr(provenance.metadata, "version", lambda name: "2.13.0")
     monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
-    now = provenance.lock_of(17, "embedded:model", lock["plugins"])
+    base = BaseModel(ModelSource(path="embedded:model"))
+    now = provenance.lock_of(17, base, lock["plugins"])
     assert now["packages"]["torch"] == "2.13.0+cu130"
     told = changed_environment(lock, {**lock, "packages": lock["packages"] | {"torch": "x+cu130"}})
     assert told == [f"torch {lock['packages']['torch']} -> x+cu130"]
