@@ -43,6 +43,7 @@ from llmft.rows import (
     Answer,
     ChatRow,
     CompletionRow,
+    Conversation,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
     "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
     "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
     "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",

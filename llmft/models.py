@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import EnvironmentFault, LlmftError, TrustError
+from llmft.preparing.chat_format import ChatFormat, stop_id
 from llmft.model_size import refuse_absurd_sizes
 from llmft.quiet import before_upstream
-from llmft.settings import ModelSource
+from llmft.settings import ModelSource, is_template
 from llmft.sharing import commits
 
 EMBEDDED = "embedded:"
@@ -76,8 +78,54 @@ def load_tokenizer(source: ModelSource) -> Any:
     with _found(path, revision):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if source.chat_template is not None:
-        tokenizer.chat_template = source.chat_template
+        tokenizer.chat_template = _template(source.chat_template)
     return tokenizer
+
+
+def _template(text: str) -> str | dict[str, str]:
+    """Return a chat template that is given as such, or as the model whose template it is."""
+    if is_template(text):
+        return text
+    from transformers import AutoTokenizer
+
+    path = locate_model(text)
+    revision = _commit(path, None)
+    with _found(path, revision):
+        other = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if not other.chat_template:
+        raise EnvironmentFault(
+            "E201",
+            f"model.chat_template: the tokenizer of '{text}' has no chat template",
+            fix="name a model that has one, or give a Jinja template or the file that holds it",
+        )
+    found: str | dict[str, str] = other.chat_template
+    return found
+
+
+def chat_format(source: ModelSource) -> ChatFormat:
+    """Return how a recipe's model has conversations written, and where its answers stop."""
+    return ChatFormat(
+        dict(source.chat_template_kwargs),
+        datetime.date.fromisoformat(source.chat_template_date),
+        stop_ids(source),
+        tuple(source.stop),
+        source.lost_text,
+    )
+
+
+def stop_ids(source: ModelSource) -> tuple[int, ...]:
+    """Return the ids at which the model's own files stop generation."""
+    from transformers import GenerationConfig
+
+    config = load_config(source)
+    path = locate_model(source.path)
+    try:
+        found: Any = GenerationConfig.from_pretrained(path, revision=_commit(path, source.revision))
+    except (OSError, ValueError):
+        found = config.get_text_config()
+    declared = getattr(found, "eos_token_id", None)
+    ids = declared if isinstance(declared, list | tuple) else (declared,)
+    return tuple(sorted(int(i) for i in ids if i is not None))
 
 
 def load_config(source: ModelSource) -> Any:
@@ -125,6 +173,8 @@ def load_base(source: ModelSource, options: Mapping[str, Any], varlen: bool) -> 
         )
     _refuse_wrong_tensors(path, report)
     _keep_packing(model)
+    if source.stop:
+        _stop_at(model, source)
     if varlen and source.attn_implementation == "auto" and attention.supports(type(model), config):
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -177,6 +227,13 @@ def _quantization(options: Mapping[str, Any]) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**options)
+
+
+def _stop_at(model: Any, source: ModelSource) -> None:
+    """Have generation stop at the recipe's tokens too."""
+    tokenizer = load_tokenizer(source)
+    named = {stop_id(tokenizer, word) for word in source.stop}
+    model.generation_config.eos_token_id = sorted({*stop_ids(source), *named})
 
 
 def _keep_packing(model: Any) -> None:

@@ -23,8 +23,8 @@ from llmft.api import (
 from llmft.discovery.given import breach, model_of
 from llmft.machine import device, seed_everything
 from llmft.notify import Trackers
-from llmft.preparing.data import Rows, row_digests, stage_rows
-from llmft.preparing.encoding import Encoder
+from llmft.preparing.data import Rows, leave_out, row_digests, stage_rows
+from llmft.preparing.encoding import Encoder, EncodingReport
 from llmft.preparing.pairs import encode_pairs
 from llmft.preparing.prompts import encode_prompts
 from llmft.preparing.repeats import repeats
@@ -132,13 +132,15 @@ class StageGround:
     @cached_property
     def encoder(self) -> Encoder:
         """What turns rows into token ids."""
-        return Encoder(self.tokenizer, self.max_length)
+        return Encoder(self.tokenizer, self.max_length, models.chat_format(self.recipe.model))
 
     @cached_property
     def _rows(self) -> tuple[Rows, Rows | None]:
         self.progress("read the rows", 0, 1)
         train, judged = stage_rows(self.stage, self.dataset, self.seed)
         for rows in (train, judged):
+            if rows is not None and self.dataset.config.on_bad_row == "skip":
+                leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
             if rows is not None and (note := rows.note()):
                 self.note(note)
         if note := repeats(train.rows, judged.rows if judged else ()):
@@ -160,8 +162,7 @@ class StageGround:
         """Return rows as token ids, saying how many were cut or dropped."""
         self.progress("tokenise", 0, len(rows))
         encoded, report = self.encoder.encode(rows, self.train)
-        if note := report.note():
-            self.note(note)
+        self._note(report)
         self._refuse_strangers(encoded)
         return encoded
 
@@ -169,8 +170,7 @@ class StageGround:
         """Return preference rows as token ids, saying how many were cut or dropped."""
         self.progress("tokenise", 0, len(rows))
         pairs, report = encode_pairs(self.encoder, rows, self.train)
-        if note := report.note():
-            self.note(note)
+        self._note(report)
         self._refuse_strangers(row for pair in pairs for row in (pair.chosen, pair.rejected))
         return pairs
 
@@ -178,10 +178,18 @@ class StageGround:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
         self.progress("tokenise", 0, len(rows))
         prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
-        if note := report.note():
-            self.note(note)
+        self._note(report)
         self._refuse_strangers(prompts)
         return prompts
+
+    def _note(self, report: EncodingReport) -> None:
+        """Tell what a person should know of rows that were made token rows."""
+        if note := report.note():
+            self.note(note)
+        day = self.recipe.model.chat_template_date
+        told = f"the chat template writes the day, and is told {day} (model.chat_template_date)"
+        if self.encoder.reads_clock and told not in self.notes:
+            self.note(told)
 
     def _refuse_strangers(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""

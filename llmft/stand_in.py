@@ -52,11 +52,21 @@ def make_stand_in(source: ModelSource, folder: Path, seed: int, positions: int) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
+    if own and (stops := _stops(source, config.vocab_size)):
+        model.generation_config.eos_token_id = stops
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     words = "the model's own tokenizer" if own else "a token for each byte"
     size = f"{config.num_hidden_layers} layers, width {WIDTH}, {words}"
     return own, f"a random {config.model_type} ({size}) stands in for '{source.path}'{told}"
+
+
+def _stops(source: ModelSource, size: int) -> list[int]:
+    """Return the ids at which the real model stops, where its files are here to tell."""
+    located = models.locate_model(source.path)
+    if not Path(located).is_dir() and not _is_cached(located, source.revision):
+        return []
+    return [i for i in models.stop_ids(source) if i < size]
 
 
 def shrunk(config: Any, positions: int) -> Any:

@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import DataError, Encoded
 from llmft.evaluating.metrics import exact_match, f1, first_line, normalize_answer
 from llmft.fsio import write_json, write_jsonl, write_text
+from llmft.preparing.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    unread_keys,
+    untrained,
+    with_system,
+)
 from llmft.preparing.sources import TableConfig, TableDataset
 from llmft.preparing.tables import read_file, read_records
 from llmft.ranking import (
@@ -34,11 +42,11 @@ if TYPE_CHECKING:
 __all__ = [
     "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head",
     "add_value_head", "answers_of", "combine", "exact_match", "f1", "fields_of", "fill",
-    "first_line", "judged", "label_nll", "last_hidden", "load_score_head", "load_tensors",
-    "load_value_head", "normalize_answer", "read_file", "read_ratings", "read_records",
+    "first_line", "is_blank", "judged", "label_nll", "last_hidden", "load_score_head",
+    "load_tensors", "load_value_head", "messages_of", "normalize_answer", "read_file", "read_ratings", "read_records",
     "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "save_value_head",
-    "summed", "text_of", "token_stats", "value_parameters", "values", "without_dropout",
-    "write_json", "write_jsonl", "write_text",
+    "summed", "text_of", "token_stats", "tools_of", "unread_keys", "untrained",
+    "value_parameters", "values", "with_system", "without_dropout", "write_json", "write_jsonl", "write_text",
 ]  # fmt: skip
 
 Shared = Sequence[tuple[int, int]]

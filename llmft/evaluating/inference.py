@@ -54,7 +54,7 @@ def answer(
     adapter = stage_adapter(recipe, chosen, registry)
     dataset = stage_dataset(recipe, chosen, registry, run)
     tokenizer = models.load_tokenizer(recipe.model)
-    encoder = Encoder(tokenizer, None)
+    encoder = Encoder(tokenizer, None, models.chat_format(recipe.model))
     options = load_options(recipe, adapter)
     base = models.load_base(recipe.model, options, varlen=False)
     base = base if options else base.to(device())

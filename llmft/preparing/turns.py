@@ -55,11 +55,13 @@ class Stops:
     """The tokens at which generation stops, as text, and control tokens that text must not spell.
 
     ends: tokens that may follow the stop, such as end-of-text. control: every special token.
+    ids: the stop tokens' ids.
     """
 
     stops: tuple[str, ...]
     ends: tuple[str, ...] = ()
     control: tuple[str, ...] = ()
+    ids: frozenset[int] = frozenset()
 
     def spelled(self, text: str) -> bool:
         """Return whether a text spells a control token."""
@@ -94,7 +96,7 @@ class _Turn:
     text: str  # W up to the end
 
 
-class Conversation:
+class TurnFinder:
     """The messages of a row under a template, from which rows to train on are made.
 
     lost: 'refuse' a text that the template leaves out, or 'note' it.
@@ -138,7 +140,7 @@ class Conversation:
     def every_token(self) -> TurnRow:
         """Return the whole rendering, all of which is trained on."""
         last = len(self.messages) - 1
-        text = self._render(len(self.messages), answer_next=False)
+        text = self.render(len(self.messages), answer_next=False)
         notes = self._check(last, range(len(self.messages)))
         return TurnRow(text, ((0, len(text)),), (), self._foreign(last, text), notes)
 
@@ -148,7 +150,7 @@ class Conversation:
         turns: the assistant's that are trained on, whose spans are as in `whole`.
         """
         last = len(self.messages) - 1
-        text = self._render(len(self.messages), answer_next=False)
+        text = self.render(len(self.messages), answer_next=False)
         spans = {}
         for turn in turns:
             one = self._turn(turn)
@@ -179,15 +181,11 @@ class Conversation:
 
     def prompt(self) -> TurnRow:
         """Return the rendering that asks for the next answer, of which nothing is trained on."""
-        text = self._render(len(self.messages), answer_next=True)
-        foreign: tuple[tuple[int, int], ...] = ()
-        if self._spelled:
-            traced = self.template.trace(
-                self.messages, self.tools, names=self.names, answer_next=True
-            )
-            self._equal(traced.text, text)
-            foreign = self._foreign_in(traced, text)
-        return TurnRow(text, (), (), foreign)
+        text = self.render(len(self.messages), answer_next=True)
+        traced = self.template.trace(self.messages, self.tools, names=self.names, answer_next=True)
+        self._equal(traced.text, text)
+        notes = self._checked(traced, ())
+        return TurnRow(text, (), (), self._foreign_in(traced, text) if self._spelled else (), notes)
 
     def _turn(self, turn: int) -> _Turn:
         found = self._turns.get(turn)
@@ -202,16 +200,43 @@ class Conversation:
         return found
 
     def _found(self, turn: int) -> _Turn:
-        asked = self._render(turn, answer_next=True)
-        text = self._render(turn + 1, answer_next=False)
+        asked = self.render(turn, answer_next=True)
+        text = self.render(turn + 1, answer_next=False)
         if not text.startswith(asked):
-            raise self._otherwise(turn, asked, text)
+            composed = self._after_a_tool(turn, asked)
+            if composed is None:
+                raise self._otherwise(turn, asked, text)
+            text = composed
         end = self.stops.end_of(self._without_foreign(turn, text), len(asked))
         if end is None:
             raise TurnFault("stop", *self._unended(turn, text[len(asked) :]))
         return _Turn(len(asked), end, text[:end])
 
-    def _render(self, count: int, *, answer_next: bool) -> str:
+    def _after_a_tool(self, turn: int, asked: str) -> str | None:
+        """Return the prompt with the answer behind it, where the template rewrites a tool's turns.
+
+        gpt-oss leaves the reasoning before a tool call out once the call is followed by an answer,
+        and keeps it in the prompt for that answer. The answer's start is known by where text comes
+        from: between a tool's answer and the turn, both renderings write the same.
+        """
+        if turn == 0 or self.messages[turn - 1]["role"] != "tool" or self._spelled:
+            return None
+        try:
+            prompt = self.template.trace(
+                self.messages[:turn], self.tools, names=self.names, answer_next=True
+            )
+            answered = self._traced(turn)
+        except (TemplateRefusal, TurnFault):
+            return None
+        before = [stop for _, stop, part in prompt.ranges() if part.message == turn - 1]
+        stops = [stop for _, stop, part in answered.ranges() if part.message == turn - 1]
+        if prompt.text != asked or not before or not stops or prompt.ranges()[-1][1] != before[-1]:
+            return None
+        between, rest = asked[before[-1] :], answered.text[stops[-1] :]
+        return asked + rest[len(between) :] if rest.startswith(between) else None
+
+    def render(self, count: int, *, answer_next: bool) -> str:
+        """Return the first so many messages as the template writes them."""
         try:
             return self.template.render(
                 self.messages[:count], self.tools, answer_next=answer_next, names=self.names
@@ -227,7 +252,7 @@ class Conversation:
         if turn not in self._traces:
             given = self.messages[: turn + 1]
             traced = self.template.trace(given, self.tools, names=self.names)
-            self._equal(traced.text, self._render(turn + 1, answer_next=False))
+            self._equal(traced.text, self.render(turn + 1, answer_next=False))
             self._traces[turn] = traced
         return self._traces[turn]
 
@@ -245,7 +270,9 @@ class Conversation:
 
         What a template leaves out of an earlier answer is what it leaves out at serving.
         """
-        traced = self._traced(last)
+        return self._checked(self._traced(last), turns)
+
+    def _checked(self, traced: TracedText, turns: Sequence[int]) -> tuple[str, ...]:
         lost = traced.missing()
         if not lost:
             return ()

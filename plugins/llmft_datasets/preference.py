@@ -24,10 +24,10 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    messages_of,
     text_of,
 )
 from llmft_datasets import preference_forms as forms
-from llmft_datasets.chat import messages_of
 from llmft_datasets.preference_examples import example_records
 from llmft_datasets.short_answers import METRICS
 
