@@ -65,6 +65,9 @@ class Conversation(tuple[Message, ...]):
         own = other.plain() if isinstance(other, Conversation) else {"messages": list(self)}
         return tuple.__eq__(self, other) is True and self.plain() == own
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = tuple.__hash__
 
     def __reduce__(self) -> tuple[Any, ...]:
