@@ -74,11 +74,15 @@ SHAPES: dict[str, Mapping[str, Any]] = {
     "parts": {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "Hel"},
-                                              {"type": "text", "text": "lo"}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+            },
         ]  # fmt: skip
     },
-    "letters": {"messages": _said(" café cafe\u0301 👩‍👩‍👧", "  déjà vu Å 👍🏽 \n- a", "e", "\u0301é")},
+    "letters": {
+        "messages": _said(" café cafe\u0301 👩‍👩‍👧", "  déjà vu Å 👍🏽 \n- a", "e", "\u0301é")
+    },
 }
 # What each template's family stops at, and its beginning and end of text.
 STOPS = {
@@ -154,7 +158,8 @@ def _trained(kind: str) -> str:
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     else:
         raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        raw.decoder = decoders.Metaspace(prepend_scheme="first")
+        steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        raw.decoder = decoders.Sequence(steps)
         alphabet = []
     special = [f"<0x{n:02X}>" for n in range(256)] if kind == "pieces" else []
     lines = [_CORPUS, "<think>\n\n</think>\n\n", "assistant\n\n", *([_CORPUS.lower()] * 3)]

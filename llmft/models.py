@@ -110,6 +110,7 @@ def chat_format(source: ModelSource) -> ChatFormat:
         stop_ids(source),
         tuple(source.stop),
         source.lost_text,
+        source.append_eos,
     )
 
 

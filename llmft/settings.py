@@ -94,6 +94,11 @@ class ModelSource(Settings):
         description="what is done with a row of which the chat template leaves out some text:"
         " refuse it, or train without that text and say so",
     )
+    append_eos: bool = Field(
+        False,
+        description="put end-of-text after an answer that the chat template ends with no token at"
+        " which generation stops",
+    )
     stop: list[Line] = Field(
         default_factory=list,
         max_length=20,
@@ -105,7 +110,6 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base is stored"
     )
-
 
     @field_validator("chat_template")
     @classmethod

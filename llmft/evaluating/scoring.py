@@ -46,9 +46,7 @@ def score_file(
     dataset = stage_dataset(recipe, chosen, registry, run)
     config = models.load_config(recipe.model)
     limit = chosen.train.max_length or models.max_positions(config)
-    encoder = Encoder(
-        models.load_tokenizer(recipe.model), None, models.chat_format(recipe.model)
-    )
+    encoder = Encoder(models.load_tokenizer(recipe.model), None, models.chat_format(recipe.model))
     records = list(read_file(file))
     asked = [
         (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))

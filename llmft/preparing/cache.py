@@ -102,9 +102,7 @@ def _code() -> str:
     return hasher.hexdigest()
 
 
-def _read(
-    path: Path, origins: Sequence[str], facts: Counter[str]
-) -> list[list[Encoded]] | None:
+def _read(path: Path, origins: Sequence[str], facts: Counter[str]) -> list[list[Encoded]] | None:
     """Return an entry's token rows, or None where there is none, or a damaged one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -159,9 +157,7 @@ def _write(path: Path, groups: Sequence[Sequence[Encoded]], facts: Counter[str])
     learnt = labels != IGNORED
     if len(ids) != len(labels) or (labels != ids)[learnt].any():
         return
-    body = save(
-        {"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said}
-    )
+    body = save({"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(path.parent, len(body))

@@ -18,7 +18,8 @@ class ChatFormat:
 
     template_kwargs: names that the chat template reads. stop_ids: the ids at which the model's own
     settings stop generation; stop: more such tokens, as text. lost_text: what is done where the
-    template leaves out a message's text.
+    template leaves out a message's text. append_eos: whether end-of-text is put after an answer that
+    the template ends with no stop.
     """
 
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class ChatFormat:
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     lost_text: Literal["refuse", "note"] = "refuse"
+    append_eos: bool = False
 
 
 def stops_of(tokenizer: Any, chat: ChatFormat, end: int | None) -> Stops:
@@ -35,7 +37,8 @@ def stops_of(tokenizer: Any, chat: ChatFormat, end: int | None) -> Stops:
     added = tokenizer.added_tokens_decoder
     words = {str(added[i]) if i in added else str(tokenizer.decode([i])) for i in ids} - {""}
     special = {str(token) for token in added.values() if token.special}
-    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids)
+    appended = str(tokenizer.eos_token or "") if chat.append_eos else ""
+    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids, appended)
 
 
 def stop_id(tokenizer: Any, word: str) -> int:
@@ -48,4 +51,3 @@ def stop_id(tokenizer: Any, word: str) -> int:
             fix="name one token of the tokenizer",
         )
     return int(ids[0])
-

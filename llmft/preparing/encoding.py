@@ -257,9 +257,7 @@ class Encoder:
             except TurnFault as fault:
                 raise _located(fault, row.origin) from fault
             whole = isinstance(row, ChatRow) and row.turns == "auto" and not rows
-            drafts += [
-                _Draft(one, row.origin, not (whole and len(one.spans) > 1)) for one in found
-            ]
+            drafts += [_Draft(one, row.origin, not (whole and len(one.spans) > 1)) for one in found]
         return drafts
 
     def _answered(self, row: CompletionRow) -> TurnRow:
@@ -363,6 +361,13 @@ class Encoder:
                 wholes.append(row.text)
             elif isinstance(row, CompletionRow):
                 assert isinstance(row.prompt, str)
+                if self.end is None:
+                    raise DataError(
+                        "E108",
+                        "the tokenizer has no end-of-text token, so nothing would end an answer",
+                        fix="name its eos_token in tokenizer_config.json, or take the tokenizer of"
+                        " another model: model.tokenizer",
+                    )
                 prompts.append(row.prompt)
                 wholes.append(row.prompt + row.completion)
             elif isinstance(row, PromptRow):

@@ -104,9 +104,7 @@ class ChatTemplate:
         text = self._run(self._tracing, given, known, answer_next, names)
         return TracedText(text, parts, trace)
 
-    def _run(
-        self, program: Any, messages: Any, tools: Any, answer_next: bool, names: Any
-    ) -> str:
+    def _run(self, program: Any, messages: Any, tools: Any, answer_next: bool, names: Any) -> str:
         try:
             text: str = program.render(
                 {

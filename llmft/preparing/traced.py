@@ -155,9 +155,7 @@ class Traced(str):
         for number, piece in enumerate(pieces):
             if number:  # another wording of the same text, unless it is taken out
                 runs = runs_of(self.cut(at, at + len(old))) if new else ()
-                made.append(
-                    _traced(new, [Run(0, len(new), *run[2:]) for run in runs], self.trace)
-                )
+                made.append(_traced(new, [Run(0, len(new), *run[2:]) for run in runs], self.trace))
                 at += len(old)
             made.append(piece)
             at += len(piece)

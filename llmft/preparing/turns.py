@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -55,13 +56,15 @@ class Stops:
     """The tokens at which generation stops, as text, and control tokens that text must not spell.
 
     ends: tokens that may follow the stop, such as end-of-text. control: every special token.
-    ids: the stop tokens' ids.
+    ids: the stop tokens' ids. appended: the end-of-text that is put after an answer where the
+    template ends it with none of the stops; '': such an answer is refused.
     """
 
     stops: tuple[str, ...]
     ends: tuple[str, ...] = ()
     control: tuple[str, ...] = ()
     ids: frozenset[int] = frozenset()
+    appended: str = ""
 
     def spelled(self, text: str) -> bool:
         """Return whether a text spells a control token."""
@@ -208,6 +211,9 @@ class TurnFinder:
                 raise self._otherwise(turn, asked, text)
             text = composed
         end = self.stops.end_of(self._without_foreign(turn, text), len(asked))
+        if end is None and self.stops.appended and text[len(asked) :].strip():
+            text = text.rstrip() + self.stops.appended
+            end = len(text)
         if end is None:
             raise TurnFault("stop", *self._unended(turn, text[len(asked) :]))
         return _Turn(len(asked), end, text[:end])
@@ -345,11 +351,20 @@ class TurnFinder:
                 said = ", ".join(f"{key}: {str(value).lower()}" for key, value in names.items())
                 fix = f"write model.chat_template_kwargs: {{{said}}}"
                 break
+        lost = ""
+        with suppress(TurnFault, TemplateRefusal):
+            for part in self._traced(turn).missing():
+                role = "" if part.message < 0 else self.messages[part.message]["role"]
+                if role not in ("", "assistant"):
+                    lost = f"; once it is answered, {_loss(part, role, 'all', False)}"
+                    break
+        if lost:
+            fix = "put that text into the first user turn, or give another template"
         return TurnFault(
             "prompt",
             f"turn {turn}: the chat template asks for an answer with"
             f" {_ended(asked[at : at + _SHOWN])} and writes the answered turn with"
-            f" {_ended(text[at : at + _SHOWN])}, so what is asked is not what is trained on",
+            f" {_ended(text[at : at + _SHOWN])}, so what is asked is not what is trained on{lost}",
             fix,
         )
 
@@ -369,8 +384,8 @@ class TurnFinder:
         return (
             f"turn {turn}: nothing ends the answer: the template closes it with"
             f" {answer[-_SHOWN:]!r}, which is none of the tokens at which generation stops ({known})",
-            "name the token that ends a turn as model.stop, use a template that writes end-of-text"
-            " after an answer ({{ eos_token }}), or the template of another model",
+            "name the token that ends a turn as model.stop, have end-of-text put after each answer"
+            " (model.append_eos: true), or give another template as model.chat_template",
         )
 
 

@@ -61,7 +61,8 @@ class Chat(TableDataset["Chat.Config"]):
             None, description="a system text for conversations that have none"
         )
         system_column: Line | None = Field(
-            None, description="the column with a row's system text; default: 'system' if it is there"
+            None,
+            description="the column with a row's system text; default: 'system' if it is there",
         )
         tools_column: Line = Field(
             "tools", description="the column with the tools: JSON schemas, or the JSON text of them"
@@ -104,7 +105,9 @@ class Chat(TableDataset["Chat.Config"]):
         if messages[-1]["role"] != "assistant":
             raise DataError("E101", f"{origin}: the last turn is not the assistant's")
         if len(messages) - 1 in skip:
-            raise DataError("E101", f"{origin}: the last turn is not to be learnt (its weight is 0)")
+            raise DataError(
+                "E101", f"{origin}: the last turn is not to be learnt (its weight is 0)"
+            )
         answer = messages[-1]["content"]
         more = messages[-1] if len(messages[-1]) > len(("role", "content")) else None
         return CompletionRow(messages[:-1], answer, (answer,) if answer else (), origin, more)

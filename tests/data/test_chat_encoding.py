@@ -158,6 +158,8 @@ def test_a_stop_that_nothing_stops_at_is_refused_and_can_be_named():
     with pytest.raises(DataError, match="x:1: turn 1: nothing ends the answer") as caught:
         encode([row], made, ChatFormat())
     assert "model.stop" in caught.value.faults[0].fix
+    (appended,), _ = encode([row], made, ChatFormat(append_eos=True))
+    assert learnt(made, appended) == ["Hello<|im_end|></s>"]
     made.eos_token = "<|im_end|>"
     assert encode([row], made, ChatFormat())[0]
     with pytest.raises(DataError, match=r"model.stop: 'the end' is \d+ tokens"):

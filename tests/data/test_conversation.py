@@ -108,7 +108,11 @@ def test_a_system_text_comes_from_the_messages_a_column_or_the_recipe():
 
 
 def test_tools_and_template_arguments_go_with_the_messages_and_into_the_digest():
-    record = {"messages": TALK, "tools": [{"name": "f"}], "chat_template_kwargs": {"a": 1, "b": None}}
+    record = {
+        "messages": TALK,
+        "tools": [{"name": "f"}],
+        "chat_template_kwargs": {"a": 1, "b": None},
+    }
     row = chat().row(record, "x:1")
     assert isinstance(row.messages, Conversation)
     assert row.messages[:-1].tools[0]["function"]["name"] == "f"

@@ -168,3 +168,11 @@ def test_accents_that_a_tokenizer_composes_do_not_move_the_boundary():
     (encoded,), _ = encode([row], tokenizer=tokenizer)
     learnt = bytes(i for i in encoded.labels if i not in (-100, END)).decode()
     assert learnt == "Angoul\u00eame"
+
+
+def test_a_tokenizer_without_an_end_is_refused_where_answers_are_learnt():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    assert encode([TextRow("ab")], tokenizer=tokenizer)[0]
+    with pytest.raises(DataError, match="no end-of-text token"):
+        encode([CompletionRow("ab", "cd")], tokenizer=tokenizer)

@@ -195,6 +195,15 @@ def test_lost_text_may_be_noted_instead():
     assert learnt(row) == ["Hello<|im_end|>", "Goodbye<|im_end|>"]
 
 
+def test_the_refusal_says_what_becomes_of_a_system_turn_once_it_is_answered():
+    last = (
+        "{% for m in messages[1:] %}{{ (messages[0].content if loop.last and m.role == 'user'"
+        " else '') + m.content }}"
+    )
+    with pytest.raises(TurnFault, match=r"once it is answered, message 0 \(system\): the chat"):
+        finder(last + "{% if m.role != 'user' %}<|im_end|>{% endif %}{% endfor %}").whole((2,))
+
+
 def test_a_template_argument_that_cures_it_is_named():
     opens = CHATML.replace("assistant\n' }}", "assistant\n' + ('' if nothink else '<think>') }}")
     opens = opens.replace("nothink", "(enable_thinking is defined and not enable_thinking)")
