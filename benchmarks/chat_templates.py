@@ -1,4 +1,4 @@
-"""Which conversations are trained on under which real chat templates, and whether the ids are right.
+"""Which conversations are trained on under which real chat templates, and if their ids are right.
 
     python benchmarks/chat_templates.py [--tokenizer FOLDER]
 
@@ -74,11 +74,8 @@ SHAPES: dict[str, Mapping[str, Any]] = {
     "parts": {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-            {
-                "role": "assistant",
-                "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
-            },
-        ]  # fmt: skip
+            {"role": "assistant", "content": [{"type": "text", "text": t} for t in ("Hel", "lo")]},
+        ]
     },
     "letters": {
         "messages": _said(" café cafe\u0301 👩‍👩‍👧", "  déjà vu Å 👍🏽 \n- a", "e", "\u0301é")
@@ -86,7 +83,8 @@ SHAPES: dict[str, Mapping[str, Any]] = {
 }
 # What each template's family stops at, and its beginning and end of text.
 STOPS = {
-    "cohere": "<|END_OF_TURN_TOKEN|>", "deepseek": "<｜end▁of▁sentence｜>", "gemma": "<end_of_turn>",
+    "cohere": "<|END_OF_TURN_TOKEN|>", "deepseek": "<｜end▁of▁sentence｜>",
+    "gemma": "<end_of_turn>",
     "gemma4": "<turn|> <|tool_response>", "diffusion": "<turn|> <|tool_response>",
     "glm4moe": "", "gptoss": "<|return|> <|call|>", "idefics3": "<end_of_utterance>",
     "llama3": "<|eot_id|> <|eom_id|>", "llava": "</s>", "muse": "<|eot|>", "phi3": "<|end|>",
@@ -97,6 +95,10 @@ TEXTS = {
     "gemma": ("<bos>", "<eos>"),
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
 }
+REASONS = (
+    ("refuses the conversation", "a"), ("leaves out", "b"), ("asks for an answer", "c"),
+    ("nothing ends", "d"),
+)  # fmt: skip
 # What a recipe says where the template would else ask in another way than it answers.
 KWARGS: dict[str, dict[str, Any]] = {}
 _CORPUS = "Hello who are you nice to meet you, it is clear. déjà vu 2+2 is 4 assistant user system"
@@ -177,11 +179,12 @@ def tried(name: str, tokenizer: Any, shape: str, **asked: Any) -> tuple[str, lis
 
     asked: what the data set's settings say, such as `turns`.
     """
+    from llmft_datasets.chat import Chat
+
     from llmft.errors import DataError
     from llmft.preparing.chat_format import ChatFormat
     from llmft.preparing.encoding import Encoder
     from llmft.settings import TrainSettings
-    from llmft_datasets.chat import Chat
 
     chat = Chat(Chat.Config(method="chat", path="rows.jsonl", **asked))
     stops = of_family(name, STOPS, "<|im_end|>").split()
@@ -261,7 +264,6 @@ def main() -> int:
     folder = parser.parse_args().tokenizer
     kinds = ("bytes", "pieces") if folder is None else ("given",)
     wrong: list[str] = []
-    reasons: dict[str, int] = {}
     print("| template | " + " | ".join(SHAPES) + " |")
     print("|---|" + "---|" * len(SHAPES))
     count = rows = 0
@@ -277,13 +279,10 @@ def main() -> int:
             count += 1
             rows += said in ("whole", "rows")
             if said not in ("whole", "rows"):
-                reasons[said] = reasons.setdefault(said, len(reasons) + 1)
-                said = f"no ({reasons[said]})"
+                said = next(letter for words, letter in REASONS if words in said)
             cells.append(said)
         print(f"| {name} | " + " | ".join(cells) + " |")
     print()
-    for reason, number in reasons.items():
-        print(f"{number}. {reason}")
     print(f"\n{count} cells, {rows} trained on, {len(wrong)} with wrong ids", file=sys.stderr)
     print("\n".join(wrong), file=sys.stderr)
     return bool(wrong)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 os.environ["LLMFT_CACHE"] = "off"
 TURNS = (1, 3)
+WORDS = "the of and a to in is you that it he was for on are as with his they at be"
 TEMPLATES = ("qwen2_5", "llama3")
 
 
@@ -28,16 +29,16 @@ def main(count: int) -> None:
 
     templates = Path(trl.__file__).parent / "chat_templates"
     dice = random.Random(0)
-    words = "the of and a to in is you that it he was for on are as with his they at be".split()
+    words = tuple(WORDS.split())
 
     def text() -> str:
         return " ".join(dice.choices(words, k=dice.randrange(5, 60)))
 
     def timed(name: str, template: str, make: Callable[[int], Row]) -> None:
         tokenizer = load_tokenizer(ModelSource(path="embedded:model"))
-        marks = ["<|im_start|>", "<|im_end|>"], ["<|start_header_id|>", "<|eot_id|>"]
-        tokenizer.add_special_tokens({"additional_special_tokens": sum(marks, [])})
-        tokenizer.bos_token = marks[0][0]
+        marks = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|eot_id|>"]
+        tokenizer.add_special_tokens({"additional_special_tokens": marks})
+        tokenizer.bos_token = marks[0]
         tokenizer.eos_token = "<|im_end|>" if template.startswith("qwen") else "<|eot_id|>"
         tokenizer.chat_template = (templates / f"{template}.jinja").read_text("utf-8")
         rows = [make(number) for number in range(count)]

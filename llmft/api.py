@@ -62,13 +62,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
-    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
-    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
-    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "Sampling", "Settings", "Share", "StageContext", "StageError",
-    "StageInfo", "StageRef", "StageResult", "Task", "TaskConfig", "TextRow", "Tracker",
-    "TrackerConfig", "TrainSettings", "WaitsForPeople", "hookimpl",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
+    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "Sampling", "Settings", "Share", "StageContext",
+    "StageError", "StageInfo", "StageRef", "StageResult", "Task", "TaskConfig", "TextRow",
+    "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1

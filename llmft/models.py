@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import EnvironmentFault, LlmftError, TrustError
-from llmft.preparing.chat_format import ChatFormat, stop_id
 from llmft.model_size import refuse_absurd_sizes
+from llmft.preparing.chat_format import ChatFormat, stop_id
 from llmft.quiet import before_upstream
 from llmft.settings import ModelSource, is_template
 from llmft.sharing import commits

@@ -43,10 +43,11 @@ __all__ = [
     "RATINGS", "Ratings", "Sample", "TableConfig", "TableDataset", "add_score_head",
     "add_value_head", "answers_of", "combine", "exact_match", "f1", "fields_of", "fill",
     "first_line", "is_blank", "judged", "label_nll", "last_hidden", "load_score_head",
-    "load_tensors", "load_value_head", "messages_of", "normalize_answer", "read_file", "read_ratings", "read_records",
-    "read_samples", "remaining", "rewards", "save_score_head", "save_tensors", "save_value_head",
-    "summed", "text_of", "token_stats", "tools_of", "unread_keys", "untrained",
-    "value_parameters", "values", "with_system", "without_dropout", "write_json", "write_jsonl", "write_text",
+    "load_tensors", "load_value_head", "messages_of", "normalize_answer", "read_file",
+    "read_ratings", "read_records", "read_samples", "remaining", "rewards", "save_score_head",
+    "save_tensors", "save_value_head", "summed", "text_of", "token_stats", "tools_of",
+    "unread_keys", "untrained", "value_parameters", "values", "with_system", "without_dropout",
+    "write_json", "write_jsonl", "write_text",
 ]  # fmt: skip
 
 Shared = Sequence[tuple[int, int]]

@@ -18,8 +18,8 @@ class ChatFormat:
 
     template_kwargs: names that the chat template reads. stop_ids: the ids at which the model's own
     settings stop generation; stop: more such tokens, as text. lost_text: what is done where the
-    template leaves out a message's text. append_eos: whether end-of-text is put after an answer that
-    the template ends with no stop.
+    template leaves out a message's text. append_eos: whether end-of-text is put after an
+    answer that the template ends with no stop.
     """
 
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +28,10 @@ class ChatFormat:
     stop: tuple[str, ...] = ()
     lost_text: Literal["refuse", "note"] = "refuse"
     append_eos: bool = False
+
+
+PLAIN = ChatFormat()
+"""What is so where a recipe says nothing."""
 
 
 def stops_of(tokenizer: Any, chat: ChatFormat, end: int | None) -> Stops:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from llmft.api import (
 from llmft.errors import DataError
 from llmft.preparing import templates
 from llmft.preparing.cache import through_cache
-from llmft.preparing.chat_format import ChatFormat, stops_of
+from llmft.preparing.chat_format import PLAIN, ChatFormat, stops_of
 from llmft.preparing.rendering import ChatTemplate
 from llmft.preparing.tokens import Located, TokenReader
 from llmft.preparing.turns import TurnFault, TurnFinder, TurnRow
@@ -100,9 +100,7 @@ class _Draft:
 class Encoder:
     """Turns rows into token ids with one tokenizer, one chat template and one maximal length."""
 
-    def __init__(
-        self, tokenizer: Any, max_length: int | None, chat: ChatFormat = ChatFormat()
-    ) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None, chat: ChatFormat = PLAIN) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = chat

@@ -55,7 +55,7 @@ class Trace:
 
     def consume(self, text: Traced, start: int, stop: int) -> None:
         """Note that a template has read part of a text as markup."""
-        self.consumed += [run for run in _cut(text.runs, start, stop) if run]
+        self.consumed += _cut(text.runs, start, stop)
 
 
 class Traced(str):
@@ -103,8 +103,8 @@ class Traced(str):
         """Return characters start to stop."""
         if start == 0 and stop == len(self):
             return self
-        return _traced(str.__getitem__(self, slice(start, stop)),
-                       [run for run in _cut(self.runs, start, stop) if run], self.trace)  # fmt: skip
+        text = str.__getitem__(self, slice(start, stop))
+        return _traced(text, _cut(self.runs, start, stop), self.trace)
 
     def strip(self, chars: str | None = None, /) -> str:
         start = len(self) - len(super().lstrip(chars))
@@ -282,8 +282,8 @@ def _escaped(text: str, ensure_ascii: bool) -> str:
     return join("", pieces)
 
 
-def _cut(runs: Sequence[Run], start: int, stop: int) -> Iterator[Run | None]:
-    return (run.within(start, stop) for run in runs)
+def _cut(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+    return [left for run in runs if (left := run.within(start, stop))]
 
 
 def _traced(text: str, runs: Sequence[Run], trace: Trace) -> Traced:
@@ -298,15 +298,11 @@ _BLANK = re.compile(r"\s+")
 def missing(text: str, trace: Trace) -> dict[int, str]:
     """Return the fields that a rendering leaves out, each with 'all' or 'part'; blanks are free."""
     parts: dict[int, list[tuple[int, int]]] = {}
-    whole: set[int] = set()
     for run in (*runs_of(text), *trace.consumed):
         parts.setdefault(run.field, []).append((run.begin, run.end))
     lost = {}
     for number, value in enumerate(trace.texts):
-        if number in whole or not value.strip():
-            continue
-        left = _BLANK.sub("", _outside(value, sorted(parts.get(number, ()))))
-        if left:
+        if left := _BLANK.sub("", _outside(value, sorted(parts.get(number, ())))):
             lost[number] = "part" if len(left) < len(_BLANK.sub("", value)) else "all"
     return lost
 

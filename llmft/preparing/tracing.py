@@ -34,7 +34,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         """Return texts as one."""
         return traced.join("", parts)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         of = getattr(__obj, "__self__", None)
         if type(of) is str and getattr(__obj, "__name__", "") == "join" and len(args) == 1:
             return traced.join(of, args[0])

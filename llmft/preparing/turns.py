@@ -383,7 +383,8 @@ class TurnFinder:
         known = ", ".join(repr(stop) for stop in self.stops.stops) or "none is known"
         return (
             f"turn {turn}: nothing ends the answer: the template closes it with"
-            f" {answer[-_SHOWN:]!r}, which is none of the tokens at which generation stops ({known})",
+            f" {answer[-_SHOWN:]!r}, which is none of the tokens at which generation"
+            f" stops ({known})",
             "name the token that ends a turn as model.stop, have end-of-text put after each answer"
             " (model.append_eos: true), or give another template as model.chat_template",
         )

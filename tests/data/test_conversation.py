@@ -22,7 +22,8 @@ ANSWERED = ({"role": "tool", "content": "rain"}, {"role": "assistant", "content"
      "tool_calls": [{"function": {"name": "weather", "arguments": '{"town": "Bern", "days": 3}'}}]},
     {"role": "assistant", "content": "", "function_call": {"name": "weather",
                                                            "arguments": ARGUMENTS}},
-    {"from": "function_call", "value": '{"name": "weather", "arguments": {"town": "Bern", "days": 3}}'},
+    {"from": "function_call",
+     "value": '{"name": "weather", "arguments": {"town": "Bern", "days": 3}}'},
     {"from": "gpt", "value": "", "tool_calls": [{"name": "weather", "arguments": ARGUMENTS}]},
     {"role": "assistant", "content": "", "tool_calls": [  # as tables in columns give it
         {"function": {"name": "weather", "arguments": {"town": "Bern", "days": 3, "none": None}}}]},
