@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from llmft.errors import TrustError
 
 SECONDS, MEGABYTES, CHARACTERS = 10, 1024, 10_000_000
 _HUGE = 4
+_PATIENCE = 12
+"""Times as long as its processor time a template may take by the clock."""
 
 
 def try_out(
@@ -31,7 +34,7 @@ def try_out(
         return
     pid = os.fork()
     if pid == 0:
-        _render(tokenizer, messages, megabytes)
+        _render(tokenizer, messages, megabytes, seconds)
     why = _waited(pid, seconds)
     if why:
         raise TrustError(
@@ -41,12 +44,13 @@ def try_out(
         )
 
 
-def _render(tokenizer: Any, messages: Sequence[Any], megabytes: int) -> None:
+def _render(tokenizer: Any, messages: Sequence[Any], megabytes: int, seconds: float) -> None:
     """Render in the forked process, and leave it without touching anything of the parent's."""
     code = 0
     try:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_DFL)
+        _limit_time(seconds)
         _limit_memory(megabytes)
         text = tokenizer.apply_chat_template(list(messages), tokenize=False)
         code = _HUGE if len(text) > CHARACTERS else 0
@@ -56,6 +60,15 @@ def _render(tokenizer: Any, messages: Sequence[Any], megabytes: int) -> None:
         code = 0  # a template that refuses is no danger
     finally:
         os._exit(code)
+
+
+def _limit_time(seconds: float) -> None:
+    """Allow so much processor time: on a busy machine a good template may wait for long."""
+    import resource
+
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    most = math.ceil(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
 
 
 def _limit_memory(megabytes: int) -> None:
@@ -72,11 +85,14 @@ def _limit_memory(megabytes: int) -> None:
 
 def _waited(pid: int, seconds: float) -> str:
     """Return what is wrong with a process: '' where it ended well in time."""
-    deadline, pause = time.monotonic() + seconds, 0.001
+    late = f"did not end within {seconds:g} seconds"
+    deadline, pause = time.monotonic() + _PATIENCE * seconds, 0.001
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
+            if code in (-signal.SIGXCPU, -signal.SIGKILL):
+                return late
             # Short of memory, Python may be ended by a signal; where there was no limit, it means
             # only that the system minds a fork.
             huge = code == _HUGE or (code and sys.platform == "linux")
@@ -85,4 +101,4 @@ def _waited(pid: int, seconds: float) -> str:
         pause = min(2 * pause, 0.05)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return f"did not end within {seconds:g} seconds"
+    return late
