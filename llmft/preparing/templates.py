@@ -14,7 +14,7 @@ from llmft.errors import TrustError
 
 SECONDS, MEGABYTES, CHARACTERS = 10, 1024, 10_000_000
 _HUGE = 4
-_PATIENCE = 12
+_PATIENCE = 6
 """Times as long as its processor time a template may take by the clock."""
 
 
@@ -91,7 +91,7 @@ def _waited(pid: int, seconds: float) -> str:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            if code in (-signal.SIGXCPU, -signal.SIGKILL):
+            if code == -signal.SIGXCPU:
                 return late
             # Short of memory, Python may be ended by a signal; where there was no limit, it means
             # only that the system minds a fork.
