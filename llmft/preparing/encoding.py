@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from llmft.api import (
     ChatRow,
@@ -30,6 +30,7 @@ from llmft.preparing.turns import TurnFault, TurnFinder, TurnRow
 from llmft.rows import IGNORED
 from llmft.settings import TrainSettings
 
+T = TypeVar("T")
 _CHUNK = 512
 _SHOWN = 3
 
@@ -259,6 +260,7 @@ class Encoder:
         return drafts
 
     def _answered(self, row: CompletionRow) -> TurnRow:
+        assert not isinstance(row.prompt, str)
         answer = row.message or Message(role="assistant", content=row.completion)
         prompt = row.prompt if isinstance(row.prompt, Conversation) else Conversation(row.prompt)
         messages = prompt.of((*prompt, answer))
@@ -286,7 +288,7 @@ class Encoder:
                 raise
         return self._found(row.messages, lambda finder: finder.rows(turns))
 
-    def _found(self, messages: Sequence[Message], ask: Any) -> Any:
+    def _found(self, messages: Sequence[Message], ask: Callable[[TurnFinder], T]) -> T:
         """Return what a question to a conversation's finder gives.
 
         Some templates take content as text and some as a list of parts; they are told apart by
