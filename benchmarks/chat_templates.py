@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,6 @@ REASONS = (
     ("refuses the conversation", "a"), ("leaves out", "b"), ("asks for an answer", "c"),
     ("nothing ends", "d"),
 )  # fmt: skip
-# What a recipe says where the template would else ask in another way than it answers.
-KWARGS: dict[str, dict[str, Any]] = {}
 _CORPUS = "Hello who are you nice to meet you, it is clear. déjà vu 2+2 is 4 assistant user system"
 _MARK = re.compile(r"<[^<>\s'\"=.]{1,40}>|<\|\"\|>")
 
@@ -174,7 +173,17 @@ def _trained(kind: str) -> str:
     return json.dumps(held)
 
 
-def tried(name: str, tokenizer: Any, shape: str, **asked: Any) -> tuple[str, list[str]]:
+def encoder_for(name: str, tokenizer: Any) -> Any:
+    """Return what encodes rows with a template, stopping where its family does."""
+    from llmft.preparing.chat_format import ChatFormat
+    from llmft.preparing.encoding import Encoder
+
+    known = tokenizer.get_vocab()
+    stops = of_family(name, STOPS, "<|im_end|>").split()
+    return Encoder(tokenizer, None, ChatFormat(stop_ids=tuple(known[stop] for stop in stops)))
+
+
+def tried(encoder: Any, shape: str, **asked: Any) -> tuple[str, list[str]]:
     """Return how a shape is trained on, and what is wrong with the ids; 'whole', 'rows' or why not.
 
     asked: what the data set's settings say, such as `turns`.
@@ -182,45 +191,36 @@ def tried(name: str, tokenizer: Any, shape: str, **asked: Any) -> tuple[str, lis
     from llmft_datasets.chat import Chat
 
     from llmft.errors import DataError
-    from llmft.preparing.chat_format import ChatFormat
-    from llmft.preparing.encoding import Encoder
     from llmft.settings import TrainSettings
 
     chat = Chat(Chat.Config(method="chat", path="rows.jsonl", **asked))
-    stops = of_family(name, STOPS, "<|im_end|>").split()
-    known = tokenizer.get_vocab()
-    names = KWARGS.get(name, {})
-    form = ChatFormat(names, stop_ids=tuple(known[stop] for stop in stops))
-    encoder = Encoder(tokenizer, None, form)
     try:
         row = chat.row(SHAPES[shape], "rows.jsonl:1")
         rows, _ = encoder.encode([row], TrainSettings())
     except DataError as error:
         return error.faults[0].what.removeprefix("rows.jsonl:1: "), []
     wrong: list[str] = []
-    messages = list(row.messages)
-    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    turns = [n for n, message in enumerate(row.messages) if message["role"] == "assistant"]
     several = len(rows) > 1
     for number, encoded in enumerate(rows):
         own = turns[number : number + 1] if several else turns
-        wrong += _wrong(encoded, messages, own, row, encoder, tokenizer, {*form.stop_ids})
+        wrong += _wrong(encoded, row.messages, own, encoder)
     return "rows" if several else "whole", wrong
 
 
-def _wrong(
-    encoded: Any, messages: Any, turns: Any, row: Any, encoder: Any, tokenizer: Any, stops: Any
-) -> Iterator[str]:
+def _wrong(encoded: Any, messages: Any, turns: Any, encoder: Any) -> Iterator[str]:
+    """Yield what is wrong with a row in which some turns of a conversation are learnt."""
+    tokenizer, stops = encoder.tokenizer, {*encoder.chat.stop_ids, encoder.end}
     ids, labels = list(encoded.input_ids), list(encoded.labels)
-    begins = [n for n, (a, b) in enumerate(zip([-100, *labels], labels, strict=False))
-              if a == -100 != b]  # fmt: skip
-    ends = [n for n, (a, b) in enumerate(zip(labels, [*labels[1:], -100], strict=True))
-            if a != -100 == b]  # fmt: skip
+    learnt = [label != -100 for label in labels]
+    begins = [n for n, own in enumerate(learnt) if own and not (n and learnt[n - 1])]
+    ends = [n for n, own in enumerate(learnt) if own and not (learnt[n + 1 :] or [False])[0]]
     if len(begins) != len(turns):
         yield f"{len(begins)} answers, and not {len(turns)}"
         return
+    tools = getattr(messages, "tools", None)
     for turn, first, last in zip(turns, begins, ends, strict=True):
-        prompt = served(tokenizer, messages[:turn], getattr(row.messages, "tools", None), encoder)
-        if ids[:first] != prompt:
+        if ids[:first] not in served(encoder, list(messages)[:turn], tools):
             yield f"turn {turn}: the ids before the answer are not those of the prompt"
         if ids[last] not in stops:
             yield f"turn {turn}: the last label is no stop"
@@ -230,8 +230,11 @@ def _wrong(
             yield f"turn {turn}: {text!r} is learnt"
 
 
-def served(tokenizer: Any, messages: Any, tools: Any, encoder: Any) -> list[int]:
-    """Return the ids that transformers, and servers that use it, make of a prompt."""
+def served(encoder: Any, messages: Any, tools: Any) -> list[list[int]]:
+    """Return the ids that transformers, and servers that use it, make of a prompt.
+
+    Content is given as text, and as a list of parts: some templates take only one of them.
+    """
     import datetime
     from unittest import mock
 
@@ -242,18 +245,19 @@ def served(tokenizer: Any, messages: Any, tools: Any, encoder: Any) -> list[int]
         def now(cls, tz: Any = None) -> Any:
             return cls.combine(encoder.chat.date, datetime.time(12))
 
-    given = [dict(message) for message in messages]
-    if encoder._in_parts:
-        given = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in given]
-    with mock.patch.object(chat_template_utils, "datetime", Today):
-        found: list[int] = tokenizer.apply_chat_template(
-            given,
-            tools=list(tools) if tools else None,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **encoder.chat.template_kwargs,
-        )
+    found = []
+    in_parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    for given in (messages, in_parts):
+        with suppress(Exception), mock.patch.object(chat_template_utils, "datetime", Today):
+            found.append(
+                encoder.tokenizer.apply_chat_template(
+                    given,
+                    tools=list(tools) if tools else None,
+                    add_generation_prompt=True,
+                    return_dict=False,
+                    **encoder.chat.template_kwargs,
+                )
+            )
     return found
 
 
@@ -269,11 +273,11 @@ def main() -> int:
     count = rows = 0
     for name, source in templates().items():
         cells = []
-        made = {kind: tokenizer_for(name, source, kind, folder) for kind in kinds}
+        made = [encoder_for(name, tokenizer_for(name, source, kind, folder)) for kind in kinds]
         for shape in SHAPES:
             said = ""
-            for kind, tokenizer in made.items():
-                outcome, faults = tried(name, tokenizer, shape)
+            for kind, encoder in zip(kinds, made, strict=True):
+                outcome, faults = tried(encoder, shape)
                 wrong += [f"{name}, {shape}, {kind}: {fault}" for fault in faults]
                 said = said or outcome
             count += 1

@@ -109,7 +109,6 @@ class Encoder:
         self._reader = TokenReader(tokenizer)
         self._stops = stops_of(tokenizer, chat, self.end)
         self._templates: dict[str, ChatTemplate] = {}
-        self._in_parts = False
 
     def encode(
         self, rows: Sequence[Row], settings: TrainSettings
@@ -291,23 +290,19 @@ class Encoder:
     def _found(self, messages: Sequence[Message], ask: Callable[[TurnFinder], T]) -> T:
         """Return what a question to a conversation's finder gives.
 
-        Some templates take content as text and some as a list of parts; they are told apart by
-        what is lost.
+        Some templates take content as a list of parts only: where content as text is refused or
+        lost, it is given so. Each row is tried alone, so none depends on those before it.
         """
         given = messages if isinstance(messages, Conversation) else Conversation(messages)
-        first: TurnFault | None = None
-        for in_parts in (self._in_parts, not self._in_parts):
+        try:
+            return ask(self._finder(given))
+        except TurnFault as fault:
+            if fault.kind not in ("refused", "lost"):
+                raise
             try:
-                found = ask(self._finder(given, in_parts))
-            except TurnFault as fault:
-                first = first or fault
-                if fault.kind not in ("refused", "lost"):
-                    break
-            else:
-                self._in_parts = in_parts
-                return found
-        assert first is not None
-        raise first
+                return ask(self._finder(given, in_parts=True))
+            except TurnFault:
+                raise fault from None
 
     def _finder(self, given: Conversation, in_parts: bool = False) -> TurnFinder:
         template = self._template(given)

@@ -29,10 +29,10 @@ SHAPES = list(program.SHAPES)
 @pytest.mark.parametrize("kind", ["bytes", "pieces"])
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_ids_before_an_answer_are_those_that_serving_makes(name, kind):
-    tokenizer = program.tokenizer_for(name, TEMPLATES[name], kind)
+    encoder = program.encoder_for(name, program.tokenizer_for(name, TEMPLATES[name], kind))
     for shape in SHAPES:
         for turns in ("auto", "rows"):
-            _, wrong = program.tried(name, tokenizer, shape, turns=turns)
+            _, wrong = program.tried(encoder, shape, turns=turns)
             assert not wrong, f"{shape}, {turns}"
 
 
@@ -135,7 +135,7 @@ def test_pairs_share_the_prompt_that_is_served():
     (pair,), _ = encode_pairs(
         Encoder(made, None, ChatFormat(stop=("<|im_end|>",))), [row], TrainSettings()
     )
-    prompt = program.served(made, TALK[:1], None, Encoder(made, None))
+    prompt = program.served(Encoder(made, None), list(TALK[:1]), None)[0]
     for answer in (pair.chosen, pair.rejected):
         assert list(answer.input_ids[: len(prompt)]) == prompt
         assert answer.labels[-1] == made.convert_tokens_to_ids("<|im_end|>")
@@ -146,7 +146,7 @@ def test_a_token_that_would_reach_over_the_prompts_end_is_parted():
     made = tokenizer("qwen3_5_think")
     talk = (TALK[0], {"role": "assistant", "content": "Hello"})
     (row,), _ = encode([ChatRow(talk)], made)
-    prompt = program.served(made, TALK[:1], None, Encoder(made, None))
+    prompt = program.served(Encoder(made, None), list(TALK[:1]), None)[0]
     assert made.decode(prompt).endswith("<think>\n")
     assert list(row.input_ids[: len(prompt)]) == prompt
     assert set(row.labels[: len(prompt)]) == {-100}
