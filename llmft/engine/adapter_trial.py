@@ -62,7 +62,9 @@ def _tried(adapter: Adapter[Any], trial: Any, levers: Any, *, padding_free: bool
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = adapter.attach(base)
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained = [p for p in model.parameters() if p.requires_grad] if model is not None else []
+        if not trained:
+            return ""  # a fault of the adapter's code, not of the pair: told where it is attached
         with torch.no_grad():
             for parameter in trained:
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)

@@ -301,7 +301,7 @@ def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
-    done = run(recipe["stages"][0])
+    done = run(recipe)
     result, before = done.folder / "stages/sft/result.json", tree(done.folder)
     away = result.rename(done.folder / "away")
     monkeypatch.setattr(session, "refuse_faults", lambda *_: away.rename(result))

@@ -21,7 +21,7 @@ ADAPTERS = {
 }  # fmt: skip
 PLACES = {
     "in a rollout": ("llmft.modeling.decoding:log_probabilities", 28),
-    "between drawing and judging": ("llmft_alignments.ppo_episodes:Arena.judge", 6),
+    "between drawing and judging": ("llmft_alignments.ppo.rollouts:RolloutSampler.judge", 6),
     "between reward and update": (f"{OBJECTIVE}.episodes", 4),
     "in the inner epochs": (f"{OBJECTIVE}.loss", 14),
     "after the updates": (f"{OBJECTIVE}.step_metrics", 3),

@@ -65,7 +65,7 @@ def test_a_crash_after_set_aside_loses_nothing(
 ):
     from llmft.runs import artifacts
 
-    def crash(*_):
+    def crash(*_, **__):
         raise Crash
 
     changed = load(edited("rank", "task", "judge", "target", to=2))
@@ -97,10 +97,10 @@ def stopped(edited, load, registry, tmp_path, monkeypatch) -> tuple[dict, str]:
     saving = edited("dpo", "train", to={**TRAIN, "save_strategy": "steps", "save_steps": 1})
     place = f"output_dir={tmp_path}"
 
-    def crash(folder, *rest):
+    def crash(folder, *rest, **named):
         if folder.name == "dpo":
             raise Crash
-        return original(folder, *rest)
+        return original(folder, *rest, **named)
 
     original = artifacts.save_stage
     monkeypatch.setattr(artifacts, "save_stage", crash)

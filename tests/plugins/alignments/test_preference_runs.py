@@ -61,7 +61,7 @@ def test_the_first_dpo_loss_is_ln_2_where_start_from_names_a_stage(run, stage, p
     dpo = stage("dpo", start_from="sft")
     summary = run(sft(pairs_file, adapter), dpo)
     first, *_, last = metrics_of(summary, "dpo")
-    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4 if adapter == "qlora" else 1e-5)
     assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-4)
     assert last["loss"] < first["loss"]
 
@@ -71,9 +71,9 @@ def test_without_start_from_it_is_ln_2_for_the_lora_family_alone(run, stage, ada
     summary = run(stage("dpo", adapter={"method": adapter, **ADAPTERS[adapter]}))
     first = metrics_of(summary, "dpo")[0]["loss"]
     if adapter in LORA_FAMILY:
-        assert first == pytest.approx(math.log(2), abs=1e-5)
+        assert first == pytest.approx(math.log(2), abs=1e-4 if adapter == "qlora" else 1e-5)
     else:  # a fresh soft prompt moves the policy before its first step
-        assert first != pytest.approx(math.log(2), abs=1e-5)
+        assert first != pytest.approx(math.log(2), abs=1e-4 if adapter == "qlora" else 1e-5)
 
 
 @pytest.mark.parametrize("adapter", list(ADAPTERS))

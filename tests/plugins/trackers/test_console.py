@@ -338,7 +338,7 @@ def test_a_chat_prompt_is_shown_as_a_conversation(monkeypatch, prompt):
     assert lines_of(out)[:4] == [
         "system: Be brief.",
         "user: Who wrote it?",
-        "  before: ?\\x1b[2J",
+        "  before: ?<U+001B>[2J",
         "  after:  Ann",
     ]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from llmft.testing import measures, tiny_gpt2, tiny_llama
 
-from .conftest import mask_of, quantised, with_our_masks
+from ..conftest import mask_of, quantised, with_our_masks
 
 
 def lora(**settings: Any) -> Lora:

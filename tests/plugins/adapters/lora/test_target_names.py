@@ -119,4 +119,4 @@ def test_soft_prompts_are_refused_where_every_layer_looks_ids_up(method):
     model.config.hidden_size_per_layer_input = 16
     model.config.num_kv_shared_layers = 1
     refusals = list(cls(cls.Config(method=method, num_virtual_tokens=3)).check(model))
-    assert any(key == ("method",) and fix == "pick lora" for key, _, fix in refusals)
+    assert any(key == ("method",) and fix in ("pick lora", "use lora") for key, _, fix in refusals)
