@@ -4,8 +4,13 @@ import os
 import sys
 
 # `python -m` looks for modules in the working folder first, which may be somebody else's.
-if not sys.flags.safe_path and os.path.abspath(f"{__file__}/../..") != os.getcwd():
-    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]
+if not sys.flags.safe_path:
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted
+        here = ""
+    if os.path.abspath(f"{__file__}/../..") != here:
+        sys.path[:] = [path for path in sys.path if path not in ("", here)]
 
 from llmft.cli.main import main
 from llmft.system.launcher import leave

@@ -377,7 +377,7 @@ def _parquet(path: Path, limits: ReadLimits) -> Iterator[Record]:
     except MemoryError as error:
         raise _too_large(f"{path}: row {number + 1}", limits) from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError("E107", f"'{path}' is no whole parquet file: {error}") from error
+        raise DataError("E107", f"'{path}' is not a complete parquet file: {error}") from error
 
 
 def _batch_rows(file: Any, limits: ReadLimits) -> int:

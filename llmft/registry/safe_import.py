@@ -83,7 +83,7 @@ def _everything_kept() -> Iterator[None]:
     The working folder, signal handlers, standard streams and random state. A changed working folder
     is a fault: relative paths of the recipe would mean other files.
     """
-    folder, streams = os.getcwd(), (sys.stdin, sys.stdout, sys.stderr)
+    folder, streams = _here(), (sys.stdin, sys.stdout, sys.stderr)
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     leave = os._exit
     os._exit = _refuse_to_leave  # type: ignore[assignment]
@@ -98,7 +98,7 @@ def _everything_kept() -> Iterator[None]:
             if handler is not None and signal.getsignal(number) is not handler:
                 with contextlib.suppress(ValueError, OSError):  # in a thread none can be set
                     signal.signal(number, handler)
-        if _here() != folder:
+        if folder and _here() != folder:
             os.chdir(folder)
     if moved != folder:
         raise _GivenUp("it changes the working folder")
@@ -126,9 +126,10 @@ def _descriptor_caught() -> Iterator[list[bytes]]:
 
 
 def _here() -> str:
+    """Return the working folder, or "" where it has been deleted."""
     try:
         return os.getcwd()
-    except OSError:  # it has taken the folder away
+    except OSError:
         return ""
 
 

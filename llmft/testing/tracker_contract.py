@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -118,16 +119,24 @@ _hooked: list[bool] = []
 
 @contextlib.contextmanager
 def _writes() -> Iterator[list[str]]:
-    """Collect the paths that are opened for writing, made, or renamed to."""
+    """Collect the paths that are opened for writing, made, or renamed to.
+
+    A bare name is one of the working folder, or of a folder that is open already (`dir_fd`), and
+    Python does not tell which: the block works in an empty folder, and what it leaves there is
+    collected.
+    """
     if not _hooked:  # an audit hook stays for the life of the process: one is enough
         sys.addaudithook(_heard)
         _hooked.append(True)
     paths: list[str] = []
-    _listening.append(paths)
-    try:
-        yield paths
-    finally:
-        _listening.remove(paths)
+    with tempfile.TemporaryDirectory() as empty:
+        _listening.append(paths)
+        try:
+            with contextlib.chdir(empty):
+                yield paths
+        finally:
+            _listening.remove(paths)
+            paths += [os.path.join(empty, name) for name in os.listdir(empty)]
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -143,7 +152,7 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         path = arguments[0]
     elif event == "os.rename":
         path = arguments[1]
-    if isinstance(path, str | bytes | os.PathLike):
+    if isinstance(path, str | bytes | os.PathLike) and os.path.dirname(path):
         for paths in _listening:
             paths.append(os.path.abspath(os.fsdecode(path)))
 

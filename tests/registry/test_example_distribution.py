@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,11 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(target)
+    yield
     for name in [name for name in sys.modules if name.split(".")[0] == "llmft_bottleneck"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]  # or other tests that install the example would find it installed
 
 
 @pytest.mark.usefixtures("on_path")

@@ -220,7 +220,7 @@ def test_a_link_that_looks_like_staging_is_taken_away_and_not_what_it_names(tmp_
         (errno.EROFS, "E202", "read-only"),
         (errno.EACCES, "E203", "permission denied"),
         (errno.EPERM, "E203", "permission denied"),
-        (errno.ENOTDIR, "E203", "a part of it is a file"),
+        (errno.ENOTDIR, "E203", "a part of the path is a file"),
         (errno.EISDIR, "E203", "it is a folder"),
         (errno.EBUSY, "E203", "it is a folder"),
         (errno.ENOENT, "", ""),

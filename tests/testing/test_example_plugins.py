@@ -16,7 +16,8 @@ from llmft.registry.contract import KINDS, Kind
 
 def own_tests(kind: Kind, folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield the tests of a kind's example, each by a name under which pytest finds it here."""
-    name = EXAMPLES[kind]
+    # Not the example's own name: what is imported here stays, and other tests install the example.
+    name = f"kit_{EXAMPLES[kind]}"
     package, _ = write_plugin(name, kind, str(folder / kind))
     spec = importlib.util.spec_from_file_location(
         f"tests_of_{name}", package / "tests" / f"test_{name}.py"

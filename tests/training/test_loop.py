@@ -347,7 +347,7 @@ def test_c5_a_recipe_that_ends_before_the_checkpoint_is_refused(change, said, tm
 
 
 @pytest.mark.parametrize(("before", "said"), [
-    (2, "the stage has trained in 2 processes, and cannot go on in 1"), (1, ""),
+    (2, "the stage has trained in 2 processes, and cannot continue in 1"), (1, ""),
 ])  # fmt: skip
 def test_another_number_of_processes_is_refused(before, said, tmp_path):
     run_on(tmp_path / "cut", stop_after=3)

@@ -22,7 +22,7 @@ ADAPTERS = {
 PLACES = {
     "in a rollout": ("llmft.modeling.decoding:log_probabilities", 28),
     "between drawing and judging": ("llmft_alignments.ppo.rollouts:RolloutSampler.judge", 6),
-    "between reward and update": (f"{OBJECTIVE}.episodes", 4),
+    "between reward and update": (f"{OBJECTIVE}.rollouts", 4),
     "in the inner epochs": (f"{OBJECTIVE}.loss", 14),
     "after the updates": (f"{OBJECTIVE}.step_metrics", 3),
     "in the last scoring": ("llmft_alignments.ppo:Ppo.evaluate", 2),
