@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
-from llmft.system.plain_files import open_own
+from llmft.system.plain_files import open_own, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -263,14 +263,42 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     Raises CheckpointError, with the way out, where it is missing or damaged.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise CheckpointError("E401", f"'{path}' is missing", fix=fix) from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix) from error
-    if not isinstance(found, dict):
+    wanted = _SHAPES.get(path.name, {})
+    if not isinstance(found, dict) or any(
+        not isinstance(found.get(key), kind) for key, kind in wanted.items()
+    ):
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix)
     return found
+
+
+# What every reader of a file takes for granted.
+_SHAPES: dict[str, dict[str, type]] = {
+    "run.json": {"stages": list},
+    "lock.json": {"model": dict},
+    "result.json": {"produces": str},
+}
+
+
+@contextmanager
+def as_a_run_wrote(folder: Path, fix: str) -> Iterator[None]:
+    """Turn what goes wrong with files of another shape than a run writes into CheckpointError.
+
+    A folder from somebody else may hold anything in them; what the block reads is theirs.
+    """
+    try:
+        yield
+    except _OTHER_SHAPE as error:
+        what = f"'{folder}' holds a file that is not as a run writes it"
+        told = f"{type(error).__name__} {str(error)[:80]}"
+        raise CheckpointError("E401", f"{what} ({told})", fix=fix) from error
+
+
+_OTHER_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 
 
 def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
@@ -280,12 +308,14 @@ def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     differs.
     """
     try:
-        text = (folder / MANIFEST).read_text("utf-8")
+        text = read_text(folder / MANIFEST, 2**26)
         manifest = json.loads(text)
         run_id, hashes = str(manifest["run_id"]), dict(manifest["sha256"])
         if _as_json(manifest) != text:  # nothing vouches for the manifest but its own form
             raise ValueError("altered")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in hashes):
+            raise ValueError("names files that are not its own")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"'{folder}' has no readable {MANIFEST}"
         raise CheckpointError("E401", what, fix=fix) from error
     for name, digest in hashes.items():
