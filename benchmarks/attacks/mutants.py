@@ -102,7 +102,7 @@ def change_json_file(rng: Random, data: bytes) -> bytes:
         return change_text(rng, data)
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return change_text(rng, data)
     for _ in range(rng.choice([1, 1, 2, 5])):
         value = change_json(rng, value)

@@ -264,22 +264,30 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(read_text(path))
+        json.dumps(found, allow_nan=False)  # a number such as 1e999, which none of ours is
     except FileNotFoundError as error:
         raise CheckpointError("E401", f"'{path}' is missing", fix=fix) from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix) from error
-    wanted = _SHAPES.get(path.name, {})
-    if not isinstance(found, dict) or any(
-        not isinstance(found.get(key), kind) for key, kind in wanted.items()
-    ):
+    if not isinstance(found, dict) or not _has_shape(found, _SHAPES.get(path.name, {})):
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix)
     return found
 
 
+def _has_shape(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    for key, kind in wanted.items():
+        value = found.get(key)
+        if not isinstance(value, dict if isinstance(kind, dict) else kind):
+            return False
+        if isinstance(kind, dict) and not _has_shape(value, kind):  # type: ignore[arg-type]
+            return False
+    return True
+
+
 # What every reader of a file takes for granted.
-_SHAPES: dict[str, dict[str, type]] = {
+_SHAPES: dict[str, dict[str, Any]] = {
     "run.json": {"stages": list},
-    "lock.json": {"model": dict},
+    "lock.json": {"model": {"path": str, "sha256": dict}},
     "result.json": {"produces": str},
 }
 
