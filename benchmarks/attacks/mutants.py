@@ -102,7 +102,7 @@ def change_json_file(rng: Random, data: bytes) -> bytes:
         return change_text(rng, data)
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return change_text(rng, data)
     for _ in range(rng.choice([1, 1, 2, 5])):
         value = change_json(rng, value)
@@ -132,7 +132,7 @@ def change_safetensors(rng: Random, data: bytes) -> bytes:
     (length,) = struct.unpack("<Q", data[:8])
     try:
         header = json.loads(data[8 : 8 + length])
-    except ValueError:
+    except (ValueError, RecursionError):
         return change_text(rng, data)
     name = rng.choice([key for key in header if key != "__metadata__"] or ["x"])
     entry = dict(header.get(name, {}))

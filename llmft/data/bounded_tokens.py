@@ -58,7 +58,8 @@ class BoundedTokens:
             try:
                 return self._here((text, options))
             except BaseException as error:
-                if type(error).__name__ != PANIC:
+                foreign = isinstance(error, Exception) and not isinstance(error, MemoryError)
+                if not foreign and type(error).__name__ != PANIC:
                     raise
                 raise _fault(f"gives up: {first_line(str(error))}") from error
         try:

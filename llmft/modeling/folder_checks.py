@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from llmft.system.plain_files import kind_of, read_text
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _LARGEST = 64 * 2**20  # bytes of a JSON file that is read here; no published one comes near it
+_TEXTS = (".json", ".jinja", ".txt", ".model")
+_LONGEST = 512 * 2**20  # bytes of any file but the weights
 _READ_HERE = ("config.json", "tokenizer_config.json", "generation_config.json")
 # Sizes, by the names that architectures give them: whole numbers from 1, wherever they stand.
 _SIZES = frozenset({
@@ -36,6 +39,10 @@ def check_folder(folder: Path) -> None:
             mode = path.stat().st_mode
         except OSError:  # a link to nothing; whoever needs it says so
             continue
+        told = path.stat()
+        if path.suffix in _TEXTS and stat.S_ISREG(told.st_mode) and told.st_size > _LONGEST:
+            what = f"'{path}' has {told.st_size:,} bytes, which no such file has"
+            raise EnvironmentFault("E201", what, fix="copy the model again")
         if not path.is_dir() and (kind := kind_of(mode)):
             what = f"'{path}' is {kind}, and a model's files are plain ones"
             raise TrustError("E605", what, fix="take it away, or copy the model again")

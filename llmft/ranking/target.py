@@ -79,7 +79,7 @@ def _waited_for(run: Path, waiting: Path) -> Target:
         where, raters = told["samples"], told.get("raters", 1)
         if not isinstance(where, str) or type(raters) is not int:
             raise TypeError("of the wrong type")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError("E401", f"'{waiting}' does not say what to rank") from error
     for folder in (waiting.parent, run):
         rows = folder / where
@@ -120,6 +120,6 @@ def _has_completions(rows: Path) -> bool:
     with rows.open("rb") as file:
         try:
             first = json.loads(file.readline(2**26))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return isinstance(first, dict) and isinstance(first.get("completions"), list)

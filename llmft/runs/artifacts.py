@@ -150,9 +150,17 @@ def stage_that_made(kind: str, run: Path, stage: str | None, *, fix: str) -> Pat
 
 
 def _finished(run: Path) -> list[Path]:
-    names = fsio.read_json(run / RUN, PUT_BACK)["stages"]
-    folders = [run / "stages" / name for name in names]
+    folders = [run / "stages" / name for name in stages_of(run)]
     return [folder for folder in folders if (folder / RESULT).is_file()]
+
+
+def stages_of(run: Path) -> list[str]:
+    """Return the names of a run's stages; CheckpointError where one could not be a folder's."""
+    names: list[str] = fsio.read_json(run / RUN, PUT_BACK)["stages"]
+    for name in names:
+        if not isinstance(name, str) or "/" in name or "\0" in name or name in ("", ".", ".."):
+            raise CheckpointError("E401", f"'{run / RUN}' is damaged", fix=PUT_BACK)
+    return names
 
 
 def _words(kind: str) -> str:

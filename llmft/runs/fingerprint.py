@@ -52,7 +52,7 @@ def recorded(run: Path, stage: str) -> str:
     path = run / "stages" / stage / artifacts.RESULT
     if not path.is_file():
         return stage  # a stage of an earlier run: its id names it
-    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    facts = fsio.read_json(path, artifacts.PUT_BACK)
     return str(facts.get("fingerprint", ""))
 
 

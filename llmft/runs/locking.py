@@ -103,7 +103,7 @@ def _may_live(holder: Mapping[str, Any]) -> bool:
         return False  # this machine has started anew since
     try:
         os.kill(int(holder["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError):
+    except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -121,7 +121,7 @@ def boot_id() -> str | None:
 def _in_use(path: Path, holder: Mapping[str, Any], known: bool = True) -> EnvironmentFault:
     """Return the error. known: the kernel says that the holder runs, not its file alone."""
     who = (
-        f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+        f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('started')}"
         if holder
         else "another process"
     )
@@ -135,6 +135,6 @@ def _read(handle: int) -> Mapping[str, Any]:
     """Return what the file says; {} where it was killed before it could say anything."""
     try:
         said = json.loads(os.pread(handle, _SIZE, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

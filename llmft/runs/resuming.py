@@ -56,9 +56,9 @@ def examine(job: Job, folder: Path, first: str | None = None) -> PreviousRun:
         raise CheckpointError(
             "E402", f"'{folder}' is not a run folder", fix="name a folder that 'llmft run' printed"
         )
-    results = {
-        stage: result for stage in _stages(folder) if (result := _result(folder, stage)) is not None
-    }
+    with fsio.as_a_run_wrote(folder, artifacts.PUT_BACK):
+        found = {stage: _result(folder, stage) for stage in _stages(folder)}
+    results = {stage: result for stage, result in found.items() if result is not None}
     resolved = folder / "resolved.yaml"
     if not resolved.is_file():
         raise CheckpointError("E401", f"'{resolved}' is missing", fix=artifacts.PUT_BACK)
@@ -165,8 +165,7 @@ def _age(run: Path) -> tuple[str, int]:
 
 
 def _stages(folder: Path) -> list[str]:
-    names: list[str] = fsio.read_json(folder / artifacts.RUN, artifacts.PUT_BACK)["stages"]
-    return names
+    return artifacts.stages_of(folder)
 
 
 def _is_finished(folder: Path) -> bool:

@@ -78,9 +78,11 @@ def reopen(
     fsio.sweep_staging(folder)
     provenance = fsio.read_json(folder / LOCK, artifacts.PUT_BACK)
     now = _provenance(job, base)
-    changes = changed_environment(provenance, now, accept_plugins=accept_plugins)
-    known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
-    provenance["plugins"] += [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
+    with fsio.as_a_run_wrote(folder, artifacts.PUT_BACK):
+        changes = changed_environment(provenance, now, accept_plugins=accept_plugins)
+        known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
+        new = [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
+        provenance["plugins"] += new
     notes = []
     if killed is not None:
         notes.append(f"the previous run ended without notice{_last_seen(killed)}")
@@ -138,7 +140,8 @@ def _resume_command(job: Job, folder: Path, last: str | None, smoke: bool) -> st
 def _last_seen(killed: Mapping[str, Any]) -> str:
     if not killed:
         return ""
-    return f" at {killed['at']} (process {killed['pid']} on {killed['host']})"
+    at, pid, host = (killed.get(key, "?") for key in ("at", "pid", "host"))
+    return f" at {at} (process {pid} on {host})"
 
 
 def _write_recipe(folder: Path, job: Job) -> None:

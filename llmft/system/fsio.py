@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
-from llmft.system.plain_files import open_own
+from llmft.system.plain_files import open_own, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -265,14 +265,50 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     Raises CheckpointError, with a suggested fix, where it is missing or damaged.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
+        json.dumps(found, allow_nan=False)  # a number such as 1e999, which none of ours is
     except FileNotFoundError as error:
         raise CheckpointError("E401", f"'{path}' is missing", fix=fix) from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix) from error
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not _has_shape(found, _SHAPES.get(path.name, {})):
         raise CheckpointError("E401", f"'{path}' is damaged", fix=fix)
     return found
+
+
+def _has_shape(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    for key, kind in wanted.items():
+        value = found.get(key)
+        if not isinstance(value, dict if isinstance(kind, dict) else kind):
+            return False
+        if isinstance(kind, dict) and not _has_shape(value, kind):  # type: ignore[arg-type]
+            return False
+    return True
+
+
+# What every reader of a file takes for granted.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "run.json": {"stages": list},
+    "lock.json": {"model": {"path": str, "sha256": dict}},
+    "result.json": {"produces": str},
+}
+
+
+@contextmanager
+def as_a_run_wrote(folder: Path, fix: str) -> Iterator[None]:
+    """Turn what goes wrong with files of another shape than a run writes into CheckpointError.
+
+    A folder from somebody else may hold anything in them; what the block reads is theirs.
+    """
+    try:
+        yield
+    except _OTHER_SHAPE as error:
+        what = f"'{folder}' holds a file that is not as a run writes it"
+        told = f"{type(error).__name__} {str(error)[:80]}"
+        raise CheckpointError("E401", f"{what} ({told})", fix=fix) from error
+
+
+_OTHER_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 
 
 def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
@@ -282,20 +318,39 @@ def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     differs.
     """
     try:
-        text = (folder / MANIFEST).read_text("utf-8")
+        text = read_text(folder / MANIFEST, 2**26)
         manifest = json.loads(text)
         run_id, hashes = str(manifest["run_id"]), dict(manifest["sha256"])
         if _as_json(manifest) != text:  # nothing vouches for the manifest but its own form
             raise ValueError("altered")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in hashes):
+            raise ValueError("names files that are not its own")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"'{folder}' has no readable {MANIFEST}"
         raise CheckpointError("E401", what, fix=fix) from error
     for name, digest in hashes.items():
         path = folder / name
-        if not path.is_file() or sha256(path) != digest:
+        if not path.is_file() or _is_endless(path) or sha256(path) != digest:
             state = "is damaged" if path.is_file() else "is missing"
             raise CheckpointError("E401", f"'{path}' {state}", fix=fix)
     return run_id
+
+
+def _is_endless(path: Path) -> bool:
+    """Return whether a file is longer than it can be, and would take for ever to be hashed."""
+    size = path.stat().st_size
+    if path.suffix != ".safetensors":
+        return path.suffix == ".json" and size > 2**28
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size, 2**27):
+            return True
+        try:
+            header = json.loads(file.read(length))
+            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+            return size != 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            return True
 
 
 def remove_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmft.api.errors import EnvironmentFault
 from llmft.system import hub_client
+from llmft.system.plain_files import read_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 10.0
@@ -34,10 +35,9 @@ def begin(known: Iterable[Mapping[str, Any]] = ()) -> None:
 def begin_as_in(run: Path) -> None:
     """Let names mean what they meant to a run, by the lock in its folder."""
     try:
-        lock = json.loads((run / "lock.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        lock = {}
-    begin(lock.get("hub", ()) if isinstance(lock, dict) else ())
+        begin(json.loads(read_text(run / "lock.json")).get("hub", ()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        begin()  # what else is wrong with the file is told by whoever needs it
 
 
 def remember(name: Name, commit: str) -> None:

@@ -99,7 +99,8 @@ class Checkpoints:
         reasons = []
         for step in self.steps():
             try:
-                saved = self._read(step)
+                with fsio.as_a_run_wrote(self.folder / f"step-{step}", "use an earlier one"):
+                    saved = self._read(step)
             except CheckpointError as error:
                 if error.faults[0].code != "E401":
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -72,3 +73,54 @@ def _result():
     from llmft.api import StageResult
 
     return StageResult("samples")
+
+
+def test_an_endless_settings_file_is_not_read_to_its_end(tmp_path):
+    from llmft.system import fsio
+
+    with fsio.staged_folder(tmp_path / "made", "r") as staged:
+        (staged / "a.json").write_text("{}")
+    os.truncate(tmp_path / "made/a.json", 2**40)
+    with pytest.raises(CheckpointError, match=r"a\.json' is damaged"):
+        fsio.verify_folder(tmp_path / "made")
+
+
+def test_endless_weights_are_not_hashed_to_their_end(tmp_path):
+    import torch
+
+    from llmft.system import fsio
+
+    with fsio.staged_folder(tmp_path / "made", "r") as staged:
+        fsio.write_tensors(staged / "a.safetensors", {"x": torch.ones(3), "y": torch.ones(2, 2)})
+    fsio.verify_folder(tmp_path / "made")
+    os.truncate(tmp_path / "made/a.safetensors", 2**40)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors' is damaged"):
+        fsio.verify_folder(tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc/passwd"])
+def test_a_manifest_names_its_own_files_only(tmp_path, name):
+    from llmft.system import fsio
+
+    with fsio.staged_folder(tmp_path / "made", "r"):
+        pass
+    fsio.write_json(tmp_path / "made/manifest.json", {"run_id": "r", "sha256": {name: "0"}})
+    with pytest.raises(CheckpointError, match="has no readable manifest"):
+        fsio.verify_folder(tmp_path / "made")
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("run.json", "[]"), ("run.json", '{"stages": 3}'), ("run.json", '{"stages": ["../x"]}'),
+    ("run.json", "[" * 99_999), ("stages/sft/result.json", '{"produces": 3}'),
+    ("stages/sft/result.json", '{"produces": "policy"}'), ("lock.json", '{"model": {}}'),
+    ("lock.json", '{"model": {"sha256": 3}}'), ("lock.json", '{"hub": [3], "model": []}'),
+    ("lock", '{"a": 1}'),
+])  # fmt: skip
+def test_run_files_of_another_shape_are_named(finished, name, text, capsys):
+    (finished / name).write_text(text)
+    for words in (
+        ["run", str(finished / "recipe.yaml"), str(finished), "--resume"],
+        ["generate", str(finished), "a"],
+    ):
+        assert main(words) in (0, 6), words
+        assert "E900" not in capsys.readouterr().err

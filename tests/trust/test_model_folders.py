@@ -130,3 +130,8 @@ def test_the_command_says_so_in_a_line(folder, tmp_path, capsys):
         said = capsys.readouterr().err
         assert "num_attention_heads is 0" in said
         assert "Traceback" not in said
+
+
+def test_an_endless_file_is_not_read(folder):
+    os.truncate(folder / "tokenizer.json", 2**40)
+    assert "bytes, which no such file has" in refusal(folder).faults[0].what

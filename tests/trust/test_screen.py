@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from llmft.api.shown_text import escaped, escaped_in_json
 from llmft.cli import main as cli
 from llmft.cli.commands import output
 from llmft.cli.main import main
+from llmft.ranking import read_samples
+from llmft.ranking.log import rater_log
+from llmft.ranking.ranking_session import Session
+from llmft.ranking.requests import Desk
+from llmft.ranking.server import Server
 from llmft.system.html_page import html_page
 from llmft.system.quiet import captured_output
 
@@ -190,3 +196,31 @@ def test_a_page_runs_no_script_even_where_one_gets_in(browser, tmp_path):
     browser.open(f"file://{path}")
     browser.run("document.getElementById('p').click()")
     assert browser.run("return document.title") == "Rows"
+
+
+def test_answers_on_the_ranking_page_are_text(browser, tmp_path):
+    (tmp_path / "s.jsonl").write_text("".join(
+        json.dumps({"prompt": text, "completions": [text, f"{text} b"], "answers": []}) + "\n"
+        for text in PAYLOADS
+    ))  # fmt: skip
+    samples = read_samples(tmp_path / "s.jsonl")
+    with rater_log(tmp_path / "ratings", "ann") as log:
+        session = Session(samples, "ann", log)
+        server = Server(Desk(session), "t" * 43)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            for number, text in enumerate(PAYLOADS, 1):
+                browser.open(server.address)
+                wanted = f"Prompt {number} of {len(PAYLOADS)}"
+                browser.wait(f"return document.getElementById('title').textContent === {wanted!r}")
+                shown = browser.run(
+                    "return [...document.querySelectorAll('ol .text')].map(e => e.textContent)"
+                )
+                assert sorted(shown) == sorted([text, f"{text} b"])
+                assert "owned" not in browser.run("return document.title")
+                odd = "document.querySelectorAll('main script, main svg, main img, main iframe')"
+                assert browser.run(f"return {odd}.length") == 0
+                session.decide(session.samples[number - 1].id, [[0], [1]], False, 1.0)
+        finally:
+            server.shutdown()
+            server.server_close()

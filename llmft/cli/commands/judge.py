@@ -59,7 +59,7 @@ def _reward_stages(run: Path) -> list[str]:
     """Return the finished stages of a run that made a reward model; none where it is no run."""
     if not (run / artifacts.RUN).is_file():
         return []
-    names = fsio.read_json(run / artifacts.RUN, artifacts.PUT_BACK)["stages"]
+    names = artifacts.stages_of(run)
     folders = {name: run / "stages" / name for name in names}
     return [
         name
