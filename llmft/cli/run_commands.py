@@ -100,6 +100,22 @@ def score(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the curves here too, as CSV.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write a run's report.html anew: curves, scores, answers, recipe."""
+    from llmft.cli.commands.report import as_text
+    from llmft.cli.commands.report import report as write
+
+    made = write(run, data)
+    return made if json else as_text(made)
+
+
+@app.command()
 def rank(
     target: Annotated[str, typer.Argument(help="A run's folder, or a file of samples.")],
     rater: Annotated[
