@@ -36,6 +36,43 @@ def generate(
 
 
 @app.command()
+def chat(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    system: Annotated[str, typer.Option(metavar="TEXT", help="The system prompt.")] = "",
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Use the chat template also where training used none."),
+    ] = False,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Say this and end; default: what you type. Repeatable."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
+    ] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, metavar="T", help="0: the likeliest answer.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1.0, metavar="P", help="1: all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, metavar="K", help="0: all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampling.")] = 0,
+    json: Json = False,
+) -> Answer:
+    """Talk with a trained model; /base lets the untrained one answer."""
+    from llmft.api import SamplingParams
+    from llmft.cli.commands.chat import as_json, talk
+
+    said = talk(
+        run, stage, SamplingParams(max_new_tokens, temperature, top_p, top_k),
+        seed=seed, system=system, chat=chat, messages=message or [], quiet=json,
+    )  # fmt: skip
+    return as_json(said) if json else ""
+
+
+@app.command()
 def score(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
     file: Annotated[
@@ -60,6 +97,22 @@ def score(
 
     found = scores(run, file, stage, output)
     return {"scores": found} if json else as_text(found, output)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the curves here too, as CSV.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write a run's report.html anew: curves, scores, answers, recipe."""
+    from llmft.cli.commands.report import as_text
+    from llmft.cli.commands.report import report as write
+
+    made = write(run, data)
+    return made if json else as_text(made)
 
 
 @app.command()
@@ -164,4 +217,26 @@ def merge(
     from llmft.cli.commands.merge import as_text, merged
 
     made = merged(run, output, stage, dtype, max_shard_size)
+    return made if json else as_text(made)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    to: Annotated[
+        Literal["peft", "hf", "vllm"],
+        typer.Option(
+            help="peft: the adapter; hf: merged, for transformers; vllm: an adapter vLLM takes."
+        ),
+    ],
+    output: Annotated[str, typer.Option(metavar="DIR", help="Must not be there yet.")],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Write a run's adapter for another program, and say what to type there."""
+    from llmft.cli.commands.export import as_text, exported
+
+    made = exported(run, to, output, stage)
     return made if json else as_text(made)
