@@ -61,6 +61,7 @@ from llmft.api.rows import (
     PromptRow,
     Row,
     RowKind,
+    SampledAnswer,
     TextRow,
 )
 from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
@@ -74,10 +75,10 @@ __all__ = [
     "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
     "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
     "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share", "StageContext", "StageData",
-    "StageError", "StageInfo", "StageLog", "StageModels", "StageRef", "StageResult", "StageSampler",
-    "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople",
-    "hookimpl",
+    "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings", "Share",
+    "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
+    "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
+    "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -257,11 +258,18 @@ class Task(_Work[C]):
 
 
 class RewardFunction(_Kind[C]):
-    """A rule that scores an answer; higher is better."""
+    """What scores an answer, such as a rule; higher is better. The `weight` is its caller's."""
+
+    def start(self, context: StageContext) -> None:
+        """Take what it needs of the stage that it scores in; called before the first score."""
 
     @abstractmethod
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         """Return the reward of a completion. answers: the right ones, where they are known."""
+
+    def score_batch(self, batch: Sequence[SampledAnswer]) -> Sequence[float]:
+        """Return the reward of each sampled answer: by `score`, unless a method knows better."""
+        return [self.score(one.prompt, one.completion, one.answers) for one in batch]
 
 
 Metric = Callable[[str, Sequence[str]], float]

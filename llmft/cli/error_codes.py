@@ -331,8 +331,8 @@ CODES: dict[str, Code] = {
     ),
     "E112": Code(
         "a judge's score is not finite",
-        "A reward function or a reward model gave an answer NaN, or an infinite reward in PPO. Such"
-        " a score cannot rank answers or train a policy.",
+        "A reward function or a reward model gave an answer NaN, or, in training, an infinite one."
+        " Such a score cannot rank answers or train a policy.",
         "Correct the function, or look at the reward model's report: its training may have failed.",
     ),
     "E113": Code(
@@ -345,6 +345,12 @@ CODES: dict[str, Code] = {
         "the tokenizer is not the model's",
         "A row has a token id for which the model has no embedding.",
         "Leave model.tokenizer out, or name the tokenizer that the model was trained with.",
+    ),
+    "E119": Code(
+        "a reward takes too long",
+        "A reward function has not scored the answers of a step within reward_timeout_seconds."
+        " Nothing was learnt from these answers, and the last checkpoint is as it was.",
+        "Correct the function, or raise reward_timeout_seconds.",
     ),
     "E130": Code(
         "the run was interrupted",

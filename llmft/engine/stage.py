@@ -84,7 +84,9 @@ class StageRunner:
 
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function of a block in the method's own settings."""
-        return self.bound.reward_function(config)
+        function = self.bound.reward_function(config)
+        function.start(self)
+        return function
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
