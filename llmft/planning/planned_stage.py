@@ -40,7 +40,15 @@ from llmft.modeling.precision import train_in_float32
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
-from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, WEIGHTS, MemoryTracker
+from llmft.planning.memory_tracker import (
+    ADAPTER,
+    COPIES,
+    EARLIER,
+    MAPPED,
+    OPTIMIZER,
+    WEIGHTS,
+    MemoryTracker,
+)
 from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
 from llmft.planning.training_cost import train_steps
 from llmft.recipes.job import BoundStage, Job
@@ -125,7 +133,7 @@ class PlannedStage(StageRunner):
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
         batches = [items[:size]]
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -136,9 +144,21 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("train")
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _train_steps(self, batches: list[list[Any]], objective: Objective) -> None:
+        asked, memory = self.spec.evaluate, self.state.memory
+
+        def evaluate() -> None:
+            if asked is not None and asked.eval_strategy != "no":
+                judge(self, in_training=True)
+                if asked.best_metric:  # a new best is written whatever save_strategy says
+                    memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
+
+        groups = self._groups()
+        train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,12 @@ def train_steps(
     settings: TrainSettings,
     groups: Sequence[Mapping[str, Any]] | None,
     memory: MemoryTracker,
+    evaluate: Callable[[], None] = lambda: None,
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
-    A checkpoint is copied before it is written, with the optimiser's state still there.
+    evaluate: what is computed between two steps, with the optimiser's state there. A checkpoint
+    is copied before it is written, with that state still there.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
@@ -52,6 +54,7 @@ def train_steps(
     _update(optimizer, memory)
     for parameter in trained:
         parameter.grad = None
+    evaluate()
     if settings.save_strategy != "no":
         memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
     model.eval()
