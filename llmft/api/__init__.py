@@ -218,13 +218,23 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    evaluate_generates: ClassVar[bool] = False
+    """Whether `evaluate` generates answers: during training it is then asked for its metrics as
+    rarely as `evaluate.generate_every` says."""
+    greater_is_better: ClassVar[Mapping[str, bool]] = {}
+    """Of metrics that `evaluate` returns, whether more is better: each may choose the best
+    checkpoint. A metric that is not here has to be given a direction in the recipe."""
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:
         """Train the stage's adapter, and return what was made."""
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
-        """Return metrics of the method's own, on held-out rows, before and after training."""
+        """Return metrics of the method's own, on held-out rows: before, after, during training.
+
+        During training it must leave the model and the method as they are. Random numbers are put
+        back, and what it adds to the samples is left out.
+        """
         return {}
 
     def extend(self, model: Any) -> None:
@@ -278,7 +288,8 @@ Metric = Callable[[str, Sequence[str]], float]
 class Dataset(_Kind[C]):
     """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
 
-    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
+    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1];
+    more is better.
     """
 
     rows: ClassVar[tuple[RowKind, ...]]

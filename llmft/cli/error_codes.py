@@ -217,7 +217,9 @@ CODES: dict[str, Code] = {
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method.",
+        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method;"
+        " evaluate.metric_for_best_model one of those that the stage scores, with a direction:"
+        " greater_is_better, where the metric does not say it itself.",
         "Use one of the listed metrics.",
     ),
     "E045": Code(

@@ -122,8 +122,8 @@ class GroupObjective:
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
         import torch
 
-        from llmft_alignments.preference_maths import k3_divergence
         from llmft_alignments.online.statistics import power_sums
+        from llmft_alignments.preference_maths import k3_divergence
 
         bonus = getattr(self.config, "entropy_coef", 0.0)
         stats = self.sampler.stats(model, batch, entropy_gradient=bonus > 0)
