@@ -65,7 +65,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampling.")] = 0,
     json: Json = False,
 ) -> Answer:
-    """Talk with a trained model; /base lets the untrained one answer."""
+    """Talk with a trained model, and with the untrained one."""
     from llmft.api import SamplingParams
     from llmft.cli.commands.chat import as_json, talk
 
@@ -115,7 +115,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's report.html anew: curves, scores, answers, recipe."""
+    """Write a run's report.html anew: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
@@ -243,7 +243,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's adapter for another program, and say what to type there."""
+    """Write a run's adapter for another program, such as vLLM."""
     from llmft.cli.commands.export import as_text, exported
 
     made = exported(run, to, output, stage)
