@@ -61,6 +61,58 @@ done with {these}.
 """
 
 
+MERGED = """---
+{front}
+---
+
+# {title}
+
+A whole model: an adapter of the method `{adapter}`, trained by `{alignment}` in the stage `{stage}`
+of a recipe of [llmft](https://pypi.org/project/llmft/) {llmft}, merged into its base model {base}.
+Weights in {dtype}.
+
+## Scores
+
+Measured with the adapter beside its base, before it was merged.
+
+{scores}
+
+## What merging changed
+
+{error}
+
+## Data
+
+{data}
+
+## How to load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+```
+
+## Recipe
+
+Every setting, defaults written out; names of files without their folders.
+
+```yaml
+{recipe}```
+
+## Versions
+
+{versions}
+
+## Licence
+
+Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
+done with this model.
+"""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an adapter is: in a repository of the hub, or in the folder of a run (its id)."""
@@ -152,6 +204,49 @@ def card(
         loading=_loading_model(stage, result, place)
         if is_model
         else _loading(recipe, stage, result, base, place, loads_in_peft),
+        recipe=as_yaml(shareable(shown)),
+        versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
+    )
+    return escaped(without_secrets(text))
+
+
+def merged_card(
+    recipe: Recipe,
+    stage: Stage,
+    adapter: str,
+    result: Mapping[str, Any],
+    lock: Mapping[str, Any],
+    *,
+    dtype: str,
+    error: str,
+) -> str:
+    """Return the README.md of a merged model.
+
+    result, lock: the run's result.json and lock.json. adapter: the adapter's method. dtype: of the
+    weights. error: how far the merged model's answers are from the run's.
+    """
+    base = public_base(recipe.model.path)
+    known = is_hub_id(recipe.model.path)
+    front = {
+        **({"base_model": base} if known else {}),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "unknown",
+        "tags": ["llmft", adapter, stage.work.method],
+    }
+    shown = {name: value for name, value in recipe.resolved().items() if name not in _PRIVATE}
+    text = MERGED.format(
+        front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        title=f"{recipe.name}: {stage.name}, merged",
+        adapter=adapter,
+        base=f"[{base}](https://huggingface.co/{base})" if known else f"`{base}`",
+        alignment=stage.work.method,
+        stage=stage.name,
+        llmft=lock.get("llmft", "of an unknown version"),
+        dtype=dtype,
+        scores=_scores(stage, result),
+        error=error,
+        data=_data(stage, lock),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )

@@ -136,7 +136,7 @@ class PlannedStage(StageRunner):
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
         batches = [items[:size]]
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -147,9 +147,19 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("train")
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _train_steps(self, batches: list[list[Any]], objective: Objective) -> None:
+        asked, memory = self.spec.evaluate, self.state.memory
+
+        def evaluate() -> None:
+            if asked is not None and asked.eval_strategy != "no":
+                judge(self, in_training=True)
+
+        groups = self._groups()
+        train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:

@@ -69,19 +69,10 @@ def restore(
 
     Raises CheckpointError where names, shapes or dtypes are not those of the model.
     """
-    parameters = trainable(model)
-    saved = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
-    if misfits := list(_misfits(parameters, saved)):
-        raise CheckpointError(
-            "E405",
-            f"the checkpoint does not fit the model: {'; '.join(misfits[:3])}"
-            + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
-            fix="resume with the recipe and the model that the run started with",
-        )
+    parameters = restore_weights(model, tensors)
     _start_states(optimizer)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
             optimizer.state[parameter].update(facts["optimizer"][name])
         for key, tensor in tensors.items():
             kind, _, rest = key.partition("/")
@@ -95,6 +86,28 @@ def restore(
         set_random_state(own, facts["others"][number - 1])
     else:
         set_random_state(tensors, facts)
+
+
+def restore_weights(
+    model: Any, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.nn.Parameter]:
+    """Put back the weights that `capture` returned, and return the parameters by name.
+
+    Raises CheckpointError where names, shapes or dtypes are not those of the model.
+    """
+    parameters = trainable(model)
+    saved = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    if misfits := list(_misfits(parameters, saved)):
+        raise CheckpointError(
+            "E405",
+            f"the checkpoint does not fit the model: {'; '.join(misfits[:3])}"
+            + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
+            fix="resume with the recipe and the model that the run started with",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+    return parameters
 
 
 def processes_of(facts: Mapping[str, Any]) -> int:
