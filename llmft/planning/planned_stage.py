@@ -196,7 +196,10 @@ class PlannedModels(StageModels):
                 elif remark := without_masters(model):
                     self.log.note(remark)
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
-        whole = self.adapter is not None and self.adapter.trains_base
+        trains = isinstance(self.bound.work, Alignment)
+        whole = trains and bool(self.adapter.trains_base)
+        if not trains:
+            model.requires_grad_(False)
         for tensor in tensors_of(state.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own
             kind = TRAINED if whole and tensor.requires_grad else WEIGHTS if ours else ADAPTER
