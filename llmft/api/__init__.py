@@ -52,6 +52,7 @@ from llmft.api.rows import (
     Answer,
     ChatRow,
     CompletionRow,
+    Conversation,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -70,14 +71,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
-    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
-    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
-    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share", "StageContext", "StageData",
-    "StageError", "StageInfo", "StageLog", "StageModels", "StageRef", "StageResult", "StageSampler",
-    "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople",
-    "hookimpl",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
+    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share",
+    "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
+    "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
+    "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1

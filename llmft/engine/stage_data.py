@@ -8,10 +8,10 @@ from typing import Any
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, Row
 from llmft.data.duplicates import repeats
-from llmft.data.encoding import Encoder
+from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, leave_out, row_digests, stage_rows
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
@@ -26,6 +26,7 @@ class StageData:
     ) -> None:
         self.bound, self.dataset, self.base = bound, dataset, base
         self.train, self.seed, self.log = bound.spec.train, seed, log
+        self._told_day = False
 
     @cached_property
     def max_length(self) -> int | None:
@@ -39,7 +40,7 @@ class StageData:
     @cached_property
     def encoder(self) -> Encoder:
         """What turns rows into token ids."""
-        return Encoder(self.base.tokenizer, self.max_length)
+        return Encoder(self.base.tokenizer, self.max_length, self.base.chat_format)
 
     @cached_property
     def split(self) -> tuple[Rows, Rows | None]:
@@ -48,7 +49,12 @@ class StageData:
         with about("data.path"):
             train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
         for rows in (train, held_out):
-            if rows is not None and (note := rows.note()):
+            if rows is None:
+                continue
+            if self.dataset.config.on_bad_row == "skip":
+                with about("data.path"):
+                    leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
+            if note := rows.note():
                 self.log.note(note)
         if note := repeats(train.rows, held_out.rows if held_out else ()):
             self.log.note(note)
@@ -72,8 +78,7 @@ class StageData:
         """Return rows as token ids, saying how many were cut or dropped."""
         self.log.progress("tokenise", 0, len(rows))
         encoded, report = self.encoder.encode(rows, self.train)
-        if note := report.note():
-            self.log.note(note)
+        self._tell(report)
         self._refuse_unknown_tokens(encoded)
         return encoded
 
@@ -81,8 +86,7 @@ class StageData:
         """Return preference rows as token ids, saying how many were cut or dropped."""
         self.log.progress("tokenise", 0, len(rows))
         pairs, report = encode_pairs(self.encoder, rows, self.train)
-        if note := report.note():
-            self.log.note(note)
+        self._tell(report)
         self._refuse_unknown_tokens(row for pair in pairs for row in (pair.chosen, pair.rejected))
         return pairs
 
@@ -90,10 +94,20 @@ class StageData:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
         self.log.progress("tokenise", 0, len(rows))
         prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
-        if note := report.note():
-            self.log.note(note)
+        self._tell(report)
         self._refuse_unknown_tokens(prompts)
         return prompts
+
+    def _tell(self, report: EncodingReport) -> None:
+        """Tell what a person should know of rows that became token rows."""
+        if note := report.note():
+            self.log.note(note)
+        if self.encoder.reads_clock and not self._told_day:
+            self._told_day = True
+            day = self.base.source.chat_template_date
+            self.log.note(
+                f"the chat template writes the day, and is told {day} (model.chat_template_date)"
+            )
 
     def _refuse_unknown_tokens(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""

@@ -61,7 +61,7 @@ def answer(
     base = BaseModel(job.recipe.model)
     model = model_of_run(job, bound, base, folder, varlen=False, with_adapter=with_adapter)
     dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
     texts = generate(

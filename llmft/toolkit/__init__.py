@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
+from llmft.data.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    unread_keys,
+    untrained,
+    with_system,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -51,12 +59,14 @@ __all__ = [
     "fields_of",
     "fill",
     "first_line",
+    "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_of",
     "normalize_answer",
     "open_to_append",
     "read_file",
@@ -72,8 +82,12 @@ __all__ = [
     "terminal_width",
     "text_of",
     "token_stats",
+    "tools_of",
+    "unread_keys",
+    "untrained",
     "value_parameters",
     "values",
+    "with_system",
     "without_dropout",
     "wrapped",
     "write_json",
