@@ -84,6 +84,20 @@ class Stops:
         found = pattern.search(text, from_) if pattern else None
         return found.end(1) if found else None
 
+    def followed(self, text: str, from_: int) -> tuple[str, str] | None:
+        """Return what is wrong where more than blanks stands after a stop, and what mends it."""
+        pattern = _any_of(self.stops)
+        found = list(pattern.finditer(text, from_)) if pattern else []
+        if not found:
+            return None
+        more = text[found[-1].end() :].strip()
+        return (
+            f"after {found[-1].group()!r}, at which generation stops, the chat template writes"
+            f" {more[:_SHOWN]!r}, although no answer is asked for",
+            "have the template write a generation prompt only if add_generation_prompt is set, or"
+            " give another one as model.chat_template",
+        )
+
 
 @lru_cache(maxsize=64)
 def _any_of(words: tuple[str, ...]) -> re.Pattern[str] | None:
@@ -218,20 +232,24 @@ class TurnFinder:
     def _found(self, turn: int) -> _Turn:
         asked = self.render(turn, answer_next=True)
         text = self.render(turn + 1, answer_next=False)
+        composed = None
         if not text.startswith(asked):
             composed = self._after_a_tool(turn, asked)
             if composed is None:
                 raise self._otherwise(turn, asked, text)
             text = composed
-        end = self.stops.end_of(self._without_foreign(turn, text), len(asked))
-        if end is None and self.stops.appended and text[len(asked) :].strip():
-            text = text.rstrip() + self.stops.appended
-            end = len(text)
+        known = self._without_foreign(turn, text)
+        end = self.stops.end_of(known, len(asked))
         if end is not None:
             return _Turn(len(asked), end, text[:end])
-        if self.missing_stop == "refuse":
+        if followed := self.stops.followed(known, len(asked)):
+            raise TurnFault("stop", *followed)
+        if composed or (self.missing_stop == "refuse" and not self.stops.appended):
             raise TurnFault("stop", *self._unended(turn, text[len(asked) :]))
         end, closing = self._last_of(turn, asked, text)
+        if self.stops.appended:
+            text = text[:end] + self.stops.appended
+            return _Turn(len(asked), len(text), text)
         return _Turn(len(asked), end, text[:end], closing)
 
     def _last_of(self, turn: int, asked: str, text: str) -> tuple[int, str]:
@@ -254,9 +272,13 @@ class TurnFinder:
         known = ", ".join(repr(stop) for stop in self.stops.stops) or "none is known"
         closings = sorted({turn.unended for turn in turns if turn.unended is not None})
         return tuple(
-            f"the chat template ends an answer with {_ended(closing)}, which is none of the tokens"
-            f" at which generation stops ({known}), so the model does not learn to stop; write"
-            " model.append_eos: true, or name a token that ends it as model.stop"
+            (
+                f"the chat template ends an answer with {closing!r}"
+                if closing
+                else "the chat template writes nothing after an answer"
+            )
+            + f", where generation does not stop (it stops at {known}), so the model does not learn"
+            " to stop; write model.append_eos: true, or name a token that ends it as model.stop"
             for closing in closings
         )
 

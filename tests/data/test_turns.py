@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import gzip
 import json
@@ -193,6 +194,40 @@ def test_lost_text_may_be_noted_instead():
     row = finder(drops, lost="note").whole((2, 4))
     assert row.notes == ("message 0 (system): the chat template leaves out content",)
     assert learnt(row) == ["Hello<|im_end|>", "Goodbye<|im_end|>"]
+
+
+UNENDED = CHATML.replace("<|im_end|>\n'", "<end>\n'")
+
+
+def test_an_answer_without_a_stop_may_be_noted_and_ends_where_the_template_ends_it():
+    row = finder(UNENDED, missing_stop="note").whole((2, 4))
+    assert learnt(row) == ["Hello<end>", "Goodbye<end>"]
+    assert row.unended == (2, 4)
+    (note,) = row.notes
+    assert note.startswith("the chat template ends an answer with '<end>', where generation does")
+    bare = finder(UNENDED.replace("<end>", ""), missing_stop="note").whole((4,))
+    assert learnt(bare) == ["Goodbye"]
+    assert bare.notes[0].startswith("the chat template writes nothing after an answer")
+
+
+def test_end_of_text_is_put_after_such_an_answer_where_that_is_asked_for():
+    stops = dataclasses.replace(STOPS, appended="<|endoftext|>")
+    row = finder(UNENDED, stops=stops).whole((4,))
+    assert learnt(row) == ["Goodbye<end><|endoftext|>"]
+    assert row.unended == row.notes == ()
+
+
+@pytest.mark.parametrize("options", [
+    {"missing_stop": "note"}, {"stops": dataclasses.replace(STOPS, appended="<|endoftext|>")},
+])  # fmt: skip
+@pytest.mark.parametrize(("closed", "said"), [
+    ("<|im_end|>", "after '<|im_end|>', at which generation stops, the chat template writes"),
+    ("", "turn 4: nothing ends the answer"),
+])  # fmt: skip
+def test_a_generation_prompt_that_nobody_asked_for_is_never_learnt(closed, said, options):
+    always = CHATML.split("{% if add")[0].replace("<|im_end|>", closed) + "<|im_start|>assistant\n"
+    with pytest.raises(TurnFault, match=re.escape(said)):
+        finder(always, **options).whole((4,))
 
 
 def test_the_refusal_says_what_becomes_of_a_system_turn_once_it_is_answered():
