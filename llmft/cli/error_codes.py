@@ -513,6 +513,14 @@ CODES: dict[str, Code] = {
         "Look at the differences: docs/reliability.md says what is not promised. If none of that is"
         " the reason, please report it.",
     ),
+    "E407": Code(
+        "what was exported does not answer as the run does",
+        "A merged model, an exported folder or a server was given the same prompts as the run's own"
+        " model, and the token ids, the answers or the log-probabilities differ by more than the"
+        " stated tolerance.",
+        "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
+        " docs/after-training.md says what to do about each.",
+    ),
     # --- plugins
     "E501": Code(
         "a plugin cannot be imported",

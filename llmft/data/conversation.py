@@ -21,10 +21,6 @@ ROLES = {
 """The words for roles, and what each is to a chat template."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TRAINED = ("train", "trainable", "loss")
-_READ = {
-    "role", "from", "content", "value", "weight", "tool_calls", "function_call", "tool_call_id",
-    "name", *_REASONING, *_TRAINED,
-}  # fmt: skip
 _BLANK = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 
 
@@ -59,12 +55,6 @@ def untrained(value: Any, origin: str) -> tuple[int, ...]:
         if weight == 0 or False in flags:
             found.append(turn)
     return tuple(found)
-
-
-def unread_keys(value: Any) -> set[str]:
-    """Return the keys of a record's messages that nobody reads."""
-    items = [item for item in _list(value) or () if isinstance(item, Mapping)]
-    return {str(key) for item in items for key, held in item.items() if held is not None} - _READ
 
 
 def tools_of(value: Any, origin: str) -> tuple[Any, ...]:

@@ -29,19 +29,30 @@ from llmft.data.chat_format import PLAIN, ChatFormat
 _CHUNK = 512
 _SHOWN = 3
 
+EXAMPLES = 100
+"""Of so many rows that were cut or dropped, for each reason, it is kept where they came from."""
+
 
 @dataclass
 class EncodingReport:
     """How many rows were cut or dropped, by reason; nothing vanishes without being counted.
 
     rows: token rows that were made; a conversation may become several. remarks: how often
-    something else was met that a person should know.
+    something else was met that a person should know. examples: the origins of the first
+    `EXAMPLES` rows of each reason.
     """
 
     rows: int = 0
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, why: str, origin: str) -> None:
+        """Count a row that was cut or dropped; where the first ones came from is kept."""
+        self.counts[why] += 1
+        if len(origins := self.examples.setdefault(why, [])) < EXAMPLES:
+            origins.append(origin)
 
     def note(self) -> str:
         """Return what a person should know, or '' where every row went in whole."""
@@ -90,14 +101,14 @@ class Encoder:
         self._chat = ChatEncoder(tokenizer, chat, self.end)
 
     def encode(
-        self, rows: Sequence[Row], settings: TrainSettings
+        self, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
     ) -> tuple[list[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-        A conversation may become several rows. Raises DataError where a row cannot be written by
-        the chat template as it is asked (E108), where `on_long_row` is 'fail' and a row is too
-        long (E106), where a larger share than `max_dropped` is lost (E104), and where nothing is
-        left to learn (E105).
+        refuse: False to look at rows of which too many are lost. A conversation may become several
+        rows. Raises DataError where a row cannot be written by the chat template as it is asked
+        (E108), where `on_long_row` is 'fail' and a row is too long (E106), where a larger share
+        than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
         report = EncodingReport()
         kept: list[Encoded] = []
@@ -108,7 +119,8 @@ class Encoder:
                 if whole is not None:
                     kept.append(whole)
         report.kept = len(kept)
-        report.refuse_losses(settings)
+        if refuse:
+            report.refuse_losses(settings)
         return kept, report
 
     def token_rows(
@@ -186,15 +198,15 @@ class Encoder:
                     fix="raise train.max_length, or set train.on_long_row to truncate or drop",
                 )
             if rule == "drop":
-                report.counts["dropped, too long"] += 1
+                report.count("dropped, too long", row.origin)
                 return None
             row = Encoded(row.input_ids[:limit], row.labels[:limit], row.origin)
             if not row.n_labels:
-                report.counts["dropped, the prompt alone is too long"] += 1
+                report.count("dropped, the prompt alone is too long", row.origin)
                 return None
-            report.counts["truncated"] += 1
+            report.count("truncated", row.origin)
         if not row.n_labels:
-            report.counts["dropped, no trained-on token"] += 1
+            report.count("dropped, no trained-on token", row.origin)
             return None
         return row
 

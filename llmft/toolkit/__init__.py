@@ -16,7 +16,6 @@ from llmft.data.conversation import (
     is_blank,
     messages_of,
     tools_of,
-    unread_keys,
     untrained,
     with_system,
 )
@@ -83,7 +82,6 @@ __all__ = [
     "text_of",
     "token_stats",
     "tools_of",
-    "unread_keys",
     "untrained",
     "value_parameters",
     "values",

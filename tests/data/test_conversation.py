@@ -7,7 +7,7 @@ from llmft_datasets.chat import Chat
 
 from llmft.api import ChatRow, CompletionRow, Conversation
 from llmft.api.errors import DataError
-from llmft.data.conversation import messages_of, tools_of, unread_keys, untrained
+from llmft.data.conversation import messages_of, tools_of, untrained
 from llmft.data.stage_rows import Rows
 
 ASKED = {"role": "user", "content": "Weather?"}
@@ -70,10 +70,6 @@ def test_weights_and_flags_say_what_is_not_learnt():
     for wrong in ({"weight": 0.5}, {"train": "no"}):
         with pytest.raises(DataError, match="x:1: turn 0"):
             untrained([wrong], "x:1")
-
-
-def test_keys_that_nobody_reads_are_known():
-    assert unread_keys([{**ASKED, "images": [1], "weight": 1, "note": None}]) == {"images"}
 
 
 def test_tools_may_be_json_text_and_bare_functions():
