@@ -308,11 +308,13 @@ CODES: dict[str, Code] = {
         "Repair the file or download it again, and give it the ending of its type.",
     ),
     "E108": Code(
-        "there is no chat template",
-        "The rows are conversations, and the model's tokenizer has no template to format them, or"
-        " its template refuses them.",
-        "Set model.chat_template, use a model that has a template, or use rows with prompt and"
-        " completion.",
+        "a row cannot be written by the chat template as it is meant",
+        "The rows are conversations, and the model's tokenizer has no template to format them; or"
+        " its template refuses a row, leaves out text of it, or writes an answered turn in another"
+        " way than it asks for it. The message names the row and the turn.",
+        "Do what the message suggests: template arguments (model.chat_template_kwargs), another"
+        " model.chat_template, model.lost_text: note, or data.on_bad_row: skip to leave such rows"
+        " out.",
     ),
     "E109": Code(
         "unknown split",
