@@ -195,8 +195,19 @@ class TrainSettings(Settings):
     per_device_train_batch_size: int = Field(
         8, ge=1, le=65_536, description="rows in one forward pass on one device"
     )
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, le=65_536, description="forward passes before each optimiser step"
+    gradient_accumulation_steps: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="forward passes of each process before an optimiser step; default: 1, or what"
+        " train_batch_size asks for",
+    )
+    train_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=4_294_967_296,
+        description="rows in one optimiser step over all processes; gradient_accumulation_steps"
+        " then follows from the number of processes",
     )
     per_device_eval_batch_size: int = Field(
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
@@ -272,6 +283,16 @@ class TrainSettings(Settings):
         " best where one is chosen",
     )
 
+    def accumulation(self, processes: int = 1) -> int:
+        """Return the forward passes of each process before an optimiser step."""
+        if self.train_batch_size is None:
+            return self.gradient_accumulation_steps or 1
+        return max(1, self.train_batch_size // (self.per_device_train_batch_size * processes))
+
+    def rows_per_step(self, processes: int = 1) -> int:
+        """Return the rows of an optimiser step, over all processes."""
+        return self.per_device_train_batch_size * self.accumulation(processes) * processes
+
     @property
     def _warms_up(self) -> bool:
         return bool(self.warmup_steps or self.warmup_ratio)
@@ -280,6 +301,16 @@ class TrainSettings(Settings):
     def _no_contradiction(self) -> TrainSettings:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("warmup_steps and warmup_ratio exclude each other; keep one")
+        whole, size = self.train_batch_size, self.per_device_train_batch_size
+        if whole and self.gradient_accumulation_steps:
+            raise ValueError(
+                "train_batch_size and gradient_accumulation_steps exclude each other; keep one"
+            )
+        if whole and whole % size:
+            raise ValueError(
+                f"train_batch_size: {whole} is not a multiple of per_device_train_batch_size:"
+                f" {size}; write {-(-whole // size) * size}, or another per_device_train_batch_size"
+            )
         most = self.max_steps
         if most is not None and (self.warmup_steps > most or (self._warms_up and most == 1)):
             warmup = self.warmup_steps or 1

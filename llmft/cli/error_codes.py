@@ -468,9 +468,11 @@ CODES: dict[str, Code] = {
         "Rank with `llmft rank RUN`; then continue with the printed `llmft run ... --resume`.",
     ),
     "E306": Code(
-        "a process of the run has ended",
-        "Several processes train together, and one has ended or cannot be reached, so the others"
-        " cannot finish their step. What was saved before is intact.",
+        "a process of the run has ended, or hangs",
+        "Several processes train together, and one has ended, cannot be reached, or has not been"
+        " heard of for LLMFT_STALL_SECONDS (1800), so the others cannot finish their step. Where it"
+        " hangs, the message has its rank and the last known place of its main thread. What was"
+        " saved before is intact.",
         "Read the message of the process that ended first; then continue with --resume.",
     ),
     "E307": Code(
