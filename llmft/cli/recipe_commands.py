@@ -117,6 +117,42 @@ def plan(
     return as_json(verdict) if json else as_text(verdict)
 
 
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    rows: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, metavar="N", help="Rows shown of each kind that --only names."
+        ),
+    ] = 2,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Show only first, longest, cut, dropped or random rows. Repeatable.",
+        ),
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Show this stage only. Repeatable.")
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a page to look at many rows, such as rows.html."),
+    ] = None,
+    set: Set = None,
+    json: Json = False,
+) -> Answer:
+    """Show rows as they will be trained on, and what is lost."""
+    from llmft.cli.commands.preview import as_json, as_text
+    from llmft.cli.commands.preview import preview as previewed
+
+    name, found = previewed(
+        recipe, set or [], rows=rows, only=only or [], stages=stage or [], html=html
+    )
+    return as_json(name, found) if json else as_text(found, html)
+
+
 verify_app = typer.Typer(
     help="Test on your own recipe what the documentation promises.", rich_markup_mode=None
 )

@@ -20,6 +20,10 @@ def generate(
         str | None,
         typer.Option(help="The stage that answers; default: the last that made a policy."),
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
     ] = 64,
@@ -31,7 +35,7 @@ def generate(
     """Answer questions with a trained model."""
     from llmft.cli.commands.generate import answers
 
-    found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter)
+    found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter, step=step)
     return {"answers": found} if json else "\n".join(item["answer"] for item in found)
 
 
@@ -61,7 +65,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampling.")] = 0,
     json: Json = False,
 ) -> Answer:
-    """Talk with a trained model; /base lets the untrained one answer."""
+    """Talk with a trained model, and with the untrained one."""
     from llmft.api import SamplingParams
     from llmft.cli.commands.chat import as_json, talk
 
@@ -86,6 +90,10 @@ def score(
         str | None,
         typer.Option(help="The stage that scores; default: the last that made a reward model."),
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write the records here; default: print them as JSON."),
@@ -95,7 +103,7 @@ def score(
     """Score texts with a trained reward model."""
     from llmft.cli.commands.score import as_text, scores
 
-    found = scores(run, file, stage, output)
+    found = scores(run, file, stage, output, step)
     return {"scores": found} if json else as_text(found, output)
 
 
@@ -154,7 +162,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's report.html anew: curves, scores, answers, recipe."""
+    """Write a run's report.html anew: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
@@ -322,7 +330,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's adapter for another program, and say what to type there."""
+    """Write a run's adapter for another program, such as vLLM."""
     from llmft.cli.commands.export import as_text, exported
 
     made = exported(run, to, output, stage)
