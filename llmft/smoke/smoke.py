@@ -95,6 +95,11 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
         yield "model.revision", None
     if recipe.model.tokenizer:
         yield "model.tokenizer", None
+    if not own_tokenizer:  # its tokens are bytes, so it has none of those that they name
+        if recipe.model.chat_template:
+            yield "model.chat_template", None
+        if recipe.model.stop:
+            yield "model.stop", []
     if recipe.model.attn_implementation == "flash_attention_2" and not _has_gpu():
         yield "model.attn_implementation", "auto"
     # Nobody but the terminal and the run folder is told of scores that mean nothing.
@@ -138,6 +143,10 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
+        if asked.eval_strategy == "steps":
+            yield "evaluate.eval_steps", 1
+        if asked.generate_every is not None:
+            yield "evaluate.generate_every", 1
 
 
 def _of_the_work(bound: BoundStage) -> Changes:
