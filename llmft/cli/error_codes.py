@@ -217,7 +217,9 @@ CODES: dict[str, Code] = {
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method.",
+        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method;"
+        " evaluate.metric_for_best_model one of those that the stage scores, with a direction:"
+        " greater_is_better, where the metric does not say it itself.",
         "Use one of the listed metrics.",
     ),
     "E045": Code(
@@ -345,8 +347,8 @@ CODES: dict[str, Code] = {
     ),
     "E112": Code(
         "a judge's score is not finite",
-        "A reward function or a reward model gave an answer NaN, or an infinite reward in PPO. Such"
-        " a score cannot rank answers or train a policy.",
+        "A reward function or a reward model gave an answer NaN, or, in training, an infinite one."
+        " Such a score cannot rank answers or train a policy.",
         "Correct the function, or look at the reward model's report: its training may have failed.",
     ),
     "E113": Code(
@@ -359,6 +361,12 @@ CODES: dict[str, Code] = {
         "the tokenizer is not the model's",
         "A row has a token id for which the model has no embedding.",
         "Leave model.tokenizer out, or name the tokenizer that the model was trained with.",
+    ),
+    "E119": Code(
+        "a reward takes too long",
+        "A reward function has not scored the answers of a step within reward_timeout_seconds."
+        " Nothing was learnt from these answers, and the last checkpoint is as it was.",
+        "Correct the function, or raise reward_timeout_seconds.",
     ),
     "E130": Code(
         "the run was interrupted",
@@ -524,6 +532,14 @@ CODES: dict[str, Code] = {
         " uninterrupted run.",
         "Look at the differences: docs/reliability.md says what is not promised. If none of that is"
         " the reason, please report it.",
+    ),
+    "E407": Code(
+        "what was exported does not answer as the run does",
+        "A merged model, an exported folder or a server was given the same prompts as the run's own"
+        " model, and the token ids, the answers or the log-probabilities differ by more than the"
+        " stated tolerance.",
+        "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
+        " docs/after-training.md says what to do about each.",
     ),
     # --- plugins
     "E501": Code(

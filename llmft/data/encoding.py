@@ -17,14 +17,27 @@ from llmft.data.bounded_rendering import rendered
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
 
+EXAMPLES = 100
+"""Of so many rows that were cut or dropped, for each reason, it is kept where they came from."""
+
 
 @dataclass
 class EncodingReport:
-    """How many rows were cut or dropped, by reason; nothing vanishes without being counted."""
+    """How many rows were cut or dropped, by reason; nothing vanishes without being counted.
+
+    examples: the origins of the first `EXAMPLES` rows of each reason.
+    """
 
     rows: int = 0
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, why: str, origin: str) -> None:
+        """Count a row that was cut or dropped; where the first ones came from is kept."""
+        self.counts[why] += 1
+        if len(origins := self.examples.setdefault(why, [])) < EXAMPLES:
+            origins.append(origin)
 
     def note(self) -> str:
         """Return what a person should know, or '' where every row went in whole."""
@@ -63,10 +76,11 @@ class Encoder:
         self._tokens = BoundedTokens(tokenizer)
 
     def encode(
-        self, rows: Sequence[Row], settings: TrainSettings
+        self, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
     ) -> tuple[list[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
+        refuse: False to look at rows of which too many are lost.
         Raises DataError where `on_long_row` is 'fail' and a row is too long (E106), where a larger
         share than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
@@ -77,7 +91,8 @@ class Encoder:
             if whole is not None:
                 kept.append(whole)
         report.kept = len(kept)
-        report.refuse_losses(settings)
+        if refuse:
+            report.refuse_losses(settings)
         return kept, report
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -207,15 +222,15 @@ class Encoder:
                     fix="raise train.max_length, or set train.on_long_row to truncate or drop",
                 )
             if rule == "drop":
-                report.counts["dropped, too long"] += 1
+                report.count("dropped, too long", row.origin)
                 return None
             row = Encoded(row.input_ids[:limit], row.labels[:limit], row.origin)
             if not row.n_labels:
-                report.counts["dropped, the prompt alone is too long"] += 1
+                report.count("dropped, the prompt alone is too long", row.origin)
                 return None
-            report.counts["truncated"] += 1
+            report.count("truncated", row.origin)
         if not row.n_labels:
-            report.counts["dropped, no trained-on token"] += 1
+            report.count("dropped, no trained-on token", row.origin)
             return None
         return row
 

@@ -14,7 +14,7 @@ from llmft.data.encoding import Encoder, EncodingReport, naming_row
 
 
 def encode_pairs(
-    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings
+    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
 ) -> tuple[list[EncodedPair], EncodingReport]:
     """Return the pairs that can be learnt from, and the count of those cut or dropped.
 
@@ -30,7 +30,8 @@ def encode_pairs(
         if pair is not None:
             kept.append(pair)
     report.kept = len(kept)
-    report.refuse_losses(settings)
+    if refuse:
+        report.refuse_losses(settings)
     return kept, report
 
 
@@ -73,10 +74,10 @@ def _fitted(
     pair: EncodedPair, encoder: Encoder, rule: str, report: EncodingReport
 ) -> EncodedPair | None:
     if pair.chosen.input_ids == pair.rejected.input_ids:
-        report.counts["dropped, both answers are the same"] += 1
+        report.count("dropped, both answers are the same", pair.origin)
         return None
     if not (pair.chosen.n_labels and pair.rejected.n_labels):
-        report.counts["dropped, an answer is empty"] += 1
+        report.count("dropped, an answer is empty", pair.origin)
         return None
     limit = encoder.max_length
     longest = max(len(pair.chosen.input_ids), len(pair.rejected.input_ids))
@@ -89,16 +90,16 @@ def _fitted(
             fix="raise train.max_length, or set train.on_long_row to truncate or drop",
         )
     if rule == "drop":
-        report.counts["dropped, too long"] += 1
+        report.count("dropped, too long", pair.origin)
         return None
     first = pair.chosen.input_ids[0]
     begins = int(first == encoder.tokenizer.bos_token_id)
     prompt = min(prompt_length(pair.chosen), prompt_length(pair.rejected))
     cut = longest - limit
     if cut > prompt - max(1, begins):
-        report.counts["dropped, an answer alone is too long"] += 1
+        report.count("dropped, an answer alone is too long", pair.origin)
         return None
-    report.counts["with the start of the prompt cut"] += 1
+    report.count("with the start of the prompt cut", pair.origin)
     chosen, rejected = (_without(row, begins, cut) for row in (pair.chosen, pair.rejected))
     return EncodedPair(chosen, rejected, _shared(chosen, rejected), pair.margin, pair.origin)
 

@@ -12,7 +12,12 @@ from llmft.data.encoding import Encoder, EncodingReport, naming_row
 
 
 def encode_prompts(
-    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, max_new_tokens: int
+    encoder: Encoder,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    max_new_tokens: int,
+    *,
+    refuse: bool = True,
 ) -> tuple[list[EncodedPrompt], EncodingReport]:
     """Return the prompts that can be answered, and the count of those cut or dropped.
 
@@ -35,7 +40,8 @@ def encode_prompts(
         if prompt is not None:
             kept.append(prompt)
     report.kept = len(kept)
-    report.refuse_losses(settings)
+    if refuse:
+        report.refuse_losses(settings)
     return kept, report
 
 
@@ -69,8 +75,8 @@ def _fitted(
             fix="raise train.max_length, or set train.on_long_row to truncate or drop",
         )
     if rule == "drop":
-        report.counts["dropped, too long"] += 1
+        report.count("dropped, too long", prompt.origin)
         return None
-    report.counts["with the start of the prompt cut"] += 1
+    report.count("with the start of the prompt cut", prompt.origin)
     begins = int(ids[0] == encoder.tokenizer.bos_token_id)
     return _prompt((*ids[:begins], *ids[len(ids) - room + begins :]), prompt)

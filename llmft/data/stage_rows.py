@@ -13,6 +13,7 @@ from typing import Any
 
 from llmft.api import Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow
+from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import records_of, row_of
 
@@ -21,12 +22,16 @@ _SHOWN = 3
 
 @dataclass
 class Rows:
-    """The rows of one split, what was skipped as bad, and what a stated rule left out."""
+    """The rows of one split, what was skipped as bad, and what a stated rule left out.
+
+    unread: columns and keys that the data set never looked at, and in how many rows they are.
+    """
 
     rows: list[Row]
     skipped: int = 0
     reasons: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -61,11 +66,13 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), where
     more than `max_bad_rows` are bad, and where no row is left.
     """
-    found = Rows([])
+    found, unread = Rows([]), Unread()
     strict = dataset.config.on_bad_row == "fail"
     for origin, record in islice(records_of(dataset, split), limit):
+        record = unread.watched(record)
         try:
             found.rows.append(row_of(dataset, record, origin))
+            unread.count(record, found.rows[-1])
         except LeftOutRow as row:
             found.left_out[row.reason] += 1
         except DataError as error:
@@ -102,6 +109,7 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             + (f" left: {note}" if (note := found.note()) else ""),
             fix="check data.path and data.split",
         )
+    found.unread = unread.columns
     return found
 
 

@@ -219,7 +219,8 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
     Within one recipe this was found when it was read; here it may be a stage of another run.
     """
     for number, bound in enumerate(job.written_stages):
-        start, stage = bound.start, bound.spec
+        yield from _of_a_merge(job, number, bound)
+        start, stage = bound.continued, bound.spec
         if start is None or stage.adapter is None or start.stage is None:
             continue
         if start.stage.adapter is None or start.stage.adapter.config == stage.adapter:
@@ -232,7 +233,23 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
             ("stages", number, "adapter", name),
             f"'{name}' is {now} here, and {then} in '{start.target}', whose adapter stage"
             f" '{stage.name}' goes on training",
-            "drop this adapter block, or drop start_from",
+            "drop this adapter block, or drop start_from; or write start_from:"
+            f" {{stage: '{start.target}', merge: true}}",
+        )
+
+
+def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
+    """Yield a fault where an adapter of another run cannot be merged into the base."""
+    start = bound.start
+    if not bound.spec.merges_start or start is None or start.run is None or start.stage is None:
+        return
+    theirs = start.stage.adapter
+    if theirs is not None and not theirs.mergeable:
+        yield job.fault(
+            "E041",
+            ("stages", number, "start_from", "merge"),
+            f"the '{theirs.method}' adapter of '{start.target}' cannot be merged",
+            "drop merge and the adapter block, or name a stage of an adapter such as lora",
         )
 
 

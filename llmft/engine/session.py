@@ -13,6 +13,7 @@ from pluggy import PluginManager
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults
+from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources, upload
@@ -128,7 +129,7 @@ class Session:
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
-        self.trackers = Trackers([*job.make_trackers(), *listeners])
+        self.trackers = Trackers([*job.make_trackers(), *listeners, Recorder()])
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""

@@ -96,25 +96,29 @@ def clear_unfinished(place: Path) -> None:
         fsio.remove_folder(place / artifacts.ADAPTER)
 
 
-def trim_metrics(place: Path, step: int) -> None:
-    """Drop the lines of a stage's metrics.jsonl that the resumed stage will write again."""
+def trim_metrics(place: Path, step: int, evaluated: int = 0) -> None:
+    """Drop the lines of a stage's metrics.jsonl that the resumed stage will write again.
+
+    step: up to which it has trained. evaluated: up to which it has been scored during training.
+    """
     path = place / "metrics.jsonl"
     if not path.is_file():
         return
     lines = path.read_text("utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _stays(line, step)]
+    kept = [line for line in lines if _stays(line, step, evaluated)]
     if len(kept) < len(lines):
         fsio.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _stays(line: str, step: int) -> bool:
+def _stays(line: str, step: int, evaluated: int) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:  # torn by a kill
         return False
     if not isinstance(entry, dict):
         return False
-    return bool(entry.get("phase") == "train" and entry.get("step", 0) <= step)
+    last = {"train": step, "score": evaluated}.get(entry.get("phase", ""), -1)
+    return bool(entry.get("step", 0) <= last)
 
 
 def changed_environment(

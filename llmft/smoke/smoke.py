@@ -133,6 +133,10 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
+        if asked.eval_strategy == "steps":
+            yield "evaluate.eval_steps", 1
+        if asked.generate_every is not None:
+            yield "evaluate.generate_every", 1
 
 
 def _of_the_work(bound: BoundStage) -> Changes:

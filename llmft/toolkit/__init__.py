@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
-from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
+from llmft.api.text_metrics import (
+    exact_match,
+    f1,
+    final_number,
+    first_line,
+    last_number,
+    normalize_answer,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -27,6 +34,7 @@ from llmft.ranking import (
 from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_text
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
+from llmft.system.time_limit import TimeUp, time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +48,7 @@ __all__ = [
     "Sample",
     "TableConfig",
     "TableDataset",
+    "TimeUp",
     "add_score_head",
     "add_value_head",
     "all_reduce_sum",
@@ -50,10 +59,12 @@ __all__ = [
     "f1",
     "fields_of",
     "fill",
+    "final_number",
     "first_line",
     "judged",
     "label_nll",
     "last_hidden",
+    "last_number",
     "load_score_head",
     "load_tensors",
     "load_value_head",
@@ -71,6 +82,7 @@ __all__ = [
     "start_python",
     "terminal_width",
     "text_of",
+    "time_limit",
     "token_stats",
     "value_parameters",
     "values",

@@ -18,7 +18,7 @@ from llmft.api import (
     RowKind,
     hookimpl,
 )
-from llmft.toolkit import TableConfig, TableDataset, exact_match, f1
+from llmft.toolkit import TableConfig, TableDataset, exact_match, f1, final_number
 
 # ShareGPT's words for the roles.
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
@@ -30,7 +30,7 @@ class Chat(TableDataset["Chat.Config"]):
 
     method = "chat"
     rows = ("chat", "completion")
-    metrics = {"exact_match": exact_match, "f1": f1}
+    metrics = {"exact_match": exact_match, "f1": f1, "final_number": final_number}
 
     class Config(TableConfig):
         """Where the conversations are, and which turns are trained on."""

@@ -253,7 +253,7 @@ def test_loading_takes_milliseconds(load) -> None:
         start = time.process_time()
         load(GOOD)
         times.append(time.process_time() - start)
-    assert min(times) < 0.015
+    assert min(times) < 0.03
 
 
 def test_loading_imports_nothing_heavy() -> None:
