@@ -123,5 +123,5 @@ def known_keys() -> dict[str, list[list[str]]]:
     return found
 
 
-PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory")
+PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "oumi")
 """The peers with a table, by name."""

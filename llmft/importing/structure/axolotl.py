@@ -258,6 +258,9 @@ def one(t: Translation, block: str) -> None:
         read |= set(_CHAT) | {n for n in inner if n.startswith("roles.")}
         if not conversations(t, block, inner):
             return
+    elif name == "alpaca" and t.trainer == "sft":
+        if not instructions(t, kind):
+            return
     elif name == "completion" and t.trainer == "sft":
         read |= {"field"}
         field = inner.get("field")
@@ -321,6 +324,35 @@ def one(t: Translation, block: str) -> None:
     part = inner.get("split")
     if part is not None:
         common.split(t, str(part.value), part)
+
+
+# Tokenizers that put a space before the first word of a text: it would begin an answer there.
+_SPACED = re.compile(
+    r"llama-?2|tinyllama|open_llama|codellama|(?:^|/)llama-\d+b|mistral|mixtral|vicuna|phi-?3|"
+    r"(?:^|[/-])yi-|zephyr|solar",
+    re.IGNORECASE,
+)
+
+
+def instructions(t: Translation, kind: Key | None) -> bool:
+    """Write Alpaca's rows with its two prompts; return whether they can be read here."""
+    if as_bool(t.get("train_on_inputs")) is True:
+        t.note("cannot", t.key("train_on_inputs"), "the loss on prompts", missing="train_on_inputs")
+        return False
+    t.method("data", "jsonl")
+    for column, theirs in (("prompt", "instruction"), ("input", "input"), ("completion", "output")):
+        t.set(f"data.columns.{column}", theirs, None, said="datasets[].type: alpaca")
+    t.set("data.prompt_style", "alpaca", kind)
+    path = str(t.draft.get("model.path") or "")
+    if _SPACED.search(path):
+        t.note(
+            "decide",
+            kind,
+            "Axolotl encodes prompt and answer apart, and this tokenizer then puts a space before"
+            " the answer; here they are one text",
+            missing="a space before the answer",
+        )
+    return True
 
 
 def conversations(t: Translation, block: str, inner: dict[str, Key]) -> bool:

@@ -38,10 +38,10 @@ def value(t: Translation, home: str, name: str, why: str = "") -> bool:
     if found is None:
         return False
     why = why or ("" if key else f"the default of {t.origin}")
-    return t.set(home, _number(found), key, why, said=name)
+    return t.set(home, number(found), key, why, said=name)
 
 
-def _number(found: Any) -> Any:
+def number(found: Any) -> Any:
     if isinstance(found, str):
         try:
             return float(found)
@@ -64,7 +64,7 @@ def schedule(
         t.set("train.lr_scheduler_kwargs", inner, first)
     ratio, ratio_key = t.get("warmup_ratio"), t.key("warmup_ratio")
     count, count_key = t.get("warmup_steps"), t.key("warmup_steps")
-    count, ratio = _number(count or 0), _number(ratio or 0)
+    count, ratio = number(count or 0), number(ratio or 0)
     if kind == "constant":
         for key in (ratio_key, count_key):
             if key is not None and key.value:
@@ -112,7 +112,7 @@ def saving(t: Translation) -> None:
     """Write when checkpoints are saved: nothing that is trained depends on it."""
     strategy, key = t.get("save_strategy"), t.key("save_strategy")
     strategy = "no" if strategy is False else strategy
-    every, every_key = _number(t.get("save_steps")), t.key("save_steps")
+    every, every_key = number(t.get("save_steps")), t.key("save_steps")
     if strategy == "best":
         t.note(
             "logging", key or "save_strategy", "checkpoints are kept by their score", block="train"
@@ -213,7 +213,7 @@ def evaluation(
     if old is not None:
         strategy = old.value
     strategy = "no" if strategy in (False, None) else str(strategy)
-    every, every_key = _number(t.get("eval_steps")), t.key("eval_steps")
+    every, every_key = number(t.get("eval_steps")), t.key("eval_steps")
     do_eval = t.key("do_eval")
     best = bool(t.get("load_best_model_at_end"))
     patience = t.key("early_stopping_patience")

@@ -269,6 +269,8 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
     ranking = bool(described.get("ranking"))
     if formatting == "sharegpt" and not ranking and t.trainer == "sft":
         chat(t, columns, tags, key)
+    elif formatting == "alpaca" and not ranking and "kto_tag" not in columns and t.trainer == "sft":
+        instructions(t, columns, key)
     else:
         form = "kto" if "kto_tag" in columns else "pairs" if ranking else "instruction"
         t.note(
@@ -301,6 +303,35 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
             block="data",
             missing="num_samples",
         )
+
+
+_COLUMNS = (
+    ("prompt", "prompt", "instruction"),
+    ("input", "query", "input"),
+    ("completion", "response", "output"),
+    ("system", "system", None),
+    ("history", "history", None),
+)
+
+
+def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
+    """Write instruction rows: the input on a line after the instruction, by the chat template."""
+    prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
+    if prompt is True:
+        t.note("cannot", t.key("train_on_prompt"), "the loss on prompts", missing="train_on_prompt")
+        return
+    t.method("data", "jsonl")
+    t.set("data.chat", True, key)
+    for ours, theirs, usual in _COLUMNS:
+        if (column := columns.get(theirs, usual)) is not None:
+            t.set(f"data.columns.{ours}", str(column), None, said=f"columns.{theirs}")
+    if columns.get("history") and history is not True:
+        t.note(
+            "cannot", key, "the loss on the answers of earlier turns", missing="history is learnt"
+        )
+    if columns.get("tools"):
+        t.note("cannot", key, "tool calls in LLaMA-Factory's own form", missing="tool calls")
+    t.note("none", None, "an answer's spaces at its start and end are left out here", block="data")
 
 
 def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key) -> None:
