@@ -258,10 +258,24 @@ CODES: dict[str, Code] = {
         "`llmft --help` lists the commands, `llmft COMMAND --help` its options.",
     ),
     "E091": Code(
-        "a command line cannot be imported",
-        "`llmft import` reads the command line of a training script. There is no such command, a"
-        " flag of it is unknown or has no equivalent, or the recipe's file exists already.",
-        "Correct or remove the flag in the message, and set what it meant in the recipe.",
+        "a command or a configuration cannot be imported",
+        "`llmft import` reads the configuration of another tool, or the command line of a training"
+        " script. There is no such command, nobody's keys fit, a flag of it is unknown or has no"
+        " equivalent, or the recipe's file exists already.",
+        "Correct or remove the flag in the message, and set what it meant in the recipe; or say"
+        " with `--peer` and `--trainer` whose file it is.",
+    ),
+    "E092": Code(
+        "an imported configuration needs your decision",
+        "The key may change what is trained, and the file alone does not say what is meant here:"
+        " it is unknown, it is read by a program that is not here, or it differs in a detail.",
+        "Say it with the option in the message, or write the recipe with `--anyway` and look at"
+        " each comment that begins with DECIDE.",
+    ),
+    "E093": Code(
+        "an imported configuration says what a recipe cannot say yet",
+        "The key changes what is trained, and there is no setting or method for it here.",
+        "Take the key out of the configuration if you can do without it, and import it again.",
     ),
     # --- data
     "E101": Code(

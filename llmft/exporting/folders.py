@@ -15,7 +15,7 @@ from llmft.exporting.merging import merge, refuse_existing
 from llmft.exporting.probes import Distance
 from llmft.hub.model_card import Place, card
 from llmft.inference.trained import TrainedStage
-from llmft.runs.upstream import load_options, merged_stages
+from llmft.runs.upstream import load_options
 from llmft.system import fsio
 
 Kind = Literal["peft", "hf", "vllm"]
@@ -46,14 +46,13 @@ def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
     if to == "hf":
         merged = merge(trained, output)
         return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
-    if below := merged_stages(trained.bound, trained.run):
-        names = ", ".join(f"'{bound.name}'" for bound, _ in below)
+    config = _peft_config(trained)
+    if below := trained.bound.stands_on:
         raise RecipeError(
             "E090",
-            f"the adapter stands on the base with {names} merged into it, not on the base alone",
-            fix="merge it too: llmft export RUN --to hf --output DIR",
+            f"the adapter does not stand on the base alone: {', '.join(below)} merged into it",
+            fix="merge it too: llmft merge RUN --output DIR",
         )
-    config = _peft_config(trained)
     options: list[str] = []
     if to == "vllm":
         if faults := list(_not_for_vllm(config)):

@@ -12,7 +12,6 @@ from llmft.api import Message, Prompt, SamplingParams
 from llmft.api.errors import DataError, RecipeError
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import max_positions
-from llmft.runs.upstream import merged_stages
 
 
 @dataclass
@@ -102,7 +101,7 @@ class Conversation:
         """Yield the base: the model with its adapter off, or a model of its own where need be."""
         adapter, bound = self.trained.bound.model_adapter, self.trained.bound
         # What an adapter stands on may be trained, too.
-        if adapter is None or adapter.trains_base or merged_stages(bound, self.trained.run):
+        if adapter is None or adapter.trains_base or bound.stands_on:
             yield self.base_model
         else:
             with adapter.disabled(self.model):
