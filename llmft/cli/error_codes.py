@@ -322,11 +322,13 @@ CODES: dict[str, Code] = {
         "Repair the file or download it again, and give it the ending of its type.",
     ),
     "E108": Code(
-        "there is no chat template",
-        "The rows are conversations, and the model's tokenizer has no template to format them, or"
-        " its template refuses them.",
-        "Set model.chat_template, use a model that has a template, or use rows with prompt and"
-        " completion.",
+        "a row cannot be written by the chat template as it is meant",
+        "The rows are conversations, and the model's tokenizer has no template to format them; or"
+        " its template refuses a row, leaves out text of it, or writes an answered turn in another"
+        " way than it asks for it. The message names the row and the turn.",
+        "Do what the message suggests: template arguments (model.chat_template_kwargs), another"
+        " model.chat_template, model.lost_text: note, or data.on_bad_row: skip to leave such rows"
+        " out.",
     ),
     "E109": Code(
         "unknown split",
@@ -480,9 +482,11 @@ CODES: dict[str, Code] = {
         "Rank with `llmft rank RUN`; then continue with the printed `llmft run ... --resume`.",
     ),
     "E306": Code(
-        "a process of the run has ended",
-        "Several processes train together, and one has ended or cannot be reached, so the others"
-        " cannot finish their step. What was saved before is intact.",
+        "a process of the run has ended, or hangs",
+        "Several processes train together, and one has ended, cannot be reached, or has not been"
+        " heard of for LLMFT_STALL_SECONDS (1800), so the others cannot finish their step. Where it"
+        " hangs, the message has its rank and the last known place of its main thread. What was"
+        " saved before is intact.",
         "Read the message of the process that ended first; then continue with --resume.",
     ),
     "E307": Code(

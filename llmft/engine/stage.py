@@ -227,6 +227,7 @@ class StageRunner:
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
                 is_model=self.models.adapter.trains_base,
+                stands_on=self.bound.stands_on,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

@@ -47,6 +47,12 @@ def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
         merged = merge(trained, output)
         return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
     config = _peft_config(trained)
+    if below := trained.bound.stands_on:
+        raise RecipeError(
+            "E090",
+            f"the adapter does not stand on the base alone: {', '.join(below)} merged into it",
+            fix="merge it too: llmft merge RUN --output DIR",
+        )
     options: list[str] = []
     if to == "vllm":
         if faults := list(_not_for_vllm(config)):

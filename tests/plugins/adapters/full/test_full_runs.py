@@ -10,9 +10,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmft.api.errors import RecipeError
+from llmft.api.settings import PushToHub
 from llmft.engine.session import run_recipe
+from llmft.exporting.folders import export
+from llmft.exporting.merging import merge
+from llmft.hub.upload import adapter_files
 from llmft.inference.answering import answer, load_run, model_of_run
 from llmft.inference.scoring import score_file
+from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.recipes.load import load_recipe
@@ -160,6 +166,32 @@ def test_adapters_on_merged_stages_are_as_peft_stacks_them(done, registry):
     found = measures.logits(ours(done, registry, "again"))
     torch.testing.assert_close(found, measures.logits(stacked))
     assert not measures.same(found, expected)
+
+
+@pytest.mark.parametrize("name", ["sft", "again"])
+def test_merge_writes_all_that_a_stage_stands_on(done, registry, tmp_path, name):
+    trained = TrainedStage(load_run(done, registry), done, done / "stages" / name)
+    merged = merge(trained, tmp_path / "merged", dtype="float32")
+    assert merged.error.max_logp < 1e-4
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    expected = measures.logits(ours(done, registry, name))
+    torch.testing.assert_close(measures.logits(plain), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_on_merged_stages_is_not_taken_for_one_on_the_base(done, registry, tmp_path):
+    job = load_run(done, registry)
+    trained = TrainedStage(job, done, done / "stages" / "again")
+    with pytest.raises(RecipeError, match=r"E090.*sft, more merged into it"):
+        export(trained, "peft", tmp_path / "peft")
+    card = (folder_of(done, "again") / "README.md").read_text()
+    assert "merged into it: `sft`, then `more`" in card
+    assert "PeftModel" not in card
+    sent = adapter_files(job, done, PushToHub(repo_id="me/it", stage="again"))
+    config = json.loads(sent["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "model + sft + more"
+    whole = adapter_files(job, done, PushToHub(repo_id="me/it", stage="sft"))
+    assert {"config.json", "model.safetensors.index.json", "tokenizer.json"} <= whole.keys()
+    assert 'AutoModelForCausalLM.from_pretrained("me/it")' in whole["README.md"].decode()
 
 
 @pytest.mark.parametrize("name", ["ppo", "beside"])
