@@ -2,9 +2,9 @@
 
     LLMFT_PEER_CONFIGS=configs.jsonl.gz python benchmarks/peers.py [--write docs/moving.md]
 
-The file has a configuration in each line: `peer`, `path`, `form` (yaml, command or shell), `method`
-and `text`. Every recipe that is written is loaded as `llmft validate` does. `--write` puts the tables
-between the marks of a page.
+The file has a configuration in each line: `peer`, `path`, `form` (yaml, command or shell),
+`method` and `text`. Every recipe that is written is loaded as `llmft validate` does. `--write` puts
+the tables between the marks of a page.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from llmft.registry.registry import Registry
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 _SHELL = "a value that only the shell knows"
 # Methods that are no aim yet: the share is also told without them.
-_WAIVED = ("gkd", "gold", "sdft", "ssd", "sdpo", "trl_gkd", "trl_gold", "verl_grpo", "wordle", "echo",
-           "browsergym", "browsergym_llm", "sudoku", "catch", "opencode", "seta", "data_agent")  # fmt: skip
+_WAIVED = (
+    "gkd", "gold", "sdft", "ssd", "sdpo", "trl_gkd", "trl_gold", "verl_grpo", "wordle", "echo",
+    "browsergym", "browsergym_llm", "sudoku", "catch", "opencode", "seta", "data_agent",
+)  # fmt: skip
 
 
 def configurations(path: str) -> list[dict[str, Any]]:

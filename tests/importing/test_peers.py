@@ -358,3 +358,76 @@ def test_the_command_writes_reports_and_refuses(tmp_path, capsys):
     assert not third.exists()
     assert "E093" in capsys.readouterr().err
     assert main(["import", "--peer", "nobody", str(config)]) == 2
+
+
+HANDBOOK = """\
+model_name_or_path: HuggingFaceTB/SmolLM2-360M
+torch_dtype: bfloat16
+dataset_mixture:
+  datasets:
+    - id: HuggingFaceH4/ultrafeedback_binarized
+      config: default
+      split: train_prefs
+      columns: [chosen, rejected]
+      weight: 1.0
+  test_split_size: 0.05
+bf16: true
+beta: 0.01
+gradient_checkpointing: true
+output_dir: out
+"""
+OUMI = """\
+model: {model_name: HuggingFaceTB/SmolLM2-135M-Instruct, torch_dtype_str: bfloat16, model_max_length: 512}
+data:
+  train:
+    datasets: [{dataset_name: text_sft_jsonl, dataset_path: rows.jsonl}]
+    train_target: ALL_ASSISTANT_TURNS
+training:
+  trainer_type: TRL_SFT
+  use_peft: true
+  learning_rate: 3.0e-4
+  warmup_steps: 7
+  max_grad_norm: 0.0
+  output_dir: "${model.model_name}"
+peft: {lora_r: 16, lora_alpha: 32, lora_target_modules: [q_proj, v_proj]}
+"""
+
+
+def test_a_mixture_of_one_data_set_of_the_handbook_is_held_out_from(stage_of):
+    recipe, stage = stage_of(HANDBOOK, "recipes/zephyr/dpo/config_full.yaml")
+    assert (stage.data.path, stage.data.subset, stage.data.split) == (
+        "HuggingFaceH4/ultrafeedback_binarized", "default", "train_prefs",
+    )  # fmt: skip
+    assert (stage.alignment.method, stage.alignment.beta, stage.train.bf16) == ("dpo", 0.01, True)
+    assert (recipe.model.dtype, stage.adapter.method) == ("bfloat16", "full")
+
+
+def test_bfloat16_weights_are_trained_themselves_where_nothing_keeps_float32_ones(stage_of):
+    # A Trainer updates the parameters as they were loaded; DeepSpeed and FSDP keep float32 copies.
+    name = "recipes/dpo/config.yaml"
+    assert stage_of(HANDBOOK, name)[1].adapter.pure_bf16
+    assert not stage_of(HANDBOOK + "deepspeed: zero3.json\n", name)[1].adapter.pure_bf16
+    assert not stage_of(HANDBOOK.replace("dtype: bf", "dtype: f").replace("float16", "float32"),
+                        name)[1].adapter.pure_bf16  # fmt: skip
+    text = AXOLOTL.replace("adapter: qlora", "adapter:").replace("load_in_4bit: true", "")
+    text = text.replace("weight_decay: 0.1", "weight_decay: 0.0")
+    assert stage_of(text)[1].adapter.pure_bf16
+    assert not stage_of(text + "fsdp: [full_shard]\n")[1].adapter.pure_bf16
+
+
+def test_an_adapter_that_trl_trains_in_bfloat16_needs_a_decision(imported):
+    for width in ("load_in_4bit", "load_in_8bit"):
+        found = imported(f"{TRL}{width}: true\n", trainer="dpo")
+        assert "bfloat16" in grades(found, "decide")[width]
+
+
+def test_an_oumi_file_with_references_within_itself(stage_of, imported):
+    recipe, stage = stage_of(OUMI)
+    assert recipe.output_dir == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (stage.data.path, stage.data.learn) == ("rows.jsonl", "all")
+    train, adapter = stage.train, stage.adapter
+    assert (train.max_length, train.learning_rate, train.warmup_steps) == (512, 3e-4, 7)
+    assert (train.max_grad_norm, train.bf16, train.num_train_epochs) == (0.0, False, 3)
+    assert (adapter.r, adapter.lora_alpha, adapter.target_modules) == (16, 32, ["q_proj", "v_proj"])
+    other = imported(OUMI.replace("text_sft_jsonl", "yahma/alpaca-cleaned"))
+    assert other.verdict == "cannot yet"

@@ -125,15 +125,6 @@ def adapter(t: Translation) -> None:
     name = str(key.value) if key else ""
     if not name:
         common.full(t, key, "no adapter is named: all weights are trained")
-        if t.schema.has("adapter.pure_bf16", t.methods):
-            bf16 = as_bool(t.get("bf16"))
-            if bf16 in (True, "auto"):
-                t.set(
-                    "adapter.pure_bf16",
-                    True,
-                    None,
-                    "Axolotl trains the bfloat16 weights themselves",
-                )
         for unused in (
             "lora_r",
             "lora_alpha",
@@ -667,6 +658,10 @@ def precision(t: Translation) -> None:
     else:
         t.set("model.dtype", "float32", said)
         t.set("train.bf16", False, said)
+    sharding = next((t.key(n) for n in ("deepspeed", "fsdp", "fsdp_version") if t.stated(n)), None)
+    if sharding is None and t.configuration.under("fsdp_config"):
+        sharding = next(iter(t.configuration.under("fsdp_config").values()))
+    common.weights_of_full(t, sharding)
 
 
 def length(t: Translation) -> None:

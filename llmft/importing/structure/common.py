@@ -377,6 +377,21 @@ def full(t: Translation, key: Key | None, why: str = "") -> None:
     t.method("adapter", "full", key, why)
 
 
+def weights_of_full(t: Translation, sharding: Key | None) -> None:
+    """Say whether bfloat16 weights are trained themselves: so it is in a Trainer by itself.
+
+    sharding: the key of DeepSpeed or of FSDP, both of which keep float32 copies beside them.
+    """
+    if t.draft.get("adapter.method") != "full" or t.draft.get("model.dtype") != "bfloat16":
+        return
+    if sharding is None:
+        why = f"{t.table.title} trains the bfloat16 weights themselves"
+        t.set("adapter.pure_bf16", True, None, why)
+    else:
+        what = "the launcher's sharding keeps float32 copies of the weights, as is the default here"
+        t.note("none", None, what, block="adapter")
+
+
 # --- rows
 
 _SPLIT = re.compile(r"([\w.-]+)(?:\[:(\d+)(%?)\])?")

@@ -209,8 +209,9 @@ def precision(t: Translation) -> None:
         )
     else:
         common.dtype(t, name, key)
-        if t.draft.get("adapter.method") == "full" and t.draft.get("model.dtype") == "bfloat16":
-            t.set("adapter.pure_bf16", True, None, "oumi trains the bfloat16 weights themselves")
+        asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
+        masters = asked if asked is not None and asked.value is True else None
+        common.weights_of_full(t, masters)
     if autocast == "fp16":
         t.note("cannot", mixed, "training in float16 with a loss scale", missing="float16")
     t.set(

@@ -43,8 +43,6 @@ def structure(t: Translation) -> None:
     precision(t)
     common.attention(t)
     length(t)
-    if template := t.key("chat_template_path"):
-        t.set("model.chat_template", template.value, template)
 
 
 def adapter(t: Translation) -> None:
@@ -96,22 +94,23 @@ def adapter(t: Translation) -> None:
     if rslora := t.key("use_rslora"):
         t.set("adapter.use_rslora", rslora.value, rslora)
     t.key("use_dora")
+    if eight and not four:
+        t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
     if four:
         common.value(t, "adapter.bnb_4bit_quant_type", "bnb_4bit_quant_type")
         common.value(t, "adapter.bnb_4bit_use_double_quant", "use_bnb_nested_quant")
         compute = str(t.get("dtype") or t.get("torch_dtype") or "float32")
         if compute in ("float32", "bfloat16", "float16"):
             t.set("adapter.bnb_4bit_compute_dtype", compute, t.key("dtype") or t.key("torch_dtype"))
+    if four or eight:
         t.note(
             "decide",
-            t.key("load_in_4bit"),
+            t.key("load_in_4bit") if four else t.key("load_in_8bit"),
             f"{t.table.title} trains the adapter of a quantised base in bfloat16, where small"
             " updates are lost; here it is float32",
             block="adapter",
             missing="the adapter's weights in bfloat16",
         )
-    elif eight:
-        t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
 
 
 def loss(t: Translation) -> None:
@@ -288,7 +287,21 @@ def precision(t: Translation) -> None:
         common.dtype(t, kind, key)
     bf16 = t.key("bf16")
     value: Any = t.get("bf16")
-    t.set("train.bf16", value is True, bf16, "" if bf16 else f"the default of {t.origin}")
+    if value is None:
+        t.note(
+            "decide",
+            "bf16",
+            "it depends on the version whether bfloat16 is the default; --anyway takes true",
+            block="train",
+            missing="bf16 not stated",
+        )
+        value = True
+    why = "" if bf16 else f"the default of {t.origin}"
+    t.set("train.bf16", value is True, bf16, why)
+    sharded = t.key("deepspeed") or t.key("fsdp") or t.key("accelerate_config")
+    if "deepspeed" in t.configuration.launcher or "fsdp" in t.configuration.launcher:
+        sharded = key
+    common.weights_of_full(t, sharded)
 
 
 def length(t: Translation) -> None:
