@@ -22,8 +22,9 @@ from llmft.api import (
     Row,
     TextRow,
 )
+from llmft.api.errors import Fault
 from llmft.api.rows import IGNORED
-from llmft.data.duplicates import Duplicates, duplicates
+from llmft.data.duplicates import Duplicates
 from llmft.data.encoding import EncodingReport
 from llmft.data.stage_rows import Rows
 
@@ -109,7 +110,7 @@ class StagePreview:
     duplicates: Duplicates | None = None
     held_out: int = 0
     unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    refused: str = ""
+    refused: Fault | None = None
     notes: tuple[str, ...] = ()
     rows: tuple[ShownRow, ...] = ()
 
@@ -138,6 +139,7 @@ class Seen:
     tokenizer: Any
     max_length: int | None
     encode: Callable[[Sequence[Row]], Sequence[Item]]
+    duplicates: Duplicates
 
 
 def stage_preview(
@@ -149,7 +151,7 @@ def stage_preview(
     name: str = "",
     method: str = "",
     data: str = "",
-    refused: str = "",
+    refused: Fault | None = None,
     notes: Sequence[str] = (),
 ) -> StagePreview:
     """Return what a stage trains on, with so many picked rows of each kind in `only`."""
@@ -175,7 +177,7 @@ def stage_preview(
         max_length=seen.max_length,
         lengths=_summary(lengths),
         histogram=histogram(lengths),
-        duplicates=duplicates(train.rows, held_out),
+        duplicates=seen.duplicates,
         held_out=len(held_out),
         unread={split: columns for split, columns in unread.items() if columns},
         refused=refused,
