@@ -210,8 +210,12 @@ class Alignment(_Work[C]):
     def train(self, context: StageContext) -> StageResult:
         """Train the stage's adapter, and return what was made."""
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
-        """Return metrics of the method's own, on held-out rows, before and after training."""
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
+        """Return metrics of the method's own, on held-out rows, before and after training.
+
+        Each is a number, or a value for each held-out row: the score is their mean, and has a 95 %
+        interval.
+        """
         return {}
 
     def extend(self, model: Any) -> None:

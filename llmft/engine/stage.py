@@ -26,12 +26,13 @@ from llmft.engine.stage_models import StageModels
 from llmft.engine.stage_preview import PAGE, ROWS_ON_PAGE, preview_of
 from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.trackers import Trackers
+from llmft.evaluation.intervals import Score, differences_of, scores_of
 from llmft.hub.model_card import Place, card
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.work import LOSS_METRICS
-from llmft.registry.return_checks import groups_of, metric_of, numbers_of
+from llmft.registry.return_checks import groups_of, metric_of, row_values_of
 from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
 from llmft.runs.upstream import upstream_folder
@@ -40,6 +41,9 @@ from llmft.system.machine import seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
+
+ROW_SCORES = "scores.json"
+"""The value of each held-out row, before and after training, for each metric that has some."""
 
 
 class StageRunner:
@@ -68,6 +72,8 @@ class StageRunner:
         self.fingerprint = ""
         self.reads: Mapping[str, str] = {}  # the fingerprint of each stage that this one reads
         self.accept_data = False
+        self.row_scores: dict[str, dict[str, list[float]]] = {}
+        self.generation: dict[str, Any] = {}
         asked = bound.spec.evaluate
         self.log = StageLog(self.name, trackers, asked.samples if asked else 0)
         self.models, self.data, self.sampler = self._parts()
@@ -143,6 +149,8 @@ class StageRunner:
             },
             before=before,
             after=after,
+            scores=self._intervals(before, after),
+            generation=self.generation,
         )
 
     def _keep_preview(self, items: Sequence[Any]) -> None:
@@ -174,6 +182,8 @@ class StageRunner:
             return self.score("before")
         self.log.note(f"continues after step {saved.step}, from its checkpoint")
         self.log.samples = list(saved.carried["samples"])
+        if (self.folder / ROW_SCORES).is_file():
+            self.row_scores = fsio.read_json(self.folder / ROW_SCORES, artifacts.PUT_BACK)
         before: Mapping[str, float] = saved.carried["before"]
         if before:
             self.trackers.scored(self.name, "before", before)
@@ -189,7 +199,7 @@ class StageRunner:
         return distributed.on_rank_zero(lambda: self._score(when))
 
     def _score(self, when: str) -> dict[str, float]:
-        from llmft.evaluation import evaluation
+        from llmft.evaluation import evaluation, generation
 
         rows, asked = self.data.split[1], self.spec.evaluate
         if rows is None or asked is None:
@@ -203,14 +213,20 @@ class StageRunner:
             if when == "before" and (said := report.note()):
                 self.log.note(f"to compute the loss, {said}")
             self.log.progress("evaluate", 0, len(encoded))
-            loss = evaluation.mean_loss(
+            loss, rows_of_loss = evaluation.row_losses(
                 self.models.model,
                 encoded,
                 self.train.per_device_eval_batch_size,
                 lambda done, total: self.log.progress("evaluate", done, total),
             )
-            values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
+            surprise = evaluation.perplexity(loss)
+            values = {"loss": loss, "perplexity": surprise}
             scores.metrics |= {name: values[name] for name in asked.metrics if name in values}
+            by_row = {
+                "loss": rows_of_loss,
+                "perplexity": [surprise * (1 + value - loss) for value in rows_of_loss],
+            }
+            scores.values |= {name: by_row[name] for name in asked.metrics if name in by_row}
         theirs = self.dataset.metrics
         named = {m: metric_of(self.dataset, m) for m in asked.metrics if m in theirs}
         if named:
@@ -221,11 +237,35 @@ class StageRunner:
                 asked.samples,
             )
             scores.metrics |= answers.metrics
+            scores.values |= answers.values
+            self.generation = generation.settings(
+                self.models.model, self.models.tokenizer, asked.max_new_tokens
+            )
             self.log.samples += [{"when": when, **sample} for sample in answers.samples]
         if isinstance(self.work, Alignment):
-            scores.metrics |= numbers_of(self.work, "'evaluate'", self.work.evaluate(self))
+            found, by_row = row_values_of(self.work, self.work.evaluate(self))
+            scores.metrics |= found
+            scores.values |= by_row
+        self.row_scores[when] = scores.values
+        fsio.write_json(self.folder / ROW_SCORES, self.row_scores)
         self.trackers.scored(self.name, when, scores.metrics)
         return scores.metrics
+
+    def _intervals(
+        self, before: Mapping[str, float], after: Mapping[str, float]
+    ) -> dict[str, dict[str, Score]]:
+        """Return every score with its rows and its 95 % interval, and the paired differences."""
+        if not after:
+            return {}
+        rows = len(self.data.held_out())
+        found = {
+            when: {name: {"value": value, "low": None, "high": None, "n": rows}
+                   for name, value in metrics.items()}
+            | scores_of(self.row_scores.get(when, {}), list(self.dataset.metrics))
+            for when, metrics in (("before", before), ("after", after))
+        }  # fmt: skip
+        values = (self.row_scores.get(when, {}) for when in ("before", "after"))
+        return {**found, "difference": differences_of(*values)}
 
     def save(self, result: StageResult) -> None:
         """Write what the stage made; its result comes last, and says that it is finished."""

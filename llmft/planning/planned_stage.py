@@ -281,6 +281,8 @@ class PlannedData(StageData):
     def _heaviest(
         self, rows: Sequence[Row], encode: Callable[[Any], tuple[list[Any], EncodingReport]]
     ) -> list[Any]:
+        held_out = self.__dict__["split"][1] if "split" in self.__dict__ else None
+        judged = self.state.judging or (held_out is not None and rows is held_out.rows)
         every = -(-len(rows) // ROWS_TOKENISED)
         some = rows[::every]
         if every > 1:
@@ -289,11 +291,11 @@ class PlannedData(StageData):
             )
         (items, report), share = encode(some), len(some) / len(rows)
         if note := report.note():
-            self.state.remark(f"to score, {note}" if self.state.judging else note)
+            self.state.remark(f"to score, {note}" if judged else note)
         if not items:
             return []
         counts, chosen = choose(items, self.train, self.seed, self.max_length, share)
-        if self.state.judging:
+        if judged:
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen
         model = self.models.model

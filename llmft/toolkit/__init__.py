@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
-from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
+from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer, shown_score
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -68,6 +68,7 @@ __all__ = [
     "save_score_head",
     "save_tensors",
     "save_value_head",
+    "shown_score",
     "start_python",
     "terminal_width",
     "text_of",
