@@ -52,6 +52,7 @@ from llmft.api.rows import (
     Answer,
     ChatRow,
     CompletionRow,
+    Conversation,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -70,14 +71,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
-    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
-    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
-    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share", "StageContext", "StageData",
-    "StageError", "StageInfo", "StageLog", "StageModels", "StageRef", "StageResult", "StageSampler",
-    "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople",
-    "hookimpl",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
+    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share",
+    "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
+    "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
+    "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -115,9 +116,14 @@ class Adapter(_Kind[C]):
     """What is trained: a small set of parameters attached to a frozen base model.
 
     It need not be a PEFT type: `attach` may return any module that answers like the base model.
+    Full fine-tuning is an adapter too, one that declares `trains_base`.
     """
 
     mergeable: ClassVar[bool] = False
+    trains_base: ClassVar[bool] = False
+    """Whether it trains weights of the base itself, or some of them. Then `attach` and `load` let
+    them require grad, `save` writes the whole model as transformers does, and `disabled` is never
+    asked: whoever needs the base as it was gets a copy, which is loaded on demand."""
     supports_gradient_checkpointing: ClassVar[bool] = True
     supports_quantization: ClassVar[bool] = True
     supports_packing: ClassVar[bool] = False
@@ -151,6 +157,13 @@ class Adapter(_Kind[C]):
         """
         return None
 
+    def trains_in_float32(self) -> bool:
+        """Return whether what is trained gets float32 values where the base's type is narrower.
+
+        False leaves it in the base's type, where updates smaller than its rounding are lost.
+        """
+        return True
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 
@@ -161,7 +174,7 @@ class Adapter(_Kind[C]):
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Return the base model with a new adapter attached; only the adapter requires grad."""
+        """Return the base model with a new adapter attached; only what is trained requires grad."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:

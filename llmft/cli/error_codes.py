@@ -306,11 +306,13 @@ CODES: dict[str, Code] = {
         "Repair the file or download it again, and give it the ending of its type.",
     ),
     "E108": Code(
-        "there is no chat template",
-        "The rows are conversations, and the model's tokenizer has no template to format them, or"
-        " its template refuses them.",
-        "Set model.chat_template, use a model that has a template, or use rows with prompt and"
-        " completion.",
+        "a row cannot be written by the chat template as it is meant",
+        "The rows are conversations, and the model's tokenizer has no template to format them; or"
+        " its template refuses a row, leaves out text of it, or writes an answered turn in another"
+        " way than it asks for it. The message names the row and the turn.",
+        "Do what the message suggests: template arguments (model.chat_template_kwargs), another"
+        " model.chat_template, model.lost_text: note, or data.on_bad_row: skip to leave such rows"
+        " out.",
     ),
     "E109": Code(
         "unknown split",
@@ -510,6 +512,14 @@ CODES: dict[str, Code] = {
         " uninterrupted run.",
         "Look at the differences: docs/reliability.md says what is not promised. If none of that is"
         " the reason, please report it.",
+    ),
+    "E407": Code(
+        "what was exported does not answer as the run does",
+        "A merged model, an exported folder or a server was given the same prompts as the run's own"
+        " model, and the token ids, the answers or the log-probabilities differ by more than the"
+        " stated tolerance.",
+        "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
+        " docs/after-training.md says what to do about each.",
     ),
     # --- plugins
     "E501": Code(

@@ -140,3 +140,28 @@ def push(
 
     sent = pushed(run, stage, repo_id, public=public)
     return sent if json else as_text(sent)
+
+
+@app.command()
+def merge(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    output: Annotated[
+        str, typer.Option(metavar="DIR", help="The model's folder; must not be there yet.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the weights that are written; default: as the base's files."),
+    ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Of one file of weights at most.")
+    ] = "5GB",
+    json: Json = False,
+) -> Answer:
+    """Write a run's adapter and its base as one complete model."""
+    from llmft.cli.commands.merge import as_text, merged
+
+    made = merged(run, output, stage, dtype, max_shard_size)
+    return made if json else as_text(made)

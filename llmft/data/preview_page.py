@@ -26,7 +26,9 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     yield "rows", f"{stage.read:,} read, {stage.items:,} {stage.kind} used" + _lost(stage)
     yield "split", _split(stage)
     for why, count in sorted(stage.counts.items()):
-        yield "cut or dropped", f"{count:,} {why} ({count / stage.read:.1%})"
+        yield "cut or dropped", f"{count:,} {why} ({count / max(stage.made, 1):.1%})"
+    for why, count in sorted(stage.remarks.items()):
+        yield "met", f"{why}: {count:,}"
     for why, count in sorted(stage.left_out.items()):
         yield "left out", f"{count:,} {why}"
     if stage.skipped:

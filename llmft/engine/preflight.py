@@ -220,7 +220,7 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
     Within one recipe this was found when it was read; here it may be a stage of another run.
     """
     for number, bound in enumerate(job.written_stages):
-        start, stage = bound.start, bound.spec
+        start, stage = bound.continued, bound.spec
         if start is None or stage.adapter is None or start.stage is None:
             continue
         if start.stage.adapter is None or start.stage.adapter.config == stage.adapter:
@@ -233,7 +233,8 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
             ("stages", number, "adapter", name),
             f"'{name}' is {now} here, and {then} in '{start.target}', whose adapter stage"
             f" '{stage.name}' goes on training",
-            "drop this adapter block, or drop start_from",
+            "drop this adapter block, or drop start_from; or write start_from:"
+            f" {{stage: '{start.target}', merge: true}}",
         )
 
 

@@ -287,6 +287,7 @@ class StageRunner:
                 fsio.read_json(self.run / "lock.json", artifacts.PUT_BACK),
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
+                is_model=self.models.adapter.trains_base,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

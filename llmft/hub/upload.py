@@ -141,6 +141,7 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
         Place(repo_id=asked.repo_id),
         loads_in_peft="adapter_config.json" in files,
+        is_model=adapter.trains_base,
     )
     return {"README.md": text.encode(), **files}
 

@@ -15,7 +15,7 @@ from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.provenance import refuse_changed_base
-from llmft.runs.upstream import dataset_in, load_options, stage_model
+from llmft.runs.upstream import dataset_in, load_options, merged, merged_stages, stage_model
 from llmft.system import hub_commits
 from llmft.system.machine import device
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
@@ -61,7 +61,7 @@ def answer(
     base = BaseModel(job.recipe.model)
     model = model_of_run(job, bound, base, folder, varlen=False, with_adapter=with_adapter)
     dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
     texts = generate(
@@ -94,7 +94,10 @@ def model_of_run(
     model = base.load(options, varlen=varlen)
     model = model if options else model.to(device())
     refuse_not_finite(model, job.recipe.model)
-    return stage_model(bound, model, folder, whole=whole) if with_adapter else model
+    if not with_adapter:
+        return model
+    model = merged(model, merged_stages(bound, folder.parent.parent))
+    return stage_model(bound, model, folder, whole=whole)
 
 
 def _refuse_cut(prompts: int) -> None:

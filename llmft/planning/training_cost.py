@@ -9,7 +9,7 @@ import torch
 
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
-from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import make_optimizer
 
 BLOCK = 256
@@ -28,7 +28,7 @@ def train_steps(
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
-    A checkpoint is copied before it is written, with the optimiser's state still there.
+    A checkpoint is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
@@ -52,8 +52,6 @@ def train_steps(
     _update(optimizer, memory)
     for parameter in trained:
         parameter.grad = None
-    if settings.save_strategy != "no":
-        memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
     model.eval()
 
 

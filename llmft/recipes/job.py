@@ -70,8 +70,13 @@ class BoundStage:
 
     @property
     def start(self) -> Upstream | None:
-        """The stage whose adapter this one goes on with; None where it begins on the base."""
-        return self.upstream[self.spec.start_from] if self.spec.start_from else None
+        """The stage that this one starts from; None where it begins on the base."""
+        return self.upstream[self.spec.start] if self.spec.start else None
+
+    @property
+    def continued(self) -> Upstream | None:
+        """The stage whose adapter this one goes on with; None where its own adapter is new."""
+        return None if self.spec.merges_start else self.start
 
     @property
     def model_adapter(self) -> Adapter[Any] | None:

@@ -94,6 +94,11 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
         yield "model.revision", None
     if recipe.model.tokenizer:
         yield "model.tokenizer", None
+    if not own_tokenizer:  # its tokens are bytes, so it has none of those that they name
+        if recipe.model.chat_template:
+            yield "model.chat_template", None
+        if recipe.model.stop:
+            yield "model.stop", []
     if recipe.model.attn_implementation == "flash_attention_2" and not _has_gpu():
         yield "model.attn_implementation", "auto"
     # Nobody but the terminal and the run folder is told of scores that mean nothing.

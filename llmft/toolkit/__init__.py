@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer, shown_score
+from llmft.data.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    untrained,
+    with_system,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -51,12 +58,14 @@ __all__ = [
     "fields_of",
     "fill",
     "first_line",
+    "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_of",
     "normalize_answer",
     "open_to_append",
     "read_file",
@@ -73,8 +82,11 @@ __all__ = [
     "terminal_width",
     "text_of",
     "token_stats",
+    "tools_of",
+    "untrained",
     "value_parameters",
     "values",
+    "with_system",
     "without_dropout",
     "wrapped",
     "write_json",

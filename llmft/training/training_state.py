@@ -24,8 +24,9 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """Return copies on the CPU of weights, optimiser state and generators, and their plain data.
+    """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
+    What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
     Raises StageError where a weight is not finite: such a state is never published.
     """
@@ -35,6 +36,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
             raise StageError(
@@ -42,11 +44,14 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 f"the weight '{name}' is not finite; nothing saved",
                 fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
-        tensors[f"model/{name}"] = _copied(parameter)
+        tensors[f"model/{name}"] = _on_cpu(parameter)
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{name}/{key}"] = _copied(value)
+                kept = _on_cpu(value)
+                place = kept.data_ptr()
+                tensors[f"optimizer/{name}/{key}"] = kept.clone() if place in seen else kept
+                seen.add(place)
             else:
                 numbers[name][key] = value
     return tensors, facts | {"optimizer": numbers}
@@ -131,8 +136,8 @@ def size_of(model: Any) -> int:
     return sum(3 * p.numel() * p.element_size() for p in trainable(model).values())
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _misfits(

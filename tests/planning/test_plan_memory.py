@@ -20,6 +20,8 @@ CASES = {
     "dora": ({"method": "dora", "r": 4}, {}),
     "qlora": ({"method": "qlora", "r": 4}, {"gradient_accumulation_steps": 2}),
     "prefix": ({"method": "prefix"}, {"gradient_checkpointing": True}),
+    "full": ({"method": "full"}, {}),
+    "full, the last layer": ({"method": "full", "freeze_trainable_layers": 1}, {"bf16": True}),
     "bf16": ({"method": "lora", "r": 4}, {"bf16": True}),
 }
 

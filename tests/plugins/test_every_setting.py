@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.dora import Dora
+from llmft_adapters.full import Full
 from llmft_adapters.lora import Lora
 from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
@@ -208,6 +209,19 @@ def loaded(name: str) -> Callable[[Any, Lab], Any]:
     return lambda config, lab: QLora(config).load_options()[name]
 
 
+def of_full(config, lab: Lab) -> list[str]:
+    """The weights that are trained, by the last part that tells them apart."""
+    model = Full(config).attach(tiny_llama())
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def shards(config, lab: Lab) -> int:
+    folder = lab.folder / config.max_shard_size
+    adapter = Full(config)
+    adapter.save(adapter.attach(tiny_llama()), folder)
+    return len(list(folder.glob("*.safetensors")))
+
+
 PROMPT = {"prompt_tuning_init": "TEXT", "num_virtual_tokens": 4}
 ADAPTERS: dict[type, dict[str, Case]] = {
     Lora: lora_cases(Lora),
@@ -243,6 +257,21 @@ ADAPTERS: dict[type, dict[str, Case]] = {
         "encoder_dropout": Case(
             0.5, lambda c, lab: lstm(c).dropout, 0.5, {"encoder_reparameterization_type": "LSTM"}
         ),
+    },
+    Full: {
+        "trainable_parameters": Case(
+            ["lm_head", "model.norm.*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_parameters": Case(
+            ["model.layers", "embed_*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_trainable_layers": Case(
+            1, of_full, ["model.layers.1.self_attn.q_proj.weight", "lm_head.weight"],
+            also={"trainable_parameters": ["q_proj", "lm_head"]},
+            was=[f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1)] + ["lm_head.weight"],
+        ),
+        "pure_bf16": Case(True, lambda c, lab: Full(c).trains_in_float32(), False, was=True),
+        "max_shard_size": Case("50KB", shards, 4, was=1),
     },
     PromptTuning: soft_cases(PromptTuning)
     | {
@@ -733,7 +762,8 @@ COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": 
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
-}
+    "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
+}  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
 PAIR = {
     "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
@@ -770,6 +800,14 @@ def prompt_of(row: Any) -> Any:
     return row.prompt
 
 
+def tool(row: Any) -> str:
+    return row.messages.tools[0]["function"]["name"]
+
+
+def opening(row: Any) -> str:
+    return row.messages[0]["content"]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
     Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
@@ -780,6 +818,12 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "learn": Case(
             "last", rows(Chat, CHAT, look=first(lambda row: type(row).__name__)), "CompletionRow"
+        ),
+        "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
+        "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
+        "tools_column": Case(
+            "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
