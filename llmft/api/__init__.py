@@ -62,6 +62,7 @@ from llmft.api.rows import (
     PromptRow,
     Row,
     RowKind,
+    SampledAnswer,
     TextRow,
 )
 from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
@@ -75,7 +76,8 @@ __all__ = [
     "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
     "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
     "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
-    "RewardFunction", "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
+    "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
     "TrainSettings", "WaitsForPeople", "hookimpl",
@@ -218,16 +220,23 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    evaluate_generates: ClassVar[bool] = False
+    """Whether `evaluate` generates answers: during training it is then asked for its metrics as
+    rarely as `evaluate.generate_every` says."""
+    greater_is_better: ClassVar[Mapping[str, bool]] = {}
+    """Of metrics that `evaluate` returns, whether more is better: each may choose the best
+    checkpoint. A metric that is not here has to be given a direction in the recipe."""
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:
         """Train the stage's adapter, and return what was made."""
 
     def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
-        """Return metrics of the method's own, on held-out rows, before and after training.
+        """Return metrics of the method's own, on held-out rows: before, after, during training.
 
         Each is a number, or a value for each held-out row: the score is their mean, and has a 95 %
-        interval.
+        interval. During training it must leave the model and the method as they are. Random numbers
+        are put back, and what it adds to the samples is left out.
         """
         return {}
 
@@ -262,11 +271,18 @@ class Task(_Work[C]):
 
 
 class RewardFunction(_Kind[C]):
-    """A rule that scores an answer; higher is better."""
+    """What scores an answer, such as a rule; higher is better. The `weight` is its caller's."""
+
+    def start(self, context: StageContext) -> None:
+        """Take what it needs of the stage that it scores in; called before the first score."""
 
     @abstractmethod
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         """Return the reward of a completion. answers: the right ones, where they are known."""
+
+    def score_batch(self, batch: Sequence[SampledAnswer]) -> Sequence[float]:
+        """Return the reward of each sampled answer: by `score`, unless a method knows better."""
+        return [self.score(one.prompt, one.completion, one.answers) for one in batch]
 
 
 Metric = Callable[[str, Sequence[str]], float]
@@ -275,7 +291,8 @@ Metric = Callable[[str, Sequence[str]], float]
 class Dataset(_Kind[C]):
     """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
 
-    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
+    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1];
+    more is better.
     """
 
     rows: ClassVar[tuple[RowKind, ...]]

@@ -196,6 +196,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledAnswer:
+    """An answer to a prompt as reward functions see it, with the right answers where known.
+
+    row: the prompt and the sampled tokens, which alone are labels; an answer that has an end ends
+    with the end-of-sequence token.
+    """
+
+    prompt: Prompt
+    completion: str
+    answers: tuple[str, ...]
+    row: Encoded
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedPair:
     """A preference as token ids: two whole rows that begin with the same prompt.
 

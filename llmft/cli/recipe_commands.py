@@ -143,7 +143,7 @@ def preview(
     set: Set = None,
     json: Json = False,
 ) -> Answer:
-    """Show rows as they will be trained on, and what is cut, dropped or not read."""
+    """Show rows as they will be trained on, and what is lost."""
     from llmft.cli.commands.preview import as_json, as_text
     from llmft.cli.commands.preview import preview as previewed
 
@@ -182,4 +182,32 @@ def verify_resume(
     from llmft.cli.commands.verify import as_json, as_text, verify
 
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
+    return as_json(verdict) if json else as_text(verdict)
+
+
+@verify_app.command("export")
+def verify_export(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    target: Annotated[str, typer.Argument(help="What merge or export made of it.")],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="Held-out prompts that are asked.")
+    ] = 8,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
+    ] = 32,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="NATS", help="Of log-probabilities; default: by the data types."
+        ),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Prove that an exported folder answers as the run does, or say where they part."""
+    from llmft.cli.commands.verify_export import as_json, as_text, verify
+
+    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance)
     return as_json(verdict) if json else as_text(verdict)

@@ -25,14 +25,13 @@ from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
 from llmft.engine.stage_preview import PAGE, ROWS_ON_PAGE, preview_of
 from llmft.engine.stage_sampler import StageSampler
+from llmft.engine.stage_scoring import StageScoring
 from llmft.engine.trackers import Trackers
-from llmft.evaluation.intervals import Score, differences_of, scores_of
 from llmft.hub.model_card import Place, card
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
-from llmft.recipes.work import LOSS_METRICS
-from llmft.registry.return_checks import groups_of, metric_of, row_values_of
+from llmft.registry.return_checks import groups_of
 from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
 from llmft.runs.upstream import upstream_folder
@@ -41,9 +40,7 @@ from llmft.system.machine import seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
-
-ROW_SCORES = "scores.json"
-"""The value of each held-out row, before and after training, for each metric that has some."""
+from llmft.training.validation import Validation, evaluated_step
 
 
 class StageRunner:
@@ -72,11 +69,10 @@ class StageRunner:
         self.fingerprint = ""
         self.reads: Mapping[str, str] = {}  # the fingerprint of each stage that this one reads
         self.accept_data = False
-        self.row_scores: dict[str, dict[str, list[float]]] = {}
-        self.generation: dict[str, Any] = {}
         asked = bound.spec.evaluate
         self.log = StageLog(self.name, trackers, asked.samples if asked else 0)
         self.models, self.data, self.sampler = self._parts()
+        self.scoring = StageScoring(self)
 
     def _parts(self) -> tuple[Any, Any, Any]:
         """Return what answers as `models`, `data` and `sampler`."""
@@ -90,7 +86,9 @@ class StageRunner:
 
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function of a block in the method's own settings."""
-        return self.bound.reward_function(config)
+        function = self.bound.reward_function(config)
+        function.start(self)
+        return function
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
@@ -124,6 +122,7 @@ class StageRunner:
         checkpoints.carried = carried
         self.log.progress("train", saved.step if saved else 0, plan.steps)
         seed_everything(self.seed + distributed.rank())  # each process drops out for itself
+        validation = self.scoring.validation(plan.steps, before)
         report = loop.train(
             self.models.model,
             items,
@@ -135,8 +134,9 @@ class StageRunner:
             checkpoints=checkpoints,
             saved=saved,
             online=online,
+            validation=validation,
         )
-        after = self.score("after")
+        after = self.scoring.score("after")
         return StageResult(
             produces=self.work.produces,
             steps=report.steps,
@@ -146,11 +146,12 @@ class StageRunner:
                 "train_seconds": round(report.seconds, 3),
                 "items_seen": report.items,
                 **checkpoints.metrics(),
+                **self._of_best(validation, report.steps, plan.steps),
             },
             before=before,
             after=after,
-            scores=self._intervals(before, after),
-            generation=self.generation,
+            scores=self.scoring.intervals(before, after),
+            generation=self.scoring.generation,
         )
 
     def _keep_preview(self, items: Sequence[Any]) -> None:
@@ -163,6 +164,24 @@ class StageRunner:
         shown = preview_of(self, made, items, picks=ROWS_ON_PAGE)
         title = f"{self.job.recipe.name}/{self.name}"
         fsio.write_text(self.folder / PAGE, preview_page(title, [shown]))
+
+    def _of_best(self, validation: Validation | None, steps: int, planned: int) -> dict[str, float]:
+        """Return the best evaluation during training as metrics, and say what came of it."""
+        metric = validation.settings.best_metric if validation else None
+        if validation is None or metric is None or validation.best is None:
+            return {}
+        step, value = validation.best
+        if steps < planned:
+            self.log.note(
+                f"stopped early, at step {steps} of {planned}: {validation.waited} evaluations"
+                f" without a better {metric}"
+            )
+        if validation.settings.load_best_model_at_end:
+            self.log.note(
+                f"the result is that of step {step}, the best of {validation.count} evaluations"
+                f" ({metric} {value:.6g})"
+            )
+        return {"best_step": step, f"best_{metric}": value}
 
     def _checkpoints(self, items: Sequence[Any]) -> Checkpoints:
         rows = {f"{split} rows": digest for split, digest in self.data.digests.items()}
@@ -177,95 +196,18 @@ class StageRunner:
 
     def _before(self, saved: Saved | None) -> Mapping[str, float]:
         """Return the scores before training: measured now, or by the run that is resumed."""
-        trim_metrics(self.folder, saved.step if saved else 0)
+        trim_metrics(
+            self.folder, saved.step if saved else 0, evaluated_step(saved.facts) if saved else 0
+        )
         if saved is None:
-            return self.score("before")
+            return self.scoring.score("before")
         self.log.note(f"continues after step {saved.step}, from its checkpoint")
         self.log.samples = list(saved.carried["samples"])
-        if (self.folder / ROW_SCORES).is_file():
-            self.row_scores = fsio.read_json(self.folder / ROW_SCORES, artifacts.PUT_BACK)
+        self.scoring.go_on()
         before: Mapping[str, float] = saved.carried["before"]
         if before:
             self.trackers.scored(self.name, "before", before)
         return before
-
-    def score(self, when: str) -> dict[str, float]:
-        """Return the stage's scores as it is now, `before` or `after`, and tell the trackers.
-
-        Of several processes the first one scores, and tells the others.
-        """
-        from llmft.system import distributed
-
-        return distributed.on_rank_zero(lambda: self._score(when))
-
-    def _score(self, when: str) -> dict[str, float]:
-        from llmft.evaluation import evaluation, generation
-
-        rows, asked = self.data.split[1], self.spec.evaluate
-        if rows is None or asked is None:
-            return {}
-        self.log.when = when
-        scores = evaluation.Scores()
-        if set(asked.metrics) & set(LOSS_METRICS):
-            encoded, report = self.data.encoder.encode(
-                evaluation.as_answered(rows.rows), self.train
-            )
-            if when == "before" and (said := report.note()):
-                self.log.note(f"to compute the loss, {said}")
-            self.log.progress("evaluate", 0, len(encoded))
-            loss, rows_of_loss = evaluation.row_losses(
-                self.models.model,
-                encoded,
-                self.train.per_device_eval_batch_size,
-                lambda done, total: self.log.progress("evaluate", done, total),
-            )
-            surprise = evaluation.perplexity(loss)
-            values = {"loss": loss, "perplexity": surprise}
-            scores.metrics |= {name: values[name] for name in asked.metrics if name in values}
-            by_row = {
-                "loss": rows_of_loss,
-                "perplexity": [surprise * (1 + value - loss) for value in rows_of_loss],
-            }
-            scores.values |= {name: by_row[name] for name in asked.metrics if name in by_row}
-        theirs = self.dataset.metrics
-        named = {m: metric_of(self.dataset, m) for m in asked.metrics if m in theirs}
-        if named:
-            answers = evaluation.score_answers(
-                rows.rows,
-                lambda prompts: self.sampler.generate(prompts, asked.max_new_tokens),
-                named,
-                asked.samples,
-            )
-            scores.metrics |= answers.metrics
-            scores.values |= answers.values
-            self.generation = generation.settings(
-                self.models.model, self.models.tokenizer, asked.max_new_tokens
-            )
-            self.log.samples += [{"when": when, **sample} for sample in answers.samples]
-        if isinstance(self.work, Alignment):
-            found, by_row = row_values_of(self.work, self.work.evaluate(self))
-            scores.metrics |= found
-            scores.values |= by_row
-        self.row_scores[when] = scores.values
-        fsio.write_json(self.folder / ROW_SCORES, self.row_scores)
-        self.trackers.scored(self.name, when, scores.metrics)
-        return scores.metrics
-
-    def _intervals(
-        self, before: Mapping[str, float], after: Mapping[str, float]
-    ) -> dict[str, dict[str, Score]]:
-        """Return every score with its rows and its 95 % interval, and the paired differences."""
-        if not after:
-            return {}
-        rows = len(self.data.held_out())
-        found = {
-            when: {name: {"value": value, "low": None, "high": None, "n": rows}
-                   for name, value in metrics.items()}
-            | scores_of(self.row_scores.get(when, {}), list(self.dataset.metrics))
-            for when, metrics in (("before", before), ("after", after))
-        }  # fmt: skip
-        values = (self.row_scores.get(when, {}) for when in ("before", "after"))
-        return {**found, "difference": differences_of(*values)}
 
     def save(self, result: StageResult) -> None:
         """Write what the stage made; its result comes last, and says that it is finished."""
@@ -288,6 +230,7 @@ class StageRunner:
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
                 is_model=self.models.adapter.trains_base,
+                stands_on=self.bound.stands_on,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

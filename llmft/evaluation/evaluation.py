@@ -57,16 +57,18 @@ def row_losses(
     sums: list[float] = []
     training = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            found = label_nll(model, some)
-            nll = found.nll_N.double()
-            total += float(nll.sum())
-            count += len(nll)
-            sums += nll.new_zeros(len(some)).index_add(0, found.row_N, nll).tolist()
-            on_batch(min(start + batch_size, len(rows)), len(rows))
-    model.train(training)
+    try:
+        with torch.no_grad():
+            for start in range(0, len(rows), batch_size):
+                some = rows[start : start + batch_size]
+                found = label_nll(model, some)
+                nll = found.nll_N.double()
+                total += float(nll.sum())
+                count += len(nll)
+                sums += nll.new_zeros(len(some)).index_add(0, found.row_N, nll).tolist()
+                on_batch(min(start + batch_size, len(rows)), len(rows))
+    finally:
+        model.train(training)
     return total / count, ratio_values(sums, [float(row.n_labels) for row in rows])
 
 

@@ -16,7 +16,8 @@ from llmft.hub.model_card import merged_card
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.registry.return_checks import violation
-from llmft.runs.upstream import load_options, stage_model
+from llmft.runs.upstream import load_options, merged_stages, stage_model
+from llmft.runs.upstream import merged as with_merged
 from llmft.system import fsio
 
 TOLERANCE = 1e-3
@@ -64,6 +65,7 @@ def merge(
     base = BaseModel(source.model_copy(update={"dtype": dtype}))
     plain = base.load({}, varlen=False)
     refuse_not_finite(plain, base.source)
+    plain = with_merged(plain, merged_stages(trained.bound, trained.run))
     model = stage_model(trained.bound, plain, trained.folder).requires_grad_(False).eval()
     before = before or probes.next_tokens(model, rows)
     merged = adapter.merge(model)

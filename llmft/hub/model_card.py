@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -171,10 +171,12 @@ def card(
     *,
     loads_in_peft: bool,
     is_model: bool = False,
+    stands_on: Sequence[str] = (),
 ) -> str:
     """Return the README.md of a stage's adapter.
 
-    is_model: it is no adapter, but a whole model, as transformers saves one.
+    is_model: it is no adapter, but a whole model, as transformers saves one. stands_on: the stages
+    that are merged into the base under the adapter.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. place: where
     the card will be read.
@@ -204,6 +206,8 @@ def card(
         data=_data(stage, lock),
         loading=_loading_model(stage, result, place)
         if is_model
+        else _loading_stacked(stage, base, stands_on, place)
+        if stands_on
         else _loading(recipe, stage, result, base, place, loads_in_peft),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
@@ -339,6 +343,18 @@ def _loading(
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
         f"model = {kind}.from_pretrained(base{revision}{labels})\n"
         f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
+    )
+
+
+def _loading_stacked(stage: Stage, base: str, stands_on: Sequence[str], place: Place) -> str:
+    """Return how an adapter is loaded that does not stand on the base alone."""
+    below = ", then ".join(f"`{name}`" for name in stands_on)
+    told = f"RUN is the folder of the run {place.run}. " if place.run else ""
+    return (
+        f"{told}The adapter stands on `{base}` with what the run's stages made merged into it:"
+        f" {below}. On the base alone it answers otherwise. llmft puts them together from the run's"
+        f' folder: `llmft generate RUN "your question" --stage {stage.name}`; as one model for'
+        f" other programs: `llmft merge RUN --stage {stage.name} --output DIR`."
     )
 
 

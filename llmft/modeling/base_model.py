@@ -184,7 +184,7 @@ class BaseModel:
         return model
 
     def empty(self) -> Any:
-        """Return the base model on torch's meta device: its modules and shapes, without weights."""
+        """Return the base on torch's meta device: modules, shapes and types, without weights."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -193,7 +193,10 @@ class BaseModel:
         with torch.device("meta"), _found(self.path, source.revision):
             _refuse_other_kinds(source.path, config)
             return AutoModelForCausalLM.from_config(
-                config, attn_implementation=dense_attention(source, config), trust_remote_code=False
+                config,
+                dtype=getattr(torch, source.dtype),
+                attn_implementation=dense_attention(source, config),
+                trust_remote_code=False,
             )
 
 

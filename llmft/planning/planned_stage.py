@@ -133,11 +133,11 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("rollout")
-        asked = batch * self.train.gradient_accumulation_steps
+        asked = batch * self.train.accumulation()
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
         batches = [items[:size]]
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -148,9 +148,19 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("train")
-        train_steps(self.models.model, batches, objective, self.train, self._groups(), memory)
+        self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _train_steps(self, batches: list[list[Any]], objective: Objective) -> None:
+        asked, memory = self.spec.evaluate, self.state.memory
+
+        def evaluate() -> None:
+            if asked is not None and asked.eval_strategy != "no":
+                judge(self, in_training=True)
+
+        groups = self._groups()
+        train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:
@@ -187,7 +197,10 @@ class PlannedModels(StageModels):
                 elif remark := without_masters(model):
                     self.log.note(remark)
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
-        whole = self.adapter is not None and self.adapter.trains_base
+        trains = isinstance(self.bound.work, Alignment)
+        whole = trains and bool(self.adapter.trains_base)
+        if not trains:
+            model.requires_grad_(False)
         for tensor in tensors_of(state.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own
             kind = TRAINED if whole and tensor.requires_grad else WEIGHTS if ours else ADAPTER

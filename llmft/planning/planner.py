@@ -25,12 +25,21 @@ from llmft.training.step_plan import Plan
 
 
 @dataclass(frozen=True)
+class Evaluations:
+    """How often a stage is scored during training, on how many rows; how often with answers."""
+
+    times: int
+    rows: int
+    with_answers: int
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """What a stage would do.
 
     rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
-    here. drawn: the answers that a task draws. followed: whether the memory of all its phases is in
-    `peaks`; a remark says what is not.
+    here. evaluations: those during training. drawn: the answers that a task draws. followed:
+    whether the memory of all its phases is in `peaks`; a remark says what is not.
     """
 
     name: str
@@ -46,6 +55,7 @@ class StagePlan:
     total_parameters: int
     quantization: str
     counts: Counts | None
+    evaluations: Evaluations | None
     peaks: tuple[Peak, ...]
     followed: bool
     files: tuple[tuple[str, int], ...]
@@ -121,6 +131,7 @@ def plan_stage(
         total_parameters=total,
         quantization=stored,
         counts=planned.state.counts,
+        evaluations=_evaluations(planned),
         peaks=tuple(memory.peaks),
         followed=followed,
         files=tuple(_files(stage, planned)),
@@ -209,7 +220,8 @@ def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
     if stage.task:
         return [(f"{folder}/rows.jsonl", 0)]
     files = [(f"{folder}/adapter", state.saved_bytes)]
-    if stage.train.save_strategy != "no":
+    chooses = stage.evaluate is not None and stage.evaluate.best_metric is not None
+    if stage.train.save_strategy != "no" or chooses:
         kept = stage.train.save_total_limit
         if counts is not None:
             kept = min(kept, _saves(stage, counts))
@@ -219,8 +231,22 @@ def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
 
 
 def _saves(stage: Stage, counts: Counts) -> int:
-    """Return how many checkpoints a stage writes in all."""
-    return Plan.of(counts.items, stage.train, 0).saves(stage.train)
+    """Return how many checkpoints a stage writes in all, at most."""
+    plan = Plan.of(counts.items, stage.train, 0)
+    saves = plan.saves(stage.train)
+    if stage.evaluate is not None and stage.evaluate.best_metric:  # each may be the best
+        saves += plan.evaluations(stage.evaluate, stage.train)
+    return saves
+
+
+def _evaluations(planned: PlannedStage) -> Evaluations | None:
+    """Return how often a stage is scored during training; None where it is not, or not known."""
+    asked, counts, train = planned.spec.evaluate, planned.state.counts, planned.train
+    if asked is None or counts is None or asked.eval_strategy == "no":
+        return None
+    times = Plan.of(counts.items, train, 0).evaluations(asked, train)
+    every = asked.generate_every
+    return Evaluations(times, len(planned.data.held_out()), times // every if every else 0)
 
 
 def _network(job: Job) -> list[str]:

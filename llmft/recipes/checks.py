@@ -91,7 +91,10 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
     other, other_stage = found
     differing = difference(stage.adapter, other_stage.adapter)
     paths: list[KeyPath] = [(*base, "adapter", differing), ("stages", other, "adapter", differing)]
-    if not blocks.tree.touches_broken([(*base, "adapter"), ("stages", other, "adapter")]):
+    asks: list[KeyPath] = [
+        (*base, "adapter"), ("stages", other, "adapter"), (*base, "start_from", "merge"),
+    ]  # fmt: skip
+    if not blocks.tree.touches_broken(asks):
         what = (
             f"'{differing}' is not what stage '{other_stage.name}' has,"
             f" whose adapter stage '{stage.name}' continues to train"

@@ -79,6 +79,18 @@ class BoundStage:
         return None if self.spec.merges_start else self.start
 
     @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The stages that are merged into the base under this one's adapter, the first one first.
+
+        Empty: it stands on the base alone.
+        """
+        start = self.start
+        if start is None or start.stage is None:
+            return ()
+        below = start.stage.stands_on
+        return (*below, start.target) if self.spec.merges_start else below
+
+    @property
     def model_adapter(self) -> Adapter[Any] | None:
         """The adapter on the stage's model; None for a task on the base alone.
 

@@ -58,7 +58,9 @@ class Stage(Settings):
     )
     train: TrainSettings = Field(default_factory=TrainSettings, description="how the stage trains")
     evaluate: EvaluateSettings | None = Field(
-        None, description="how the stage is scored before and after training; default: not scored"
+        None,
+        description="how the stage is scored before, after and during training; default: not"
+        " scored",
     )
 
     @property

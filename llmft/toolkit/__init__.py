@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
-from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer, shown_score
+from llmft.api.text_metrics import (
+    exact_match,
+    f1,
+    final_number,
+    first_line,
+    last_number,
+    normalize_answer,
+    shown_score,
+)
 from llmft.data.conversation import (
     is_blank,
     messages_of,
@@ -34,6 +42,7 @@ from llmft.ranking import (
 from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_text
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
+from llmft.system.time_limit import TimeUp, time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +56,7 @@ __all__ = [
     "Sample",
     "TableConfig",
     "TableDataset",
+    "TimeUp",
     "add_score_head",
     "add_value_head",
     "all_reduce_sum",
@@ -57,11 +67,13 @@ __all__ = [
     "f1",
     "fields_of",
     "fill",
+    "final_number",
     "first_line",
     "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
+    "last_number",
     "load_score_head",
     "load_tensors",
     "load_value_head",
@@ -81,6 +93,7 @@ __all__ = [
     "start_python",
     "terminal_width",
     "text_of",
+    "time_limit",
     "token_stats",
     "tools_of",
     "untrained",

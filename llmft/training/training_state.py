@@ -69,6 +69,33 @@ def restore(
 
     Raises CheckpointError where names, shapes or dtypes are not those of the model.
     """
+    parameters = restore_weights(model, tensors)
+    _start_states(optimizer)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            optimizer.state[parameter].update(facts["optimizer"][name])
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "optimizer":
+                name, _, entry = rest.rpartition("/")
+                _put(optimizer, parameters[name], entry, tensor)
+    _go_to_step(schedule, step)
+    number, others = distributed.rank(), facts.get("others", ())
+    if number == 0:
+        set_random_state(tensors, facts)
+    elif number <= len(others):  # one that was not there before keeps the state it is seeded with
+        mine = f"process/{number}/"
+        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
+        set_random_state(own, others[number - 1])
+
+
+def restore_weights(
+    model: Any, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.nn.Parameter]:
+    """Put back the weights that `capture` returned, and return the parameters by name.
+
+    Raises CheckpointError where names, shapes or dtypes are not those of the model.
+    """
     parameters = trainable(model)
     saved = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
     if misfits := list(_misfits(parameters, saved)):
@@ -78,28 +105,10 @@ def restore(
             + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
             fix="resume with the recipe and the model that the run started with",
         )
-    _start_states(optimizer)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
-            optimizer.state[parameter].update(facts["optimizer"][name])
-        for key, tensor in tensors.items():
-            kind, _, rest = key.partition("/")
-            if kind == "optimizer":
-                name, _, entry = rest.rpartition("/")
-                _put(optimizer, parameters[name], entry, tensor)
-    _go_to_step(schedule, step)
-    if number := distributed.rank():
-        mine = f"process/{number}/"
-        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
-        set_random_state(own, facts["others"][number - 1])
-    else:
-        set_random_state(tensors, facts)
-
-
-def processes_of(facts: Mapping[str, Any]) -> int:
-    """Return how many processes trained up to a checkpoint, by its plain data."""
-    return 1 + len(facts.get("others", ()))
+    return parameters
 
 
 def random_state() -> tuple[Tensors, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from llmft.api import (
     Alignment,
@@ -19,6 +19,7 @@ from llmft.api import (
     hookimpl,
 )
 from llmft_alignments.pairs import (
+    PREFERENCES,
     HeldOut,
     pair_nll,
     per_answer,
@@ -42,6 +43,7 @@ class Orpo(Alignment["Orpo.Config"]):
     method = "orpo"
     rows = ("preference",)
     produces = "policy"
+    greater_is_better: ClassVar = PREFERENCES
 
     class Config(AlignmentConfig):
         """TRL's ORPOConfig, by its own names, and the offline variant's."""

@@ -23,6 +23,7 @@ from llmft.toolkit import (
     TableDataset,
     exact_match,
     f1,
+    final_number,
     messages_of,
     tools_of,
     untrained,
@@ -41,7 +42,7 @@ class Chat(TableDataset["Chat.Config"]):
 
     method = "chat"
     rows = ("chat", "completion")
-    metrics = {"exact_match": exact_match, "f1": f1}
+    metrics = {"exact_match": exact_match, "f1": f1, "final_number": final_number}
 
     class Config(TableConfig):
         """Where the conversations are, and which turns are trained on."""

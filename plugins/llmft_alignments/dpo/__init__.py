@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from llmft.api import (
     hookimpl,
 )
 from llmft_alignments.pairs import (
+    PREFERENCES,
     HeldOut,
     pair_logps,
     preferences_of,
@@ -55,6 +56,9 @@ class Dpo(Alignment["Dpo.Config"]):
     method = "dpo"
     rows = ("preference",)
     produces = "policy"
+    greater_is_better: ClassVar = PREFERENCES | {
+        "reward_accuracy": True, "reward_margin": True, "objective_loss": False,
+    }  # fmt: skip
 
     class Config(AlignmentConfig):
         """TRL's DPOConfig, by its own names."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmft.api import (
     Alignment,
@@ -33,6 +33,7 @@ class Reward(Alignment["Reward.Config"]):
     method = "reward"
     rows = ("preference",)
     produces = "reward_model"
+    greater_is_better: ClassVar = {"accuracy": True, "margin": True, "calibration_error": False}
 
     class Config(AlignmentConfig):
         """TRL's RewardConfig, by its own names."""
