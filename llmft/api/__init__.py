@@ -231,11 +231,12 @@ class Alignment(_Work[C]):
     def train(self, context: StageContext) -> StageResult:
         """Train the stage's adapter, and return what was made."""
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
         """Return metrics of the method's own, on held-out rows: before, after, during training.
 
-        During training it must leave the model and the method as they are. Random numbers are put
-        back, and what it adds to the samples is left out.
+        Each is a number, or a value for each held-out row: the score is their mean, and has a 95 %
+        interval. During training it must leave the model and the method as they are. Random numbers
+        are put back, and what it adds to the samples is left out.
         """
         return {}
 

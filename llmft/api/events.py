@@ -52,10 +52,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage made: what kind of thing, its scores, and the numbers that describe it."""
+    """What a stage made: what kind of thing, its scores, and the numbers that describe it.
+
+    scores: under `before`, `after` and `difference` (after - before on the same rows), for each
+    metric its `value`, `n` rows and 95 % interval, `low` to `high` (None where there is none).
+    generation: the settings that scored answers were generated with, in GenerationConfig's names.
+    """
 
     produces: str
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, Mapping[str, float | int | None]]] = field(
+        default_factory=dict
+    )
+    generation: Mapping[str, Any] = field(default_factory=dict)

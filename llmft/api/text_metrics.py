@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
@@ -22,15 +22,30 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(answer: str, right: Sequence[str]) -> float:
-    """Return 1.0 if the normalised answer equals one of the right ones, else 0.0."""
+    """Return 1.0 if the normalised answer equals one of the right ones, else 0.0.
+
+    An empty answer is never right, nor is one of which nothing is left, such as 'the'; one that
+    equals a right one letter for letter is, such as 'A' in a multiple choice.
+    """
+    if _is_the_same(answer, right):
+        return 1.0
     given = normalize_answer(answer)
-    return float(any(given == normalize_answer(text) for text in right))
+    return float(bool(given) and any(given == normalize_answer(text) for text in right))
 
 
 def f1(answer: str, right: Sequence[str]) -> float:
-    """Return the best token F1 of the normalised answer against the right ones, in [0, 1]."""
+    """Return the best token F1 of the normalised answer against the right ones, in [0, 1].
+
+    An answer that equals a right one letter for letter has 1.
+    """
+    if _is_the_same(answer, right):
+        return 1.0
     given = normalize_answer(answer).split()
     return max((_token_f1(given, normalize_answer(text).split()) for text in right), default=0.0)
+
+
+def _is_the_same(answer: str, right: Sequence[str]) -> bool:
+    return bool(answer.strip()) and any(answer.strip() == text.strip() for text in right)
 
 
 def _token_f1(given: Sequence[str], right: Sequence[str]) -> float:
@@ -39,6 +54,20 @@ def _token_f1(given: Sequence[str], right: Sequence[str]) -> float:
         return 0.0
     precision, recall = same / len(given), same / len(right)
     return 2 * precision * recall / (precision + recall)
+
+
+def shown_score(score: Mapping[str, float | int | None], places: int = 2) -> str:
+    """Return a score as it is told: '0.67 [0.21, 0.94] n=3'; without bounds where it has none.
+
+    score: `value`, `low`, `high` and `n`, as in `StageResult.scores`.
+    """
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.{places}f}"
+
+    low, high = score.get("low"), score.get("high")
+    bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
+    return f"{number(score.get('value'))}{bounds} n={score.get('n')}"
 
 
 def first_line(text: str) -> str:

@@ -22,8 +22,9 @@ from llmft.api import (
     Row,
     TextRow,
 )
+from llmft.api.errors import Fault
 from llmft.api.rows import IGNORED
-from llmft.data.duplicates import Duplicates, duplicates
+from llmft.data.duplicates import Duplicates
 from llmft.data.encoding import EncodingReport
 from llmft.data.stage_rows import Rows
 
@@ -81,11 +82,12 @@ class ShownRow:
 class StagePreview:
     """What a stage trains on. comes_from: the stage that has yet to make its rows.
 
-    read: records of the training split. used: rows that became token rows. items: token rows (or
-    pairs, or prompts). split_rows: rows that made one token row for each turn; None where no row is
-    a conversation. counts: rows that were cut or dropped, by reason. lengths: of an item's longest
-    row, in tokens. histogram: (from, to, items). unread: by split, columns that nobody looks at,
-    and in how many rows they are. refused: why a run would stop here.
+    read: records of the training split. made: token rows that were made of them, of which `counts`
+    says what was lost, by reason. remarks: what else was met, and how often. items: token rows (or
+    pairs, or prompts) that are trained on. split_rows: rows that made one token row for each turn;
+    None where no row is a conversation. lengths: of an item's longest row, in tokens. histogram:
+    (from, to, items). unread: by split, columns that nobody looks at, and in how many rows they
+    are. refused: why a run would stop here.
     """
 
     name: str
@@ -94,11 +96,12 @@ class StagePreview:
     kind: str = ""
     comes_from: str = ""
     read: int = 0
-    used: int = 0
+    made: int = 0
     skipped: int = 0
     skipped_reasons: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
     items: int = 0
     split_rows: int | None = None
     tokens: int = 0
@@ -109,7 +112,7 @@ class StagePreview:
     duplicates: Duplicates | None = None
     held_out: int = 0
     unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    refused: str = ""
+    refused: Fault | None = None
     notes: tuple[str, ...] = ()
     rows: tuple[ShownRow, ...] = ()
 
@@ -138,6 +141,7 @@ class Seen:
     tokenizer: Any
     max_length: int | None
     encode: Callable[[Sequence[Row]], Sequence[Item]]
+    duplicates: Duplicates
 
 
 def stage_preview(
@@ -149,7 +153,7 @@ def stage_preview(
     name: str = "",
     method: str = "",
     data: str = "",
-    refused: str = "",
+    refused: Fault | None = None,
     notes: Sequence[str] = (),
 ) -> StagePreview:
     """Return what a stage trains on, with so many picked rows of each kind in `only`."""
@@ -163,11 +167,12 @@ def stage_preview(
         data=data,
         kind=kind_of(items),
         read=train.seen,
-        used=report.kept,
+        made=report.rows,
         skipped=train.skipped,
         skipped_reasons=tuple(train.reasons),
         left_out=dict(train.left_out),
         counts=dict(report.counts),
+        remarks=dict(report.remarks),
         items=len(items),
         split_rows=_split_rows(train.rows, items),
         tokens=sum(len(row.input_ids) for item in items for row in token_rows(item)),
@@ -175,7 +180,7 @@ def stage_preview(
         max_length=seen.max_length,
         lengths=_summary(lengths),
         histogram=histogram(lengths),
-        duplicates=duplicates(train.rows, held_out),
+        duplicates=seen.duplicates,
         held_out=len(held_out),
         unread={split: columns for split, columns in unread.items() if columns},
         refused=refused,
@@ -421,7 +426,7 @@ def _roles(text: str, messages: Sequence[Message]) -> Iterator[tuple[int, int, s
     """Yield where the messages' contents are, in order; one that is not found is left out."""
     at = 0
     for message in messages:
-        content = message["content"]
+        content = message.get("content")
         content = content.strip() if isinstance(content, str) else ""
         found = _found(text, content, at) if content else -1
         if found >= 0:
@@ -454,10 +459,10 @@ def texts_of(row: Row) -> list[str]:
     if isinstance(row, TextRow):
         texts = (row.text,)
     elif isinstance(row, ChatRow):
-        texts = (message["content"] for message in row.messages)
+        texts = (message.get("content") for message in row.messages)
     else:
         asked = row.prompt
-        prompt = [asked] if isinstance(asked, str) else [turn["content"] for turn in asked]
+        prompt = [asked] if isinstance(asked, str) else [turn.get("content") for turn in asked]
         if isinstance(row, CompletionRow):
             texts = (*prompt, row.completion)
         elif isinstance(row, PreferenceRow):

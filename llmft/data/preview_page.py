@@ -20,13 +20,15 @@ def facts(stage: StagePreview) -> list[tuple[str, str]]:
 def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     if stage.comes_from:
         yield "rows", f"made in the run, by the stage '{stage.comes_from}'"
-    yield "refused", f"a run would stop here: {stage.refused}" if stage.refused else ""
+    yield "refused", f"a run would stop here: {stage.refused.line()}" if stage.refused else ""
     if not stage.read:
         return
     yield "rows", f"{stage.read:,} read, {stage.items:,} {stage.kind} used" + _lost(stage)
     yield "split", _split(stage)
     for why, count in sorted(stage.counts.items()):
-        yield "cut or dropped", f"{count:,} {why} ({count / stage.read:.1%})"
+        yield "cut or dropped", f"{count:,} {why} ({count / max(stage.made, 1):.1%})"
+    for why, count in sorted(stage.remarks.items()):
+        yield "met", f"{why}: {count:,}"
     for why, count in sorted(stage.left_out.items()):
         yield "left out", f"{count:,} {why}"
     if stage.skipped:
@@ -50,10 +52,8 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     if stage.held_out:
         yield "held out", f"{stage.held_out:,} rows, to score on"
     yield from _unread(stage)
-    told_already = {stage.duplicates.note() if stage.duplicates else ""}
     for note in stage.notes:
-        if note not in told_already and not note.startswith(f"of {stage.read} rows: "):
-            yield "note", note
+        yield "note", note
 
 
 def _unread(stage: StagePreview) -> Iterator[tuple[str, str]]:

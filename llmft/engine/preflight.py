@@ -107,7 +107,7 @@ def _of_other_runs(job: Job) -> Iterator[Fault]:
             stage = upstream_folder(bound.upstream[reference.target], Path())
             made = artifacts.result_of(stage)["produces"]
         except LlmftError as error:
-            yield from _placed(job, reference.path, error)
+            yield from placed(job, reference.path, error)
             continue
         if made != reference.produces:
             made, wanted = (word.replace("_", " ") for word in (made, reference.produces))
@@ -145,10 +145,10 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
         try:
             check_rows(dataset, bound.spec)
         except LlmftError as error:
-            yield from _placed(job, _key_of(job, number, error), error)
+            yield from placed(job, key_of(job, number, error), error)
 
 
-def _key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
+def key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
     """Return the key of a data block that an error about its rows belongs to."""
     base: KeyPath = ("stages", number, "data")
     code = error.faults[0].code
@@ -158,7 +158,8 @@ def _key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
     return found[0] if found else base
 
 
-def _placed(job: Job, path: KeyPath, error: LlmftError) -> list[Fault]:
+def placed(job: Job, path: KeyPath, error: LlmftError) -> list[Fault]:
+    """Return an error's faults at a key of the recipe."""
     return [job.fault(fault.code, path, fault.what, fault.fix) for fault in error.faults]
 
 
@@ -169,7 +170,7 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
     try:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
-        return _placed(job, ("model", "path"), error)
+        return placed(job, ("model", "path"), error)
     positions = base.positions
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):

@@ -25,9 +25,10 @@ from llmft.api import (
     SamplingParams,
     StageResult,
 )
-from llmft.api.errors import LlmftError
+from llmft.api.errors import Fault, LlmftError
 from llmft.data.encoding import EncodingReport
 from llmft.data.preview import PICKS, StagePreview
+from llmft.engine.preflight import error_of, key_of, placed
 from llmft.engine.stage import StageRunner
 from llmft.engine.stage_data import Encode, Items, StageData
 from llmft.engine.stage_preview import data_of, method_of, preview_of
@@ -67,6 +68,29 @@ def preview_job(
     return found
 
 
+def refuse_rows(job: Job, base: BaseModel) -> dict[str, list[str]]:
+    """Return the remarks on each stage's rows, having read and encoded all of them.
+
+    Raises one error with the faults that a run would stop at, each at its data block.
+    """
+    faults, remarks = list[Fault](), dict[str, list[str]]()
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, bound in enumerate(job.written_stages):
+            place = Path(scratch, bound.name)
+            place.mkdir()
+            try:
+                if (stage := asked_stage(job, bound, base, place)) is not None:
+                    found = stage.preview(picks=0)
+                    if found.refused:
+                        raise DataError.of([found.refused])
+                    remarks[bound.name] = stage.log.notes
+            except LlmftError as error:
+                faults += placed(job, key_of(job, number, error), error)
+    if faults:
+        raise error_of(faults)
+    return remarks
+
+
 def preview_stage(
     job: Job,
     bound: BoundStage,
@@ -77,14 +101,21 @@ def preview_stage(
     only: Sequence[str] = PICKS,
 ) -> StagePreview:
     """Return what one stage trains on. folder: an empty one, for what its method writes."""
-    own = upstream_here(bound)
-    if own or bound.dataset is None:
-        what = own[0] if own else next(iter(bound.upstream), "")
+    stage = asked_stage(job, bound, base, folder)
+    if stage is None:
+        what = [*upstream_here(bound), *bound.upstream, ""][0]
         return StagePreview(bound.name, method_of(bound), data_of(bound), comes_from=what)
+    return stage.preview(picks=picks, only=only)
+
+
+def asked_stage(job: Job, bound: BoundStage, base: BaseModel, folder: Path) -> PreviewStage | None:
+    """Return a stage whose method has asked for its rows; None where another stage makes them."""
+    if bound.dataset is None or upstream_here(bound):
+        return None
     dataset_in(bound, folder)  # of another run, which is there
     stage = PreviewStage(job, bound, base, folder=folder)
     stage.ask_the_method()
-    return stage.preview(picks=picks, only=only)
+    return stage
 
 
 def upstream_here(bound: BoundStage) -> list[str]:
@@ -100,7 +131,7 @@ class PreviewStage(StageRunner):
 
     def __init__(self, job: Job, bound: BoundStage, base: BaseModel, *, folder: Path) -> None:
         self.items: Sequence[Any] | None = None
-        self.refused = ""
+        self.refused: Fault | None = None
         super().__init__(
             job, bound, base, run=folder.parent, folder=folder, dataset=bound.dataset,
             trackers=Trackers([]),
@@ -123,12 +154,12 @@ class PreviewStage(StageRunner):
         except LlmftError as error:  # what the method finds wrong with its rows
             if self.data.trained_on is None:
                 raise
-            self.refused = error.faults[0].line()
+            self.refused = error.faults[0]
         except Exception:  # a plugin's own code, met with a model that has no weights
             if self.data.trained_on is None:
                 self.log.note(f"'{self.work.method}' asks for the model before it encodes its rows")
 
-    def preview(self, *, picks: int, only: Sequence[str]) -> StagePreview:
+    def preview(self, *, picks: int, only: Sequence[str] = PICKS) -> StagePreview:
         """Return what the method asked for; where it asked for nothing, the rows as they are."""
         if self.data.trained_on is None:
             self.data.encode_as(self.bound.dataset, self.work)
@@ -154,7 +185,7 @@ class PreviewStage(StageRunner):
 class PreviewData(StageData):
     """The stage's rows, all of them, also where a run would stop because too many are lost."""
 
-    refused = ""
+    refused: Fault | None = None
     _asked: Sequence[Row] | None = None
 
     def _encoded(
@@ -169,7 +200,7 @@ class PreviewData(StageData):
                 encode(self.encoder, rows, asked, refuse=True)
             report.refuse_losses(asked)
         except DataError as error:
-            self.refused = error.faults[0].line()
+            self.refused = error.faults[0]
         return items, report
 
     def encode_asked(self, prompts: Sequence[PromptRow], max_new_tokens: int) -> None:

@@ -150,6 +150,8 @@ class StageRunner:
             },
             before=before,
             after=after,
+            scores=self.scoring.intervals(before, after),
+            generation=self.scoring.generation,
         )
 
     def _keep_preview(self, items: Sequence[Any]) -> None:
@@ -201,6 +203,7 @@ class StageRunner:
             return self.scoring.score("before")
         self.log.note(f"continues after step {saved.step}, from its checkpoint")
         self.log.samples = list(saved.carried["samples"])
+        self.scoring.go_on()
         before: Mapping[str, float] = saved.carried["before"]
         if before:
             self.trackers.scored(self.name, "before", before)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, Row
 from llmft.api.settings import TrainSettings
-from llmft.data.duplicates import duplicates
+from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
@@ -20,6 +20,8 @@ from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
 from llmft.recipes.locating import about
 
+UNREAD = "columns of the data that are not read"
+_SHOWN = 8
 Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt)
 
 
@@ -53,6 +55,7 @@ class StageData:
         self.train, self.seed, self.log = bound.spec.train, seed, log
         self._told_day = False
         self.trained_on: TrainedOn | None = None
+        self.duplicates = Duplicates(0, 0, 0, 0)  # of the rows, once they are read
 
     @cached_property
     def max_length(self) -> int | None:
@@ -80,10 +83,12 @@ class StageData:
             if self.dataset.config.on_bad_row == "skip":
                 with about("data.path"):
                     leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
-            for note in (rows.note(), rows.unread_note() if rows is train else ""):
-                if note:
-                    self.log.note(note)
-        if note := duplicates(train.rows, held_out.rows if held_out else ()).note():
+            if note := rows.note():
+                self.log.note(note)
+        self.duplicates = duplicates(train.rows, held_out.rows if held_out else ())
+        if note := self.duplicates.note():
+            self.log.note(note)
+        if note := unread_note(train, held_out):
             self.log.note(note)
         return train, held_out
 
@@ -158,3 +163,14 @@ class StageData:
                     f" has {words} tokens",
                     fix="set model.tokenizer to the tokenizer that belongs to the model",
                 )
+
+
+def unread_note(train: Rows, held_out: Rows | None) -> str:
+    """Return which columns, and which keys of messages, nobody reads; '' where all are read.
+
+    Keys inside a column that is read, such as an answer's other spellings, are no surprise.
+    """
+    unread = sorted(train.unread | (held_out.unread if held_out else {}))
+    named = [f"'{name}'" for name in unread if "." not in name.replace("[].", "")]
+    more = f" and {len(named) - _SHOWN} more" if named[_SHOWN:] else ""
+    return f"{UNREAD}: {', '.join(named[:_SHOWN])}{more}" if named else ""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import Alignment, Row
+from llmft.api.errors import Fault
 from llmft.data.encoding import Encoder
 from llmft.data.preview import PICKS, Item, Seen, StagePreview, stage_preview
-from llmft.engine.stage_data import TrainedOn
+from llmft.engine.stage_data import TrainedOn, unread_note
 from llmft.recipes.job import BoundStage
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def preview_of(
     *,
     picks: int,
     only: Sequence[str] = PICKS,
-    refused: str = "",
+    refused: Fault | None = None,
 ) -> StagePreview:
     """Return a running stage's preview. items: what it trains on, where they are of known kinds."""
     encoder = Encoder(stage.models.tokenizer, None, stage.data.encoder.chat)
@@ -37,6 +38,10 @@ def preview_of(
         return whole
 
     train, held_out = stage.data.split
+    told = {  # the preview says these in its own words
+        train.note(), made.report.note(), unread_note(train, held_out),
+        stage.data.duplicates.note(),
+    }  # fmt: skip
     known = items is not None and all(isinstance(item, Item) for item in items)
     return stage_preview(
         Seen(
@@ -47,6 +52,7 @@ def preview_of(
             stage.models.tokenizer,
             stage.data.max_length,
             uncut,
+            stage.data.duplicates,
         ),
         picks=picks,
         seed=stage.seed,
@@ -55,7 +61,7 @@ def preview_of(
         method=method_of(stage.bound),
         data=data_of(stage.bound),
         refused=refused,
-        notes=stage.log.notes,
+        notes=[note for note in stage.log.notes if note not in told],
     )
 
 

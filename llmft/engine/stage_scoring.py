@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmft.api import Alignment, Encoded, Progress
 from llmft.api.errors import Fault, RecipeError
+from llmft.evaluation.intervals import Score, differences_of, scores_of
 from llmft.recipes.work import LOSS_METRICS, direction_of
-from llmft.registry.return_checks import metric_of, numbers_of
+from llmft.registry.return_checks import metric_of, row_values_of
+from llmft.runs import artifacts
+from llmft.system import fsio
 
 if TYPE_CHECKING:
     from llmft.engine.stage import StageRunner
     from llmft.training.validation import Validation
+
+
+ROW_SCORES = "scores.json"
+"""The value of each held-out row, before and after training, for each metric that has some."""
 
 
 class StageScoring:
@@ -23,6 +30,8 @@ class StageScoring:
     def __init__(self, stage: StageRunner) -> None:
         self.stage, self.asked = stage, stage.spec.evaluate
         self.steps = 0
+        self.by_row: dict[str, dict[str, list[float]]] = {}
+        self.generation: dict[str, Any] = {}
 
     def score(self, when: str) -> dict[str, float]:
         """Return the scores of the model as it is now, `before` or `after` training.
@@ -36,11 +45,37 @@ class StageScoring:
             if stage.data.split[1] is None or self.asked is None:
                 return {}
             stage.log.when = when
-            found = self._scores(when, generate=True, samples=self.asked.samples)
+            found, self.by_row[when] = self._scores(when, generate=True, samples=self.asked.samples)
+            fsio.write_json(stage.folder / ROW_SCORES, self.by_row)
             stage.trackers.scored(stage.name, when, found)
             return found
 
         return distributed.on_rank_zero(make)
+
+    def go_on(self) -> None:
+        """Take up the rows' scores of the run that is resumed."""
+        path = self.stage.folder / ROW_SCORES
+        if path.is_file():
+            self.by_row = fsio.read_json(path, artifacts.PUT_BACK)
+
+    def intervals(
+        self, before: Mapping[str, float], after: Mapping[str, float]
+    ) -> dict[str, dict[str, Score]]:
+        """Return every score with its rows and its 95 % interval, and the paired differences."""
+        if not after:
+            return {}
+        rows = len(self.stage.data.held_out())
+        bounded = list(self.stage.dataset.metrics)
+        found = {
+            when: {
+                name: {"value": value, "low": None, "high": None, "n": rows}
+                for name, value in metrics.items()
+            }
+            | scores_of(self.by_row.get(when, {}), bounded)
+            for when, metrics in (("before", before), ("after", after))
+        }
+        values = (self.by_row.get(when, {}) for when in ("before", "after"))
+        return {**found, "difference": differences_of(*values)}
 
     def validation(self, steps: int, before: Mapping[str, float]) -> Validation | None:
         """Return the evaluations during a training of so many steps; None where none is asked.
@@ -74,7 +109,7 @@ class StageScoring:
         def make() -> dict[str, float] | None:
             try:
                 with self._looking_on(stopping):
-                    return self._scores("", generate=generate, samples=0)
+                    return self._scores("", generate=generate, samples=0)[0]
             except Stopped:
                 return None
 
@@ -98,27 +133,37 @@ class StageScoring:
                 for module, training in modes:
                     module.training = training
 
-    def _scores(self, when: str, *, generate: bool, samples: int) -> dict[str, float]:
-        from llmft.evaluation import evaluation
+    def _scores(
+        self, when: str, *, generate: bool, samples: int
+    ) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Return the metrics, and of those that are means over rows the value of each row."""
+        from llmft.evaluation import evaluation, generation
 
         stage, asked = self.stage, self.asked
         rows = stage.data.split[1]
         assert rows is not None
         assert asked is not None
         found: dict[str, float] = {}
+        by_row: dict[str, list[float]] = {}
         if set(asked.metrics) & set(LOSS_METRICS):
             encoded, note = self._encoded
             if when == "before" and note:
                 stage.log.note(f"to compute the loss, {note}")
             stage.log.progress("evaluate", 0, len(encoded))
-            loss = evaluation.mean_loss(
+            loss, of_loss = evaluation.row_losses(
                 stage.models.model,
                 encoded,
                 stage.train.per_device_eval_batch_size,
                 lambda done, total: stage.log.progress("evaluate", done, total),
             )
-            values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
+            surprise = evaluation.perplexity(loss)
+            values = {"loss": loss, "perplexity": surprise}
+            rows_of = {
+                "loss": of_loss,
+                "perplexity": [surprise * (1 + value - loss) for value in of_loss],
+            }
             found |= {name: values[name] for name in asked.metrics if name in values}
+            by_row |= {name: rows_of[name] for name in asked.metrics if name in rows_of}
         theirs = stage.dataset.metrics
         named = {m: metric_of(stage.dataset, m) for m in asked.metrics if m in theirs}
         if named and generate:
@@ -129,11 +174,17 @@ class StageScoring:
                 samples,
             )
             found |= answers.metrics
+            by_row |= answers.values
+            self.generation = generation.settings(
+                stage.models.model, stage.models.tokenizer, asked.max_new_tokens
+            )
             stage.log.samples += [{"when": when, **sample} for sample in answers.samples]
         work = stage.work
         if isinstance(work, Alignment) and (generate or not work.evaluate_generates):
-            found |= numbers_of(work, "'evaluate'", work.evaluate(stage))
-        return found
+            metrics, values_of = row_values_of(work, work.evaluate(stage))
+            found |= metrics
+            by_row |= values_of
+        return found, by_row
 
     @cached_property
     def _encoded(self) -> tuple[Sequence[Encoded], str]:

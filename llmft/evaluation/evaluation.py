@@ -20,14 +20,19 @@ from llmft.api import (
     Row,
 )
 from llmft.api.errors import DataError
+from llmft.evaluation.intervals import ratio_values
 from llmft.modeling.forward import label_nll
 
 
 @dataclass
 class Scores:
-    """Metrics, and the answers they were computed from."""
+    """Metrics, and the answers they were computed from.
+
+    values: of a metric that is the mean over rows, the value of each.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -38,19 +43,33 @@ def mean_loss(
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
     """Return the mean negative log-likelihood of the rows' label tokens, in nats."""
+    return row_losses(model, rows, batch_size, on_batch)[0]
+
+
+def row_losses(
+    model: Any,
+    rows: Sequence[Encoded],
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[float, list[float]]:
+    """Return `mean_loss`, and pseudo-values of the rows, whose mean it is."""
     total, count = 0.0, 0
+    sums: list[float] = []
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             for start in range(0, len(rows), batch_size):
-                nll = label_nll(model, rows[start : start + batch_size]).nll_N
-                total += float(nll.double().sum())
+                some = rows[start : start + batch_size]
+                found = label_nll(model, some)
+                nll = found.nll_N.double()
+                total += float(nll.sum())
                 count += len(nll)
+                sums += nll.new_zeros(len(some)).index_add(0, found.row_N, nll).tolist()
                 on_batch(min(start + batch_size, len(rows)), len(rows))
     finally:
         model.train(training)
-    return total / count
+    return total / count, ratio_values(sums, [float(row.n_labels) for row in rows])
 
 
 def as_answered(rows: Sequence[Row]) -> list[Row]:
@@ -99,7 +118,8 @@ def score_answers(
         {"prompt": prompt, "answer": text, "right": list(answers), **scores}
         for prompt, text, answers, scores in zip(prompts, given, right, per_row, strict=True)
     ][:samples]
-    return Scores(means, shown)
+    values = {name: [float(scores[name]) for scores in per_row] for name in metrics}
+    return Scores(means, values, shown)
 
 
 def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:

@@ -34,18 +34,9 @@ def generate(
     """
     from transformers import GenerationConfig
 
-    stops = stop_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id
-    pad = pad if pad is not None else stops[0] if stops else 0
-    config = GenerationConfig(
-        num_beams=1,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=stops or None,
-        use_cache=True,
-    )
-    fitted = _fitted(model, prompts, 1)
+    used = settings(model, tokenizer, max_new_tokens)
+    pad, config = used["pad_token_id"], GenerationConfig(**used)
+    fitted = _fitted(model, tokenizer, prompts, 1)
     if cut := sum(len(new) < len(old) for new, old in zip(fitted, prompts, strict=True)):
         on_cut(cut)
     answers = [""] * len(fitted)
@@ -68,6 +59,20 @@ def generate(
     return answers
 
 
+def settings(model: Any, tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:
+    """Return the settings of greedy answers, in GenerationConfig's names: these and no others."""
+    stops = list(stop_ids(model, tokenizer))
+    pad = tokenizer.pad_token_id
+    return {
+        "num_beams": 1,
+        "do_sample": False,
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": pad if pad is not None else stops[0] if stops else 0,
+        "eos_token_id": stops or None,
+        "use_cache": True,
+    }
+
+
 def sample(
     model: Any,
     tokenizer: Any,
@@ -84,7 +89,7 @@ def sample(
     leaves no room for the answer keeps its end.
     """
     count = params.num_return_sequences
-    fitted = _fitted(model, prompts, params.max_new_tokens)
+    fitted = _fitted(model, tokenizer, prompts, params.max_new_tokens)
     stops = (*stop_ids(model, tokenizer), *params.stop_token_ids)
     answers = decode(
         model,
@@ -162,8 +167,15 @@ def _room(model: Any) -> int | None:
 
 
 def _fitted(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[Sequence[int]]:
+    """Return prompts that leave room for an answer: one too long loses its start, but BOS stays."""
     room = _room(model)
-    keep = max(1, room - max_new_tokens) if room else None
-    return [list(p)[-keep:] if keep else list(p) for p in prompts]
+    if not room:
+        return [list(prompt) for prompt in prompts]
+    keep, fitted = max(1, room - max_new_tokens), list[Sequence[int]]()
+    for prompt in prompts:
+        begins = int(bool(prompt) and prompt[0] == tokenizer.bos_token_id and keep > 1)
+        cut = max(len(prompt) - keep, 0)
+        fitted.append([*prompt[:begins], *prompt[begins + cut :]] if cut else list(prompt))
+    return fitted

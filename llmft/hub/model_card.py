@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from llmft.api.shown_text import escaped
+from llmft.api.text_metrics import shown_score
 from llmft.modeling.base_model import EMBEDDED
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.secret import masked
@@ -267,9 +268,19 @@ def _scores(stage: Stage, result: Mapping[str, Any]) -> str:
         return f"{trained} It was not evaluated.".strip()
     asked = stage.evaluate
     rows = "held-out rows of the training split" if asked and asked.holdout else "held-out rows"
-    scores = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
-    table = _table(("metric", "before", "after"), scores)
-    return f"On {rows}, before and after training:\n\n{table}\n\n{trained}".strip()
+    told = result.get("scores") or {}
+    scores = [
+        (name, *(_score(told.get(when, {}).get(name), alone) for when, alone in
+                 (("before", before.get(name)), ("after", value), ("difference", None))))
+        for name, value in after.items()
+    ]  # fmt: skip
+    table = _table(("metric", "before", "after", "difference"), scores)
+    said = "with 95 % intervals over n rows; the difference is of the same rows"
+    return f"On {rows}, before and after training, {said}:\n\n{table}\n\n{trained}".strip()
+
+
+def _score(score: Mapping[str, Any] | None, alone: Any) -> str:
+    return shown_score(score, 4) if score else _number(alone)
 
 
 def _number(value: Any) -> str:

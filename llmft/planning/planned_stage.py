@@ -27,6 +27,7 @@ from llmft.api import (
 )
 from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.rows import IGNORED
+from llmft.data.encoding import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.engine.stage import StageRunner
@@ -300,13 +301,13 @@ class PlannedData(StageData):
         """Return the rows that take the most memory, having counted all."""
         if not rows:
             return self._assumed()
-        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train)[0])
+        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train))
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return the pairs that take the most memory, having counted all."""
         if not rows:
             return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
-        return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train)[0])
+        return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return the prompts that take the most memory, having counted all."""
@@ -315,21 +316,27 @@ class PlannedData(StageData):
             prompt = EncodedPrompt(ids, (IGNORED,) * len(ids))
             return [prompt] * self.train.per_device_train_batch_size
         return self._heaviest(
-            rows, lambda some: encode_prompts(self.encoder, some, self.train, max_new_tokens)[0]
+            rows, lambda some: encode_prompts(self.encoder, some, self.train, max_new_tokens)
         )
 
-    def _heaviest(self, rows: Sequence[Row], encode: Callable[[Any], list[Any]]) -> list[Any]:
+    def _heaviest(
+        self, rows: Sequence[Row], encode: Callable[[Any], tuple[list[Any], EncodingReport]]
+    ) -> list[Any]:
+        held_out = self.__dict__["split"][1] if "split" in self.__dict__ else None
+        judged = self.state.judging or (held_out is not None and rows is held_out.rows)
         every = -(-len(rows) // ROWS_TOKENISED)
         some = rows[::every]
         if every > 1:
             self.state.remark(
                 f"{len(some):,} of {len(rows):,} rows were tokenised; numbers are scaled"
             )
-        items, share = encode(some), len(some) / len(rows)
+        (items, report), share = encode(some), len(some) / len(rows)
+        if note := report.note():
+            self.state.remark(f"to score, {note}" if judged else note)
         if not items:
             return []
         counts, chosen = choose(items, self.train, self.seed, self.max_length, share)
-        if self.state.judging:
+        if judged:
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen
         model = self.models.model

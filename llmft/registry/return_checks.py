@@ -55,6 +55,25 @@ def numbers_of(method: Any, call: str, given: Any) -> dict[str, float]:
     return {name: float(value) for name, value in given.items()}
 
 
+def row_values_of(method: Any, given: Any) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return what `evaluate` gave: every metric's number, and the rows' values where it gave them.
+
+    The number of a metric with rows is their mean.
+    """
+    if not isinstance(given, Mapping):
+        return numbers_of(method, "'evaluate'", given), {}
+    rows = {
+        name: list(value) for name, value in given.items()
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value)
+    }  # fmt: skip
+    for name, values in rows.items():
+        numbers_of(method, "'evaluate'", dict.fromkeys([name], 0.0))
+        for value in values:
+            numbers_of(method, "'evaluate'", {name: value})
+    means = {name: math.fsum(values) / len(values) for name, values in rows.items()}
+    return numbers_of(method, "'evaluate'", {**given, **means}), rows
+
+
 def refusals_of(adapter: api.Adapter[Any], model: Any) -> list[api.Refusal]:
     """Return what an adapter's `check` says of a model."""
     given: Any = adapter.check(model)

@@ -62,7 +62,7 @@ class AlignmentContract(SettingsContract):
             stage = TrainingStage(work, [ROWS[kind]] * 4, tmp_path)
             try:
                 return_checks.result_of(work, work.train(stage), stage.folder)
-                return_checks.numbers_of(work, "'evaluate'", work.evaluate(stage))
+                return_checks.row_values_of(work, work.evaluate(stage))
             except api.PluginError as error:
                 pytest.fail(error.faults[0].what)
             assert stage.fitted, f"it trains on no row of the kind '{kind}'"

@@ -18,6 +18,7 @@ from llmft.api.text_metrics import (
     first_line,
     last_number,
     normalize_answer,
+    shown_score,
 )
 from llmft.data.conversation import (
     is_blank,
@@ -88,6 +89,7 @@ __all__ = [
     "save_score_head",
     "save_tensors",
     "save_value_head",
+    "shown_score",
     "start_python",
     "terminal_width",
     "text_of",

@@ -91,7 +91,7 @@ class Orpo(Alignment["Orpo.Config"]):
         with dropout_off(context, self.config.disable_dropout):
             return context.fit(items, OrpoObjective(self.config, context.models.shares_prompts))
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
         return self.held_out.preferences(context)
 
 

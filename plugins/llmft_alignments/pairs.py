@@ -111,27 +111,28 @@ class HeldOut:
             self._pairs = context.data.encode_pairs(rows) if rows else []
         return self._pairs
 
-    def preferences(self, context: StageContext) -> dict[str, float]:
-        """Return how often, and by how many nats, the chosen answer is the likelier one.
-
-        Ties count as wrong. The interval is Wilson's, at 95 %.
-        """
-        pairs = self.pairs(context)
-        if not pairs:
-            return {}
+    def logps(self, context: StageContext) -> torch.Tensor:
+        """Return the policy's summed log-likelihood of each held-out answer, shape (P, 2)."""
         model, share = context.models.model, context.models.shares_prompts
-        logps_P2 = over_batches(
-            context, pairs, lambda some: pair_logps(model, some, share), "judge pairs"
+        return over_batches(
+            context, self.pairs(context), lambda some: pair_logps(model, some, share), "judge pairs"
         )
-        gap_P = (logps_P2[:, 0] - logps_P2[:, 1]).double()
-        accuracy = float((gap_P > 0).double().mean())
-        low, high = wilson(accuracy, len(pairs))
-        return {
-            "preference_accuracy": accuracy,
-            "preference_accuracy_low": low,
-            "preference_accuracy_high": high,
-            "preference_margin": float(gap_P.mean()),
-        }
+
+    def preferences(self, context: StageContext) -> dict[str, list[float]]:
+        """Return of each pair whether, and by how many nats, the chosen answer is the likelier one.
+
+        A tie counts as wrong.
+        """
+        return preferences_of(self.logps(context)) if self.pairs(context) else {}
+
+
+def preferences_of(logps_P2: torch.Tensor) -> dict[str, list[float]]:
+    """Return `HeldOut.preferences` of log-likelihoods."""
+    gap_P = (logps_P2[:, 0] - logps_P2[:, 1]).double()
+    return {
+        "preference_accuracy": (gap_P > 0).double().tolist(),
+        "preference_margin": gap_P.tolist(),
+    }
 
 
 def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

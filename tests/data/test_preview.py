@@ -7,6 +7,7 @@ import random
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, Encoded, PreferenceRow, TextRow
+from llmft.api.errors import Fault
 from llmft.api.settings import TrainSettings
 from llmft.data.duplicates import duplicates
 from llmft.data.encoding import Encoder
@@ -28,6 +29,7 @@ def preview(tokenizer, rows, *, encode=Encoder.encode, max_length=None, picks=2,
     seen = Seen(
         Rows(rows), None, items, report, tokenizer, max_length,
         lambda some: encode(whole, some, settings, refuse=False)[0],
+        duplicates(rows, ()),
     )  # fmt: skip
     return stage_preview(seen, picks=picks, seed=0, only=only, name="s", method="m", data="d")
 
@@ -162,8 +164,8 @@ def test_what_is_not_read_and_refused_is_told(tokenizer):
     assert "refused" not in told
     rows = Rows([TextRow("abc", "f:1")], unread={"system": 1})
     seen = Seen(rows, rows, *([], Encoder(tokenizer, None).encode([], TrainSettings())[1]),
-                tokenizer, None, lambda some: [])  # fmt: skip
-    bad = stage_preview(seen, picks=1, seed=0, refused="error[E104] too many")
+                tokenizer, None, lambda some: [], duplicates([], []))  # fmt: skip
+    bad = stage_preview(seen, picks=1, seed=0, refused=Fault("E104", "too many"))
     told = dict(facts(bad))
     assert told["not read"] == "'system': columns that nobody looks at"
     assert told["refused"] == "a run would stop here: error[E104] too many"

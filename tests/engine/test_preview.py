@@ -89,19 +89,19 @@ def test_a_run_that_would_stop_is_shown_and_says_why(job, sft, tmp_path):
     (found,) = preview(job(sft))
     assert found.dropped == 7
     assert found.items == 1
-    assert found.refused.startswith("error[E104] 7 of 8 rows would be dropped")
+    assert found.refused.line().startswith("error[E104] 7 of 8 rows would be dropped")
     assert {row.lost for row in found.rows if "dropped" in row.picked} == {"dropped, too long"}
     sft["train"] |= {"on_long_row": "fail"}
-    assert preview(job(sft))[0].refused.startswith("error[E106]")
+    assert preview(job(sft))[0].refused.line().startswith("error[E106]")
     sft["train"] |= {"max_length": 2, "on_long_row": "drop"}
     (found,) = preview(job(sft))
     assert found.items == 0
-    assert found.refused.startswith("error[E105]")
+    assert found.refused.line().startswith("error[E105]")
 
 
 def test_what_a_method_finds_wrong_with_its_rows_is_told(job, tmp_path):
     (found,) = preview(job(on_pairs(tmp_path, "reward", use_margin=True)))
-    assert "use_margin is set, and the pair has no margin" in found.refused
+    assert "use_margin is set, and the pair has no margin" in found.refused.what
 
 
 def test_a_run_keeps_the_same_page_as_the_preview(job, sft):

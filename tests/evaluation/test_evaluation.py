@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from llmft_datasets.short_answers import METRICS
 
 from llmft.api import (
     ChatRow,
@@ -90,11 +91,78 @@ def test_drawn_answers_at_temperature_0_are_the_greedy_one():
         ("Sunset_Boulevard", ["Sunset Boulevard", "Sunset Blvd"], 1, 1),
         ("", ["Paris"], 0, 0),
         ("a cat sat", ["cat sat on mat"], 0, 2 * (1 * 0.5) / 1.5),
+        ("", ["A"], 0, 0),
+        (" ", [""], 0, 0),
+        ("the", ["A"], 0, 0),
+        (" A", ["A"], 1, 1),
+        ("B", ["A"], 0, 0),
+        ("+", ["-"], 0, 0),
+        ("-", ["-"], 1, 1),
     ],
 )
 def test_answers_are_scored_as_triviaqa_scores_them(answer, right, exact, f1):
     assert text_metrics.exact_match(answer, right) == exact
     assert text_metrics.f1(answer, right) == pytest.approx(f1)
+
+
+def test_an_answer_of_several_lines_is_right_where_it_is_the_right_one_letter_for_letter():
+    right = [" one red\n#### red"]
+    for name in ("exact_match", "f1"):
+        metric = METRICS[name]
+        assert metric("one red\n#### red", right) == 1
+        assert metric("one red", right) < 1
+        assert metric("Paris\nQuestion: and", ["Paris"]) == 1
+        assert metric("", right) == 0
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ({"value": 2 / 3, "low": 0.2077, "high": 0.9385, "n": 3}, "0.67 [0.21, 0.94] n=3"),
+        ({"value": 0.5, "low": None, "high": None, "n": 1}, "0.50 n=1"),
+    ],
+)
+def test_a_score_is_told_with_its_interval_and_its_rows(score, told):
+    assert text_metrics.shown_score(score) == told
+
+
+def test_a_cut_prompt_keeps_the_token_that_begins_every_text():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    tokenizer.bos_token = tokenizer.eos_token
+    long = [tokenizer.bos_token_id, *b"x" * 300, *b"the end"]
+    told = []
+    options = {"max_new_tokens": 4, "batch_size": 1}
+    (whole,) = generation.generate(model, tokenizer, [long], on_cut=told.append, **options)
+    kept = [long[0], *long[-254:]]
+    assert generation.generate(model, tokenizer, [kept], **options) == [whole]
+    assert told == [1]
+    (drawn,) = generation.sample(
+        model, tokenizer, [long], SamplingParams(4, temperature=0.0), seed=(1,), batch_size=1
+    )
+    assert drawn == generation.generate(model, tokenizer, [[long[0], *long[-251:]]], **options)
+
+
+def test_the_settings_of_generation_are_these_and_none_of_the_models_own():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    ends = tokenizer.eos_token_id
+    plain = generation.settings(model, tokenizer, 9)
+    assert plain == {"num_beams": 1, "do_sample": False, "max_new_tokens": 9, "use_cache": True,
+                     "pad_token_id": ends, "eos_token_id": [ends]}  # fmt: skip
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.min_new_tokens = 9
+    assert generation.settings(model, tokenizer, 9) == plain
+
+
+def test_pseudo_values_of_the_loss_are_of_the_rows():
+    model = tiny_llama()
+    rows = [Encoded((1, 2, 3, 4, 5), (-100, 2, 3, 4, 5)), Encoded((7, 8), (-100, 8))]
+    whole, values = evaluation.row_losses(model, rows, 2)
+    assert whole == evaluation.mean_loss(model, rows, 2)
+    assert math.fsum(values) / 2 == pytest.approx(whole)
+    alone = [evaluation.mean_loss(model, [row], 1) for row in rows]
+    assert values == pytest.approx(
+        [whole + (alone[0] - whole) * 4 / 2.5, whole + (alone[1] - whole) / 2.5], rel=1e-4
+    )
 
 
 def test_a_short_answer_ends_with_its_line():

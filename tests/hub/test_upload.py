@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmft.api.errors import LlmftError
+from llmft.api.text_metrics import shown_score
 from llmft.cli.main import main
 from llmft.hub import upload
 from llmft.hub.sources import remarks as hub_remarks
@@ -66,8 +67,11 @@ def test_a_run_sends_its_adapter_with_a_card_that_names_no_place_of_this_machine
         assert b"secret-project" not in data
     card = files["README.md"].decode()
     result = json.loads((summary.folder / "stages" / "sft" / "result.json").read_text())
-    loss = [f"{result[when]['loss']:.4f}" for when in ("before", "after")]
-    assert f"| loss | {loss[0]} | {loss[1]} |" in card
+    loss = [
+        shown_score(result["scores"][when]["loss"], 4) for when in ("before", "after", "difference")
+    ]
+    assert loss[0].startswith(f"{result['before']['loss']:.4f} [")
+    assert f"| loss | {loss[0]} | {loss[1]} | {loss[2]} |" in card
     assert "`rows.jsonl`" in card
     assert 'PeftModel.from_pretrained(model, "me/tiny-adapter")' in card
     assert "r: 2" in card

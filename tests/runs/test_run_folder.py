@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llmft.api.errors import LlmftError
+from llmft.api.text_metrics import shown_score
 from llmft.inference.answering import answer, load_run
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
@@ -60,8 +61,11 @@ def test_the_adapter_lies_beside_a_card_that_says_how_well_it_does_and_how_to_lo
     card = (folder / "README.md").read_text("utf-8")
     result = finished.stages["sft"]
     for name in ("loss", "exact_match"):
-        scores = f"| {name} | {result.before[name]:.4f} | {result.after[name]:.4f} |"
-        assert scores in card
+        told = [
+            shown_score(result.scores[when][name], 4) for when in ("before", "after", "difference")
+        ]
+        assert f"| {name} | {told[0]} | {told[1]} | {told[2]} |" in card
+        assert told[0].startswith(f"{result.before[name]:.4f} [")
     assert f"Trained for 6 steps; mean training loss {result.metrics['train_loss']:.4f}." in card
     assert "| path | `rows.jsonl` |" in card
     lock = json.loads((finished.folder / "lock.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def check(recipes: Sequence[str], overrides: Sequence[str], *, model: bool) -> l
     """Return a row for each recipe, all of them good; raise one error with all faults otherwise.
 
     The first rows of local files are read. model: hold each recipe against its model's config and
-    modules too, and read rows from the hub; this imports torch.
+    modules too, and read and encode all rows, those of the hub too; this imports torch.
     """
     registry = Registry.discover()
     good: list[dict[str, Any]] = []
@@ -49,6 +49,11 @@ def _checked(
 
             base = BaseModel(job.recipe.model)
         refuse_faults(job, base)
+        remarks: Mapping[str, Sequence[str]] = {}
+        if base is not None:
+            from llmft.engine.preview import refuse_rows
+
+            remarks = refuse_rows(job, base)
     stages = [
         {
             "name": stage.name,
@@ -56,6 +61,7 @@ def _checked(
             "alignment": stage.alignment.method if stage.alignment else None,
             "task": stage.task.method if stage.task else None,
             "data": stage.data.method if stage.data else None,
+            "remarks": list(remarks.get(stage.name, ())),
         }
         for stage in job.recipe.stages
     ]
@@ -63,8 +69,13 @@ def _checked(
 
 
 def as_text(checked: list[dict[str, Any]]) -> str:
-    """Return a line for each recipe."""
-    return prose("\n".join(f"{row['file']}: ok ({_stages(row['stages'])})" for row in checked))
+    """Return a line for each recipe, and one for each remark on its rows."""
+    lines = []
+    for row in checked:
+        lines.append(f"{row['file']}: ok ({_stages(row['stages'])})")
+        for stage in row["stages"]:
+            lines += [f"  {stage['name']}: {remark}" for remark in stage["remarks"]]
+    return prose("\n".join(lines))
 
 
 def _stages(stages: list[dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ from llmft_alignments.pairs import (
     PREFERENCES,
     HeldOut,
     pair_logps,
+    preferences_of,
     refuse_few,
     token_counts,
     tokens_of,
@@ -42,6 +43,9 @@ def _sigmoid() -> list[LossName]:
     return ["sigmoid"]
 
 
+HELD_OUT = "reference-held-out.safetensors"
+
+
 class Dpo(Alignment["Dpo.Config"]):
     """Direct preference optimisation (Rafailov et al. 2023) and its family, by TRL's names.
 
@@ -52,7 +56,9 @@ class Dpo(Alignment["Dpo.Config"]):
     method = "dpo"
     rows = ("preference",)
     produces = "policy"
-    greater_is_better: ClassVar = PREFERENCES
+    greater_is_better: ClassVar = PREFERENCES | {
+        "reward_accuracy": True, "reward_margin": True, "objective_loss": False,
+    }  # fmt: skip
 
     class Config(AlignmentConfig):
         """TRL's DPOConfig, by its own names."""
@@ -110,6 +116,7 @@ class Dpo(Alignment["Dpo.Config"]):
     def __init__(self, config: Dpo.Config) -> None:
         super().__init__(config)
         self.held_out = HeldOut()
+        self.of_reference: torch.Tensor | None = None
 
     def train(self, context: StageContext) -> StageResult:
         from llmft_alignments.dpo.reference import reference_logps
@@ -117,6 +124,8 @@ class Dpo(Alignment["Dpo.Config"]):
         pairs = context.data.encode_pairs(context.data.rows())
         refuse_few(pairs, context.name)
         reference_P2 = reference_logps(context, pairs)
+        if held_out := self.held_out.pairs(context):
+            self.of_reference = reference_logps(context, held_out, HELD_OUT)
         objective = DpoObjective(self.config, context.models.shares_prompts)
         refuse_other_start(context, pairs, reference_P2, objective.first_step)
         items = [
@@ -126,8 +135,32 @@ class Dpo(Alignment["Dpo.Config"]):
         with dropout_off(context, self.config.disable_dropout):
             return context.fit(items, objective)
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
-        return self.held_out.preferences(context)
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
+        """Return of each held-out pair what the policy prefers, alone and against the reference.
+
+        reward_accuracy, reward_margin: TRL's eval_rewards/accuracies and eval_rewards/margins; a
+        tie is wrong. objective_loss: the loss that is trained with.
+        """
+        pairs = self.held_out.pairs(context)
+        if not pairs:
+            return {}
+        logps_P2 = self.held_out.logps(context)
+        found: dict[str, list[float]] = preferences_of(logps_P2)
+        if self.of_reference is None:  # a method that was not trained has no reference
+            return found
+        objective = DpoObjective(self.config, context.models.shares_prompts)
+        size = context.train.per_device_eval_batch_size
+        losses: list[float] = []
+        for start in range(0, len(pairs), size):
+            some = slice(start, start + size)
+            losses += objective.losses(pairs[some], logps_P2[some], self.of_reference[some])
+        gap_P2 = (self.config.beta * (logps_P2 - self.of_reference)).double()
+        margin_P = gap_P2[:, 0] - gap_P2[:, 1]
+        return found | {
+            "reward_accuracy": (margin_P > 0).double().tolist(),
+            "reward_margin": margin_P.tolist(),
+            "objective_loss": losses,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +205,18 @@ class DpoObjective:
             f"its rewards are {chosen:.3f} (chosen) and {rejected:.3f} (rejected) in place of 0,"
             f" and its loss is {loss:.4f} in place of {zero:.4f}"
         )
+
+    def losses(
+        self, pairs: Sequence[EncodedPair], policy_B2: torch.Tensor, reference_B2: torch.Tensor
+    ) -> list[float]:
+        """Return the loss of each pair of a batch, the losses added up as in training."""
+        from llmft_alignments.dpo.losses import PairLogps, dpo_loss
+
+        logps = PairLogps(policy_B2, reference_B2, token_counts(pairs, policy_B2))
+        parts: Any = (w * dpo_loss(name, logps, self.options) for name, w in self.mix)
+        loss_B: Any = sum(parts)
+        found: list[float] = loss_B.expand(len(pairs)).double().tolist()
+        return found
 
     def weight(self, batch: Sequence[DpoItem]) -> float:
         return float(len(batch))

@@ -19,10 +19,15 @@ FILE = "reference.safetensors"
 SAMPLED = 4096
 
 
-def reference_logps(context: StageContext, pairs: Sequence[EncodedPair]) -> torch.Tensor:
-    """Return the reference's summed log-likelihood of each answer, shape (P, 2), float32."""
+def reference_logps(
+    context: StageContext, pairs: Sequence[EncodedPair], file: str = FILE
+) -> torch.Tensor:
+    """Return the reference's summed log-likelihood of each answer, shape (P, 2), float32.
+
+    file: where they are kept, in the stage's folder.
+    """
     model, share = context.models.model, context.models.shares_prompts
-    return _kept(context, pairs, "logps_P2", lambda some: pair_logps(model, some, share))
+    return _kept(context, pairs, "logps_P2", lambda some: pair_logps(model, some, share), file)
 
 
 def reference_token_logps(
@@ -42,8 +47,9 @@ def _kept(
     pairs: Sequence[EncodedPair],
     name: str,
     compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
+    file: str = FILE,
 ) -> torch.Tensor:
-    path = context.folder / FILE
+    path = context.folder / file
     with context.models.reference():
         key = reference_key(context.models.model, pairs)
         found = load_tensors(path, key) or {}

@@ -60,7 +60,7 @@ class Ppo(Alignment[PpoConfig]):
         watch.conclude(result.before, result.after)
         return result
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
         """Return the mean reward, KL, length and share of ended answers, and wins over the start.
 
         Answers are drawn as in training, to held-out prompts, policy's and reference's by the same
@@ -75,7 +75,6 @@ class Ppo(Alignment[PpoConfig]):
         judged = sampler.judge(prompts, answers)
         from llmft_alignments.ppo import maths
 
-        count = len(prompts)
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, "k1").double()
         gap_B = (judged.scores_B.cpu() - of_reference).sign().double()
         context.log.add_samples(
@@ -91,12 +90,14 @@ class Ppo(Alignment[PpoConfig]):
                 )
             ]
         )
+        row_N = judged.row_N.to(kl_N.device)
+        kl_B = kl_N.new_zeros(len(prompts)).index_add(0, row_N, kl_N)
         return {
-            "reward": float(judged.scores_B.double().mean()),
-            "kl": float(kl_N.sum()) / count,
-            "win_rate": float((gap_B + 1).mean()) / 2,
-            "length": len(judged.row_N) / count,
-            "ended": sum(answer.ended for answer in answers) / count,
+            "reward": judged.scores_B.double().tolist(),
+            "kl": kl_B.tolist(),
+            "win_rate": ((gap_B + 1) / 2).tolist(),
+            "length": row_N.bincount(minlength=len(prompts)).double().tolist(),
+            "ended": [float(answer.ended) for answer in answers],
         }
 
     def _judged_start(self, context: StageContext) -> tuple[list[EncodedPrompt], Any]:

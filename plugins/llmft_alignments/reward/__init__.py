@@ -68,7 +68,7 @@ class Reward(Alignment["Reward.Config"]):
         with dropout_off(context, self.config.disable_dropout):
             return context.fit(pairs, RewardObjective(self.config, context.models.shares_prompts))
 
-    def evaluate(self, context: StageContext) -> Mapping[str, float]:
+    def evaluate(self, context: StageContext) -> Mapping[str, float | Sequence[float]]:
         from llmft_alignments.reward.report import measured, write_report
 
         pairs = self.held_out.pairs(context)
@@ -81,7 +81,15 @@ class Reward(Alignment["Reward.Config"]):
         metrics = measured(rewards_P2)
         # Written before and after training: what stays is the report of the trained model.
         write_report(context.folder, rewards_P2, metrics)
-        return metrics
+        gap_P = (rewards_P2[:, 0] - rewards_P2[:, 1]).double()
+        by_row = {
+            "accuracy": (gap_P > 0).double().tolist(),
+            "margin": gap_P.tolist(),
+            "reward_mean": rewards_P2.double().mean(1).tolist(),
+        }
+        bounds = ("accuracy_low", "accuracy_high")  # of the report; the scores have their own
+        rest = {name: value for name, value in metrics.items() if name not in bounds}
+        return {**rest, **by_row}
 
     def extend(self, model: Any) -> None:
         add_score_head(model)

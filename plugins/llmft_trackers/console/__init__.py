@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
-from llmft.toolkit import escaped, terminal_width, wrapped
+from llmft.toolkit import escaped, shown_score, terminal_width, wrapped
 from llmft_trackers.console.live import LiveLine
 from llmft_trackers.console.numbers import duration, named, number
 from llmft_trackers.console.phases import Phase, name_of
@@ -134,7 +134,9 @@ class Console(Tracker[Any]):
         self._say(f"note: {text}")
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
-        """Say how answers changed, and where the stage's output lies."""
+        """Say how sure scores are, how answers changed, and where the stage's output lies."""
+        for line in _intervals(result.get("scores") or {}):
+            self._say(line)
         width = min(self._width() or LONGEST, LONGEST)
         for line in _changed_answers(result.get("samples", ()), width):
             self._say(line)
@@ -199,6 +201,22 @@ def _scores(
     yield f"  {'':{first}}  {'before':>9}  {'after':>9}  {'difference':>10}"
     for name, old_text, after_text, change in rows:
         yield f"  {name:{first}}  {old_text:>9}  {after_text:>9}  {change:>10}"
+
+
+def _intervals(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """Yield for each score after training its rows and interval, and the paired difference's."""
+    after, change = scores.get("after", {}), scores.get("difference", {})
+    known = [name for name, score in after.items() if score.get("low") is not None]
+    if known:
+        yield "  with 95% intervals, and the difference on the same rows:"
+    for name in known:
+        moved = f", {_signed(change[name])}" if name in change else ""
+        yield f"  {name} {shown_score(after[name])}{moved}"
+
+
+def _signed(score: Mapping[str, Any]) -> str:
+    told = shown_score(score).rpartition(" n=")[0]
+    return told if told.startswith("-") else f"+{told}"
 
 
 def _next_command(stages: object, folder: str) -> list[str]:

@@ -74,3 +74,27 @@ def test_a_page_is_written_and_replaced_but_no_other_file_is(recipe, tmp_path, c
 def test_unknown_kinds_and_stages_are_refused(recipe, capsys, option):
     assert main(["preview", recipe, *option]) == 2
     assert f"{option[0]} is '{option[1]}'; there is" in capsys.readouterr().err
+
+
+def test_validate_with_the_model_reads_every_row_and_reports_faults(recipe, tmp_path, capsys):
+    assert main(["validate", recipe, "--model"]) == 0
+    told = capsys.readouterr().out
+    assert "  s: of 2 rows: 1 truncated (50.0%)" in told
+    assert "  s: columns of the data that are not read: 'id'" in told
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text() * 20 + '{"prompt": "x"}\n')  # beyond the first rows
+    assert main(["validate", recipe]) == 0
+    capsys.readouterr()
+    assert main(["validate", recipe, "--model"]) == 3
+    told = capsys.readouterr().err
+    assert "recipe.yaml:8:" in told
+    assert "rows.jsonl:41: no column 'completion'" in told
+
+
+def test_plan_repeats_how_many_rows_are_cut_and_dropped(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    lost = {"prompt": "p" * 30, "completion": "c"}
+    rows.write_text(rows.read_text() * 20 + json.dumps(lost) + "\n")
+    assert main(["plan", recipe]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "of 41 rows: 1 dropped, the prompt alone is too long (2.4%), 20 truncated" in told

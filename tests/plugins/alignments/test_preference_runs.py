@@ -89,12 +89,34 @@ def test_dpo_scores_held_out_pairs_and_answers(run, stage):
     evaluate = {"metrics": ["exact_match", "loss"], "holdout": 0.25, "max_new_tokens": 3}
     dpo = stage("dpo", evaluate=evaluate)
     dpo["train"] |= {"max_steps": 12}
-    result = run(dpo).stages["dpo"]
+    summary = run(dpo)
+    result = summary.stages["dpo"]
     assert result.after["preference_accuracy"] >= result.before["preference_accuracy"]
     assert result.after["preference_margin"] > result.before["preference_margin"]
-    low, high = (result.after[f"preference_accuracy_{end}"] for end in ("low", "high"))
-    assert low <= result.after["preference_accuracy"] <= high
     assert {"exact_match", "loss"} <= result.after.keys()
+    # Against the reference, which the policy starts as: nothing won, and the loss at margin 0.
+    assert (result.before["reward_accuracy"], result.before["reward_margin"]) == (0.0, 0.0)
+    assert result.before["objective_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert result.after["objective_loss"] < math.log(2)
+    rows = json.loads((summary.folder / "stages/dpo/scores.json").read_text())
+    moved = [
+        0.1 * (after - before)  # beta, and what the policy's own margin has gained
+        for before, after in zip(
+            rows["before"]["preference_margin"], rows["after"]["preference_margin"], strict=True
+        )
+    ]
+    assert rows["after"]["reward_margin"] == pytest.approx(moved, abs=1e-6)
+    losses = [math.log1p(math.exp(-margin)) for margin in moved]
+    assert rows["after"]["objective_loss"] == pytest.approx(losses, abs=1e-6)
+    accuracy = result.scores["after"]["preference_accuracy"]
+    assert accuracy["low"] <= result.after["preference_accuracy"] <= accuracy["high"]
+    change = result.scores["difference"]["objective_loss"]
+    assert change["value"] == pytest.approx(math.fsum(losses) / 10 - math.log(2), abs=1e-6)
+    assert result.generation["max_new_tokens"] == 3
+    assert result.generation["do_sample"] is False
+    card = (summary.folder / "stages/dpo/adapter/README.md").read_text()
+    assert f"| objective_loss | {math.log(2):.4f} [" in card
+    assert " n=10 |" in card
 
 
 def test_the_reference_is_computed_once_and_kept_with_its_key(run, stage, monkeypatch):

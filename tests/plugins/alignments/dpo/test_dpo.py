@@ -77,8 +77,8 @@ def test_ties_of_held_out_pairs_count_as_wrong(monkeypatch):
     monkeypatch.setattr(pairs_module, "pair_logps", lambda model, some, share: left.pop(0))
     context = held_out_context()
     found = HeldOut().preferences(context)
-    assert found["preference_accuracy"] == pytest.approx(1 / 3)
-    assert found["preference_margin"] == pytest.approx((3 - 1 + 0) / 3)
+    assert found["preference_accuracy"] == [1.0, 0.0, 0.0]
+    assert found["preference_margin"] == pytest.approx([3, -1, 0])
     assert context.told == [("judge pairs", 0, 3), ("judge pairs", 2, 3), ("judge pairs", 3, 3)]
     assert context.models.model.training, "the model is given back as it was"
 
