@@ -143,7 +143,7 @@ def preview(
     set: Set = None,
     json: Json = False,
 ) -> Answer:
-    """Show rows as they will be trained on, and what is cut, dropped or not read."""
+    """Show rows as they will be trained on, and what is lost."""
     from llmft.cli.commands.preview import as_json, as_text
     from llmft.cli.commands.preview import preview as previewed
 

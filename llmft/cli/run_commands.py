@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmft.cli.app import Answer, Json, app
+from llmft.cli.app import Answer, Json, Set, app
 
 
 @app.command()
@@ -65,7 +65,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampling.")] = 0,
     json: Json = False,
 ) -> Answer:
-    """Talk with a trained model; /base lets the untrained one answer."""
+    """Talk with a trained model, and with the untrained one."""
     from llmft.api import SamplingParams
     from llmft.cli.commands.chat import as_json, talk
 
@@ -108,6 +108,53 @@ def score(
 
 
 @app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run's folder, or a model's folder or hub id.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Other rows; default: those the run was scored on."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Such as loss,exact_match; default: the recipe's."),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Score the base model, without the adapter.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="The data set's method, for a model without a run.")
+    ] = "jsonl",
+    split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The first rows only.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most."),
+    ] = None,
+    set: Set = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write each row's answer and scores; for compare."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Score a run, its base or any model on any data."""
+    from llmft.cli.commands.evaluate import as_text, evaluated
+    from llmft.inference.evaluating import Asked
+
+    asked = Asked(
+        target, stage, data, method, tuple(filter(None, (metrics or "").split(","))), split,
+        limit, max_new_tokens, base, tuple(set or ()),
+    )  # fmt: skip
+    found = evaluated(asked, output)
+    return found if json else as_text(found)
+
+
+@app.command()
 def report(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
     data: Annotated[
@@ -115,12 +162,52 @@ def report(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's report.html anew: curves, scores, answers, recipe."""
+    """Write a run's report.html anew: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
     made = write(run, data)
     return made if json else as_text(made)
+
+
+@app.command()
+def runs(
+    folder: Annotated[str, typer.Argument(help="The folder that holds runs.")] = "runs",
+    name: Annotated[
+        str, typer.Option(metavar="PATTERN", help="Only recipes of such names, such as 'trivia*'.")
+    ] = "*",
+    state: Annotated[
+        Literal["finished", "running", "stopped", "damaged"] | None,
+        typer.Option(help="Only runs of this state."),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="BY", help="date, name, time, or a score such as exact_match.")
+    ] = "date",
+    json: Json = False,
+) -> Answer:
+    """List the runs in a folder, with state, time and scores."""
+    from llmft.cli.commands.runs import as_text, listed
+
+    found = listed(folder, name, state, sort)
+    return {"runs": found} if json else as_text(found, folder)
+
+
+@app.command()
+def compare(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="A B...", help="Runs' folders, or files that evaluate wrote."),
+    ],
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write an HTML page here too.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Compare runs: settings, scores, and paired tests on the same rows."""
+    from llmft.cli.commands.compare import as_json, as_text, compared
+
+    found = compared(places, output)
+    return as_json(found) if json else as_text(found, output)
 
 
 @app.command()
@@ -243,7 +330,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's adapter for another program, and say what to type there."""
+    """Write a run's adapter for another program, such as vLLM."""
     from llmft.cli.commands.export import as_text, exported
 
     made = exported(run, to, output, stage)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 
-from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
+from llmft.api import Encoded, EncodedPair, PreferenceRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data.cache import through_cache
-from llmft.data.encoding import Encoder, EncodingReport, naming_row
+from llmft.data.encoding import Encoder, EncodingReport, answers_of
 
 
 def encode_pairs(
@@ -24,8 +23,12 @@ def encode_pairs(
     """
     report = EncodingReport(rows=len(rows))
     kept = []
-    answers = iter(through_cache(encoder.tokenizer, rows, "pairs", lambda: _answers(encoder, rows)))
-    for row, chosen, rejected in zip(rows, answers, answers, strict=True):
+    for row in rows:
+        if not isinstance(row, PreferenceRow):
+            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
+    groups = [answers_of(row) for row in rows]
+    made = encoder.token_rows(groups, "pairs", report.remarks)
+    for row, (chosen, rejected) in zip(rows, made, strict=True):
         pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
         if pair is not None:
             kept.append(pair)
@@ -33,17 +36,6 @@ def encode_pairs(
     if refuse:
         report.refuse_losses(settings)
     return kept, report
-
-
-def _answers(encoder: Encoder, rows: Sequence[Row]) -> Iterator[Encoded]:
-    """Give each row's chosen and rejected answer, with the prompt before it."""
-    for row in rows:
-        if not isinstance(row, PreferenceRow):
-            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
-        for answer in (row.chosen, row.rejected):
-            with naming_row(row.origin):
-                encoded = encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
-            yield encoded
 
 
 def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedPair:

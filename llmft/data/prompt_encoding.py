@@ -8,7 +8,7 @@ from llmft.api import CompletionRow, EncodedPrompt, PromptRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport, naming_row
+from llmft.data.encoding import Encoder, EncodingReport
 
 
 def encode_prompts(
@@ -50,8 +50,7 @@ def _encoded(encoder: Encoder, row: Row) -> EncodedPrompt:
         row = PromptRow(row.prompt, row.answers or (row.completion.strip(),), row.origin)
     if not isinstance(row, PromptRow):
         raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no prompt to answer")
-    with naming_row(row.origin):
-        ids = encoder.prompt_ids(row.prompt)
+    ids = encoder.prompt_ids(row.prompt, row.origin)
     if not ids:
         raise DataError("E101", f"{row.origin}: the prompt is empty")
     return _prompt(ids, row)

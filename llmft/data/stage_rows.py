@@ -6,18 +6,19 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
 
-from llmft.api import Dataset, Row
+from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow
 from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import records_of, row_of
 
 _SHOWN = 3
+_CHOICES = ("learn", "turns", "skip", "message")
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Rows:
         """Return a SHA-256 over the rows as they are used, origins left out."""
         hasher = hashlib.sha256()
         for row in self.rows:
-            fields = {k: v for k, v in asdict(row).items() if k != "origin"}
-            hasher.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
+            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True)
+            hasher.update(said.encode())
         return hasher.hexdigest()
 
     def note(self) -> str:
@@ -58,6 +59,18 @@ class Rows:
     def seen(self) -> int:
         """The number of records that were read."""
         return len(self.rows) + self.skipped + self.left_out.total()
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """Return what a row says, without its origin and without choices left as they were."""
+    made: dict[str, Any] = {}
+    for one in fields(row):
+        value = getattr(row, one.name)
+        if isinstance(value, Conversation) and len(plain := value.plain()) > 1:
+            value = plain
+        if one.name != "origin" and (one.name not in _CHOICES or value != one.default):
+            made[one.name] = value
+    return made
 
 
 def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
@@ -95,13 +108,7 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             f" {found.reasons[0]}" + (f"; {more}" if more else ""),
             fix=first.faults[0].fix or "correct the rows, or set data.on_bad_row: skip",
         )
-    if found.skipped > dataset.config.max_bad_rows * found.seen:
-        raise DataError(
-            "E104",
-            f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
-            f" {found.note()}",
-            fix="correct the rows, or raise data.max_bad_rows",
-        )
+    _refuse_too_many(found, dataset)
     if not found.rows:
         raise DataError(
             "E103",
@@ -111,6 +118,31 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
         )
     found.unread = unread.columns
     return found
+
+
+def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) -> None:
+    """Take out rows, by number and with why, that turn out unusable once they are written.
+
+    Raises DataError where more than `max_bad_rows` are, and where no row is left.
+    """
+    if not refused:
+        return
+    found.rows = [row for number, row in enumerate(found.rows) if number not in refused]
+    found.skipped += len(refused)
+    found.reasons += list(refused.values())[: _SHOWN - len(found.reasons)]
+    _refuse_too_many(found, dataset)
+    if not found.rows:
+        raise DataError("E102", f"no row is left: {found.note()}", fix="correct the rows")
+
+
+def _refuse_too_many(found: Rows, dataset: Dataset[Any]) -> None:
+    if found.skipped > dataset.config.max_bad_rows * found.seen:
+        raise DataError(
+            "E104",
+            f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
+            f" {found.note()}",
+            fix="correct the rows, or raise data.max_bad_rows",
+        )
 
 
 def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:

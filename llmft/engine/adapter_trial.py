@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from llmft.api import Adapter
@@ -42,7 +41,7 @@ def _failure(
         trial = Trial.of(config, "sdpa" if dense.startswith("flash") else dense)
     except Exception:  # it was proven on another day, or machine: nothing to say here
         return ""
-    if list(small.check(copy.deepcopy(trial.model).to("meta"))):
+    if list(small.check(trial.copied_model().to("meta"))):
         return ""  # what does not fit the small copy may fit the model
     auto = source.attn_implementation == "auto"
     padding_free = auto and levers.padding_free and adapter.supports_packing
@@ -61,7 +60,7 @@ def _tried(adapter: Adapter[Any], trial: Any, levers: Any, *, padding_free: bool
     from llmft.modeling.forward import label_nll
     from llmft.modeling.levers import ATTRIBUTE, NONE
 
-    base = copy.deepcopy(trial.model)
+    base = trial.copied_model()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = adapter.attach(base)

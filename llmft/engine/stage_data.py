@@ -14,7 +14,7 @@ from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, leave_out, row_digests, stage_rows
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
@@ -51,6 +51,7 @@ class StageData:
     ) -> None:
         self.bound, self.dataset, self.base = bound, dataset, base
         self.train, self.seed, self.log = bound.spec.train, seed, log
+        self._told_day = False
         self.trained_on: TrainedOn | None = None
 
     @cached_property
@@ -65,7 +66,7 @@ class StageData:
     @cached_property
     def encoder(self) -> Encoder:
         """What turns rows into token ids."""
-        return Encoder(self.base.tokenizer, self.max_length)
+        return Encoder(self.base.tokenizer, self.max_length, self.base.chat_format)
 
     @cached_property
     def split(self) -> tuple[Rows, Rows | None]:
@@ -74,7 +75,12 @@ class StageData:
         with about("data.path"):
             train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
         for rows in (train, held_out):
-            if rows is not None and (note := rows.note()):
+            if rows is None:
+                continue
+            if self.dataset.config.on_bad_row == "skip":
+                with about("data.path"):
+                    leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
+            if note := rows.note():
                 self.log.note(note)
         if note := duplicates(train.rows, held_out.rows if held_out else ()).note():
             self.log.note(note)
@@ -117,8 +123,7 @@ class StageData:
         items, report = self._encoded(rows, encode)
         if self._is_of_training(rows):
             self.trained_on = TrainedOn(items, report, encode)
-        if note := report.note():
-            self.log.note(note)
+        self._tell(report)
         self._refuse_unknown_tokens(row for item in items for row in token_rows(item))
         return items
 
@@ -129,6 +134,17 @@ class StageData:
 
     def _is_of_training(self, rows: Sequence[Row]) -> bool:
         return "split" in self.__dict__ and rows is self.split[0].rows
+
+    def _tell(self, report: EncodingReport) -> None:
+        """Tell what a person should know of rows that became token rows."""
+        if note := report.note():
+            self.log.note(note)
+        if self.encoder.reads_clock and not self._told_day:
+            self._told_day = True
+            day = self.base.source.chat_template_date
+            self.log.note(
+                f"the chat template writes the day, and is told {day} (model.chat_template_date)"
+            )
 
     def _refuse_unknown_tokens(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""

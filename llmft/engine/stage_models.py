@@ -96,7 +96,7 @@ class StageModels:
         own = merged_stages(self.bound, self.run)
         if merged_stages(bound, self.run) != own or (there is not None and there.trains_base):
             return self._base_of(bound)
-        if not self.adapter.trains_base:
+        if self.adapter is None or not self.adapter.trains_base:  # a task has no adapter
             return twin(self.bare)
         base = self._base_of(bound)
         share_frozen(base, self.bare)

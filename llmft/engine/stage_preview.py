@@ -30,7 +30,7 @@ def preview_of(
     refused: str = "",
 ) -> StagePreview:
     """Return a running stage's preview. items: what it trains on, where they are of known kinds."""
-    encoder = Encoder(stage.models.tokenizer, None)
+    encoder = Encoder(stage.models.tokenizer, None, stage.data.encoder.chat)
 
     def uncut(rows: Sequence[Row]) -> Sequence[Item]:
         whole: Sequence[Item] = made.encode(encoder, rows, stage.train, refuse=False)[0]

@@ -78,7 +78,7 @@ def answer(
         job, bound, base, folder, varlen=False, with_adapter=with_adapter, step=step
     )
     dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
     texts = generate(

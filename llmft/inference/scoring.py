@@ -47,7 +47,7 @@ def score_file(
     bound, base = job.stage(folder.name), BaseModel(job.recipe.model)
     dataset = dataset_in(bound, run)
     limit = bound.spec.train.max_length or base.positions
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     records = list(read_file(file))
     asked = [
         (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))

@@ -46,7 +46,7 @@ class TrainedStage:
     @cached_property
     def encoder(self) -> Encoder:
         """What turns prompts into token ids, as in training."""
-        return Encoder(self.base.tokenizer, None)
+        return Encoder(self.base.tokenizer, None, self.base.chat_format)
 
     @property
     def adapter_folder(self) -> Path:

@@ -132,7 +132,7 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("rollout")
-        asked = batch * self.train.gradient_accumulation_steps
+        asked = batch * self.train.accumulation()
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
         batches = [items[:size]]

@@ -43,7 +43,7 @@ def train_steps(
         memory.add(parameter.grad, GRADIENTS)
     for batch in batches:
         _update(optimizer, memory)
-        if settings.gradient_accumulation_steps == 1:
+        if settings.accumulation() == 1:
             for parameter in trained:
                 parameter.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:
         return RunFacts(
             folder=folder,
             name=str(about.get("name", folder.parent.name)),
-            state=_state(folder, stages),
+            state=_state(folder, stages, set(blocks)),
             started=time.strftime("%Y-%m-%d %H:%M", time.strptime(stamp[1], "%Y%m%d-%H%M%S"))
             if stamp
             else "",
@@ -119,7 +119,11 @@ def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:
         )
 
 
-def _state(folder: Path, stages: tuple[StageFacts, ...]) -> str:
+def _state(folder: Path, stages: tuple[StageFacts, ...], wanted: Set[str]) -> str:
+    """Return the state of a run. wanted: the stages of its recipe."""
+    # The report is written while the run still holds its lock.
+    if wanted and wanted <= {stage.name for stage in stages if stage.result}:
+        return "finished"
     if alive(folder / LOCK):
         return "running"
     return "finished" if stages and all(stage.result for stage in stages) else "stopped"

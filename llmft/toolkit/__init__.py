@@ -19,6 +19,13 @@ from llmft.api.text_metrics import (
     last_number,
     normalize_answer,
 )
+from llmft.data.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    untrained,
+    with_system,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -61,6 +68,7 @@ __all__ = [
     "fill",
     "final_number",
     "first_line",
+    "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
@@ -68,6 +76,7 @@ __all__ = [
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_of",
     "normalize_answer",
     "open_to_append",
     "read_file",
@@ -84,8 +93,11 @@ __all__ = [
     "text_of",
     "time_limit",
     "token_stats",
+    "tools_of",
+    "untrained",
     "value_parameters",
     "values",
+    "with_system",
     "without_dropout",
     "wrapped",
     "write_json",

@@ -80,12 +80,13 @@ def restore(
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
     _go_to_step(schedule, step)
-    if number := distributed.rank():
+    number, others = distributed.rank(), facts.get("others", ())
+    if number == 0:
+        set_random_state(tensors, facts)
+    elif number <= len(others):  # one that was not there before keeps the state it is seeded with
         mine = f"process/{number}/"
         own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
-        set_random_state(own, facts["others"][number - 1])
-    else:
-        set_random_state(tensors, facts)
+        set_random_state(own, others[number - 1])
 
 
 def restore_weights(
@@ -108,11 +109,6 @@ def restore_weights(
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     return parameters
-
-
-def processes_of(facts: Mapping[str, Any]) -> int:
-    """Return how many processes trained up to a checkpoint, by its plain data."""
-    return 1 + len(facts.get("others", ()))
 
 
 def random_state() -> tuple[Tensors, dict[str, Any]]:

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from llmft.api import Prompt, SamplingParams
-from llmft.api.errors import CheckpointError, DataError
+from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.data.asking import prompt_of
-from llmft.data.bounded_rendering import rendered
 from llmft.data.stage_rows import stage_rows
 from llmft.exporting.probes import Distance, distance, next_tokens
 from llmft.inference.trained import TrainedStage
@@ -26,6 +25,7 @@ from llmft.modeling.decoding import decode, stop_ids
 from llmft.modeling.folder_checks import check_folder
 from llmft.runs.upstream import load_options
 from llmft.system import fsio
+from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 from llmft.system.machine import device
 
 # The largest and the mean difference of log-probabilities, in nats, by what computes them. A half
@@ -114,7 +114,7 @@ def verify_export(
     gc.collect()
     tokenizer = _tokenizer(target)
     theirs = _of_the_target(target, kind, trained, own_ids, ours.ids, max_new_tokens)
-    target_ids = [_plain_ids(tokenizer, prompt) for prompt in asked]
+    target_ids = _plain_ids(tokenizer, asked)
     quantised = bool(load_options(trained.job.recipe, trained.bound.model_adapter))
     most, mean = _tolerances(ours.dtype, theirs.dtype, quantised, tolerance)
     apart = distance(ours.numbers, theirs.numbers)
@@ -248,14 +248,31 @@ def _tokenizer(target: Path) -> Any:
     return AutoTokenizer.from_pretrained(target, trust_remote_code=False, local_files_only=True)
 
 
-def _plain_ids(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
-    """Return the ids that whoever serves the folder makes of a prompt."""
-    if isinstance(prompt, str):
-        return tuple(tokenizer(prompt)["input_ids"])
-    if not tokenizer.chat_template:
-        return ()
-    text = rendered(tokenizer, list(prompt), add_generation_prompt=True)
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _plain_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+    """Return the ids that whoever serves the folder makes of each prompt, by plain transformers.
+
+    Raises TrustError (E604) where the folder's chat template takes too long or too much.
+    """
+
+    def work(turns: list[Any]) -> list[int]:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    child = BoundedChild(work)
+
+    def of_chat(turns: list[Any]) -> tuple[int, ...]:
+        try:
+            return tuple(child.ask(turns)) if tokenizer.chat_template else ()
+        except OutOfBounds as error:
+            what = f"the chat template of the folder {error}"
+            raise TrustError("E604", what, fix="export the run again") from error
+        except WorkFailed:  # it cannot write the prompt: other ids than the run's
+            return ()
+
+    return [
+        tuple(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else of_chat(list(prompt))
+        for prompt in prompts
+    ]
 
 
 def _tolerances(

@@ -47,8 +47,9 @@ def test_a_conversation_learns_every_assistant_turn():
     tokenizer = tiny_tokenizer(chat=True)
     (row,), _ = encode([ChatRow(messages)], tokenizer=tokenizer)
     learnt = [i for i in row.labels if i != -100]
-    assert tokenizer.decode(learnt) == "yo</s>\nok</s>\n"
+    assert tokenizer.decode(learnt) == "yo</s>ok</s>"  # nothing after the end of an answer
     assert row.labels.count(END) == 2
+    assert row.labels[-1] == END
 
 
 @pytest.mark.parametrize("opens", [" ", ":\n", ""])
@@ -58,7 +59,7 @@ def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merg
 
     tokenizer = BaseModel(ModelSource(path="embedded:model")).tokenizer
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}\n{% endfor %}"
+        "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}{{ eos_token }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:OPENS{% endif %}"
     ).replace("OPENS", opens)
     asked = ({"role": "user", "content": "What is it"},)
@@ -67,8 +68,9 @@ def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merg
     (last_turn,), _ = encode([CompletionRow(asked, answer["content"])], tokenizer=tokenizer)
     assert all_turns == last_turn
     learnt = [i for i in all_turns.labels if i != -100]
-    assert tokenizer.decode(learnt) == answer["content"] + "\n"
-    assert tokenizer.decode(all_turns.input_ids).endswith(f"assistant:{opens}Paris is it\n")
+    assert tokenizer.decode(learnt) == answer["content"] + tokenizer.eos_token
+    text = tokenizer.decode(all_turns.input_ids)
+    assert text.endswith(f"assistant:{opens}Paris is it{tokenizer.eos_token}")
 
 
 def test_a_prompt_of_messages_is_asked_as_the_template_says():
@@ -155,3 +157,22 @@ def test_sentencepiece_style_tokenizers_keep_the_boundary(real_assets, completio
     assert encoded.input_ids[-1] == tokenizer.eos_token_id
     text = tokenizer.decode(encoded.input_ids, skip_special_tokens=True)
     assert text == row.prompt + completion
+
+
+def test_accents_that_a_tokenizer_composes_do_not_move_the_boundary():
+    from tokenizers import normalizers
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    row = CompletionRow("Ou\u0300 est-ce ? Re\u0301ponse : ", "Angoule\u0302me")
+    (encoded,), _ = encode([row], tokenizer=tokenizer)
+    learnt = bytes(i for i in encoded.labels if i not in (-100, END)).decode()
+    assert learnt == "Angoul\u00eame"
+
+
+def test_a_tokenizer_without_an_end_is_refused_where_answers_are_learnt():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    assert encode([TextRow("ab")], tokenizer=tokenizer)[0]
+    with pytest.raises(DataError, match="no end-of-text token"):
+        encode([CompletionRow("ab", "cd")], tokenizer=tokenizer)

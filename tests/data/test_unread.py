@@ -33,10 +33,10 @@ def test_columns_that_no_template_names_are_counted(tmp_path):
 def test_keys_of_messages_that_carry_meaning_are_named(tmp_path):
     turns = [
         {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Yo", "weight": 0, "name": {"first": "A"}},
+        {"role": "assistant", "content": "Yo", "mood": 0, "info": {"first": "A"}},
     ]
-    found = rows_of(tmp_path, [{"system": "Be rude.", "messages": turns}], Chat)
-    assert found.unread == {"messages[].name": 1, "messages[].weight": 1, "system": 1}
+    found = rows_of(tmp_path, [{"id": 7, "messages": turns}], Chat)
+    assert found.unread == {"id": 1, "messages[].info": 1, "messages[].mood": 1}
 
 
 def test_a_question_beside_guessed_prompts_is_named(tmp_path):

@@ -159,7 +159,7 @@ def test_commands_are_counted_from_one():
 
 
 def test_what_is_no_such_command_is_told_how_one_looks():
-    fault = refused("trl sft --model_name_or_path gpt2 --dataset_name x")
+    fault = refused("mytool sft --model_name_or_path gpt2 --dataset_name x")
     assert "ends in .py" in fault.fix
 
 

@@ -965,7 +965,8 @@ COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": 
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
-}
+    "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
+}  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
 PAIR = {
     "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
@@ -1002,6 +1003,14 @@ def prompt_of(row: Any) -> Any:
     return row.prompt
 
 
+def tool(row: Any) -> str:
+    return row.messages.tools[0]["function"]["name"]
+
+
+def opening(row: Any) -> str:
+    return row.messages[0]["content"]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
     Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
@@ -1012,6 +1021,12 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "learn": Case(
             "last", rows(Chat, CHAT, look=first(lambda row: type(row).__name__)), "CompletionRow"
+        ),
+        "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
+        "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
+        "tools_column": Case(
+            "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})

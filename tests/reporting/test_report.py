@@ -39,6 +39,7 @@ def test_a_run_leaves_its_report_and_its_timeline(lora_run):
     assert stage["phases"][-1]["peak_bytes"] > 50e6  # torch alone takes more
     assert (stage["rows"], stage["steps"]) == (14, 4)
     text = (lora_run / "report.html").read_text()
+    assert "<strong>finished</strong>" in text  # though the run still held its lock
     result = json.loads((lora_run / "stages/sft/result.json").read_text())
     for name, value in result["after"].items():
         assert re.search(rf"{name}</th><td>{result['before'][name]:.4f}</td><td>{value:.4f}<", text)
