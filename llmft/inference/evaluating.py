@@ -157,7 +157,7 @@ def _scored(
             what = f"no metric is called '{name}'; this data has {', '.join(known)}"
             fix = did_you_mean(name, known) or "use one of these"
             raise RecipeError("E043", what, fix=fix)
-    encoder = Encoder(base.tokenizer, train.max_length or base.positions)
+    encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
     metrics: dict[str, float] = {}
     if set(names) & set(LOSS_METRICS):
         encoded, _ = encoder.encode(evaluation.as_answered(rows), train)
