@@ -25,7 +25,7 @@ def peer_of_script(script: str) -> str:
         return "ms-swift" if script.startswith("swift ") else "trl"
     if re.search(r"(?:^|/)(?:trl/scripts|examples/scripts)/", script):
         return "trl"
-    return "unsloth" if script.endswith("unsloth-cli.py") else ""
+    return ""
 
 
 def peer_of(configuration: Configuration) -> str:

@@ -123,5 +123,5 @@ def known_keys() -> dict[str, list[list[str]]]:
     return found
 
 
-PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "oumi")
+PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "ms-swift", "oumi")
 """The peers with a table, by name."""
