@@ -48,17 +48,20 @@ BETWEEN_STAGES = {
 class Cell:
     """One method with another, or an adapter through a pipeline's stages.
 
-    most: how many of its events are struck, drawn by the seed; None: all of them.
+    most: how many of its events are struck, drawn by the seed; None: all of them. processes: how
+    many train together; the first one is struck.
     """
 
     adapter: str
     alignment: str = ""
     pipeline: str = ""
     most: int | None = None
+    processes: int = 1
     places: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.adapter} + {self.alignment}" if self.alignment else self.pipeline
+        name = f"{self.adapter} + {self.alignment}" if self.alignment else self.pipeline
+        return name if self.processes == 1 else f"{name}, {self.processes} processes"
 
 
 CELLS = (
@@ -66,6 +69,10 @@ CELLS = (
         Cell(adapter, alignment, places=IN_PPO if alignment == "ppo" else {})
         for alignment in ALIGNMENTS
         for adapter in ADAPTERS
+    ),
+    *(
+        Cell("lora", alignment, processes=2, places=IN_PPO if alignment == "ppo" else {})
+        for alignment in ("sft", "dpo", "ppo")
     ),
     Cell("lora", pipeline="sft, reward, ppo", places=BETWEEN_STAGES | IN_PPO),
     Cell("dora", pipeline="sft, 2 × (collect, rank, dpo)", most=200, places=BETWEEN_STAGES),

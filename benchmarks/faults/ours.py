@@ -52,6 +52,7 @@ class Bench:
         self.state = state_of(self.whole.folder)
 
     def _go(self, place: str, **options: Any) -> Ended:
+        options["processes"] = self.cell.processes
         return run_in_child(self.server, self.home, self.recipe, place, **options)
 
     def events(self, fault: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def main() -> int:
     """Copy the tree, and go on in the copy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, help="so many faults at random; default: all")
+    parser.add_argument("--only", default="", help="only methods whose name has this in it")
     parser.add_argument("--seed", type=int, default=0, help="which of them, and when kills come")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--recipes", type=int, help="changed recipes to load; default: 100,000")
@@ -62,7 +63,8 @@ def main() -> int:
             "TOKENIZERS_PARALLELISM": "false",
         }
         copy = str(tree / "benchmarks/faults/run.py")
-        page = asked.page or (None if asked.sample else HERE.parents[1] / "docs/reliability.md")
+        part = asked.sample or asked.only
+        page = asked.page or (None if part else HERE.parents[1] / "docs/reliability.md")
         to = [str(page.resolve(strict=True))] if page else []
         command = [sys.executable, copy, *sys.argv[1:], "--copied", *to]
         return subprocess.run(command, env=environment).returncode

@@ -42,11 +42,11 @@ class Swept:
 def sweep(ground: Ground, canaries: Canaries, asked: argparse.Namespace) -> Swept:
     """Strike all methods, damage checkpoints, and do the same to the raw loop."""
     dice = random.Random(asked.seed)
-    cells = list(CELLS)
+    cells = [cell for cell in CELLS if asked.only in str(cell)]
     if asked.sample:
-        kinds = [[c for c in CELLS if c.alignment == kind] for kind in (*ALIGNMENTS, "")]
+        kinds = [[c for c in cells if c.alignment == kind] for kind in (*ALIGNMENTS, "")]
         cells = in_turn(kinds, max(1, asked.sample // 4), dice)
-    share = -(-asked.sample // len(cells)) if asked.sample else None
+    share = -(-asked.sample // len(cells)) if asked.sample and cells else None
     swept = Swept()
     jobs: list[Job] = [
         lambda server, cell=cell: _of_a_cell(server, ground, cell, swept, canaries, share, asked)

@@ -48,8 +48,10 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def start(self, argv: list[str], out: Path, fault: dict | None = None) -> int:
-        job = {"argv": argv, "out": str(out), "fault": fault}
+    def start(
+        self, argv: list[str], out: Path, fault: dict | None = None, processes: int = 1
+    ) -> int:
+        job = {"argv": argv, "out": str(out), "fault": fault, "processes": processes}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -94,6 +96,7 @@ def run_in_child(
     fault=None,
     kill=None,
     words=(),
+    processes=1,
 ) -> Ended:
     """Run a recipe in a child, and wait for its end; kill: called with its pid meanwhile."""
     home = parent / place
@@ -103,7 +106,7 @@ def run_in_child(
         YAML(typ="safe").dump(data, stream)
     argv = ["run", str(path), "--output-dir", str(home / "runs"), *words]
     out = home / "out.txt"
-    pid = server.start(argv + (["--resume"] if resume else []), out, fault)
+    pid = server.start(argv + (["--resume"] if resume else []), out, fault, processes)
     if kill is not None:
         with suppress(ProcessLookupError):  # it was faster
             kill(pid)

@@ -1,8 +1,9 @@
 """A process that has imported everything, and forks one child for each run it is asked for.
 
-It reads one JSON object a line: {"argv", "out", "fault"}; it answers with the child's pid, and then
-with its exit code (negative: the signal that ended it). Another module may be named on its command
-line: its `warm` imports, its `install` prepares a fault, and its `main` runs.
+It reads one JSON object a line: {"argv", "out", "fault", "processes"}; it answers with the child's
+pid, and then with its exit code (negative: the signal that ended it). Another module may be named
+on its command line: its `warm` imports, its `install` prepares a fault, its `main` runs. Several
+processes find each other as those of torchrun do; the first one has the fault, and is told of.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,36 @@ def serve(program: Any) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            child(program, job)
+        pid, *others = start(program, job)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        code = os.waitstatus_to_exitcode(status)
+        for other in others:
+            if code:  # the launcher ends them
+                os.kill(other, signal.SIGKILL)
+            _, status = os.waitpid(other, 0)
+            code = code or os.waitstatus_to_exitcode(status)
+        print(code, flush=True)
+
+
+def start(program: Any, job: dict) -> list[int]:
+    """Fork the processes of a run, and return their pids."""
+    count = job.get("processes", 1)
+    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    if count > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            common["MASTER_PORT"] = str(free.getsockname()[1])
+    pids = []
+    for rank in range(count):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            if count > 1:
+                os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank))
+            if rank:
+                job |= {"out": f"{job['out']}.{rank}", "fault": None}
+            child(program, job)
+    return pids
 
 
 def warm() -> None:
