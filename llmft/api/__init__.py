@@ -52,6 +52,7 @@ from llmft.api.rows import (
     Answer,
     ChatRow,
     CompletionRow,
+    Conversation,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -71,11 +72,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
-    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
-    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
-    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings", "Share",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
+    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
+    "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
     "TrainSettings", "WaitsForPeople", "hookimpl",
@@ -116,9 +118,14 @@ class Adapter(_Kind[C]):
     """What is trained: a small set of parameters attached to a frozen base model.
 
     It need not be a PEFT type: `attach` may return any module that answers like the base model.
+    Full fine-tuning is an adapter too, one that declares `trains_base`.
     """
 
     mergeable: ClassVar[bool] = False
+    trains_base: ClassVar[bool] = False
+    """Whether it trains weights of the base itself, or some of them. Then `attach` and `load` let
+    them require grad, `save` writes the whole model as transformers does, and `disabled` is never
+    asked: whoever needs the base as it was gets a copy, which is loaded on demand."""
     supports_gradient_checkpointing: ClassVar[bool] = True
     supports_quantization: ClassVar[bool] = True
     supports_packing: ClassVar[bool] = False
@@ -152,6 +159,13 @@ class Adapter(_Kind[C]):
         """
         return None
 
+    def trains_in_float32(self) -> bool:
+        """Return whether what is trained gets float32 values where the base's type is narrower.
+
+        False leaves it in the base's type, where updates smaller than its rounding are lost.
+        """
+        return True
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 
@@ -162,7 +176,7 @@ class Adapter(_Kind[C]):
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Return the base model with a new adapter attached; only the adapter requires grad."""
+        """Return the base model with a new adapter attached; only what is trained requires grad."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -206,13 +220,23 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    evaluate_generates: ClassVar[bool] = False
+    """Whether `evaluate` generates answers: during training it is then asked for its metrics as
+    rarely as `evaluate.generate_every` says."""
+    greater_is_better: ClassVar[Mapping[str, bool]] = {}
+    """Of metrics that `evaluate` returns, whether more is better: each may choose the best
+    checkpoint. A metric that is not here has to be given a direction in the recipe."""
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:
         """Train the stage's adapter, and return what was made."""
 
     def evaluate(self, context: StageContext) -> Mapping[str, float]:
-        """Return metrics of the method's own, on held-out rows, before and after training."""
+        """Return metrics of the method's own, on held-out rows: before, after, during training.
+
+        During training it must leave the model and the method as they are. Random numbers are put
+        back, and what it adds to the samples is left out.
+        """
         return {}
 
     def extend(self, model: Any) -> None:
@@ -266,7 +290,8 @@ Metric = Callable[[str, Sequence[str]], float]
 class Dataset(_Kind[C]):
     """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
 
-    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1].
+    metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1];
+    more is better.
     """
 
     rows: ClassVar[tuple[RowKind, ...]]

@@ -36,7 +36,11 @@ class StageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress: `done` of `total` units of a phase, with metrics where there are new ones."""
+    """Progress: `done` of `total` units of a phase, with metrics where there are new ones.
+
+    Two phases are in optimiser steps: `train`, and `score`, which brings the scores of held-out
+    rows at a step of training.
+    """
 
     stage: str
     phase: str

@@ -6,13 +6,19 @@ TrainingArguments'. Every field has a type, a bound and a description; unknown k
 
 from __future__ import annotations
 
+import datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Line = Annotated[str, Field(min_length=1, max_length=4096)]
+_LARGEST_TEMPLATE = 1_000_000
+Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
+"""So many optimiser steps; or, below 1, a share of all of a stage's steps."""
 
 
 class Settings(BaseModel):
@@ -70,9 +76,40 @@ class ModelSource(Settings):
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="the attention implementation; auto: padding-free where possible"
     )
-    chat_template: Line | None = Field(
+    chat_template: Template | None = Field(
         None,
-        description="a Jinja chat template; default: the tokenizer's own",
+        description="a Jinja chat template, a file that holds one, or a model whose template it"
+        " is; default: the tokenizer's own",
+    )
+    chat_template_kwargs: dict[Name, bool | int | float | str] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="names that the chat template reads, such as {enable_thinking: false}",
+    )
+    chat_template_date: str = Field(
+        "2024-07-26",
+        pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$",
+        description="the day that a chat template is told, where it writes the day",
+    )
+    lost_text: Literal["refuse", "note"] = Field(
+        "refuse",
+        description="what is done with a row of which the chat template leaves out some text:"
+        " refuse it, or train without that text and say so",
+    )
+    append_eos: bool = Field(
+        False,
+        description="put end-of-text after an answer that the chat template ends with no token at"
+        " which generation stops",
+    )
+    missing_stop: Literal["note", "refuse"] = Field(
+        "note",
+        description="what is done with an answer that the chat template ends with no token at which"
+        " generation stops: train on it and say so, or refuse it",
+    )
+    stop: list[Line] = Field(
+        default_factory=list,
+        max_length=20,
+        description="tokens that end an answer, beside those that the model's files name",
     )
     tokenizer: Line | None = Field(
         None, description="a folder or hub id of a tokenizer; default: the model's own"
@@ -80,6 +117,44 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @field_validator("chat_template")
+    @classmethod
+    def _read_template(cls, text: str | None) -> str | None:
+        return text if text is None else read_template(text)
+
+    @field_validator("chat_template_date")
+    @classmethod
+    def _a_day(cls, text: str) -> str:
+        datetime.date.fromisoformat(text)
+        return text
+
+
+def is_template(text: str) -> bool:
+    """Return whether a text is a Jinja template, and no name of a file or of a model."""
+    return "{{" in text or "{%" in text
+
+
+def read_template(text: str) -> str:
+    """Return a chat template that is given as such, or as the name of a file that holds it.
+
+    The name of a model, a folder or a hub id, is returned as it is. Raises ValueError where there
+    is no such file, or no template in it.
+    """
+    if is_template(text):
+        return text
+    path = Path(text).expanduser()
+    if "\0" not in text and path.is_file():
+        try:
+            held = path.read_bytes()[: _LARGEST_TEMPLATE + 1].decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{text}' cannot be read as a text: {error}") from error
+        if not is_template(held) or len(held) > _LARGEST_TEMPLATE:
+            raise ValueError(f"'{text}' holds no Jinja template")
+        return held
+    if path.suffix in (".jinja", ".jinja2", ".j2", ".txt") or "\n" in text or " " in text:
+        raise ValueError(f"'{text[:80]}' is no Jinja template, and there is no such file")
+    return text
 
 
 class PushToHub(Settings):
@@ -120,8 +195,19 @@ class TrainSettings(Settings):
     per_device_train_batch_size: int = Field(
         8, ge=1, le=65_536, description="rows in one forward pass on one device"
     )
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, le=65_536, description="forward passes before each optimiser step"
+    gradient_accumulation_steps: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="forward passes of each process before an optimiser step; default: 1, or what"
+        " train_batch_size asks for",
+    )
+    train_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=4_294_967_296,
+        description="rows in one optimiser step over all processes; gradient_accumulation_steps"
+        " then follows from the number of processes",
     )
     per_device_eval_batch_size: int = Field(
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
@@ -176,18 +262,36 @@ class TrainSettings(Settings):
     max_dropped: Share = Field(
         0.05, description="stop if more than this share of the rows is dropped or loses its answer"
     )
-    logging_steps: int = Field(
-        10, ge=1, le=1_000_000, description="optimiser steps between two logs of the metrics"
+    logging_steps: Interval = Field(
+        10,
+        description="optimiser steps between two logs of the metrics; below 1: a share of all"
+        " steps",
     )
     save_strategy: Literal["no", "epoch", "steps"] = Field(
         "no", description="when checkpoints are saved; the final adapter always is"
     )
-    save_steps: int = Field(
-        500, ge=1, le=100_000_000, description="optimiser steps between checkpoints, for 'steps'"
+    save_steps: Interval = Field(
+        500,
+        description="optimiser steps between checkpoints, for 'steps'; below 1: a share of all"
+        " steps",
     )
     save_total_limit: int = Field(
-        2, ge=2, le=10_000, description="how many checkpoints are kept, at least 2"
+        2,
+        ge=2,
+        le=10_000,
+        description="how many checkpoints are kept, at least 2: the newest, and among them the"
+        " best where one is chosen",
     )
+
+    def accumulation(self, processes: int = 1) -> int:
+        """Return the forward passes of each process before an optimiser step."""
+        if self.train_batch_size is None:
+            return self.gradient_accumulation_steps or 1
+        return max(1, self.train_batch_size // (self.per_device_train_batch_size * processes))
+
+    def rows_per_step(self, processes: int = 1) -> int:
+        """Return the rows of an optimiser step, over all processes."""
+        return self.per_device_train_batch_size * self.accumulation(processes) * processes
 
     @property
     def _warms_up(self) -> bool:
@@ -197,6 +301,16 @@ class TrainSettings(Settings):
     def _no_contradiction(self) -> TrainSettings:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("warmup_steps and warmup_ratio exclude each other; keep one")
+        whole, size = self.train_batch_size, self.per_device_train_batch_size
+        if whole and self.gradient_accumulation_steps:
+            raise ValueError(
+                "train_batch_size and gradient_accumulation_steps exclude each other; keep one"
+            )
+        if whole and whole % size:
+            raise ValueError(
+                f"train_batch_size: {whole} is not a multiple of per_device_train_batch_size:"
+                f" {size}; write {-(-whole // size) * size}, or another per_device_train_batch_size"
+            )
         most = self.max_steps
         if most is not None and (self.warmup_steps > most or (self._warms_up and most == 1)):
             warmup = self.warmup_steps or 1
@@ -226,7 +340,7 @@ class TrainSettings(Settings):
 
 
 class EvaluateSettings(Settings):
-    """How a stage is scored, before and after training."""
+    """How a stage is scored: before and after training, and during it where that is asked."""
 
     metrics: list[Name] = Field(
         default_factory=lambda: ["loss"],
@@ -252,9 +366,83 @@ class EvaluateSettings(Settings):
         le=100_000,
         description="answers written to samples.jsonl, before and after training",
     )
+    eval_strategy: Literal["no", "steps", "epoch"] = Field(
+        "no", description="when the stage is also scored during training, and at its last step"
+    )
+    eval_steps: Interval | None = Field(
+        None,
+        description="optimiser steps between two evaluations, for 'steps'; below 1: a share of all"
+        " steps; default: train.logging_steps",
+    )
+    generate_every: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="generate answers, and score them, at every so many of the evaluations during"
+        " training; default: only before and after it",
+    )
+    load_best_model_at_end: bool = Field(
+        False, description="the stage's result is its best checkpoint instead of its last step"
+    )
+    metric_for_best_model: Name | None = Field(
+        None,
+        description="the metric that says which evaluation is the best, whose checkpoint is kept;"
+        " default: loss, where load_best_model_at_end or early_stopping_patience is set",
+    )
+    greater_is_better: bool | None = Field(
+        None, description="whether more of that metric is better; default: what the metric says"
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="stop after so many evaluations in a row that bring no improvement",
+    )
+    early_stopping_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="the improvement over the best evaluation so far that counts for"
+        " early_stopping_patience",
+    )
+
+    @property
+    def best_metric(self) -> str | None:
+        """The metric that evaluations are compared by; None where none of them is chosen."""
+        chosen = self.load_best_model_at_end or self.early_stopping_patience
+        return self.metric_for_best_model or ("loss" if chosen else None)
 
     @model_validator(mode="after")
     def _one_source(self) -> EvaluateSettings:
         if self.split and self.holdout:
             raise ValueError("split and holdout exclude each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _scored_during_training(self) -> EvaluateSettings:
+        if self.eval_strategy == "no":
+            for name in (
+                "eval_steps", "generate_every", "load_best_model_at_end", "metric_for_best_model",
+                "early_stopping_patience",
+            ):  # fmt: skip
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} has an effect only where a stage is scored during training;"
+                        " write eval_strategy: steps or epoch, or drop it"
+                    )
+        if self.eval_strategy == "epoch" and self.eval_steps is not None:
+            raise ValueError(
+                "eval_steps has no effect with eval_strategy 'epoch'; drop it, or write steps"
+            )
+        if self.early_stopping_threshold and not self.early_stopping_patience:
+            raise ValueError(
+                "early_stopping_threshold has an effect only with early_stopping_patience; set that"
+                " too, or drop it"
+            )
+        if self.greater_is_better is not None and self.best_metric is None:
+            raise ValueError(
+                "greater_is_better has an effect only where the best evaluation is chosen; write"
+                " load_best_model_at_end, metric_for_best_model or early_stopping_patience, or drop"
+                " it"
+            )
         return self

@@ -68,9 +68,19 @@ def last_number(text: str) -> Decimal | None:
 
 
 def final_number(answer: str, right: Sequence[str]) -> float:
-    """Return 1.0 if an answer's last number is that of one of the right ones, else 0.0."""
+    """Return 1.0 if an answer's last number is that of one of the right ones, else 0.0.
+
+    A right answer without a number is right where it is given letter for letter.
+    """
     given = last_number(answer)
-    return float(given is not None and any(given == last_number(text) for text in right))
+    return float(
+        any(
+            answer.strip() == text.strip() if (wanted := last_number(text)) is None
+            else given == wanted
+            for text in right
+            if text.strip()
+        )
+    )  # fmt: skip
 
 
 def _numbers(text: str) -> list[Decimal]:

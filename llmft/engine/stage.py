@@ -19,17 +19,19 @@ from llmft.api import (
     StageResult,
 )
 from llmft.data.packing import PackedObjective, pack
+from llmft.data.preview_page import preview_page
 from llmft.engine.stage_data import StageData
 from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
+from llmft.engine.stage_preview import PAGE, ROWS_ON_PAGE, preview_of
 from llmft.engine.stage_sampler import StageSampler
+from llmft.engine.stage_scoring import StageScoring
 from llmft.engine.trackers import Trackers
 from llmft.hub.model_card import Place, card
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
-from llmft.recipes.work import LOSS_METRICS
-from llmft.registry.return_checks import groups_of, metric_of, numbers_of
+from llmft.registry.return_checks import groups_of
 from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
 from llmft.runs.upstream import upstream_folder
@@ -38,6 +40,7 @@ from llmft.system.machine import seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
+from llmft.training.validation import Validation, evaluated_step
 
 
 class StageRunner:
@@ -69,6 +72,7 @@ class StageRunner:
         asked = bound.spec.evaluate
         self.log = StageLog(self.name, trackers, asked.samples if asked else 0)
         self.models, self.data, self.sampler = self._parts()
+        self.scoring = StageScoring(self)
 
     def _parts(self) -> tuple[Any, Any, Any]:
         """Return what answers as `models`, `data` and `sampler`."""
@@ -88,12 +92,14 @@ class StageRunner:
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
+        self._keep_preview(items)
         if self.train.packing and self.data.max_length:
             items, objective = pack(items, self.data.max_length), PackedObjective(objective)
         return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Do what `fit` does with items that the objective samples to prompts."""
+        self._keep_preview(prompts)
         checked = CheckedOnlineObjective(objective, self.work)
         return self._fit(prompts, checked, checked)
 
@@ -116,6 +122,7 @@ class StageRunner:
         checkpoints.carried = carried
         self.log.progress("train", saved.step if saved else 0, plan.steps)
         seed_everything(self.seed + distributed.rank())  # each process drops out for itself
+        validation = self.scoring.validation(plan.steps, before)
         report = loop.train(
             self.models.model,
             items,
@@ -127,8 +134,9 @@ class StageRunner:
             checkpoints=checkpoints,
             saved=saved,
             online=online,
+            validation=validation,
         )
-        after = self.score("after")
+        after = self.scoring.score("after")
         return StageResult(
             produces=self.work.produces,
             steps=report.steps,
@@ -138,10 +146,40 @@ class StageRunner:
                 "train_seconds": round(report.seconds, 3),
                 "items_seen": report.items,
                 **checkpoints.metrics(),
+                **self._of_best(validation, report.steps, plan.steps),
             },
             before=before,
             after=after,
         )
+
+    def _keep_preview(self, items: Sequence[Any]) -> None:
+        """Write the page that shows what is trained on, once for all processes."""
+        from llmft.system import distributed
+
+        made = self.data.trained_on
+        if distributed.rank() or made is None:
+            return
+        shown = preview_of(self, made, items, picks=ROWS_ON_PAGE)
+        title = f"{self.job.recipe.name}/{self.name}"
+        fsio.write_text(self.folder / PAGE, preview_page(title, [shown]))
+
+    def _of_best(self, validation: Validation | None, steps: int, planned: int) -> dict[str, float]:
+        """Return the best evaluation during training as metrics, and say what came of it."""
+        metric = validation.settings.best_metric if validation else None
+        if validation is None or metric is None or validation.best is None:
+            return {}
+        step, value = validation.best
+        if steps < planned:
+            self.log.note(
+                f"stopped early, at step {steps} of {planned}: {validation.waited} evaluations"
+                f" without a better {metric}"
+            )
+        if validation.settings.load_best_model_at_end:
+            self.log.note(
+                f"the result is that of step {step}, the best of {validation.count} evaluations"
+                f" ({metric} {value:.6g})"
+            )
+        return {"best_step": step, f"best_{metric}": value}
 
     def _checkpoints(self, items: Sequence[Any]) -> Checkpoints:
         rows = {f"{split} rows": digest for split, digest in self.data.digests.items()}
@@ -156,63 +194,17 @@ class StageRunner:
 
     def _before(self, saved: Saved | None) -> Mapping[str, float]:
         """Return the scores before training: measured now, or by the run that is resumed."""
-        trim_metrics(self.folder, saved.step if saved else 0)
+        trim_metrics(
+            self.folder, saved.step if saved else 0, evaluated_step(saved.facts) if saved else 0
+        )
         if saved is None:
-            return self.score("before")
+            return self.scoring.score("before")
         self.log.note(f"continues after step {saved.step}, from its checkpoint")
         self.log.samples = list(saved.carried["samples"])
         before: Mapping[str, float] = saved.carried["before"]
         if before:
             self.trackers.scored(self.name, "before", before)
         return before
-
-    def score(self, when: str) -> dict[str, float]:
-        """Return the stage's scores as it is now, `before` or `after`, and tell the trackers.
-
-        Of several processes the first one scores, and tells the others.
-        """
-        from llmft.system import distributed
-
-        return distributed.on_rank_zero(lambda: self._score(when))
-
-    def _score(self, when: str) -> dict[str, float]:
-        from llmft.evaluation import evaluation
-
-        rows, asked = self.data.split[1], self.spec.evaluate
-        if rows is None or asked is None:
-            return {}
-        self.log.when = when
-        scores = evaluation.Scores()
-        if set(asked.metrics) & set(LOSS_METRICS):
-            encoded, report = self.data.encoder.encode(
-                evaluation.as_answered(rows.rows), self.train
-            )
-            if when == "before" and (said := report.note()):
-                self.log.note(f"to compute the loss, {said}")
-            self.log.progress("evaluate", 0, len(encoded))
-            loss = evaluation.mean_loss(
-                self.models.model,
-                encoded,
-                self.train.per_device_eval_batch_size,
-                lambda done, total: self.log.progress("evaluate", done, total),
-            )
-            values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
-            scores.metrics |= {name: values[name] for name in asked.metrics if name in values}
-        theirs = self.dataset.metrics
-        named = {m: metric_of(self.dataset, m) for m in asked.metrics if m in theirs}
-        if named:
-            answers = evaluation.score_answers(
-                rows.rows,
-                lambda prompts: self.sampler.generate(prompts, asked.max_new_tokens),
-                named,
-                asked.samples,
-            )
-            scores.metrics |= answers.metrics
-            self.log.samples += [{"when": when, **sample} for sample in answers.samples]
-        if isinstance(self.work, Alignment):
-            scores.metrics |= numbers_of(self.work, "'evaluate'", self.work.evaluate(self))
-        self.trackers.scored(self.name, when, scores.metrics)
-        return scores.metrics
 
     def save(self, result: StageResult) -> None:
         """Write what the stage made; its result comes last, and says that it is finished."""
@@ -234,6 +226,8 @@ class StageRunner:
                 fsio.read_json(self.run / "lock.json", artifacts.PUT_BACK),
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
+                is_model=self.models.adapter.trains_base,
+                stands_on=self.bound.stands_on,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

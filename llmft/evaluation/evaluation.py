@@ -41,13 +41,15 @@ def mean_loss(
     total, count = 0.0, 0
     training = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            nll = label_nll(model, rows[start : start + batch_size]).nll_N
-            total += float(nll.double().sum())
-            count += len(nll)
-            on_batch(min(start + batch_size, len(rows)), len(rows))
-    model.train(training)
+    try:
+        with torch.no_grad():
+            for start in range(0, len(rows), batch_size):
+                nll = label_nll(model, rows[start : start + batch_size]).nll_N
+                total += float(nll.double().sum())
+                count += len(nll)
+                on_batch(min(start + batch_size, len(rows)), len(rows))
+    finally:
+        model.train(training)
     return total / count
 
 

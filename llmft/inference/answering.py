@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmft.api import Alignment
 from llmft.api.errors import CheckpointError, DataError
 from llmft.data.encoding import Encoder
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
@@ -15,11 +16,20 @@ from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.provenance import refuse_changed_base
-from llmft.runs.upstream import dataset_in, load_options, stage_model
+from llmft.runs.upstream import (
+    dataset_in,
+    load_options,
+    merged,
+    merged_stages,
+    stage_model,
+    upstream_folder,
+)
 from llmft.system import hub_commits
 from llmft.system.machine import device
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 from llmft.system.quiet import before_upstream
+from llmft.training.checkpoints import FOLDER as CHECKPOINTS
+from llmft.training.checkpoints import Checkpoints
 
 
 def load_run(run: Path, registry: Registry) -> Job:
@@ -44,24 +54,31 @@ def answer(
     stage: str | None = None,
     max_new_tokens: int = 64,
     with_adapter: bool = True,
+    step: int | None = None,
 ) -> list[str]:
     """Return the run's answer to each question, asked as its stage's data set asks.
 
     stage: default: the last finished one that made a policy. with_adapter: False asks the base
-        model alone.
-    Raises CheckpointError where no stage made a policy.
+        model alone. step: use the stage's checkpoint after so many steps, for which it need not be
+        finished.
+    Raises CheckpointError where no stage made a policy, or has no such checkpoint.
     """
     from llmft.evaluation.generation import generate
 
     before_upstream()
-    folder = artifacts.stage_that_made(
-        "policy", run, stage, fix="a reward model scores texts: llmft score RUN FILE"
-    )
+    if step is None:
+        folder = artifacts.stage_that_made(
+            "policy", run, stage, fix="a reward model scores texts: llmft score RUN FILE"
+        )
+    else:
+        folder = stage_with_checkpoint(job, run, "policy", stage, step)
     bound = job.stage(folder.name)
     base = BaseModel(job.recipe.model)
-    model = model_of_run(job, bound, base, folder, varlen=False, with_adapter=with_adapter)
+    model = model_of_run(
+        job, bound, base, folder, varlen=False, with_adapter=with_adapter, step=step
+    )
     dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
     texts = generate(
@@ -84,17 +101,65 @@ def model_of_run(
     varlen: bool,
     with_adapter: bool = True,
     whole: bool = False,
+    step: int | None = None,
 ) -> Any:
     """Return the model that a finished stage made, on the device, frozen.
 
     folder: the stage's. with_adapter: False gives the base alone. whole: with what the alignment
-    added, such as a reward model's head.
+    added, such as a reward model's head. step: as it was at a checkpoint, finished or not.
     """
     options = load_options(job.recipe, bound.model_adapter)
     model = base.load(options, varlen=varlen)
     model = model if options else model.to(device())
     refuse_not_finite(model, job.recipe.model)
-    return stage_model(bound, model, folder, whole=whole) if with_adapter else model
+    if not with_adapter:
+        return model
+    model = merged(model, merged_stages(bound, folder.parent.parent))
+    if step is not None:
+        return _at_checkpoint(bound, model, folder, step)
+    return stage_model(bound, model, folder, whole=whole)
+
+
+def stage_with_checkpoint(job: Job, run: Path, kind: str, stage: str | None, step: int) -> Path:
+    """Return the folder of the stage that makes this kind and has a checkpoint after a step.
+
+    stage: default: the last that does. Raises CheckpointError where there is none.
+    """
+    found: dict[str, list[int]] = {}
+    for bound in job.stages:
+        folder = run / "stages" / bound.name
+        if bound.work.produces == kind and stage in (None, bound.name):
+            found[bound.name] = Checkpoints(folder / CHECKPOINTS, run.name, {}).steps()
+    having = [name for name, steps in found.items() if step in steps]
+    if having:
+        return run / "stages" / having[-1]
+    there = [f"{name}: {', '.join(map(str, reversed(s)))}" for name, s in found.items() if s]
+    raise CheckpointError(
+        "E402",
+        f"'{run}' has no checkpoint after step {step} of "
+        + (f"the stage '{stage}'" if stage else f"a stage that makes {kind.replace('_', ' ')}"),
+        fix=f"name one that is there ({'; '.join(there)})"
+        if there
+        else "save some: train.save_strategy",
+    )
+
+
+def _at_checkpoint(bound: BoundStage, base: Any, folder: Path, step: int) -> Any:
+    """Return a stage's model, frozen, with the weights of its checkpoint after a step."""
+    from llmft.modeling.precision import train_in_float32
+    from llmft.training.training_state import restore_weights
+
+    run = folder.parent.parent
+    start = upstream_folder(bound.continued, run) if bound.continued else None
+    model = stage_model(bound, base, start)
+    assert isinstance(bound.work, Alignment)  # a task has no checkpoints
+    bound.work.extend(model)
+    adapter = bound.model_adapter
+    if adapter is not None and adapter.trains_in_float32():
+        train_in_float32(model)
+    tensors = Checkpoints(folder / CHECKPOINTS, run.name, {}).tensors(step)
+    restore_weights(model, tensors)
+    return model.requires_grad_(False).eval()
 
 
 def _refuse_cut(prompts: int) -> None:

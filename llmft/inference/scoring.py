@@ -12,7 +12,7 @@ from llmft.api.settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import cut_at_start
 from llmft.data.tables import read_file
-from llmft.inference.answering import model_of_run
+from llmft.inference.answering import model_of_run, stage_with_checkpoint
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
 from llmft.runs import artifacts
@@ -23,27 +23,31 @@ REWARD_MODEL = "reward_model"
 
 
 def score_file(
-    job: Job, run: Path, file: Path, *, stage: str | None = None
+    job: Job, run: Path, file: Path, *, stage: str | None = None, step: int | None = None
 ) -> list[dict[str, Any]]:
     """Return each record of a file with the reward of its text as `score`.
 
     A record holds `text`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`, which
     get `chosen_score` and `rejected_score`. A prompt is text, or messages. A row longer than the
     stage's `max_length` loses its start, as in training.
-    stage: default: the last finished one that made a reward model.
+    stage: default: the last finished one that made a reward model. step: use its checkpoint after
+    so many steps, for which it need not be finished.
     Raises CheckpointError where there is none, DataError at a record with nothing to score.
     """
     import torch
 
     from llmft.modeling.heads import rewards
 
-    folder = artifacts.stage_that_made(
-        REWARD_MODEL, run, stage, fix="run a recipe with the alignment reward"
-    )
+    if step is None:
+        folder = artifacts.stage_that_made(
+            REWARD_MODEL, run, stage, fix="run a recipe with the alignment reward"
+        )
+    else:
+        folder = stage_with_checkpoint(job, run, REWARD_MODEL, stage, step)
     bound, base = job.stage(folder.name), BaseModel(job.recipe.model)
     dataset = dataset_in(bound, run)
     limit = bound.spec.train.max_length or base.positions
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     records = list(read_file(file))
     asked = [
         (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))
@@ -52,7 +56,7 @@ def score_file(
     ]
     adapter = bound.model_adapter
     varlen = adapter is None or adapter.supports_packing
-    model = model_of_run(job, bound, base, folder, varlen=varlen, whole=True)
+    model = model_of_run(job, bound, base, folder, varlen=varlen, whole=True, step=step)
     scored: list[dict[str, Any]] = [dict(record) for _, record in records]
     with torch.no_grad():
         for start in range(0, len(asked), BATCH):
@@ -78,7 +82,7 @@ def _rows(
         for column, text in found.items():
             yield keys[column], encoder.completion(CompletionRow(prompt, text, (), origin))
     elif isinstance(record.get("text"), str) and record["text"].strip():
-        (row,), _ = encoder.encode([TextRow(record["text"], origin)], TrainSettings())
+        (row,), _ = encoder.encode([TextRow(record["text"], origin, "text")], TrainSettings())
         yield "score", row
     else:
         raise DataError(

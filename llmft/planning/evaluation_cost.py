@@ -20,23 +20,28 @@ if TYPE_CHECKING:
 PROMPTS = 2000  # looked at to find the longest
 
 
-def judge(stage: PlannedStage) -> None:
-    """Compute a stage's evaluation on its heaviest batch, while the memory tracker is entered."""
+def judge(stage: PlannedStage, *, in_training: bool = False) -> None:
+    """Compute a stage's evaluation on its heaviest batch, while the memory tracker is entered.
+
+    in_training: between two steps, where answers may be generated rarely or never.
+    """
     rows, asked = stage.data.held_out(), stage.spec.evaluate
     if not rows or asked is None:
         return
     stage.state.judging = True
-    stage.state.memory.begin("evaluate")
+    generates = not in_training or asked.generate_every is not None
+    later = " in training" if in_training else ""
+    stage.state.memory.begin(f"evaluate{later}")
     if set(asked.metrics) & set(LOSS_METRICS):
         chunk = stage.data.encode(evaluation.as_answered(rows))
         evaluation.mean_loss(stage.models.model, chunk, max(len(chunk), 1))
-    if isinstance(stage.work, Alignment):
+    if isinstance(stage.work, Alignment) and (generates or not stage.work.evaluate_generates):
         stage.work.evaluate(stage)
-    if set(asked.metrics) & set(stage.dataset.metrics):
+    if generates and set(asked.metrics) & set(stage.dataset.metrics):
         prompts: list[Prompt] = []
         evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
         lengths = [len(stage.data.encoder.prompt_ids(prompt)) for prompt in prompts]
-        stage.state.memory.begin("generate")
+        stage.state.memory.begin(f"generate{later}")
         size = stage.train.per_device_eval_batch_size
         grow_cache(
             stage.models.model,

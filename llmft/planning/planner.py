@@ -15,7 +15,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
-from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
+from llmft.planning.memory_tracker import OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
@@ -25,12 +25,22 @@ from llmft.training.step_plan import Plan
 
 
 @dataclass(frozen=True)
+class Evaluations:
+    """How often a stage is scored during training, on how many rows; how often with answers."""
+
+    times: int
+    rows: int
+    with_answers: int
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """What a stage would do.
 
     rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
-    here. drawn: the answers that a task samples, or all rollouts of a stage. followed: whether the
-    memory of all its phases is in `peaks`; a remark says what is not.
+    here. evaluations: those during training. drawn: the answers that a task samples, or all
+    rollouts of a stage. followed: whether the memory of all its phases is in `peaks`; a remark says
+    what is not.
     """
 
     name: str
@@ -46,6 +56,7 @@ class StagePlan:
     total_parameters: int
     quantization: str
     counts: Counts | None
+    evaluations: Evaluations | None
     peaks: tuple[Peak, ...]
     followed: bool
     files: tuple[tuple[str, int], ...]
@@ -121,9 +132,10 @@ def plan_stage(
         total_parameters=total,
         quantization=stored,
         counts=planned.state.counts,
+        evaluations=_evaluations(planned),
         peaks=tuple(memory.peaks),
         followed=followed,
-        files=tuple(_files(stage, memory.peaks, planned.state.counts)),
+        files=tuple(_files(stage, planned)),
         remarks=(*planned.log.notes, *planned.state.remarks),
     )
 
@@ -200,29 +212,42 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple[str, int]]:
+def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
     """Return the files of a stage's folder that matter, and about how many bytes each has."""
-
-    def most(kind: str) -> int:
-        return max((peak.by_kind.get(kind, 0) for peak in peaks), default=0)
-
+    state = planned.state
+    counts = state.counts
+    optimizer = max((peak.by_kind.get(OPTIMIZER, 0) for peak in state.memory.peaks), default=0)
     folder = f"stages/{stage.name}"
     if stage.task:
         return [(f"{folder}/rows.jsonl", 0)]
-    files = [(f"{folder}/adapter", most(ADAPTER))]
-    if stage.train.save_strategy != "no":
+    files = [(f"{folder}/adapter", state.saved_bytes)]
+    chooses = stage.evaluate is not None and stage.evaluate.best_metric is not None
+    if stage.train.save_strategy != "no" or chooses:
         kept = stage.train.save_total_limit
         if counts is not None:
             kept = min(kept, _saves(stage, counts))
-        files.append(
-            (f"{folder}/checkpoints, {kept} kept", kept * most(ADAPTER) + kept * most(OPTIMIZER))
-        )
+        size = state.trained_bytes + optimizer
+        files.append((f"{folder}/checkpoints, {kept} kept", kept * size))
     return files
 
 
 def _saves(stage: Stage, counts: Counts) -> int:
-    """Return how many checkpoints a stage writes in all."""
-    return Plan.of(counts.items, stage.train, 0).saves(stage.train)
+    """Return how many checkpoints a stage writes in all, at most."""
+    plan = Plan.of(counts.items, stage.train, 0)
+    saves = plan.saves(stage.train)
+    if stage.evaluate is not None and stage.evaluate.best_metric:  # each may be the best
+        saves += plan.evaluations(stage.evaluate, stage.train)
+    return saves
+
+
+def _evaluations(planned: PlannedStage) -> Evaluations | None:
+    """Return how often a stage is scored during training; None where it is not, or not known."""
+    asked, counts, train = planned.spec.evaluate, planned.state.counts, planned.train
+    if asked is None or counts is None or asked.eval_strategy == "no":
+        return None
+    times = Plan.of(counts.items, train, 0).evaluations(asked, train)
+    every = asked.generate_every
+    return Evaluations(times, len(planned.data.held_out()), times // every if every else 0)
 
 
 def _network(job: Job) -> list[str]:

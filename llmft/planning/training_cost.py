@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
-from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import make_optimizer
 
 BLOCK = 256
@@ -25,10 +25,12 @@ def train_steps(
     settings: TrainSettings,
     groups: Sequence[Mapping[str, Any]] | None,
     memory: MemoryTracker,
+    evaluate: Callable[[], None] = lambda: None,
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
-    A checkpoint is copied before it is written, with the optimiser's state still there.
+    evaluate: what is computed between two steps, with the optimiser's state there. A checkpoint
+    is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
@@ -41,7 +43,7 @@ def train_steps(
         memory.add(parameter.grad, GRADIENTS)
     for batch in batches:
         _update(optimizer, memory)
-        if settings.gradient_accumulation_steps == 1:
+        if settings.accumulation() == 1:
             for parameter in trained:
                 parameter.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
@@ -52,8 +54,7 @@ def train_steps(
     _update(optimizer, memory)
     for parameter in trained:
         parameter.grad = None
-    if settings.save_strategy != "no":
-        memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
+    evaluate()
     model.eval()
 
 

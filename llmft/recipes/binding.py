@@ -60,7 +60,7 @@ class Binder:
         adapter = None
         if stage.adapter is not None:
             adapter = self._made("adapter", stage.adapter)
-        elif stage.start_from is not None and (start := upstream[stage.start_from].stage):
+        elif stage.start is not None and (start := upstream[stage.start].stage):
             adapter = start.adapter
         rewards: list[RewardFunction[Any]] = [
             self._made(kind, config) for _, kind, config in nested_methods(stage.work)

@@ -56,7 +56,7 @@ train.num_train_epochs
 train.max_steps
     steps num_steps max_train_steps total_steps num_training_steps num_train_steps train_steps
 train.per_device_train_batch_size
-    micro_batch_size batch_size train_batch_size per_gpu_train_batch_size per_device_batch_size
+    micro_batch_size batch_size per_gpu_train_batch_size per_device_batch_size
     mini_batch_size mbs bs
 train.per_device_eval_batch_size
     eval_batch_size val_batch_size per_gpu_eval_batch_size
@@ -105,7 +105,17 @@ train.save_total_limit
     keep_checkpoints max_checkpoints checkpoint_limit
 
 evaluate.metrics
-    metric eval_metrics compute_metrics metric_for_best_model
+    metric eval_metrics compute_metrics
+evaluate.eval_strategy
+    evaluation_strategy eval_policy do_eval_during_training
+evaluate.eval_steps
+    eval_interval eval_every evals_per_epoch val_check_interval
+evaluate.load_best_model_at_end
+    load_best_model save_best_model keep_best
+evaluate.metric_for_best_model
+    best_metric monitor
+evaluate.early_stopping_patience
+    early_stopping patience
 evaluate.holdout
     val_set_size val_size test_size eval_size split_dataset_ratio validation_split
 evaluate.split
@@ -179,9 +189,8 @@ REMARKS = {
     "overwrite_output_dir": "drop it; no two runs share a folder",
     "do_train": "drop it; a stage always trains",
     "do_eval": "write an evaluate: block in the stage",
-    "eval_strategy": "write an evaluate: block in the stage; it is judged before and after",
-    "evaluation_strategy": "write an evaluate: block in the stage; it is judged before and after",
-    "eval_steps": "drop it; a stage is judged before and after training",
+    "eval_on_start": "drop it; a stage with an evaluate: block is always scored before training",
+    "eval_delay": "drop it; a stage is scored from the start on",
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
     "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",

@@ -44,8 +44,10 @@ def references(recipe: Recipe) -> list[Reference]:
     found = []
     for number, stage in enumerate(recipe.stages):
         base: KeyPath = ("stages", number)
-        if stage.start_from is not None:
-            found.append(Reference(number, (*base, "start_from"), stage.start_from, "policy"))
+        if stage.start is not None:
+            whole = isinstance(stage.start_from, str)
+            path = (*base, "start_from") if whole else (*base, "start_from", "stage")
+            found.append(Reference(number, path, stage.start, "policy"))
         for key in OF_A_STAGE:
             config = getattr(stage, key)
             for where, block in _with_nested(config, (*base, key)) if config else ():
@@ -74,7 +76,7 @@ def stage_references(config: Settings) -> dict[str, str]:
 
 def stages_read(stage: Stage) -> list[str]:
     """Return the stages that a stage reads: the one it starts from, and those its settings name."""
-    found = [stage.start_from] if stage.start_from else []
+    found = [stage.start] if stage.start else []
     for config in (stage.work, stage.data):
         for _, block in _with_nested(config, ()) if config else ():
             found += stage_references(block).values()
@@ -205,8 +207,8 @@ def _one(product: str) -> str:
 
 
 def start_of(recipe: Recipe, number: int) -> int | None:
-    """Return the number of the stage whose adapter this one goes on training, if it is earlier."""
-    target = recipe.stages[number].start_from
+    """Return the number of the stage that this one starts from, if it is of this recipe."""
+    target = recipe.stages[number].start
     names = [stage.name for stage in recipe.stages[:number]]
     return names.index(target) if target in names else None
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from llmft.api import Alignment
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.tree import KeyPath, visible
 from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
+    from llmft.api.settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
 LOSS_METRICS = ("loss", "perplexity")
 """The metrics that every data set has."""
 _OF_TRAINING = ("adapter", "evaluate")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
+
+
+def direction_of(metric: str, work: Any, dataset: Any) -> bool | None:
+    """Return whether more of a metric is better, by what it says of itself; None: it does not.
+
+    work, dataset: the classes of a stage's alignment and data set.
+    """
+    own: Mapping[str, bool] = getattr(work, "greater_is_better", {})
+    if metric in own:
+        return own[metric]
+    if metric in LOSS_METRICS:
+        return False
+    return True if metric in dataset.metrics else None
 
 
 def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
@@ -87,3 +103,35 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
             what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
             path = (*base, "evaluate", "metrics", index)
             clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")
+    if stage.evaluate is not None and work is not None and trains:
+        _check_best(base, stage.evaluate, work, dataset, blocks)
+
+
+def _check_best(
+    base: KeyPath, asked_for: EvaluateSettings, work: Any, dataset: Any, blocks: Blocks
+) -> None:
+    """The metric that chooses the best evaluation must be scored during training.
+
+    An alignment may score more than it declares a direction of: that is seen in a run.
+    """
+    metric, key = asked_for.best_metric, (*base, "evaluate", "metric_for_best_model")
+    if metric is None:
+        return
+    own = work.greater_is_better
+    scored = [*asked_for.metrics, *(name for name in own if name not in asked_for.metrics)]
+    everywhere = (*LOSS_METRICS, *dataset.metrics)
+    unsaid = own and asked_for.greater_is_better is None
+    known = work.evaluate is Alignment.evaluate or metric in everywhere or unsaid
+    if metric not in scored and known:
+        what = f"'{metric}' is to choose the best evaluation, and this stage scores"
+        what += f" {', '.join(scored) or 'nothing'}"
+        fix = did_you_mean(metric.removeprefix("eval_"), scored)
+        if metric in everywhere:
+            fix = f"add {metric} to evaluate.metrics"
+        where = [key] if asked_for.metric_for_best_model else [(*base, "evaluate", "metrics")]
+        clash(blocks, "E043", where, what, fix or "name one of these in metric_for_best_model")
+        return
+    generated = metric in dataset.metrics or (work.evaluate_generates and metric in own)
+    if generated and metric not in LOSS_METRICS and asked_for.generate_every is None:
+        what = f"'{metric}' scores generated answers, and none are generated during training"
+        clash(blocks, "E040", [key], what, "write generate_every: 1, or choose by another metric")

@@ -19,6 +19,13 @@ from llmft.api.text_metrics import (
     last_number,
     normalize_answer,
 )
+from llmft.data.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    untrained,
+    with_system,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -61,6 +68,7 @@ __all__ = [
     "fill",
     "final_number",
     "first_line",
+    "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
@@ -68,6 +76,7 @@ __all__ = [
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_of",
     "normalize_answer",
     "open_to_append",
     "read_file",
@@ -84,8 +93,11 @@ __all__ = [
     "text_of",
     "time_limit",
     "token_stats",
+    "tools_of",
+    "untrained",
     "value_parameters",
     "values",
+    "with_system",
     "without_dropout",
     "wrapped",
     "write_json",
@@ -95,7 +107,7 @@ __all__ = [
 
 Shared = Sequence[tuple[int, int]]
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
 def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
@@ -288,10 +300,25 @@ def fields_of(column: str) -> list[str]:
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:
-    """Return the template with each {field} replaced by the record's; {{ and }} are braces."""
+    """Return the template with each {field} replaced by the record's; {{ and }} are braces.
+
+    A field that is written {field?} may be empty or absent in a record; it then gives no text.
+    """
 
     def one(match: re.Match[str]) -> str:
-        whole = match.group(0)
-        return whole[0] if whole in ("{{", "}}") else text_of(record, match.group(1), origin)
+        whole, name, optional = match.group(0), match.group(1), match.group(2)
+        if whole in ("{{", "}}"):
+            return whole[0]
+        value = record.get(name)
+        absent = value is None or (isinstance(value, float) and math.isnan(value))
+        if absent and optional:
+            return ""
+        try:
+            return text_of(record, name, origin)
+        except DataError as error:
+            if not absent:
+                raise
+            fix = f"write {{{name}?}} in the template if it may be empty or absent"
+            raise DataError("E101", error.faults[0].what, fix=fix) from error
 
     return _FIELD.sub(one, template)

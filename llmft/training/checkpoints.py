@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault
 from llmft.system import fsio
+from llmft.training.validation import best_step
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +43,8 @@ class Checkpoints:
     """The checkpoints of one stage, in folders `step-<n>`.
 
     identity: what must be the same when the stage goes on, such as hashes of its rows.
-    keep: so many of the newest stay. note: is told what a person should read. accept_data: go on
-    though the rows are others.
+    keep: so many stay, the newest and `best`, the step of the best evaluation so far. note: is told
+    what a person should read. accept_data: go on though the rows are others.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Checkpoints:
     accept_data: bool = False
     carried: Mapping[str, Any] = field(default_factory=dict)
     save_ms: list[float] = field(default_factory=list)
+    best: int | None = None
 
     def save(
         self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
@@ -107,6 +109,7 @@ class Checkpoints:
                 reasons.append(error.faults[0].what)
                 self.note(f"checkpoint step-{step} is skipped: {reasons[-1]}")
                 continue
+            self.best = best_step(saved.facts)
             self._prune(step)
             return saved
         if reasons:
@@ -118,11 +121,53 @@ class Checkpoints:
         return None
 
     def _prune(self, newest: int) -> None:
-        """Take away the oldest; a damaged one that is newer does not count as one that is kept."""
-        for old in [step for step in self.steps() if step <= newest][self.keep :]:
-            fsio.remove_folder(self.folder / f"step-{old}")
+        """Take away the oldest, but never the best one.
+
+        A damaged one that is newer does not count as one that is kept.
+        """
+        there = [step for step in self.steps() if step <= newest]
+        kept = self.keep - (self.best in there[self.keep :])
+        for old in there[kept:]:
+            if old != self.best:
+                fsio.remove_folder(self.folder / f"step-{old}")
+
+    def best_tensors(self) -> Mapping[str, torch.Tensor]:
+        """Return the tensors of the best checkpoint.
+
+        Raises CheckpointError where it is not there any more, or damaged.
+        """
+        assert self.best is not None
+        try:
+            return self.tensors(self.best)
+        except (CheckpointError, OSError) as error:
+            reason = error.faults[0].what if isinstance(error, CheckpointError) else str(error)
+            raise CheckpointError(
+                "E403",
+                f"the best checkpoint, step-{self.best}, cannot be used: {reason}",
+                fix="restore it, or run the stage again with --from",
+            ) from error
+
+    def tensors(self, step: int) -> Mapping[str, torch.Tensor]:
+        """Return the tensors of the checkpoint after a step, whatever rows it was made of.
+
+        Raises CheckpointError where it is damaged, or of another run.
+        """
+        from safetensors.torch import load_file
+
+        with fsio.as_a_run_wrote(self.folder / f"step-{step}", "use another one"):
+            self._state(step)
+        return load_file(self.folder / f"step-{step}" / TENSORS)
 
     def _read(self, step: int) -> Saved:
+        from safetensors.torch import load_file
+
+        state = self._state(step)
+        self._refuse_other(state["fingerprint"])
+        tensors = load_file(self.folder / f"step-{step}" / TENSORS)
+        return Saved(step, tensors, state["facts"], state["carried"])
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint of this run says beside its tensors, verified."""
         folder = self.folder / f"step-{step}"
         run_id = fsio.verify_folder(folder)
         present = {path.name for path in folder.iterdir()}
@@ -138,10 +183,7 @@ class Checkpoints:
                 f"'{folder}' is a checkpoint of the run '{run_id}', not of '{self.run_id}'",
                 fix="remove it; if the run folder was renamed, restore its name",
             )
-        self._refuse_other(state["fingerprint"])
-        from safetensors.torch import load_file
-
-        return Saved(step, load_file(folder / TENSORS), state["facts"], state["carried"])
+        return dict(state)
 
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         ours = json.loads(json.dumps(self.identity))

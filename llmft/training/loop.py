@@ -26,6 +26,7 @@ from llmft.training.metrics import LoopReport, Window
 from llmft.training.optimizer import make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
 from llmft.training.updates import FixedItems, OnlineItems, Update
+from llmft.training.validation import Validation
 
 
 def train(
@@ -40,6 +41,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     saved: Saved | None = None,
     online: OnlineObjective | None = None,
+    validation: Validation | None = None,
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
@@ -48,6 +50,8 @@ def train(
     checkpoints: where the state goes when the settings say so, and on a signal. saved: go on there.
     online: the objective, where it draws its own items of the prompts that `items` then are: a
     step is one drawing and the updates that learn from it.
+    validation: scores the model in between. A new best is saved, which needs `checkpoints`; it is
+    what the model is in the end, where its settings say so.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
@@ -72,7 +76,7 @@ def train(
     window = Window()
     report = LoopReport()
     if checkpoints and distributed.rank() == 0:
-        _check_space(checkpoints, model, plan, settings)
+        _check_space(checkpoints, model, plan, settings, validation)
     if saved:
         _refuse_misfit(saved, plan)
         training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
@@ -80,19 +84,47 @@ def train(
         report.restore(saved.facts["report"])
         if online is not None:
             online.restore(saved.facts["objective"])
+        if validation is not None:
+            validation.restore(saved.facts["evaluation"])
     started = time.monotonic() - report.seconds
 
     def save(step: int) -> None:
         assert checkpoints is not None
         tensors, facts = training_state.capture(model, optimizer)
         facts |= {"window": window.facts(), "report": report.facts()}
+        facts["rows_per_step"] = plan.rows_per_step
         if online is not None:
             facts["objective"] = dict(online.state())
+        if validation is not None:
+            facts["evaluation"] = validation.facts()
         if distributed.rank() == 0:
             checkpoints.save(step, tensors, facts)
 
+    def evaluate(step: int) -> bool:
+        """Score the model where that is due or owed; return whether it is the best so far."""
+        nonlocal started
+        due = validation and plan.evaluation_due(step, validation.settings, settings)
+        if validation is None or not due or validation.step == step:
+            return False
+        if distributed.all_reduce_max(stop.signal):  # it is scored when the run goes on
+            return False
+        began = time.monotonic()
+        best = validation.evaluate(step, stop)
+        if best and checkpoints:
+            checkpoints.best = step
+        took = time.monotonic() - began
+        started += took
+        window.pause(took)
+        return bool(best)
+
     with stop_requests() as stop:
+        if saved and validation:  # a signal came before it was scored
+            evaluate(saved.step)
+            if asked := distributed.all_reduce_max(stop.signal):
+                raise _interrupted(asked, saved.step, plan)
         for step in range(report.steps, plan.steps):
+            if validation and validation.stop:
+                break
             sums: distributed.Sums = {}
             norms = []
             rate = float(schedule.get_last_lr()[0])
@@ -128,19 +160,36 @@ def train(
             report.steps = step + 1
             report.losses.append(window.last_loss if "loss" in sums else None)
             report.seconds = time.monotonic() - started
-            log = (step + 1) % settings.logging_steps == 0 or step + 1 == plan.steps
+            log = plan.log_due(step + 1, settings)
             metrics = window.means(clear=log) | _of_step(report, plan, norms, rate)
             on_step(step + 1, plan.steps, metrics, log)
+            best = evaluate(step + 1)
             asked = distributed.all_reduce_max(stop.signal)
-            if checkpoints and (asked or plan.save_due(step + 1, settings)):
+            ends = validation is not None and validation.stop and settings.save_strategy != "no"
+            due = plan.save_due(step + 1, settings) or best or ends
+            if checkpoints and (asked or due):
                 with stop.waiting():
                     save(step + 1)
                 asked = distributed.all_reduce_max(stop.signal)
             if asked:
                 raise _interrupted(asked, step + 1, plan)
     guard.refuse_none_learnt(report.losses)
+    if validation and checkpoints:
+        _load_best(model, report, validation, checkpoints)
     model.eval()
     return report
+
+
+def _load_best(
+    model: Any, report: LoopReport, validation: Validation, checkpoints: Checkpoints
+) -> None:
+    """Give a model the weights of the best evaluation, where the recipe asks for it."""
+    best = validation.best
+    if not validation.settings.load_best_model_at_end or best is None or best[0] == report.steps:
+        return
+    if distributed.rank() == 0:
+        training_state.restore_weights(model, checkpoints.best_tensors())
+    distributed.broadcast_parameters([p for p in model.parameters() if p.requires_grad])
 
 
 def _of_step(
@@ -165,22 +214,30 @@ def _lacks(checkpoints: Checkpoints, step: int) -> bool:
     return distributed.on_rank_zero(lambda: step not in checkpoints.steps())
 
 
-def _check_space(checkpoints: Checkpoints, model: Any, plan: Plan, settings: TrainSettings) -> None:
+def _check_space(
+    checkpoints: Checkpoints,
+    model: Any,
+    plan: Plan,
+    settings: TrainSettings,
+    validation: Validation | None = None,
+) -> None:
     """Refuse a disk that cannot hold the checkpoints that are kept, and one while it is written."""
-    planned = min(plan.saves(settings), settings.save_total_limit + 1)
+    saves = plan.saves(settings)
+    if validation and validation.settings.best_metric:  # any of them may be the best
+        saves += plan.evaluations(validation.settings, settings)
+    planned = min(saves, settings.save_total_limit + 1)
     if more := planned - len(checkpoints.steps()):
         check_space(checkpoints.folder.parent, training_state.size_of(model), max(more, 1))
 
 
 def _refuse_misfit(saved: Saved, plan: Plan) -> None:
     """Raise CheckpointError where training cannot go on from a checkpoint as it is asked to."""
-    before, now = training_state.processes_of(saved.facts), distributed.count()
+    before, now = saved.facts.get("rows_per_step", plan.rows_per_step), plan.rows_per_step
     if before != now:
         raise CheckpointError(
             "E404",
-            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot continue"
-            f" in {now}: a step would use other rows",
-            fix=f"launch {before} again, or start a new run without --resume",
+            f"a step of the stage had {before} rows, and cannot continue with {now}",
+            fix=f"set train.train_batch_size: {before}, or start a new run without --resume",
         )
     if saved.step > plan.steps:
         raise CheckpointError(

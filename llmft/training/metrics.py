@@ -67,6 +67,10 @@ class Window:
             self.since = time.monotonic()
         return out
 
+    def pause(self, seconds: float) -> None:
+        """Leave out so many seconds just gone, in which nothing was trained."""
+        self.since += seconds
+
     def facts(self) -> dict[str, Any]:
         """Return it as plain data, for a checkpoint."""
         seconds = time.monotonic() - self.since

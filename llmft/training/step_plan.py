@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.settings import EvaluateSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,22 @@ class Plan:
     @classmethod
     def of(cls, items: int, settings: TrainSettings, seed: int, processes: int = 1) -> Plan:
         """Return the plan of a stage with so many items."""
-        per_step = (
-            settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
-        )
+        per_step = settings.rows_per_step(processes)
         steps = settings.max_steps or math.ceil(
             math.ceil(items / per_step) * settings.num_train_epochs
         )
         batch = settings.per_device_train_batch_size
-        return cls(items, batch, settings.gradient_accumulation_steps * processes, steps, seed)
+        return cls(items, batch, per_step // batch, steps, seed)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Items of an optimiser step, over all processes."""
+        return self.batch * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
-        return math.ceil(self.items / (self.batch * self.accumulation))
+        return math.ceil(self.items / self.rows_per_step)
 
     def order(self, epoch: int) -> list[int]:
         """Return the order in which an epoch takes the items."""
@@ -46,21 +49,49 @@ class Plan:
     def step_batches(self, step: int) -> list[list[int]]:
         """Return the item numbers of each forward pass of an optimiser step (counted from 0)."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        per_step = self.batch * self.accumulation
+        per_step = self.rows_per_step
         chosen = self.order(epoch)[at * per_step : (at + 1) * per_step]
         return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
+
+    def interval(self, steps: float) -> int:
+        """Return an interval in steps; below 1 it is a share of all, as TrainingArguments has it.
+
+        A share is rounded up.
+        """
+        return math.ceil(self.steps * steps) if steps < 1 else int(steps)
+
+    def log_due(self, step: int, settings: TrainSettings) -> bool:
+        """Return whether metrics are logged after so many steps; they always are after the last."""
+        return step % self.interval(settings.logging_steps) == 0 or step == self.steps
+
+    def evaluation_due(self, step: int, asked: EvaluateSettings, settings: TrainSettings) -> bool:
+        """Return whether a stage is scored after so many steps, and always after the last.
+
+        As in transformers' Trainer: every `eval_steps`, or at the end of each epoch.
+        """
+        if asked.eval_strategy == "no":
+            return False
+        by_epoch = asked.eval_strategy == "epoch"
+        steps = settings.logging_steps if asked.eval_steps is None else asked.eval_steps
+        every = self.steps_per_epoch if by_epoch else self.interval(steps)
+        return step % every == 0 or step == self.steps
 
     def save_due(self, step: int, settings: TrainSettings) -> bool:
         """Return whether a checkpoint is due after so many steps; one always is after the last."""
         if settings.save_strategy == "no":
             return False
         by_epoch = settings.save_strategy == "epoch"
-        every = self.steps_per_epoch if by_epoch else settings.save_steps
+        every = self.steps_per_epoch if by_epoch else self.interval(settings.save_steps)
         return step % every == 0 or step == self.steps
 
     def saves(self, settings: TrainSettings) -> int:
-        """Return how many checkpoints a whole stage writes."""
+        """Return how many checkpoints a whole stage writes, if none is written for being best."""
         return sum(self.save_due(step, settings) for step in range(1, self.steps + 1))
+
+    def evaluations(self, asked: EvaluateSettings, settings: TrainSettings) -> int:
+        """Return how often a whole stage is scored during training, if it does not stop early."""
+        steps = range(1, self.steps + 1)
+        return sum(self.evaluation_due(step, asked, settings) for step in steps)
 
 
 def warmup_of(settings: TrainSettings, steps: int) -> int:

@@ -24,8 +24,9 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """Return copies on the CPU of weights, optimiser state and generators, and their plain data.
+    """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
+    What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
     Raises StageError where a weight is not finite: such a state is never published.
     """
@@ -35,6 +36,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
             raise StageError(
@@ -42,11 +44,14 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 f"the weight '{name}' is not finite; nothing saved",
                 fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
-        tensors[f"model/{name}"] = _copied(parameter)
+        tensors[f"model/{name}"] = _on_cpu(parameter)
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{name}/{key}"] = _copied(value)
+                kept = _on_cpu(value)
+                place = kept.data_ptr()
+                tensors[f"optimizer/{name}/{key}"] = kept.clone() if place in seen else kept
+                seen.add(place)
             else:
                 numbers[name][key] = value
     return tensors, facts | {"optimizer": numbers}
@@ -64,6 +69,33 @@ def restore(
 
     Raises CheckpointError where names, shapes or dtypes are not those of the model.
     """
+    parameters = restore_weights(model, tensors)
+    _start_states(optimizer)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            optimizer.state[parameter].update(facts["optimizer"][name])
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "optimizer":
+                name, _, entry = rest.rpartition("/")
+                _put(optimizer, parameters[name], entry, tensor)
+    _go_to_step(schedule, step)
+    number, others = distributed.rank(), facts.get("others", ())
+    if number == 0:
+        set_random_state(tensors, facts)
+    elif number <= len(others):  # one that was not there before keeps the state it is seeded with
+        mine = f"process/{number}/"
+        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
+        set_random_state(own, others[number - 1])
+
+
+def restore_weights(
+    model: Any, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.nn.Parameter]:
+    """Put back the weights that `capture` returned, and return the parameters by name.
+
+    Raises CheckpointError where names, shapes or dtypes are not those of the model.
+    """
     parameters = trainable(model)
     saved = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
     if misfits := list(_misfits(parameters, saved)):
@@ -73,28 +105,10 @@ def restore(
             + (f" and {len(misfits) - 3} more" if misfits[3:] else ""),
             fix="resume with the recipe and the model that the run started with",
         )
-    _start_states(optimizer)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
-            optimizer.state[parameter].update(facts["optimizer"][name])
-        for key, tensor in tensors.items():
-            kind, _, rest = key.partition("/")
-            if kind == "optimizer":
-                name, _, entry = rest.rpartition("/")
-                _put(optimizer, parameters[name], entry, tensor)
-    _go_to_step(schedule, step)
-    if number := distributed.rank():
-        mine = f"process/{number}/"
-        own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
-        set_random_state(own, facts["others"][number - 1])
-    else:
-        set_random_state(tensors, facts)
-
-
-def processes_of(facts: Mapping[str, Any]) -> int:
-    """Return how many processes trained up to a checkpoint, by its plain data."""
-    return 1 + len(facts.get("others", ()))
+    return parameters
 
 
 def random_state() -> tuple[Tensors, dict[str, Any]]:
@@ -131,8 +145,8 @@ def size_of(model: Any) -> int:
     return sum(3 * p.numel() * p.element_size() for p in trainable(model).values())
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _misfits(

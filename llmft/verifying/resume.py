@@ -53,7 +53,7 @@ def _of_a_stage(stage: Stage, steps: int | None) -> list[str]:
     every, known = stage.train.save_steps, steps or stage.train.max_steps
     saves = stage.train.save_strategy == "epoch" and not steps
     if stage.train.save_strategy == "steps":
-        saves = not steps or every < steps
+        saves = not steps or every < (1 if every < 1 else steps)
     if saves:
         return changes
     if known is None:

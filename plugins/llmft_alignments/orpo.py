@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from llmft.api import (
     Alignment,
@@ -19,6 +19,7 @@ from llmft.api import (
     hookimpl,
 )
 from llmft_alignments.pairs import (
+    PREFERENCES,
     HeldOut,
     pair_nll,
     per_answer,
@@ -42,6 +43,7 @@ class Orpo(Alignment["Orpo.Config"]):
     method = "orpo"
     rows = ("preference",)
     produces = "policy"
+    greater_is_better: ClassVar = PREFERENCES
 
     class Config(AlignmentConfig):
         """TRL's ORPOConfig, by its own names, and the offline variant's."""
@@ -125,7 +127,7 @@ class OrpoObjective:
         return float(len(batch))
 
     def loss(self, model: Any, batch: Sequence[OrpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
-        from llmft_alignments.losses import k3_divergence, log_odds_ratio, orpo_loss
+        from llmft_alignments.preference_maths import k3_divergence, log_odds_ratio, orpo_loss
 
         nll_N, row_N = pair_nll(model, batch, self.share)
         size = len(batch)

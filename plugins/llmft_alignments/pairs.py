@@ -94,6 +94,10 @@ def over_batches(
     return torch.cat(found)
 
 
+PREFERENCES = {"preference_accuracy": True, "preference_margin": True}
+"""Of what `HeldOut.preferences` measures, whether more is better."""
+
+
 class HeldOut:
     """The held-out pairs of a stage, encoded once, and how the policy judges them."""
 

@@ -43,12 +43,13 @@ class Jsonl(Tracker[Any]):
 
     def progress(self, progress: Progress) -> None:
         """Write the metrics of a logged step."""
-        if progress.logged:
+        if progress.logged or progress.phase == "train":
             self._step[progress.stage] = progress.done
+        if progress.logged:
             self._write(progress.stage, progress.done, progress.phase, progress.metrics)
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
-        """Write the scores, with the last logged step before them."""
+        """Write the scores, with the last step before them."""
         if when == "after":
             self._step.setdefault(stage, self._steps.get(stage, 0))
         self._write(stage, self._step.get(stage, 0), f"score_{when}", metrics)

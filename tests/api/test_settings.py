@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from llmft.api.errors import LlmftError
+from llmft.api import ChatRow, Message
+from llmft.api.errors import DataError, LlmftError
+from llmft.api.rows import IGNORED
 from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.data.encoding import Encoder
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
@@ -183,6 +187,7 @@ TRAIN = {
     "max_steps": Case(3, looped("steps"), 3, was=2),
     "per_device_train_batch_size": Case(4, looped("batches"), [4, 4, 2], was=[8, 2]),
     "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
+    "train_batch_size": Case(8, looped("steps"), 2, also=BATCH, was=3),
     "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
@@ -294,6 +299,50 @@ def tokenizer(name: str) -> Callable[[Any, Lab], Any]:
     return lambda source, lab: getattr(BaseModel(source).tokenizer, name)
 
 
+def trained_on(source: ModelSource, template: str, *messages: tuple[str, str]) -> Any:
+    """Return what is trained on in a conversation under a template, or a refusal's code."""
+    base = BaseModel(source.model_copy(update={"chat_template": template}))
+    row = ChatRow(tuple(Message(role=role, content=text) for role, text in messages))
+    try:
+        encoded, _ = Encoder(base.tokenizer, None, base.chat_format).encode([row], TrainSettings())
+    except DataError as error:
+        return error.faults[0].code
+    return [base.tokenizer.decode([i for i in row.labels if i != IGNORED]) for row in encoded]
+
+
+def stops(model: Any, token: int) -> bool:
+    declared = model.generation_config.eos_token_id
+    return isinstance(declared, list) and token in declared
+
+
+WRITES = (
+    "{% for m in messages %}{{ '>' if m.role == 'assistant' }}{{ m.content }}!{{ end }}{% endfor %}"
+    "{{ '>' if add_generation_prompt }}"
+)
+TALK = (("user", "ho"), ("assistant", "hi"))
+
+
+def answered(source: ModelSource, lab: Lab) -> Any:
+    loud = WRITES.replace("m.content", "(m.content | upper if loud else m.content)")
+    return trained_on(source, loud, *TALK)[0]
+
+
+def dated(source: ModelSource, lab: Lab) -> Any:
+    answer = "{{ strftime_now('%Y') if m.role == 'assistant' }}"
+    text = trained_on(source, WRITES.replace("{{ end }}", answer), *TALK)[0]
+    return text.removeprefix("hi!")
+
+
+def losing(source: ModelSource, lab: Lab) -> Any:
+    template = WRITES.replace("m.content", "(m.content if m.role != 'system')")
+    return trained_on(source, template, ("system", "be brief"), *TALK)
+
+
+def ending(source: ModelSource, lab: Lab) -> Any:
+    found = trained_on(source, WRITES, *TALK)
+    return found if isinstance(found, str) else found[0]
+
+
 IN_4_BITS = {"load_in_4bit": True}
 QUANTIZATION = {
     "load_in_4bit": Case(True, of_stored("load_in_4bit"), True),
@@ -314,6 +363,12 @@ MODEL = {
         "eager", loaded(lambda model: model.config._attn_implementation), "eager"
     ),
     "chat_template": Case("{{ 'hi' }}", tokenizer("chat_template"), "{{ 'hi' }}"),
+    "chat_template_kwargs": Case({"loud": True}, answered, "HI!", was="hi!"),
+    "chat_template_date": Case("2031-02-03", dated, "2031", was="2024"),
+    "lost_text": Case("note", losing, ["hi!"], was="E108"),
+    "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
+    "missing_stop": Case("refuse", ending, "E108", was="hi!"),
+    "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
 }
 
@@ -352,6 +407,47 @@ def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def scored(look: Callable[[Any], Any], *losses: float) -> Callable[[Any, Lab], Any]:
+    """Return what runs a stage of 6 steps that saves every second one, and looks at what is left.
+
+    losses: those that evaluations find, the first before training.
+    """
+
+    def see(settings: EvaluateSettings, lab: Lab) -> Any:
+        train = TrainSettings(**SAVING, save_total_limit=9, logging_steps=3)
+        left = [9.0, *losses] if losses else []
+        with lab.patch.context() as patch:
+            if losses:
+                patch.setattr(evaluation, "mean_loss", lambda *_: left.pop(0) if left else 9.0)
+            summary = lab.run(stage(lab, train, settings))
+        folder = summary.folder / "stages" / "sft"
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+        name, tensor = next((k, v) for k, v in weights.items() if "lora_B" in k)
+        key = f"model/{name.replace('.weight', '.default.weight')}"
+        states = sorted(folder.glob("checkpoints/step-*/state.safetensors"))
+        return look(
+            SimpleNamespace(
+                steps=summary.stages["sft"].steps,
+                best=summary.stages["sft"].metrics.get("best_step"),
+                compared={k for k in summary.stages["sft"].metrics if k.startswith("best_")},
+                scores=[line for line in lines if line["phase"] == "score"],
+                result=[s.parent.name for s in states if torch.equal(load_file(s)[key], tensor)],
+            )
+        )
+
+    return see
+
+
+def at_steps(found: Any) -> list[int]:
+    return [line["step"] for line in found.scores]
+
+
+def with_answers(found: Any) -> list[int]:
+    return [line["step"] for line in found.scores if "exact_match" in line]
+
+
+EVERY_2 = {"eval_strategy": "steps", "eval_steps": 2}
 ANSWERS = {"metrics": ["exact_match"]}
 EVALUATE = {
     "metrics": Case(
@@ -362,7 +458,33 @@ EVALUATE = {
     "limit": Case(2, judged(lambda found: found.rows), 2, was=4),
     "max_new_tokens": Case(5, judged(lambda found: found.new), 5, also=ANSWERS, was=32),
     "samples": Case(3, judged(lambda found: found.samples), 6, also=ANSWERS, was=8),
-}
+    "eval_strategy": Case("epoch", scored(at_steps), [3, 6], was=[]),
+    "eval_steps": Case(
+        0.6, scored(at_steps), [4, 6], also={"eval_strategy": "steps"}, was=[3, 6]
+    ),
+    "generate_every": Case(
+        2, scored(with_answers), [4], also={**EVERY_2, "metrics": ["loss", "exact_match"]}, was=[]
+    ),
+    "load_best_model_at_end": Case(
+        True, scored(lambda found: found.result, 2.0, 1.0, 3.0), ["step-4"], also=EVERY_2,
+        was=["step-6"],
+    ),
+    "metric_for_best_model": Case(
+        "perplexity", scored(lambda found: found.compared), {"best_step", "best_perplexity"},
+        also={**EVERY_2, "metrics": ["loss", "perplexity"]}, was=set(),
+    ),
+    "greater_is_better": Case(
+        True, scored(lambda found: found.best, 2.0, 1.0, 3.0), 6,
+        also={**EVERY_2, "metric_for_best_model": "loss"}, was=4,
+    ),
+    "early_stopping_patience": Case(
+        1, scored(lambda found: found.steps, 1.0, 2.0, 3.0), 4, also=EVERY_2, was=6
+    ),
+    "early_stopping_threshold": Case(
+        0.5, scored(lambda found: found.steps, 3.0, 2.9, 2.8), 4,
+        also={**EVERY_2, "early_stopping_patience": 1}, was=6,
+    ),
+}  # fmt: skip
 
 # --- the test ------------------------------------------------------------------------------------
 
@@ -385,6 +507,6 @@ def test_a_setting_acts(cls, name, tmp_path, tmp_path_factory, monkeypatch, run)
     if cls is ModelSource:
         folders = _folders(tmp_path_factory.getbasetemp())
         base = {"path": folders["llama"]}
-        if case.value in folders:
+        if isinstance(case.value, str) and case.value in folders:
             case = Case(folders[case.value], case.see, case.seen)
     check(cls, name, case, Lab(tmp_path, monkeypatch, run), **base)

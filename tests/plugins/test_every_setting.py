@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.dora import Dora
+from llmft_adapters.full import Full
 from llmft_adapters.lora import Lora
 from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
@@ -222,6 +223,19 @@ def loaded(name: str) -> Callable[[Any, Lab], Any]:
     return lambda config, lab: QLora(config).load_options()[name]
 
 
+def of_full(config, lab: Lab) -> list[str]:
+    """The weights that are trained, by the last part that tells them apart."""
+    model = Full(config).attach(tiny_llama())
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def shards(config, lab: Lab) -> int:
+    folder = lab.folder / config.max_shard_size
+    adapter = Full(config)
+    adapter.save(adapter.attach(tiny_llama()), folder)
+    return len(list(folder.glob("*.safetensors")))
+
+
 PROMPT = {"prompt_tuning_init": "TEXT", "num_virtual_tokens": 4}
 ADAPTERS: dict[type, dict[str, Case]] = {
     Lora: lora_cases(Lora),
@@ -257,6 +271,21 @@ ADAPTERS: dict[type, dict[str, Case]] = {
         "encoder_dropout": Case(
             0.5, lambda c, lab: lstm(c).dropout, 0.5, {"encoder_reparameterization_type": "LSTM"}
         ),
+    },
+    Full: {
+        "trainable_parameters": Case(
+            ["lm_head", "model.norm.*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_parameters": Case(
+            ["model.layers", "embed_*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_trainable_layers": Case(
+            1, of_full, ["model.layers.1.self_attn.q_proj.weight", "lm_head.weight"],
+            also={"trainable_parameters": ["q_proj", "lm_head"]},
+            was=[f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1)] + ["lm_head.weight"],
+        ),
+        "pure_bf16": Case(True, lambda c, lab: Full(c).trains_in_float32(), False, was=True),
+        "max_shard_size": Case("50KB", shards, 4, was=1),
     },
     PromptTuning: soft_cases(PromptTuning)
     | {
@@ -936,7 +965,8 @@ COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": 
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
-}
+    "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
+}  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
 PAIR = {
     "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
@@ -973,9 +1003,39 @@ def prompt_of(row: Any) -> Any:
     return row.prompt
 
 
+def tool(row: Any) -> str:
+    return row.messages.tools[0]["function"]["name"]
+
+
+def asked(row: Any) -> Any:
+    """Return a prompt's text, or its turns as (role, content)."""
+    if isinstance(row.prompt, str):
+        return row.prompt
+    return [(turn["role"], turn["content"]) for turn in row.prompt]
+
+
+def opening(row: Any) -> str:
+    return row.messages[0]["content"]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
-    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
+    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"})
+    | {
+        "chat": Case(True, rows(Jsonl, COMPLETION, look=first(asked)), [("user", "p")], was="p"),
+        "system": Case(
+            "Be brief.", rows(Jsonl, COMPLETION, look=first(asked)),
+            [("system", "Be brief."), ("user", "p")], also={"chat": True}, was=[("user", "p")],
+        ),
+        "prompt_style": Case(
+            "alpaca", rows(Jsonl, COMPLETION, look=first(lambda row: row.prompt[:5])), "Below",
+            was="p",
+        ),
+        "special_tokens": Case(
+            "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
+            also={"columns": {"text": "q"}},
+        ),
+    },
     Chat: table_cases(Chat, CHAT, {"messages": []})
     | {
         "messages_column": Case(
@@ -983,6 +1043,12 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "learn": Case(
             "last", rows(Chat, CHAT, look=first(lambda row: type(row).__name__)), "CompletionRow"
+        ),
+        "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
+        "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
+        "tools_column": Case(
+            "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
@@ -1024,11 +1090,13 @@ DATASETS: dict[type, dict[str, Case]] = {
 }  # fmt: skip
 
 
-def columns(dataset: type, record: dict, look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
-    """Return what reads a record by a block of columns."""
+def columns(
+    dataset: type, record: dict, look: Callable[[Any], Any], **more: Any
+) -> Callable[[Any, Lab], Any]:
+    """Return what reads a record by a block of columns. more: other settings."""
 
     def see(block, lab: Lab) -> Any:
-        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl")}
+        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl"), **more}
         settings = dataset.Config.model_validate({**config, "columns": block.model_dump()})
         return rows(dataset, record, look=first(look))(settings, lab)
 
@@ -1043,6 +1111,10 @@ def three(row: Any) -> tuple:
     return row.chosen, row.rejected, row.margin
 
 
+def in_chat(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return columns(Jsonl, {**COMPLETION, "past": [["x", "y"]]}, look, chat=True)
+
+
 def completion(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
     return columns(Jsonl, COMPLETION, look)
 
@@ -1051,6 +1123,16 @@ ALL = {"candidates": "all"}
 BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
     JsonlColumns: {
         "prompt": Case("Q {q}", completion(prompt_of), "Q why", was="p"),
+        "input": Case("q", completion(prompt_of), "p\nwhy", was="p"),
+        "system": Case(
+            "q", in_chat(asked), [("system", "why"), ("user", "p")], was=[("user", "p")]
+        ),
+        "history": Case(
+            "past",
+            in_chat(asked),
+            [("user", "x"), ("assistant", "y"), ("user", "p")],
+            was=[("user", "p")],
+        ),
         "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
         "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
         "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),

@@ -11,9 +11,18 @@ from llmft.system.quiet import captured_output
 
 
 def answers(
-    run: str, questions: Sequence[str], stage: str | None, max_new_tokens: int, *, adapter: bool
+    run: str,
+    questions: Sequence[str],
+    stage: str | None,
+    max_new_tokens: int,
+    *,
+    adapter: bool,
+    step: int | None = None,
 ) -> list[dict[str, str]]:
-    """Return each question with the answer of a run's model, or of its base without `adapter`."""
+    """Return each question with the answer of a run's model, or of its base without `adapter`.
+
+    step: of the checkpoint after so many steps.
+    """
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.answering import answer, load_run
 
@@ -25,6 +34,7 @@ def answers(
             stage=stage,
             max_new_tokens=max_new_tokens,
             with_adapter=adapter,
+            step=step,
         )
     return [
         {"question": question, "answer": text}

@@ -140,6 +140,12 @@ def _stage(number: int, stage: StagePlan) -> str:
             f" ({counts.trained_tokens:,} trained on, longest row {counts.longest:,}),"
             f" {counts.steps:,} steps"
         )
+    if stage.evaluations is not None:
+        scored = stage.evaluations
+        answers = f", {scored.with_answers:,} of them with answers" if scored.with_answers else ""
+        lines.append(
+            f"   scored during training on {scored.rows:,} rows, {scored.times:,} times{answers}"
+        )
     lines += [f"   note: {remark}" for remark in stage.remarks]
     if not stage.total_parameters:
         return prose("\n".join(lines))

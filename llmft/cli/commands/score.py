@@ -14,11 +14,12 @@ from llmft.system.quiet import captured_output
 
 
 def scores(
-    run: str, file: str, stage: str | None, output: str | None = None
+    run: str, file: str, stage: str | None, output: str | None = None, step: int | None = None
 ) -> list[dict[str, Any]]:
     """Return each record of a file with its rewards by a run's reward model.
 
-    output: where they are to be written; RecipeError where that is there already.
+    output: where they are to be written; RecipeError where that is there already. step: of the
+    checkpoint after so many steps.
     """
     if output is not None:
         refuse_overwriting(Path(output))
@@ -27,7 +28,7 @@ def scores(
         from llmft.inference.scoring import score_file
 
         job = load_run(Path(run), Registry.discover())
-        return score_file(job, Path(run), Path(file), stage=stage)
+        return score_file(job, Path(run), Path(file), stage=stage, step=step)
 
 
 def as_text(found: list[dict[str, Any]], output: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -17,7 +17,14 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
-from llmft_alignments.pairs import HeldOut, pair_logps, refuse_few, token_counts, tokens_of
+from llmft_alignments.pairs import (
+    PREFERENCES,
+    HeldOut,
+    pair_logps,
+    refuse_few,
+    token_counts,
+    tokens_of,
+)
 from llmft_alignments.start import dropout_off, refuse_other_start
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ class Dpo(Alignment["Dpo.Config"]):
     method = "dpo"
     rows = ("preference",)
     produces = "policy"
+    greater_is_better: ClassVar = PREFERENCES
 
     class Config(AlignmentConfig):
         """TRL's DPOConfig, by its own names."""

@@ -122,8 +122,8 @@ class GroupObjective:
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
         import torch
 
-        from llmft_alignments.losses import k3_divergence
         from llmft_alignments.online.statistics import power_sums
+        from llmft_alignments.preference_maths import k3_divergence
 
         bonus = getattr(self.config, "entropy_coef", 0.0)
         stats = self.sampler.stats(model, batch, entropy_gradient=bonus > 0)
@@ -266,7 +266,7 @@ class GrpoRule:
         ratio_N = torch.exp(log_ratio_N)
         loss_N, means = self._tokens(ratio_N, logps_N, advantages_N)
         if config.beta:
-            from llmft_alignments.losses import k3_divergence
+            from llmft_alignments.preference_maths import k3_divergence
 
             reference_N = torch.cat([one.reference for one in batch if one.reference is not None])
             kl_N = k3_divergence(logps_N, reference_N)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmft.api import (
     Alignment,
@@ -38,6 +38,8 @@ class Ppo(Alignment[PpoConfig]):
     Config = PpoConfig
     rows = ("prompt", "completion")
     produces = "policy"
+    evaluate_generates = True
+    greater_is_better: ClassVar = {"reward": True, "win_rate": True, "kl": False}
 
     def __init__(self, config: PpoConfig) -> None:
         super().__init__(config)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from llmft_alignments.losses import k3_divergence
 from llmft_alignments.online.statistics import moments
+from llmft_alignments.preference_maths import k3_divergence
 
 
 def kl_estimates(logps_N: torch.Tensor, reference_N: torch.Tensor, name: str) -> torch.Tensor:

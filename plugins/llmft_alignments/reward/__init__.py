@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmft.api import (
     Alignment,
@@ -33,6 +33,7 @@ class Reward(Alignment["Reward.Config"]):
     method = "reward"
     rows = ("preference",)
     produces = "reward_model"
+    greater_is_better: ClassVar = {"accuracy": True, "margin": True, "calibration_error": False}
 
     class Config(AlignmentConfig):
         """TRL's RewardConfig, by its own names."""
@@ -110,7 +111,7 @@ class RewardObjective:
     def loss(
         self, model: Any, batch: Sequence[EncodedPair]
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
-        from llmft_alignments.losses import bradley_terry_loss
+        from llmft_alignments.preference_maths import bradley_terry_loss
 
         rewards_B2 = pair_rewards(model, batch, self.share)
         margin_B = None

@@ -18,6 +18,7 @@ from llmft_trackers.console.phases import Phase, name_of
 from llmft_trackers.console.side_by_side import WIDTH, measured, plain, tables
 from llmft_trackers.conversation import side_by_side, turns_of
 
+TRAIN, SCORE, EVALUATION = "train", "score", ("evaluate", "answer")
 SHOWN = 3
 """Prompts whose answers are shown, and turns of a conversation."""
 LONGEST = 100
@@ -87,6 +88,10 @@ class Console(Tracker[Any]):
     def progress(self, progress: Progress) -> None:
         """Move the live line, or print a plain one for each logged step and finished phase."""
         now = time.monotonic()
+        if progress.phase == SCORE:
+            self._set_apart(progress.stage)
+            self._say(name_of(progress), *named(progress.metrics))
+            return
         key = progress.stage, progress.phase
         started = key not in self._phases
         phase = self._phases.setdefault(key, Phase.of(progress, now, self._heard))
@@ -94,7 +99,9 @@ class Console(Tracker[Any]):
         phase.metrics = progress.metrics or phase.metrics
         finished = progress.done >= progress.total > 0
         left = phase.left(progress, now)
-        if finished or (progress.logged and not self._is_live):
+        if finished and progress.phase in EVALUATION and (progress.stage, TRAIN) in self._phases:
+            self._line.clear()  # in the middle of training: the scores follow
+        elif finished or (progress.logged and not self._is_live):
             ending = phase.took(now) if finished else left
             self._set_apart(progress.stage)
             self._say(name_of(progress), *named(phase.metrics), *([ending] if ending else []))

@@ -134,9 +134,10 @@ class Wandb(Tracker[Any]):
 
     def progress(self, progress: Progress) -> None:
         """Tell the metrics of a logged step, on the stage's own axis of steps."""
+        if progress.logged or progress.phase == "train":
+            self._step[progress.stage] = progress.done
         if not progress.logged:
             return
-        self._step[progress.stage] = progress.done
         phase = "" if progress.phase == "train" else f"{progress.phase}/"
         self._log(progress.stage, phase, progress.metrics)
 

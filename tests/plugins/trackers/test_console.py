@@ -218,6 +218,17 @@ def test_time_left_follows_the_pace_since_the_first_sign(monkeypatch, clock):
     assert phase.left(Progress("s", "train", 20, 20), 1_020.0) == ""
 
 
+def test_scores_during_training_are_a_line_each_without_the_phases_that_found_them(monkeypatch):
+    out = io.StringIO()
+    console = told(monkeypatch, out)
+    console.progress(Progress("s", "train", 1, 2))
+    for phase in ("evaluate", "answer"):
+        console.progress(Progress("s", phase, 0, 8))
+        console.progress(Progress("s", phase, 8, 8))
+    console.progress(Progress("s", "score", 1, 2, {"f1": 0.25, "loss": 1.5}, logged=True))
+    assert lines_of(out) == ["[s] score 1/2  loss 1.5000  f1 0.2500"]
+
+
 def test_a_phase_inside_another_does_not_end_it(monkeypatch, clock):
     out = io.StringIO()
     console = told(monkeypatch, out)

@@ -1,0 +1,165 @@
+"""How a stage is scored on its held-out rows: before, during and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from llmft.api import Alignment, Encoded, Progress
+from llmft.api.errors import Fault, RecipeError
+from llmft.recipes.work import LOSS_METRICS, direction_of
+from llmft.registry.return_checks import metric_of, numbers_of
+
+if TYPE_CHECKING:
+    from llmft.engine.stage import StageRunner
+    from llmft.training.validation import Validation
+
+
+class StageScoring:
+    """Scores a stage's model as it is, and tells the trackers."""
+
+    def __init__(self, stage: StageRunner) -> None:
+        self.stage, self.asked = stage, stage.spec.evaluate
+        self.steps = 0
+
+    def score(self, when: str) -> dict[str, float]:
+        """Return the scores of the model as it is now, `before` or `after` training.
+
+        Of several processes the first one scores, and tells the others.
+        """
+        from llmft.system import distributed
+
+        def make() -> dict[str, float]:
+            stage = self.stage
+            if stage.data.split[1] is None or self.asked is None:
+                return {}
+            stage.log.when = when
+            found = self._scores(when, generate=True, samples=self.asked.samples)
+            stage.trackers.scored(stage.name, when, found)
+            return found
+
+        return distributed.on_rank_zero(make)
+
+    def validation(self, steps: int, before: Mapping[str, float]) -> Validation | None:
+        """Return the evaluations during a training of so many steps; None where none is asked.
+
+        before: the scores before training. Raises RecipeError where the best one is to be chosen by
+        a metric that is not among them, or has no direction.
+        """
+        asked = self.asked
+        if asked is None or asked.eval_strategy == "no":
+            return None
+        from llmft.training.validation import Validation
+
+        self.steps = steps
+        greater = False
+        if asked.best_metric is not None:
+            greater = self._greater_is_better(asked.best_metric, before)
+        return Validation(asked, self.score_step, greater)
+
+    def score_step(
+        self, step: int, *, generate: bool, stopping: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the scores after a step of training, to which nothing changes by it.
+
+        None where `stopping` said so before they were there. See `llmft.training.Scorer`.
+        """
+        from llmft.modeling.decoding import Stopped
+        from llmft.system import distributed
+
+        stage = self.stage
+
+        def make() -> dict[str, float] | None:
+            try:
+                with self._looking_on(stopping):
+                    return self._scores("", generate=generate, samples=0)
+            except Stopped:
+                return None
+
+        found = distributed.on_rank_zero(make)
+        if found is not None:
+            told = Progress(stage.name, "score", step, self.steps, found, logged=True)
+            stage.trackers.progress(told)
+        return found
+
+    @contextmanager
+    def _looking_on(self, stopping: Callable[[], bool]) -> Iterator[None]:
+        """Put random numbers, the modules' modes and the log back to where they are, after it."""
+        from llmft.system.rng import isolated_rng
+
+        model, log = self.stage.models.model, self.stage.log
+        modes = [(module, module.training) for module in model.modules()]
+        with isolated_rng(), log.aside(stopping):
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def _scores(self, when: str, *, generate: bool, samples: int) -> dict[str, float]:
+        from llmft.evaluation import evaluation
+
+        stage, asked = self.stage, self.asked
+        rows = stage.data.split[1]
+        assert rows is not None
+        assert asked is not None
+        found: dict[str, float] = {}
+        if set(asked.metrics) & set(LOSS_METRICS):
+            encoded, note = self._encoded
+            if when == "before" and note:
+                stage.log.note(f"to compute the loss, {note}")
+            stage.log.progress("evaluate", 0, len(encoded))
+            loss = evaluation.mean_loss(
+                stage.models.model,
+                encoded,
+                stage.train.per_device_eval_batch_size,
+                lambda done, total: stage.log.progress("evaluate", done, total),
+            )
+            values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
+            found |= {name: values[name] for name in asked.metrics if name in values}
+        theirs = stage.dataset.metrics
+        named = {m: metric_of(stage.dataset, m) for m in asked.metrics if m in theirs}
+        if named and generate:
+            answers = evaluation.score_answers(
+                rows.rows,
+                lambda prompts: stage.sampler.generate(prompts, asked.max_new_tokens),
+                named,
+                samples,
+            )
+            found |= answers.metrics
+            stage.log.samples += [{"when": when, **sample} for sample in answers.samples]
+        work = stage.work
+        if isinstance(work, Alignment) and (generate or not work.evaluate_generates):
+            found |= numbers_of(work, "'evaluate'", work.evaluate(stage))
+        return found
+
+    @cached_property
+    def _encoded(self) -> tuple[Sequence[Encoded], str]:
+        """The held-out rows as token ids, and what is to be said of them."""
+        from llmft.evaluation import evaluation
+
+        data = self.stage.data
+        encoded, report = data.encoder.encode(
+            evaluation.as_answered(data.split[1].rows), self.stage.train
+        )
+        return encoded, report.note()
+
+    def _greater_is_better(self, metric: str, before: Mapping[str, float]) -> bool:
+        asked, stage = self.asked, self.stage
+        assert asked is not None
+        if metric not in before:
+            what = f"nothing scores '{metric}' in this stage (there is: {', '.join(before)})"
+            raise RecipeError.of([self._fault(what, "name one of these")])
+        if asked.greater_is_better is not None:
+            return asked.greater_is_better
+        direction = direction_of(metric, type(stage.work), type(stage.dataset))
+        if direction is None:
+            what = f"'{metric}' does not say whether more of it is better"
+            raise RecipeError.of([self._fault(what, "write greater_is_better: true, or false")])
+        return direction
+
+    def _fault(self, what: str, fix: str) -> Fault:
+        key = ("stages", self.stage.job.index_of(self.stage.name), "evaluate")
+        return self.stage.job.fault("E043", (*key, "metric_for_best_model"), what, fix)
