@@ -61,10 +61,10 @@ result; on each kind of rows that it declares, and on no other.""",
     "reward": (
         "Reward function",
         """\
-A reward function scores an answer by a rule; higher is better. `rank` takes one as `judge`, and
-`ppo` as `reward`; an alignment or a task of your own holds one in a setting of the type
-`RewardConfig`, and asks `context.reward_function` for it. It is called thousands of times, so it
-must not use the network.
+A reward function scores an answer by a rule; higher is better. `rank` takes one as `judge`,
+`ppo` as `reward`, `grpo` a list of them as `rewards`; an alignment or a task of your own holds one
+in a setting of the type `RewardConfig`, and asks `context.reward_function` for it. It is called
+thousands of times, so it must not use the network.
 
 The example gives 1 to an answer that names a right one, and less to one that
 adds more text.""",

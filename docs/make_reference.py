@@ -28,7 +28,7 @@ KIND_TITLES = {
     "task": ("Tasks", "`stages[].task`: what a stage makes where it trains nothing."),
     "reward": (
         "Reward functions",
-        "A rule that scores answers: `judge` of `rank`, `reward` of `ppo`.",
+        "What scores answers: `judge` of `rank`, `reward` of `ppo`, `rewards[]` of `grpo`, `rloo`.",
     ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
     "tracker": ("Trackers", "`trackers[]`: where progress and metrics are reported."),

@@ -73,7 +73,8 @@ class SampledCounts:
 class PlanState:
     """What the parts of a planned stage find out. in_ram: it is trained where its files are mapped.
 
-    trained_bytes: of all that is trained. saved_bytes: of what the stage leaves behind.
+    max_new_tokens: of the answers that `decode` was last asked for. trained_bytes: of all that is
+    trained. saved_bytes: of what the stage leaves behind.
 
     judging: an evaluation is followed now. assumed: its rows cannot be read from here.
     """
@@ -85,6 +86,7 @@ class PlanState:
     sampled: SampledCounts | None = None
     chosen: Chosen | None = None
     remarks: list[str] = field(default_factory=list)
+    max_new_tokens: int = 0
     trained_bytes: int = 0
     saved_bytes: int = 0
     judging: bool = False
@@ -136,10 +138,20 @@ class PlannedStage(StageRunner):
         asked = batch * self.train.accumulation()
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
+        self._count(len(asked), len(items))
         batches = [items[:size]]
         self._train_steps(batches, objective)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
+
+    def _count(self, prompts: int, answers: int) -> None:
+        """Keep how many answers all steps sample, where a step samples so many."""
+        counts = self.state.counts
+        if counts is None or not prompts:
+            return
+        steps = Plan.of(counts.items, self.train, self.seed).steps
+        longest = self.state.max_new_tokens
+        self.state.sampled = SampledCounts(steps * prompts, steps * answers, longest)
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Compute what the loop would, on the heaviest batches only."""
@@ -392,6 +404,7 @@ class PlannedSampler(StageSampler):
     ) -> list[Answer]:
         """Return made-up answers of the greatest length, having let their cache grow."""
         new, size = params.max_new_tokens, options.get("batch_size") or self.batch_size
+        self.state.max_new_tokens = new
         lengths = sorted((len(prompt) for prompt in prompts), reverse=True)[:size]
         if lengths:
             grow_cache(self.models.model, self.state.memory, lengths, new)

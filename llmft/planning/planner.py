@@ -38,8 +38,9 @@ class StagePlan:
     """What a stage would do.
 
     rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
-    here. evaluations: those during training. drawn: the answers that a task draws. followed:
-    whether the memory of all its phases is in `peaks`; a remark says what is not.
+    here. evaluations: those during training. drawn: the answers that a task samples, or all
+    rollouts of a stage. followed: whether the memory of all its phases is in `peaks`; a remark says
+    what is not.
     """
 
     name: str

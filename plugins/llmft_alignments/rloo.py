@@ -32,8 +32,11 @@ class RlooConfig(GroupConfig):
     normalize_advantages: bool = Field(
         False, description="give a step's advantages mean 0 and variance 1"
     )
-    reward_clip_range: tuple[float, float] | None = Field(
-        None, description="clip the weighted sum of the rewards to between these two"
+    reward_clip_range: list[float] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="clip the weighted sum of the rewards to between these two",
     )
 
     @model_validator(mode="after")

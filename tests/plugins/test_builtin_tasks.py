@@ -7,6 +7,7 @@ import json
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.prompts import Prompts
 from llmft_rewards.exact_match import ExactMatch
+from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
 from llmft_tasks.collect import Collect
@@ -42,6 +43,11 @@ class TestRank(TaskContract):
 class TestExactMatch(RewardContract):
     method_class = ExactMatch
     configs = [{}, {"partial": 0.5, "rambling": 0.25}]
+
+
+class TestFinalNumber(RewardContract):
+    method_class = FinalNumber
+    configs = [{}, {"any_number": 0.1, "weight": 0.5}]
 
 
 class TestLength(RewardContract):

@@ -755,7 +755,7 @@ RLOO = group_cases(Rloo, 2) | {
         also={"beta": 0.0}, was=[1.0, -1.0, 0.0, 0.0],
     ),
     "reward_clip_range": Case(
-        (0.25, 5.0), group_advantages(Rloo), [0.75, -0.75, 0.0, 0.0], also={"beta": 0.0}
+        [0.25, 5.0], group_advantages(Rloo), [0.75, -0.75, 0.0, 0.0], also={"beta": 0.0}
     ),
     "epsilon": Case(0.3, LEFT, (-0.75 + 2) / 2, also={"epsilon_high": 0.2}, alone=True),
     "epsilon_high": Case(4.0, LEFT, (-0.75 + 2) / 2, alone=True),

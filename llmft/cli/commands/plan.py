@@ -103,7 +103,7 @@ def _graph(found: RecipePlan) -> str:
 
 
 def _amount(stage: StagePlan) -> str:
-    if stage.drawn is not None:
+    if stage.drawn is not None and not stage.trains:
         return f"{stage.drawn.answers:,} answers"
     return f"{stage.counts.steps:,} steps" if stage.counts is not None else ""
 

@@ -111,7 +111,9 @@ class GrpoConfig(GroupConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> GrpoConfig:
-        said = self.model_fields_set
+        # Not what is written: a resolved recipe has every default written out.
+        fields = type(self).model_fields
+        said = {name for name in fields if getattr(self, name) != fields[name].default}
         if self.loss_type == "cispo" and self.epsilon_high is None:
             raise ValueError(
                 "loss_type 'cispo' caps the probability ratio itself at epsilon_high; set it, such"

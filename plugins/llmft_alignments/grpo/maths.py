@@ -20,6 +20,8 @@ SMALL = 1e-4
 def group_moments(rewards_BX: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean and the standard deviation (n - 1) of each answer's group, shape (B, ...)."""
     grouped = rewards_BX.view(len(rewards_BX) // size, size, *rewards_BX.shape[1:])
+    if not len(grouped):  # a process of several may have no prompt in a step
+        return rewards_BX, rewards_BX
     mean, std = grouped.mean(1), grouped.std(1)
     return mean.repeat_interleave(size, 0), std.repeat_interleave(size, 0)
 

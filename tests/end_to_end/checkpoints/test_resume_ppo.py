@@ -45,8 +45,8 @@ def ppo_recipe(recipe: dict, **adapter) -> dict:
     return recipe
 
 
-def killed_in(place: str) -> dict:
-    where, at = PLACES[place]
+def killed_in(place: str, places: dict = PLACES) -> dict:
+    where, at = places[place]
     return {"kind": "call", "where": where, "at": at, "number": int(signal.SIGKILL)}
 
 

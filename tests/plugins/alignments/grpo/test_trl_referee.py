@@ -168,7 +168,7 @@ def test_grpo_advantages_loss_and_gradient_are_trls(grpo, name, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"beta": 0.3}, {"normalize_advantages": True}, {"reward_clip_range": (0.2, 0.6)},
+    [{}, {"beta": 0.3}, {"normalize_advantages": True}, {"reward_clip_range": [0.2, 0.6]},
      {"epsilon": 0.05, "epsilon_high": 0.4}, {"mask_truncated_completions": True, "beta": 0.2}],
     ids=str,
 )  # fmt: skip
