@@ -6,7 +6,7 @@ from pathlib import Path
 
 AREAS = {
     "losses and PPO": (
-        "plugins/llmft_alignments/losses.py", "plugins/llmft_alignments/pairs.py",
+        "plugins/llmft_alignments/preference_maths.py", "plugins/llmft_alignments/pairs.py",
         "plugins/llmft_alignments/orpo.py", "plugins/llmft_alignments/sft.py",
         "plugins/llmft_alignments/dpo", "plugins/llmft_alignments/ppo",
         "plugins/llmft_alignments/reward", "llmft/modeling/token_stats.py",
@@ -46,7 +46,7 @@ FARTHER = {
         f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
         for name in ("evaluation_cost", "planned_stage", "planner", "fitting")
     },
-    "plugins/llmft_alignments/losses.py": [LOSSES, DPO],
+    "plugins/llmft_alignments/preference_maths.py": [LOSSES, DPO],
     "plugins/llmft_alignments/pairs.py": [DPO],
     "plugins/llmft_alignments/orpo.py": [EVERY, REFERENCE, RUNS],
     "plugins/llmft_alignments/sft.py": ["tests/plugins/alignments/test_sft_trl_referee.py", LOOP],

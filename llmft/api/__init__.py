@@ -52,6 +52,7 @@ from llmft.api.rows import (
     Answer,
     ChatRow,
     CompletionRow,
+    Conversation,
     Encoded,
     EncodedPair,
     EncodedPrompt,
@@ -61,6 +62,7 @@ from llmft.api.rows import (
     PromptRow,
     Row,
     RowKind,
+    SampledAnswer,
     TextRow,
 )
 from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
@@ -70,14 +72,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedPair",
-    "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError", "Message",
-    "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError", "PreferenceRow",
-    "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig", "RewardFunction",
-    "Row", "RowKind", "RunInfo", "SamplingParams", "Settings", "Share", "StageContext", "StageData",
-    "StageError", "StageInfo", "StageLog", "StageModels", "StageRef", "StageResult", "StageSampler",
-    "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig", "TrainSettings", "WaitsForPeople",
-    "hookimpl",
+    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
+    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
+    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
+    "Share",
+    "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
+    "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
+    "TrainSettings", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -115,9 +118,14 @@ class Adapter(_Kind[C]):
     """What is trained: a small set of parameters attached to a frozen base model.
 
     It need not be a PEFT type: `attach` may return any module that answers like the base model.
+    Full fine-tuning is an adapter too, one that declares `trains_base`.
     """
 
     mergeable: ClassVar[bool] = False
+    trains_base: ClassVar[bool] = False
+    """Whether it trains weights of the base itself, or some of them. Then `attach` and `load` let
+    them require grad, `save` writes the whole model as transformers does, and `disabled` is never
+    asked: whoever needs the base as it was gets a copy, which is loaded on demand."""
     supports_gradient_checkpointing: ClassVar[bool] = True
     supports_quantization: ClassVar[bool] = True
     supports_packing: ClassVar[bool] = False
@@ -151,6 +159,13 @@ class Adapter(_Kind[C]):
         """
         return None
 
+    def trains_in_float32(self) -> bool:
+        """Return whether what is trained gets float32 values where the base's type is narrower.
+
+        False leaves it in the base's type, where updates smaller than its rounding are lost.
+        """
+        return True
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 
@@ -161,7 +176,7 @@ class Adapter(_Kind[C]):
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Return the base model with a new adapter attached; only the adapter requires grad."""
+        """Return the base model with a new adapter attached; only what is trained requires grad."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -255,11 +270,18 @@ class Task(_Work[C]):
 
 
 class RewardFunction(_Kind[C]):
-    """A rule that scores an answer; higher is better."""
+    """What scores an answer, such as a rule; higher is better. The `weight` is its caller's."""
+
+    def start(self, context: StageContext) -> None:
+        """Take what it needs of the stage that it scores in; called before the first score."""
 
     @abstractmethod
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         """Return the reward of a completion. answers: the right ones, where they are known."""
+
+    def score_batch(self, batch: Sequence[SampledAnswer]) -> Sequence[float]:
+        """Return the reward of each sampled answer: by `score`, unless a method knows better."""
+        return [self.score(one.prompt, one.completion, one.answers) for one in batch]
 
 
 Metric = Callable[[str, Sequence[str]], float]

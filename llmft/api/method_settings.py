@@ -41,10 +41,14 @@ class TaskConfig(Settings):
 class RewardConfig(Settings):
     """Base of every reward function's settings.
 
-    A method's Config may hold such a block: `reward: SerializeAsAny[RewardConfig] | None`.
+    A method's Config may hold such a block: `reward: SerializeAsAny[RewardConfig] | None`; or a
+    list of them: `rewards: list[SerializeAsAny[RewardConfig]]`.
     """
 
     method: Line = Field(description="which reward method")
+    weight: float = Field(
+        1.0, ge=-1e6, le=1e6, description="what its score is multiplied by, where scores are added"
+    )
 
 
 class DatasetConfig(Settings):

@@ -2,29 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, SupportsIndex, TypedDict, overload
 
 if TYPE_CHECKING:
     import torch
 
 
 class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
+    """One turn of a conversation, as chat templates take it; content is '' beside calls alone."""
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+
+
+class Conversation(tuple[Message, ...]):
+    """Messages, with the tools they may call and the template arguments of their own.
+
+    tools: JSON schemas, as OpenAI writes them. template_kwargs: names that the chat template reads,
+    beside those of the recipe. A slice keeps both.
+    """
+
+    tools: Sequence[Any]
+    template_kwargs: Mapping[str, Any]
+
+    def __new__(
+        cls,
+        messages: Iterable[Message] = (),
+        tools: Sequence[Any] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        made = super().__new__(cls, messages)
+        made.tools, made.template_kwargs = tools, template_kwargs or {}
+        return made
+
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> Message: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> Conversation: ...
+    def __getitem__(self, key: Any, /) -> Any:
+        found = super().__getitem__(key)
+        return self.of(found) if isinstance(key, slice) else found
+
+    def of(self, messages: Iterable[Message]) -> Conversation:
+        """Return other messages with the same tools and arguments."""
+        return Conversation(messages, self.tools, self.template_kwargs)
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        extra = {"tools": list(self.tools), "template_kwargs": dict(self.template_kwargs)}
+        return {"messages": list(self), **{key: value for key, value in extra.items() if value}}
+
+    def __repr__(self) -> str:
+        return f"Conversation({self.plain()})"
+
+    def __eq__(self, other: object) -> bool:
+        own = other.plain() if isinstance(other, Conversation) else {"messages": list(self)}
+        return tuple.__eq__(self, other) is True and self.plain() == own
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Conversation, (tuple(self), self.tools, self.template_kwargs)
 
 
 Prompt = str | tuple[Message, ...]
+"""Text, or messages; messages with tools are a Conversation."""
+
+Learn = Literal["all", "last", "every_token"] | tuple[str, ...]
+Turns = Literal["auto", "whole", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Plain text; every token of it is trained on."""
+    """Plain text; every token of it is trained on.
+
+    special_tokens: special tokens that the text spells are tokens (parse), or letters (text); None:
+    a text that spells any is refused.
+    """
 
     text: str
     origin: str = ""
+    special_tokens: Literal["parse", "text"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +100,31 @@ class CompletionRow:
 
     answers: the strings that count as right, for exact_match and f1; empty where unknown.
     origin: where the row came from, `file:line`, for error messages.
+    message: the completion as a message, where it holds more than text, such as tool calls.
     """
 
     prompt: Prompt
     completion: str
     answers: tuple[str, ...] = ()
     origin: str = ""
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRow:
-    """A whole conversation; every assistant turn of it is trained on."""
+    """A whole conversation.
+
+    learn: every assistant turn, the last one, every token of the rendering, or the turns of roles.
+    turns: one row for all turns, or a row for each, with the turns before it as at serving; auto:
+    one row where the chat template writes earlier turns as it wrote them when they were answered.
+    skip: the assistant turns that are not trained on, by their place among the messages.
+    """
 
     messages: tuple[Message, ...]
     origin: str = ""
+    learn: Learn = "all"
+    turns: Turns = "auto"
+    skip: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +198,20 @@ class Answer:
     logps: list[float] = field(default_factory=list)
     ended: bool = False
     nuclei: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledAnswer:
+    """An answer to a prompt as reward functions see it, with the right answers where known.
+
+    row: the prompt and the sampled tokens, which alone are labels; an answer that has an end ends
+    with the end-of-sequence token.
+    """
+
+    prompt: Prompt
+    completion: str
+    answers: tuple[str, ...]
+    row: Encoded
 
 
 @dataclass(frozen=True, slots=True)

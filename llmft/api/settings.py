@@ -6,12 +6,16 @@ TrainingArguments'. Every field has a type, a bound and a description; unknown k
 
 from __future__ import annotations
 
+import datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Line = Annotated[str, Field(min_length=1, max_length=4096)]
+_LARGEST_TEMPLATE = 1_000_000
+Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
 """So many optimiser steps; or, below 1, a share of all of a stage's steps."""
@@ -72,9 +76,40 @@ class ModelSource(Settings):
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="the attention implementation; auto: padding-free where possible"
     )
-    chat_template: Line | None = Field(
+    chat_template: Template | None = Field(
         None,
-        description="a Jinja chat template; default: the tokenizer's own",
+        description="a Jinja chat template, a file that holds one, or a model whose template it"
+        " is; default: the tokenizer's own",
+    )
+    chat_template_kwargs: dict[Name, bool | int | float | str] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="names that the chat template reads, such as {enable_thinking: false}",
+    )
+    chat_template_date: str = Field(
+        "2024-07-26",
+        pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$",
+        description="the day that a chat template is told, where it writes the day",
+    )
+    lost_text: Literal["refuse", "note"] = Field(
+        "refuse",
+        description="what is done with a row of which the chat template leaves out some text:"
+        " refuse it, or train without that text and say so",
+    )
+    append_eos: bool = Field(
+        False,
+        description="put end-of-text after an answer that the chat template ends with no token at"
+        " which generation stops",
+    )
+    missing_stop: Literal["note", "refuse"] = Field(
+        "note",
+        description="what is done with an answer that the chat template ends with no token at which"
+        " generation stops: train on it and say so, or refuse it",
+    )
+    stop: list[Line] = Field(
+        default_factory=list,
+        max_length=20,
+        description="tokens that end an answer, beside those that the model's files name",
     )
     tokenizer: Line | None = Field(
         None, description="a folder or hub id of a tokenizer; default: the model's own"
@@ -82,6 +117,44 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @field_validator("chat_template")
+    @classmethod
+    def _read_template(cls, text: str | None) -> str | None:
+        return text if text is None else read_template(text)
+
+    @field_validator("chat_template_date")
+    @classmethod
+    def _a_day(cls, text: str) -> str:
+        datetime.date.fromisoformat(text)
+        return text
+
+
+def is_template(text: str) -> bool:
+    """Return whether a text is a Jinja template, and no name of a file or of a model."""
+    return "{{" in text or "{%" in text
+
+
+def read_template(text: str) -> str:
+    """Return a chat template that is given as such, or as the name of a file that holds it.
+
+    The name of a model, a folder or a hub id, is returned as it is. Raises ValueError where there
+    is no such file, or no template in it.
+    """
+    if is_template(text):
+        return text
+    path = Path(text).expanduser()
+    if "\0" not in text and path.is_file():
+        try:
+            held = path.read_bytes()[: _LARGEST_TEMPLATE + 1].decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{text}' cannot be read as a text: {error}") from error
+        if not is_template(held) or len(held) > _LARGEST_TEMPLATE:
+            raise ValueError(f"'{text}' holds no Jinja template")
+        return held
+    if path.suffix in (".jinja", ".jinja2", ".j2", ".txt") or "\n" in text or " " in text:
+        raise ValueError(f"'{text[:80]}' is no Jinja template, and there is no such file")
+    return text
 
 
 class PushToHub(Settings):
@@ -203,8 +276,19 @@ class TrainSettings(Settings):
     per_device_train_batch_size: int = Field(
         8, ge=1, le=65_536, description="rows in one forward pass on one device"
     )
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, le=65_536, description="forward passes before each optimiser step"
+    gradient_accumulation_steps: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="forward passes of each process before an optimiser step; default: 1, or what"
+        " train_batch_size asks for",
+    )
+    train_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=4_294_967_296,
+        description="rows in one optimiser step over all processes; gradient_accumulation_steps"
+        " then follows from the number of processes",
     )
     per_device_eval_batch_size: int = Field(
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
@@ -286,6 +370,16 @@ class TrainSettings(Settings):
         " best where one is chosen",
     )
 
+    def accumulation(self, processes: int = 1) -> int:
+        """Return the forward passes of each process before an optimiser step."""
+        if self.train_batch_size is None:
+            return self.gradient_accumulation_steps or 1
+        return max(1, self.train_batch_size // (self.per_device_train_batch_size * processes))
+
+    def rows_per_step(self, processes: int = 1) -> int:
+        """Return the rows of an optimiser step, over all processes."""
+        return self.per_device_train_batch_size * self.accumulation(processes) * processes
+
     @property
     def _warms_up(self) -> bool:
         return bool(self.warmup_steps or self.warmup_ratio)
@@ -294,6 +388,16 @@ class TrainSettings(Settings):
     def _no_contradiction(self) -> TrainSettings:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("warmup_steps and warmup_ratio exclude each other; keep one")
+        whole, size = self.train_batch_size, self.per_device_train_batch_size
+        if whole and self.gradient_accumulation_steps:
+            raise ValueError(
+                "train_batch_size and gradient_accumulation_steps exclude each other; keep one"
+            )
+        if whole and whole % size:
+            raise ValueError(
+                f"train_batch_size: {whole} is not a multiple of per_device_train_batch_size:"
+                f" {size}; write {-(-whole // size) * size}, or another per_device_train_batch_size"
+            )
         most = self.max_steps
         if most is not None and (self.warmup_steps > most or (self._warms_up and most == 1)):
             warmup = self.warmup_steps or 1

@@ -1,4 +1,4 @@
-"""How answers are judged: TriviaQA's normalisation, exact match and token F1 over aliases.
+"""How answers are judged: exact match and token F1 over aliases, and the number at the end.
 
 Joshi et al. 2017, "TriviaQA", section 6 and its evaluation script: the score of an answer is its
 best over all aliases.
@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -43,3 +44,45 @@ def _token_f1(given: Sequence[str], right: Sequence[str]) -> float:
 def first_line(text: str) -> str:
     """Return what stands on the first line that is not empty: where a short answer ends."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+_NUMBER = re.compile(r"(?<![\w.,])-?\$?(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,30})(?:\.\d{1,30})?(?![\d])")
+_MARK, _BOXED = "####", re.compile(r"\\boxed\{([^{}]*)\}")
+
+
+def last_number(text: str) -> Decimal | None:
+    """Return the number that a solution ends with, or None where it has none.
+
+    It is the first one after the last '####', as GSM8K marks an answer (Cobbe et al. 2021); else
+    the last one in the last '\\boxed{}'; else the last one in the text. '$' and the commas of
+    thousands do not count.
+    """
+    text = text.replace("\u2212", "-")
+    if _MARK in text and (marked := _numbers(text.rpartition(_MARK)[2])):
+        return marked[0]
+    boxed = _BOXED.findall(text)
+    if boxed and (inside := _numbers(boxed[-1])):
+        return inside[-1]
+    found = _numbers(text)
+    return found[-1] if found else None
+
+
+def final_number(answer: str, right: Sequence[str]) -> float:
+    """Return 1.0 if an answer's last number is that of one of the right ones, else 0.0.
+
+    A right answer without a number is right where it is given letter for letter.
+    """
+    given = last_number(answer)
+    return float(
+        any(
+            answer.strip() == text.strip() if (wanted := last_number(text)) is None
+            else given == wanted
+            for text in right
+            if text.strip()
+        )
+    )  # fmt: skip
+
+
+def _numbers(text: str) -> list[Decimal]:
+    found = (match.group().replace("$", "").replace(",", "") for match in _NUMBER.finditer(text))
+    return [Decimal(number) for number in found]

@@ -258,10 +258,24 @@ CODES: dict[str, Code] = {
         "`llmft --help` lists the commands, `llmft COMMAND --help` its options.",
     ),
     "E091": Code(
-        "a command line cannot be imported",
-        "`llmft import` reads the command line of a training script. There is no such command, a"
-        " flag of it is unknown or has no equivalent, or the recipe's file exists already.",
-        "Correct or remove the flag in the message, and set what it meant in the recipe.",
+        "a command or a configuration cannot be imported",
+        "`llmft import` reads the configuration of another tool, or the command line of a training"
+        " script. There is no such command, nobody's keys fit, a flag of it is unknown or has no"
+        " equivalent, or the recipe's file exists already.",
+        "Correct or remove the flag in the message, and set what it meant in the recipe; or say"
+        " with `--peer` and `--trainer` whose file it is.",
+    ),
+    "E092": Code(
+        "an imported configuration needs your decision",
+        "The key may change what is trained, and the file alone does not say what is meant here:"
+        " it is unknown, it is read by a program that is not here, or it differs in a detail.",
+        "Say it with the option in the message, or write the recipe with `--anyway` and look at"
+        " each comment that begins with DECIDE.",
+    ),
+    "E093": Code(
+        "an imported configuration says what a recipe cannot say yet",
+        "The key changes what is trained, and there is no setting or method for it here.",
+        "Take the key out of the configuration if you can do without it, and import it again.",
     ),
     # --- data
     "E101": Code(
@@ -308,11 +322,13 @@ CODES: dict[str, Code] = {
         "Repair the file or download it again, and give it the ending of its type.",
     ),
     "E108": Code(
-        "there is no chat template",
-        "The rows are conversations, and the model's tokenizer has no template to format them, or"
-        " its template refuses them.",
-        "Set model.chat_template, use a model that has a template, or use rows with prompt and"
-        " completion.",
+        "a row cannot be written by the chat template as it is meant",
+        "The rows are conversations, and the model's tokenizer has no template to format them; or"
+        " its template refuses a row, leaves out text of it, or writes an answered turn in another"
+        " way than it asks for it. The message names the row and the turn.",
+        "Do what the message suggests: template arguments (model.chat_template_kwargs), another"
+        " model.chat_template, model.lost_text: note, or data.on_bad_row: skip to leave such rows"
+        " out.",
     ),
     "E109": Code(
         "unknown split",
@@ -333,8 +349,8 @@ CODES: dict[str, Code] = {
     ),
     "E112": Code(
         "a judge's score is not finite",
-        "A reward function or a reward model gave an answer NaN, or an infinite reward in PPO. Such"
-        " a score cannot rank answers or train a policy.",
+        "A reward function or a reward model gave an answer NaN, or, in training, an infinite one."
+        " Such a score cannot rank answers or train a policy.",
         "Correct the function, or look at the reward model's report: its training may have failed.",
     ),
     "E113": Code(
@@ -347,6 +363,12 @@ CODES: dict[str, Code] = {
         "the tokenizer is not the model's",
         "A row has a token id for which the model has no embedding.",
         "Leave model.tokenizer out, or name the tokenizer that the model was trained with.",
+    ),
+    "E119": Code(
+        "a reward takes too long",
+        "A reward function has not scored the answers of a step within reward_timeout_seconds."
+        " Nothing was learnt from these answers, and the last checkpoint is as it was.",
+        "Correct the function, or raise reward_timeout_seconds.",
     ),
     "E130": Code(
         "the run was interrupted",
@@ -460,9 +482,11 @@ CODES: dict[str, Code] = {
         "Rank with `llmft rank RUN`; then continue with the printed `llmft run ... --resume`.",
     ),
     "E306": Code(
-        "a process of the run has ended",
-        "Several processes train together, and one has ended or cannot be reached, so the others"
-        " cannot finish their step. What was saved before is intact.",
+        "a process of the run has ended, or hangs",
+        "Several processes train together, and one has ended, cannot be reached, or has not been"
+        " heard of for LLMFT_STALL_SECONDS (1800), so the others cannot finish their step. Where it"
+        " hangs, the message has its rank and the last known place of its main thread. What was"
+        " saved before is intact.",
         "Read the message of the process that ended first; then continue with --resume.",
     ),
     "E307": Code(
@@ -512,6 +536,14 @@ CODES: dict[str, Code] = {
         " uninterrupted run.",
         "Look at the differences: docs/reliability.md says what is not promised. If none of that is"
         " the reason, please report it.",
+    ),
+    "E407": Code(
+        "what was exported does not answer as the run does",
+        "A merged model, an exported folder or a server was given the same prompts as the run's own"
+        " model, and the token ids, the answers or the log-probabilities differ by more than the"
+        " stated tolerance.",
+        "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
+        " docs/after-training.md says what to do about each.",
     ),
     # --- plugins
     "E501": Code(

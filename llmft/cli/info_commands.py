@@ -88,12 +88,34 @@ def doctor(
 
 @app.command("import")
 def import_(
-    command: Annotated[
-        str,
-        typer.Argument(help="A command in quotes, a file that holds one, or - for stdin."),
-    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A configuration, a command in quotes, a file that holds one, or - for stdin."
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the recipe here; default: print it.")
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Report on a folder's configurations; writes nothing."),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write the recipe although it needs your decision.")
+    ] = False,
+    peer: Annotated[
+        str | None, typer.Option(help="Whose it is, such as axolotl; default: by its keys.")
+    ] = None,
+    trainer: Annotated[
+        str | None, typer.Option(help="TRL's trainer, such as dpo; default: what the file says.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="FORM", help="The rows' form, such as chat or text.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, metavar="N", help="How many processes it was run with."),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="The adapter; default: what the command says.")
@@ -103,15 +125,27 @@ def import_(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Turn a training script's command into a recipe."""
-    from llmft.cli.commands.import_ import as_text, import_command, write
+    """Turn another tool's configuration or command into a recipe."""
+    from llmft.cli.commands import import_ as command
+    from llmft.cli.commands import import_check, import_peer
 
-    imported = import_command(command, method=method, number=number)
+    choices = import_peer.choices(peer, trainer, rows, processes)
+    if check is not None:
+        report = import_check.report(check, choices)
+        return report.as_json() if json else import_check.as_text(report)
+    imported = command.import_any(command.named(source), choices, method=method, number=number)
+    if isinstance(imported, import_peer.PeerImport):
+        text = import_peer.written(imported, anyway=anyway)
+        if output:
+            command.write(text, output)
+        if json:
+            return {"file": output, "recipe": text, **imported.as_json()}
+        return import_peer.as_text(imported, output) if output else text.rstrip("\n")
     if output:
-        write(imported.text, output)
+        command.write(imported.text, output)
     if json:
         return {"file": output, "recipe": imported.text, "changes": imported.changes}
-    return as_text(imported, output) if output else imported.text.rstrip("\n")
+    return command.as_text(imported, output) if output else imported.text.rstrip("\n")
 
 
 @app.command("new-plugin")

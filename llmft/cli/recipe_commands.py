@@ -117,6 +117,42 @@ def plan(
     return as_json(verdict) if json else as_text(verdict)
 
 
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    rows: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, metavar="N", help="Rows shown of each kind that --only names."
+        ),
+    ] = 2,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Show only first, longest, cut, dropped or random rows. Repeatable.",
+        ),
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Show this stage only. Repeatable.")
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a page to look at many rows, such as rows.html."),
+    ] = None,
+    set: Set = None,
+    json: Json = False,
+) -> Answer:
+    """Show rows as they will be trained on, and what is lost."""
+    from llmft.cli.commands.preview import as_json, as_text
+    from llmft.cli.commands.preview import preview as previewed
+
+    name, found = previewed(
+        recipe, set or [], rows=rows, only=only or [], stages=stage or [], html=html
+    )
+    return as_json(name, found) if json else as_text(found, html)
+
+
 verify_app = typer.Typer(
     help="Test on your own recipe what the documentation promises.", rich_markup_mode=None
 )
@@ -146,4 +182,32 @@ def verify_resume(
     from llmft.cli.commands.verify import as_json, as_text, verify
 
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
+    return as_json(verdict) if json else as_text(verdict)
+
+
+@verify_app.command("export")
+def verify_export(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    target: Annotated[str, typer.Argument(help="What merge or export made of it.")],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="Held-out prompts that are asked.")
+    ] = 8,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
+    ] = 32,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="NATS", help="Of log-probabilities; default: by the data types."
+        ),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Prove that an exported folder answers as the run does, or say where they part."""
+    from llmft.cli.commands.verify_export import as_json, as_text, verify
+
+    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance)
     return as_json(verdict) if json else as_text(verdict)

@@ -2,55 +2,85 @@
 
 A template is a program that came with a model or a recipe. transformers' sandbox keeps it from
 files and from Python; nothing keeps it from counting for ever, or from doing so for one row only.
+So every rendering, plain or traced, happens in a process that can be ended. A question is a whole
+conversation with what is wanted of it, so that a row costs one exchange and not one per rendering.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import astuple, dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 from llmft.api.errors import TrustError
+from llmft.data.rendering import ChatTemplate
+from llmft.data.turns import Stops, TurnFault, TurnFinder, TurnRow
 from llmft.system import bounded_child
 from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 
-CHARACTERS = 10_000_000
 SECONDS, MEGABYTES = bounded_child.SECONDS, bounded_child.MEGABYTES
 
 
-class TemplateRefusal(ValueError):
-    """A template refuses a conversation, or cannot be read; the text says why."""
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a conversation.
 
-
-def render(
-    template: str,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-) -> str:
-    """Return a conversation as a template writes it.
-
-    kwargs: what the template sees beside the messages: `add_generation_prompt`, special tokens.
-    Raises TrustError (E604) where it takes too long or too much, TemplateRefusal where it refuses.
+    kind: a method of TurnFinder: 'whole', 'rows', 'auto', 'every_token', 'roles' or 'prompt'; or
+    'text', the plain rendering. turns: the places of the assistant's turns that are trained on.
+    roles: for 'roles'. answer_next: for 'text', whether the generation prompt ends it.
     """
-    return render_with_spans(template, messages, tools, kwargs, spans=False)[0]
+
+    kind: str
+    turns: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ()
+    answer_next: bool = False
 
 
-def render_with_spans(
-    template: str,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    spans: bool = True,
-) -> tuple[str, list[tuple[int, int]]]:
-    """Return as `render`, with the (start, end) of what the template marks as generated.
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """How conversations are written: all that is the same for the rows of a stage.
 
-    The marks are `{% generation %}` blocks; a template without them marks nothing.
+    source: the template. names: what it may read beside the messages. lost, missing_stop: as in
+    TurnFinder. Two are equal where they are written alike: True is not 1 to a template.
     """
-    asked = (template, list(messages), None if tools is None else list(tools), dict(kwargs or {}))
+
+    source: str
+    names: Mapping[str, Any]
+    date: datetime.date
+    stops: Stops
+    lost: str
+    missing_stop: str
+
+    @cached_property
+    def _text(self) -> str:
+        return repr(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Writing) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def written(
+    writing: Writing,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+    names: Mapping[str, Any],
+    wanted: Wanted,
+) -> tuple[list[TurnRow], bool]:
+    """Return what is wanted of a conversation, and whether the template asked for the day.
+
+    names: template arguments of this conversation alone.
+    Raises TurnFault where it cannot be written as wanted, TrustError (E604) where the template
+    takes too long or too much.
+    """
+    told = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+    question = (told, list(tools), dict(names), astuple(wanted))
     try:
-        text, found = _renderer().ask((*asked, spans))
+        fault, rows, reads_clock = _renderer(writing).ask(question)
     except OutOfBounds as error:
         raise TrustError(
             "E604",
@@ -58,47 +88,95 @@ def render_with_spans(
             fix="give another template as model.chat_template, or prompt and completion columns",
         ) from error
     except WorkFailed as error:
-        raise TemplateRefusal(str(error) or error.kind) from error
-    return text, [(start, end) for start, end in found]
+        raise TurnFault(
+            "refused",
+            f"the chat template refuses the conversation: {error or error.kind}",
+            "change the conversation, or give another template as model.chat_template",
+        ) from error
+    if fault is not None:
+        raise TurnFault(*fault)
+    return [TurnRow(*row) for row in rows], bool(reads_clock)
 
 
-def rendered(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None = None,
-    **kwargs: Any,
-) -> str:
-    """Return a conversation as `tokenizer.apply_chat_template(..., tokenize=False)` does.
+@lru_cache(maxsize=8)
+def _renderer(writing: Writing) -> BoundedChild:
+    # Imported here, so that the process has them from the start.
+    from transformers.utils import chat_template_utils  # noqa: F401
 
-    A tokenizer whose class writes conversations by code of its own, with no template, is asked.
-    """
-    from transformers import PreTrainedTokenizerBase
+    from llmft.data import tracing  # noqa: F401
 
-    usual = PreTrainedTokenizerBase.apply_chat_template
-    if getattr(type(tokenizer), "apply_chat_template", usual) is not usual:
-        given = {"tools": tools} if tools is not None else {}
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **given, **kwargs))
-    told = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
-    template = tokenizer.get_chat_template(None, tools)
-    return render(template, told, tools, {**tokenizer.special_tokens_map, **kwargs})
+    template = ChatTemplate(writing.source, writing.names, writing.date)
 
-
-@cache
-def _renderer() -> BoundedChild:
-    # Imported here, so that the process has it from the start.
-    from transformers.utils import chat_template_utils
-
-    def work(question: Any) -> tuple[str, list[tuple[int, int]]]:
-        template, messages, tools, kwargs, spans = question
-        (text,), found = chat_template_utils.render_jinja_template(
-            conversations=[messages],
-            tools=tools,
-            chat_template=template,
-            return_assistant_tokens_mask=spans,
-            **kwargs,
-        )
-        if len(text) > CHARACTERS:
-            raise MemoryError
-        return text, list(found[0]) if found else []
+    def work(question: Any) -> tuple[Any, list[Any], bool]:
+        messages, tools, names, wanted = question
+        try:
+            rows = _in_some_form(writing, template, messages, tools, names, Wanted(*wanted))
+        except TurnFault as fault:
+            return (fault.kind, fault.what, fault.fix), [], template.reads_clock
+        return None, [row.plain() for row in rows], template.reads_clock
 
     return BoundedChild(work, SECONDS, MEGABYTES)
+
+
+def _in_some_form(
+    writing: Writing,
+    template: ChatTemplate,
+    messages: list[dict[str, Any]],
+    tools: list[Any],
+    names: Mapping[str, Any],
+    wanted: Wanted,
+) -> list[TurnRow]:
+    """Return what is wanted of a conversation, given to the template as it takes it.
+
+    Some templates take content as a list of parts only: where content as text is refused or lost,
+    it is given so. Each row is tried alone, so none depends on those before it.
+    """
+    if "developer" not in template.source:
+        messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+
+    def ask(given: list[dict[str, Any]]) -> list[TurnRow]:
+        finder = TurnFinder(
+            template,
+            given,
+            tools,
+            writing.stops,
+            names=names,
+            lost=writing.lost,
+            missing_stop=writing.missing_stop,
+        )
+        return _answer(finder, wanted)
+
+    try:
+        return ask(messages)
+    except TurnFault as fault:
+        if fault.kind not in ("refused", "lost"):
+            raise
+        parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        try:
+            return ask(parts)
+        except TurnFault:
+            raise fault from None
+
+
+def _answer(finder: TurnFinder, wanted: Wanted) -> list[TurnRow]:
+    turns = wanted.turns
+    match wanted.kind:
+        case "text":
+            text = finder.render(len(finder.messages), answer_next=wanted.answer_next)
+            return [TurnRow(text, (), ())]
+        case "prompt":
+            return [finder.prompt()]
+        case "every_token":
+            return [finder.every_token()]
+        case "roles":
+            return [finder.roles(wanted.roles, turns)]
+        case "rows":
+            return finder.rows(turns)
+        case "whole":
+            return [finder.whole(turns)]
+    try:
+        return [finder.whole(turns)]
+    except TurnFault as fault:
+        if fault.kind != "whole":
+            raise
+    return finder.rows(turns)

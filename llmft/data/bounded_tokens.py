@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 
 _IN_JSON = re.compile(r'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LONG = 20_000  # characters; for shorter texts a plain expression takes milliseconds
+_OFFSETS = {"return_offsets_mapping": True}
 PANIC = "PanicException"  # what a Rust library raises; it is no Exception
 # Those of GPT-2, Llama 3 and cl100k, Qwen 2, and o200k: nothing in them backtracks.
 _USUAL = frozenset({
@@ -54,25 +56,64 @@ class BoundedTokens:
 
         Raises EnvironmentFault (E212) where the tokenizer's code gives up, or takes too long.
         """
-        if self._usual or (self._plain and len(text) <= _LONG):
-            try:
-                return self._here((text, options))
-            except BaseException as error:
-                foreign = isinstance(error, Exception) and not isinstance(error, MemoryError)
-                if not foreign and type(error).__name__ != PANIC:
-                    raise
-                raise _fault(f"gives up: {first_line(str(error))}") from error
+        return self.located(text, **options)[0]
+
+    def located(
+        self, text: str, *, offsets: bool = False, **options: Any
+    ) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and the first character of each token where `offsets` is set.
+
+        Raises as `ids`.
+        """
+        question = (text, options, offsets)
+        if self._in_process(text):
+            with _faults():
+                return self._here(question)
         try:
-            found: list[int] = self._child.ask((text, options))
+            ids, starts = self._child.ask(question)
         except OutOfBounds as error:
             raise _fault(f"{error} on a text of {len(text):,} characters") from error
         except WorkFailed as error:
             raise _fault(f"gives up: {first_line(str(error))}") from error
-        return found
+        return ids, starts
 
-    def _here(self, question: tuple[str, dict[str, Any]]) -> list[int]:
-        text, options = question
-        return list(self._tokenizer(text, **options)["input_ids"])
+    def all_located(
+        self, texts: Sequence[str], *, offsets: bool = False, **options: Any
+    ) -> list[tuple[list[int], list[int]]]:
+        """Return what `located` gives for each text; usual tokenizers take them in one go.
+
+        Raises as `ids`, for none of the texts by name.
+        """
+        if not texts or not all(map(self._in_process, texts)):
+            return [self.located(text, offsets=offsets, **options) for text in texts]
+        with _faults():
+            found = self._tokenizer(list(texts), **options, **_OFFSETS if offsets else {})
+        starts = found["offset_mapping"] if offsets else [[]] * len(texts)
+        return [
+            (list(ids), [start for start, _ in places])
+            for ids, places in zip(found["input_ids"], starts, strict=True)
+        ]
+
+    def _in_process(self, text: str) -> bool:
+        return self._usual or (self._plain and len(text) <= _LONG)
+
+    def _here(self, question: tuple[str, dict[str, Any], bool]) -> tuple[list[int], list[int]]:
+        text, options, offsets = question
+        found = self._tokenizer(text, **options, **_OFFSETS if offsets else {})
+        places = found["offset_mapping"] if offsets else ()
+        return list(found["input_ids"]), [start for start, _ in places]
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Turn what a tokenizer's own code raises into a fault; a panic is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        foreign = isinstance(error, Exception) and not isinstance(error, MemoryError)
+        if not foreign and type(error).__name__ != PANIC:
+            raise
+        raise _fault(f"gives up: {first_line(str(error))}") from error
 
 
 def check_tokenizer_file(path: Path) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +31,37 @@ LEAST_ROWS = 2000
 """Fewer rows are tokenised sooner than an entry is found, read and checked."""
 LARGEST = 2**30
 """Bytes of all entries together; those that were not used for longest go first."""
-_FORMAT = "2"
+_FORMAT = "3"
 
 log = logging.getLogger("llmft")
 
 
 def through_cache(
-    tokenizer: Any, rows: Sequence[Row], kind: str, make: Callable[[], Iterable[Encoded]]
-) -> Iterable[Encoded]:
+    tokenizer: Any,
+    rows: Sequence[Row],
+    groups: int,
+    kind: str,
+    make: Callable[[], Iterable[Sequence[Encoded]]],
+    facts: Counter[str],
+) -> Iterable[Sequence[Encoded]]:
     """Return what `make` gives, from an earlier run where one made it of equal rows.
 
-    kind: what is made of a row; part of the key. make: gives the same number for every row, each
-    with labels that are its ids or -100, and the row's origin.
+    kind: what is made of a row; part of the key. groups: of so many rows, in order and of equal
+    size, something is made together. make: gives the token rows of each group, each with labels
+    that are its ids or -100, and the origin of the group's first row; it counts in `facts`, which
+    are kept too.
     """
     folder = _folder()
     text = _described(tokenizer)
     if folder is None or text is None or len(rows) < LEAST_ROWS:
         return make()
     path = folder / f"{_key(text, rows, kind)}.safetensors"
-    found = _read(path, rows)
+    origins = [row.origin for row in rows[:: len(rows) // groups]]
+    found = _read(path, origins, facts)
     if found is not None:
         return found
     made = list(make())
-    _write(path, rows, made)
+    _write(path, made, facts)
     return made
 
 
@@ -89,12 +100,12 @@ def _code() -> str:
     import transformers
 
     hasher = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for name in ("encoding.py", "pair_encoding.py", "bounded_rendering.py", "cache.py"):
-        hasher.update(Path(__file__).with_name(name).read_bytes())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        hasher.update(file.read_bytes())
     return hasher.hexdigest()
 
 
-def _read(path: Path, rows: Sequence[Row]) -> list[Encoded] | None:
+def _read(path: Path, origins: Sequence[str], facts: Counter[str]) -> list[list[Encoded]] | None:
     """Return an entry's token rows, or None where there is none, or a damaged one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -110,10 +121,12 @@ def _read(path: Path, rows: Sequence[Row]) -> list[Encoded] | None:
         if _digest(path, body) != digest:
             raise ValueError("its checksum is wrong")
         found = load(body)
-        made = list(_unpacked(found["ids"], found["learnt"], found["lengths"], rows))
+        made = list(_unpacked(found, origins))
+        counted = json.loads(found["facts"].tobytes())
     except (SafetensorError, ValueError, KeyError) as error:
         log.warning("'%s' is damaged (%s), so the rows are tokenised again", path, error)
         return None
+    facts.update(counted)
     with suppress(OSError):
         os.utime(path)  # used now
     return made
@@ -137,31 +150,37 @@ def _digest(path: Path, body: bytes) -> bytes:
     return hashlib.sha256(path.name.encode() + body).digest()
 
 
-def _unpacked(ids: Any, learnt: Any, lengths: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
+def _unpacked(found: Any, origins: Sequence[str]) -> Iterator[list[Encoded]]:
     import numpy as np
 
-    each = len(lengths) // len(rows)
+    ids, learnt = found["ids"], found["learnt"]
     labels = np.where(learnt, ids, IGNORED).tolist()
     ids, start = ids.tolist(), 0
-    for number, length in enumerate(lengths.tolist()):
-        end = start + length
-        origin = rows[number // each].origin
-        yield Encoded(tuple(ids[start:end]), tuple(labels[start:end]), origin)
-        start = end
+    lengths = iter(found["lengths"].tolist())
+    for origin, count in zip(origins, found["counts"].tolist(), strict=True):
+        rows = []
+        for length in islice(lengths, count):
+            end = start + length
+            rows.append(Encoded(tuple(ids[start:end]), tuple(labels[start:end]), origin))
+            start = end
+        yield rows
 
 
-def _write(path: Path, rows: Sequence[Row], made: Sequence[Encoded]) -> None:
+def _write(path: Path, groups: Sequence[Sequence[Encoded]], facts: Counter[str]) -> None:
     """Keep token rows for the next run, if they are of the form that `_unpacked` gives back."""
     import numpy as np
     from safetensors.numpy import save
 
+    made = [row for group in groups for row in group]
     ids = np.fromiter((i for row in made for i in row.input_ids), np.int32)
     labels = np.fromiter((i for row in made for i in row.labels), np.int32)
     lengths = np.array([len(row.input_ids) for row in made], np.int32)
+    counts = np.array([len(group) for group in groups], np.int32)
+    said = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     learnt = labels != IGNORED
-    if len(made) % len(rows) or len(ids) != len(labels) or (labels != ids)[learnt].any():
+    if len(ids) != len(labels) or (labels != ids)[learnt].any():
         return
-    body = save({"ids": ids, "learnt": learnt, "lengths": lengths})
+    body = save({"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(path.parent, len(body))

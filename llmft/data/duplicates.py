@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from llmft.api import Row
 
+EXAMPLES = 3
 
-def repeats(train: Sequence[Row], judged: Sequence[Row]) -> str:
-    """Return how many rows repeat others, and how many are in both; '' where there is none."""
-    learnt = [_content(row) for row in train]
-    known = set(learnt)
-    again = len(learnt) - len(known)
-    both = sum(_content(row) in known for row in judged)
-    said = []
-    if again:
-        said.append(f"{again:,} of {len(train):,} training rows repeat another one")
-    if both:
-        said.append(
-            f"{both:,} of {len(judged):,} evaluation rows are also training rows, so the scores"
-            " are better than on unseen rows"
-        )
-    return "; ".join(said)
+
+@dataclass(frozen=True)
+class Duplicates:
+    """How many rows repeat others, of how many; and the origins of the first ones, in pairs.
+
+    within: training rows that repeat an earlier one. between: rows judged on that are learnt too.
+    """
+
+    train: int
+    judged: int
+    within: int
+    between: int
+    within_examples: tuple[tuple[str, str], ...] = ()
+    between_examples: tuple[tuple[str, str], ...] = ()
+
+    def note(self) -> str:
+        """Return what a person should know, or '' where no row is there twice."""
+        said = []
+        if self.within:
+            said.append(f"{self.within:,} of {self.train:,} training rows repeat another one")
+        if self.between:
+            said.append(
+                f"{self.between:,} of {self.judged:,} evaluation rows are also training rows, so"
+                " the scores are better than on unseen rows"
+            )
+        return "; ".join(said)
+
+
+def duplicates(train: Sequence[Row], judged: Sequence[Row]) -> Duplicates:
+    """Return how many rows say the same as another one, wherever they came from."""
+    first: dict[int, str] = {}
+    within: list[tuple[str, str]] = []
+    for row in train:
+        content = _content(row)
+        if content in first:
+            within.append((row.origin, first[content]))
+        else:
+            first[content] = row.origin
+    between = [(row.origin, first[key]) for row in judged if (key := _content(row)) in first]
+    return Duplicates(
+        len(train), len(judged), len(within), len(between),
+        tuple(within[:EXAMPLES]), tuple(between[:EXAMPLES]),
+    )  # fmt: skip
 
 
 def _content(row: Row) -> int:

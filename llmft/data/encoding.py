@@ -1,39 +1,81 @@
-"""Rows as token ids: what is read, what is learnt, and what happens to a row that is too long."""
+"""Rows as token ids: what is read, what is trained on, and what happens to a row too long."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from llmft.api import ChatRow, CompletionRow, Encoded, Message, Prompt, PromptRow, Row, TextRow
-from llmft.api.errors import DataError, LlmftError
+from llmft.api import (
+    CompletionRow,
+    Encoded,
+    Message,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+    TextRow,
+)
+from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data.bounded_rendering import rendered
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
+from llmft.data.chat_encoding import (
+    ChatEncoder,
+    Draft,
+    RowFault,
+    at,
+    is_chat,
+    naming_row,
+    one_go,
+    texts_of,
+)
+from llmft.data.chat_format import PLAIN, ChatFormat
+
+_CHUNK = 512
+_SHOWN = 3
+_MARK = re.compile(r"<\|\w+\|>")
+"""What control tokens look like in most families."""
+
+EXAMPLES = 100
+"""Of so many rows that were cut or dropped, for each reason, it is kept where they came from."""
 
 
 @dataclass
 class EncodingReport:
-    """How many rows were cut or dropped, by reason; nothing vanishes without being counted."""
+    """How many rows were cut or dropped, by reason; nothing vanishes without being counted.
+
+    rows: token rows that were made; a conversation may become several. remarks: how often
+    something else was met that a person should know. examples: the origins of the first
+    `EXAMPLES` rows of each reason.
+    """
 
     rows: int = 0
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, why: str, origin: str) -> None:
+        """Count a row that was cut or dropped; where the first ones came from is kept."""
+        self.counts[why] += 1
+        if len(origins := self.examples.setdefault(why, [])) < EXAMPLES:
+            origins.append(origin)
 
     def note(self) -> str:
         """Return what a person should know, or '' where every row went in whole."""
-        if not self.counts:
-            return ""
-        said = ", ".join(
-            f"{n} {why} ({n / self.rows:.1%})" for why, n in sorted(self.counts.items())
-        )
-        return f"of {self.rows} rows: {said}"
+        said = []
+        if self.counts:
+            counts = ", ".join(
+                f"{n} {why} ({n / self.rows:.1%})" for why, n in sorted(self.counts.items())
+            )
+            said.append(f"of {self.rows} rows: {counts}")
+        said += [f"{why}: {n:,}" for why, n in sorted(self.remarks.items())]
+        return "; ".join(said)
 
     def refuse_losses(self, settings: TrainSettings) -> None:
         """Raise DataError where more rows are lost than `max_dropped` (E104), or all (E105)."""
@@ -54,150 +96,115 @@ class EncodingReport:
 
 
 class Encoder:
-    """Turns rows into token ids with one tokenizer and one maximal length."""
+    """Turns rows into token ids with one tokenizer, one chat template and one maximal length.
 
-    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
+    All of a stage's rows go this way: `encode` for rows that are one sequence, `encode_pairs` and
+    `encode_prompts` (in their own modules) for preferences and prompts. Each of them is
+    `token_rows` or `prompt_ids`, which cut nothing, followed by what is done with a row too long.
+    Who wants to see what a row becomes asks for `token_rows([(row,)], ...)`, then `fitted`.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int | None, chat: ChatFormat = PLAIN) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.chat = chat
         self.end = end_of_text(tokenizer)
         self._tokens = BoundedTokens(tokenizer)
+        self._chat = ChatEncoder(tokenizer, chat, self.end)
 
     def encode(
-        self, rows: Sequence[Row], settings: TrainSettings
+        self, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
     ) -> tuple[list[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-        Raises DataError where `on_long_row` is 'fail' and a row is too long (E106), where a larger
-        share than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
+        refuse: False to look at rows of which too many are lost. A conversation may become several
+        rows. Raises DataError where a row cannot be written by the chat template as it is asked
+        (E108), where `on_long_row` is 'fail' and a row is too long (E106), where a larger share
+        than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
-        report = EncodingReport(rows=len(rows))
+        report = EncodingReport()
         kept: list[Encoded] = []
-        for encoded in through_cache(self.tokenizer, rows, "rows", lambda: self._all(rows)):
-            whole = self._fitted(encoded, settings.on_long_row, report)
-            if whole is not None:
-                kept.append(whole)
+        for made in self.token_rows([(row,) for row in rows], "rows", report.remarks):
+            for encoded in made:
+                report.rows += 1
+                whole = self.fitted(encoded, settings.on_long_row, report)
+                if whole is not None:
+                    kept.append(whole)
         report.kept = len(kept)
-        report.refuse_losses(settings)
+        if refuse:
+            report.refuse_losses(settings)
         return kept, report
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt that is to be answered."""
+    def token_rows(
+        self, groups: Sequence[tuple[Row, ...]], kind: str, remarks: Counter[str]
+    ) -> Iterable[Sequence[Encoded]]:
+        """Return the token rows of each group of rows, whole, however long.
+
+        A group is a row, or a preference's `answers_of`. kind: a word for what is made of a group,
+        for the cache. remarks: gets what a person should know. Raises DataError at the first rows
+        that cannot be written as they are asked.
+        """
+        rows = [row for group in groups for row in group]
+        key = f"{kind} {self.chat} {self._chat.stops}"
+        facts: Counter[str] = Counter()
+        made = through_cache(
+            self.tokenizer, rows, len(groups), key, lambda: self._made(groups, facts, None), facts
+        )
+        yield from made
+        remarks.update(facts)
+
+    def refusals(self, rows: Sequence[Row]) -> dict[int, str]:
+        """Return the rows that cannot be written as they are asked, by number, each with why."""
+        groups = {
+            n: group
+            for n, row in enumerate(rows)
+            if is_chat(group := answers_of(row)) or isinstance(row, TextRow)
+        }
+        refused: dict[int, str] = {}
+        for _ in self._made(list(groups.values()), Counter(), refused):
+            pass
+        found = {n: refused[i] for i, n in enumerate(groups) if i in refused}
+        for number, row in enumerate(rows):
+            if isinstance(row, PromptRow) and not isinstance(row.prompt, str):
+                try:
+                    self._chat.prompt_ids(row.prompt, row.origin)
+                except RowFault as fault:
+                    found[number] = fault.what
+        return found
+
+    def prompt_ids(self, prompt: Prompt, origin: str = "") -> list[int]:
+        """Return the ids of a prompt that is to be answered, as serving sends them."""
         if isinstance(prompt, str):
-            return self._ids(prompt)
-        return self._ids(self.render(prompt, answer_next=True), special=True)
+            with naming_row(origin):
+                return self._ids([prompt])[0]
+        try:
+            return self._chat.prompt_ids(prompt, origin)
+        except RowFault as fault:
+            raise fault.refused() from fault
 
     def render(self, messages: Iterable[Message], *, answer_next: bool) -> str:
         """Return a conversation as the model's chat template writes it."""
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise DataError(
-                "E108",
-                "the tokenizer has no chat template, and the rows are conversations",
-                fix="set model.chat_template, or use prompt and completion columns",
-            )
+        given = messages if isinstance(messages, tuple) else tuple(messages)
         try:
-            return rendered(self.tokenizer, list(messages), add_generation_prompt=answer_next)
-        except ValueError as error:
-            raise DataError(
-                "E108",
-                f"the chat template refuses a conversation: {error}",
-                fix="change the conversation, or set another model.chat_template",
-            ) from error
-
-    def _all(self, rows: Sequence[Row]) -> Iterable[Encoded]:
-        for row in rows:
-            with naming_row(row.origin):
-                encoded = self._one(row)
-            yield encoded
-
-    def _one(self, row: Row) -> Encoded:
-        if isinstance(row, TextRow):
-            ids = self._with_end(self._ids(row.text))
-            return Encoded(tuple(ids), tuple(ids), row.origin)
-        if isinstance(row, CompletionRow):
-            return self.completion(row)
-        if isinstance(row, ChatRow):
-            return self._chat(row)
-        if isinstance(row, PromptRow):
-            raise DataError("E105", f"{row.origin}: a prompt alone has no tokens to train on")
-        raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
+            return self._chat.render(given, answer_next=answer_next)
+        except RowFault as fault:
+            raise fault.refused() from fault
 
     def completion(self, row: CompletionRow) -> Encoded:
         """Return a prompt with its completion as ids, whole, however long."""
-        if isinstance(row.prompt, str):
-            return self._split_at(self._ids(row.prompt), row.prompt + row.completion, row.origin)
-        answer: Message = {"role": "assistant", "content": row.completion}
-        whole = self.render((*row.prompt, answer), answer_next=False)
-        prompt = self.render(row.prompt, answer_next=True)
-        if not whole.startswith(prompt):
-            raise DataError(
-                "E108",
-                f"{row.origin}: the chat template formats a conversation differently once it is"
-                " answered, so the answer cannot be told from the prompt",
-                fix="set another model.chat_template",
-            )
-        return self._split_at(
-            self._ids(prompt, special=True), whole, row.origin, special=True, end=False
-        )
+        ((encoded,),) = self._made([(row,)], Counter(), None)
+        return encoded
 
-    def _split_at(
-        self, prompt: list[int], whole: str, origin: str, *, special: bool = False, end: bool = True
-    ) -> Encoded:
-        """Return the whole text's ids, learnt from where the prompt's ids end.
+    @property
+    def reads_clock(self) -> bool:
+        """Whether a chat template has asked what day it is: it is told the recipe's."""
+        return self._chat.reads_clock
 
-        Where the tokenizer merges across the boundary, the ids of the prompt alone come first, as
-        they will when the prompt is answered, and the rest of the text is encoded after them.
+    def fitted(self, row: Encoded, rule: str, report: EncodingReport) -> Encoded | None:
+        """Return a token row as it is trained on, cut where it has to be; None: it is dropped.
+
+        rule: the stage's `on_long_row`. report: counts what is cut or dropped, and why.
         """
-        ids = self._ids(whole, special=special)
-        if ids[: len(prompt)] != prompt:
-            prompt_text = self.tokenizer.decode(prompt, skip_special_tokens=not special)
-            rest = whole[len(prompt_text) :] if whole.startswith(prompt_text) else None
-            if rest is None:
-                rest = whole[_common_prefix(whole, prompt_text) :]
-            ids = prompt + self._ids(rest, special=special, start=False)
-        if end:
-            ids = self._with_end(ids)
-        labels = [IGNORED] * len(prompt) + ids[len(prompt) :]
-        return Encoded(tuple(ids), tuple(labels), origin)
-
-    def _chat(self, row: ChatRow) -> Encoded:
-        """Return a conversation in which every assistant turn is learnt.
-
-        Where the tokenizer merges across a turn's start, it is as in `_split_at`.
-        """
-        whole = self.render(row.messages, answer_next=False)
-        ids: list[int] = []
-        labels: list[int] = []
-        done = ""
-        for turn, message in enumerate(row.messages):
-            if message["role"] != "assistant":
-                continue
-            before = self.render(row.messages[:turn], answer_next=True)
-            after = self.render(row.messages[: turn + 1], answer_next=False)
-            pieces = (done, before, after, whole)
-            if not all(longer.startswith(shorter) for shorter, longer in pairwise(pieces)):
-                raise DataError(
-                    "E108",
-                    f"{row.origin}: the chat template rewrites earlier turns, so turn {turn}"
-                    " cannot be found in the whole",
-                    fix="train on the last turn only (data.learn: last), or set another"
-                    " model.chat_template",
-                )
-            asked = self._extended(ids, done, before)
-            answered = self._extended(asked, before, after)
-            labels += [IGNORED] * (len(asked) - len(ids)) + answered[len(asked) :]
-            ids, done = answered, after
-        ids = self._extended(ids, done, whole)
-        labels += [IGNORED] * (len(ids) - len(labels))
-        return Encoded(tuple(ids), tuple(labels), row.origin)
-
-    def _extended(self, ids: list[int], text: str, longer: str) -> list[int]:
-        """Return the ids of a longer text, which begin with those of the text before it."""
-        whole = self._ids(longer, special=True)
-        if whole[: len(ids)] == ids:
-            return whole
-        return ids + self._ids(longer[len(text) :], special=True)
-
-    def _fitted(self, row: Encoded, rule: str, report: EncodingReport) -> Encoded | None:
         limit = self.max_length
         if limit is not None and len(row.input_ids) > limit:
             if rule == "fail":
@@ -207,46 +214,167 @@ class Encoder:
                     fix="raise train.max_length, or set train.on_long_row to truncate or drop",
                 )
             if rule == "drop":
-                report.counts["dropped, too long"] += 1
+                report.count("dropped, too long", row.origin)
                 return None
             row = Encoded(row.input_ids[:limit], row.labels[:limit], row.origin)
             if not row.n_labels:
-                report.counts["dropped, the prompt alone is too long"] += 1
+                report.count("dropped, the prompt alone is too long", row.origin)
                 return None
-            report.counts["truncated"] += 1
+            report.count("truncated", row.origin)
         if not row.n_labels:
-            report.counts["dropped, no trained-on token"] += 1
+            report.count("dropped, no trained-on token", row.origin)
             return None
         return row
 
-    def _ids(self, text: str, *, special: bool = False, start: bool = True) -> list[int]:
-        """Return ids; words like '</s>' in the user's text stay plain text unless `special`."""
-        ids = self._tokens.ids(
-            text,
-            # A rendered chat template writes its own special tokens.
-            add_special_tokens=start and not special,
-            split_special_tokens=not special,
+    def _made(
+        self,
+        groups: Sequence[tuple[Row, ...]],
+        facts: Counter[str],
+        refused: dict[int, str] | None,
+    ) -> Iterator[list[Encoded]]:
+        """Yield the token rows of each group; a refused one has none.
+
+        refused: gets the groups that are refused, by number; None: they are raised as DataError,
+        the first few of a chunk together.
+        """
+        numbers = iter(range(len(groups)))
+        while chunk := list(islice(numbers, _CHUNK)):
+            drafts: dict[int, list[Draft]] = {}
+            faults: dict[int, RowFault] = {}
+            texts = [n for n in chunk if not is_chat(groups[n])]
+            for number in texts:
+                try:
+                    self._check_words(groups[number], facts)
+                except RowFault as fault:
+                    faults[number] = fault
+            fine = [n for n in texts if n not in faults]
+            made = dict(zip(fine, self._texts([groups[n] for n in fine]), strict=True))
+            for number in sorted(set(chunk) - set(texts)):
+                try:
+                    drafts[number] = self._chat.drafts(groups[number])
+                except RowFault as fault:
+                    faults[number] = fault
+            every = [one for group in drafts.values() for one in group]
+            places = iter(self._chat.places(every))
+            for number, group in drafts.items():
+                of_group = [next(places) for _ in group]
+                try:
+                    made[number] = self._chat.token_rows(groups[number], group, of_group, facts)
+                except RowFault as fault:
+                    faults[number] = fault
+            if faults and refused is None:
+                raise _together([faults[n] for n in sorted(faults)], len(groups))
+            if refused is not None:
+                refused.update({n: fault.what for n, fault in faults.items()})
+            yield from (made.get(n, []) for n in chunk)
+
+    def _check_words(self, group: tuple[Row, ...], facts: Counter[str]) -> None:
+        """Count texts that spell control tokens; RowFault where nobody said what they are."""
+        for row in group:
+            parsed = isinstance(row, TextRow) and row.special_tokens == "parse"
+            found = {match for text in texts_of(row) for match in _MARK.findall(text)}
+            for word in sorted(found - self._chat.control):
+                facts[
+                    f"texts with {word!r}, which is no token of this tokenizer and is read as"
+                    " letters"
+                ] += 1
+            spelled = self._spelled(texts_of(row))
+            if not spelled or parsed:
+                continue
+            if isinstance(row, TextRow) and row.special_tokens is None:
+                raise RowFault(
+                    "E101",
+                    at(row.origin, f"the text spells the special token {spelled!r}"),
+                    "write data.special_tokens: parse to read such words as tokens, or text to"
+                    " keep them as letters",
+                )
+            facts["rows with special tokens in their text, which stay text"] += 1
+
+    def _spelled(self, texts: Sequence[str]) -> str:
+        found = (self._chat.stops.spelled(text) for text in texts)
+        return next((word for word in found if word), "")
+
+    def _texts(self, groups: Sequence[tuple[Row, ...]]) -> list[list[Encoded]]:
+        """Return the token rows of groups whose rows are plain text."""
+        wholes: list[tuple[str, str]] = []
+        parsed: list[tuple[str, str]] = []
+        prompts: list[tuple[str, str]] = []
+        for row in (row for group in groups for row in group):
+            if isinstance(row, TextRow):
+                ways = parsed if row.special_tokens == "parse" else wholes
+                ways.append((row.text, row.origin))
+            elif isinstance(row, CompletionRow):
+                assert isinstance(row.prompt, str)
+                if self.end is None:
+                    raise DataError(
+                        "E108",
+                        "the tokenizer has no end-of-text token, so nothing would end an answer",
+                        fix="name its eos_token in tokenizer_config.json, or take the tokenizer of"
+                        " another model: model.tokenizer",
+                    )
+                prompts.append((row.prompt, row.origin))
+                wholes.append((row.prompt + row.completion, row.origin))
+            elif isinstance(row, PromptRow):
+                raise DataError("E105", f"{row.origin}: a prompt alone has no tokens to train on")
+            else:
+                raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
+        whole_ids = iter(one_go(self._ids, wholes))
+        parsed_ids = iter(one_go(self._parsed_ids, parsed))
+        prompt_ids = iter(one_go(self._ids, prompts))
+        made = []
+        for group in groups:
+            of_group = []
+            for row in group:
+                by_words = isinstance(row, TextRow) and row.special_tokens == "parse"
+                ids = next(parsed_ids if by_words else whole_ids)
+                if isinstance(row, CompletionRow):
+                    prompt = next(prompt_ids)
+                    if ids[: len(prompt)] != prompt:  # as when the prompt is answered
+                        with naming_row(row.origin):
+                            ids = prompt + self._chat.reader.after(row.completion)
+                else:
+                    prompt = []
+                ids = self._with_end(ids)
+                labels = [IGNORED] * len(prompt) + ids[len(prompt) :]
+                of_group.append(Encoded(tuple(ids), tuple(labels), row.origin))
+            made.append(of_group)
+        return made
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return texts' ids; words like '</s>' in the user's text stay plain text."""
+        return self._read(texts, plain=True)
+
+    def _parsed_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts that spell special tokens; one that begins a text is there once.
+
+        Beside the text's own, the tokenizer puts its first token before the text.
+        """
+        begins = self.tokenizer.bos_token_id
+        found = self._read(texts, plain=False)
+        return [ids[1:] if begins is not None and ids[:2] == [begins] * 2 else ids for ids in found]
+
+    def _read(self, texts: Sequence[str], *, plain: bool) -> list[list[int]]:
+        found = self._tokens.all_located(
+            texts,
+            add_special_tokens=True,
+            split_special_tokens=plain,
             truncation=False,
             verbose=False,
         )
         # Some tokenizers close every text; a prompt is not closed.
-        closed = start and not special and len(ids) > 1 and ids[-1] == self.end
-        return ids[:-1] if closed else ids
+        return [ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids for ids, _ in found]
 
     def _with_end(self, ids: list[int]) -> list[int]:
         return ids if self.end is None else [*ids, self.end]
 
 
-@contextmanager
-def naming_row(origin: str) -> Iterator[None]:
-    """Let a fault of the tokenizer or of the chat template say which row it is about."""
-    try:
-        yield
-    except LlmftError as error:
-        if not origin or origin in str(error):
-            raise
-        named = [replace(f, what=f"{origin}: {f.what}") for f in error.faults]
-        raise type(error).of(named) from error
+def answers_of(row: Row) -> tuple[Row, ...]:
+    """Return a preference's two answers, each with the prompt before it; another row as it is."""
+    if not isinstance(row, PreferenceRow):
+        return (row,)
+    return tuple(
+        CompletionRow(row.prompt, answer, (), row.origin) for answer in (row.chosen, row.rejected)
+    )
 
 
 def end_of_text(tokenizer: Any) -> int | None:
@@ -257,7 +385,12 @@ def end_of_text(tokenizer: Any) -> int | None:
     return None
 
 
-def _common_prefix(a: str, b: str) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+def _together(faults: Sequence[RowFault], rows: int) -> DataError:
+    if rows == 1:
+        return faults[0].refused()
+    shown = "; ".join(fault.what for fault in faults[:_SHOWN])
+    more = f" ({len(faults)} in all so far)" if len(faults) > _SHOWN else ""
+    fix = faults[0].fix or "correct the rows"
+    return DataError(
+        faults[0].code, f"{shown}{more}", fix=f"{fix}; or leave such rows out: on_bad_row: skip"
     )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 
-from llmft.api import CompletionRow, Encoded, EncodedPair, PreferenceRow, Row
+from llmft.api import Encoded, EncodedPair, PreferenceRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data.cache import through_cache
-from llmft.data.encoding import Encoder, EncodingReport, naming_row
+from llmft.data.encoding import Encoder, EncodingReport, answers_of
 
 
 def encode_pairs(
-    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings
+    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
 ) -> tuple[list[EncodedPair], EncodingReport]:
     """Return the pairs that can be learnt from, and the count of those cut or dropped.
 
@@ -24,25 +23,19 @@ def encode_pairs(
     """
     report = EncodingReport(rows=len(rows))
     kept = []
-    answers = iter(through_cache(encoder.tokenizer, rows, "pairs", lambda: _answers(encoder, rows)))
-    for row, chosen, rejected in zip(rows, answers, answers, strict=True):
+    for row in rows:
+        if not isinstance(row, PreferenceRow):
+            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
+    groups = [answers_of(row) for row in rows]
+    made = encoder.token_rows(groups, "pairs", report.remarks)
+    for row, (chosen, rejected) in zip(rows, made, strict=True):
         pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
         if pair is not None:
             kept.append(pair)
     report.kept = len(kept)
-    report.refuse_losses(settings)
+    if refuse:
+        report.refuse_losses(settings)
     return kept, report
-
-
-def _answers(encoder: Encoder, rows: Sequence[Row]) -> Iterator[Encoded]:
-    """Give each row's chosen and rejected answer, with the prompt before it."""
-    for row in rows:
-        if not isinstance(row, PreferenceRow):
-            raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
-        for answer in (row.chosen, row.rejected):
-            with naming_row(row.origin):
-                encoded = encoder.completion(CompletionRow(row.prompt, answer, (), row.origin))
-            yield encoded
 
 
 def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedPair:
@@ -73,10 +66,10 @@ def _fitted(
     pair: EncodedPair, encoder: Encoder, rule: str, report: EncodingReport
 ) -> EncodedPair | None:
     if pair.chosen.input_ids == pair.rejected.input_ids:
-        report.counts["dropped, both answers are the same"] += 1
+        report.count("dropped, both answers are the same", pair.origin)
         return None
     if not (pair.chosen.n_labels and pair.rejected.n_labels):
-        report.counts["dropped, an answer is empty"] += 1
+        report.count("dropped, an answer is empty", pair.origin)
         return None
     limit = encoder.max_length
     longest = max(len(pair.chosen.input_ids), len(pair.rejected.input_ids))
@@ -89,16 +82,16 @@ def _fitted(
             fix="raise train.max_length, or set train.on_long_row to truncate or drop",
         )
     if rule == "drop":
-        report.counts["dropped, too long"] += 1
+        report.count("dropped, too long", pair.origin)
         return None
     first = pair.chosen.input_ids[0]
     begins = int(first == encoder.tokenizer.bos_token_id)
     prompt = min(prompt_length(pair.chosen), prompt_length(pair.rejected))
     cut = longest - limit
     if cut > prompt - max(1, begins):
-        report.counts["dropped, an answer alone is too long"] += 1
+        report.count("dropped, an answer alone is too long", pair.origin)
         return None
-    report.counts["with the start of the prompt cut"] += 1
+    report.count("with the start of the prompt cut", pair.origin)
     chosen, rejected = (_without(row, begins, cut) for row in (pair.chosen, pair.rejected))
     return EncodedPair(chosen, rejected, _shared(chosen, rejected), pair.margin, pair.origin)
 

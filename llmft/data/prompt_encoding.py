@@ -8,11 +8,16 @@ from llmft.api import CompletionRow, EncodedPrompt, PromptRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport, naming_row
+from llmft.data.encoding import Encoder, EncodingReport
 
 
 def encode_prompts(
-    encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, max_new_tokens: int
+    encoder: Encoder,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    max_new_tokens: int,
+    *,
+    refuse: bool = True,
 ) -> tuple[list[EncodedPrompt], EncodingReport]:
     """Return the prompts that can be answered, and the count of those cut or dropped.
 
@@ -35,7 +40,8 @@ def encode_prompts(
         if prompt is not None:
             kept.append(prompt)
     report.kept = len(kept)
-    report.refuse_losses(settings)
+    if refuse:
+        report.refuse_losses(settings)
     return kept, report
 
 
@@ -44,8 +50,7 @@ def _encoded(encoder: Encoder, row: Row) -> EncodedPrompt:
         row = PromptRow(row.prompt, row.answers or (row.completion.strip(),), row.origin)
     if not isinstance(row, PromptRow):
         raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no prompt to answer")
-    with naming_row(row.origin):
-        ids = encoder.prompt_ids(row.prompt)
+    ids = encoder.prompt_ids(row.prompt, row.origin)
     if not ids:
         raise DataError("E101", f"{row.origin}: the prompt is empty")
     return _prompt(ids, row)
@@ -69,8 +74,8 @@ def _fitted(
             fix="raise train.max_length, or set train.on_long_row to truncate or drop",
         )
     if rule == "drop":
-        report.counts["dropped, too long"] += 1
+        report.count("dropped, too long", prompt.origin)
         return None
-    report.counts["with the start of the prompt cut"] += 1
+    report.count("with the start of the prompt cut", prompt.origin)
     begins = int(ids[0] == encoder.tokenizer.bos_token_id)
     return _prompt((*ids[:begins], *ids[len(ids) - room + begins :]), prompt)

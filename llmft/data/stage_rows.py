@@ -6,35 +6,41 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
 
-from llmft.api import Dataset, Row
+from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow
+from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import records_of, row_of
 
-_SHOWN = 3
+_SHOWN, _NAMES = 3, 10
+_CHOICES = ("learn", "turns", "skip", "message", "special_tokens")
 
 
 @dataclass
 class Rows:
-    """The rows of one split, what was skipped as bad, and what a stated rule left out."""
+    """The rows of one split, what was skipped as bad, and what a stated rule left out.
+
+    unread: columns and keys that the data set never looked at, and in how many rows they are.
+    """
 
     rows: list[Row]
     skipped: int = 0
     reasons: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Return a SHA-256 over the rows as they are used, origins left out."""
         hasher = hashlib.sha256()
         for row in self.rows:
-            fields = {k: v for k, v in asdict(row).items() if k != "origin"}
-            hasher.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
+            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True)
+            hasher.update(said.encode())
         return hasher.hexdigest()
 
     def note(self) -> str:
@@ -49,10 +55,30 @@ class Rows:
             said.append(f"left out of {self.seen} rows: {counts}")
         return "; ".join(said)
 
+    def unread_note(self) -> str:
+        """Return which columns and keys nobody reads, or ''."""
+        if not self.unread:
+            return ""
+        names = list(self.unread)
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        return f"not read: {', '.join(repr(name) for name in names[:_NAMES])}{more}"
+
     @property
     def seen(self) -> int:
         """The number of records that were read."""
         return len(self.rows) + self.skipped + self.left_out.total()
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """Return what a row says, without its origin and without choices left as they were."""
+    made: dict[str, Any] = {}
+    for one in fields(row):
+        value = getattr(row, one.name)
+        if isinstance(value, Conversation) and len(plain := value.plain()) > 1:
+            value = plain
+        if one.name != "origin" and (one.name not in _CHOICES or value != one.default):
+            made[one.name] = value
+    return made
 
 
 def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
@@ -61,11 +87,13 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), where
     more than `max_bad_rows` are bad, and where no row is left.
     """
-    found = Rows([])
+    found, unread = Rows([]), Unread()
     strict = dataset.config.on_bad_row == "fail"
     for origin, record in islice(records_of(dataset, split), limit):
+        record = unread.watched(record)
         try:
             found.rows.append(row_of(dataset, record, origin))
+            unread.count(record, found.rows[-1])
         except LeftOutRow as row:
             found.left_out[row.reason] += 1
         except DataError as error:
@@ -88,13 +116,7 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             f" {found.reasons[0]}" + (f"; {more}" if more else ""),
             fix=first.faults[0].fix or "correct the rows, or set data.on_bad_row: skip",
         )
-    if found.skipped > dataset.config.max_bad_rows * found.seen:
-        raise DataError(
-            "E104",
-            f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
-            f" {found.note()}",
-            fix="correct the rows, or raise data.max_bad_rows",
-        )
+    _refuse_too_many(found, dataset)
     if not found.rows:
         raise DataError(
             "E103",
@@ -102,7 +124,33 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             + (f" left: {note}" if (note := found.note()) else ""),
             fix="check data.path and data.split",
         )
+    found.unread = unread.columns
     return found
+
+
+def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) -> None:
+    """Take out rows, by number and with why, that turn out unusable once they are written.
+
+    Raises DataError where more than `max_bad_rows` are, and where no row is left.
+    """
+    if not refused:
+        return
+    found.rows = [row for number, row in enumerate(found.rows) if number not in refused]
+    found.skipped += len(refused)
+    found.reasons += list(refused.values())[: _SHOWN - len(found.reasons)]
+    _refuse_too_many(found, dataset)
+    if not found.rows:
+        raise DataError("E102", f"no row is left: {found.note()}", fix="correct the rows")
+
+
+def _refuse_too_many(found: Rows, dataset: Dataset[Any]) -> None:
+    if found.skipped > dataset.config.max_bad_rows * found.seen:
+        raise DataError(
+            "E104",
+            f"more than max_bad_rows: {dataset.config.max_bad_rows:g} of the rows cannot be used;"
+            f" {found.note()}",
+            fix="correct the rows, or raise data.max_bad_rows",
+        )
 
 
 def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from llmft.api import Adapter
@@ -12,13 +11,16 @@ from llmft.modeling.levers import Levers, remembered
 
 APART = 1e-3
 """By how much of itself a row's loss may differ in a batch, in float32."""
+APART_GRADIENT = 5e-3
+"""By how much of its length the gradient of a trained weight may."""
 
 
 def failure(adapter: Adapter[Any], source: ModelSource, config: Any) -> str:
     """Return why an adapter cannot be trained on a model's architecture; '' where it can.
 
-    A row's loss in a batch must be what it is alone, and a gradient must come back. Nothing is said
-    of an adapter that has no form for a small copy, or of a model that has no such copy.
+    A row's loss in a batch must be what it is alone, and a gradient must come back; where the base
+    itself is trained, that of the rows alone. Nothing is said of an adapter that has no form for a
+    small copy, or of a model that has no such copy.
     """
     levers = proven_levers(source, config)
     small = adapter.on_small_copy()
@@ -39,7 +41,7 @@ def _failure(
         trial = Trial.of(config, "sdpa" if dense.startswith("flash") else dense)
     except Exception:  # it was proven on another day, or machine: nothing to say here
         return ""
-    if list(small.check(copy.deepcopy(trial.model).to("meta"))):
+    if list(small.check(trial.copied_model().to("meta"))):
         return ""  # what does not fit the small copy may fit the model
     auto = source.attn_implementation == "auto"
     padding_free = auto and levers.padding_free and adapter.supports_packing
@@ -58,7 +60,7 @@ def _tried(adapter: Adapter[Any], trial: Any, levers: Any, *, padding_free: bool
     from llmft.modeling.forward import label_nll
     from llmft.modeling.levers import ATTRIBUTE, NONE
 
-    base = copy.deepcopy(trial.model)
+    base = trial.copied_model()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = adapter.attach(base)
@@ -71,8 +73,12 @@ def _tried(adapter: Adapter[Any], trial: Any, levers: Any, *, padding_free: bool
     model.train()
     with without_dropout(model):
         setattr(base, ATTRIBUTE, NONE)
-        with torch.no_grad():
+        with torch.set_grad_enabled(adapter.trains_base):
             alone = torch.stack([label_nll(model, [row]).nll_N.sum() for row in trial.rows])
+        plainly: Any = ()
+        if adapter.trains_base:
+            plainly = torch.autograd.grad(alone.sum(), trained, allow_unused=True)
+        alone = alone.detach()
         setattr(base, ATTRIBUTE, levers)
         if padding_free:
             attention.register()
@@ -82,4 +88,13 @@ def _tried(adapter: Adapter[Any], trial: Any, levers: Any, *, padding_free: bool
     apart = float(((losses.detach() - alone) / alone).abs().max())
     if not apart <= APART:
         return f"the loss of a row is {apart:.2%} off beside other rows"
+    for wanted, found in zip(plainly, gradients, strict=False):  # none, where the base is frozen
+        if wanted is not None and not _close(wanted, found):
+            return "the gradient of a weight is not that of the rows alone"
     return "" if any(g is not None and g.abs().sum() > 0 for g in gradients) else "no gradient"
+
+
+def _close(wanted: Any, found: Any) -> bool:
+    if found is None:
+        return not bool(wanted.any())
+    return bool((found - wanted).norm() <= APART_GRADIENT * wanted.norm() + 1e-6)

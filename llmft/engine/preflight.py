@@ -30,6 +30,7 @@ from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
+from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
 
@@ -68,6 +69,7 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
         *_of_the_folder(job),
         *_of_other_runs(job),
         *_of_other_adapters(job),
+        *_of_the_processes(job, launch().count),
         *_of_rows(job, network=network),
     ]
     if base is not None:
@@ -111,6 +113,22 @@ def _of_other_runs(job: Job) -> Iterator[Fault]:
             made, wanted = (word.replace("_", " ") for word in (made, reference.produces))
             what = f"'{reference.target}' made {made}; one that makes {wanted} is needed"
             yield job.fault("E033", reference.path, what, "name another stage of that run")
+
+
+def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
+    """Yield a fault for each stage whose rows cannot be dealt out evenly to so many processes."""
+    for number, bound in enumerate(job.written_stages):
+        train = bound.spec.train
+        asked, size = train.train_batch_size, train.per_device_train_batch_size
+        if asked and asked % (size * count):
+            near = -(-asked // (size * count)) * size * count
+            yield job.fault(
+                "E023",
+                ("stages", number, "train", "train_batch_size"),
+                f"{asked} rows cannot be dealt out to {count} processes with"
+                f" per_device_train_batch_size: {size}",
+                f"write {near}, another per_device_train_batch_size, or launch another number",
+            )
 
 
 def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
@@ -219,7 +237,8 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
     Within one recipe this was found when it was read; here it may be a stage of another run.
     """
     for number, bound in enumerate(job.written_stages):
-        start, stage = bound.start, bound.spec
+        yield from _of_a_merge(job, number, bound)
+        start, stage = bound.continued, bound.spec
         if start is None or stage.adapter is None or start.stage is None:
             continue
         if start.stage.adapter is None or start.stage.adapter.config == stage.adapter:
@@ -232,7 +251,23 @@ def _of_other_adapters(job: Job) -> Iterator[Fault]:
             ("stages", number, "adapter", name),
             f"'{name}' is {now} here, and {then} in '{start.target}', whose adapter stage"
             f" '{stage.name}' goes on training",
-            "drop this adapter block, or drop start_from",
+            "drop this adapter block, or drop start_from; or write start_from:"
+            f" {{stage: '{start.target}', merge: true}}",
+        )
+
+
+def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
+    """Yield a fault where an adapter of another run cannot be merged into the base."""
+    start = bound.start
+    if not bound.spec.merges_start or start is None or start.run is None or start.stage is None:
+        return
+    theirs = start.stage.adapter
+    if theirs is not None and not theirs.mergeable:
+        yield job.fault(
+            "E041",
+            ("stages", number, "start_from", "merge"),
+            f"the '{theirs.method}' adapter of '{start.target}' cannot be merged",
+            "drop merge and the adapter block, or name a stage of an adapter such as lora",
         )
 
 

@@ -13,6 +13,7 @@ from pluggy import PluginManager
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults
+from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources, upload
@@ -21,7 +22,7 @@ from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import result_of, shown
-from llmft.runs import fingerprint, locking, resuming, run_folder
+from llmft.runs import extending, fingerprint, locking, resuming, run_folder
 from llmft.runs.accepted import NOTHING, Accepted
 from llmft.runs.locking import Lock
 from llmft.runs.resuming import PreviousRun
@@ -128,7 +129,7 @@ class Session:
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
-        self.trackers = Trackers([*job.make_trackers(), *listeners])
+        self.trackers = Trackers([*job.make_trackers(), *listeners, Recorder()])
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""
@@ -217,7 +218,14 @@ class Session:
                     self.trackers.note(f"{bound.name}: already finished")
                     results[bound.name] = made
                 else:
-                    self._set_aside(context, made, again, remade)
+                    why_not = ""
+                    if made and previous and not again:
+                        longer = self._longer(context, made, previous, recorded, provenance)
+                        why_not = longer or ""
+                        if longer == "":
+                            made = None
+                            remade.add(bound.name)
+                    self._set_aside(context, made, again, remade, why_not)
                     with located(self.job, bound.name):
                         results[bound.name] = self._run_stage(context, manager, provenance)
                 if bound.name == self.part.last:
@@ -235,7 +243,9 @@ class Session:
             )
         else:
             provenance, notes = run_folder.write_inputs(folder, job, base, smoke=self.smoke), []
-        remarks = [*launcher.remarks(), *sources.remarks(job.recipe), *self.trackers.contacts()]
+        set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
+        told = launcher.remarks(rows_are_set=set_all)
+        remarks = [*told, *sources.remarks(job.recipe), *self.trackers.contacts()]
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)
@@ -263,14 +273,46 @@ class Session:
             fsio.write_json(folder / "lock.json", provenance)
         return context
 
+    def _longer(
+        self,
+        context: StageRunner,
+        made: StageResult,
+        previous: PreviousRun,
+        recorded: str,
+        provenance: Mapping[str, Any],
+    ) -> str | None:
+        """Let a finished stage that is to train longer go on from its end, where it can.
+
+        Return '' where it does, why it does not, or None where that is not what has changed.
+        """
+        spec, folder = context.spec, self.folder
+        before = extending.before_it_was_longer(spec, previous.edits)
+        if before is None or recorded != fingerprint.stage_fingerprint(
+            self.job.recipe, before, provenance, folder, context.data.digests
+        ):
+            return None
+        if why := extending.why_not_extended(before, spec, context.folder, made.steps):
+            return why
+        kept = extending.set_result_aside(folder, context.name)
+        self.trackers.note(
+            f"{context.name}: trains longer, from its end; its previous result is in '{kept}'"
+        )
+        return ""
+
     def _set_aside(
-        self, context: StageRunner, made: StageResult | None, again: bool, remade: set[str]
+        self,
+        context: StageRunner,
+        made: StageResult | None,
+        again: bool,
+        remade: set[str],
+        because: str = "",
     ) -> None:
         """Move what a stage that runs again made before out of the way, and say why it runs."""
         name = context.name
         if made:
             kept = fingerprint.set_aside(self.folder, name)
-            why = "as asked" if again else "because something that it depends on has changed"
+            because = because or "something that it depends on has changed"
+            why = "as asked" if again else f"because {because}"
             self.trackers.note(f"{name}: runs again, {why}; its previous result is in '{kept}'")
             remade.add(name)
         elif why := fingerprint.why_restarts(self.folder, name, context.reads, remade, again):

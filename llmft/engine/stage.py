@@ -19,9 +19,11 @@ from llmft.api import (
     StageResult,
 )
 from llmft.data.packing import PackedObjective, pack
+from llmft.data.preview_page import preview_page
 from llmft.engine.stage_data import StageData
 from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
+from llmft.engine.stage_preview import PAGE, ROWS_ON_PAGE, preview_of
 from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.stage_scoring import StageScoring
 from llmft.engine.trackers import Trackers
@@ -84,16 +86,20 @@ class StageRunner:
 
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function of a block in the method's own settings."""
-        return self.bound.reward_function(config)
+        function = self.bound.reward_function(config)
+        function.start(self)
+        return function
 
     def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
         """Announce the stage, score the adapter, train it, and score it again."""
+        self._keep_preview(items)
         if self.train.packing and self.data.max_length:
             items, objective = pack(items, self.data.max_length), PackedObjective(objective)
         return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Do what `fit` does with items that the objective samples to prompts."""
+        self._keep_preview(prompts)
         checked = CheckedOnlineObjective(objective, self.work)
         return self._fit(prompts, checked, checked)
 
@@ -145,6 +151,17 @@ class StageRunner:
             before=before,
             after=after,
         )
+
+    def _keep_preview(self, items: Sequence[Any]) -> None:
+        """Write the page that shows what is trained on, once for all processes."""
+        from llmft.system import distributed
+
+        made = self.data.trained_on
+        if distributed.rank() or made is None:
+            return
+        shown = preview_of(self, made, items, picks=ROWS_ON_PAGE)
+        title = f"{self.job.recipe.name}/{self.name}"
+        fsio.write_text(self.folder / PAGE, preview_page(title, [shown]))
 
     def _of_best(self, validation: Validation | None, steps: int, planned: int) -> dict[str, float]:
         """Return the best evaluation during training as metrics, and say what came of it."""
@@ -209,6 +226,8 @@ class StageRunner:
                 fsio.read_json(self.run / "lock.json", artifacts.PUT_BACK),
                 Place(run=self.run.name),
                 loads_in_peft=in_peft,
+                is_model=self.models.adapter.trains_base,
+                stands_on=self.bound.stands_on,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

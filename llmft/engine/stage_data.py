@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, Row
-from llmft.data.duplicates import repeats
-from llmft.data.encoding import Encoder
+from llmft.api.settings import TrainSettings
+from llmft.data.duplicates import duplicates
+from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
+from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, leave_out, row_digests, stage_rows
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
 from llmft.recipes.locating import about
+
+Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt)
+
+
+class Encode(Protocol[Items]):
+    """Makes items of rows, and says which were cut or dropped.
+
+    refuse: whether it raises DataError where more are lost than the settings allow.
+    """
+
+    def __call__(
+        self, encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, /, *, refuse: bool
+    ) -> tuple[list[Items], EncodingReport]: ...
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The training rows as a method asked for them."""
+
+    items: Sequence[Any]
+    report: EncodingReport
+    encode: Encode[Any]
 
 
 class StageData:
@@ -26,6 +51,8 @@ class StageData:
     ) -> None:
         self.bound, self.dataset, self.base = bound, dataset, base
         self.train, self.seed, self.log = bound.spec.train, seed, log
+        self._told_day = False
+        self.trained_on: TrainedOn | None = None
 
     @cached_property
     def max_length(self) -> int | None:
@@ -39,7 +66,7 @@ class StageData:
     @cached_property
     def encoder(self) -> Encoder:
         """What turns rows into token ids."""
-        return Encoder(self.base.tokenizer, self.max_length)
+        return Encoder(self.base.tokenizer, self.max_length, self.base.chat_format)
 
     @cached_property
     def split(self) -> tuple[Rows, Rows | None]:
@@ -48,9 +75,15 @@ class StageData:
         with about("data.path"):
             train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
         for rows in (train, held_out):
-            if rows is not None and (note := rows.note()):
-                self.log.note(note)
-        if note := repeats(train.rows, held_out.rows if held_out else ()):
+            if rows is None:
+                continue
+            if self.dataset.config.on_bad_row == "skip":
+                with about("data.path"):
+                    leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
+            for note in (rows.note(), rows.unread_note() if rows is train else ""):
+                if note:
+                    self.log.note(note)
+        if note := duplicates(train.rows, held_out.rows if held_out else ()).note():
             self.log.note(note)
         return train, held_out
 
@@ -70,30 +103,49 @@ class StageData:
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Return rows as token ids, saying how many were cut or dropped."""
-        self.log.progress("tokenise", 0, len(rows))
-        encoded, report = self.encoder.encode(rows, self.train)
-        if note := report.note():
-            self.log.note(note)
-        self._refuse_unknown_tokens(encoded)
-        return encoded
+
+        def encode(
+            encoder: Encoder, some: Sequence[Row], train: TrainSettings, *, refuse: bool
+        ) -> tuple[list[Encoded], EncodingReport]:
+            return encoder.encode(some, train, refuse=refuse)
+
+        return self._made(rows, encode)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""
-        self.log.progress("tokenise", 0, len(rows))
-        pairs, report = encode_pairs(self.encoder, rows, self.train)
-        if note := report.note():
-            self.log.note(note)
-        self._refuse_unknown_tokens(row for pair in pairs for row in (pair.chosen, pair.rejected))
-        return pairs
+        return self._made(rows, encode_pairs)
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
+        return self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens))
+
+    def _made(self, rows: Sequence[Row], encode: Encode[Items]) -> list[Items]:
         self.log.progress("tokenise", 0, len(rows))
-        prompts, report = encode_prompts(self.encoder, rows, self.train, max_new_tokens)
+        items, report = self._encoded(rows, encode)
+        if self._is_of_training(rows):
+            self.trained_on = TrainedOn(items, report, encode)
+        self._tell(report)
+        self._refuse_unknown_tokens(row for item in items for row in token_rows(item))
+        return items
+
+    def _encoded(
+        self, rows: Sequence[Row], encode: Encode[Items]
+    ) -> tuple[list[Items], EncodingReport]:
+        return encode(self.encoder, rows, self.train, refuse=True)
+
+    def _is_of_training(self, rows: Sequence[Row]) -> bool:
+        return "split" in self.__dict__ and rows is self.split[0].rows
+
+    def _tell(self, report: EncodingReport) -> None:
+        """Tell what a person should know of rows that became token rows."""
         if note := report.note():
             self.log.note(note)
-        self._refuse_unknown_tokens(prompts)
-        return prompts
+        if self.encoder.reads_clock and not self._told_day:
+            self._told_day = True
+            day = self.base.source.chat_template_date
+            self.log.note(
+                f"the chat template writes the day, and is told {day} (model.chat_template_date)"
+            )
 
     def _refuse_unknown_tokens(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""

@@ -14,7 +14,15 @@ from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
 from llmft.registry.return_checks import violation
-from llmft.runs.upstream import load_options, stage_model, twin, upstream_folder
+from llmft.runs.upstream import (
+    load_options,
+    merged,
+    merged_stages,
+    share_frozen,
+    stage_model,
+    twin,
+    upstream_folder,
+)
 from llmft.system.machine import device, seed_everything
 from llmft.system.startup import without_collecting
 
@@ -44,13 +52,11 @@ class StageModels:
     @without_collecting()
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
-        from llmft.modeling.precision import train_in_float32
+        from llmft.modeling.precision import train_in_float32, without_masters
 
         self.log.progress("load the model", 0, 1)
         seed_everything(self.seed)
-        base = self.base.load(self.load_options, varlen=self.varlen)
-        base = base.to(device()) if not self.load_options else base
-        refuse_not_finite(base, self.base.source)
+        base = self._base_of(self.bound)
         if remark := levers_of(base).remark(base.config.model_type):
             self.log.note(remark)
         if self.bound.spec.train.gradient_checkpointing:
@@ -61,7 +67,10 @@ class StageModels:
         work = self.bound.work
         if isinstance(work, Alignment):
             work.extend(model)
-            train_in_float32(model)
+            if self.adapter.trains_in_float32():
+                train_in_float32(model)
+            elif remark := without_masters(model):
+                self.log.note(remark)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 what = "no parameter requires grad: there is nothing to train"
                 raise violation(self.adapter, what)
@@ -70,10 +79,33 @@ class StageModels:
         self.log.progress("load the model", 1, 1)
         return model
 
+    def _base_of(self, bound: BoundStage) -> Any:
+        """Return a base of its own, frozen, on the device, with what a stage stands on merged."""
+        base = self.base.load(self.load_options, varlen=self.varlen)
+        base = base.to(device()) if not self.load_options else base
+        refuse_not_finite(base, self.base.source)
+        return merged(base, merged_stages(bound, self.run))
+
+    def _shared_base(self, bound: BoundStage) -> Any:
+        """Return what another model of a stage is attached to: this one's weights where it can.
+
+        Weights that are trained, here or there, are no longer the base's: then it is loaded again,
+        and only what stays frozen here is shared.
+        """
+        there = bound.model_adapter
+        own = merged_stages(self.bound, self.run)
+        if merged_stages(bound, self.run) != own or (there is not None and there.trains_base):
+            return self._base_of(bound)
+        if self.adapter is None or not self.adapter.trains_base:  # a task has no adapter
+            return twin(self.bare)
+        base = self._base_of(bound)
+        share_frozen(base, self.bare)
+        return base
+
     @property
     def start_folder(self) -> Path | None:
         """The folder of the stage whose adapter this one goes on with; None: it begins afresh."""
-        start = self.bound.start
+        start = self.bound.continued
         return upstream_folder(start, self.run) if start else None
 
     @property
@@ -89,14 +121,16 @@ class StageModels:
     @contextmanager
     def reference(self) -> Iterator[Any]:
         """Return a context in which the model, not yet trained, answers as the reference."""
-        off = nullcontext() if self.bound.start else self.adapter.disabled(self.model)
+        model = self.model
+        untrained = self.bound.continued or self.adapter.trains_base
+        off = nullcontext() if untrained else self.adapter.disabled(model)
         with off, self.precision():
             yield self.model
 
     @property
     def starts_as_reference(self) -> bool:
         """Whether the model, not yet trained, must answer as the reference does."""
-        return self.bound.start is not None or bool(self.adapter.starts_as_base())
+        return self.bound.continued is not None or bool(self.adapter.starts_as_base())
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the model computes as in a training step."""
@@ -112,12 +146,15 @@ class StageModels:
         folder = upstream_folder(upstream, self.run)
         if upstream.stage is None:
             raise upstream.error or KeyError(name)
-        return stage_model(upstream.stage, twin(self.bare), folder, whole=True)
+        return stage_model(upstream.stage, self._shared_base(upstream.stage), folder, whole=True)
 
     def reference_model(self) -> Any:
-        """Return a frozen model, on the same base weights, that answers as the stage's start."""
+        """Return a frozen model that answers as the stage's start, on the same base weights.
+
+        Where these are trained, it has a copy of them.
+        """
         _ = self.model
-        base = twin(self.bare)
+        base = self._shared_base(self.bound)
         if (folder := self.start_folder) is not None:
             base = stage_model(self.bound, base, folder)
         return base.requires_grad_(False).eval()

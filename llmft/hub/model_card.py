@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -28,7 +28,7 @@ CARD = """---
 
 # {title}
 
-An adapter of the method `{adapter}` for the base model {base}, trained by `{alignment}` in the
+{what} the base model {base}, trained by `{alignment}` in the
 stage `{stage}` of a recipe of [llmft](https://pypi.org/project/llmft/) {llmft}.
 
 ## Scores
@@ -57,7 +57,59 @@ Every setting, defaults written out; names of files without their folders.
 ## Licence
 
 Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
-done with this adapter.
+done with {these}.
+"""
+
+
+MERGED = """---
+{front}
+---
+
+# {title}
+
+A whole model: an adapter of the method `{adapter}`, trained by `{alignment}` in the stage `{stage}`
+of a recipe of [llmft](https://pypi.org/project/llmft/) {llmft}, merged into its base model {base}.
+Weights in {dtype}.
+
+## Scores
+
+Measured with the adapter beside its base, before it was merged.
+
+{scores}
+
+## What merging changed
+
+{error}
+
+## Data
+
+{data}
+
+## How to load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+```
+
+## Recipe
+
+Every setting, defaults written out; names of files without their folders.
+
+```yaml
+{recipe}```
+
+## Versions
+
+{versions}
+
+## Licence
+
+Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
+done with this model.
 """
 
 
@@ -117,8 +169,13 @@ def card(
     place: Place,
     *,
     loads_in_peft: bool,
+    is_model: bool = False,
+    stands_on: Sequence[str] = (),
 ) -> str:
     """Return the README.md of a stage's adapter.
+
+    is_model: it is no adapter, but a whole model, as transformers saves one. stands_on: the stages
+    that are merged into the base under the adapter.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. place: where
     the card will be read.
@@ -128,7 +185,7 @@ def card(
     known = is_hub_id(recipe.model.path)
     front = {
         **({"base_model": base} if known else {}),
-        "library_name": "peft" if loads_in_peft else "llmft",
+        "library_name": "transformers" if is_model else "peft" if loads_in_peft else "llmft",
         "license": "unknown",
         "tags": ["llmft", adapter, stage.work.method],
     }
@@ -136,14 +193,64 @@ def card(
     text = CARD.format(
         front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),
         title=f"{recipe.name}: {stage.name}",
-        adapter=adapter,
+        what=f"A model made with the method `{adapter}` of"
+        if is_model
+        else f"An adapter of the method `{adapter}` for",
+        these="these weights" if is_model else "this adapter",
         base=f"[{base}](https://huggingface.co/{base})" if known else f"`{base}`",
         alignment=stage.work.method,
         stage=stage.name,
         llmft=lock.get("llmft", "of an unknown version"),
         scores=_scores(stage, result),
         data=_data(stage, lock),
-        loading=_loading(recipe, stage, result, base, place, loads_in_peft),
+        loading=_loading_model(stage, result, place)
+        if is_model
+        else _loading_stacked(stage, base, stands_on, place)
+        if stands_on
+        else _loading(recipe, stage, result, base, place, loads_in_peft),
+        recipe=as_yaml(shareable(shown)),
+        versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
+    )
+    return escaped(without_secrets(text))
+
+
+def merged_card(
+    recipe: Recipe,
+    stage: Stage,
+    adapter: str,
+    result: Mapping[str, Any],
+    lock: Mapping[str, Any],
+    *,
+    dtype: str,
+    error: str,
+) -> str:
+    """Return the README.md of a merged model.
+
+    result, lock: the run's result.json and lock.json. adapter: the adapter's method. dtype: of the
+    weights. error: how far the merged model's answers are from the run's.
+    """
+    base = public_base(recipe.model.path)
+    known = is_hub_id(recipe.model.path)
+    front = {
+        **({"base_model": base} if known else {}),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "unknown",
+        "tags": ["llmft", adapter, stage.work.method],
+    }
+    shown = {name: value for name, value in recipe.resolved().items() if name not in _PRIVATE}
+    text = MERGED.format(
+        front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        title=f"{recipe.name}: {stage.name}, merged",
+        adapter=adapter,
+        base=f"[{base}](https://huggingface.co/{base})" if known else f"`{base}`",
+        alignment=stage.work.method,
+        stage=stage.name,
+        llmft=lock.get("llmft", "of an unknown version"),
+        dtype=dtype,
+        scores=_scores(stage, result),
+        error=error,
+        data=_data(stage, lock),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
@@ -225,6 +332,35 @@ def _loading(
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
         f"model = {kind}.from_pretrained(base{revision}{labels})\n"
         f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
+    )
+
+
+def _loading_stacked(stage: Stage, base: str, stands_on: Sequence[str], place: Place) -> str:
+    """Return how an adapter is loaded that does not stand on the base alone."""
+    below = ", then ".join(f"`{name}`" for name in stands_on)
+    told = f"RUN is the folder of the run {place.run}. " if place.run else ""
+    return (
+        f"{told}The adapter stands on `{base}` with what the run's stages made merged into it:"
+        f" {below}. On the base alone it answers otherwise. llmft puts them together from the run's"
+        f' folder: `llmft generate RUN "your question" --stage {stage.name}`; as one model for'
+        f" other programs: `llmft merge RUN --stage {stage.name} --output DIR`."
+    )
+
+
+def _loading_model(stage: Stage, result: Mapping[str, Any], place: Place) -> str:
+    """Return how a whole model is loaded, by plain transformers."""
+    where = place.repo_id or f"RUN/stages/{stage.name}/adapter"
+    told = f"RUN is the folder of the run {place.run}. " if place.run else ""
+    if result.get("produces") == "reward_model":
+        return (
+            f"{told}It is a reward model: its head is in `head.safetensors`, and reads the state"
+            f" of a text's last token. `llmft score RUN texts.jsonl --stage {stage.name}`"
+        )
+    return (
+        f"{told}Plain transformers:\n\n```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("{where}")\n```'
     )
 
 

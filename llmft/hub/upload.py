@@ -116,6 +116,7 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
     recipe = job.recipe
     folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
+    bound = job.stage(stage.name)
     if stage.alignment is None:
         what = f"stage '{stage.name}' trained nothing that could be uploaded"
         raise CheckpointError("E402", what, fix="name a stage that trains an adapter: --stage")
@@ -128,10 +129,12 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
     for name in [name for name in files if name.endswith(".json")]:
         config = json.loads((source / name).read_text("utf-8"))
         if name == "adapter_config.json":
-            config["base_model_name_or_path"] = public_base(recipe.model.path)
+            base = [public_base(recipe.model.path), *bound.stands_on]
+            # Of an adapter on merged stages nothing can be loaded by that name, which is right.
+            config["base_model_name_or_path"] = " + ".join(base)
         cleaned = without_secrets(json.dumps(shareable(config), indent=2))
         files[name] = f"{cleaned}\n".encode()
-    adapter = job.stage(stage.name).model_adapter
+    adapter = bound.model_adapter
     assert adapter is not None  # the stage trained it
     text = card(
         recipe,
@@ -141,6 +144,8 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
         Place(repo_id=asked.repo_id),
         loads_in_peft="adapter_config.json" in files,
+        is_model=adapter.trains_base,
+        stands_on=bound.stands_on,
     )
     return {"README.md": text.encode(), **files}
 

@@ -14,7 +14,7 @@ _ASSIGNED = r"""(?:[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"']*)[ ]+)*"""  # A=1 pyt
 _START = re.compile(
     rf"^[ \t]*(?:\$[ ]+)?{_ASSIGNED}"
     r"(?P<launcher>(?:(?:[\w./-]+|--?[\w-]+=[^\s\"']+)[ ]+)*)"
-    r"(?P<script>[\w./-]+\.py)(?=[ \t\r\n\\;]|$)"
+    r"(?P<script>[\w./:-]+\.py|(?:trl|swift)[ ]+[a-z]+)(?=[ \t\r\n\\;\"']|$)"
 )
 _HEADING = re.compile(r"^[ \t]*#+[ \t]*(.*?)[ \t#]*$")
 _TOKEN = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|\\[^\s]|[^\s"'\\])+""", re.DOTALL)
@@ -42,6 +42,7 @@ class Command:
     """A command line: the script it starts, its flags, and the headings above it.
 
     launcher: what starts the script, if that has options of its own: `torchrun --nnodes 2`.
+    before: that, and the variables that are set for it, as they were written.
     """
 
     script: str
@@ -49,6 +50,7 @@ class Command:
     headings: tuple[str, ...]
     place: Place
     launcher: str = ""
+    before: str = ""
 
 
 def find_commands(text: str, file: str) -> list[Command]:
@@ -71,20 +73,27 @@ def find_commands(text: str, file: str) -> list[Command]:
         end = _end(lines, number)
         flags = _flags(lines, number, start.end(), end, file)
         place = Place(file, number + 1, start.start("script") + 1, line, len(start["script"]))
-        launcher = _launcher(lines, number, start["launcher"])
-        commands.append(Command(start["script"], flags, tuple(headings), place, launcher))
+        before = _before(lines, number, line[: start.start("script")])
+        launcher = _launcher(before)
+        headed = tuple(headings)
+        commands.append(Command(start["script"], flags, headed, place, launcher, before))
         number = end
     return commands
 
 
-def _launcher(lines: list[str], number: int, before: str) -> str:
-    """Return what starts the script, from lines above too; '' without options of its own."""
+def _before(lines: list[str], number: int, before: str) -> str:
+    """Return what stands before the script, also in lines above that a backslash joins to it."""
     said = before.strip()
     while number and _CONTINUED.search(lines[number - 1]):
         number -= 1
         said = f"{_CONTINUED.sub('', lines[number]).strip()} {said}"
+    return said
+
+
+def _launcher(before: str) -> str:
+    """Return what starts the script; '' without options of its own."""
     # Variables are not repeated: one may be a secret. `python -u` is nothing to speak of.
-    said = re.sub(rf"^(?:\$[ ]+)?{_ASSIGNED}", "", said).strip()
+    said = re.sub(rf"^(?:\$[ ]+)?{_ASSIGNED}", "", before).strip()
     return said if " --" in said else ""
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from llmft.api.errors import Place
-from llmft.importing.commandline import Flag
+
+
+class Said(Protocol):
+    """What another tool was told: a flag of its command, or a key of its file; str: as written."""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,7 @@ class Entry:
     """
 
     home: str
-    flag: Flag | None
+    flag: Said | None
     value: Any = None
     why: str = ""
     raw: str = ""
@@ -40,7 +48,7 @@ class Draft:
     """The settings found so far, in the order in which they are written."""
 
     entries: list[Entry] = field(default_factory=list)
-    clashes: list[tuple[Flag, Flag]] = field(default_factory=list)
+    clashes: list[tuple[Said, Said]] = field(default_factory=list)
     """Two flags each that give one setting different values."""
 
     def get(self, home: str) -> Any:
@@ -52,12 +60,16 @@ class Draft:
         """Return the entry that sets a setting, or None."""
         return next((entry for entry in self.entries if entry.home == home and entry.is_set), None)
 
+    def mentions(self, flag: Said) -> bool:
+        """Return whether an entry is about a flag."""
+        return any(entry.flag is flag for entry in self.entries)
+
     def sets(self, block: str) -> bool:
         """Return whether anything is set in a block."""
         return any(entry.is_set and entry.block == block for entry in self.entries)
 
     def set(
-        self, home: str, value: Any, flag: Flag | None = None, why: str = "", raw: str = ""
+        self, home: str, value: Any, flag: Said | None = None, why: str = "", raw: str = ""
     ) -> None:
         """Set a setting, in place of what it was set to before."""
         entry = Entry(home, flag, value, why, raw)
@@ -69,7 +81,7 @@ class Draft:
             self.clashes.append((before.flag, flag))
         self.entries[self.entries.index(before)] = entry
 
-    def leave_out(self, block: str, flag: Flag, why: str) -> None:
+    def leave_out(self, block: str, flag: Said, why: str) -> None:
         """Say in a block that a flag is left out; it sets nothing any more."""
         self.entries = [entry for entry in self.entries if entry.flag is not flag]
         self.entries.append(Entry(block, flag, why=why))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmft.importing.draft import Draft, Entry
@@ -13,20 +13,29 @@ from llmft.recipes.scalar import scalar
 
 _PLAIN = re.compile(r"[A-Za-z0-9./][\w./@+-]*")
 _WIDTH = 100
+DEFAULT = "the default of "
+"""How a comment begins that says where an unstated value comes from; it stands beside the value."""
 
 
-def recipe_text(draft: Draft, name: str, origin: str) -> str:
-    """Return the draft as YAML; every value in it is plain data that llmft reads back the same."""
+def recipe_text(
+    draft: Draft, name: str, origin: str, *, stage: str = "sft", notes: Sequence[str] = ()
+) -> str:
+    """Return the draft as YAML; every value in it is plain data that llmft reads back the same.
+
+    notes: further lines of the comment at the top.
+    """
     title = f"{draft.get('adapter.method')} on {draft.get('data.method')}, imported from {origin}."
-    lines = [*_comment(title, ""), *_block(draft, "", "", ("output_dir", "seed"))]
+    lines = [*_comment(title, ""), *(line for note in notes for line in _comment(note, ""))]
+    lines += _block(draft, "", "", ("output_dir", "seed"))
     head = [line for line in lines if line.startswith("#")]
     rest = [line for line in lines if not line.startswith("#")]
     lines = [*head, "recipe: 1", f"name: {name}", *rest, "model:"]
     lines += [*_block(draft, "model", "  "), *_nested(draft, "model.quantization", "  ")]
-    lines += ["stages:", "  - name: sft"]
-    for block in ("adapter", "alignment", "data", "train"):
-        inner = _block(draft, block, "      ")
-        lines += [f"    {block}:", *inner] if draft.sets(block) else inner
+    lines += ["stages:", f"  - name: {stage}"]
+    for block in ("adapter", "alignment", "data", "train", "evaluate"):
+        inner = [*_block(draft, block, "      "), *_nested(draft, f"{block}.columns", "      ")]
+        sets = draft.sets(block) or draft.sets(f"{block}.columns")
+        lines += [f"    {block}:", *inner] if sets else inner
     lines += [*_trackers(draft), *_nested(draft, "push_to_hub", "")]
     return "\n".join(lines) + "\n"
 
@@ -49,9 +58,13 @@ def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None =
             lines += _comment(f"{said}: {why}" if said else why, indent)
             continue
         (entry,) = group
+        name = entry.home.rpartition(".")[2]
+        if why.startswith(DEFAULT):
+            lines.append(f"{indent}{name}: {entry.raw or yaml(entry.value)}  # {why}")
+            continue
         if why:
             lines += _comment(why if not said or said in why else f"{said}: {why}", indent)
-        lines.append(f"{indent}{entry.home.rpartition('.')[2]}: {entry.raw or yaml(entry.value)}")
+        lines.append(f"{indent}{name}: {entry.raw or yaml(entry.value)}")
     return lines
 
 
@@ -85,6 +98,8 @@ def yaml(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, list):
         return f"[{', '.join(yaml(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{yaml(str(k))}: {yaml(v)}' for k, v in value.items())}}}"
     if isinstance(value, str):
         is_plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str)
         return value if is_plain else json.dumps(value, ensure_ascii=False)

@@ -16,7 +16,14 @@ from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
 from llmft.runs.provenance import refuse_changed_base
-from llmft.runs.upstream import dataset_in, load_options, stage_model, upstream_folder
+from llmft.runs.upstream import (
+    dataset_in,
+    load_options,
+    merged,
+    merged_stages,
+    stage_model,
+    upstream_folder,
+)
 from llmft.system import hub_commits
 from llmft.system.machine import device
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
@@ -71,7 +78,7 @@ def answer(
         job, bound, base, folder, varlen=False, with_adapter=with_adapter, step=step
     )
     dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     asked = [dataset.ask(question) if dataset else question for question in questions]
     prompts = [encoder.prompt_ids(question) for question in asked]
     texts = generate(
@@ -107,6 +114,7 @@ def model_of_run(
     refuse_not_finite(model, job.recipe.model)
     if not with_adapter:
         return model
+    model = merged(model, merged_stages(bound, folder.parent.parent))
     if step is not None:
         return _at_checkpoint(bound, model, folder, step)
     return stage_model(bound, model, folder, whole=whole)
@@ -142,11 +150,13 @@ def _at_checkpoint(bound: BoundStage, base: Any, folder: Path, step: int) -> Any
     from llmft.training.training_state import restore_weights
 
     run = folder.parent.parent
-    start = upstream_folder(bound.start, run) if bound.start else None
+    start = upstream_folder(bound.continued, run) if bound.continued else None
     model = stage_model(bound, base, start)
     assert isinstance(bound.work, Alignment)  # a task has no checkpoints
     bound.work.extend(model)
-    train_in_float32(model)
+    adapter = bound.model_adapter
+    if adapter is not None and adapter.trains_in_float32():
+        train_in_float32(model)
     tensors = Checkpoints(folder / CHECKPOINTS, run.name, {}).tensors(step)
     restore_weights(model, tensors)
     return model.requires_grad_(False).eval()

@@ -47,7 +47,7 @@ def score_file(
     bound, base = job.stage(folder.name), BaseModel(job.recipe.model)
     dataset = dataset_in(bound, run)
     limit = bound.spec.train.max_length or base.positions
-    encoder = Encoder(base.tokenizer, None)
+    encoder = Encoder(base.tokenizer, None, base.chat_format)
     records = list(read_file(file))
     asked = [
         (number, key, cut_at_start(row, limit, encoder.tokenizer.bos_token_id))
@@ -82,7 +82,7 @@ def _rows(
         for column, text in found.items():
             yield keys[column], encoder.completion(CompletionRow(prompt, text, (), origin))
     elif isinstance(record.get("text"), str) and record["text"].strip():
-        (row,), _ = encoder.encode([TextRow(record["text"], origin)], TrainSettings())
+        (row,), _ = encoder.encode([TextRow(record["text"], origin, "text")], TrainSettings())
         yield "score", row
     else:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError
-from llmft.api.settings import ModelSource
+from llmft.api.settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
+from llmft.data.chat_format import ChatFormat, stop_id
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
@@ -98,8 +100,38 @@ class BaseModel:
                     local_files_only=hub_commits.unreachable(),
                 )
         if source.chat_template is not None:
-            tokenizer.chat_template = source.chat_template
+            with about("model.chat_template"):
+                tokenizer.chat_template = _template(source.chat_template)
         return tokenizer
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids at which the model's own files stop generation."""
+        from transformers import GenerationConfig
+
+        try:
+            found: Any = GenerationConfig.from_pretrained(
+                self.path, revision=self.revision, local_files_only=hub_commits.unreachable()
+            )
+        except (OSError, ValueError):
+            found = self.config.get_text_config()
+        declared = getattr(found, "eos_token_id", None)
+        ids = declared if isinstance(declared, list | tuple) else (declared,)
+        return tuple(sorted(int(i) for i in ids if i is not None))
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How the recipe has conversations written, and where the model's answers stop."""
+        source = self.source
+        return ChatFormat(
+            dict(source.chat_template_kwargs),
+            datetime.date.fromisoformat(source.chat_template_date),
+            self.stop_ids,
+            tuple(source.stop),
+            source.lost_text,
+            source.append_eos,
+            source.missing_stop,
+        )
 
     @property
     def positions(self) -> int | None:
@@ -139,6 +171,9 @@ class BaseModel:
             )
         _refuse_wrong_tensors(self.path, report)
         _keep_packing(model)
+        if source.stop:
+            named = {stop_id(self.tokenizer, word) for word in source.stop}
+            model.generation_config.eos_token_id = sorted({*self.stop_ids, *named})
         levers = proven_levers(source, config)
         setattr(model, ATTRIBUTE, levers)
         setattr(model, attention.DENSE, dense_attention(source, config))
@@ -149,7 +184,7 @@ class BaseModel:
         return model
 
     def empty(self) -> Any:
-        """Return the base model on torch's meta device: its modules and shapes, without weights."""
+        """Return the base on torch's meta device: modules, shapes and types, without weights."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -158,8 +193,26 @@ class BaseModel:
         with torch.device("meta"), _found(self.path, source.revision):
             _refuse_other_kinds(source.path, config)
             return AutoModelForCausalLM.from_config(
-                config, attn_implementation=dense_attention(source, config), trust_remote_code=False
+                config,
+                dtype=getattr(torch, source.dtype),
+                attn_implementation=dense_attention(source, config),
+                trust_remote_code=False,
             )
+
+
+def _template(text: str) -> str | dict[str, str]:
+    """Return a chat template that is given as such, or as the model whose template it is."""
+    if is_template(text):
+        return text
+    other = BaseModel(ModelSource(path=text)).tokenizer
+    if not other.chat_template:
+        raise EnvironmentFault(
+            "E201",
+            f"the tokenizer of '{text}' has no chat template",
+            fix="name a model that has one, or give a Jinja template or the file that holds it",
+        )
+    found: str | dict[str, str] = other.chat_template
+    return found
 
 
 def proven_levers(source: ModelSource, config: Any) -> Levers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def decode(
     numbers: Sequence[int] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int, int], None] = lambda *_: None,
+    on_token: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Answer]:
     """Return an answer to each prompt (token ids), in the prompts' order.
 
@@ -44,7 +46,8 @@ def decode(
     which tokens each one was sampled.
     numbers: the number by which each answer's random numbers are named; default: its place.
     stopping: asked before each token; Stopped is raised once it says so. on_batch: told after each
-    batch how many prompts are answered, and of how many.
+    batch how many prompts are answered, and of how many. on_token: told the prompt's place and
+    the id of each token as it is taken.
     """
     numbers = range(len(prompts)) if numbers is None else numbers
     answers = [Answer() for _ in prompts]
@@ -58,9 +61,16 @@ def decode(
             )
             rows = [answers[i] for i in chosen]
             asked = [prompts[i] for i in chosen]
-            _answer(model, asked, rows, params, rolls, keep_nuclei, stopping)
+            told = partial(_placed, on_token, chosen)
+            _answer(model, asked, rows, params, rolls, keep_nuclei, stopping, told)
             on_batch(start + len(chosen), len(prompts))
     return answers
+
+
+def _placed(
+    on_token: Callable[[int, int], None], places: Sequence[int], row: int, token: int
+) -> None:
+    on_token(places[row], token)
 
 
 def uniforms(params: SamplingParams, seed: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
@@ -79,6 +89,7 @@ def _answer(
     rolls_BT: torch.Tensor | None,
     keep_nuclei: bool,
     stopping: Callable[[], bool],
+    on_token: Callable[[int, int], None],
 ) -> None:
     device = next(model.parameters()).device
     read_on = reader(model, prompts, device)
@@ -102,6 +113,7 @@ def _answer(
             answers[row].ids.append(int(token))
             answers[row].logps.append(logp)
             answers[row].ended = bool(ended)
+            on_token(row, int(token))
         if keep_nuclei:
             for row, nucleus in zip(live, _nuclei(logps_BV), strict=True):
                 answers[row].nuclei.append(nucleus)

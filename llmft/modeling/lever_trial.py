@@ -64,13 +64,19 @@ class Trial:
         losses, gradient = _plainly(model, rows)
         return cls(model, rows, dense, takes, losses, gradient)
 
+    def copied_model(self) -> Any:
+        """Return a copy of the model; what some keep of a pass (a recurrent state) is detached."""
+        held = [value for module in self.model.modules() for value in vars(module).values()]
+        kept = [t for t in held if isinstance(t, torch.Tensor) and t.grad_fn is not None]
+        return copy.deepcopy(self.model, {id(tensor): tensor.detach().clone() for tensor in kept})
+
     def wrong(self, levers: Levers, dtype: str = "float32") -> str:
         """Return what is wrong with the rows' losses in one batch; '' where nothing is."""
         from llmft.modeling.forward import label_nll
 
         def found() -> str:
             if dtype != "float32":
-                half = copy.deepcopy(self.model).to(getattr(torch, dtype))
+                half = self.copied_model().to(getattr(torch, dtype))
                 with torch.no_grad():
                     return self._off(label_nll(half, self.rows).per_row(len(self.rows)), half=True)
             with _watched(self.model) as watched:

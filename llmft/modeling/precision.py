@@ -39,6 +39,18 @@ def train_in_float32(model: nn.Module) -> None:
     setattr(model, STORED, {**getattr(model, STORED, {}), **stored})
 
 
+def without_masters(model: nn.Module) -> str:
+    """Return what a person should know of weights trained in 16 bits; '' where there are none."""
+    narrow = [p for p in model.parameters() if p.requires_grad and p.dtype in _HALF]
+    if not narrow:
+        return ""
+    count, kind = sum(p.numel() for p in narrow), str(narrow[0].dtype).removeprefix("torch.")
+    return (
+        f"{count:,} weights are trained in {kind} themselves, without float32 masters: an update"
+        " smaller than the distance to the next number is lost"
+    )
+
+
 class _Cast:
     """Stands in for a module's `forward`: its trained parameters are cast for the while."""
 

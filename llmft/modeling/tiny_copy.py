@@ -56,11 +56,20 @@ def make_tiny_copy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
+    if own and (stops := _stops(real, config.vocab_size)):
+        model.generation_config.eos_token_id = stops
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     words = "the model's own tokenizer" if own else "a token for each byte"
     size = f"{config.num_hidden_layers} layers, width {WIDTH}, {words}"
     return own, f"a random {config.model_type} ({size}) stands in for '{source.path}'{told}"
+
+
+def _stops(real: BaseModel, size: int) -> list[int]:
+    """Return the ids at which the real model stops, where its files are here to tell."""
+    if not Path(real.path).is_dir() and not _is_cached(real.path, real.source.revision):
+        return []
+    return [i for i in real.stop_ids if i < size]
 
 
 def shrunk(config: Any, positions: int) -> Any:

@@ -119,13 +119,18 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple
     adapter = job.stage(stage.name).model_adapter
     assert adapter is not None  # a task on the base takes no memory to train
     train = stage.train
-    size, steps = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    size, steps = train.per_device_train_batch_size, train.accumulation()
     whole = size * steps
     # What does not shrink with the batch is about what is there after loading.
     fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total
     sizes = [size >> n for n in range(1, size.bit_length())]
     likely = [n for n in sizes if fixed + moving * n / size <= room][:1]
     for size in dict.fromkeys([*likely, *sizes[-1:]]):
+        if train.train_batch_size:  # the accumulation follows from it
+            if not whole % size:
+                said = f"train.per_device_train_batch_size: {size}"
+                yield said, _train(per_device_train_batch_size=size)
+            continue
         steps = -(-whole // size)
         yield (
             f"train.per_device_train_batch_size: {size} with gradient_accumulation_steps: {steps}",

@@ -14,10 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 WEIGHTS, ADAPTER, EARLIER = "weights", "adapter", "earlier stages"
+TRAINED = "trained weights"
+"""Of the base itself, and what is trained beside them, where an adapter declares `trains_base`."""
 GRADIENTS, OPTIMIZER, CACHE = "gradients", "optimiser", "KV cache"
 ACTIVATIONS, LOGITS, COPIES, MAPPED = "activations", "logits", "copies", "mapped file"
 KINDS = (
-    WEIGHTS, MAPPED, ADAPTER, EARLIER, OPTIMIZER, GRADIENTS, ACTIVATIONS, LOGITS, CACHE, COPIES,
+    WEIGHTS, MAPPED, ADAPTER, TRAINED, EARLIER, OPTIMIZER, GRADIENTS, ACTIVATIONS, LOGITS, CACHE,
+    COPIES,
 )  # fmt: skip
 
 

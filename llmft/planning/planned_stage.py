@@ -36,16 +36,15 @@ from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
-from llmft.modeling.precision import train_in_float32
+from llmft.modeling.precision import train_in_float32, without_masters
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import (
     ADAPTER,
-    COPIES,
     EARLIER,
     MAPPED,
-    OPTIMIZER,
+    TRAINED,
     WEIGHTS,
     MemoryTracker,
 )
@@ -73,6 +72,8 @@ class SampledCounts:
 class PlanState:
     """What the parts of a planned stage find out. in_ram: it is trained where its files are mapped.
 
+    trained_bytes: of all that is trained. saved_bytes: of what the stage leaves behind.
+
     judging: an evaluation is followed now. assumed: its rows cannot be read from here.
     """
 
@@ -83,6 +84,8 @@ class PlanState:
     sampled: SampledCounts | None = None
     chosen: Chosen | None = None
     remarks: list[str] = field(default_factory=list)
+    trained_bytes: int = 0
+    saved_bytes: int = 0
     judging: bool = False
     assumed: bool = False
 
@@ -129,7 +132,7 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("rollout")
-        asked = batch * self.train.gradient_accumulation_steps
+        asked = batch * self.train.accumulation()
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
         batches = [items[:size]]
@@ -154,8 +157,6 @@ class PlannedStage(StageRunner):
         def evaluate() -> None:
             if asked is not None and asked.eval_strategy != "no":
                 judge(self, in_training=True)
-                if asked.best_metric:  # a new best is written whatever save_strategy says
-                    memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
 
         groups = self._groups()
         train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
@@ -190,11 +191,26 @@ class PlannedModels(StageModels):
             model = stage_model(self.bound, base, None)
             if isinstance(self.bound.work, Alignment):
                 self.bound.work.extend(model)
-                train_in_float32(model)
+                if self.adapter.trains_in_float32():
+                    train_in_float32(model)
+                elif remark := without_masters(model):
+                    self.log.note(remark)
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
+        trains = isinstance(self.bound.work, Alignment)
+        whole = trains and bool(self.adapter.trains_base)
+        if not trains:
+            model.requires_grad_(False)
         for tensor in tensors_of(state.body.given_to(model)):
             ours = tensor.untyped_storage()._cdata in own
-            memory.add(tensor, WEIGHTS if ours else ADAPTER)
+            kind = TRAINED if whole and tensor.requires_grad else WEIGHTS if ours else ADAPTER
+            memory.add(tensor, kind)
+        state.trained_bytes = sum(
+            p.numel() * p.element_size() for p in model.parameters() if p.requires_grad
+        )
+        state.saved_bytes = memory.live[ADAPTER]
+        if whole:
+            width = WIDTHS[self.base.source.dtype]
+            state.saved_bytes = sum(p.numel() for p in self.bare.parameters()) * width
         stored, source = stored_dtype(self.base), self.base.source
         self.is_mapped = state.in_ram and stored == source.dtype
         if state.in_ram:
@@ -233,15 +249,20 @@ class PlannedModels(StageModels):
     def reference_model(self) -> Any:
         """Return the stage's start on this stage's base, without numbers."""
         _ = self.model
-        if self.bound.start is None:
+        if self.bound.continued is None and not self.adapter.trains_base:
             return twin(self.bare).requires_grad_(False).eval()
         return self._beside(self.bound, None)
+
+    def _base_of(self, bound: BoundStage) -> Any:
+        """Return a base of its own; what is merged into it changes no shape."""
+        with ShapesOnly():
+            return fake_base(self.base, self.load_options, varlen=self.varlen)
 
     def _beside(self, bound: BoundStage, made_by: Alignment[Any] | None) -> Any:
         memory = self.state.memory
         with memory.making(EARLIER):
             with torch.device("meta"):
-                model = stage_model(bound, twin(self.bare), None)
+                model = stage_model(bound, self._shared_base(bound), None)
                 if made_by is not None:
                     made_by.extend(model)
             for tensor in tensors_of(self.state.body.given_to(model)):
@@ -312,7 +333,8 @@ class PlannedData(StageData):
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen
         model = self.models.model
-        if share == 1 and self.models.is_mapped:
+        table = model.get_input_embeddings().weight
+        if share == 1 and self.models.is_mapped and not table.requires_grad:
             ids = {token for item in items for row in token_rows(item) for token in row.input_ids}
             self.state.memory.live[WEIGHTS] -= unread_bytes(model, len(ids))
         return chosen.items

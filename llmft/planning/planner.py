@@ -15,7 +15,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
-from llmft.planning.memory_tracker import ADAPTER, OPTIMIZER, Peak
+from llmft.planning.memory_tracker import OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
@@ -134,7 +134,7 @@ def plan_stage(
         evaluations=_evaluations(planned),
         peaks=tuple(memory.peaks),
         followed=followed,
-        files=tuple(_files(stage, memory.peaks, planned.state.counts)),
+        files=tuple(_files(stage, planned)),
         remarks=(*planned.log.notes, *planned.state.remarks),
     )
 
@@ -211,24 +211,22 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _files(stage: Stage, peaks: list[Peak], counts: Counts | None) -> list[tuple[str, int]]:
+def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
     """Return the files of a stage's folder that matter, and about how many bytes each has."""
-
-    def most(kind: str) -> int:
-        return max((peak.by_kind.get(kind, 0) for peak in peaks), default=0)
-
+    state = planned.state
+    counts = state.counts
+    optimizer = max((peak.by_kind.get(OPTIMIZER, 0) for peak in state.memory.peaks), default=0)
     folder = f"stages/{stage.name}"
     if stage.task:
         return [(f"{folder}/rows.jsonl", 0)]
-    files = [(f"{folder}/adapter", most(ADAPTER))]
+    files = [(f"{folder}/adapter", state.saved_bytes)]
     chooses = stage.evaluate is not None and stage.evaluate.best_metric is not None
     if stage.train.save_strategy != "no" or chooses:
         kept = stage.train.save_total_limit
         if counts is not None:
             kept = min(kept, _saves(stage, counts))
-        files.append(
-            (f"{folder}/checkpoints, {kept} kept", kept * most(ADAPTER) + kept * most(OPTIMIZER))
-        )
+        size = state.trained_bytes + optimizer
+        files.append((f"{folder}/checkpoints, {kept} kept", kept * size))
     return files
 
 

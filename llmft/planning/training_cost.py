@@ -9,7 +9,7 @@ import torch
 
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
-from llmft.planning.memory_tracker import ADAPTER, COPIES, GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import OF_BITSANDBYTES, make_optimizer
 
 BLOCK = 256
@@ -30,7 +30,7 @@ def train_steps(
     """Train on each of the batches, while the ledger is entered.
 
     evaluate: what is computed between two steps, with the optimiser's state there. A checkpoint
-    is copied before it is written, with that state still there.
+    is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
@@ -43,7 +43,7 @@ def train_steps(
         memory.add(parameter.grad, GRADIENTS)
     for batch in batches:
         _update(optimizer, memory)
-        if settings.gradient_accumulation_steps == 1:
+        if settings.accumulation() == 1:
             for parameter in trained:
                 parameter.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
@@ -55,8 +55,6 @@ def train_steps(
     for parameter in trained:
         parameter.grad = None
     evaluate()
-    if settings.save_strategy != "no":
-        memory.note(COPIES, memory.live[ADAPTER] + memory.live[OPTIMIZER])
     model.eval()
 
 

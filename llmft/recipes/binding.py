@@ -60,10 +60,10 @@ class Binder:
         adapter = None
         if stage.adapter is not None:
             adapter = self._made("adapter", stage.adapter)
-        elif stage.start_from is not None and (start := upstream[stage.start_from].stage):
+        elif stage.start is not None and (start := upstream[stage.start].stage):
             adapter = start.adapter
         rewards: list[RewardFunction[Any]] = [
-            self._made(kind, config) for kind, config in nested_methods(stage.work)
+            self._made(kind, config) for _, kind, config in nested_methods(stage.work)
         ]
         return BoundStage(
             stage,
@@ -125,6 +125,6 @@ class Binder:
             wanted |= {(stage.work_kind, stage.work.method)}
             wanted |= {("dataset", stage.data.method)} if stage.data else set()
             wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
-            wanted |= {(kind, config.method) for kind, config in nested_methods(stage.work)}
+            wanted |= {(kind, inner.method) for _, kind, inner in nested_methods(stage.work)}
         every = self.registry.records(load=False)
         return [record for record in every if (record.kind, record.method) in wanted]

@@ -74,6 +74,9 @@ def _check_plugins(recipe: Recipe, blocks: Blocks) -> None:
 def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
     """A stage brings an adapter or goes on with an earlier one, and the two may not differ."""
     base: KeyPath = ("stages", number)
+    if stage.merges_start:
+        _check_merge(recipe, number, stage, blocks)
+        return
     if stage.task is not None:
         return
     if stage.adapter is None and stage.start_from is None:
@@ -91,13 +94,56 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
     other, other_stage = found
     differing = difference(stage.adapter, other_stage.adapter)
     paths: list[KeyPath] = [(*base, "adapter", differing), ("stages", other, "adapter", differing)]
-    if not blocks.tree.touches_broken([(*base, "adapter"), ("stages", other, "adapter")]):
+    asks: list[KeyPath] = [
+        (*base, "adapter"), ("stages", other, "adapter"), (*base, "start_from", "merge"),
+    ]  # fmt: skip
+    if not blocks.tree.touches_broken(asks):
         what = (
             f"'{differing}' is not what stage '{other_stage.name}' has,"
             f" whose adapter stage '{stage.name}' continues to train"
         )
-        fix = "remove this adapter block, or start_from"
+        fix = (
+            "remove this adapter block, or start_from; or write start_from:"
+            f" {{stage: {stage.start}, merge: true}}, and it stands on what that stage made"
+        )
         blocks.tree.report_together("E034", paths, what, fix)
+
+
+def _check_merge(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
+    """A merge needs an adapter that can be merged, a base that can hold it, and a new adapter."""
+    base: KeyPath = ("stages", number)
+    merge: KeyPath = (*base, "start_from", "merge")
+    if stage.task is not None:
+        what = "a task trains no adapter that would stand on what is merged"
+        clash(blocks, "E034", [merge, (*base, "task")], what, f"write start_from: {stage.start}")
+        return
+    if stage.adapter is None:
+        if not blocks.tree.is_broken((*base, "adapter")):
+            what = "nothing stands on what is merged: the stage has no adapter block"
+            fix = f"add an adapter block, or write start_from: {stage.start}"
+            blocks.tree.report("E034", merge, what, fix)
+        return
+    earlier = start_of(recipe, number)
+    found = adapter_stage(recipe, earlier) if earlier is not None else None
+    if found is not None:
+        method: KeyPath = ("stages", found[0], "adapter", "method")
+        cls = blocks.classes.get(method[:-1])
+        if cls is not None and found[1].adapter is not None and not cls.mergeable:
+            name = visible(found[1].adapter.method)[:80]
+            what = f"the '{name}' adapter cannot be merged"
+            fix = "drop merge and the adapter block, or use an adapter such as lora there"
+            clash(blocks, "E041", [merge, method], what, fix)
+    if bits := recipe.model.quantization.bits:
+        what = f"nothing can be merged into weights of {bits} bits: rounding would lose it"
+        width: KeyPath = ("model", "quantization", f"load_in_{bits}bit")
+        clash(blocks, "E041", [merge, width], what, f"write load_in_{bits}bit: false")
+    own: KeyPath = (*base, "adapter")
+    cls = blocks.classes.get(own)
+    options = asked(blocks, own, lambda: dict(cls(stage.adapter).load_options())) if cls else {}
+    if options and (options.get("load_in_4bit") or options.get("load_in_8bit")):
+        name = visible(stage.adapter.method)[:80]
+        what = f"the '{name}' adapter quantises the base, and nothing can be merged into that"
+        clash(blocks, "E041", [merge, (*own, "method")], what, "use lora there")
 
 
 def difference(one: Any, other: Any) -> str:

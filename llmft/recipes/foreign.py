@@ -56,7 +56,7 @@ train.num_train_epochs
 train.max_steps
     steps num_steps max_train_steps total_steps num_training_steps num_train_steps train_steps
 train.per_device_train_batch_size
-    micro_batch_size batch_size train_batch_size per_gpu_train_batch_size per_device_batch_size
+    micro_batch_size batch_size per_gpu_train_batch_size per_device_batch_size
     mini_batch_size mbs bs
 train.per_device_eval_batch_size
     eval_batch_size val_batch_size per_gpu_eval_batch_size

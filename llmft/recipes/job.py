@@ -70,8 +70,25 @@ class BoundStage:
 
     @property
     def start(self) -> Upstream | None:
-        """The stage whose adapter this one goes on with; None where it begins on the base."""
-        return self.upstream[self.spec.start_from] if self.spec.start_from else None
+        """The stage that this one starts from; None where it begins on the base."""
+        return self.upstream[self.spec.start] if self.spec.start else None
+
+    @property
+    def continued(self) -> Upstream | None:
+        """The stage whose adapter this one goes on with; None where its own adapter is new."""
+        return None if self.spec.merges_start else self.start
+
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The stages that are merged into the base under this one's adapter, the first one first.
+
+        Empty: it stands on the base alone.
+        """
+        start = self.start
+        if start is None or start.stage is None:
+            return ()
+        below = start.stage.stands_on
+        return (*below, start.target) if self.spec.merges_start else below
 
     @property
     def model_adapter(self) -> Adapter[Any] | None:

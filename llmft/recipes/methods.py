@@ -108,16 +108,26 @@ def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[K
     """Yield the blocks inside a method's settings that themselves choose a method."""
     for name, entry in model.model_fields.items():
         kind = nested_kind(entry.annotation)
-        if kind is not None and raw.get(name) is not None:
-            yield (*path, name), raw[name], kind
+        if kind is not None:
+            for where, inner in _one_or_several((*path, name), raw.get(name)):
+                yield where, inner, kind
 
 
-def nested_methods(config: BaseModel) -> Iterator[tuple[Kind, Any]]:
-    """Yield the kind and the settings of each method that is chosen inside a block."""
+def nested_methods(config: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Kind, Any]]:
+    """Yield the path, kind and settings of each method that is chosen inside a block at a path."""
     for name, entry in type(config).model_fields.items():
         kind = nested_kind(entry.annotation)
-        if kind is not None and (inner := getattr(config, name)) is not None:
-            yield kind, inner
+        if kind is not None:
+            for where, inner in _one_or_several((*path, name), getattr(config, name, None)):
+                yield where, kind, inner
+
+
+def _one_or_several(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield (*path, index), item
+    elif value is not None:
+        yield path, value
 
 
 def nested_kind(annotation: Any) -> Kind | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from llmft.recipes.tree import KeyPath, Tree, dotted, visible
 from llmft.recipes.yamlfile import MAX_DEPTH, parse
 from llmft.system.nearest import did_you_mean
 
+_INDEX = re.compile(r"\[(\d{1,8})\]")  # as errors write it: stages[0].train
 _SHAPE = "write --set PATH=VALUE, such as --set stages.sft.train.learning_rate=1e-4"
 
 
@@ -26,6 +28,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         place = Place(masked_source(f"--set {visible(override)[:500]}"))
         try:
             target, separator, text = override.partition("=")
+            target = _INDEX.sub(r".\1", target)
             if not separator or not all(target.split(".")) or target.count(".") >= MAX_DEPTH:
                 raise _Refused("E012", "this is not PATH=VALUE", _SHAPE)
             _set(tree, target.split("."), _value(text), text, place)

@@ -24,13 +24,25 @@ from llmft.api.settings import (
 )
 
 
+class StartFrom(Settings):
+    """The stage that another one starts from, and how."""
+
+    stage: Line = Field(description="an earlier stage, or run:<id>/<stage> of a finished run")
+    merge: bool = Field(
+        False,
+        description="write what it trained into the base's weights, in memory, and train the"
+        " stage's own adapter on that",
+    )
+
+
 class Stage(Settings):
     """One step of a recipe: a training run, or a task that makes rows for others."""
 
     name: Name = Field(description="the stage's name, used by later stages and in the run folder")
-    start_from: Line | None = Field(
+    start_from: Line | StartFrom | None = Field(
         None,
-        description="an earlier stage whose adapter this stage continues to train",
+        description="an earlier stage whose adapter this stage continues to train; or"
+        " {stage: ..., merge: true}: this stage's own adapter stands on what that stage made",
     )
     adapter: SerializeAsAny[AdapterConfig] | None = Field(
         None, description="what is trained; optional if start_from names a stage"
@@ -50,6 +62,16 @@ class Stage(Settings):
         description="how the stage is scored before, after and during training; default: not"
         " scored",
     )
+
+    @property
+    def start(self) -> str | None:
+        """The stage that this one starts from, as the recipe names it."""
+        return self.start_from.stage if isinstance(self.start_from, StartFrom) else self.start_from
+
+    @property
+    def merges_start(self) -> bool:
+        """Whether that stage is merged into the base, and a new adapter stands on the result."""
+        return isinstance(self.start_from, StartFrom) and self.start_from.merge
 
     @property
     def work(self) -> AlignmentConfig | TaskConfig:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from llmft.api import StageRef
 from llmft.api.settings import Settings
-from llmft.recipes.methods import OF_A_STAGE, Blocks
+from llmft.recipes.methods import OF_A_STAGE, Blocks, nested_methods
 from llmft.recipes.tree import KeyPath, visible
 from llmft.system.nearest import did_you_mean
 
@@ -44,15 +44,25 @@ def references(recipe: Recipe) -> list[Reference]:
     found = []
     for number, stage in enumerate(recipe.stages):
         base: KeyPath = ("stages", number)
-        if stage.start_from is not None:
-            found.append(Reference(number, (*base, "start_from"), stage.start_from, "policy"))
+        if stage.start is not None:
+            whole = isinstance(stage.start_from, str)
+            path = (*base, "start_from") if whole else (*base, "start_from", "stage")
+            found.append(Reference(number, path, stage.start, "policy"))
         for key in OF_A_STAGE:
             config = getattr(stage, key)
-            for name, field in type(config).model_fields.items() if config else ():
-                for produces in _marks(field):
-                    for path, target in _targets((*base, key, name), getattr(config, name, None)):
-                        found.append(Reference(number, path, target, produces))
+            for where, block in _with_nested(config, (*base, key)) if config else ():
+                for name, field in type(block).model_fields.items():
+                    for produces in _marks(field):
+                        for path, target in _targets((*where, name), getattr(block, name, None)):
+                            found.append(Reference(number, path, target, produces))
     return found
+
+
+def _with_nested(config: Settings, path: KeyPath) -> Iterator[tuple[KeyPath, Settings]]:
+    """Yield a block and those of the methods that it chooses, each with its path."""
+    yield path, config
+    for where, _, inner in nested_methods(config, path):
+        yield where, inner
 
 
 def stage_references(config: Settings) -> dict[str, str]:
@@ -66,9 +76,10 @@ def stage_references(config: Settings) -> dict[str, str]:
 
 def stages_read(stage: Stage) -> list[str]:
     """Return the stages that a stage reads: the one it starts from, and those its settings name."""
-    found = [stage.start_from] if stage.start_from else []
+    found = [stage.start] if stage.start else []
     for config in (stage.work, stage.data):
-        found += stage_references(config).values() if config else ()
+        for _, block in _with_nested(config, ()) if config else ():
+            found += stage_references(block).values()
     return found
 
 
@@ -196,8 +207,8 @@ def _one(product: str) -> str:
 
 
 def start_of(recipe: Recipe, number: int) -> int | None:
-    """Return the number of the stage whose adapter this one goes on training, if it is earlier."""
-    target = recipe.stages[number].start_from
+    """Return the number of the stage that this one starts from, if it is of this recipe."""
+    target = recipe.stages[number].start
     names = [stage.name for stage in recipe.stages[:number]]
     return names.index(target) if target in names else None
 

@@ -37,6 +37,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.max_steps": "applied",
     "stages[].train.per_device_train_batch_size": "refused",
     "stages[].train.gradient_accumulation_steps": "refused",
+    "stages[].train.train_batch_size": "refused",
     "stages[].train.per_device_eval_batch_size": "allowed",
     "stages[].train.learning_rate": "applied",
     "stages[].train.lr_scheduler_type": "applied",
@@ -63,19 +64,27 @@ EDITS: Mapping[str, Kind] = {
 }
 
 
+# Two ways to say how many rows an optimiser step has: either may be edited where those are kept.
+ROWS_PER_STEP = ("gradient_accumulation_steps", "train_batch_size")
+
+
 @dataclass(frozen=True)
 class Edit:
-    """One setting that differs; `key` is its path in the recipe, `stage` the stage it is in."""
+    """One setting that differs; `key` is its path in the recipe, `stage` the stage it is in.
+
+    harmless: what the setting stands for is the same as before.
+    """
 
     key: tuple[str | int, ...]
     before: Any
     after: Any
     stage: str = ""
+    harmless: bool = False
 
     @property
     def kind(self) -> Kind:
         """What is done with it."""
-        return kind_of(self.key)
+        return "allowed" if self.harmless else kind_of(self.key)
 
     def __str__(self) -> str:
         parts = ("stages", self.stage, *self.key[2:]) if self.stage else self.key

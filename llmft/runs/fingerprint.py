@@ -13,9 +13,10 @@ from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.runs import artifacts
-from llmft.runs.edits import kind_of
+from llmft.runs.edits import ROWS_PER_STEP, kind_of
 from llmft.runs.upstream import dataset_in
 from llmft.system import fsio
+from llmft.system.launcher import launch
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import newest_carried
 
@@ -89,9 +90,7 @@ def all_unchanged(job: Job, run: Path) -> bool:
 
 def set_aside(run: Path, stage: str) -> Path:
     """Move a finished stage that runs again out of the way, and return where it is now."""
-    number = 1
-    while (place := run / REPLACED / f"{stage}-{number}").exists():
-        number += 1
+    place = free_place(run, stage)
     with fsio.disk_errors(place):
         place.parent.mkdir(exist_ok=True)
         (run / "stages" / stage).rename(place)
@@ -100,13 +99,24 @@ def set_aside(run: Path, stage: str) -> Path:
     return place
 
 
+def free_place(run: Path, stage: str) -> Path:
+    """Return a folder that is not there yet, for what a stage has made before."""
+    number = 1
+    while (place := run / REPLACED / f"{stage}-{number}").exists():
+        number += 1
+    return place
+
+
 def _settings(stage: Stage) -> dict[str, Any]:
     block = stage.model_dump(mode="json")
     block["train"] = {
         key: value
         for key, value in block["train"].items()
-        if kind_of(("stages", 0, "train", key)) != "allowed"
+        if kind_of(("stages", 0, "train", key)) != "allowed" and key not in ROWS_PER_STEP
     }
+    # However these are dealt out to processes and passes.
+    count = 1 if stage.task else launch().count
+    block["train"]["rows_per_step"] = stage.train.rows_per_step(count)
     return block
 
 

@@ -110,6 +110,21 @@ def _may_live(holder: Mapping[str, Any]) -> bool:
     return True
 
 
+def alive(path: Path) -> bool:
+    """Return whether a lock's file names a process that may still run; False where there is none.
+
+    The lock itself is not touched.
+    """
+    try:
+        handle = open_own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return _may_live(_read(handle))
+    finally:
+        os.close(handle)
+
+
 def boot_id() -> str | None:
     """Return what names this start of the machine; None where the system does not tell."""
     try:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmft.api import StageResult
 from llmft.api.errors import CheckpointError, Fault
+from llmft.api.settings import TrainSettings
 from llmft.recipes.job import Job
+from llmft.recipes.recipe import Recipe
 from llmft.runs import artifacts
-from llmft.runs.edits import Edit, edits_between
+from llmft.runs.edits import ROWS_PER_STEP, Edit, edits_between
 from llmft.system import fsio
+from llmft.system.launcher import launch
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 
 
@@ -63,17 +66,69 @@ def examine(job: Job, folder: Path, first: str | None = None) -> PreviousRun:
     if not resolved.is_file():
         raise CheckpointError("E401", f"'{resolved}' is missing", fix=artifacts.PUT_BACK)
     recipe = job.load(resolved).recipe
-    edits = edits_between(recipe, job.recipe)
+    processes = _processes(folder)
+    edits = [_weighed(e, recipe, job.recipe, processes) for e in edits_between(recipe, job.recipe)]
     trained = {s for s in _stages(folder) if s not in results and _has_checkpoint(folder, s)}
     refused = [fault for edit in edits if (fault := _refusal(job, edit, trained))]
+    again = _from(job, first)
+    refused += _other_steps(job, recipe, edits, processes, (trained | results.keys()) - again)
     if refused:
         raise CheckpointError.of(refused)
-    names = [stage.name for stage in job.recipe.stages]
-    again = names[names.index(first) :] if first else []
     for stage in results.keys() - again:
         artifacts.verify_stage(folder / "stages" / stage)
     same = not any(edit.kind != "allowed" for edit in edits)
     return PreviousRun(results, tuple(edits), same and len(results) == len(recipe.stages))
+
+
+def _from(job: Job, first: str | None) -> set[str]:
+    """Return the stages that run again because they were asked for by `--from`."""
+    names = [stage.name for stage in job.recipe.stages]
+    return set(names[names.index(first) :]) if first else set()
+
+
+def _processes(folder: Path) -> int:
+    """Return how many processes the run was in when it last went on."""
+    lock = fsio.read_json(folder / "lock.json", artifacts.PUT_BACK)
+    with fsio.as_a_run_wrote(folder, artifacts.PUT_BACK):
+        return int(lock.get("processes", 1))
+
+
+def _weighed(edit: Edit, before: Recipe, after: Recipe, processes: int) -> Edit:
+    """Return an edit of how the rows of a step are said, marked as harmless where they are kept."""
+    if not edit.stage or edit.key[-1] not in ROWS_PER_STEP:
+        return edit
+    then = _train(before, edit.stage).rows_per_step(processes)
+    return replace(edit, harmless=then == _train(after, edit.stage).rows_per_step(launch().count))
+
+
+def _other_steps(
+    job: Job, before: Recipe, edits: Sequence[Edit], processes: int, stages: Set[str]
+) -> Iterator[Fault]:
+    """Yield a fault for each stage whose steps had other rows in the number of processes then."""
+    names = (*ROWS_PER_STEP, "per_device_train_batch_size")
+    edited = {edit.stage for edit in edits if edit.key[-1] in names and not edit.harmless}
+    count = launch().count
+    for number, stage in enumerate(job.recipe.stages):
+        if stage.name not in stages - edited or stage.task:
+            continue
+        then = _train(before, stage.name).rows_per_step(processes)
+        now = stage.train.rows_per_step(count)
+        if then != now:
+            yield job.fault(
+                "E404",
+                ("stages", number, "train"),
+                f"a step of '{stage.name}' had {then} rows in {_in_words(processes)}, and would"
+                f" have {now} in {_in_words(count)}",
+                f"launch {_in_words(processes)} again, or set train.train_batch_size: {then}",
+            )
+
+
+def _train(recipe: Recipe, name: str) -> TrainSettings:
+    return next(stage.train for stage in recipe.stages if stage.name == name)
+
+
+def _in_words(processes: int) -> str:
+    return f"{processes} process" + "es" * (processes > 1)
 
 
 def _refusal(job: Job, edit: Edit, trained: Set[str]) -> Fault | None:

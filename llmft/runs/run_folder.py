@@ -83,6 +83,9 @@ def reopen(
         known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
         new = [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
         provenance["plugins"] += new
+    if provenance.get("processes") != now["processes"]:
+        provenance["processes"] = now["processes"]
+        fsio.write_json(folder / LOCK, provenance)
     notes = []
     if killed is not None:
         notes.append(f"the previous run ended without notice{_last_seen(killed)}")

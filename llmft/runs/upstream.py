@@ -87,9 +87,50 @@ def twin(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
+def share_frozen(model: Any, other: Any) -> None:
+    """Let a model hold, of what another one does not train, the very same tensors.
+
+    Both are the same base; what is shared need not be twice in memory.
+    """
+    theirs = dict(other.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        found = theirs.get(name)
+        for key, parameter in getattr(found, "_parameters", {}).items():
+            if parameter is not None and not parameter.requires_grad:
+                module._parameters[key] = parameter
+
+
+def merged_stages(bound: BoundStage, run: Path) -> list[tuple[BoundStage, Path]]:
+    """Return the stages whose result a stage's adapter stands on, the first one first.
+
+    Each comes with its folder. Empty: the adapter stands on the base alone. run: the folder of the
+    stage's own run. Raises the error of a stage of another run that cannot be read.
+    """
+    start = bound.start
+    if start is None:
+        return []
+    if start.stage is None:
+        raise start.error or KeyError(start.target)
+    below = merged_stages(start.stage, start.run or run)
+    if bound.spec.merges_start:
+        below.append((start.stage, upstream_folder(start, run)))
+    return below
+
+
+def merged(base: Any, stages: list[tuple[BoundStage, Path]]) -> Any:
+    """Return a base, frozen, with what each of the stages trained written into its weights."""
+    for bound, folder in stages:
+        adapter = bound.model_adapter
+        assert adapter is not None  # a task makes no policy
+        base = model_of(adapter, "merge", adapter.merge(stage_model(bound, base, folder)))
+        base.requires_grad_(False)
+    return base
+
+
 def stage_model(bound: BoundStage, base: Any, saved: Path | None, *, whole: bool = False) -> Any:
     """Return a base model with a stage's adapter: fresh, or as it is saved in a stage's folder.
 
+    base: with what the stage stands on merged into it already; see `merged_stages`.
     whole: with what the stage's alignment added too (a reward model's head), frozen, in evaluation
     mode.
     """

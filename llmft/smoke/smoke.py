@@ -20,6 +20,7 @@ from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.return_checks import smoke_overrides_of
 from llmft.system import fsio
+from llmft.system.launcher import launch
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"
 STEPS, ROWS, JUDGED, TOKENS, ROUNDS = 2, 16, 4, 8, 2
@@ -94,6 +95,11 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
         yield "model.revision", None
     if recipe.model.tokenizer:
         yield "model.tokenizer", None
+    if not own_tokenizer:  # its tokens are bytes, so it has none of those that they name
+        if recipe.model.chat_template:
+            yield "model.chat_template", None
+        if recipe.model.stop:
+            yield "model.stop", []
     if recipe.model.attn_implementation == "flash_attention_2" and not _has_gpu():
         yield "model.attn_implementation", "auto"
     # Nobody but the terminal and the run folder is told of scores that mean nothing.
@@ -112,15 +118,19 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     if stage.task:  # it trains nothing
         yield "train.per_device_eval_batch_size", min(train.per_device_eval_batch_size, JUDGED)
         return
+    size, accumulation = min(train.per_device_train_batch_size, 2), min(train.accumulation(), 2)
     small = {
         "max_steps": min(train.max_steps or STEPS, STEPS),
-        "per_device_train_batch_size": min(train.per_device_train_batch_size, 2),
-        "gradient_accumulation_steps": min(train.gradient_accumulation_steps, 2),
+        "per_device_train_batch_size": size,
         "per_device_eval_batch_size": min(train.per_device_eval_batch_size, JUDGED),
         "warmup_steps": min(train.warmup_steps, 1),
         "logging_steps": 1,
         "max_dropped": 1.0,
     }
+    if train.train_batch_size:
+        small["train_batch_size"] = size * accumulation * launch().count
+    elif train.gradient_accumulation_steps:
+        small["gradient_accumulation_steps"] = accumulation
     if train.max_length:
         small["max_length"] = min(train.max_length * longer, positions)
     if train.save_strategy == "steps":

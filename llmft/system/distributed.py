@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from llmft.api.errors import EnvironmentFault, StageError
+from llmft.system import heartbeat
+from llmft.system.heartbeat import Heartbeat
 from llmft.system.launcher import Launch, on_cpu
 from llmft.system.machine import device
 
@@ -27,7 +31,7 @@ Sums = dict[str, tuple[float, float]]
 T = TypeVar("T")
 
 # The others wait while the first one scores or samples alone. One that has died is not waited for:
-# its connections close, or the launcher ends all.
+# its connections close, or the launcher ends all. One that hangs shows no sign of life.
 _WAITS = timedelta(days=7)
 
 
@@ -48,22 +52,53 @@ def joined(here: Launch) -> Iterator[None]:
     # Numbers that are counted stay on the CPU; gradients are where the model is.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     if not dist.is_initialized():
+        seconds = heartbeat.limit()
         with _in_touch():
-            dist.init_process_group(backend, timeout=_WAITS)
+            _join(here, backend, seconds)
     device()  # which each process has for itself
     yield
     with suppress(RuntimeError):  # one is gone already: all that was to be done together is done
         dist.barrier()
+    if _joined is not None:
+        _joined.heartbeat.stop()
     dist.destroy_process_group()
 
 
+@dataclass
+class _Joined:
+    """What a process has that others train with: its signs of life, and a group without haste."""
+
+    heartbeat: Heartbeat
+    patient: Any
+
+
+_joined: _Joined | None = None
+
+
+def _join(here: Launch, backend: str, seconds: float) -> None:
+    global _joined
+    wait = timedelta(seconds=seconds)
+    store, rank, size = next(rendezvous("env://", timeout=wait))
+    signs = Heartbeat(store.clone(), here, seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    _joined = _Joined(signs, dist.new_group(timeout=_WAITS, backend="gloo"))
+    signs.start()
+
+
 @contextmanager
-def _in_touch() -> Iterator[None]:
-    """Say in our words that a process is gone: the others cannot go on without it."""
+def _in_touch(*, patient: bool = False) -> Iterator[None]:
+    """Say in our words that a process is gone: the others cannot go on without it.
+
+    patient: wait however long it takes, as for what the first process does alone.
+    """
+    signs = _joined.heartbeat if _joined else None
     try:
-        yield
+        with signs.meeting(patient=patient) if signs else nullcontext():
+            yield
     except RuntimeError as error:  # dist.DistError is one, and gloo raises plain ones
         log.info("between processes: %s", error)
+        if signs and "imed out" in str(error) and (who := signs.missing()):
+            raise heartbeat.stalled(who) from error
         raise StageError(
             "E306",
             "another process of the run has ended, or cannot be reached",
@@ -100,8 +135,8 @@ def on_rank_zero(make: Callable[[], T]) -> T:
     if not _several():
         return make()
     box: list[Any] = [make() if rank() == 0 else None]
-    with _in_touch():
-        dist.broadcast_object_list(box, 0)
+    with _in_touch(patient=True):
+        dist.broadcast_object_list(box, 0, group=_joined.patient if _joined else None)
     made: T = box[0]
     return made
 

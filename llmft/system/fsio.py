@@ -281,7 +281,7 @@ def _has_shape(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         value = found.get(key)
         if not isinstance(value, dict if isinstance(kind, dict) else kind):
             return False
-        if isinstance(kind, dict) and not _has_shape(value, kind):  # type: ignore[arg-type]
+        if isinstance(kind, dict) and not _has_shape(value, kind):
             return False
     return True
 

@@ -106,21 +106,28 @@ def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def command() -> list[str]:
-    """Return the words by which a person starts llmft as it was started now."""
+    """Return the words by which a person starts llmft as it was started now, on each machine."""
     here = launch()
     if here.count == 1:
         return ["llmft"]
     machines = here.count // here.local_count
-    nodes = [f"--nnodes={machines}"] if machines > 1 else []
+    nodes = []
+    if machines > 1:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        nodes = [f"--nnodes={machines}", "--rdzv_backend=c10d", f"--rdzv_endpoint={place}"]
     return ["torchrun", *nodes, f"--nproc_per_node={here.local_count}", "-m", "llmft"]
 
 
-def remarks() -> list[str]:
-    """Return what a person should know of several processes before they train."""
+def remarks(*, rows_are_set: bool) -> list[str]:
+    """Return what a person should know of several processes before they train.
+
+    rows_are_set: the recipe says how many rows a step has over all processes.
+    """
     here = launch()
     if here.count == 1:
         return []
-    return [f"{here.count} processes train together, so a step uses {here.count} times the rows"]
+    more = "" if rows_are_set else f", so a step uses {here.count} times the rows"
+    return [f"{here.count} processes train together{more}"]
 
 
 def restarted(environment: Mapping[str, str] = os.environ) -> bool:

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
-from llmft.api.text_metrics import exact_match, f1, first_line, normalize_answer
+from llmft.api.text_metrics import (
+    exact_match,
+    f1,
+    final_number,
+    first_line,
+    last_number,
+    normalize_answer,
+)
+from llmft.data.conversation import (
+    is_blank,
+    messages_of,
+    tools_of,
+    untrained,
+    with_system,
+)
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -27,6 +41,7 @@ from llmft.ranking import (
 from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_text
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
+from llmft.system.time_limit import TimeUp, time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +55,7 @@ __all__ = [
     "Sample",
     "TableConfig",
     "TableDataset",
+    "TimeUp",
     "add_score_head",
     "add_value_head",
     "all_reduce_sum",
@@ -50,13 +66,17 @@ __all__ = [
     "f1",
     "fields_of",
     "fill",
+    "final_number",
     "first_line",
+    "is_blank",
     "judged",
     "label_nll",
     "last_hidden",
+    "last_number",
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_of",
     "normalize_answer",
     "open_to_append",
     "read_file",
@@ -71,9 +91,13 @@ __all__ = [
     "start_python",
     "terminal_width",
     "text_of",
+    "time_limit",
     "token_stats",
+    "tools_of",
+    "untrained",
     "value_parameters",
     "values",
+    "with_system",
     "without_dropout",
     "wrapped",
     "write_json",
@@ -83,7 +107,7 @@ __all__ = [
 
 Shared = Sequence[tuple[int, int]]
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
 def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
@@ -276,10 +300,25 @@ def fields_of(column: str) -> list[str]:
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:
-    """Return the template with each {field} replaced by the record's; {{ and }} are braces."""
+    """Return the template with each {field} replaced by the record's; {{ and }} are braces.
+
+    A field that is written {field?} may be empty or absent in a record; it then gives no text.
+    """
 
     def one(match: re.Match[str]) -> str:
-        whole = match.group(0)
-        return whole[0] if whole in ("{{", "}}") else text_of(record, match.group(1), origin)
+        whole, name, optional = match.group(0), match.group(1), match.group(2)
+        if whole in ("{{", "}}"):
+            return whole[0]
+        value = record.get(name)
+        absent = value is None or (isinstance(value, float) and math.isnan(value))
+        if absent and optional:
+            return ""
+        try:
+            return text_of(record, name, origin)
+        except DataError as error:
+            if not absent:
+                raise
+            fix = f"write {{{name}?}} in the template if it may be empty or absent"
+            raise DataError("E101", error.faults[0].what, fix=fix) from error
 
     return _FIELD.sub(one, template)

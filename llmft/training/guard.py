@@ -75,11 +75,12 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
     size = settings.per_device_train_batch_size
     ways = []
     if size > 1:
-        ways.append(
-            f"lower train.per_device_train_batch_size (now {size}) and raise"
-            f" train.gradient_accumulation_steps (now {settings.gradient_accumulation_steps}) by as"
+        lower = f"lower train.per_device_train_batch_size (now {size})"
+        more = (
+            f" and raise train.gradient_accumulation_steps (now {settings.accumulation()}) by as"
             " much"
         )
+        ways.append(lower + ("" if settings.train_batch_size else more))
     if not settings.gradient_checkpointing:
         ways.append("set train.gradient_checkpointing: true")
     now = f"now {settings.max_length}" if settings.max_length else "now the model's limit"

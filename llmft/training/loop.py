@@ -94,6 +94,7 @@ def train(
         assert checkpoints is not None
         tensors, facts = training_state.capture(model, optimizer)
         facts |= {"window": window.facts(), "report": report.facts()}
+        facts["rows_per_step"] = plan.rows_per_step
         if follows_scores:
             facts["schedule"] = training_state.schedule_facts(schedule)
         if online is not None:
@@ -238,13 +239,12 @@ def _check_space(
 
 def _refuse_misfit(saved: Saved, plan: Plan) -> None:
     """Raise CheckpointError where training cannot go on from a checkpoint as it is asked to."""
-    before, now = training_state.processes_of(saved.facts), distributed.count()
+    before, now = saved.facts.get("rows_per_step", plan.rows_per_step), plan.rows_per_step
     if before != now:
         raise CheckpointError(
             "E404",
-            f"the stage has trained in {before} process{'es' * (before > 1)}, and cannot continue"
-            f" in {now}: a step would use other rows",
-            fix=f"launch {before} again, or start a new run without --resume",
+            f"a step of the stage had {before} rows, and cannot continue with {now}",
+            fix=f"set train.train_batch_size: {before}, or start a new run without --resume",
         )
     if saved.step > plan.steps:
         raise CheckpointError(

@@ -25,19 +25,22 @@ class Plan:
     @classmethod
     def of(cls, items: int, settings: TrainSettings, seed: int, processes: int = 1) -> Plan:
         """Return the plan of a stage with so many items."""
-        per_step = (
-            settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
-        )
+        per_step = settings.rows_per_step(processes)
         steps = settings.max_steps or math.ceil(
             math.ceil(items / per_step) * settings.num_train_epochs
         )
         batch = settings.per_device_train_batch_size
-        return cls(items, batch, settings.gradient_accumulation_steps * processes, steps, seed)
+        return cls(items, batch, per_step // batch, steps, seed)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Items of an optimiser step, over all processes."""
+        return self.batch * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
-        return math.ceil(self.items / (self.batch * self.accumulation))
+        return math.ceil(self.items / self.rows_per_step)
 
     def order(self, epoch: int) -> list[int]:
         """Return the order in which an epoch takes the items."""
@@ -46,7 +49,7 @@ class Plan:
     def step_batches(self, step: int) -> list[list[int]]:
         """Return the item numbers of each forward pass of an optimiser step (counted from 0)."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        per_step = self.batch * self.accumulation
+        per_step = self.rows_per_step
         chosen = self.order(epoch)[at * per_step : (at + 1) * per_step]
         return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
 

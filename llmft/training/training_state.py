@@ -25,8 +25,9 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """Return copies on the CPU of weights, optimiser state and generators, and their plain data.
+    """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
+    What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
     Raises StageError where a weight is not finite: such a state is never published.
     """
@@ -36,6 +37,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
             raise StageError(
@@ -43,11 +45,14 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 f"the weight '{name}' is not finite; nothing saved",
                 fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
-        tensors[f"model/{name}"] = _copied(parameter)
+        tensors[f"model/{name}"] = _on_cpu(parameter)
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{name}/{key}"] = _copied(value)
+                kept = _on_cpu(value)
+                place = kept.data_ptr()
+                tensors[f"optimizer/{name}/{key}"] = kept.clone() if place in seen else kept
+                seen.add(place)
             else:
                 numbers[name][key] = value
     return tensors, facts | {"optimizer": numbers}
@@ -79,12 +84,13 @@ def restore(
         _restore_plateau(schedule, facts.get("schedule", {}))
     else:
         _go_to_step(schedule, step)
-    if number := distributed.rank():
+    number, others = distributed.rank(), facts.get("others", ())
+    if number == 0:
+        set_random_state(tensors, facts)
+    elif number <= len(others):  # one that was not there before keeps the state it is seeded with
         mine = f"process/{number}/"
         own = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
-        set_random_state(own, facts["others"][number - 1])
-    else:
-        set_random_state(tensors, facts)
+        set_random_state(own, others[number - 1])
 
 
 def restore_weights(
@@ -107,11 +113,6 @@ def restore_weights(
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     return parameters
-
-
-def processes_of(facts: Mapping[str, Any]) -> int:
-    """Return how many processes trained up to a checkpoint, by its plain data."""
-    return 1 + len(facts.get("others", ()))
 
 
 def random_state() -> tuple[Tensors, dict[str, Any]]:
@@ -148,8 +149,8 @@ def size_of(model: Any) -> int:
     return sum(3 * p.numel() * p.element_size() for p in trainable(model).values())
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _misfits(

@@ -18,7 +18,6 @@ class QLora(Lora):
     """
 
     method = "qlora"
-    mergeable = False
 
     class Config(LoraConfig):
         """LoRA's settings, and BitsAndBytesConfig's, by their own names."""
@@ -37,10 +36,12 @@ class QLora(Lora):
         return {name: getattr(self.config, name) for name in sorted(own)}
 
     def merge(self, model: Any) -> Any:
-        raise NotImplementedError(
-            "'qlora' cannot be merged into its 4-bit base: rounding would lose the update; load the"
-            " adapter with method lora on the unquantised base, and merge that"
-        )
+        if getattr(model, "is_quantized", False):
+            raise NotImplementedError(
+                "'qlora' cannot be merged into its 4-bit base: rounding would lose the update; load"
+                " the adapter on the unquantised base, and merge that"
+            )
+        return super().merge(model)
 
 
 @hookimpl

@@ -127,7 +127,7 @@ class OrpoObjective:
         return float(len(batch))
 
     def loss(self, model: Any, batch: Sequence[OrpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
-        from llmft_alignments.losses import k3_divergence, log_odds_ratio, orpo_loss
+        from llmft_alignments.preference_maths import k3_divergence, log_odds_ratio, orpo_loss
 
         nll_N, row_N = pair_nll(model, batch, self.share)
         size = len(batch)

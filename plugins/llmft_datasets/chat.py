@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from llmft.api import (
     ChatRow,
     CompletionRow,
+    Conversation,
     DataError,
     Field,
     Line,
@@ -18,11 +18,23 @@ from llmft.api import (
     RowKind,
     hookimpl,
 )
-from llmft.toolkit import TableConfig, TableDataset, exact_match, f1
+from llmft.toolkit import (
+    TableConfig,
+    TableDataset,
+    exact_match,
+    f1,
+    final_number,
+    messages_of,
+    tools_of,
+    untrained,
+    with_system,
+)
 
-# ShareGPT's words for the roles.
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-_KNOWN = ("system", "user", "assistant", "tool")
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+Roles = Annotated[list[Role], Field(min_length=1, max_length=5)]
+KWARGS = "chat_template_kwargs"
+"""The column with template arguments of a row, as TRL has it."""
+_SYSTEM = "system"
 
 
 class Chat(TableDataset["Chat.Config"]):
@@ -30,14 +42,31 @@ class Chat(TableDataset["Chat.Config"]):
 
     method = "chat"
     rows = ("chat", "completion")
-    metrics = {"exact_match": exact_match, "f1": f1}
+    metrics = {"exact_match": exact_match, "f1": f1, "final_number": final_number}
 
     class Config(TableConfig):
         """Where the conversations are, and which turns are trained on."""
 
         messages_column: Line = Field("messages", description="the column with the messages")
-        learn: Literal["all", "last"] = Field(
-            "all", description="train on every assistant turn, or on the last one only"
+        learn: Literal["all", "last", "every_token"] | Roles = Field(
+            "all",
+            description="train on every assistant turn, the last one only, every token, or the"
+            " turns of a list of roles",
+        )
+        turns: Literal["auto", "whole", "rows"] = Field(
+            "auto",
+            description="one row for a conversation, or a row for each turn with the turns before"
+            " it as the model is asked; auto: rows where the chat template rewrites earlier turns",
+        )
+        system: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
+            None, description="a system text for conversations that have none"
+        )
+        system_column: Line | None = Field(
+            None,
+            description="the column with a row's system text; default: 'system' if it is there",
+        )
+        tools_column: Line = Field(
+            "tools", description="the column with the tools: JSON schemas, or the JSON text of them"
         )
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
@@ -52,52 +81,57 @@ class Chat(TableDataset["Chat.Config"]):
         ]
 
     def ask(self, question: str) -> Prompt:
-        return (Message(role="user", content=question),)
+        return with_system((Message(role="user", content=question),), self.config.system, "")
 
     def row_kind(self) -> RowKind:
-        return "chat" if self.config.learn == "all" else "completion"
+        return "completion" if self.config.learn == "last" else "chat"
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
-        column = self.config.messages_column
+        column, learn = self.config.messages_column, self.config.learn
         if column not in record:
             raise DataError(
                 "E101",
                 f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
                 fix="name the right one as data.messages_column",
             )
-        messages = messages_of(record[column], origin)
+        spoken = messages_of(record[column], origin)
+        messages = self._with_system(spoken, record, origin)
+        before = len(messages) - len(spoken)
+        skip = tuple(turn + before for turn in untrained(record[column], origin))
+        if learn != "last":
+            if not any(message["role"] == "assistant" for message in messages):
+                raise DataError("E101", f"{origin}: no turn is the assistant's")
+            roles = tuple(learn) if isinstance(learn, list) else learn
+            return ChatRow(messages, origin, roles, self.config.turns, skip)
         if messages[-1]["role"] != "assistant":
             raise DataError("E101", f"{origin}: the last turn is not the assistant's")
-        if self.config.learn == "all":
-            return ChatRow(messages, origin)
+        if len(messages) - 1 in skip:
+            raise DataError(
+                "E101", f"{origin}: the last turn is not to be trained on (its weight is 0)"
+            )
         answer = messages[-1]["content"]
-        return CompletionRow(messages[:-1], answer, (answer,), origin)
+        more = messages[-1] if len(messages[-1]) > len(("role", "content")) else None
+        return CompletionRow(messages[:-1], answer, (answer,) if answer else (), origin, more)
 
-
-def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
-    """Return a record's messages, checked: known roles, text in each, turns that alternate."""
-    if not isinstance(value, list) or not value:
-        raise DataError("E101", f"{origin}: the messages are not a list, or it is empty")
-    messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
-    spoken = [m["role"] for m in messages if m["role"] in ("user", "assistant")]
-    for turn, (one, two) in enumerate(pairwise(spoken)):
-        if one == two:
-            raise DataError("E101", f"{origin}: two {one} turns follow each other (turn {turn})")
-    if not spoken or spoken[0] != "user":
-        raise DataError("E101", f"{origin}: the first turn is not the user's")
-    return messages
-
-
-def _message(item: Any, turn: int, origin: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise DataError("E101", f"{origin}: turn {turn} is not a mapping")
-    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    role = _ROLES.get(role, role) if isinstance(role, str) else role
-    if role not in _KNOWN:
-        raise DataError("E101", f"{origin}: turn {turn} has the unknown role '{role}'")
-    if not isinstance(content, str) or (role == "assistant" and not content.strip()):
-        raise DataError("E101", f"{origin}: turn {turn} has no text")
-    return Message(role=str(role), content=content)
+    def _with_system(
+        self, messages: tuple[Message, ...], record: Mapping[str, Any], origin: str
+    ) -> tuple[Message, ...]:
+        """Return a record's messages with its system text, its tools and template arguments."""
+        named = self.config.system_column
+        text = record.get(named or _SYSTEM)
+        if named and named not in record:
+            raise DataError("E101", f"{origin}: no column '{named}'", fix="check system_column")
+        if text is not None and not isinstance(text, str):
+            raise DataError("E101", f"{origin}: the column '{named or _SYSTEM}' is not text")
+        messages = with_system(messages, text, origin)
+        if messages[0]["role"] not in ("system", "developer"):
+            messages = with_system(messages, self.config.system, origin)
+        tools = tools_of(record.get(self.config.tools_column), origin)
+        names = record.get(KWARGS) or {}
+        if not isinstance(names, Mapping):
+            raise DataError("E101", f"{origin}: the column '{KWARGS}' is not a mapping of names")
+        given = {key: value for key, value in names.items() if value is not None}
+        return Conversation(messages, tools, given) if tools or given else messages
 
 
 @hookimpl

@@ -17,8 +17,7 @@ from llmft.api import (
     StageRef,
     hookimpl,
 )
-from llmft.toolkit import read_file, text_of
-from llmft_datasets.chat import messages_of
+from llmft.toolkit import messages_of, read_file, text_of
 from llmft_datasets.short_answers import METRICS
 
 

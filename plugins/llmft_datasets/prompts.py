@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmft.api import (
+    Conversation,
     DataError,
     Field,
     Line,
@@ -21,9 +22,10 @@ from llmft.toolkit import (
     TableDataset,
     answers_of,
     fields_of,
+    messages_of,
     text_of,
+    tools_of,
 )
-from llmft_datasets.chat import messages_of
 from llmft_datasets.short_answers import METRICS
 
 
@@ -59,7 +61,9 @@ class Prompts(TableDataset["Prompts.Config"]):
         asked = record.get(columns.prompt)
         prompt: Prompt
         if isinstance(asked, list):
-            prompt = tuple(messages_of(asked, origin))
+            prompt = messages_of(asked, origin)
+            if tools := tools_of(record.get("tools"), origin):
+                prompt = Conversation(prompt, tools)
         else:
             text = text_of(record, columns.prompt, origin)
             if not text.strip():

@@ -28,7 +28,7 @@ class Format(RewardFunction["Format.Config"]):
 
         @model_validator(mode="after")
         def _some_rule(self) -> Format.Config:
-            if not self.model_fields_set - {"method"}:
+            if not self.model_fields_set - set(RewardConfig.model_fields):
                 raise ValueError("give at least one rule, such as max_words")
             return self
 

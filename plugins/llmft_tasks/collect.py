@@ -8,6 +8,8 @@ from typing import Any
 from llmft.api import (
     ChatRow,
     CompletionRow,
+    Conversation,
+    DataError,
     Field,
     PreferenceRow,
     Prompt,
@@ -93,6 +95,9 @@ def prompt_row(row: Row) -> PromptRow:
 
 
 def _plain(prompt: Prompt) -> Any:
+    if isinstance(prompt, Conversation) and prompt.tools:
+        what = "a prompt has tools, and a line of answers to rank keeps messages only"
+        raise DataError("E110", what, fix="take the tools out of the rows")
     return prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
 
 

@@ -17,7 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.api.errors import LlmftError
+from llmft.api import ChatRow, Message
+from llmft.api.errors import DataError, LlmftError
+from llmft.api.rows import IGNORED
 from llmft.api.settings import (
     EvaluateSettings,
     LrSchedulerKwargs,
@@ -25,6 +27,7 @@ from llmft.api.settings import (
     Quantization,
     TrainSettings,
 )
+from llmft.data.encoding import Encoder
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
@@ -190,6 +193,7 @@ TRAIN = {
     "max_steps": Case(3, looped("steps"), 3, was=2),
     "per_device_train_batch_size": Case(4, looped("batches"), [4, 4, 2], was=[8, 2]),
     "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
+    "train_batch_size": Case(8, looped("steps"), 2, also=BATCH, was=3),
     "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
@@ -369,6 +373,50 @@ def tokenizer(name: str) -> Callable[[Any, Lab], Any]:
     return lambda source, lab: getattr(BaseModel(source).tokenizer, name)
 
 
+def trained_on(source: ModelSource, template: str, *messages: tuple[str, str]) -> Any:
+    """Return what is trained on in a conversation under a template, or a refusal's code."""
+    base = BaseModel(source.model_copy(update={"chat_template": template}))
+    row = ChatRow(tuple(Message(role=role, content=text) for role, text in messages))
+    try:
+        encoded, _ = Encoder(base.tokenizer, None, base.chat_format).encode([row], TrainSettings())
+    except DataError as error:
+        return error.faults[0].code
+    return [base.tokenizer.decode([i for i in row.labels if i != IGNORED]) for row in encoded]
+
+
+def stops(model: Any, token: int) -> bool:
+    declared = model.generation_config.eos_token_id
+    return isinstance(declared, list) and token in declared
+
+
+WRITES = (
+    "{% for m in messages %}{{ '>' if m.role == 'assistant' }}{{ m.content }}!{{ end }}{% endfor %}"
+    "{{ '>' if add_generation_prompt }}"
+)
+TALK = (("user", "ho"), ("assistant", "hi"))
+
+
+def answered(source: ModelSource, lab: Lab) -> Any:
+    loud = WRITES.replace("m.content", "(m.content | upper if loud else m.content)")
+    return trained_on(source, loud, *TALK)[0]
+
+
+def dated(source: ModelSource, lab: Lab) -> Any:
+    answer = "{{ strftime_now('%Y') if m.role == 'assistant' }}"
+    text = trained_on(source, WRITES.replace("{{ end }}", answer), *TALK)[0]
+    return text.removeprefix("hi!")
+
+
+def losing(source: ModelSource, lab: Lab) -> Any:
+    template = WRITES.replace("m.content", "(m.content if m.role != 'system')")
+    return trained_on(source, template, ("system", "be brief"), *TALK)
+
+
+def ending(source: ModelSource, lab: Lab) -> Any:
+    found = trained_on(source, WRITES, *TALK)
+    return found if isinstance(found, str) else found[0]
+
+
 IN_4_BITS = {"load_in_4bit": True}
 QUANTIZATION = {
     "load_in_4bit": Case(True, of_stored("load_in_4bit"), True),
@@ -389,6 +437,12 @@ MODEL = {
         "eager", loaded(lambda model: model.config._attn_implementation), "eager"
     ),
     "chat_template": Case("{{ 'hi' }}", tokenizer("chat_template"), "{{ 'hi' }}"),
+    "chat_template_kwargs": Case({"loud": True}, answered, "HI!", was="hi!"),
+    "chat_template_date": Case("2031-02-03", dated, "2031", was="2024"),
+    "lost_text": Case("note", losing, ["hi!"], was="E108"),
+    "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
+    "missing_stop": Case("refuse", ending, "E108", was="hi!"),
+    "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
 }
 
@@ -527,6 +581,6 @@ def test_a_setting_acts(cls, name, tmp_path, tmp_path_factory, monkeypatch, run)
     if cls is ModelSource:
         folders = _folders(tmp_path_factory.getbasetemp())
         base = {"path": folders["llama"]}
-        if case.value in folders:
+        if isinstance(case.value, str) and case.value in folders:
             case = Case(folders[case.value], case.see, case.seen)
     check(cls, name, case, Lab(tmp_path, monkeypatch, run), **base)

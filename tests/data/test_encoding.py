@@ -47,8 +47,9 @@ def test_a_conversation_learns_every_assistant_turn():
     tokenizer = tiny_tokenizer(chat=True)
     (row,), _ = encode([ChatRow(messages)], tokenizer=tokenizer)
     learnt = [i for i in row.labels if i != -100]
-    assert tokenizer.decode(learnt) == "yo</s>\nok</s>\n"
+    assert tokenizer.decode(learnt) == "yo</s>ok</s>"  # nothing after the end of an answer
     assert row.labels.count(END) == 2
+    assert row.labels[-1] == END
 
 
 @pytest.mark.parametrize("opens", [" ", ":\n", ""])
@@ -58,7 +59,7 @@ def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merg
 
     tokenizer = BaseModel(ModelSource(path="embedded:model")).tokenizer
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}\n{% endfor %}"
+        "{% for m in messages %}{{ m.role }}:OPENS{{ m.content }}{{ eos_token }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:OPENS{% endif %}"
     ).replace("OPENS", opens)
     asked = ({"role": "user", "content": "What is it"},)
@@ -67,8 +68,9 @@ def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merg
     (last_turn,), _ = encode([CompletionRow(asked, answer["content"])], tokenizer=tokenizer)
     assert all_turns == last_turn
     learnt = [i for i in all_turns.labels if i != -100]
-    assert tokenizer.decode(learnt) == answer["content"] + "\n"
-    assert tokenizer.decode(all_turns.input_ids).endswith(f"assistant:{opens}Paris is it\n")
+    assert tokenizer.decode(learnt) == answer["content"] + tokenizer.eos_token
+    text = tokenizer.decode(all_turns.input_ids)
+    assert text.endswith(f"assistant:{opens}Paris is it{tokenizer.eos_token}")
 
 
 def test_a_prompt_of_messages_is_asked_as_the_template_says():
@@ -155,3 +157,57 @@ def test_sentencepiece_style_tokenizers_keep_the_boundary(real_assets, completio
     assert encoded.input_ids[-1] == tokenizer.eos_token_id
     text = tokenizer.decode(encoded.input_ids, skip_special_tokens=True)
     assert text == row.prompt + completion
+
+
+def test_accents_that_a_tokenizer_composes_do_not_move_the_boundary():
+    from tokenizers import normalizers
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    row = CompletionRow("Ou\u0300 est-ce ? Re\u0301ponse : ", "Angoule\u0302me")
+    (encoded,), _ = encode([row], tokenizer=tokenizer)
+    learnt = bytes(i for i in encoded.labels if i not in (-100, END)).decode()
+    assert learnt == "Angoul\u00eame"
+
+
+def test_a_tokenizer_without_an_end_is_refused_where_answers_are_learnt():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    assert encode([TextRow("ab")], tokenizer=tokenizer)[0]
+    with pytest.raises(DataError, match="no end-of-text token"):
+        encode([CompletionRow("ab", "cd")], tokenizer=tokenizer)
+
+
+def test_special_tokens_that_plain_text_spells_are_refused_until_the_recipe_chooses():
+    rows = [TextRow("one", "x:1"), TextRow("a</s>b", "x:2")]
+    with pytest.raises(DataError, match="x:2: the text spells the special token '</s>'") as caught:
+        encode(rows)
+    assert "data.special_tokens: parse" in caught.value.faults[0].fix
+    (parsed,), report = encode([TextRow("a</s>b", "x:2", "parse")])
+    assert parsed.input_ids == parsed.labels == (97, END, 98, END)
+    assert report.note() == ""
+    (text,), report = encode([TextRow("a</s>b", "x:2", "text")])
+    assert text.input_ids == (*b"a</s>b", END)
+    assert report.note() == "rows with special tokens in their text, which stay text: 1"
+    assert Encoder(tiny_tokenizer(), None).refusals(rows).keys() == {1}
+
+
+def test_a_token_that_begins_every_text_is_there_once_where_the_text_spells_it_too(tmp_path):
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "</s>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "</s> $A", special_tokens=[("</s>", END)]
+    )
+    for text in ("ab", "</s>ab"):
+        (row,), _ = encode([TextRow(text, "", "parse")], tokenizer=tokenizer)
+        assert row.input_ids == (END, 97, 98, END)
+
+
+def test_turn_marks_that_are_no_tokens_of_the_tokenizer_are_counted():
+    rows = [CompletionRow("<|im_start|>user", "b"), CompletionRow("a", "b")]
+    _, report = encode(rows)
+    assert report.note() == (
+        "texts with '<|im_start|>', which is no token of this tokenizer and is read as letters: 1"
+    )

@@ -22,7 +22,7 @@ def encoder(limit: int | None, *, begins: bool = False) -> Encoder:
     if begins:
         tokenizer.bos_token = "</s>"
         assert tokenizer.bos_token_id == BOS
-        made._ids = lambda text, **_: [BOS, *text.encode()]
+        made._ids = lambda texts: [[BOS, *text.encode()] for text in texts]
     return made
 
 

@@ -81,7 +81,7 @@ def test_triviaqa_reads_the_hubs_schema_and_the_flat_one(tmp_path):
     ("messages", "said"),
     [
         ([], "not a list, or it is empty"),
-        ([{"role": "user", "content": "a"}], "the last turn is not the assistant's"),
+        ([{"role": "user", "content": "a"}], "no turn is the assistant's"),
         ([{"role": "king", "content": "a"}], "turn 0 has the unknown role 'king'"),
         ([{"role": "user", "content": None}], "turn 0 has no text"),
         ([{"role": "assistant", "content": "a"}], "the first turn is not the user's"),

@@ -2,7 +2,8 @@
 
 python tests/end_to_end/pair.py JOBS.json: a list of {"argv", "out", "when", "kill"}, run one after
 another; out: a file for each process. kill: [[process, signal]], once the first process has printed
-`when`. Prints the exit codes of each pair (negative: a signal).
+`when`. environment: variables for all. wait: as `ends_of` takes it. Prints the exit codes of each
+pair (negative: a signal).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main(jobs: list[dict]) -> None:
             wait_for(Path(job["out"][0]), job["when"])
             for process, number in job["kill"]:
                 os.kill(pids[process], number)
-        codes.append(ends_of(pids))
+        codes.append(ends_of(pids, job.get("wait", 28)))
     print(json.dumps(codes))
 
 
@@ -44,15 +45,19 @@ def start(job: dict) -> list[int]:
     for rank in (0, 1):
         pids.append(os.fork())
         if pids[-1] == 0:
+            os.environ.update(job.get("environment", {}))
             os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
             child(job["argv"], job["out"][rank])
     return pids
 
 
-def ends_of(pids: list[int]) -> list[int]:
-    """Wait for all, as torchrun does: where one fails, it ends the others (2 s later)."""
+def ends_of(pids: list[int], wait: float = 28) -> list[int]:
+    """Wait for all, as torchrun does: where one fails, it ends the others (2 s later).
+
+    wait: seconds after which those that are still there are killed; torchrun's are 30 in all.
+    """
     codes: dict[int, int] = {}
-    failed = None
+    failed, ends = None, signal.SIGTERM
     while len(codes) < len(pids):
         for pid in pids:
             if pid not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
@@ -61,8 +66,8 @@ def ends_of(pids: list[int]) -> list[int]:
                     failed = time.monotonic()
         if failed and time.monotonic() > failed + 2:
             for pid in set(pids) - set(codes):
-                os.kill(pid, signal.SIGTERM)
-            failed = time.monotonic() + 28  # and then it waits for half a minute
+                os.kill(pid, ends)
+            failed, ends = time.monotonic() + wait, signal.SIGKILL
         time.sleep(0.01)
     return [codes[pid] for pid in pids]
 

@@ -174,7 +174,7 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_exactly(recipe, p
     assert curve(the_run(Path(cut)), "sft") == curve(the_run(Path(whole)), "sft")
 
 
-def test_a_lost_process_ends_the_run_and_another_number_cannot_go_on(
+def test_a_lost_process_ends_the_run_and_another_number_goes_on_where_the_rows_are_kept(
     recipe, pairs, tmp_path, capsys
 ):
     from llmft.cli import main
@@ -187,4 +187,24 @@ def test_a_lost_process_ends_the_run_and_another_number_cannot_go_on(
     assert pairs(job) == [[5, -signal.SIGKILL]]
     assert "error[E306]" in said(job)
     assert main.main([*argv, "--resume"]) == 6
-    assert "has trained in 2 processes, and cannot go on in 1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    rows = 2 * data["stages"][0]["train"]["per_device_train_batch_size"]
+    assert f"had {rows} rows in 2 processes" in told
+    assert f"train.train_batch_size: {rows}" in told
+    assert main.main([*argv, "--resume", "--set", f"stages.0.train.train_batch_size={rows}"]) == 0
+    assert "not bit-exact: processes 2 -> 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_stopped_is_named_and_the_run_ends(rank, recipe, pairs, tmp_path):
+    path = written(tmp_path / "recipe.yaml", steady(recipe))
+    argv = ["run", str(path), "--output-dir", str(tmp_path / "runs")]
+    stopped = {"argv": argv, "when": "train 8/", "kill": [[rank, int(signal.SIGSTOP)]],
+               "environment": {"LLMFT_STALL_SECONDS": "9"}, "wait": 1}  # fmt: skip
+    other = 1 - rank
+    (codes,) = pairs(stopped)
+    assert (codes[rank], codes[other]) == (-signal.SIGKILL, 5)
+    told = said(stopped, other)
+    assert f"note: rank {rank} " in told
+    assert f"error[E306] rank {rank} shows no sign of life" in told
+    assert "it was last at " in told

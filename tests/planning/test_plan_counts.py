@@ -17,7 +17,7 @@ from llmft.planning.planner import plan_recipe
 from llmft.registry.registry import Registry
 from llmft.training.step_plan import Plan
 
-ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt"]
+ADAPTERS = ["lora", "dora", "qlora", "prefix", "ptuning", "prompt", "full"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.dora import Dora
+from llmft_adapters.full import Full
 from llmft_adapters.lora import Lora
 from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
@@ -25,12 +27,22 @@ from llmft_alignments import dpo as dpo_module
 from llmft_alignments import orpo as orpo_module
 from llmft_alignments import reward as reward_module
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
+from llmft_alignments.grpo import Grpo
+from llmft_alignments.grpo.config import GroupConfig
+from llmft_alignments.grpo.rollouts import (
+    GroupRollout,
+    GroupSampler,
+    ScoredGroups,
+    learnt_of,
+)
+from llmft_alignments.online.diagnostics import Diagnostics
+from llmft_alignments.online.scoring import Scorer
 from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
 from llmft_alignments.ppo import Ppo
-from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.objective import PpoObjective
 from llmft_alignments.ppo.rollouts import RolloutSampler
 from llmft_alignments.reward import Reward, RewardObjective
+from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
 from llmft_datasets.chat import Chat
 from llmft_datasets.from_stage import FromStage
@@ -42,8 +54,10 @@ from llmft_datasets.prompts import Columns as PromptsColumns
 from llmft_datasets.prompts import Prompts
 from llmft_datasets.triviaqa import TriviaQA
 from llmft_rewards.exact_match import ExactMatch
+from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.reward_model import RewardModel
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
 from llmft_trackers import wandb as wandb_module
@@ -52,7 +66,7 @@ from llmft_trackers.jsonl import Jsonl as JsonlTracker
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
-from llmft.api import Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo, StageResult
+from llmft.api import Answer, Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo, StageResult
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
@@ -61,6 +75,7 @@ from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from llmft.registry.registry import Registry
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
+from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
 
 # --- adapters ------------------------------------------------------------------------------------
@@ -208,6 +223,19 @@ def loaded(name: str) -> Callable[[Any, Lab], Any]:
     return lambda config, lab: QLora(config).load_options()[name]
 
 
+def of_full(config, lab: Lab) -> list[str]:
+    """The weights that are trained, by the last part that tells them apart."""
+    model = Full(config).attach(tiny_llama())
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def shards(config, lab: Lab) -> int:
+    folder = lab.folder / config.max_shard_size
+    adapter = Full(config)
+    adapter.save(adapter.attach(tiny_llama()), folder)
+    return len(list(folder.glob("*.safetensors")))
+
+
 PROMPT = {"prompt_tuning_init": "TEXT", "num_virtual_tokens": 4}
 ADAPTERS: dict[type, dict[str, Case]] = {
     Lora: lora_cases(Lora),
@@ -243,6 +271,21 @@ ADAPTERS: dict[type, dict[str, Case]] = {
         "encoder_dropout": Case(
             0.5, lambda c, lab: lstm(c).dropout, 0.5, {"encoder_reparameterization_type": "LSTM"}
         ),
+    },
+    Full: {
+        "trainable_parameters": Case(
+            ["lm_head", "model.norm.*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_parameters": Case(
+            ["model.layers", "embed_*"], of_full, ["model.norm.weight", "lm_head.weight"]
+        ),
+        "freeze_trainable_layers": Case(
+            1, of_full, ["model.layers.1.self_attn.q_proj.weight", "lm_head.weight"],
+            also={"trainable_parameters": ["q_proj", "lm_head"]},
+            was=[f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1)] + ["lm_head.weight"],
+        ),
+        "pure_bf16": Case(True, lambda c, lab: Full(c).trains_in_float32(), False, was=True),
+        "max_shard_size": Case("50KB", shards, 4, was=1),
     },
     PromptTuning: soft_cases(PromptTuning)
     | {
@@ -316,7 +359,8 @@ def dropout_in_training(alignment: type) -> Callable[[Any, Lab], Any]:
         lab.patch.setattr("llmft_alignments.dpo.reference.reference_logps",
                           lambda context, pairs: torch.zeros(len(pairs), 2))  # fmt: skip
         sampler = SimpleNamespace(model=base, reference=base)
-        lab.patch.setattr(Ppo, "_sampler_of", lambda self, context: sampler)
+        if hasattr(alignment, "_sampler_of"):
+            lab.patch.setattr(alignment, "_sampler_of", lambda self, context: sampler)
         context = composed(
             name="s", seed=0, folder=lab.folder, rows=lambda: [0], held_out=lambda: [],
             encode_pairs=lambda rows: [pair, pair], encode_prompts=lambda rows, room: [],
@@ -465,7 +509,7 @@ def asked_to_draw(name: str) -> Callable[[Any, Lab], Any]:
         asked: dict[str, Any] = {}
 
         def decode(prompts, params, **options):
-            asked.update(options, response_length=params.max_new_tokens)
+            asked.update(options, response_length=params.max_new_tokens, top_k=params.top_k)
             asked.update(temperature=params.temperature, top_p=params.top_p)
             asked["more_stops"] = tuple(params.stop_token_ids)
             return []
@@ -474,9 +518,13 @@ def asked_to_draw(name: str) -> Callable[[Any, Lab], Any]:
             model=None, tokenizer=tiny_tokenizer(), decode=decode, reference_model=lambda: None,
             load_stage=lambda stage: f"the model of {stage}", reward_function=lambda block: block,
         )  # fmt: skip
-        made = RolloutSampler(config, context)
+        if isinstance(config, GroupConfig):
+            made = GroupSampler(config, context, needs_logps=False)
+        else:
+            made = RolloutSampler(config, context)
+            asked.update(reward_model=made.reward_model, reward=[*made.scorer.functions, None][0])
         made.sample_rollouts([EncodedPrompt((1,), (-100,), "row", "p", ())], (0,), [0])
-        asked.update(reward_model=made.reward_model, reward=made.function)
+        asked["rewards"] = [function.method for function in made.scorer.functions]
         return asked[name]
 
     return see
@@ -559,8 +607,164 @@ PPO = {
 }  # fmt: skip
 
 
+def group(alignment: type) -> Callable[[Any], Any]:
+    return lambda config: objective_from(alignment(config), function=lambda block: Length(RULE))
+
+
+def group_updates(alignment: type) -> Callable[[Any, Lab], list[int]]:
+    return lambda config, lab: [len(part) for part in group(alignment)(config).updates(48, 0)]
+
+
+def group_advantages(alignment: type) -> Callable[[Any, Lab], list[float]]:
+    """Return what gives the advantages of two groups of two, whose second reward weighs 2.
+
+    The rewards are 1, 0, 2 and 2, and each answer lies a nat more than the one before from its
+    reference: 0, 1, 2 and 3.
+    """
+
+    def see(config, lab: Lab) -> list[float]:
+        scores = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+        given = ScoredGroups(
+            [], [Answer([5], [], ended=place < 3) for place in range(4)], [], scores,
+            torch.tensor([1.0, 0.0, 2.0, 2.0]),
+            [torch.tensor([0.0])] * 4, [torch.tensor([-float(place)]) for place in range(4)],
+        )  # fmt: skip
+        return alignment(config).rule().advantages(given, [1.0, 2.0]).tolist()
+
+    return see
+
+
+def group_loss(alignment: type) -> Callable[[Any, Lab], float]:
+    """Return what gives the loss of an answer of two tokens, and of one that has no end.
+
+    Their ratios are 1.5 and 0.5, with an advantage of 1, and 2, with one of -1.
+    """
+
+    def see(config, lab: Lab) -> float:
+        stats = SimpleNamespace(
+            logps_N=torch.tensor([1.5, 0.5, 2.0]).log(), row_N=torch.tensor([0, 0, 1]),
+            entropy_N=torch.tensor([0.5, 1.0, 0.75]),
+        )  # fmt: skip
+        ends = [Answer([2, 3], [], True), Answer([2], [], False)]
+        first, second = learnt_of(ends, config)
+        batch = [
+            GroupRollout((1, 2, 3), (-100, 2, 3), "", 1.0, None, torch.zeros(2), first, 1.5),
+            GroupRollout((1, 2), (-100, 2), "", -1.0, None, torch.zeros(1), second, 1.5),
+        ]
+        rule = alignment(config).rule()
+        return float(rule.loss(stats, torch.zeros(3), batch)[0]) / rule.weight(batch)
+
+    return see
+
+
+def slow_reward(alignment: type) -> Callable[[Any, Lab], str]:
+    """Return what says how a reward ends that takes a tenth of a second."""
+
+    class Slow(Length):
+        def score_batch(self, batch):
+            time.sleep(0.1)
+            return [0.0 for _ in batch]
+
+    def see(config, lab: Lab) -> str:
+        made = objective_from(alignment(config), function=lambda block: Slow(RULE))
+        try:
+            made.sampler.scorer.scores([], [], [])
+        except LlmftError as error:
+            return error.faults[0].code
+        return "scored"
+
+    return see
+
+
+def group_cases(alignment: type, generations: int) -> dict[str, Case]:
+    """Return the cases of what GRPO and RLOO share."""
+    each = group(alignment)
+    draws = {
+        "max_completion_length": Case(7, asked_to_draw("response_length"), 7, was=512),
+        "temperature": Case(1.3, asked_to_draw("temperature"), 1.3, was=1.0),
+        "top_p": Case(0.6, asked_to_draw("top_p"), 0.6, was=1.0),
+        "top_k": Case(9, asked_to_draw("top_k"), 9, was=0),
+        "stop_token": Case("e", asked_to_draw("more_stops"), (ord("e"),), was=()),
+        "local_rollout_forward_batch_size": Case(5, asked_to_draw("batch_size"), 5, was=64),
+        "rewards": Case([RULE, RULE], asked_to_draw("rewards"), ["length", "length"]),
+    }
+    return draws | {
+        "disable_dropout": Case(False, dropout_in_training(alignment), True, was=False),
+        "reward_timeout_seconds": Case(0.02, slow_reward(alignment), "E119", was="scored"),
+        "num_generations": Case(
+            4, lambda c, lab: each(c).items_per_prompt, 4, was=generations
+        ),
+        "num_iterations": Case(2, group_updates(alignment), [48, 48], was=[48]),
+        "steps_per_generation": Case(3, group_updates(alignment), [16, 16, 16], was=[48]),
+    }  # fmt: skip
+
+
+def k3(ratio: float) -> float:
+    return 1 / ratio - 1 + math.log(ratio)
+
+
+def soft(ratio: float, heat: float) -> float:
+    return 4 / heat * sigmoid(heat * (ratio - 1))
+
+
+SEEN = group_loss(Grpo)
+PER_ANSWER = {"loss_type": "grpo", "epsilon_high": 0.2}
+SAPO = {"loss_type": "sapo", "epsilon_high": 0.2}
+PAIRWISE = {"num_generations": 2}
+HALF = 0.5 / (math.sqrt(0.5) + 1e-4)
+GRPO = group_cases(Grpo, 8) | {
+    "loss_type": Case("grpo", SEEN, ((-1.2 - 0.5) / 2 + 2) / 2, was=(-1.2 - 0.5 + 2) / 3),
+    "epsilon": Case(0.4, SEEN, (-1.4 - 0.5 + 2) / 3),
+    "epsilon_high": Case(0.3, SEEN, (-1.3 - 0.5 + 2) / 3),
+    "delta": Case(1.7, SEEN, (-1.2 - 0.5 + 1.7) / 3),
+    "beta": Case(
+        0.2, SEEN, (0.3 + 0.2 * sum(ratio * k3(ratio) for ratio in (1.5, 0.5, 2.0))) / 3, was=0.1
+    ),
+    "use_bias_correction_kl": Case(
+        False, SEEN, (0.3 + 0.2 * sum(map(k3, (1.5, 0.5, 2.0)))) / 3, also={"beta": 0.2}
+    ),
+    "importance_sampling_level": Case(
+        "sequence", SEEN, (2 - math.sqrt(0.75)) / 2, also=PER_ANSWER, was=0.575
+    ),
+    "sapo_temperature_pos": Case(
+        2.0, SEEN, (soft(2, 1.05) - (soft(1.5, 2) + soft(0.5, 2)) / 2) / 2, also=SAPO
+    ),
+    "sapo_temperature_neg": Case(
+        3.0, SEEN, (soft(2, 3) - (soft(1.5, 1) + soft(0.5, 1)) / 2) / 2, also=SAPO
+    ),
+    "mask_truncated_completions": Case(True, SEEN, -1.7 / 3, was=0.1),
+    "entropy_coef": Case(0.3, SEEN, 0.1 - 0.3 * 0.75, was=0.1),
+    "scale_rewards": Case(
+        "none", group_advantages(Grpo), [0.5, -0.5, 0.0, 0.0], also=PAIRWISE,
+        was=[HALF, -HALF, 0.0, 0.0],
+    ),
+    "multi_objective_aggregation": Case(
+        "normalize_then_sum", lambda c, lab: [round(a, 3) for a in group_advantages(Grpo)(c, lab)],
+        [0.866, -0.866, 0.866, -0.866], also=PAIRWISE,
+    ),
+}  # fmt: skip
+LEFT = group_loss(Rloo)
+WIDE = 1 / (math.sqrt(2 / 3) + 1e-4)
+RLOO = group_cases(Rloo, 2) | {
+    # 1 - 0, and 2 - 0.3 * 2 less 2 - 0.3 * 3.
+    "beta": Case(
+        0.3, group_advantages(Rloo), [1.3, -1.3, 0.3, -0.3], was=[1.05, -1.05, 0.05, -0.05]
+    ),
+    "normalize_advantages": Case(
+        True, group_advantages(Rloo), [WIDE, -WIDE, 0.0, 0.0],
+        also={"beta": 0.0}, was=[1.0, -1.0, 0.0, 0.0],
+    ),
+    "reward_clip_range": Case(
+        (0.25, 5.0), group_advantages(Rloo), [0.75, -0.75, 0.0, 0.0], also={"beta": 0.0}
+    ),
+    "epsilon": Case(0.3, LEFT, (-0.75 + 2) / 2, also={"epsilon_high": 0.2}, alone=True),
+    "epsilon_high": Case(4.0, LEFT, (-0.75 + 2) / 2, alone=True),
+    "mask_truncated_completions": Case(True, LEFT, (-0.75 + 1) / 2, was=(-0.75 + 2) / 2),
+}  # fmt: skip
+
+
 ALIGNMENTS: dict[type, dict[str, Case]] = {
-    Sft: {}, Dpo: DPO, Orpo: ORPO, Reward: REWARD, Ppo: PPO,
+    Sft: {}, Dpo: DPO, Orpo: ORPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO, Rloo: RLOO,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------
@@ -649,13 +853,40 @@ def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]
 
 FORMAT = scores(Format, "ab c", "xab", "ab\nc d e f")
 ONLY = {"max_words": 100}
+
+
+def weighed(config, lab: Lab) -> list[float]:
+    """The weighted sum of the one reward of an answer that gets 3."""
+    context = composed(tokenizer=tiny_tokenizer(), reward_function=lambda block: None)
+    return Scorer(context, [config]).weighted(torch.tensor([[3.0]])).tolist()
+
+
+def named_stage(config, lab: Lab) -> str:
+    asked: list[str] = []
+    RewardModel(config).start(composed(load_stage=asked.append))
+    return asked[0]
+
+
+WEIGHT = {"weight": Case(-0.5, weighed, [-1.5], was=[3.0])}
 REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
-    ExactMatch: {
+    RewardModel: WEIGHT | {"stage": Case("other", named_stage, "other")},
+    FinalNumber: WEIGHT
+    | {
+        "any_number": Case(
+            0.2,
+            lambda c, lab: [FinalNumber(c).score("", text, ("7",)) for text in ("8", "7", "no")],
+            [0.2, 1.0, 0.0],
+            was=[0.0, 1.0, 0.0],
+        ),
+    },
+    ExactMatch: WEIGHT
+    | {
         # Without its article, the right answer is one word of the two that are given.
         "partial": Case(0.5, scores(ExactMatch, "black cat", "cat"), [0.5 * 2 / 3, 1.0]),
         "rambling": Case(0.25, scores(ExactMatch, "cat\nand more", "cat"), [0.75, 1.0]),
     },
     Format: {
+        "weight": Case(-0.5, weighed, [-1.5], also=ONLY, was=[3.0]),
         "starts_with": Case("ab", FORMAT, [1.0, 0.5, 1.0], also=ONLY, was=[1.0, 1.0, 1.0]),
         "ends_with": Case("b", FORMAT, [0.5, 1.0, 0.5], also=ONLY),
         "contains": Case("c", FORMAT, [1.0, 0.5, 1.0], also=ONLY),
@@ -664,6 +895,7 @@ REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
         "max_words": Case(2, FORMAT, [1.0, 1.0, 0.5], also={"lacks": "%"}),
     },
     Length: {
+        "weight": Case(-0.5, weighed, [-1.5], also={"target": 4}, was=[3.0]),
         "target": Case(8, scores(Length, "a b c d"), [0.5]),
         "unit": Case("characters", scores(Length, "a b c d"), [1 - 3 / 4], also={"target": 4}),
     },
@@ -733,7 +965,8 @@ COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": 
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
-}
+    "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
+}  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
 PAIR = {
     "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
@@ -770,9 +1003,39 @@ def prompt_of(row: Any) -> Any:
     return row.prompt
 
 
+def tool(row: Any) -> str:
+    return row.messages.tools[0]["function"]["name"]
+
+
+def asked(row: Any) -> Any:
+    """Return a prompt's text, or its turns as (role, content)."""
+    if isinstance(row.prompt, str):
+        return row.prompt
+    return [(turn["role"], turn["content"]) for turn in row.prompt]
+
+
+def opening(row: Any) -> str:
+    return row.messages[0]["content"]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
-    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
+    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"})
+    | {
+        "chat": Case(True, rows(Jsonl, COMPLETION, look=first(asked)), [("user", "p")], was="p"),
+        "system": Case(
+            "Be brief.", rows(Jsonl, COMPLETION, look=first(asked)),
+            [("system", "Be brief."), ("user", "p")], also={"chat": True}, was=[("user", "p")],
+        ),
+        "prompt_style": Case(
+            "alpaca", rows(Jsonl, COMPLETION, look=first(lambda row: row.prompt[:5])), "Below",
+            was="p",
+        ),
+        "special_tokens": Case(
+            "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
+            also={"columns": {"text": "q"}},
+        ),
+    },
     Chat: table_cases(Chat, CHAT, {"messages": []})
     | {
         "messages_column": Case(
@@ -780,6 +1043,12 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "learn": Case(
             "last", rows(Chat, CHAT, look=first(lambda row: type(row).__name__)), "CompletionRow"
+        ),
+        "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
+        "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
+        "tools_column": Case(
+            "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
@@ -821,11 +1090,13 @@ DATASETS: dict[type, dict[str, Case]] = {
 }  # fmt: skip
 
 
-def columns(dataset: type, record: dict, look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
-    """Return what reads a record by a block of columns."""
+def columns(
+    dataset: type, record: dict, look: Callable[[Any], Any], **more: Any
+) -> Callable[[Any, Lab], Any]:
+    """Return what reads a record by a block of columns. more: other settings."""
 
     def see(block, lab: Lab) -> Any:
-        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl")}
+        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl"), **more}
         settings = dataset.Config.model_validate({**config, "columns": block.model_dump()})
         return rows(dataset, record, look=first(look))(settings, lab)
 
@@ -840,6 +1111,10 @@ def three(row: Any) -> tuple:
     return row.chosen, row.rejected, row.margin
 
 
+def in_chat(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return columns(Jsonl, {**COMPLETION, "past": [["x", "y"]]}, look, chat=True)
+
+
 def completion(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
     return columns(Jsonl, COMPLETION, look)
 
@@ -848,6 +1123,16 @@ ALL = {"candidates": "all"}
 BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
     JsonlColumns: {
         "prompt": Case("Q {q}", completion(prompt_of), "Q why", was="p"),
+        "input": Case("q", completion(prompt_of), "p\nwhy", was="p"),
+        "system": Case(
+            "q", in_chat(asked), [("system", "why"), ("user", "p")], was=[("user", "p")]
+        ),
+        "history": Case(
+            "past",
+            in_chat(asked),
+            [("user", "x"), ("assistant", "y"), ("user", "p")],
+            was=[("user", "p")],
+        ),
         "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
         "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
         "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),
@@ -970,7 +1255,9 @@ CASES: dict[str, dict[type, dict[str, Case]]] = {
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
-    Preference: {"path": "rows.jsonl"}, Ppo: {"reward_model": "judge"}, Rank: {"samples": "drawn"},
+    Preference: {"path": "rows.jsonl"}, Ppo: {"reward_model": "judge"},
+    Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
+    Rank: {"samples": "drawn"},
 }  # fmt: skip
 ONE_CASE = [
     pytest.param(cls, name, case, id=f"{kind}-{cls.method}-{name}")

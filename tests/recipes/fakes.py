@@ -89,10 +89,12 @@ class Lora(Adapter[LoraConfig]):  # type: ignore[type-var]
     method = "lora"
     Config = LoraConfig
     supports_packing = True
+    mergeable = True
 
 
 class Qlora(Lora):
     method = "qlora"
+    mergeable = False
 
     def load_options(self) -> dict[str, Any]:
         return {"load_in_4bit": True}

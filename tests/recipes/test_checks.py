@@ -86,6 +86,13 @@ def test_r11_a_metric_that_nobody_brings_is_named(faults) -> None:
         ("start_from: sft", "start_from: run:../../etc/x", "E035", "run:"),
         ("start_from: sft", "start_from: sft\n    adapter: {method: lora, r: 9}", "E034", "'r' is not what stage 'sft' has"),
         ("start_from: sft", "start_from: sft\n    adapter: {method: prefix}", "E034", "'method' is not"),
+        ("start_from: sft", "start_from: {stage: sfd, merge: true}\n    adapter: {method: lora}", "E030", "'sfd'"),
+        ("start_from: sft", "start_from: {stage: reward, merge: true}\n    adapter: {method: lora}", "E033", "a policy is needed"),
+        ("start_from: sft", "start_from: {stage: sft}\n    adapter: {method: prefix}", "E034", "'method' is not"),
+        ("start_from: sft", "start_from: {stage: sft, merge: true}", "E034", "nothing stands on what is merged"),
+        ("start_from: sft", "start_from: {stage: sft, merge: true}\n    adapter: {method: qlora}", "E041", "'qlora' adapter quantises the base"),
+        ("start_from: sft", "start_from: {stage: sft, merges: true}\n    adapter: {method: lora}", "E020", "unknown key 'merges'"),
+        ("start_from: sft", "start_from: {merge: true}\n    adapter: {method: lora}", "E021", "'stage' is missing"),
         ("name: reward\n", "name: sft\n", "E032", "2 stages are called 'sft' (lines 9 and 18)"),
     ],
 )  # fmt: skip
@@ -104,10 +111,25 @@ def test_r13_a_reference_that_cannot_be(faults, old: str, new: str, code: str, w
     [
         "start_from: run:2025.01-x_1/sft",
         "start_from: sft\n    adapter: {method: lora, r: 16, lora_alpha: 32}",
+        "start_from: {stage: sft}",
+        "start_from: {stage: sft, merge: true}\n    adapter: {method: lora, r: 9}",
+        "start_from: {stage: run:x/sft, merge: true}\n    adapter: {method: prefix}",
     ],
 )
 def test_r13_what_may_be_referred_to(load, new: str) -> None:
     load(GOOD.replace("start_from: sft", new))
+
+
+def test_r11_a_merge_needs_an_adapter_and_a_base_that_can(faults) -> None:
+    merged = "start_from: {stage: sft, merge: true}\n    adapter: {method: lora, r: 9}"
+    text = GOOD.replace("start_from: sft", merged)
+    prefix = text.replace("{method: lora, r: 16, lora_alpha: 32}", "{method: prefix}")
+    assert (
+        only(faults(prefix), "E041").what
+        == "the 'prefix' adapter cannot be merged (lines 10 and 23)"
+    )
+    in_4_bits = text.replace("load_in_4bit: false", "load_in_4bit: true")
+    assert "into weights of 4 bits" in only(faults(in_4_bits), "E041").what
 
 
 def test_r13_a_circle_is_spelled_out(faults) -> None:

@@ -114,8 +114,8 @@ def test_a_path_in_a_methods_place_is_not_taken_for_a_method(faults):
 
 
 def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
-    (fault,) = faults(GOOD.replace("method: sft", "method: grpo"))
-    assert fault.fix == "did you mean 'orpo'?"
+    (fault,) = faults(GOOD.replace("method: sft", "method: gdpo"))
+    assert fault.fix == "did you mean 'dpo' or 'grpo'?"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_run_leaves_everything_needed_to_understand_it(finished, recipe):
         "recipe.yaml", "resolved.yaml", "lock.json", "run.json", "log.txt",
         "stages/sft/adapter/adapter_config.json", "stages/sft/adapter/adapter_model.safetensors",
         "stages/sft/adapter/manifest.json", "stages/sft/metrics.jsonl", "stages/sft/result.json",
-        "stages/sft/samples.jsonl",
+        "stages/sft/samples.jsonl", "stages/sft/preview.html",
     } <= written  # fmt: skip
     result = json.loads((stage / "result.json").read_text())
     assert result["produces"] == "policy"

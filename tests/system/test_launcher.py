@@ -72,7 +72,8 @@ def test_what_accelerate_sets_by_default_is_no_fault():
 
 def test_what_is_typed_again_starts_as_many_processes(as_first):
     assert launcher.command() == [
-        "torchrun", "--nnodes=2", "--nproc_per_node=4", "-m", "llmft",
+        "torchrun", "--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:29500",
+        "--nproc_per_node=4", "-m", "llmft",
     ]  # fmt: skip
 
 

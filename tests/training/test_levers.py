@@ -42,6 +42,14 @@ def test_a_cap_on_the_logits_that_no_table_knows_is_found():
     assert found.remark("recurrent_gemma").startswith("left out")
 
 
+def test_a_model_that_keeps_the_state_of_its_last_pass_can_be_copied():
+    one = trial("recurrent_gemma")
+    held = [v for m in one.model.modules() for v in vars(m).values() if torch.is_tensor(v)]
+    assert any(tensor.grad_fn is not None for tensor in held)
+    made = one.copied_model()
+    assert all(map(torch.equal, made.state_dict().values(), one.model.state_dict().values()))
+
+
 @pytest.mark.parametrize("lever", ["last_layer", "frozen_head", "identity_head"])
 def test_a_path_that_is_wrong_is_left_out(monkeypatch, lever):
     from llmft.modeling import forward

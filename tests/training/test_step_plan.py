@@ -60,3 +60,25 @@ def test_when_a_checkpoint_is_due(settings, due):
     made = Plan.of(10, train, 1)
     assert [step for step in range(1, 8) if made.save_due(step, train)] == due
     assert made.saves(train) == len(due)
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 4), (2, 2), (4, 1)])
+def test_rows_over_all_processes_are_the_same_however_they_are_dealt_out(processes, accumulation):
+    settings = {"per_device_train_batch_size": 2, "train_batch_size": 8, "num_train_epochs": 2}
+    made = plan(37, processes, **settings)
+    assert made == plan(37, per_device_train_batch_size=2, gradient_accumulation_steps=4,
+                        num_train_epochs=2)  # fmt: skip
+    assert TrainSettings(**settings).accumulation(processes) == accumulation
+    whole = made.step_batches(1)
+    dealt = [whole[rank::processes] for rank in range(processes)]
+    assert {len(batches) for batches in dealt} == {accumulation}
+    assert sorted(i for b in whole for i in b) == sorted(made.order(0)[8:16])
+
+
+@pytest.mark.parametrize(("settings", "what"), [
+    ({"train_batch_size": 16, "gradient_accumulation_steps": 1}, "exclude each other"),
+    ({"train_batch_size": 12}, "12 is not a multiple of per_device_train_batch_size: 8; write 16"),
+])  # fmt: skip
+def test_a_step_that_cannot_have_so_many_rows_is_a_fault_of_the_recipe(settings, what):
+    with pytest.raises(ValueError, match=what):
+        TrainSettings(**settings)

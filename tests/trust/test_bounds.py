@@ -11,11 +11,10 @@ import time
 
 import pytest
 
-from llmft.api import ChatRow, CompletionRow, PreferenceRow, PromptRow
-from llmft.api.errors import EnvironmentFault, TrustError
+from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
+from llmft.api.errors import DataError, EnvironmentFault, TrustError
 from llmft.api.settings import TrainSettings
 from llmft.data import bounded_rendering, bounded_tokens
-from llmft.data.bounded_rendering import render, render_with_spans, rendered
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
@@ -49,7 +48,8 @@ def with_template(text: str):
 def use(encoder: Encoder, when: str) -> None:
     """Render in the way that a condition of a template asks for."""
     if when == "tools":
-        rendered(encoder.tokenizer, [USER], [{"type": "function", "function": {"name": "f"}}])
+        tool = {"type": "function", "function": {"name": "f"}}
+        encoder.render(Conversation([USER], [tool]), answer_next=False)
     elif "seventh" in when:
         turns = [{"role": "user", "content": c} for c in ("first", "second", "seventh")]
         encoder.encode([CompletionRow((t,), "a", (), "f") for t in turns], TrainSettings())
@@ -108,32 +108,34 @@ def test_the_text_is_what_the_tokenizer_itself_would_write(template, ask):
     for given in (None, tools):
         options = {"add_generation_prompt": ask, "extra": "more"}
         wanted = tokenizer.apply_chat_template(talk, tools=given, tokenize=False, **options)
-        assert rendered(tokenizer, talk, given, **options) == wanted
-
-
-def test_marked_parts_are_told():
-    template = (
-        "{% for m in messages %}{% if m.role == 'user' %}u{{ m.content }}{% else %}a"
-        "{% generation %}{{ m.content }}!{% endgeneration %}{% endif %}{% endfor %}"
-    )
-    text, spans = render_with_spans(template, [USER, ANSWER, USER, ANSWER])
-    assert text == "uhiaho!uhiaho!"
-    assert [text[start:end] for start, end in spans] == ["ho!", "ho!"]
+        asked = Conversation(talk, given or (), {"extra": "more"})
+        assert Encoder(tokenizer, None).render(asked, answer_next=ask) == wanted
 
 
 def test_what_a_template_refuses_is_told_in_its_words():
-    with pytest.raises(ValueError, match="roles must alternate"):
-        render("{{ raise_exception('roles must alternate') }}", [USER])
-    with pytest.raises(ValueError, match="division by zero"):
-        render("{{ 1 / 0 }}", [USER])
+    with pytest.raises(DataError, match="roles must alternate"):
+        use(Encoder(with_template("{{ raise_exception('roles must alternate') }}"), None), "")
+    with pytest.raises(DataError, match="division by zero"):
+        use(Encoder(with_template("{{ 1 / 0 }}"), None), "")
+
+
+def test_a_tokenizer_that_writes_conversations_by_code_of_its_own_is_refused():
+    class Own(type(with_template(PLAIN))):
+        def apply_chat_template(self, *args, **kwargs):
+            return "by code"
+
+    tokenizer = with_template(PLAIN)
+    tokenizer.__class__ = Own
+    with pytest.raises(DataError, match="'Own' writes conversations by code of its own"):
+        use(Encoder(tokenizer, None), "")
 
 
 def test_many_conversations_take_little_time_more_than_without_a_process():
-    tokenizer = with_template(PLAIN)
-    rendered(tokenizer, [USER, ANSWER])
+    encoder = Encoder(with_template(PLAIN), None)
+    encoder.render([USER, ANSWER], answer_next=False)
     began = time.process_time()
     for _ in range(500):
-        rendered(tokenizer, [USER, ANSWER])
+        encoder.render([USER, ANSWER], answer_next=False)
     assert time.process_time() - began < 2.0
 
 

@@ -1,4 +1,4 @@
-"""`llmft import COMMAND`: the recipe of another program's command line."""
+"""`llmft import`: the recipe of another program's command line or configuration."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import Fault, LlmftError, Place, RecipeError
+from llmft.cli.commands.import_peer import (
+    Choices,
+    PeerImport,
+    import_configuration,
+    import_yaml,
+)
 from llmft.importing.commandline import Command, find_commands
+from llmft.importing.configuration import of_command
 from llmft.importing.draft import Draft
+from llmft.importing.recognising import peer_of_script
 from llmft.importing.translation import translate
 from llmft.importing.writing import recipe_text
 from llmft.recipes.load import load_recipe
@@ -31,6 +39,35 @@ class Imported:
 
     text: str
     changes: list[dict[str, Any]]
+
+
+def import_any(
+    source: str, choices: Choices, *, method: str | None = None, number: int | None = None
+) -> Imported | PeerImport:
+    """Return what a command or a configuration of another tool comes to.
+
+    Raises RecipeError where it cannot be read, and where nobody's keys fit.
+    """
+    text, file = _read(source)
+    yaml_file = file.lower().endswith((".yaml", ".yml"))
+    commands = [] if yaml_file else find_commands(text, file)
+    if not commands and (yaml_file or choices.peer or source == "-"):
+        return import_yaml(text, file, choices, Registry.discover())
+    if (len(commands) > 1 and number is None) or (number is not None and commands):
+        commands = [_one(commands, file, number)]
+    if commands and (choices.peer or peer_of_script(commands[0].script)):
+        configuration = of_command(commands[0], file)
+        peer = choices.peer or peer_of_script(commands[0].script)
+        return import_configuration(configuration, replace(choices, peer=peer), Registry.discover())
+    return import_command(source, method=method, number=number)
+
+
+def named(source: str | None) -> str:
+    """Return what is to be imported; RecipeError where nothing is named."""
+    if source is None:
+        what = "nothing is named that could be imported"
+        raise RecipeError("E090", what, fix="llmft import FILE, or --check DIR")
+    return source
 
 
 def import_command(

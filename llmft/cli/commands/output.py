@@ -15,6 +15,9 @@ Row = Sequence[str]
 _GAP = 2
 # Stands for the escape character in what we set in bold; nobody else can know it.
 _OUR_ESCAPE = f"\ue01b{secrets.token_hex(16)}"
+# SGR numbers: 16-colour ones, which every theme sets so that they can be read.
+LEARNT, SPECIAL = "1;32", "35"
+ROLES = {"system": "33", "user": "36", "assistant": "34", "tool": "31"}
 _BOLD, _OFF = f"{_OUR_ESCAPE}[1m", f"{_OUR_ESCAPE}[0m"
 
 
@@ -86,6 +89,20 @@ def _line(row: Row, widths: Sequence[int]) -> str:
     return (" " * _GAP).join(cells).rstrip()
 
 
-def _bold(text: str) -> str:
+def has_colors() -> bool:
+    """Return whether standard output is a terminal that colours are wanted on."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return text if plain or not sys.stdout.isatty() else f"{_BOLD}{text}{_OFF}"
+    return not plain and sys.stdout.isatty()
+
+
+def colored(text: str, color: str) -> str:
+    """Return a text in a colour, an SGR number or several, line by line; plain where none are."""
+    text = escaped(text)
+    if not color or not has_colors():
+        return text
+    start = f"{_OUR_ESCAPE}[{color}m"
+    return "\n".join(f"{start}{line}{_OFF}" if line else "" for line in text.split("\n"))
+
+
+def _bold(text: str) -> str:
+    return f"{_BOLD}{text}{_OFF}" if has_colors() else text

@@ -47,7 +47,7 @@ class Ppo(Alignment[PpoConfig]):
         self._held_out: Any = None
 
     def train(self, context: StageContext) -> StageResult:
-        from llmft_alignments.ppo.diagnostics import Diagnostics
+        from llmft_alignments.online.diagnostics import Diagnostics
         from llmft_alignments.ppo.objective import PpoObjective
 
         prompts = context.data.encode_prompts(context.data.rows(), self.max_new_tokens())
@@ -102,7 +102,7 @@ class Ppo(Alignment[PpoConfig]):
     def _judged_start(self, context: StageContext) -> tuple[list[EncodedPrompt], Any]:
         """Return the held-out prompts, and the rewards of the reference's answers to them."""
         if self._held_out is None:
-            from llmft_alignments.ppo.rollouts import rollout_row
+            from llmft_alignments.online.sampling import rollout_row
 
             sampler = self._sampler_of(context)
             prompts = context.data.encode_prompts(context.data.held_out(), self.max_new_tokens())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Answer, EncodedPrompt
+from llmft.api import EncodedPrompt
 from llmft.toolkit import all_reduce_sum, token_stats, values
+from llmft_alignments.online.diagnostics import Diagnostics
+from llmft_alignments.online.sampling import sample_groups
 from llmft_alignments.ppo.config import PpoConfig
-from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.rollouts import Judged, Rollout, RolloutSampler, nuclei_of
 from llmft_alignments.start import apart, other_start
 
@@ -30,7 +31,7 @@ class PpoObjective:
         self.kl_coef = config.kl_coef
         self.scale_sums = [0.0, 0.0, 0.0]
         self._tallies: Any = None
-        self._first = self._told = False
+        self._first = False
 
     # --- drawing
 
@@ -41,28 +42,14 @@ class PpoObjective:
         step: int,
         stopping: Callable[[], bool],
     ) -> list[Rollout]:
-        each = self.items_per_prompt
-        repeated = [prompt for prompt in prompts for _ in range(each)]
-        own = [number * each + k for number in numbers for k in range(each)]
-        answers = self.sampler.sample_rollouts(repeated, (step,), own, stopping=stopping)
-        self._note_unmet_stop(answers)
+        repeated, answers = sample_groups(
+            self.sampler, prompts, numbers, self.items_per_prompt, step, stopping
+        )
         judged = self.sampler.judge(repeated, answers)
         self._first = step == 0
         if self._first:
             self._refuse_other_start(judged)
         return self.rollouts(judged)
-
-    def _note_unmet_stop(self, answers: Sequence[Answer]) -> None:
-        """Say once that no answer of a step met the stop_token."""
-        stops, context = self.sampler.more_stops, self.sampler.context
-        if not stops or self._told or not answers:
-            return
-        if not any(answer.ids and answer.ids[-1] in stops for answer in answers):
-            self._told = True
-            context.log.note(
-                f"no answer of a step has met the stop_token {self.config.stop_token!r}: raise"
-                " response_length, or give a text that the model writes"
-            )
 
     def _refuse_other_start(self, judged: Judged) -> None:
         """Raise StageError where the policy, not yet trained, is not its reference."""
@@ -77,32 +64,33 @@ class PpoObjective:
         """Return judged answers with what each token was worth; all processes take part."""
         import torch
 
+        from llmft_alignments.online import statistics
         from llmft_alignments.ppo import maths
 
         config, row_N = self.config, judged.row_N
         ended_B = torch.tensor([a.ended for a in judged.answers], device=row_N.device)
         scores_B = judged.scores_B - (config.missing_eos_penalty or 0.0) * (~ended_B.bool())
         if config.reward_scaling:
-            scores_B = scores_B / self._spread(maths.power_sums(scores_B))
+            scores_B = scores_B / self._spread(statistics.power_sums(scores_B))
         if config.reward_clip is not None:
             scores_B = scores_B.clamp(-config.reward_clip, config.reward_clip)
         kl_N = maths.kl_estimates(judged.logps_N, judged.reference_N, config.kl_estimator)
         rewards_N = maths.token_rewards(scores_B, kl_N, row_N, self.kl_coef)
         if config.whiten_rewards:
-            sums = all_reduce_sum(maths.power_sums(rewards_N))
-            rewards_N = maths.whiten(rewards_N, sums, shift_mean=False)
+            sums = all_reduce_sum(statistics.power_sums(rewards_N))
+            rewards_N = statistics.whiten(rewards_N, sums, shift_mean=False)
         values_N = judged.values_N
         if config.center_values:
             # Values behind by b leave b (gamma lam)^(tokens to the end) in each advantage.
             behind_N = maths.gae(rewards_N, values_N, row_N, config.gamma, lam=1.0)
-            mean = maths.moments(all_reduce_sum(maths.power_sums(behind_N)))[0]
+            mean = statistics.moments(all_reduce_sum(statistics.power_sums(behind_N)))[0]
             values_N = values_N + mean.to(values_N.dtype)
         advantages_N = maths.gae(rewards_N, values_N, row_N, config.gamma, config.lam)
         returns_N = advantages_N + values_N
         self._tally(judged, scores_B, ended_B, kl_N, returns_N)
         if config.whiten_advantages:
-            advantages_N = maths.whiten(
-                advantages_N, all_reduce_sum(maths.power_sums(advantages_N))
+            advantages_N = statistics.whiten(
+                advantages_N, all_reduce_sum(statistics.power_sums(advantages_N))
             )
         counts = [row.n_labels for row in judged.rows]
         columns = (judged.logps_N, values_N, advantages_N, returns_N)
@@ -119,11 +107,11 @@ class PpoObjective:
 
     def _spread(self, sums: torch.Tensor) -> float:
         """Return the standard deviation of all scores so far, these too; 1 where it is 0."""
-        from llmft_alignments.ppo import maths
+        from llmft_alignments.online import statistics
 
         whole = all_reduce_sum(sums) + sums.new_tensor(self.scale_sums)
         self.scale_sums = whole.tolist()
-        return float(maths.moments(whole)[1]) ** 0.5 or 1.0
+        return float(statistics.moments(whole)[1]) ** 0.5 or 1.0
 
     # --- learning
 
@@ -204,6 +192,7 @@ class PpoObjective:
         """Keep this process's sums of what a step is measured by."""
         import torch
 
+        from llmft_alignments.online import statistics
         from llmft_alignments.ppo import maths
 
         answers = float(len(judged.rows))
@@ -217,15 +206,16 @@ class PpoObjective:
         )  # fmt: skip
         self._tallies = (
             torch.stack([torch.tensor(answers), *(m.cpu().double() for m in means)]).double(),
-            maths.power_sums(judged.entropy_N).cpu(),
-            maths.power_sums(returns_N - judged.values_N).cpu(),
-            maths.power_sums(returns_N).cpu(),
-            maths.power_sums(judged.scores_B).cpu(),
+            statistics.power_sums(judged.entropy_N).cpu(),
+            statistics.power_sums(returns_N - judged.values_N).cpu(),
+            statistics.power_sums(returns_N).cpu(),
+            statistics.power_sums(judged.scores_B).cpu(),
         )
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
         import torch
 
+        from llmft_alignments.online import statistics
         from llmft_alignments.ppo import maths
 
         sizes = [len(tally) for tally in self._tallies]
@@ -237,7 +227,7 @@ class PpoObjective:
         metrics["explained_variance"] = (maths.explained_variance(whole[2], whole[3]), 1.0)
         metrics["kl_coef"] = (self.kl_coef, 1.0)
         means = {name: value / weight for name, (value, weight) in metrics.items()}
-        self.watch.see(means, float(maths.moments(whole[4])[1]))
+        self.watch.see(means, float(statistics.moments(whole[4])[1]))
         if self.config.adap_kl_ctrl:
             self.kl_coef = maths.adapted_kl_coef(
                 self.kl_coef, means["kl"], self.config.target, int(answers), self.config.horizon

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import (
-    Answer,
-    DataError,
-    Encoded,
-    EncodedPrompt,
-    RewardFunction,
-    SamplingParams,
-    StageContext,
-    StageError,
-)
+from llmft.api import Answer, Encoded, EncodedPrompt, SamplingParams, StageContext
 from llmft.toolkit import rewards, token_stats, values
+from llmft_alignments.online.sampling import Sampler, rollout_row
+from llmft_alignments.online.scoring import Scorer
 from llmft_alignments.pairs import judging
 from llmft_alignments.ppo.config import PpoConfig
 
@@ -57,45 +49,21 @@ class Judged:
     scores_B: torch.Tensor
 
 
-class RolloutSampler:
+class RolloutSampler(Sampler):
     """The policy, its reference and those who score, on one base; draws answers and judges them."""
 
     def __init__(self, config: PpoConfig, context: StageContext) -> None:
-        self.config, self.context = config, context
+        params = SamplingParams(config.response_length, config.temperature, config.top_p)
+        super().__init__(
+            context, params, config.local_rollout_forward_batch_size, config.stop_token
+        )
+        self.config = config
         self.model = context.models.model
         self.reference = context.models.reference_model()
         self.reward_model = (
             context.models.load_stage(config.reward_model) if config.reward_model else None
         )
-        self.function: RewardFunction[Any] | None = None
-        if config.reward is not None:
-            self.function = context.reward_function(config.reward)
-        self.more_stops = _stop_token(config, context)
-
-    def sample_rollouts(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        seed: Sequence[int],
-        numbers: Sequence[int],
-        *,
-        model: Any = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> list[Answer]:
-        """Return an answer to each prompt; numbers name their random numbers."""
-        return self.context.sampler.decode(
-            [prompt.input_ids for prompt in prompts],
-            SamplingParams(
-                self.config.response_length,
-                self.config.temperature,
-                self.config.top_p,
-                stop_token_ids=self.more_stops,
-            ),
-            seed=seed,
-            numbers=numbers,
-            model=model,
-            batch_size=self.config.local_rollout_forward_batch_size,
-            stopping=stopping,
-        )
+        self.scorer = Scorer(context, [config.reward] if config.reward else [], self.more_stops)
 
     def judge(self, prompts: Sequence[EncodedPrompt], answers: list[Answer]) -> Judged:
         """Return what policy, reference and reward say about answers to the prompts."""
@@ -106,7 +74,7 @@ class RolloutSampler:
         ]
         with judging(self.model):
             own, held = [], []
-            for some, drawn in zip(self._batches(rows), self._batches(answers), strict=True):
+            for some, drawn in zip(self.batches(rows), self.batches(answers), strict=True):
                 heat = self.config.temperature
                 stats = token_stats(self.model, some, heat, nuclei=nuclei_of(drawn))
                 own.append((stats.logps_N, stats.entropy_N, values(self.model, stats.hidden_ND)))
@@ -130,73 +98,18 @@ class RolloutSampler:
         """Return the answers' texts, and the reward of each, shape (B,), float32."""
         import torch
 
-        tokenizer = self.context.models.tokenizer
-        texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
-        scores_B = torch.zeros(len(rows))
+        texts, scores_BR = self.scorer.scores(prompts, rows, answers)
+        scores_B = self.scorer.weighted(scores_BR)
         if self.reward_model is not None and rows:
-            whole = [self._closed(row, answer) for row, answer in zip(rows, answers, strict=True)]
+            whole = [
+                self.scorer.closed(row, answer) for row, answer in zip(rows, answers, strict=True)
+            ]
             with torch.no_grad():
-                found = [rewards(self.reward_model, some).cpu() for some in self._batches(whole)]
+                found = [rewards(self.reward_model, some).cpu() for some in self.batches(whole)]
             scores_B += torch.cat(found)
-        if self.function is not None:
-            facts = zip(prompts, texts, strict=True)
-            given = [self.function.score(p.prompt, text, p.answers) for p, text in facts]
-            _refuse_no_number(prompts, given, self.function.method)
-            scores_B += torch.tensor(given, dtype=torch.float32)
         return texts, scores_B
-
-    def _closed(self, row: Encoded, answer: Answer) -> Encoded:
-        """Return a row as a reward model has learnt to read it: an answer that ended ends so."""
-        end = self.context.models.tokenizer.eos_token_id
-        if not self.more_stops or answer.ids[-1] not in self.more_stops or end is None:
-            return row
-        return Encoded((*row.input_ids, end), (*row.labels, end), row.origin)
-
-    def _batches(self, rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        size = self.config.local_rollout_forward_batch_size
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
-
-
-def rollout_row(prompt: EncodedPrompt, answer: Answer) -> Encoded:
-    """Return a prompt with its answer, which alone is learnt."""
-    ids = (*prompt.input_ids, *answer.ids)
-    return Encoded(ids, (*prompt.labels, *answer.ids), prompt.origin)
 
 
 def nuclei_of(drawn: Sequence[Answer | Rollout]) -> list[torch.Tensor] | None:
     """Return the ids that each token of a batch was drawn from; None where that is all of them."""
     return [ids for one in drawn for ids in one.nuclei] or None
-
-
-def _refuse_no_number(prompts: Sequence[EncodedPrompt], given: list[float], name: str) -> None:
-    for prompt, reward in zip(prompts, given, strict=True):
-        if not isinstance(reward, int | float) or not math.isfinite(reward):
-            what = f"{prompt.origin}: the reward of '{name}' for an answer is {reward!r}"
-            raise DataError("E112", what, fix="correct the reward function")
-
-
-def _stop_token(config: PpoConfig, context: StageContext) -> tuple[int, ...]:
-    """Return every token whose text ends with the stop_token's: '.' may be one, and ' .' another.
-
-    Raises StageError where there is none, as the text is several tokens to this tokenizer.
-    """
-    wanted = config.stop_token
-    if wanted is None:
-        return ()
-    tokenizer = context.models.tokenizer
-    names = sorted(tokenizer.get_vocab().items(), key=lambda pair: int(pair[1]))
-    special = set(tokenizer.all_special_tokens)
-    found = tuple(
-        int(number)
-        for name, number in names
-        if name == wanted
-        or (name not in special and tokenizer.convert_tokens_to_string([name]).endswith(wanted))
-    )
-    if not found:
-        raise StageError(
-            "E300",
-            f"no token of this tokenizer ends with the stop_token {wanted!r}",
-            fix="give a shorter text, such as a full stop, or leave it out",
-        )
-    return found

@@ -111,7 +111,7 @@ class RewardObjective:
     def loss(
         self, model: Any, batch: Sequence[EncodedPair]
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
-        from llmft_alignments.losses import bradley_terry_loss
+        from llmft_alignments.preference_maths import bradley_terry_loss
 
         rewards_B2 = pair_rewards(model, batch, self.share)
         margin_B = None

@@ -24,9 +24,9 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    messages_of,
     text_of,
 )
-from llmft_datasets.chat import messages_of
 from llmft_datasets.preference import forms
 from llmft_datasets.preference.examples import example_records
 from llmft_datasets.short_answers import METRICS

@@ -8,7 +8,7 @@ from itertools import combinations, takewhile
 from typing import Any
 
 from llmft.api import DataError, Message, Prompt
-from llmft_datasets.chat import messages_of
+from llmft.toolkit import messages_of
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 CHOSEN, REJECTED, MARGIN, TIE = "chosen", "rejected", "margin", "tie"
@@ -76,6 +76,9 @@ def split_conversations(prompt: Any, chosen: Any, rejected: Any, origin: str) ->
         raise DataError("E101", f"{origin}: the conversations part before the last answer")
     if not one[-1]["role"] == other[-1]["role"] == "assistant":
         raise DataError("E101", f"{origin}: the last turn is not the assistant's")
+    for answer in (one[-1], other[-1]):
+        if more := sorted(set(answer) - {"role", "content"}):
+            raise DataError("E101", f"{origin}: an answer has {more[0]}, and only text is compared")
     return one[:-1], one[-1]["content"], other[-1]["content"]
 
 

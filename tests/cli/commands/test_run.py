@@ -117,7 +117,7 @@ def test_generate_prints_the_answers(llmft, monkeypatch):
     )
     assert llmft("generate", "runs/x", "capital of France?") == (0, "Paris\n", "")
     assert asked == {
-        "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None,
+        "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None, "step": None,
         "max_new_tokens": 64, "with_adapter": True,
     }  # fmt: skip
     data = llmft("generate", "runs/x", "q?", "--no-adapter", "--stage", "sft", "--json").data

@@ -19,6 +19,7 @@ ADAPTERS = {
     "ptuning": {"num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM",
                 "encoder_dropout": 0.2},
     "prompt": {"num_virtual_tokens": 3},
+    "full": {"freeze_parameters": ["embed_tokens"]},
 }  # fmt: skip
 
 

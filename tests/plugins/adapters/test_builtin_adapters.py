@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from llmft_adapters.dora import Dora
+from llmft_adapters.full import Full
 from llmft_adapters.lora import Lora
 from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
@@ -57,6 +58,15 @@ class TestLora(AdapterContract):
 class TestDora(AdapterContract):
     method_class = Dora
     configs = ({"r": 4}, {"r": 2, "lora_dropout": 0.1, "bias": "all"})
+
+
+class TestFull(AdapterContract):
+    method_class = Full
+    configs = (
+        {},
+        {"freeze_trainable_layers": 1, "max_shard_size": "20KB"},
+        {"freeze_parameters": ["*.0.*"]},
+    )
 
 
 class _In4Bits(AdapterContract):

@@ -110,7 +110,8 @@ def test_the_token_that_begins_every_text_stays():
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = "</s>"
     encoder = Encoder(tokenizer, 24)
-    encoder._ids = lambda text, **_: [END, *text.encode()]  # as Llama's tokenizer does
+    # As Llama's tokenizer does.
+    encoder._ids = lambda texts: [[END, *text.encode()] for text in texts]
     from llmft.api import PreferenceRow
 
     (pair,), report = encode_pairs(encoder, [PreferenceRow(**PAIRS[0])], TrainSettings())

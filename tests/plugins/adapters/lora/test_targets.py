@@ -221,8 +221,10 @@ def test_qlora_s_base_really_is_in_4_bits_and_nothing_else_is_cast(tmp_path: Pat
 
 
 def test_merging_into_a_quantised_base_is_refused_with_the_reason(tmp_path: Path) -> None:
+    four = qlora(r=2)
+    model = four.attach(quantised(tiny_llama(), tmp_path / "four", **four.load_options()))
     with pytest.raises(NotImplementedError, match="4-bit base"):
-        qlora().merge(None)
+        four.merge(model)
     adapter = lora(r=2)
     model = adapter.attach(quantised(tiny_llama(), tmp_path / "base", load_in_8bit=True))
     with pytest.raises(NotImplementedError, match="quantised"):

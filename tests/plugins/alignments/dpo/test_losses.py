@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from llmft_alignments import losses
+from llmft_alignments import preference_maths as losses
 from llmft_alignments.dpo.losses import DPO_LOSSES, DpoOptions, PairLogps, dpo_loss
 
 POLICY = torch.tensor([[-3.0, -2.0], [-1.5, -4.0], [-6.0, -5.5]], dtype=torch.float64)

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from llmft_adapters.lora import Lora
+from llmft_alignments.online.diagnostics import Diagnostics
+from llmft_alignments.online.sampling import rollout_row
 from llmft_alignments.ppo.config import PpoConfig
-from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.objective import PpoObjective
-from llmft_alignments.ppo.rollouts import Judged, rollout_row
+from llmft_alignments.ppo.rollouts import Judged
 
 from llmft.api import EncodedPrompt, SamplingParams
 from llmft.api.settings import TrainSettings

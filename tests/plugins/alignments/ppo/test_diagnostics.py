@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from llmft_alignments.ppo.diagnostics import Diagnostics
+from llmft_alignments.online.diagnostics import Diagnostics
 
 MEANS = {"reward": 0.5, "kl": 1.0, "length": 10.0, "entropy": 2.0}
 

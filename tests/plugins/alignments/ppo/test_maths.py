@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from llmft_alignments.online import statistics
 from llmft_alignments.ppo import maths
 
 ROW_N = torch.tensor([0, 0, 0, 1, 1])
@@ -83,27 +84,27 @@ def test_no_token_of_an_answer_reaches_another():
 
 def test_whitening_gives_mean_0_and_variance_1_over_all_processes():
     x = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 3 + 5
-    sums = maths.power_sums(x[:15]) + maths.power_sums(x[15:])
-    whole = maths.whiten(x, sums)
+    sums = statistics.power_sums(x[:15]) + statistics.power_sums(x[15:])
+    whole = statistics.whiten(x, sums)
     assert float(whole.mean()) == pytest.approx(0, abs=1e-6)
     assert float(whole.var()) == pytest.approx(1, rel=1e-5)
-    kept = maths.whiten(x, sums, shift_mean=False)
+    kept = statistics.whiten(x, sums, shift_mean=False)
     assert float(kept.mean()) == pytest.approx(float(x.mean()), rel=1e-5)
     assert whole.dtype == torch.float32
 
 
 def test_one_value_alone_whitens_to_a_finite_number():
     x = torch.tensor([3.0])
-    assert torch.isfinite(maths.whiten(x, maths.power_sums(x))).all()
+    assert torch.isfinite(statistics.whiten(x, statistics.power_sums(x))).all()
 
 
 def test_equal_numbers_have_no_variance_whatever_rounding_leaves():
     for value in (0.1, 0.3, 1 / 3, 0.7, 1e6 / 3):
         for count in (7, 21, 63, 100):
             x = torch.full((count,), value)
-            sums = maths.power_sums(x)
-            assert float(maths.moments(sums)[1]) == 0.0, (value, count)
-            assert maths.explained_variance(maths.power_sums(x / 3), sums) == 0.0
+            sums = statistics.power_sums(x)
+            assert float(statistics.moments(sums)[1]) == 0.0, (value, count)
+            assert maths.explained_variance(statistics.power_sums(x / 3), sums) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -185,8 +186,10 @@ def test_the_adaptive_coefficient_follows_the_divergence_and_never_by_more_than_
 
 def test_explained_variance_is_1_for_right_values_and_0_for_constant_ones():
     returns = torch.randn(30, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    sums = maths.power_sums(returns)
-    assert maths.explained_variance(maths.power_sums(returns - returns), sums) == pytest.approx(1)
-    assert maths.explained_variance(maths.power_sums(returns - 3), sums) == pytest.approx(0)
-    same = maths.power_sums(torch.ones(4))
+    sums = statistics.power_sums(returns)
+    assert maths.explained_variance(
+        statistics.power_sums(returns - returns), sums
+    ) == pytest.approx(1)
+    assert maths.explained_variance(statistics.power_sums(returns - 3), sums) == pytest.approx(0)
+    same = statistics.power_sums(torch.ones(4))
     assert maths.explained_variance(same, same) == 0.0

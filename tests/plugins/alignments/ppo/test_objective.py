@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from llmft_alignments.online.diagnostics import Diagnostics
 from llmft_alignments.ppo import objective as module
 from llmft_alignments.ppo.config import PpoConfig
-from llmft_alignments.ppo.diagnostics import Diagnostics
 from llmft_alignments.ppo.objective import PpoObjective
 from llmft_alignments.ppo.rollouts import Judged, Rollout
 

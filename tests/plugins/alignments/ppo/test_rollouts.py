@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from llmft_alignments.online.diagnostics import Diagnostics
+from llmft_alignments.online.scoring import Scorer
+from llmft_alignments.online.statistics import power_sums
 from llmft_alignments.ppo.config import PpoConfig
-from llmft_alignments.ppo.diagnostics import Diagnostics
-from llmft_alignments.ppo.maths import power_sums
 from llmft_alignments.ppo.objective import PpoObjective
-from llmft_alignments.ppo.rollouts import Judged, RolloutSampler
+from llmft_alignments.ppo.rollouts import Judged
 
 from llmft.api import Answer, DataError, Encoded, EncodedPrompt, RewardConfig, RewardFunction
 from llmft.modeling.tiny_models import tiny_tokenizer
@@ -76,13 +77,13 @@ def test_a_reward_that_is_no_number_is_an_error_that_names_it(reward):
         def score(self, prompt, completion, answers):
             return reward
 
-    sampler = RolloutSampler.__new__(RolloutSampler)
-    sampler.reward_model, sampler.function = None, Odd(RewardConfig(method="odd"))
-    models = SimpleNamespace(tokenizer=tiny_tokenizer())
-    sampler.context = SimpleNamespace(models=models)
+    context = SimpleNamespace(
+        models=SimpleNamespace(tokenizer=tiny_tokenizer()), reward_function=Odd
+    )
+    scorer = Scorer(context, [RewardConfig(method="odd")])
     prompts = [EncodedPrompt((5, 6), (-100, -100), "rows.jsonl:3", "p", ())]
     with pytest.raises(DataError, match=r"E112.*rows\.jsonl:3.*'odd'.*(inf|None|good)"):
-        sampler.score(prompts, [None], [Answer([7])])
+        scorer.scores(prompts, [Encoded((5, 6, 7), (-100, -100, 7))], [Answer([7])])
 
 
 MEANS = {"reward": 0.5, "kl": 0.1, "length": 4.0, "entropy": 1.0}

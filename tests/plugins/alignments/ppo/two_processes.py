@@ -18,10 +18,11 @@ torch.set_num_threads(1)
 def main() -> None:
     from accelerate import Accelerator
     from llmft_adapters.lora import Lora
+    from llmft_alignments.online.diagnostics import Diagnostics
+    from llmft_alignments.online.sampling import rollout_row
     from llmft_alignments.ppo.config import PpoConfig
-    from llmft_alignments.ppo.diagnostics import Diagnostics
     from llmft_alignments.ppo.objective import PpoObjective
-    from llmft_alignments.ppo.rollouts import Judged, rollout_row
+    from llmft_alignments.ppo.rollouts import Judged
 
     from llmft.api import EncodedPrompt, SamplingParams
     from llmft.api.settings import TrainSettings

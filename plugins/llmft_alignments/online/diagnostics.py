@@ -1,4 +1,4 @@
-"""What goes wrong in PPO while its reward still rises: seen step by step, and said once."""
+"""What goes wrong in training on sampled answers, while the reward still rises; said once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ FAR = 30.0
 """Nats of an answer from the reference: what it says is then hardly the reference's any more."""
 FLAT = 0.1
 LONGER, SHORTER = 2.0, 0.5
-TOLD = ("reward", "kl", "length", "entropy")
+MOST_FLAT = 0.8
+"""The share of groups without variance above which a person is told."""
+TOLD = ("reward", "kl", "length", "entropy", "frac_reward_zero_std")
 
 
 class Diagnostics:
     """Follows a run's metrics. note: is told what a person should read, each thing once.
 
     target: of the adaptive coefficient. start: what the divergence of the reference itself may be.
+    knobs: the settings that hold the policy near its reference, and those that keep its entropy.
     """
 
     def __init__(
-        self, note: Callable[[str], None], target: float | None = None, start: float = 0.0
+        self,
+        note: Callable[[str], None],
+        target: float | None = None,
+        start: float = 0.0,
+        knobs: tuple[str, str] = ("kl_coef", "kl_coef or entropy_coef"),
     ) -> None:
-        self.note = note
+        self.note, self.knobs = note, knobs
         self.far = 3 * target if target else FAR + start
         self.steps = 0
         self.first: dict[str, float] = dict.fromkeys(TOLD, 0.0)
@@ -33,24 +40,35 @@ class Diagnostics:
         self.differs = False
 
     def see(self, means: Mapping[str, float], spread: float) -> None:
-        """Take in a step's means, and the variance of its rewards; say what is wrong by now."""
-        now = {name: means[name] for name in TOLD}
+        """Take in a step's means, and the variance of its rewards; say what is wrong by now.
+
+        frac_reward_zero_std: in a step of groups, the share of those without variance. What a
+        method does not measure counts as 0.
+        """
+        now = {name: means.get(name, 0.0) for name in TOLD}
         before = self.last[-1]["reward"] if self.last else now["reward"]
         same = spread == 0 and math.isclose(before, now["reward"], rel_tol=1e-6)
         self.differs = self.differs or not same
         self.steps += 1
         self.last = [*self.last, now][-AT_FIRST:]
         if self.steps <= AT_FIRST:
-            self.first = {name: self.first[name] + now[name] / AT_FIRST for name in TOLD}
+            self.first = {name: self.first.get(name, 0.0) + now[name] / AT_FIRST for name in TOLD}
             if self.steps == AT_FIRST:
                 self._flat()
             return
+        if (flat := self._lately("frac_reward_zero_std")) > MOST_FLAT and self.differs:
+            self._say(
+                "groups",
+                f"in {flat:.0%} of the groups of late, at step {self.steps}, every answer gets the"
+                " same reward, from which nothing is learnt; take easier or harder prompts, or"
+                " raise num_generations or temperature",
+            )
         kl, length, entropy = (self._lately(name) for name in ("kl", "length", "entropy"))
         if kl > self.far:
             self._say(
                 "kl",
                 f"the policy moves far from the reference: {kl:.1f} nats an answer at step"
-                f" {self.steps}; raise kl_coef, or lower learning_rate",
+                f" {self.steps}; raise {self.knobs[0]}, or lower learning_rate",
             )
         start = self.first["length"]
         if not SHORTER * start <= length <= LONGER * start:
@@ -64,7 +82,7 @@ class Diagnostics:
             self._say(
                 "entropy",
                 f"the entropy collapses: {start:.3f} nats a token at first, {entropy:.4f} at step"
-                f" {self.steps}; raise kl_coef or entropy_coef, or stop earlier",
+                f" {self.steps}; raise {self.knobs[1]}, or stop earlier",
             )
 
     def conclude(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
@@ -95,7 +113,7 @@ class Diagnostics:
             )
 
     def _lately(self, name: str) -> float:
-        return sum(step[name] for step in self.last) / max(len(self.last), 1)
+        return sum(step.get(name, 0.0) for step in self.last) / max(len(self.last), 1)
 
     def _say(self, what: str, text: str) -> None:
         if what not in self.told:

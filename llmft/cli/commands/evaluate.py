@@ -1,0 +1,73 @@
+"""`llmft evaluate RUN|MODEL`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.cli.commands.output import table
+from llmft.reporting.paired import interval
+from llmft.system import fsio
+from llmft.system.quiet import captured_output
+
+if TYPE_CHECKING:
+    from llmft.inference.evaluating import Asked
+
+
+def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
+    """Return the scores of a run or a model, with the 95 % interval of those that rows have.
+
+    output: a file for the rows; RecipeError where it is there already.
+    """
+    if output is not None:
+        fsio.refuse_overwriting(Path(output))
+    tell = _progress()
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
+        from llmft.inference.evaluating import evaluate
+
+        found = evaluate(asked, tell)
+    if output is not None:
+        fsio.write_new_jsonl(Path(output), found.rows)
+    return {
+        "target": asked.target,
+        "stage": found.stage,
+        "base": asked.base,
+        "rows": found.count,
+        "metrics": dict(found.metrics),
+        "intervals": {
+            name: interval([row[name] for row in found.rows])
+            for name in found.metrics
+            if found.rows and name in found.rows[0]
+        },
+        "output": output,
+    }
+
+
+def _progress() -> Any:
+    """Return what tells how far it is, on a terminal's last line; nothing elsewhere."""
+    stream = sys.stderr
+    if not stream.isatty():
+        return lambda *_: None
+
+    def tell(phase: str, done: int, total: int) -> None:
+        end = "\r" if done < total else "\n"
+        stream.write(f"{phase} {done}/{total}{end}")
+        stream.flush()
+
+    return tell
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return the scores as a table."""
+    rows = []
+    for name, value in found["metrics"].items():
+        low, high = found["intervals"].get(name, (None, None))
+        rows.append((name, f"{value:.4f}", "" if low is None else f"[{low:.4f}, {high:.4f}]"))
+    who = found["target"] + (f", stage {found['stage']}" if found["stage"] else "")
+    who += ", without its adapter" if found["base"] else ""
+    lines = [f"{who}: {found['rows']:,} rows", table(("metric", "mean", "95 % interval"), rows)]
+    if found["output"]:
+        lines.append(f"rows: {found['output']}")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""`llmft verify export RUN TARGET`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.api.errors import CheckpointError
+from llmft.cli.commands.output import printable, table
+from llmft.system.quiet import captured_output
+
+if TYPE_CHECKING:
+    from llmft.verifying.export import Verdict
+
+_SHOWN = 5
+
+
+def verify(
+    run: str,
+    target: str,
+    stage: str | None,
+    prompts: int,
+    max_new_tokens: int,
+    tolerance: float | None,
+) -> Verdict:
+    """Return the verdict on an exported folder; raise CheckpointError (E407) where it differs."""
+    with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
+        from llmft.inference.trained import trained_stage
+        from llmft.verifying.export import verify_export
+
+        verdict = verify_export(
+            trained_stage(Path(run), stage, fix="name a run that trained a policy"),
+            Path(target),
+            prompts=prompts,
+            max_new_tokens=max_new_tokens,
+            tolerance=tolerance,
+        )
+    if not verdict.fine:
+        print(printable(as_text(verdict)), file=sys.stderr)
+        raise CheckpointError(
+            "E407",
+            f"'{target}' does not answer as the run does: {'; '.join(verdict.causes)}",
+            fix="docs/after-training.md says what to do about each cause",
+        )
+    return verdict
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Return the verdict as plain data."""
+    return {
+        "same": verdict.fine,
+        "checks": [asdict(check) for check in verdict.checks],
+        "partings": [asdict(part) for part in verdict.partings],
+        "causes": list(verdict.causes),
+        "distance": asdict(verdict.distance),
+    }
+
+
+def as_text(verdict: Verdict) -> str:
+    """Return the verdict as a table, where the two part, and a sentence."""
+    rows = [
+        (c.what, c.compared, c.found, c.allowed, "as the run" if c.fine else "DIFFERS")
+        for c in verdict.checks
+    ]
+    parts = [table(("what", "compared", "found", "allowed", "verdict"), rows)]
+    for part in verdict.partings[:_SHOWN]:
+        parts.append(
+            f"prompt {part.prompt + 1}: {part.what}\n  run:    {part.run}\n  target: {part.target}"
+        )
+    if more := len(verdict.partings) - _SHOWN:
+        parts += [f"and {more} more"] if more > 0 else []
+    parts.append("the same: what was exported answers as the run does" if verdict.fine
+                 else f"not the same: {'; '.join(verdict.causes)}")  # fmt: skip
+    return "\n\n".join(parts)

@@ -1,0 +1,468 @@
+"""Rows as they are trained on: their text with special tokens, what is learnt, what is lost."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from typing import Any
+
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    Encoded,
+    EncodedPair,
+    EncodedPrompt,
+    Message,
+    PreferenceRow,
+    PromptRow,
+    Row,
+    TextRow,
+)
+from llmft.api.rows import IGNORED
+from llmft.data.duplicates import Duplicates, duplicates
+from llmft.data.encoding import EncodingReport
+from llmft.data.stage_rows import Rows
+
+Item = Encoded | EncodedPair
+PICKS = ("first", "longest", "cut", "dropped", "random")
+"""Why a row is shown."""
+_BARS = 12
+_LONG = 200_000  # characters of a row that is not worth tokenising whole to show what is lost
+_DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text: whether its tokens are trained on, whether it is a special token.
+
+    role: whose turn it is, where that is known.
+    """
+
+    text: str
+    learnt: bool = False
+    special: bool = False
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A row of tokens, or what two rows share. name: such as 'chosen'; '' where there is one."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    tokens: int
+    trained_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """One row as it is trained on.
+
+    picked: why it is shown, some of `PICKS`. turn: '2 of 3' where a conversation makes a row for
+    each turn. lost: what happened to it, where it was cut or dropped. whole_tokens: its length
+    before it was cut. answers: the right answers to a prompt. ids: input_ids and labels by name.
+    """
+
+    origin: str
+    picked: tuple[str, ...]
+    parts: tuple[Part, ...]
+    turn: str = ""
+    lost: str = ""
+    whole_tokens: int | None = None
+    answers: tuple[str, ...] = ()
+    ids: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StagePreview:
+    """What a stage trains on. comes_from: the stage that has yet to make its rows.
+
+    read: records of the training split. used: rows that became token rows. items: token rows (or
+    pairs, or prompts). split_rows: rows that made one token row for each turn; None where no row is
+    a conversation. counts: rows that were cut or dropped, by reason. lengths: of an item's longest
+    row, in tokens. histogram: (from, to, items). unread: by split, columns that nobody looks at,
+    and in how many rows they are. refused: why a run would stop here.
+    """
+
+    name: str
+    method: str
+    data: str
+    kind: str = ""
+    comes_from: str = ""
+    read: int = 0
+    used: int = 0
+    skipped: int = 0
+    skipped_reasons: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    items: int = 0
+    split_rows: int | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    max_length: int | None = None
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    histogram: tuple[tuple[int, int, int], ...] = ()
+    duplicates: Duplicates | None = None
+    held_out: int = 0
+    unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    refused: str = ""
+    notes: tuple[str, ...] = ()
+    rows: tuple[ShownRow, ...] = ()
+
+    @property
+    def dropped(self) -> int:
+        """Rows that are lost because of what they hold as tokens."""
+        return sum(n for why, n in self.counts.items() if why.startswith(_DROPPED))
+
+    @property
+    def cut(self) -> int:
+        """Rows that lost a part."""
+        return sum(self.counts.values()) - self.dropped
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What of a stage is previewed.
+
+    items: what it trains on, in order. encode: makes items of rows, uncut.
+    """
+
+    train: Rows
+    held_out: Rows | None
+    items: Sequence[Item]
+    report: EncodingReport
+    tokenizer: Any
+    max_length: int | None
+    encode: Callable[[Sequence[Row]], Sequence[Item]]
+
+
+def stage_preview(
+    seen: Seen,
+    *,
+    picks: int,
+    seed: int,
+    only: Sequence[str] = PICKS,
+    name: str = "",
+    method: str = "",
+    data: str = "",
+    refused: str = "",
+    notes: Sequence[str] = (),
+) -> StagePreview:
+    """Return what a stage trains on, with so many picked rows of each kind in `only`."""
+    train, items, report = seen.train, seen.items, seen.report
+    lengths = [max(len(row.input_ids) for row in token_rows(item)) for item in items]
+    held_out = seen.held_out.rows if seen.held_out else ()
+    unread = {"train": train.unread, "held-out": seen.held_out.unread if seen.held_out else {}}
+    return StagePreview(
+        name=name,
+        method=method,
+        data=data,
+        kind=kind_of(items),
+        read=train.seen,
+        used=report.kept,
+        skipped=train.skipped,
+        skipped_reasons=tuple(train.reasons),
+        left_out=dict(train.left_out),
+        counts=dict(report.counts),
+        items=len(items),
+        split_rows=_split_rows(train.rows, items),
+        tokens=sum(len(row.input_ids) for item in items for row in token_rows(item)),
+        trained_tokens=sum(_trained(row) for item in items for row in token_rows(item)),
+        max_length=seen.max_length,
+        lengths=_summary(lengths),
+        histogram=histogram(lengths),
+        duplicates=duplicates(train.rows, held_out),
+        held_out=len(held_out),
+        unread={split: columns for split, columns in unread.items() if columns},
+        refused=refused,
+        notes=tuple(notes),
+        rows=tuple(_picked(seen, lengths, picks, seed, only)),
+    )
+
+
+def kind_of(items: Sequence[Item]) -> str:
+    """Return what items are called: 'pairs', 'prompts' or 'rows'."""
+    if items and isinstance(items[0], EncodedPair):
+        return "pairs"
+    return "prompts" if items and isinstance(items[0], EncodedPrompt) else "rows"
+
+
+def token_rows(item: Item) -> tuple[Encoded, ...]:
+    """Return the token rows of an item: two of a pair."""
+    return (item.chosen, item.rejected) if isinstance(item, EncodedPair) else (item,)
+
+
+def histogram(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Return (from, to, how many) over round widths, at most 12 of them; both ends are included."""
+    if not lengths:
+        return ()
+    least, most = min(lengths), max(lengths)
+    widths = (step * 10**power for power in range(12) for step in (1, 2, 5))
+    width = next(w for w in widths if most // w - least // w < _BARS)
+    counts = Counter(length // width for length in lengths)
+    bins = range(least // width, most // width + 1)
+    return tuple((b * width, (b + 1) * width - 1, counts[b]) for b in bins)
+
+
+def _summary(lengths: Sequence[int]) -> dict[str, int]:
+    if not lengths:
+        return {}
+    ordered = sorted(lengths)
+    last = len(ordered) - 1
+    return {
+        "least": ordered[0],
+        "median": ordered[last // 2],
+        "p95": ordered[round(last * 0.95)],
+        "most": ordered[-1],
+    }
+
+
+def _trained(row: Encoded) -> int:
+    """Return `n_labels`, of many rows sooner."""
+    learnt = len(row.labels) - row.labels.count(IGNORED)
+    return learnt - (row.labels[:1] not in ((), (IGNORED,)))
+
+
+def _split_rows(rows: Sequence[Row], items: Sequence[Item]) -> int | None:
+    if not any(isinstance(row, ChatRow) for row in rows):
+        return None
+    return sum(len(list(parts)) > 1 for origin, parts in _by_origin(items) if origin)
+
+
+def _by_origin(items: Sequence[Item]) -> Iterator[tuple[str, Iterator[int]]]:
+    """Yield the numbers of the items that one row made, which follow one another."""
+    return groupby(range(len(items)), key=lambda number: items[number].origin)
+
+
+# --- which rows are shown -------------------------------------------------------------------------
+
+
+def _picked(
+    seen: Seen, lengths: Sequence[int], picks: int, seed: int, only: Sequence[str]
+) -> Iterator[ShownRow]:
+    items, lost = seen.items, _lost(seen.report)
+    cut = {origin: why for origin, why in lost.items() if not why.startswith(_DROPPED)}
+    chosen: dict[int, list[str]] = {}
+    longest = sorted(range(len(items)), key=lambda number: -lengths[number])
+    order = random.Random(seed).sample(range(len(items)), min(len(items), picks * len(PICKS)))
+    found = {
+        "first": list(range(min(picks, len(items)))),
+        "longest": longest[:picks],
+        "cut": _longest_of(items, lengths, list(cut)[:picks]),
+    }
+    for kind in PICKS:
+        if kind in only and kind in found:
+            for number in found[kind]:
+                chosen.setdefault(number, []).append(kind)
+    if "random" in only:
+        for number in [number for number in order if number not in chosen][:picks]:
+            chosen[number] = ["random"]
+    origins = [origin for origin, why in lost.items() if why.startswith(_DROPPED)][:picks]
+    origins = origins if "dropped" in only else []
+    wanted = {items[number].origin for number in chosen} | set(origins)
+    rows = {row.origin: row for row in seen.train.rows if row.origin in wanted}
+    turns = _turns(items, wanted) if isinstance(items[0] if items else None, Encoded) else {}
+    for number, picked in chosen.items():
+        item = items[number]
+        row, why = rows.get(item.origin), cut.get(item.origin, "")
+        whole = _whole(seen, row) if why and row is not None else None
+        yield _shown(seen.tokenizer, item, row, tuple(picked), turns.get(number, ""), why, whole)
+    for origin in origins:
+        if (row := rows.get(origin)) is not None:
+            yield _dropped(seen, row, lost[origin])
+
+
+def _lost(report: EncodingReport) -> dict[str, str]:
+    """Return what happened to the rows that were cut or dropped, by origin."""
+    return {origin: why for why, origins in report.examples.items() for origin in origins if origin}
+
+
+def _longest_of(items: Sequence[Item], lengths: Sequence[int], origins: Sequence[str]) -> list[int]:
+    """Return the longest item of each row."""
+    wanted, found = set(origins), dict[str, int]()
+    for number, item in enumerate(items):
+        if item.origin in wanted:
+            before = found.get(item.origin)
+            if before is None or lengths[number] > lengths[before]:
+                found[item.origin] = number
+    return [found[origin] for origin in origins if origin in found]
+
+
+def _turns(items: Sequence[Item], origins: set[str]) -> dict[int, str]:
+    """Return which turn an item is, for those of rows that made several."""
+    found: dict[int, str] = {}
+    for origin, numbers in _by_origin(items):
+        if origin and origin in origins and len(several := list(numbers)) > 1:
+            found |= {number: f"{at} of {len(several)}" for at, number in enumerate(several, 1)}
+    return found
+
+
+def _whole(seen: Seen, row: Row) -> Sequence[Item]:
+    """Return a row's items uncut; none where it is huge, or cannot be encoded at all."""
+    return seen.encode([row]) if sum(map(len, texts_of(row))) <= _LONG else ()
+
+
+def _dropped(seen: Seen, row: Row, why: str) -> ShownRow:
+    whole = _whole(seen, row)
+    if whole:
+        return _shown(seen.tokenizer, whole[0], row, ("dropped",), "", why, whole)
+    pieces = tuple(Piece(text) for text in texts_of(row))
+    return ShownRow(row.origin, ("dropped",), (Part("", pieces, 0, 0),), lost=why)
+
+
+# --- one row --------------------------------------------------------------------------------------
+
+
+def _shown(
+    tokenizer: Any,
+    item: Item,
+    row: Row | None,
+    picked: tuple[str, ...],
+    turn: str,
+    lost: str,
+    whole: Sequence[Item] | None,
+) -> ShownRow:
+    tokens = [len(one.input_ids) for it in whole or () for one in token_rows(it)]
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    if isinstance(item, EncodedPair):
+        names = ("chosen", "rejected")
+        start = _part("prompt", tokenizer, item.chosen, row, 0, item.shared)
+        ends = (
+            _part(name, tokenizer, one, row, item.shared)
+            for name, one in zip(names, token_rows(item), strict=True)
+        )
+        parts = (start, *ends)
+    else:
+        names = ("prompt",) if isinstance(item, EncodedPrompt) else ("",)
+        parts = (_part(names[0], tokenizer, item, row, 0),)
+    return ShownRow(
+        item.origin,
+        picked,
+        parts,
+        turn,
+        lost,
+        max(tokens, default=None),
+        item.answers if isinstance(item, EncodedPrompt) else (),
+        {
+            name or "row": {"input_ids": list(one.input_ids), "labels": list(one.labels)}
+            for name, one in zip(names, token_rows(item), strict=True)
+        },
+    )
+
+
+def _part(
+    name: str, tokenizer: Any, item: Encoded, row: Row | None, start: int, end: int | None = None
+) -> Part:
+    end = len(item.input_ids) if end is None else end
+    labels = (IGNORED, *item.labels[1:])  # the first token is never predicted
+    trained = end - start - labels[start:end].count(IGNORED)
+    pieces = tuple(pieces_of(tokenizer, item, messages_of(row), start, end))
+    return Part(name, pieces, end - start, trained)
+
+
+def pieces_of(
+    tokenizer: Any, item: Encoded, messages: Sequence[Message], start: int, end: int
+) -> Iterator[Piece]:
+    """Yield the text of an item's tokens from `start` to `end`, split where a mark changes.
+
+    Their texts together are what the tokenizer decodes, with special tokens.
+    """
+    special = special_ids(tokenizer)
+    marks = [
+        (label != IGNORED and at > 0, token in special)
+        for at, (token, label) in enumerate(zip(item.input_ids, item.labels, strict=True))
+    ]
+    whole = _decoded(tokenizer, item.input_ids[:end])
+    begin = last = _same(_decoded(tokenizer, item.input_ids[:start]), whole)
+    text, spans, at = whole[begin:], list[tuple[int, int, bool, bool]](), start
+    for mark, run in groupby(marks[start:end]):
+        at += len(list(run))
+        # Half a character at the end of a run is shown with the next one.
+        now = len(whole) if at == end else _same(_decoded(tokenizer, item.input_ids[:at]), whole)
+        spans.append((last - begin, max(now, last) - begin, *mark))
+        last = max(now, last)
+    roles = list(_roles(text, messages))
+    for low, high, learnt, is_special in spans:
+        cuts = sorted({low, high, *(c for a, b, _ in roles for c in (a, b) if low < c < high)})
+        for a, b in pairwise(cuts):
+            role = next((role for x, y, role in roles if x <= a and b <= y), "")
+            if text[a:b]:
+                yield Piece(text[a:b], learnt, is_special, "" if is_special else role)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of the tokens that a tokenizer counts as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(number for number, t in added.items() if t.special)}
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    if not ids:
+        return ""
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
+
+
+def _same(before: str, now: str) -> int:
+    """Return how many characters the texts share at their start."""
+    if now.startswith(before):
+        return len(before)
+    size = min(len(before), len(now))
+    return bisect_left(range(size), True, key=lambda n: before[: n + 1] != now[: n + 1])
+
+
+def _roles(text: str, messages: Sequence[Message]) -> Iterator[tuple[int, int, str]]:
+    """Yield where the messages' contents are, in order; one that is not found is left out."""
+    at = 0
+    for message in messages:
+        content = message["content"]
+        content = content.strip() if isinstance(content, str) else ""
+        found = _found(text, content, at) if content else -1
+        if found >= 0:
+            at = found + len(content)
+            yield found, at, message["role"]
+
+
+def _found(text: str, content: str, at: int) -> int:
+    """Return where a text stands as words of its own, or -1."""
+    while (at := text.find(content, at)) >= 0:
+        around = text[at - 1 : at] + content[0], content[-1] + text[at + len(content) :][:1]
+        if not any(len(pair) == 2 and pair.isalnum() for pair in around):
+            return at
+        at += 1
+    return -1
+
+
+def messages_of(row: Row | None) -> Sequence[Message]:
+    """Return the turns of a row's conversation; none where it is plain text."""
+    if isinstance(row, ChatRow):
+        return row.messages
+    if row is None or isinstance(row, TextRow) or isinstance(row.prompt, str):
+        return ()
+    return row.prompt
+
+
+def texts_of(row: Row) -> list[str]:
+    """Return the texts that a row holds."""
+    texts: Iterable[Any]
+    if isinstance(row, TextRow):
+        texts = (row.text,)
+    elif isinstance(row, ChatRow):
+        texts = (message["content"] for message in row.messages)
+    else:
+        asked = row.prompt
+        prompt = [asked] if isinstance(asked, str) else [turn["content"] for turn in asked]
+        if isinstance(row, CompletionRow):
+            texts = (*prompt, row.completion)
+        elif isinstance(row, PreferenceRow):
+            texts = (*prompt, row.chosen, row.rejected)
+        else:
+            assert isinstance(row, PromptRow)
+            texts = prompt
+    return [text for text in texts if isinstance(text, str)]

@@ -1,0 +1,1 @@
+"""What leaves a run for other programs: merged models, and adapter folders."""

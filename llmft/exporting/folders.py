@@ -1,0 +1,145 @@
+"""`llmft export`: a run's adapter as other programs take it, or merged where they do not."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmft.api.errors import RecipeError
+from llmft.exporting.merging import merge, refuse_existing
+from llmft.exporting.probes import Distance
+from llmft.hub.model_card import Place, card
+from llmft.inference.trained import TrainedStage
+from llmft.runs.upstream import load_options
+from llmft.system import fsio
+
+Kind = Literal["peft", "hf", "vllm"]
+CONFIG = "adapter_config.json"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank (vllm/config/lora.py, MaxLoRARanks)."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. command: what to type next. notes: what a person should know."""
+
+    folder: Path
+    to: Kind
+    command: str
+    notes: tuple[str, ...] = ()
+    error: Distance | None = None
+
+
+def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
+    """Write a folder that another program takes, and return how it is used there.
+
+    to: `peft`, the adapter as PEFT loads it; `hf`, merged, as transformers loads it; `vllm`, an
+    adapter that vLLM can hold beside its base.
+    Raises RecipeError (E090) where the folder is there already, or the program cannot take it.
+    """
+    refuse_existing(output)
+    if to == "hf":
+        merged = merge(trained, output)
+        return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
+    config = _peft_config(trained)
+    if below := trained.bound.stands_on:
+        raise RecipeError(
+            "E090",
+            f"the adapter does not stand on the base alone: {', '.join(below)} merged into it",
+            fix="merge it too: llmft merge RUN --output DIR",
+        )
+    options: list[str] = []
+    if to == "vllm":
+        if faults := list(_not_for_vllm(config)):
+            raise RecipeError(
+                "E090",
+                f"vLLM cannot take this adapter: {'; '.join(faults)}",
+                fix="merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR",
+            )
+        options = ["--max-lora-rank", str(next(rank for rank in _RANKS if rank >= config["r"]))]
+    base = Path(trained.base.path)
+    where = str(base.resolve()) if base.is_dir() else trained.base.path
+    config |= {"base_model_name_or_path": where, "revision": trained.base.revision}
+    with fsio.staged_folder(output, trained.run.name) as staged:
+        for path in sorted(trained.adapter_folder.iterdir()):
+            if path.is_file() and path.name not in (fsio.MANIFEST, CONFIG, "README.md"):
+                shutil.copyfile(path, staged / path.name)
+        (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (staged / "README.md").write_text(_card(trained, output.name), "utf-8")
+        template = (staged / "chat_template.jinja").is_file()
+    notes = _notes(trained)
+    if to == "peft":
+        code = f'PeftModel.from_pretrained(base, "{output}")'
+        return Exported(output, to, code, notes)
+    words = ["vllm", "serve", where]
+    words += ["--revision", trained.base.revision] if trained.base.revision else []
+    words += ["--enable-lora", *options, "--lora-modules", f"{trained.job.recipe.name}={output}"]
+    words += ["--tokenizer", str(output)] if trained.job.recipe.model.tokenizer else []
+    words += ["--chat-template", f"{output}/chat_template.jinja"] if template else []
+    return Exported(output, to, shlex.join(words), notes)
+
+
+def _peft_config(trained: TrainedStage) -> dict[str, Any]:
+    path = trained.adapter_folder / CONFIG
+    adapter = trained.bound.model_adapter
+    if adapter is None or not path.is_file():
+        name = adapter.method if adapter else trained.bound.work.method
+        raise RecipeError(
+            "E090",
+            f"PEFT does not know what '{name}' made",
+            fix="merge it: llmft merge RUN --output DIR"
+            if adapter is not None and adapter.mergeable
+            else "use the run itself: llmft generate RUN, llmft chat RUN",
+        )
+    return fsio.read_json(path, "run the stage again")
+
+
+def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why vLLM refuses an adapter, or would compute something else with it.
+
+    The rules of vllm/lora/peft_helper.py; it reads one rank and one alpha for all layers.
+    """
+    if config.get("peft_type") != "LORA":
+        yield f"it is a {config.get('peft_type')}, and vLLM takes LoRA only"
+        return
+    if config.get("use_dora"):
+        yield "DoRA is not supported there"
+    if config.get("bias", "none") != "none":
+        yield f"it trained biases (bias: {config['bias']})"
+    if whole := config.get("modules_to_save"):
+        yield f"it holds whole layers (modules_to_save: {', '.join(whole)})"
+    if config.get("target_parameters"):
+        yield "it changes experts by their parameters (target_parameters)"
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            yield f"its layers differ ({name}), and vLLM would scale them all alike"
+    if config["r"] > _RANKS[-1]:
+        yield f"its rank is {config['r']}, and {_RANKS[-1]} is the most"
+
+
+def _card(trained: TrainedStage, name: str) -> str:
+    adapter = trained.bound.model_adapter
+    assert adapter is not None  # `_peft_config` has seen to it
+    return card(
+        trained.job.recipe,
+        trained.bound.spec,
+        adapter.method,
+        trained.result,
+        trained.lock,
+        Place(repo_id=name),
+        loads_in_peft=True,
+    )
+
+
+def _notes(trained: TrainedStage) -> tuple[str, ...]:
+    if not load_options(trained.job.recipe, trained.bound.model_adapter):
+        return ()
+    return (
+        "the adapter was trained beside a quantised base; beside the full-precision one its"
+        " answers differ a little: llmft verify export says by how much",
+    )

@@ -1,0 +1,1 @@
+"""What a table cannot say: keys of a peer that mean something together, one module a peer."""

@@ -1,0 +1,102 @@
+"""The alignment handbook: TRL's keys, and mixtures of data sets."""
+
+from __future__ import annotations
+
+from llmft.importing.peer_translation import Translation
+from llmft.importing.structure import common, trl
+from llmft.recipes.tree import visible
+
+_COLUMNS = {("messages",): "chat", ("chosen", "rejected"): "preference"}
+
+
+def structure(t: Translation) -> None:
+    """Translate what several keys of the handbook say together."""
+    if t.trainer not in ("sft", "dpo", "orpo"):
+        t.stop(
+            None,
+            f"the handbook has no script '{visible(t.trainer)[:40]}'",
+            f"trainer {visible(t.trainer)[:40]}",
+        )
+        return
+    common.value(t, "model.path", "model_name_or_path")
+    trl.adapter(t)
+    t.method("alignment", t.trainer)
+    trl.loss(t)
+    held = rows(t)
+    common.training_arguments(t)
+    common.evaluation(
+        t,
+        holdout=held,
+        split=None if held else str(t.get("dataset_test_split")),
+        key=t.key("dataset_mixture.test_split_size"),
+    )
+    trl.precision(t)
+    common.attention(t)
+    trl.length(t)
+    template = t.key("chat_template")
+    if template is not None:
+        t.set("model.chat_template", str(template.value), template)
+
+
+def rows(t: Translation) -> float | None:
+    """Write the rows of a mixture; return the share that is held out, where it is one."""
+    mixer = list(t.configuration.under("dataset_mixer"))
+    if mixer:
+        for name in mixer:
+            t.taken.add(f"dataset_mixer.{name}")
+        t.key("dataset_splits")
+        t.note(
+            "cannot",
+            t.configuration.keys[f"dataset_mixer.{mixer[0]}"],
+            "dataset_mixer, which this version of the handbook does not read",
+            missing="dataset_mixer",
+        )
+        return None
+    listed = t.configuration.items("dataset_mixture.datasets")
+    if not listed:
+        trl.rows(t)
+        return None
+    size = t.key("dataset_mixture.test_split_size")
+    for block in listed:
+        for inner in t.configuration.under(block):
+            t.taken.add(f"{block}.{inner}")
+    held = float(size.value) if size is not None and isinstance(size.value, int | float) else 0.0
+    if size is not None and held >= 1:
+        t.note(
+            "cannot",
+            size,
+            "a number of rows is held out; here a share is",
+            block="evaluate",
+            missing="test_split_size as a number of rows",
+        )
+        held = 0.0
+    if len(listed) != 1:
+        t.note(
+            "cannot",
+            t.configuration.keys.get(f"{listed[0]}.id"),
+            "several data sets in one stage",
+            missing="several data sets",
+        )
+        return None
+    only = t.configuration.under(listed[0])
+    path, columns = only.get("id"), only.get("columns")
+    if path is None:
+        t.note("decide", f"{listed[0]}.id", "no key names the rows", missing="no rows are named")
+        return None
+    named = tuple(columns.value) if columns is not None and isinstance(columns.value, list) else ()
+    form = _COLUMNS.get(named, "")
+    facts: dict[str, object] = {}
+    if not form:
+        form, facts = common.form_of(t, str(path.value), path, t.trainer)
+    if not form:
+        return None
+    common.rows_of(t, form, facts, learn="every_token")
+    common.source(t, str(path.value), path, only.get("config"))
+    part = only.get("split")
+    common.split(t, str(part.value) if part is not None else "train", part)
+    weight = only.get("weight")
+    if weight is not None and weight.value not in (1, 1.0):
+        t.note(
+            "cannot", weight, "a share of the rows, drawn at random", missing="a share of the rows"
+        )
+    return held or None

@@ -1,0 +1,475 @@
+"""LLaMA-Factory: stage, adapter, data sets by dataset_info.json, templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmft.api.errors import RecipeError
+from llmft.importing.configuration import Key, as_bool
+from llmft.importing.peer_translation import Translation
+from llmft.importing.structure import common
+from llmft.recipes.textfile import read_text
+from llmft.recipes.tree import visible
+
+_STAGES = {"sft": "sft", "dpo": "dpo", "rm": "reward", "kto": "kto"}
+_PREFERENCES = ("sigmoid", "hinge", "ipo")
+INFO = "dataset_info.json"
+
+
+def structure(t: Translation) -> None:
+    """Translate what several keys of LLaMA-Factory say together."""
+    common.value(t, "model.path", "model_name_or_path")
+    stage(t)
+    if t.stopped:
+        return
+    adapter(t)
+    rows(t)
+    t.key("packing"), t.key("neat_packing")
+    template(t)
+    common.training_arguments(t)
+    evaluation(t)
+    precision(t)
+    common.attention(t, "flash_attn")
+    packing(t)
+    workers = t.key("ray_num_workers")
+    if workers is not None and isinstance(workers.value, int):
+        t.processes = max(t.processes, workers.value)
+        t.note("none", workers, "the number of processes is said above")
+
+
+def stage(t: Translation) -> None:
+    """Choose what is optimised."""
+    name, key = str(t.get("stage")), t.key("stage")
+    loss, loss_key = str(t.get("pref_loss")), t.key("pref_loss")
+    if name not in _STAGES:
+        what = "documents cut and joined" if name == "pt" else f"the stage '{visible(name)[:40]}'"
+        t.stop(key, f"{what} cannot be imported yet", f"stage {visible(name)[:40]}")
+        return
+    t.trainer = _STAGES[name]
+    if name == "dpo" and loss == "orpo":
+        t.trainer = "orpo"
+        t.method("alignment", "orpo", loss_key)
+        common.value(t, "alignment.beta", "pref_beta")
+        return
+    t.method("alignment", t.trainer, key)
+    if name == "dpo":
+        if loss in _PREFERENCES:
+            t.set(
+                "alignment.loss_type",
+                [loss],
+                loss_key,
+                "" if loss_key else f"the default of {t.origin}",
+            )
+        else:
+            t.note(
+                "cannot",
+                loss_key,
+                f"the loss '{visible(loss)[:40]}'",
+                missing=f"pref_loss {loss[:40]}",
+            )
+        common.value(t, "alignment.beta", "pref_beta")
+        if (smoothing := t.key("dpo_label_smoothing")) is not None:
+            t.set("alignment.label_smoothing", smoothing.value, smoothing)
+    elif name == "kto":
+        common.value(t, "alignment.beta", "pref_beta")
+        common.value(t, "alignment.desirable_weight", "kto_chosen_weight")
+        common.value(t, "alignment.undesirable_weight", "kto_rejected_weight")
+    for other in ("pref_beta", "pref_loss"):
+        if (unused := t.key(other)) is not None and name in ("sft", "rm"):
+            t.note("none", unused, f"stage: {name} does not read it", block="alignment")
+    if name == "rm":
+        t.note(
+            "decide",
+            key,
+            "LLaMA-Factory's head has a bias and a dropout; here it has neither",
+            block="alignment",
+            missing="the head of a reward model",
+        )
+
+
+def adapter(t: Translation) -> None:
+    """Write LoRA with its forms, or full fine-tuning."""
+    kind, key = str(t.get("finetuning_type")), t.key("finetuning_type")
+    lora = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target")
+    bits, bits_key = t.get("quantization_bit"), t.key("quantization_bit")
+    method = t.key("quantization_method")
+    if method is not None and str(method.value).lower() not in ("bnb", "bitsandbytes"):
+        t.note(
+            "cannot",
+            method,
+            f"a base stored by {visible(str(method.value))[:20]}",
+            missing="bases stored by another method than bitsandbytes",
+        )
+    if kind == "full":
+        common.full(t, key)
+        if t.get("pure_bf16") is True:
+            t.set("adapter.pure_bf16", True, t.key("pure_bf16"))
+        for name in lora:
+            if (unused := t.key(name)) is not None:
+                t.note("none", unused, "no adapter is trained", block="adapter")
+        if bits:
+            t.note("cannot", bits_key, "training all weights of a quantised base")
+        return
+    if kind != "lora":
+        t.note(
+            "cannot",
+            key,
+            f"finetuning_type '{visible(kind)[:40]}'",
+            missing=f"finetuning_type {visible(kind)[:40]}",
+        )
+        return
+    if t.get("pure_bf16") is True:
+        t.note(
+            "decide",
+            t.key("pure_bf16"),
+            "the adapter's weights are float32 here, not bfloat16",
+            missing="the adapter's weights in bfloat16",
+        )
+    dora = t.key("use_dora")
+    uses_dora = dora is not None and dora.value is True
+    four = bits == 4
+    if uses_dora and four:
+        t.note("cannot", dora, "DoRA on a base of 4 bits")
+    chosen = dora if uses_dora else bits_key if four else key
+    why = "" if chosen else f"the default of {t.origin}"
+    t.method("adapter", "dora" if uses_dora else "qlora" if four else "lora", chosen, why)
+    common.value(t, "adapter.r", "lora_rank")
+    alpha, rank = t.key("lora_alpha"), t.get("lora_rank")
+    if alpha is not None:
+        t.set("adapter.lora_alpha", alpha.value, alpha)
+    elif isinstance(rank, int):
+        t.set("adapter.lora_alpha", 2 * rank, None, f"the default of {t.origin}: twice lora_rank")
+    common.value(t, "adapter.lora_dropout", "lora_dropout")
+    target = t.key("lora_target")
+    if target is None:
+        t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}: all")
+    else:
+        common.targets(t, "lora_target", every=("all", "all-linear"))
+    if (more := t.key("additional_target")) is not None:
+        listed = (
+            [one.strip() for one in str(more.value).split(",")]
+            if isinstance(more.value, str)
+            else more.value
+        )
+        t.set("adapter.modules_to_save", listed, more)
+    for home, name in (("use_rslora", "use_rslora"), ("loraplus_lr_ratio", "loraplus_lr_ratio")):
+        if (found := t.key(name)) is not None:
+            t.set(f"adapter.{home}", found.value, found)
+    pissa = t.key("pissa_init")
+    rounds = t.get("pissa_iter")
+    if pissa is not None and pissa.value is True:
+        t.set(
+            "adapter.init_lora_weights", f"pissa_niter_{rounds}" if rounds != -1 else "pissa", pissa
+        )
+    elif (unused := t.key("pissa_iter")) is not None:
+        t.note("none", unused, "acts with pissa_init only", block="adapter")
+    if four:
+        common.value(t, "adapter.bnb_4bit_quant_type", "quantization_type")
+        common.value(t, "adapter.bnb_4bit_use_double_quant", "double_quantization")
+    elif bits == 8:
+        t.set("model.quantization.load_in_8bit", True, bits_key)
+    elif bits:
+        t.note("cannot", bits_key, f"a base of {bits} bits")
+
+
+def rows(t: Translation) -> None:
+    """Write the data set, as dataset_info.json describes it."""
+    key = t.key("dataset")
+    folder, limit = t.get("dataset_dir"), t.key("max_samples")
+    if key is None:
+        t.note("decide", "dataset", "no key names the rows", missing="no rows are named")
+        return
+    named = key.value if isinstance(key.value, list) else str(key.value).split(",")
+    names = [str(name).strip() for name in named if str(name).strip()]
+    if len(names) != 1:
+        t.note("cannot", key, "several data sets in one stage", missing="several data sets")
+        return
+    described = _description(t, names[0], str(folder), key)
+    if described is not None:
+        one(t, names[0], described, key, str(folder))
+    if limit is not None and described is not None:
+        t.set("data.limit", limit.value, limit)
+    common_long = (
+        "LLaMA-Factory cuts a longer row at the prompt and at the answer, so it is refused here"
+    )
+    t.set("train.on_long_row", "fail", None, common_long)
+
+
+def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, Any] | None:
+    """Return what dataset_info.json beside the file says of a data set; None with a finding."""
+    here = Path(t.configuration.folder)
+    places = [here / folder / INFO, here / INFO, here.parent / folder / INFO, Path(folder) / INFO]
+    for place in places:
+        if not place.is_file():
+            continue
+        try:
+            found = json.loads(read_text(place)).get(name)
+        except (RecipeError, ValueError, AttributeError, RecursionError):
+            t.note("decide", key, f"{visible(str(place))[:200]} cannot be read", missing=INFO)
+            return None
+        if not isinstance(found, dict):
+            t.note(
+                "decide",
+                key,
+                f"{visible(str(place))[:200]} has no '{visible(name)[:60]}'",
+                missing=INFO,
+            )
+            return None
+        t.configuration.folder = str(place.parent)
+        return found
+    if "/" in name and name.count("/") == 1:
+        return {"hf_hub_url": name}
+    t.note(
+        "decide",
+        key,
+        f"what '{visible(name)[:60]}' is stands in {INFO}, which is not"
+        " beside the file: put it there",
+        block="data",
+        missing=f"{INFO} is not beside the file",
+    )
+    return None
+
+
+_TAGS = {"role_tag": ("from", "role"), "content_tag": ("value", "content")}
+
+
+def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: str) -> None:
+    """Write one data set by its description."""
+    columns = described.get("columns") or {}
+    tags = described.get("tags") or {}
+    known = {
+        "file_name",
+        "hf_hub_url",
+        "ms_hub_url",
+        "om_hub_url",
+        "formatting",
+        "columns",
+        "tags",
+        "ranking",
+        "subset",
+        "split",
+        "num_samples",
+        "folder",
+    }
+    if unknown := sorted(set(described) - known):
+        t.note(
+            "decide",
+            key,
+            f"{INFO}: {', '.join(map(visible, unknown))[:100]}",
+            block="data",
+            missing=INFO,
+        )
+    for part in ("images", "videos", "audios"):
+        if part in columns:
+            t.note("cannot", key, "rows with pictures, videos or sounds", missing="multimodal rows")
+            return
+    formatting = described.get("formatting", "alpaca")
+    ranking = bool(described.get("ranking"))
+    if formatting == "sharegpt" and not ranking and t.trainer == "sft":
+        chat(t, columns, tags, key)
+    elif formatting == "alpaca" and not ranking and "kto_tag" not in columns and t.trainer == "sft":
+        instructions(t, columns, key)
+    else:
+        form = "kto" if "kto_tag" in columns else "pairs" if ranking else "instruction"
+        t.note(
+            "cannot",
+            key,
+            f"rows of the form {formatting} ({form})",
+            missing=f"rows {formatting}, {form}",
+        )
+        return
+    if not t.draft.get("data.method"):
+        return
+    url, file = described.get("hf_hub_url"), described.get("file_name")
+    if url:
+        t.set("data.path", str(url), key)
+        if described.get("subset"):
+            t.set("data.subset", str(described["subset"]), None, INFO)
+        if described.get("split"):
+            common.split(t, str(described["split"]), None)
+    elif file:
+        t.set("data.path", str(Path(t.configuration.folder) / str(file)), key)
+    else:
+        t.note(
+            "cannot", key, "rows that are neither a file nor of the hub", missing="rows by a script"
+        )
+    if described.get("num_samples"):
+        t.note(
+            "decide",
+            key,
+            "num_samples draws rows at random; here a limit takes the first ones",
+            block="data",
+            missing="num_samples",
+        )
+
+
+_COLUMNS = (
+    ("prompt", "prompt", "instruction"),
+    ("input", "query", "input"),
+    ("completion", "response", "output"),
+    ("system", "system", None),
+    ("history", "history", None),
+)
+
+
+def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
+    """Write instruction rows: the input on a line after the instruction, by the chat template."""
+    prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
+    if prompt is True:
+        t.note("cannot", t.key("train_on_prompt"), "the loss on prompts", missing="train_on_prompt")
+        return
+    t.method("data", "jsonl")
+    t.set("data.chat", True, key)
+    for ours, theirs, usual in _COLUMNS:
+        if (column := columns.get(theirs, usual)) is not None:
+            t.set(f"data.columns.{ours}", str(column), None, said=f"columns.{theirs}")
+    if columns.get("history") and history is not True:
+        t.note(
+            "cannot", key, "the loss on the answers of earlier turns", missing="history is learnt"
+        )
+    if columns.get("tools"):
+        t.note("cannot", key, "tool calls in LLaMA-Factory's own form", missing="tool calls")
+    t.note("none", None, "an answer's spaces at its start and end are left out here", block="data")
+
+
+def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key) -> None:
+    """Write rows of messages in ShareGPT's form."""
+    pair = tuple(str(tags.get(tag, usual[0])) for tag, usual in _TAGS.items())
+    if pair not in (("from", "value"), ("role", "content")):
+        t.note(
+            "cannot",
+            key,
+            f"messages with the keys {visible(', '.join(pair))[:60]}",
+            missing="keys of messages",
+        )
+        return
+    prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
+    common.rows_of(
+        t, "chat", {"messages": str(columns.get("messages", "conversations"))}, learn="all"
+    )
+    if history is True:
+        t.set("data.learn", "last", t.key("mask_history"))
+    if prompt is True:
+        t.note(
+            "decide",
+            t.key("train_on_prompt"),
+            "which tokens between the turns are learnt",
+            missing="train_on_prompt",
+        )
+    if columns.get("tools"):
+        t.note("cannot", key, "tool calls in LLaMA-Factory's own form", missing="tool calls")
+    if columns.get("system"):
+        t.set("data.system_column", str(columns["system"]), None, INFO)
+
+
+def template(t: Translation) -> None:
+    """Write LLaMA-Factory's template, where its text is known; it is not the model's own."""
+    key, system, thinking = t.key("template"), t.key("default_system"), t.key("enable_thinking")
+    if system is not None:
+        t.set("data.system", system.value, system)
+    if thinking is not None:
+        t.note(
+            "decide",
+            thinking,
+            "how thinking is put into rows that have none",
+            missing="enable_thinking",
+        )
+    if key is None:
+        t.note(
+            "decide",
+            "template",
+            "LLaMA-Factory takes its template 'empty' or the tokenizer's",
+            block="model",
+            missing="template not stated",
+        )
+        return
+    rule = t.table.rule("template")
+    text = rule.values.get(str(key.value)) if rule else None
+    if text is not None:
+        t.set(
+            "model.chat_template",
+            text,
+            key,
+            "as LLaMA-Factory writes it; the model's own template may differ",
+        )
+        return
+    t.note(
+        "decide",
+        key,
+        "LLaMA-Factory's own template may differ from the model's, in a default"
+        " system text or by a line break that it learns after an answer; --anyway takes the"
+        " model's",
+        block="model",
+        missing=f"template {visible(str(key.value))[:40]}",
+    )
+
+
+def evaluation(t: Translation) -> None:
+    """Write which rows are held out and when they are scored."""
+    size, key = t.get("val_size"), t.key("val_size")
+    other = t.key("eval_dataset")
+    patience = t.key("early_stopping_steps")
+    best = t.get("load_best_model_at_end") is True or patience is not None
+    if other is not None:
+        t.note(
+            "cannot" if best else "logging",
+            other,
+            "another data set is scored on",
+            missing="evaluation on another data set",
+        )
+    held = float(size) if isinstance(size, int | float) and not isinstance(size, bool) else 0.0
+    if held >= 1:
+        t.note(
+            "cannot",
+            key,
+            "a number of rows is held out; here a share is",
+            missing="val_size as a number of rows",
+        )
+        held = 0.0
+    common.evaluation(t, holdout=held or None, key=key)
+    if patience is not None:
+        t.set("evaluate.early_stopping_patience", patience.value, patience)
+
+
+def precision(t: Translation) -> None:
+    """Write the type of the weights and of the computation; trained weights are float32."""
+    key, pure = t.key("bf16"), t.get("pure_bf16")
+    bf16 = t.get("bf16") is True
+    if bf16 or pure is True:
+        t.set("model.dtype", "bfloat16", key or t.key("pure_bf16"))
+        t.set("train.bf16", bf16, key)
+    else:
+        t.note(
+            "decide",
+            key or "bf16",
+            "without bf16 the base keeps the checkpoint's type; --anyway takes float32",
+            block="model",
+            missing="dtype auto",
+        )
+    off = t.key("disable_gradient_checkpointing")
+    t.set(
+        "train.gradient_checkpointing",
+        not (off is not None and off.value is True),
+        off,
+        "" if off else f"the default of {t.origin}",
+    )
+
+
+def packing(t: Translation) -> None:
+    """Write packing, where packed rows do not see each other (neat_packing)."""
+    key, neat = t.key("packing"), t.key("neat_packing")
+    if neat is not None and neat.value is True:
+        t.set("train.packing", True, neat)
+        t.note("speed", neat, "which rows are packed together differs", block="train")
+        if key is not None:
+            t.note("none", key, "neat_packing goes before", block="train")
+    elif key is not None and key.value is True:
+        t.note(
+            "decide",
+            key,
+            "without neat_packing packed rows see each other; here they never do",
+            missing="packed rows that see each other",
+        )
+        t.set("train.packing", True, key)

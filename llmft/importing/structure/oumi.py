@@ -1,0 +1,219 @@
+"""oumi: its trainers, adapters, lengths and precision; its data sets are classes of its own."""
+
+from __future__ import annotations
+
+from llmft.importing.configuration import as_bool
+from llmft.importing.peer_translation import Translation
+from llmft.importing.structure import common
+from llmft.recipes.tree import visible
+
+_TRAINERS = {"TRL_SFT": "sft", "TRL_DPO": "dpo", "TRL_KTO": "kto", "TRL_GRPO": "grpo"}
+_LEARNT = "text_completions_only_with_padding"
+
+
+def structure(t: Translation) -> None:
+    """Translate what several keys of oumi say together."""
+    key = t.key("training.trainer_type")
+    name = str(key.value) if key else "HF"
+    if name not in _TRAINERS:
+        t.stop(
+            key,
+            f"there is no alignment like oumi's '{visible(name)[:40]}' yet",
+            f"trainer {visible(name)[:40]}",
+        )
+        return
+    t.trainer = _TRAINERS[name]
+    t.method("alignment", t.trainer, key)
+    common.value(t, "model.path", "model.model_name")
+    weights = t.key("model.load_pretrained_weights")
+    if weights is not None and weights.value is False:
+        t.note("cannot", weights, "training from random weights", missing="random weights")
+    dropout = t.key("model.model_kwargs.disable_dropout")
+    if dropout is not None and dropout.value is True:
+        t.note("none", dropout, "a base in use today has no dropout", block="model")
+    adapter(t)
+    rows(t)
+    training(t)
+    precision(t)
+    common.attention(t, "model.attn_implementation")
+    longest = t.key("model.model_max_length")
+    if longest is not None:
+        t.set("train.max_length", longest.value, longest)
+    if t.trainer == "sft":
+        t.set("train.on_long_row", "truncate", None, "oumi cuts a longer row at its end")
+    else:
+        t.set("train.on_long_row", "fail", None, "oumi cuts a longer pair in another way")
+    template = t.key("model.chat_template")
+    if template is not None and template.value != "auto":
+        t.note(
+            "decide",
+            template,
+            "a chat template of oumi's own; --anyway takes the model's",
+            block="model",
+            missing="a chat template of oumi's own",
+        )
+    elif template is not None:
+        t.note("none", template, "the model's own", block="model")
+
+
+def adapter(t: Translation) -> None:
+    """Write LoRA, QLoRA, or full fine-tuning."""
+    asked = t.key("training.use_peft")
+    if as_bool(t.get("training.use_peft")) is not True:
+        common.full(t, asked, "" if asked else f"the default of {t.origin}")
+        for name, unused in t.configuration.under("peft").items():
+            if unused.value not in (None, False, [], "auto"):
+                t.key(f"peft.{name}")
+                t.note("none", unused, "no adapter is trained", block="adapter")
+        return
+    quantised = t.key("peft.q_lora")
+    four = quantised is not None and quantised.value is True
+    bits = t.get("peft.q_lora_bits")
+    if four and bits == 8:
+        four = False
+        t.set("model.quantization.load_in_8bit", True, quantised)
+    t.method("adapter", "qlora" if four else "lora", quantised if four else asked)
+    for home, name in (
+        ("r", "lora_r"),
+        ("lora_alpha", "lora_alpha"),
+        ("lora_dropout", "lora_dropout"),
+    ):
+        common.value(t, f"adapter.{home}", f"peft.{name}")
+    common.targets(t, "peft.lora_target_modules")
+    for home, name in (("modules_to_save", "lora_modules_to_save"), ("bias", "lora_bias")):
+        if (found := t.key(f"peft.{name}")) is not None:
+            t.set(f"adapter.{home}", found.value, found)
+    start = t.key("peft.lora_init_weights")
+    if start is not None and str(start.value).lower() not in ("default", "true"):
+        t.set("adapter.init_lora_weights", str(start.value).lower(), start)
+    if four:
+        for home, name in (
+            ("bnb_4bit_quant_type", "bnb_4bit_quant_type"),
+            ("bnb_4bit_use_double_quant", "use_bnb_nested_quant"),
+            ("bnb_4bit_compute_dtype", "bnb_4bit_compute_dtype"),
+        ):
+            common.value(t, f"adapter.{home}", f"peft.{name}")
+        if t.trainer == "sft":
+            t.note(
+                "decide",
+                quantised,
+                "TRL trains the adapter of a quantised base in bfloat16; here it is float32",
+                missing="the adapter's weights in bfloat16",
+            )
+
+
+def rows(t: Translation) -> None:
+    """Say that oumi's data sets are classes, which make the conversations; only some are known."""
+    listed = t.configuration.items("data.train.datasets")
+    collator = t.key("data.train.collator_name")
+    target = t.key("data.train.train_target")
+    for name in t.configuration.under("data.train.collator_kwargs"):
+        t.taken.add(f"data.train.collator_kwargs.{name}")
+    for block in listed:
+        for inner in t.configuration.under(block):
+            t.taken.add(f"{block}.{inner}")
+    if len(listed) != 1:
+        t.note(
+            "cannot" if listed else "decide",
+            t.configuration.keys.get(f"{(listed or ['-'])[0]}.dataset_name"),
+            "several data sets in one stage" if listed else "no key names the rows",
+            missing="several data sets" if listed else "no rows are named",
+        )
+        return
+    inside = t.configuration.under(listed[0])
+    key = inside.get("dataset_name")
+    name = str(key.value) if key is not None else ""
+    only = (collator is not None and collator.value == _LEARNT) or (
+        target is not None and target.value == "ALL_ASSISTANT_TURNS"
+    )
+    files = inside.get("dataset_path")
+    if name == "text_sft_jsonl" and files is not None:
+        common.rows_of(t, "chat", {}, learn="all" if only else "every_token")
+        common.source(t, str(files.value), files)
+        return
+    t.note(
+        "cannot",
+        key,
+        f"rows that oumi's class for '{visible(name)[:60]}' makes",
+        block="data",
+        missing=f"rows of oumi's class {visible(name)[:60]}",
+    )
+
+
+def training(t: Translation) -> None:
+    """Write steps, schedule, clipping and saving."""
+    most, key = t.get("training.max_steps"), t.key("training.max_steps")
+    epochs = t.key("training.num_train_epochs")
+    if isinstance(most, int) and most > 0:
+        t.set("train.max_steps", most, key)
+        if epochs is not None:
+            t.note("none", epochs, "max_steps ends the training", block="train")
+    else:
+        common.value(t, "train.num_train_epochs", "training.num_train_epochs")
+    common.value(t, "train.lr_scheduler_type", "training.lr_scheduler_type")
+    kind = t.get("training.lr_scheduler_type")
+    inner = t.configuration.under("training.lr_scheduler_kwargs")
+    for name in inner:
+        t.key(f"training.lr_scheduler_kwargs.{name}")
+    if inner:
+        t.set(
+            "train.lr_scheduler_kwargs",
+            {n: k.value for n, k in inner.items()},
+            next(iter(inner.values())),
+        )
+    count, ratio = t.key("training.warmup_steps"), t.key("training.warmup_ratio")
+    if kind == "constant":
+        for unused in (count, ratio):
+            if unused is not None:
+                t.note("none", unused, "the constant schedule ignores it", block="train")
+    elif count is not None and count.value:
+        t.set("train.warmup_steps", count.value, count)
+        if ratio is not None:
+            t.note("none", ratio, "warmup_steps goes before", block="train")
+    elif ratio is not None and ratio.value:
+        t.set("train.warmup_ratio", ratio.value, ratio)
+    common.weight_decay(t, "training.weight_decay")
+    common.checkpointing(t, "training.enable_gradient_checkpointing")
+    clip = t.key("training.max_grad_norm")
+    value = common.number(clip.value) if clip is not None else t.get("training.max_grad_norm")
+    t.set("train.max_grad_norm", value, clip, "" if clip else f"the default of {t.origin}")
+    every, epoch = t.key("training.save_steps"), t.key("training.save_epoch")
+    if every is not None and every.value:
+        t.set("train.save_strategy", "steps", every)
+        t.set("train.save_steps", every.value, every)
+    else:
+        ends = epoch is not None and epoch.value is True
+        t.set(
+            "train.save_strategy",
+            "epoch" if ends else "no" if every is not None else "steps",
+            every or epoch,
+        )
+    wandb = t.key("training.enable_wandb")
+    if wandb is not None and wandb.value is True:
+        common.use_trackers(t, ["wandb"], wandb)
+
+
+def precision(t: Translation) -> None:
+    """Write the type of the weights, which is also that of what is trained without an adapter."""
+    key = t.key("model.torch_dtype_str")
+    name = str(key.value) if key else "auto"
+    mixed = t.key("training.mixed_precision_dtype")
+    autocast = str(mixed.value).lower() if mixed is not None else "none"
+    if name == "auto":
+        t.note(
+            "decide",
+            key or "model.torch_dtype_str",
+            "the type of the checkpoint's weights; --anyway takes float32",
+            block="model",
+            missing="dtype auto",
+        )
+    else:
+        common.dtype(t, name, key)
+        asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
+        masters = asked if asked is not None and asked.value is True else None
+        common.weights_of_full(t, masters)
+    if autocast == "fp16":
+        t.note("cannot", mixed, "training in float16 with a loss scale", missing="float16")
+    t.set(
+        "train.bf16", autocast == "bf16", mixed, "" if mixed else f"the default of {t.origin}: none"
+    )

@@ -1,0 +1,368 @@
+"""TRL: which trainer, which adapter, which rows, which loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmft.importing.peer_translation import Translation
+from llmft.importing.structure import common
+from llmft.recipes.tree import visible
+
+ALIGNMENTS = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "orpo": "orpo",
+    "reward": "reward",
+    "reward_modeling": "reward",
+    "kto": "kto",
+    "grpo": "grpo",
+    "rloo": "rloo",
+    "cpo": "cpo",
+}
+_DPO_ONLY = ("precompute_ref_log_probs", "f_divergence_type", "label_smoothing", "loss_weights")
+
+
+def structure(t: Translation) -> None:
+    """Translate what several keys of TRL say together."""
+    trainer = t.trainer
+    if trainer not in ALIGNMENTS:
+        t.stop(
+            None,
+            f"there is no alignment like TRL's '{visible(trainer)[:60]}' yet",
+            f"trainer {visible(trainer)[:60]}",
+        )
+        return
+    t.trainer = trainer = "reward" if trainer == "reward_modeling" else trainer
+    common.value(t, "model.path", "model_name_or_path")
+    adapter(t)
+    t.method("alignment", ALIGNMENTS[trainer])
+    loss(t)
+    rows(t)
+    common.training_arguments(t)
+    common.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
+    precision(t)
+    common.attention(t)
+    length(t)
+
+
+def adapter(t: Translation) -> None:
+    """Write LoRA, its QLoRA and DoRA forms, or full fine-tuning."""
+    key = t.key("use_peft")
+    four, eight = t.get("load_in_4bit"), t.get("load_in_8bit")
+    lora = (
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+        "lora_modules_to_save",
+        "lora_target_parameters",
+        "use_rslora",
+        "use_dora",
+    )
+    if not t.get("use_peft"):
+        common.full(t, key, "" if key else f"the default of {t.origin}")
+        for name in (
+            *lora,
+            "load_in_4bit",
+            "load_in_8bit",
+            "bnb_4bit_quant_type",
+            "use_bnb_nested_quant",
+        ):
+            if (found := t.key(name)) is not None and found.value is not False:
+                if name.startswith("load_in"):
+                    t.note("cannot", found, "training all weights of a quantised base")
+                else:
+                    t.note("none", found, "without use_peft no adapter is trained", block="adapter")
+        return
+    method = "dora" if t.get("use_dora") else "qlora" if four else "lora"
+    if t.get("use_dora") and four:
+        t.note("cannot", t.key("use_dora"), "DoRA on a base of 4 bits")
+    chosen = t.key("use_dora") if method == "dora" else t.key("load_in_4bit") if four else key
+    t.method("adapter", method, chosen)
+    for home, name in (
+        ("r", "lora_r"),
+        ("lora_alpha", "lora_alpha"),
+        ("lora_dropout", "lora_dropout"),
+    ):
+        common.value(t, f"adapter.{home}", name)
+    common.targets(t, "lora_target_modules")
+    if (saved := t.key("lora_modules_to_save")) is not None:
+        listed = saved.value if isinstance(saved.value, list) else [saved.value]
+        t.set("adapter.modules_to_save", listed, saved)
+    if (found := t.key("lora_target_parameters")) is not None and found.value:
+        t.set("adapter.target_parameters", found.value, found)
+    if rslora := t.key("use_rslora"):
+        t.set("adapter.use_rslora", rslora.value, rslora)
+    t.key("use_dora")
+    if eight and not four:
+        t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
+    if four:
+        common.value(t, "adapter.bnb_4bit_quant_type", "bnb_4bit_quant_type")
+        common.value(t, "adapter.bnb_4bit_use_double_quant", "use_bnb_nested_quant")
+        compute = str(t.get("dtype") or t.get("torch_dtype") or "float32")
+        if compute in ("float32", "bfloat16", "float16"):
+            t.set("adapter.bnb_4bit_compute_dtype", compute, t.key("dtype") or t.key("torch_dtype"))
+    if four or eight:
+        t.note(
+            "decide",
+            t.key("load_in_4bit") if four else t.key("load_in_8bit"),
+            f"{t.table.title} trains the adapter of a quantised base in bfloat16, where small"
+            " updates are lost; here it is float32",
+            block="adapter",
+            missing="the adapter's weights in bfloat16",
+        )
+
+
+def loss(t: Translation) -> None:
+    """Write the loss and its coefficients."""
+    trainer = t.trainer
+    kind, key = t.get("loss_type"), t.key("loss_type")
+    dropout = t.key("disable_dropout")
+    if trainer == "dpo":
+        if key is not None:
+            names = kind if isinstance(kind, list) else [kind]
+            t.set("alignment.loss_type", [str(name) for name in names], key)
+        common.value(t, "alignment.beta", "beta")
+    elif trainer == "orpo":
+        common.value(t, "alignment.beta", "beta")
+        t.set(
+            "alignment.learn_prompt", True, None, "TRL's ORPO computes the loss on the prompt too"
+        )
+    elif trainer == "kto":
+        common.value(t, "alignment.beta", "beta")
+        if key is not None and kind != "kto":
+            t.set("alignment.loss_type", kind, key)
+    elif trainer == "sft" and key is not None:
+        if kind == "nll":
+            t.note("none", key, "the loss of sft", block="alignment")
+        else:
+            t.note(
+                "cannot",
+                key,
+                f"sft with the loss '{visible(str(kind))[:40]}'",
+                missing=f"sft loss {visible(str(kind))[:40]}",
+            )
+    if dropout is not None:
+        t.set("alignment.disable_dropout", dropout.value, dropout)
+    if trainer in ("grpo", "rloo"):
+        online(t)
+
+
+def online(t: Translation) -> None:
+    """Write how answers are sampled and rewarded."""
+    common.value(t, "alignment.beta", "beta")
+    loss_type = t.key("loss_type")
+    if t.trainer == "grpo":
+        why = "" if loss_type else f"the default of {t.origin}"
+        t.set("alignment.loss_type", loss_type.value if loss_type else "dapo", loss_type, why)
+    for name in (
+        "num_generations",
+        "max_completion_length",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "num_iterations",
+        "epsilon",
+        "epsilon_high",
+        "delta",
+        "scale_rewards",
+        "importance_sampling_level",
+        "mask_truncated_completions",
+        "steps_per_generation",
+        "generation_batch_size",
+        "use_bias_correction_kl",
+        "multi_objective_aggregation",
+        "off_policy_mask_threshold",
+        "normalize_advantages",
+        "reward_clip_range",
+        "sapo_temperature_neg",
+        "sapo_temperature_pos",
+        "vespo_k_neg",
+        "vespo_k_pos",
+        "vespo_lambda_neg",
+        "vespo_lambda_pos",
+    ):
+        found = t.get(name)
+        neutral = {"repetition_penalty": 1.0, "mask_truncated_completions": False, "top_k": 0}
+        if found is None or (name in neutral and found == neutral[name]):
+            continue
+        common.value(t, f"alignment.{name}", name)
+    for name, neutral_value in (("top_entropy_quantile", 1.0), ("entropy_coef", 0.0)):
+        if (found := t.key(name)) is not None and found.value != neutral_value:
+            t.set(f"alignment.{name}", found.value, found)
+    rewards = t.key("reward_funcs")
+    model = t.key("reward_model_name_or_path")
+    t.key("reward_weights")
+    named = (
+        rewards.value
+        if rewards and isinstance(rewards.value, list)
+        else ([rewards.value] if rewards else [])
+    )
+    said = ", ".join(visible(str(name))[:60] for name in named)
+    t.note(
+        "cannot",
+        rewards or model or "reward_funcs",
+        f"a reward function of Python ({said})" if said else "a reward function of Python",
+        missing="reward functions in Python",
+    )
+
+
+def rows(t: Translation) -> None:
+    """Write where the rows are, their form, and what is learnt of them."""
+    listed = t.configuration.items("datasets")
+    if len(listed) > 1:
+        t.note(
+            "cannot",
+            t.configuration.keys.get(f"{listed[0]}.path") or "datasets",
+            "several data sets in one stage",
+            missing="several data sets",
+        )
+        for block in listed:
+            for inner in t.configuration.under(block):
+                t.taken.add(f"{block}.{inner}")
+        return
+    path_key = t.key(f"{listed[0]}.path") if listed else t.key("dataset_name")
+    subset = t.key(f"{listed[0]}.name") if listed else t.key("dataset_config")
+    split_key = t.key(f"{listed[0]}.split") if listed else t.key("dataset_train_split")
+    if path_key is None:
+        t.note("decide", "dataset_name", "no key names the rows", missing="no rows are named")
+        return
+    path = str(path_key.value)
+    form, facts = common.form_of(t, path, path_key, t.trainer)
+    learn_key = t.key("assistant_only_loss")
+    learn = "all" if learn_key is not None and learn_key.value is True else "every_token"
+    if not form:
+        t.key("dataset_text_field"), t.key("completion_only_loss"), t.key("dataset_test_split")
+        return
+    text = t.key("dataset_text_field")
+    if form == "text":
+        facts["text"] = text.value if text else facts.get("text", "text")
+    elif text is not None:
+        t.note("none", text, "the rows are no plain text", block="data")
+    common.rows_of(t, form, facts, learn=learn)
+    common.source(t, path, path_key, subset)
+    common.split(
+        t,
+        str(
+            t.get("dataset_train_split")
+            if not listed
+            else split_key.value
+            if split_key
+            else "train"
+        ),
+        split_key,
+    )
+    only = t.key("completion_only_loss")
+    if only is not None and (only.value is not True or form != "prompt-completion"):
+        t.note(
+            "cannot",
+            only,
+            "the loss on prompts of prompt-completion rows",
+            block="data",
+            missing="completion_only_loss",
+        )
+    if learn_key is not None and form != "chat":
+        t.note("decide", learn_key, "it acts on conversations only", block="data")
+
+
+def _test_split(t: Translation) -> str:
+    return str(t.get("dataset_test_split") or "test")
+
+
+def precision(t: Translation) -> None:
+    """Write the type of the weights, and whether the computation is in bfloat16 (autocast)."""
+    key = t.key("dtype") or t.key("torch_dtype")
+    kind = str(key.value) if key else str(t.get("dtype") or "float32")
+    if kind in ("auto", "null"):
+        t.note(
+            "decide",
+            key,
+            "the type of the checkpoint's weights; say it with model.dtype",
+            block="model",
+            missing="dtype auto",
+        )
+    else:
+        common.dtype(t, kind, key)
+    bf16 = t.key("bf16")
+    value: Any = t.get("bf16")
+    if value is None:
+        t.note(
+            "decide",
+            "bf16",
+            "it depends on the version whether bfloat16 is the default; --anyway takes true",
+            block="train",
+            missing="bf16 not stated",
+        )
+        value = True
+    why = "" if bf16 else f"the default of {t.origin}"
+    t.set("train.bf16", value is True, bf16, why)
+    sharded = t.key("deepspeed") or t.key("fsdp") or t.key("accelerate_config")
+    if "deepspeed" in t.configuration.launcher or "fsdp" in t.configuration.launcher:
+        sharded = key
+    common.weights_of_full(t, sharded)
+
+
+def length(t: Translation) -> None:
+    """Write the longest row, and what happens to a longer one."""
+    key = t.key("max_length") or t.key("max_seq_length")
+    if t.trainer in ("grpo", "rloo"):
+        if (found := t.key("max_prompt_length")) is not None:
+            t.note("cannot", found, "prompts cut by themselves", missing="max_prompt_length")
+        return
+    longest = key.value if key else t.get("max_length")
+    why = "" if key else f"the default of {t.origin}"
+    if isinstance(longest, int):
+        t.set("train.max_length", longest, key, why)
+    if (found := t.key("max_prompt_length")) is not None:
+        t.note("cannot", found, "prompts cut by themselves", missing="max_prompt_length")
+    mode = t.get("truncation_mode")
+    if t.trainer == "sft":
+        if mode == "keep_start":
+            t.set("train.on_long_row", "truncate", t.key("truncation_mode"))
+        else:
+            t.note(
+                "cannot",
+                t.key("truncation_mode"),
+                "rows cut at their start",
+                missing="truncation_mode keep_end",
+            )
+        packing(t)
+        return
+    t.key("truncation_mode")
+    t.set(
+        "train.on_long_row",
+        "fail",
+        None,
+        f"{t.table.title} cuts a longer pair in another way, so it is refused here",
+    )
+
+
+def packing(t: Translation) -> None:
+    """Write packing: whole rows share a row of the batch, and do not see each other."""
+    key, strategy = t.key("packing"), t.get("packing_strategy")
+    strategy_key = t.key("packing_strategy")
+    if not t.get("packing"):
+        if strategy_key is not None:
+            t.note("none", strategy_key, "it acts with packing only", block="train")
+        return
+    if strategy != "bfd":
+        t.note(
+            "cannot",
+            strategy_key,
+            "rows cut and joined to rows of max_length",
+            missing="packing by cutting rows",
+        )
+        return
+    kind = t.key("attn_implementation")
+    if kind is None or "flash" not in str(kind.value):
+        t.note(
+            "decide",
+            key,
+            f"without FlashAttention packed rows see each other in {t.table.title}; never here",
+            block="train",
+            missing="packed rows that see each other",
+        )
+    t.set("train.packing", True, key)
+    t.note("speed", key, "which rows are packed together differs", block="train")

@@ -1,0 +1,201 @@
+"""Scores of a run's model, or of any model, on any data set: with intervals, row by row."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmft.api import Dataset, Row
+from llmft.api.errors import CheckpointError, RecipeError
+from llmft.data.encoding import Encoder
+from llmft.data.stage_rows import read_rows, stage_rows
+from llmft.evaluation import evaluation
+from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
+from llmft.inference.trained import TrainedStage
+from llmft.modeling.base_model import BaseModel, refuse_not_finite
+from llmft.recipes.binding import RESOLVED
+from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.load import load_recipe
+from llmft.recipes.work import LOSS_METRICS
+from llmft.registry.registry import Registry
+from llmft.registry.return_checks import metric_of
+from llmft.runs import artifacts
+from llmft.runs.upstream import dataset_in
+from llmft.system.machine import device
+from llmft.system.nearest import did_you_mean
+
+NAME = "evaluate"
+"""The stage of the recipe that is made up for a model without a run."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is evaluated on what.
+
+    data: a file, a folder or a hub id in place of the data's path; None: the run's held-out rows.
+    method: the data set's, for a model without a run. metrics: none: all that the data has, and
+    the loss. overrides: as `--set` takes them. base: without the adapter. step: the
+    checkpoint after so many steps, for which the stage need not be finished.
+    """
+
+    target: str
+    stage: str | None = None
+    data: str | None = None
+    method: str = "jsonl"
+    metrics: tuple[str, ...] = ()
+    split: str | None = None
+    limit: int | None = None
+    max_new_tokens: int | None = None
+    base: bool = False
+    step: int | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was found. metrics: the means. rows: of each answer, its prompt, text and scores."""
+
+    metrics: Mapping[str, float]
+    rows: Sequence[Mapping[str, Any]]
+    count: int
+    stage: str | None
+
+
+def evaluate(
+    asked: Asked, on_batch: Callable[[str, int, int], None] = lambda *_: None
+) -> Evaluated:
+    """Return the scores of a run's model, or of a model by its folder or hub id.
+
+    Raises RecipeError where a metric or a setting is not known, CheckpointError where the run has
+    no finished policy, DataError where the rows cannot be used.
+    """
+    run = Path(asked.target)
+    if (run / "run.json").is_file():
+        return _of_run(run, asked, on_batch)
+    if asked.stage or asked.base or asked.step:
+        what = (
+            f"'{asked.target}' is not a run folder, and --stage, --step and --base are about runs"
+        )
+        raise CheckpointError("E402", what, fix="name a folder that 'llmft run' printed")
+    if asked.data is None:
+        fix = "add --data FILE, or name a run's folder"
+        raise RecipeError("E090", "a model without a run has no data of its own", fix=fix)
+    with tempfile.TemporaryDirectory() as folder:
+        job = _made_up(asked, Path(folder))
+    bound, base = job.stage(NAME), BaseModel(job.recipe.model)
+    model = base.load({}, varlen=True).to(device())
+    refuse_not_finite(model, base.source)
+    dataset = bound.dataset
+    assert dataset is not None
+    return _scored(model, base, bound, dataset, _rows(bound, dataset, asked, job), asked, on_batch)
+
+
+def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) -> Evaluated:
+    job = load_run(run, Registry.discover())
+    if asked.step is None:
+        folder = artifacts.stage_that_made(
+            "policy", run, asked.stage, fix="a reward model scores texts: llmft score RUN FILE"
+        )
+    else:
+        folder = stage_with_checkpoint(job, run, "policy", asked.stage, asked.step)
+    written = job.rounds[folder.name][0] if folder.name in job.rounds else folder.name
+    overrides = list(asked.overrides)
+    if asked.data is not None:
+        overrides.append(f"stages.{written}.data.path={json.dumps(asked.data)}")
+    if overrides:
+        job = job.load(run / RESOLVED, overrides)
+    trained = TrainedStage(job, run, folder)
+    bound, dataset = trained.bound, dataset_in(trained.bound, run)
+    if dataset is None:
+        what = f"stage '{folder.name}' has no data set"
+        raise RecipeError("E090", what, fix="name a stage that trains: --stage")
+    rows = _rows(bound, dataset, asked, job)
+    adapter = bound.model_adapter
+    varlen = adapter is None or adapter.supports_packing
+    model = model_of_run(
+        job,
+        bound,
+        trained.base,
+        folder,
+        varlen=varlen,
+        with_adapter=not asked.base,
+        step=asked.step,
+    )
+    return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
+
+
+def _made_up(asked: Asked, folder: Path) -> Job:
+    """Return a job with one stage whose data set is the one that is asked for."""
+    recipe = {
+        "recipe": 1, "name": NAME, "model": {"path": asked.target},
+        "stages": [{"name": NAME, "adapter": {"method": "lora"}, "alignment": {"method": "sft"},
+                    "data": {"method": asked.method, "path": asked.data}}],
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe), "utf-8")
+    return load_recipe(path, Registry.discover(), asked.overrides)
+
+
+def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Sequence[Row]:
+    if asked.data is None and asked.split is None:
+        held_out = stage_rows(bound.spec, dataset, job.recipe.seed)[1]
+        if held_out is None:
+            what = f"stage '{bound.name}' holds no rows out"
+            raise RecipeError("E090", what, fix="add --data FILE, or --split NAME")
+        return held_out.rows[: asked.limit]
+    return read_rows(dataset, asked.split or dataset.config.split, asked.limit).rows
+
+
+def _scored(
+    model: Any,
+    base: BaseModel,
+    bound: BoundStage,
+    dataset: Dataset[Any],
+    rows: Sequence[Row],
+    asked: Asked,
+    on_batch: Callable[[str, int, int], None],
+) -> Evaluated:
+    from llmft.evaluation.generation import generate
+
+    model.requires_grad_(False).eval()
+    told, train = bound.spec.evaluate, bound.spec.train
+    names = asked.metrics or (tuple(told.metrics) if told else ("loss", *dataset.metrics))
+    known = (*LOSS_METRICS, *dataset.metrics)
+    for name in names:
+        if name not in known:
+            what = f"no metric is called '{name}'; this data has {', '.join(known)}"
+            fix = did_you_mean(name, known) or "use one of these"
+            raise RecipeError("E043", what, fix=fix)
+    encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
+    metrics: dict[str, float] = {}
+    if set(names) & set(LOSS_METRICS):
+        encoded, _ = encoder.encode(evaluation.as_answered(rows), train)
+        loss = evaluation.mean_loss(
+            model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
+        )
+        values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
+        metrics |= {name: value for name, value in values.items() if name in names}
+    named = {name: metric_of(dataset, name) for name in names if name in dataset.metrics}
+    samples: Sequence[Mapping[str, Any]] = ()
+    if named:
+        found = evaluation.score_answers(
+            rows,
+            lambda prompts: generate(
+                model,
+                base.tokenizer,
+                [encoder.prompt_ids(prompt) for prompt in prompts],
+                max_new_tokens=asked.max_new_tokens or (told.max_new_tokens if told else 64),
+                batch_size=train.per_device_eval_batch_size,
+                on_batch=lambda *n: on_batch("answer", *n),
+            ),
+            named,
+            len(rows),
+        )
+        metrics |= found.metrics
+        samples = found.samples
+    ordered = {name: metrics[name] for name in names if name in metrics}
+    return Evaluated(ordered, samples, len(rows), None if bound.name == NAME else bound.name)

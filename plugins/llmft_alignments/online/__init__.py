@@ -1,0 +1,1 @@
+"""What methods share that sample their own answers: sampling, scoring, statistics, diagnostics."""

@@ -1,0 +1,192 @@
+"""Conversations as token ids: as serving makes them, learnt as asked, refused by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from llmft_datasets.chat import Chat
+
+from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
+from llmft.api.errors import DataError
+from llmft.api.settings import TrainSettings
+from llmft.data.chat_format import ChatFormat
+from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs
+
+pytest.importorskip("trl")
+_path = Path(__file__).parents[2] / "benchmarks" / "chat_templates.py"
+_spec = importlib.util.spec_from_file_location("chat_templates_benchmark", _path)
+program = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = program
+_spec.loader.exec_module(program)
+TEMPLATES = program.templates()
+SHAPES = list(program.SHAPES)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_ids_before_an_answer_are_those_that_serving_makes(name, kind):
+    encoder = program.encoder_for(name, program.tokenizer_for(name, TEMPLATES[name], kind))
+    for shape in SHAPES:
+        for turns in ("auto", "rows"):
+            _, wrong = program.tried(encoder, shape, turns=turns)
+            assert not wrong, f"{shape}, {turns}"
+
+
+def tokenizer(name: str = "qwen3", kind: str = "bytes"):
+    return program.tokenizer_for(name, TEMPLATES[name], kind)
+
+
+def encode(rows, made=None, form: ChatFormat | None = None, **settings):
+    made = made or tokenizer()
+    form = form or ChatFormat(stop=("<|im_end|>",))
+    return Encoder(made, None, form).encode(rows, TrainSettings(**settings))
+
+
+def learnt(made, row) -> list[str]:
+    texts, open_ = [], False
+    for label in row.labels:
+        if label != -100:
+            texts = [*texts[:-1], [*texts[-1], label]] if open_ else [*texts, [label]]
+        open_ = label != -100
+    return [made.decode(ids) for ids in texts]
+
+
+TALK = (
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "Goodbye"},
+)
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({}, ["Hello<|im_end|>", "Goodbye<|im_end|>"]),
+    ({"skip": (3,)}, ["Hello<|im_end|>"]),
+    ({"learn": "last"}, ["Goodbye<|im_end|>"]),
+    ({"learn": ("user",)}, ["Hi<|im_end|>", "Bye<|im_end|>"]),
+    ({"learn": ("user", "assistant"), "skip": (1,)},
+     ["Hi<|im_end|>", "Bye<|im_end|>", "Goodbye<|im_end|>"]),
+])  # fmt: skip
+def test_what_is_asked_for_is_learnt(asked, said):
+    made = tokenizer("qwen2_5")
+    (row,), report = encode([ChatRow(TALK, **asked)], made)
+    assert learnt(made, row) == said
+    assert report.note() == ""
+
+
+def test_every_token_can_be_learnt():
+    (row,), _ = encode([ChatRow(TALK, learn="every_token")], tokenizer("qwen2_5"))
+    assert row.labels == row.input_ids
+
+
+def test_rewritten_turns_become_rows_and_are_counted():
+    made = tokenizer("qwen3")
+    rows, report = encode([ChatRow(TALK, "x:1")], made)
+    assert [learnt(made, row) for row in rows] == [
+        ["<think>\n\n</think>\n\nHello<|im_end|>"], ["<think>\n\n</think>\n\nGoodbye<|im_end|>"]
+    ]  # fmt: skip
+    assert report.note() == "conversations with a row for each turn, as the model is asked: 1"
+    assert report.rows == 2
+    with pytest.raises(DataError, match="x:1: the chat template writes turn 1 in another way"):
+        encode([ChatRow(TALK, "x:1", turns="whole")], made)
+    rows, _ = encode([ChatRow(TALK, turns="rows")], tokenizer("qwen2_5"))
+    assert len(rows) == 2
+
+
+def test_a_tool_call_is_learnt_as_the_template_writes_it():
+    shape = program.SHAPES["tools"]
+    row = Chat(Chat.Config(method="chat", path="x")).row(shape, "x:1")
+    made = tokenizer("qwen2_5")
+    (encoded,), _ = encode([row], made)
+    call, answer = learnt(made, encoded)
+    assert '"name": "get_weather", "arguments": {"town": "Bern"}' in call
+    assert answer.endswith("It is clear.<|im_end|>")
+    assert "The weather of a town" in made.decode(encoded.input_ids)
+    ids = Encoder(made, None).prompt_ids(row.messages[:1])
+    assert list(encoded.input_ids[: len(ids)]) == ids
+
+
+def test_special_tokens_in_a_message_stay_text_and_are_counted():
+    made = tokenizer("qwen2_5")
+    talk = (
+        {"role": "user", "content": "What does <|im_end|> do?"},
+        {"role": "assistant", "content": "With <|im_end|> a turn ends"},
+    )
+    (row,), report = encode([ChatRow(talk)], made)
+    end = made.convert_tokens_to_ids("<|im_end|>")
+    assert row.input_ids.count(end) == 3  # those of the system, the user and the assistant
+    assert row.labels.count(end) == 1
+    assert learnt(made, row) == ["With <|im_end|> a turn ends<|im_end|>"]
+    assert "rows with special tokens in a message, which stay text: 1" in report.note()
+    served = made.apply_chat_template(
+        [talk[0]], add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+    )
+    assert Encoder(made, None).prompt_ids(talk[:1]) == served
+    assert list(row.input_ids[: len(served)]) == served
+
+
+def test_pairs_share_the_prompt_that_is_served():
+    made = tokenizer("qwen3")
+    row = PreferenceRow(TALK[:1], "Hello", "Go away")
+    (pair,), _ = encode_pairs(
+        Encoder(made, None, ChatFormat(stop=("<|im_end|>",))), [row], TrainSettings()
+    )
+    prompt = program.served(Encoder(made, None), list(TALK[:1]), None)[0]
+    for answer in (pair.chosen, pair.rejected):
+        assert list(answer.input_ids[: len(prompt)]) == prompt
+        assert answer.labels[-1] == made.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_token_that_would_reach_over_the_prompts_end_is_parted():
+    """'<think>\\n' and the '\\n</think>' after it: serving never sees '\\n\\n' as one token."""
+    made = tokenizer("qwen3_5_think")
+    talk = (TALK[0], {"role": "assistant", "content": "Hello"})
+    (row,), _ = encode([ChatRow(talk)], made)
+    prompt = program.served(Encoder(made, None), list(TALK[:1]), None)[0]
+    assert made.decode(prompt).endswith("<think>\n")
+    assert list(row.input_ids[: len(prompt)]) == prompt
+    assert set(row.labels[: len(prompt)]) == {-100}
+
+
+def test_a_stop_that_nothing_stops_at_is_refused_and_can_be_named():
+    made = tokenizer("qwen2_5")
+    row = ChatRow(TALK[:2], "x:1")
+    with pytest.raises(DataError, match="x:1: turn 1: nothing ends the answer") as caught:
+        encode([row], made, ChatFormat(missing_stop="refuse"))
+    assert "model.stop" in caught.value.faults[0].fix
+    (appended,), _ = encode([row], made, ChatFormat(append_eos=True))
+    assert learnt(made, appended) == ["Hello<|im_end|></s>"]
+    made.eos_token = "<|im_end|>"
+    assert encode([row], made, ChatFormat())[0]
+    with pytest.raises(DataError, match=r"model.stop: 'the end' is \d+ tokens"):
+        encode([row], made, ChatFormat(stop=("the end",)))
+
+
+def test_the_first_rows_that_are_refused_are_named_together():
+    made = tokenizer("gemma")
+    system = {"role": "system", "content": "Be brief."}
+    rows = [ChatRow((system, *TALK), f"x:{n}") if n % 2 else ChatRow(TALK, f"x:{n}")
+            for n in range(10)]  # fmt: skip
+    form = ChatFormat(stop=("<end_of_turn>",))
+    with pytest.raises(DataError, match=r"x:1: .*; x:3: .*; x:5: .* \(5 in all") as caught:
+        encode(rows, made, form)
+    assert "on_bad_row: skip" in caught.value.faults[0].fix
+    prompts = [PromptRow((system, *TALK[:1]), (), "x:11"), PromptRow(TALK[:1])]
+    asked = [CompletionRow((system, *TALK[:1]), "Hello", (), "x:12")]
+    refused = Encoder(made, None, form).refusals([*rows, *prompts, *asked])
+    assert sorted(refused) == [1, 3, 5, 7, 9, 10, 12]
+    assert refused[12].startswith("x:12: the chat template refuses")
+
+
+def test_template_arguments_of_a_row_and_of_the_recipe_reach_the_template():
+    made = tokenizer("qwen3")
+    asked = {"enable_thinking": False}
+    of_row = Encoder(made, None).prompt_ids(Conversation(TALK[:1], (), asked))
+    of_recipe = Encoder(made, None, ChatFormat(asked)).prompt_ids(TALK[:1])
+    assert of_row == of_recipe
+    assert made.decode(of_row).endswith("<think>\n\n</think>\n\n")
+    assert made.decode(of_row) != made.decode(Encoder(made, None).prompt_ids(TALK[:1]))

@@ -1,0 +1,134 @@
+"""Conversations in the spellings that people keep them in, and what in them is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+from llmft_datasets.chat import Chat
+
+from llmft.api import ChatRow, CompletionRow, Conversation
+from llmft.api.errors import DataError
+from llmft.data.conversation import messages_of, tools_of, untrained
+from llmft.data.stage_rows import Rows
+
+ASKED = {"role": "user", "content": "Weather?"}
+ARGUMENTS = {"town": "Bern", "days": 3}
+CALLS = [{"type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}]
+CALLED = {"role": "assistant", "content": "", "tool_calls": CALLS}
+ANSWERED = ({"role": "tool", "content": "rain"}, {"role": "assistant", "content": "Rain."})
+
+
+@pytest.mark.parametrize("call", [
+    {"role": "assistant", "content": None,
+     "tool_calls": [{"function": {"name": "weather", "arguments": '{"town": "Bern", "days": 3}'}}]},
+    {"role": "assistant", "content": "", "function_call": {"name": "weather",
+                                                           "arguments": ARGUMENTS}},
+    {"from": "function_call",
+     "value": '{"name": "weather", "arguments": {"town": "Bern", "days": 3}}'},
+    {"from": "gpt", "value": "", "tool_calls": [{"name": "weather", "arguments": ARGUMENTS}]},
+    {"role": "assistant", "content": "", "tool_calls": [  # as tables in columns give it
+        {"function": {"name": "weather", "arguments": {"town": "Bern", "days": 3, "none": None}}}]},
+])  # fmt: skip
+@pytest.mark.parametrize("tool", [
+    {"role": "tool", "content": "rain"}, {"from": "observation", "value": "rain"},
+    {"role": "function", "name": None, "content": [{"type": "text", "text": "rain"}]},
+])  # fmt: skip
+def test_tool_calls_are_read_in_every_spelling(call, tool):
+    assert messages_of([ASKED, call, tool, ANSWERED[1]], "x:1") == (ASKED, CALLED, *ANSWERED)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_kept_under_one_name(key):
+    (_, answer) = messages_of([ASKED, {"role": "assistant", "content": "4", key: "2+2"}], "x:1")
+    assert answer == {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+
+
+def test_parts_of_text_are_joined_and_others_named():
+    parts = [{"type": "text", "text": "Wea"}, {"type": "text", "text": "ther?"}]
+    said = messages_of([{"role": "user", "content": parts}, ANSWERED[1]], "x:1")
+    assert said == (ASKED, ANSWERED[1])
+    with pytest.raises(DataError, match=r"x:1: turn 0 has a part of the type 'image_url'"):
+        messages_of([{"role": "user", "content": [*parts, {"type": "image_url"}]}], "x:1")
+
+
+@pytest.mark.parametrize(("turns", "said"), [
+    ([ASKED, {"role": "assistant", "content": "\u200b\ufeff"}], "turn 1 has no text"),
+    ([ASKED, {**CALLED, "tool_calls": [{"function": {}}]}], "turn 1 has a tool call without"),
+    ([ASKED, {**CALLED, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
+     "turn 1 has a tool call that is not JSON"),
+    ([{**ASKED, "tool_calls": CALLS}], "turn 0 is the user's and has tool_calls"),
+    ([ASKED, CALLED, ANSWERED[1]], "two assistant turns follow each other"),
+    ([ASKED, {"role": "assistant", "content": 7}], "turn 1 has no text"),
+])  # fmt: skip
+def test_what_is_no_turn_is_named(turns, said):
+    with pytest.raises(DataError, match=said):
+        messages_of(turns, "x:1")
+
+
+def test_weights_and_flags_say_what_is_not_learnt():
+    turns = [ASKED, {"weight": 0}, {"train": False}, {"weight": 1, "trainable": True}]
+    assert untrained(turns, "x:1") == (1, 2)
+    for wrong in ({"weight": 0.5}, {"train": "no"}):
+        with pytest.raises(DataError, match="x:1: turn 0"):
+            untrained([wrong], "x:1")
+
+
+def test_tools_may_be_json_text_and_bare_functions():
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for form in ([tool], [tool["function"]], '[{"name": "f", "parameters": {}}]'):
+        assert tools_of(form, "x:1") == (tool,)
+    with pytest.raises(DataError, match="not a list of JSON schemas"):
+        tools_of({"name": "f"}, "x:1")
+
+
+def chat(**settings) -> Chat:
+    return Chat(Chat.Config(method="chat", path="rows.jsonl", **settings))
+
+
+TALK = [ASKED, {"role": "assistant", "content": "Rain."}]
+
+
+def test_a_system_text_comes_from_the_messages_a_column_or_the_recipe():
+    own = [{"role": "system", "content": "Mine."}, *TALK]
+    said = [
+        chat(**settings).row(record, "x:1").messages[0]["content"]
+        for settings, record in (
+            ({"system": "Recipe's."}, {"messages": TALK}),
+            ({"system": "Recipe's."}, {"messages": TALK, "system": "Column's."}),
+            ({"system": "Recipe's."}, {"messages": own}),
+            ({"system_column": "s"}, {"messages": TALK, "s": "Other column's."}),
+        )
+    ]
+    assert said == ["Recipe's.", "Column's.", "Mine.", "Other column's."]
+    with pytest.raises(DataError, match="its messages have another one"):
+        chat().row({"messages": own, "system": "Column's."}, "x:1")
+    assert chat(system="Be brief.").ask("Hi")[0] == {"role": "system", "content": "Be brief."}
+
+
+def test_tools_and_template_arguments_go_with_the_messages_and_into_the_digest():
+    record = {
+        "messages": TALK,
+        "tools": [{"name": "f"}],
+        "chat_template_kwargs": {"a": 1, "b": None},
+    }
+    row = chat().row(record, "x:1")
+    assert isinstance(row.messages, Conversation)
+    assert row.messages[:-1].tools[0]["function"]["name"] == "f"
+    assert row.messages.template_kwargs == {"a": 1}
+    bare = chat().row({"messages": TALK}, "x:1")
+    assert tuple(bare.messages) == tuple(row.messages)
+    assert bare.messages != row.messages
+    assert Rows([bare]).digest != Rows([row]).digest
+    assert repr(bare) != repr(row)
+
+
+def test_weights_move_with_a_system_text_that_is_put_before():
+    turns = [*TALK, ASKED, {"role": "assistant", "content": "Sun.", "weight": 0}]
+    row = chat(system="Be brief.").row({"messages": turns}, "x:1")
+    assert row == ChatRow(row.messages, "x:1", skip=(4,))
+    with pytest.raises(DataError, match="its weight is 0"):
+        chat(learn="last").row({"messages": turns}, "x:1")
+
+
+def test_the_last_answer_alone_keeps_its_tool_calls():
+    row = chat(learn="last").row({"messages": [ASKED, CALLED]}, "x:1")
+    assert row == CompletionRow((ASKED,), "", (), "x:1", CALLED)

@@ -1,0 +1,89 @@
+"""An adapter's folder for another program gives plain PEFT the run's answers, or is refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from itertools import pairwise
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from llmft.api.errors import RecipeError
+from llmft.exporting.folders import export
+from llmft.inference.trained import trained_stage
+from tests.exporting.conftest import LORA
+from tests.exporting.test_merging import by_peft, logits, plain
+
+
+def test_plain_peft_finds_the_base_and_answers_as_the_run(
+    trained, lora_run, model_folder, tmp_path
+):
+    made = export(trained, "peft", tmp_path / "out")
+    found = AutoPeftModelForCausalLM.from_pretrained(made.folder).eval()
+    assert torch.equal(logits(found), logits(by_peft(lora_run, model_folder)))
+    assert str(made.folder) in made.command
+    assert 'model, "out")' in (made.folder / "README.md").read_text()
+
+
+def test_hf_is_the_merged_model(trained, lora_run, model_folder, tmp_path):
+    made = export(trained, "hf", tmp_path / "out")
+    assert torch.allclose(
+        logits(plain(made.folder)), logits(by_peft(lora_run, model_folder)), atol=1e-4
+    )
+    assert made.error is not None
+    assert made.command == f"vllm serve {made.folder}"
+
+
+def test_vllm_is_told_the_base_the_rank_and_the_template(trained, model_folder, tmp_path):
+    made = export(trained, "vllm", tmp_path / "out")
+    words = shlex.split(made.command)
+    assert words[:3] == ["vllm", "serve", str(model_folder)]
+    options = dict(pairwise(words))
+    assert options["--max-lora-rank"] == "8"  # the least it takes that holds rank 4
+    assert options["--lora-modules"] == f"tiny={made.folder}"
+    assert options["--chat-template"] == str(made.folder / "chat_template.jinja")
+    assert "{% for m in messages %}" in (made.folder / "chat_template.jinja").read_text()
+    config = json.loads((made.folder / "adapter_config.json").read_text())
+    assert (config["r"], config["peft_type"]) == (4, "LORA")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "why"),
+    [
+        ({"method": "dora", "r": 2}, "DoRA"),
+        (LORA | {"bias": "all"}, "bias"),
+        (LORA | {"modules_to_save": ["lm_head"]}, "lm_head"),
+        (LORA | {"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"method": "prompt", "num_virtual_tokens": 4}, "PROMPT_TUNING"),
+    ],
+    ids=["dora", "bias", "modules_to_save", "rank_pattern", "prompt"],
+)
+def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path):
+    trained = trained_stage(train(adapter))
+    with pytest.raises(RecipeError, match=rf"{why}.*llmft export RUN --to hf"):
+        export(trained, "vllm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_peft_does_not_know_is_refused(train, tmp_path):
+    run = train()
+    trained = trained_stage(run)
+    config = trained.adapter_folder / "adapter_config.json"
+    kept = config.read_bytes()
+    config.unlink()  # as an adapter of a plugin that PEFT has no class for
+    try:
+        with pytest.raises(RecipeError, match="PEFT does not know"):
+            export(trained, "peft", tmp_path / "out")
+    finally:
+        config.write_bytes(kept)
+
+
+def test_the_command_prints_what_to_type(lora_run, tmp_path, capsys):
+    from llmft.cli.main import main
+
+    out = tmp_path / "out"
+    assert main(["export", str(lora_run), "--to", "vllm", "--output", str(out)]) == 0
+    assert "use it: vllm serve" in capsys.readouterr().out
+    assert main(["export", str(lora_run), "--to", "peft", "--output", str(out)]) == 2

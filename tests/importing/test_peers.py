@@ -1,0 +1,436 @@
+"""Configurations of other tools: each key in the recipe, told, or the reason that there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmft.api.errors import RecipeError
+from llmft.cli.commands import import_check
+from llmft.cli.commands.import_ import import_any
+from llmft.cli.commands.import_peer import Choices, written
+from llmft.cli.main import main
+
+AXOLOTL = """\
+base_model: NousResearch/Llama-3.2-1B
+load_in_4bit: true
+adapter: qlora
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_linear: true
+datasets:
+  - path: mlabonne/FineTome-100k
+    type: chat_template
+    split: train[:500]
+    field_messages: conversations
+    message_property_mappings:
+      role: from
+      content: value
+val_set_size: 0.05
+sequence_len: 2048
+sample_packing: true
+attn_implementation: flash_attention_2
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 3
+optimizer: paged_adamw_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+warmup_steps: 10
+weight_decay: 0.1
+bf16: auto
+gradient_checkpointing: true
+logging_steps: 1
+saves_per_epoch: 1
+output_dir: ./outputs/out
+"""
+TRL = """\
+model_name_or_path: Qwen/Qwen2-0.5B-Instruct
+dataset_name: trl-lib/ultrafeedback_binarized
+use_peft: true
+output_dir: out
+"""
+LLAMA = """\
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+stage: sft
+finetuning_type: lora
+dataset: mine
+template: llama3
+bf16: true
+learning_rate: 1.0e-4
+cutoff_len: 1024
+output_dir: out
+"""
+CAPYBARA = (
+    "python trl/scripts/sft.py --model_name_or_path Qwen/Qwen2-0.5B"
+    " --dataset_name trl-lib/Capybara --use_peft --lora_r 32 --lora_alpha 16 --output_dir out"
+)
+
+
+def grades(found, grade):
+    return {finding.key: finding.why for finding in found.findings if finding.grade == grade}
+
+
+def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, imported):
+    recipe, stage = stage_of(AXOLOTL)
+    adapter, train, data = stage.adapter, stage.train, stage.data
+    assert (recipe.model.path, recipe.model.dtype, recipe.seed) == (
+        "NousResearch/Llama-3.2-1B", "bfloat16", 42,
+    )  # fmt: skip
+    assert (adapter.method, adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (
+        "qlora", 32, 16, 0.05,
+    )  # fmt: skip
+    assert (adapter.target_modules, adapter.bnb_4bit_use_double_quant) == ("all-linear", True)
+    assert (data.method, data.path, data.split, data.limit, data.messages_column, data.learn) == (
+        "chat", "mlabonne/FineTome-100k", "train", 500, "conversations", "all",
+    )  # fmt: skip
+    assert (train.max_length, train.packing, train.on_long_row, train.max_dropped) == (
+        2048, True, "drop", 1.0,
+    )  # fmt: skip
+    assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == (2, 4)
+    assert (train.num_train_epochs, train.optim, train.lr_scheduler_type) == (
+        3.0, "paged_adamw_8bit", "cosine",
+    )  # fmt: skip
+    assert (train.learning_rate, train.warmup_steps, train.weight_decay) == (2e-4, 10, 0.1)
+    assert (train.bf16, train.gradient_checkpointing, train.save_strategy) == (True, True, "epoch")
+    assert stage.evaluate.holdout == 0.05
+    assert imported(AXOLOTL).verdict == "same but for speed or logging"
+
+
+def test_trl_gets_its_own_defaults_and_not_ours(stage_of):
+    recipe, stage = stage_of(TRL, trainer="dpo")
+    adapter, train = stage.adapter, stage.train
+    assert (train.learning_rate, train.num_train_epochs, train.max_length) == (1e-6, 3.0, 1024)
+    assert (train.bf16, train.gradient_checkpointing, train.logging_steps) == (True, True, 10)
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (16, 32, 0.05)
+    assert adapter.target_modules == ["q_proj", "v_proj"]  # PEFT's choice for qwen2
+    assert (stage.alignment.beta, recipe.model.dtype, recipe.seed) == (0.1, "float32", 42)
+    assert train.on_long_row == "fail"  # TRL cuts a long pair otherwise
+
+
+def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
+    found = import_any(CAPYBARA, Choices())
+    assert found.peer == "trl"
+    if not found.text:  # every token is learnt there, which a recipe may not say yet
+        assert "data.learn" in {finding.missing.partition(":")[0] for finding in found.findings}
+    else:
+        assert "learn: every_token" in found.text
+        assert "learning_rate: 2e-05" in found.text
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("lerning_rate: 1e-3", "lerning_rate"),
+        ("my_plugin_setting: 3", "my_plugin_setting"),
+        ("datasets2: []", "datasets2"),
+    ],
+)
+def test_an_unknown_key_is_never_passed_over(imported, line, key):
+    found = imported(AXOLOTL + line + "\n")
+    assert found.verdict == "needs your decision"
+    assert key in grades(found, "decide")
+    with pytest.raises(RecipeError) as caught:
+        written(found, anyway=False)
+    assert caught.value.faults[0].code == "E092"
+    assert caught.value.faults[0].place.line == len(AXOLOTL.splitlines()) + 1
+    assert "DECIDE" in written(found, anyway=True)
+
+
+def test_a_near_miss_is_told():
+    found = import_any_text(AXOLOTL + "lora_rr: 3\n")
+    assert "did you mean 'lora_r'" in grades(found, "decide")["lora_rr"]
+
+
+def import_any_text(text, name="config.yaml", **choices):
+    from llmft.cli.commands.import_peer import import_yaml
+    from llmft.registry.registry import Registry
+
+    return import_yaml(text, name, Choices(**choices), Registry.discover())
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("relora: true", "ReLoRA"),
+        ("fp16: true", "float16"),
+        ("neftune_noise_alpha: 5", "NEFTune noise"),
+        ("gptq: true", "a base stored by GPTQ"),
+        ("pretraining_dataset: [{path: allenai/c4}]", "continued pretraining on a stream"),
+    ],
+)
+def test_what_a_recipe_cannot_say_stops_the_import(imported, line, missing):
+    found = imported(AXOLOTL + line + "\n")
+    assert found.verdict == "cannot yet"
+    assert not found.text
+    assert missing in {finding.missing for finding in found.findings if finding.grade == "cannot"}
+    with pytest.raises(RecipeError) as caught:
+        written(found, anyway=True)
+    assert "E093" in {fault.code for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize("line", ["relora: false", "gptq: null", "fp16:", "fsdp: []", "deepspeed:"])
+def test_what_is_switched_off_changes_nothing(imported, line):
+    before, found = imported(AXOLOTL), imported(AXOLOTL + line + "\n")
+    assert found.verdict == before.verdict
+    assert found.text == before.text
+
+
+def test_packed_rows_that_see_each_other_need_a_decision(imported):
+    found = imported(AXOLOTL.replace("flash_attention_2", "sdpa"))
+    assert "see each other" in grades(found, "decide")["sample_packing"]
+
+
+def test_a_template_of_axolotls_own_needs_a_decision(imported, stage_of):
+    own = imported(AXOLOTL + "chat_template: llama3\n")
+    assert "chat_template" in grades(own, "decide")
+    given = "chat_template: jinja\nchat_template_jinja: \"{{ messages[0]['content'] }}\"\n"
+    recipe, _ = stage_of(AXOLOTL + given)
+    assert recipe.model.chat_template == "{{ messages[0]['content'] }}"
+
+
+def test_several_processes_take_their_rows_in_one(stage_of, imported):
+    _, stage = stage_of(AXOLOTL, processes=4)
+    assert stage.train.gradient_accumulation_steps == 16
+    assert "started with 4 processes" in imported(AXOLOTL, processes=4).text
+
+
+def test_the_launcher_says_how_many_processes(monkeypatch):
+    command = f"accelerate launch --num_processes 2 {CAPYBARA.removeprefix('python ')}"
+    command = command.replace("sft.py", "dpo.py").replace("Capybara", "ultrafeedback_binarized")
+    found = import_any(command, Choices())
+    assert "gradient_accumulation_steps: 2" in found.text
+    shell = "NPROC_PER_NODE=8 " + CAPYBARA.replace("sft.py", "dpo.py").replace(
+        "Capybara", "ultrafeedback_binarized"
+    )
+    assert "gradient_accumulation_steps: 8" in import_any(shell, Choices()).text
+
+
+@pytest.mark.parametrize("value", ["${MY_MODEL}", "${oc.env:MY_MODEL}", "$MY_MODEL", "{{ model }}"])
+def test_an_environment_variable_is_named_and_never_expanded(imported, monkeypatch, value):
+    monkeypatch.setenv("MY_MODEL", "canary/model")
+    text = AXOLOTL.replace("./outputs/out", f'"{value}"')
+    found = imported(text)
+    assert found.verdict == "needs your decision"
+    assert value.strip("${} ")[:5] in grades(found, "decide")["output_dir"]
+    assert "canary" not in found.text + str(found.findings)
+
+
+def test_words_of_yaml_1_1_mean_what_the_peer_reads(stage_of, imported):
+    text = TRL.replace("use_peft: true", "use_peft: yes\nbf16: no\ngradient_checkpointing: off")
+    _, stage = stage_of(text, trainer="dpo")
+    assert (stage.train.bf16, stage.train.gradient_checkpointing) == (False, False)
+    for number in ("seed: 0100", "seed: 1_000", "max_steps: 1:30"):
+        found = imported(AXOLOTL + number + "\n")
+        assert "YAML 1.1" in grades(found, "decide")[number.split(":")[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+            f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n"
+            for n in range(6)), "E002"),
+        ("a: " + "[" * 200 + "]" * 200, "E002"),
+        ("base_model: !include other.yaml\n", "E009"),
+        (AXOLOTL + "---\n" + AXOLOTL, "E010"),
+        ("base: &b {r: 8}\nadapter:\n  <<: *b\n", "E008"),
+        (AXOLOTL + "seed: 1\nseed: 2\n", "E006"),
+    ],
+)  # fmt: skip
+def test_hostile_and_broken_files_are_named_before_anything_is_read(imported, text, code):
+    with pytest.raises(RecipeError) as caught:
+        imported(text)
+    assert code in {fault.code for fault in caught.value.faults}
+
+
+def test_a_secret_is_not_repeated(imported):
+    token = "hf_" + "a1B2c3D4e5F6g7H8i9J0" + "kLmNoPqRsTuVwX"
+    found = imported(AXOLOTL + f"hub_token_of_mine: {token}\n")
+    with pytest.raises(RecipeError) as caught:
+        written(found, anyway=False)
+    faults = caught.value.faults
+    shown = str(found.findings) + "".join(
+        f.line() + (f.place.source if f.place else "") for f in faults
+    )
+    assert token not in shown
+    assert token not in found.text
+
+
+def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, tmp_path):
+    config = tmp_path / "train.yaml"
+    config.write_text(LLAMA)
+    missing = imported(LLAMA, str(config))
+    assert "dataset_info.json" in grades(missing, "decide")["dataset"]
+    (tmp_path / "data").mkdir()
+    described = {"mine": {"file_name": "mine.json", "formatting": "sharegpt"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(described))
+    recipe, stage = stage_of(LLAMA, str(config))
+    assert stage.data.path == str(tmp_path / "data" / "mine.json")
+    assert (stage.data.messages_column, stage.data.learn) == ("conversations", "all")
+    assert (stage.adapter.r, stage.adapter.lora_alpha) == (8, 16)  # alpha: twice the rank
+    assert (stage.train.max_length, stage.train.on_long_row) == (1024, "fail")
+    assert recipe.model.chat_template.startswith("{{ bos_token }}")
+    assert imported(LLAMA, str(config)).verdict == "same"
+
+
+def test_llamafactorys_llama3_template_writes_its_own_text(imported, tmp_path, stage_of):
+    from jinja2 import Environment
+
+    (tmp_path / "dataset_info.json").write_text(
+        '{"mine": {"hf_hub_url": "a/b", "formatting": "sharegpt"}}'
+    )
+    recipe, _ = stage_of(LLAMA, str(tmp_path / "x.yaml"))
+    rows = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"},
+            {"role": "assistant", "content": "A"}]  # fmt: skip
+    text = (
+        Environment()
+        .from_string(recipe.model.chat_template)
+        .render(messages=rows, bos_token="<|begin_of_text|>", add_generation_prompt=False)
+    )
+    # data/template.py of LLaMA-Factory: prefix, system, user with the answer's head, assistant
+    assert text == (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>"
+    )
+
+
+def test_the_form_of_unknown_rows_is_asked_for(imported, stage_of):
+    text = TRL.replace("trl-lib/ultrafeedback_binarized", "me/mine")
+    found = imported(text, trainer="dpo")
+    assert "--rows preference" in grades(found, "decide")["dataset_name"]
+    _, stage = stage_of(text, trainer="dpo", rows="preference")
+    assert (stage.data.method, stage.data.path) == ("preference", "me/mine")
+    wrong = imported(text, trainer="dpo", rows="text")
+    assert wrong.verdict == "cannot yet"
+
+
+def test_nobodys_file_and_a_missing_trainer_are_told(imported):
+    with pytest.raises(RecipeError, match="--peer"):
+        imported("hello: world\n")
+    with pytest.raises(RecipeError, match="--trainer"):
+        imported(TRL, "config.yaml")
+    assert imported(TRL, "recipes/zephyr/dpo/config.yaml").text
+
+
+def test_a_folder_is_checked_and_nothing_is_written(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(AXOLOTL)
+    (tmp_path / "b.yml").write_text(AXOLOTL + "relora: true\n")
+    (tmp_path / "c.yaml").write_text("hello: world\n")
+    (tmp_path / "d.yaml").write_text("a: [\n")
+    (tmp_path / "run.sh").write_text(CAPYBARA + " --beta $BETA\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["import", "--check", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdicts"]["axolotl"] == {"same but for speed or logging": 1, "cannot yet": 1}
+    assert told["verdicts"]["-"] == {
+        "no configuration": 1, "cannot be read": 1, "needs your decision": 1,
+    }  # fmt: skip
+    assert {"what": "ReLoRA", "files": 1, "alone": 1} in told["blocking"]
+    assert main(["import", "--check", str(tmp_path)]) == 0
+    assert "ReLoRA" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(RecipeError):
+        import_check.report(str(tmp_path / "a.yaml"), Choices())
+
+
+def test_the_command_writes_reports_and_refuses(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(AXOLOTL)
+    out = tmp_path / "recipe.yaml"
+    assert main(["import", str(config), "--output", str(out)]) == 0
+    assert "same but for speed or logging (axolotl" in capsys.readouterr().out
+    assert main(["validate", str(out)]) == 0
+    config.write_text(AXOLOTL + "surprise: 1\n")
+    other = tmp_path / "other.yaml"
+    assert main(["import", str(config), "--output", str(other)]) == 2
+    assert not other.exists()
+    assert "E092" in capsys.readouterr().err
+    assert main(["import", str(config), "--output", str(other), "--anyway"]) == 0
+    assert "DECIDE" in Path(other).read_text()
+    config.write_text(AXOLOTL + "relora: true\n")
+    third = tmp_path / "third.yaml"
+    assert main(["import", str(config), "--output", str(third), "--anyway"]) == 2
+    assert not third.exists()
+    assert "E093" in capsys.readouterr().err
+    assert main(["import", "--peer", "nobody", str(config)]) == 2
+
+
+HANDBOOK = """\
+model_name_or_path: HuggingFaceTB/SmolLM2-360M
+torch_dtype: bfloat16
+dataset_mixture:
+  datasets:
+    - id: HuggingFaceH4/ultrafeedback_binarized
+      config: default
+      split: train_prefs
+      columns: [chosen, rejected]
+      weight: 1.0
+  test_split_size: 0.05
+bf16: true
+beta: 0.01
+gradient_checkpointing: true
+output_dir: out
+"""
+OUMI = """\
+model:
+  model_name: HuggingFaceTB/SmolLM2-135M-Instruct
+  torch_dtype_str: bfloat16
+  model_max_length: 512
+data:
+  train:
+    datasets: [{dataset_name: text_sft_jsonl, dataset_path: rows.jsonl}]
+    train_target: ALL_ASSISTANT_TURNS
+training:
+  trainer_type: TRL_SFT
+  use_peft: true
+  learning_rate: 3.0e-4
+  warmup_steps: 7
+  max_grad_norm: 0.0
+  output_dir: "${model.model_name}"
+peft: {lora_r: 16, lora_alpha: 32, lora_target_modules: [q_proj, v_proj]}
+"""
+
+
+def test_a_mixture_of_one_data_set_of_the_handbook_is_held_out_from(stage_of):
+    recipe, stage = stage_of(HANDBOOK, "recipes/zephyr/dpo/config_full.yaml")
+    assert (stage.data.path, stage.data.subset, stage.data.split) == (
+        "HuggingFaceH4/ultrafeedback_binarized", "default", "train_prefs",
+    )  # fmt: skip
+    assert (stage.alignment.method, stage.alignment.beta, stage.train.bf16) == ("dpo", 0.01, True)
+    assert (recipe.model.dtype, stage.adapter.method) == ("bfloat16", "full")
+
+
+def test_bfloat16_weights_are_trained_themselves_where_nothing_keeps_float32_ones(stage_of):
+    # A Trainer updates the parameters as they were loaded; DeepSpeed and FSDP keep float32 copies.
+    name = "recipes/dpo/config.yaml"
+    assert stage_of(HANDBOOK, name)[1].adapter.pure_bf16
+    assert not stage_of(HANDBOOK + "deepspeed: zero3.json\n", name)[1].adapter.pure_bf16
+    assert not stage_of(HANDBOOK.replace("dtype: bf", "dtype: f").replace("float16", "float32"),
+                        name)[1].adapter.pure_bf16  # fmt: skip
+    text = AXOLOTL.replace("adapter: qlora", "adapter:").replace("load_in_4bit: true", "")
+    text = text.replace("weight_decay: 0.1", "weight_decay: 0.0")
+    assert stage_of(text)[1].adapter.pure_bf16
+    assert not stage_of(text + "fsdp: [full_shard]\n")[1].adapter.pure_bf16
+
+
+def test_an_adapter_that_trl_trains_in_bfloat16_needs_a_decision(imported):
+    for width in ("load_in_4bit", "load_in_8bit"):
+        found = imported(f"{TRL}{width}: true\n", trainer="dpo")
+        assert "bfloat16" in grades(found, "decide")[width]
+
+
+def test_an_oumi_file_with_references_within_itself(stage_of, imported):
+    recipe, stage = stage_of(OUMI)
+    assert recipe.output_dir == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (stage.data.path, stage.data.learn) == ("rows.jsonl", "all")
+    train, adapter = stage.train, stage.adapter
+    assert (train.max_length, train.learning_rate, train.warmup_steps) == (512, 3e-4, 7)
+    assert (train.max_grad_norm, train.bf16, train.num_train_epochs) == (0.0, False, 3)
+    assert (adapter.r, adapter.lora_alpha, adapter.target_modules) == (16, 32, ["q_proj", "v_proj"])
+    other = imported(OUMI.replace("text_sft_jsonl", "yahma/alpaca-cleaned"))
+    assert other.verdict == "cannot yet"

@@ -1,0 +1,62 @@
+"""Scores of finished runs and plain models are those of the run itself, and of plain arithmetic."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmft.api.errors import RecipeError
+from llmft.cli.main import main
+from llmft.inference.evaluating import Asked, evaluate
+from llmft.runs import artifacts
+from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
+
+# ruff: noqa: F811 - fixtures by their names
+
+
+def test_a_run_gets_the_scores_it_has(lora_run):
+    told = artifacts.result_of(lora_run / "stages/sft")
+    found = evaluate(Asked(str(lora_run)))
+    assert found.metrics.keys() == told["after"].keys()
+    assert found.metrics == pytest.approx(told["after"])
+    assert found.count == 6  # 0.3 of 20 rows
+    base = evaluate(Asked(str(lora_run), base=True))
+    assert base.metrics == pytest.approx(told["before"])
+
+
+def test_other_rows_and_the_model_alone(lora_run, model_folder, rows_file, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(rows_file.read_text().splitlines(keepends=True)[:5]))
+    here = evaluate(Asked(str(lora_run), data=str(few), metrics=("loss",), base=True))
+    alone = evaluate(Asked(str(model_folder), data=str(few), metrics=("loss",)))
+    assert here.count == alone.count == 5
+    assert here.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
+    mine = evaluate(Asked(str(lora_run), data=str(few), metrics=("loss",)))
+    assert mine.metrics["loss"] < alone.metrics["loss"] - 0.1
+    assert evaluate(Asked(str(lora_run), data=str(few), limit=2, metrics=("loss",))).count == 2
+
+
+def test_what_cannot_be_is_refused(lora_run, model_folder, rows_file):
+    with pytest.raises(RecipeError, match=r"no metric is called 'exact_mach'.*exact_match"):
+        evaluate(Asked(str(lora_run), metrics=("exact_mach",)))
+    with pytest.raises(RecipeError, match="--data FILE"):
+        evaluate(Asked(str(model_folder)))
+    assert main(["evaluate", str(model_folder), "--base", "--data", str(rows_file)]) == 6
+    assert main(["evaluate", str(lora_run), "--set", "stages.sft.data.pathh=x"]) == 2
+
+
+def test_the_command_writes_rows_that_compare_reads(lora_run, tmp_path, capsys):
+    files = []
+    for number, more in enumerate([["--base"], []]):
+        files.append(str(tmp_path / f"{number}.jsonl"))
+        words = ["evaluate", str(lora_run), "--metrics", "exact_match", "--output", files[-1]]
+        assert main([*words, *more, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        low, high = told["intervals"]["exact_match"]
+        assert low <= told["metrics"]["exact_match"] <= high
+        assert len((tmp_path / f"{number}.jsonl").read_text().splitlines()) == told["rows"] == 6
+    assert main(["compare", *files, "--json"]) == 0
+    (test,) = json.loads(capsys.readouterr().out)["paired"][0]["tests"]
+    assert (test["metric"], test["rows"]) == ("exact_match", 6)
+    assert main(["evaluate", str(lora_run), "--output", files[0]]) == 2
