@@ -180,6 +180,87 @@ class PushToHub(Settings):
     )
 
 
+SCHEDULE_KWARGS = {
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
+    "polynomial": ("lr_end", "power"),
+    "inverse_sqrt": ("timescale",),
+    "warmup_stable_decay": (
+        "num_decay_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles",
+    ),
+    "reduce_lr_on_plateau": (
+        "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr",
+    ),
+}  # fmt: skip
+"""The settings of each learning-rate schedule that has some, by transformers' names."""
+
+Shape = Literal["linear", "cosine", "1-sqrt"]
+
+
+class LrSchedulerKwargs(Settings):
+    """Settings of a learning-rate schedule: transformers' names, and torch's for the plateau.
+
+    What is left out is as transformers has it.
+    """
+
+    num_cycles: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="waves of the cosine, 0.5: half a one; for cosine_with_restarts, whole ones",
+    )
+    min_lr: float | None = Field(
+        None, ge=0, le=10, description="the rate at the end, or below which none is lowered"
+    )
+    min_lr_rate: float | None = Field(
+        None, ge=0, lt=1, description="the rate at the end as a share of the peak; or give min_lr"
+    )
+    warmup_lr_rate: float | None = Field(
+        None, ge=0, lt=1, description="the rate at the start as a share of the peak"
+    )
+    lr_end: float | None = Field(
+        None, ge=0, le=10, description="the rate at the end of polynomial; default: 1e-7"
+    )
+    power: float | None = Field(
+        None, gt=0, le=100, description="the power of polynomial; default: 1"
+    )
+    timescale: int | None = Field(
+        None, ge=1, le=100_000_000, description="steps over which inverse_sqrt falls"
+    )
+    num_decay_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="the last steps, over which the rate falls"
+    )
+    warmup_type: Shape | None = Field(None, description="how the rate rises; default: linear")
+    decay_type: Shape | None = Field(None, description="how the rate falls; default: cosine")
+    min_lr_ratio: float | None = Field(
+        None, ge=0, lt=1, description="the rate at the end as a share of the peak; default: 0"
+    )
+    factor: float | None = Field(
+        None, gt=0, lt=1, description="what the rate is multiplied by; default: 0.1"
+    )
+    patience: int | None = Field(
+        None,
+        ge=0,
+        le=100_000_000,
+        description="evaluations without an improvement before that; default: 10",
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1e9, description="the least improvement that counts; default: 1e-4"
+    )
+    threshold_mode: Literal["rel", "abs"] | None = Field(
+        None, description="whether threshold is a share of the best value; default: rel"
+    )
+    cooldown: int | None = Field(
+        None, ge=0, le=100_000_000, description="evaluations to wait after a fall; default: 0"
+    )
+
+    def given(self) -> dict[str, float | str]:
+        """Return those that are set."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
 class TrainSettings(Settings):
     """How a stage trains: TrainingArguments' names, passed on explicitly and recorded."""
 
@@ -214,8 +295,13 @@ class TrainSettings(Settings):
     )
     learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
     lr_scheduler_type: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"
-    ] = Field("linear", description="the learning-rate schedule after the warm-up")
+        "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt",
+        "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
+        "warmup_stable_decay", "reduce_lr_on_plateau",
+    ] = Field("linear", description="the learning-rate schedule after the warm-up")  # fmt: skip
+    lr_scheduler_kwargs: LrSchedulerKwargs = Field(
+        default_factory=LrSchedulerKwargs, description="settings of the schedule itself"
+    )
     warmup_steps: int = Field(
         0,
         ge=0,
@@ -227,8 +313,9 @@ class TrainSettings(Settings):
     )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
-        "sgd",
-    ] = Field("adamw_torch", description="the optimiser")  # fmt: skip
+        "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
+        "paged_lion_8bit", "muon",
+    ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
@@ -329,14 +416,48 @@ class TrainSettings(Settings):
                 "the 'constant' schedule ignores warmup_steps;"
                 " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
             )
-        if self.lr_scheduler_type == "polynomial" and self.learning_rate <= 1e-7:
+        end = self.lr_scheduler_kwargs.lr_end
+        end = 1e-7 if end is None else end
+        shown = f"{end:g}".replace("e-0", "e-")
+        if self.lr_scheduler_type == "polynomial" and self.learning_rate <= end:
             raise ValueError(
-                "lr_scheduler_type 'polynomial' decays to 1e-7, and learning_rate is not above;"
+                f"lr_scheduler_type 'polynomial' decays to {shown}, and learning_rate is not above;"
                 " raise it, or write linear, which decays to 0"
             )
+        self._refuse_misfit_of_schedule()
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
         return self
+
+    def _refuse_misfit_of_schedule(self) -> None:
+        """Raise ValueError where a schedule has no such settings, or lacks one."""
+        name, given = self.lr_scheduler_type, self.lr_scheduler_kwargs.given()
+        takes = SCHEDULE_KWARGS.get(name, ())
+        for key in given:
+            if key not in takes:
+                raise ValueError(
+                    f"lr_scheduler_type '{name}' has no {key} in lr_scheduler_kwargs; drop it"
+                    + (f", or set one of {', '.join(takes)}" if takes else "")
+                )
+        if name == "cosine_with_restarts" and given.get("num_cycles", 1) != int(
+            self.lr_scheduler_kwargs.num_cycles or 1
+        ):
+            raise ValueError("lr_scheduler_kwargs: num_cycles of restarts is a whole number")
+        if name.endswith("_with_min_lr") and ("min_lr" in given) == ("min_lr_rate" in given):
+            raise ValueError(
+                f"lr_scheduler_type '{name}' needs one of min_lr and min_lr_rate in"
+                " lr_scheduler_kwargs; set it"
+            )
+        if name == "warmup_stable_decay" and "num_decay_steps" not in given:
+            raise ValueError(
+                "lr_scheduler_type 'warmup_stable_decay' needs num_decay_steps in"
+                " lr_scheduler_kwargs; set it"
+            )
+        if (self.lr_scheduler_kwargs.min_lr or 0) >= self.learning_rate:
+            raise ValueError("lr_scheduler_kwargs: min_lr is not below learning_rate; lower it")
+        if name == "reduce_lr_on_plateau" and self._warms_up:
+            key = "warmup_steps" if self.warmup_steps else "warmup_ratio"
+            raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
 
 
 class EvaluateSettings(Settings):

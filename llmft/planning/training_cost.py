@@ -10,7 +10,7 @@ import torch
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
 from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
-from llmft.training.optimizer import make_optimizer
+from llmft.training.optimizer import OF_BITSANDBYTES, make_optimizer
 
 BLOCK = 256
 """bitsandbytes keeps a scale for so many numbers of an 8-bit state,"""
@@ -68,11 +68,14 @@ def _optimizer(
     groups: Sequence[Mapping[str, Any]], settings: TrainSettings, memory: MemoryTracker
 ) -> torch.optim.Optimizer | None:
     """Return torch's optimiser, or None and its state counted where it is bitsandbytes' own."""
-    if settings.optim.startswith("adamw_torch") or settings.optim == "sgd":
+    if settings.optim not in OF_BITSANDBYTES:
         plain = settings.optim.removesuffix("_fused")
-        return make_optimizer(groups, settings.model_copy(update={"optim": plain}))
+        with memory.making(OPTIMIZER):  # adagrad has its state from the start
+            return make_optimizer(groups, settings.model_copy(update={"optim": plain}))
     for parameter in (p for group in groups for p in group["params"]):
         count = parameter.numel()
         narrow = "8bit" in settings.optim and count >= SMALL
-        memory.live[OPTIMIZER] += 2 * (count + 4 * -(-count // BLOCK)) if narrow else 8 * count
+        states = 1 if "lion" in settings.optim else 2
+        size = count + 4 * -(-count // BLOCK) if narrow else 4 * count
+        memory.live[OPTIMIZER] += states * size
     return None

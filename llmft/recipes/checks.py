@@ -17,7 +17,10 @@ from llmft.system.nearest import did_you_mean
 if TYPE_CHECKING:
     from llmft.recipes.recipe import Recipe, Stage
 
-OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+OF_BITSANDBYTES = (
+    "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit",
+    "paged_lion_8bit", "paged_lion_32bit",
+)  # fmt: skip
 """The optimisers that bitsandbytes brings."""
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
@@ -199,5 +202,16 @@ def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
         clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
+    asked = stage.evaluate
+    scored = (
+        asked and asked.eval_strategy != "no" and (asked.best_metric or "loss" in asked.metrics)
+    )
+    if stage.train.lr_scheduler_type == "reduce_lr_on_plateau" and not scored:
+        what = "'reduce_lr_on_plateau' follows the loss, or metric_for_best_model, during training,"
+        what += " and neither is scored there"
+        path = (*base, "train", "lr_scheduler_type")
+        clash(
+            blocks, "E040", [path], what, "write evaluate: {metrics: [loss], eval_strategy: epoch}"
+        )
     if stage.train.optim in OF_BITSANDBYTES:
         _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

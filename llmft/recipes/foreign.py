@@ -194,7 +194,6 @@ REMARKS = {
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
     "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",
-    "lr_scheduler_kwargs": "drop it; a schedule has no further settings here",
     "max_prompt_length": "drop it; max_length bounds a row as a whole, and prompts are not cut by"
     " themselves",
     "pad_to_sequence_len": "drop it; batches carry no padding",

@@ -41,6 +41,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.per_device_eval_batch_size": "allowed",
     "stages[].train.learning_rate": "applied",
     "stages[].train.lr_scheduler_type": "applied",
+    "stages[].train.lr_scheduler_kwargs": "applied",
     "stages[].train.warmup_steps": "applied",
     "stages[].train.warmup_ratio": "applied",
     "stages[].train.optim": "refused",

@@ -138,6 +138,8 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     for name, value in small.items():
         if value != getattr(train, name):
             yield f"train.{name}", value
+    if train.lr_scheduler_kwargs.num_decay_steps:
+        yield "train.lr_scheduler_kwargs.num_decay_steps", 1
     if train.optim in OF_BITSANDBYTES and not _has_gpu():
         yield "train.optim", "adamw_torch"
     if asked:

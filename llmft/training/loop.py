@@ -64,7 +64,9 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     distributed.broadcast_parameters(parameters)
     optimizer = make_optimizer(groups or [{"params": parameters}], settings)
-    schedule = make_schedule(optimizer, settings, plan.steps)
+    greater = validation is not None and validation.greater_is_better
+    schedule: Any = make_schedule(optimizer, settings, plan.steps, greater_is_better=greater)
+    follows_scores = training_state.is_plateau(schedule)
 
     def around() -> Any:
         return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16)
@@ -93,6 +95,8 @@ def train(
         tensors, facts = training_state.capture(model, optimizer)
         facts |= {"window": window.facts(), "report": report.facts()}
         facts["rows_per_step"] = plan.rows_per_step
+        if follows_scores:
+            facts["schedule"] = training_state.schedule_facts(schedule)
         if online is not None:
             facts["objective"] = dict(online.state())
         if validation is not None:
@@ -110,6 +114,8 @@ def train(
             return False
         began = time.monotonic()
         best = validation.evaluate(step, stop)
+        if follows_scores and best is not None and validation.value is not None:
+            schedule.step(validation.value)
         if best and checkpoints:
             checkpoints.best = step
         took = time.monotonic() - began
@@ -154,7 +160,8 @@ def train(
                 if fault := guard.out_of_memory(error, update, step, settings):
                     raise fault from error
                 raise
-            schedule.step()
+            if not follows_scores:
+                schedule.step()
             distributed.add(sums, source.metrics())
             window.add(sums)
             report.steps = step + 1

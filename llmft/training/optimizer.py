@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llmft.api.errors import EnvironmentFault
+from llmft.api.errors import EnvironmentFault, StageError
 from llmft.api.settings import TrainSettings
 from llmft.training.step_plan import warmup_of
 
@@ -29,46 +29,94 @@ def joined_groups(parameters: Sequence[Any], adapter: Groups | None, added: Grou
     return [*(group for group in own if group["params"]), *added]
 
 
+OF_BITSANDBYTES = {
+    "adamw_8bit": "AdamW8bit",
+    "paged_adamw_8bit": "PagedAdamW8bit",
+    "paged_adamw_32bit": "PagedAdamW32bit",
+    "lion_8bit": "Lion8bit",
+    "lion_32bit": "Lion32bit",
+    "paged_lion_8bit": "PagedLion8bit",
+    "paged_lion_32bit": "PagedLion32bit",
+}
+"""The class of each of bitsandbytes' optimisers."""
+
+
 def make_optimizer(groups: Groups, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimiser that the settings name, over groups as torch.optim takes them."""
+    """Return the optimiser that the settings name, over groups as torch.optim takes them.
+
+    Each is made as transformers' Trainer makes it, from the same settings; muon as torch has it,
+    with the learning rate of an AdamW of the same update size (Liu et al. 2025, arXiv:2502.16982).
+    Raises StageError where muon is to train what is no matrix.
+    """
     params = [dict(group) for group in groups]
-    if settings.optim == "sgd":
-        return torch.optim.SGD(
-            params, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    usual: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    betas: dict[str, Any] = {"betas": (settings.adam_beta1, settings.adam_beta2)}
+    name = settings.optim
+    if name == "sgd":
+        return torch.optim.SGD(params, **usual)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(params, **usual)
+    if name == "adagrad":
+        return torch.optim.Adagrad(params, **usual)
+    if name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        made: torch.optim.Optimizer = Adafactor(
+            params, scale_parameter=False, relative_step=False, **usual
         )
-    options: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": (settings.adam_beta1, settings.adam_beta2),
-        "eps": settings.adam_epsilon,
-        "weight_decay": settings.weight_decay,
-    }
-    if settings.optim.startswith("adamw_torch"):
-        return torch.optim.AdamW(params, fused=settings.optim == "adamw_torch_fused", **options)
+        return made
+    if name == "muon":
+        _refuse_other_than_matrices(params)
+        return torch.optim.Muon(params, adjust_lr_fn="match_rms_adamw", **usual)
+    if name.startswith("adamw_torch"):
+        fused = name == "adamw_torch_fused"
+        eps = settings.adam_epsilon
+        return torch.optim.AdamW(params, fused=fused, eps=eps, **betas, **usual)
     try:
         import bitsandbytes
     except ImportError as error:
         raise EnvironmentFault(
             "E206", f"optim '{settings.optim}' needs bitsandbytes", fix="pip install bitsandbytes"
         ) from error
-    classes = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
-        "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit,
-    }
-    made: torch.optim.Optimizer = classes[settings.optim](params, **options)
-    return made
+    epsilon: dict[str, Any] = {} if "lion" in name else {"eps": settings.adam_epsilon}
+    cls: type[torch.optim.Optimizer] = getattr(bitsandbytes.optim, OF_BITSANDBYTES[name])
+    return cls(params, **usual, **betas, **epsilon)
+
+
+def _refuse_other_than_matrices(groups: Groups) -> None:
+    for parameter in (p for group in groups for p in group["params"]):
+        if parameter.dim() != 2:
+            raise StageError(
+                "E300",
+                f"optim 'muon' trains matrices, and this stage trains a tensor of the shape"
+                f" {list(parameter.shape)} too",
+                fix="choose another train.optim, or an adapter that trains matrices only",
+            )
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int
+    optimizer: torch.optim.Optimizer,
+    settings: TrainSettings,
+    steps: int,
+    *,
+    greater_is_better: bool = False,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule that the settings name over so many optimiser steps."""
+    """Return the schedule that the settings name over so many optimiser steps.
+
+    greater_is_better: of the metric that `reduce_lr_on_plateau` is told.
+    """
     from transformers import get_scheduler
 
+    given: dict[str, Any] = settings.lr_scheduler_kwargs.given()
+    if settings.lr_scheduler_type == "reduce_lr_on_plateau":
+        given["mode"] = "max" if greater_is_better else "min"
+    if "num_cycles" in given and settings.lr_scheduler_type == "cosine_with_restarts":
+        given["num_cycles"] = int(given["num_cycles"])
     made: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         settings.lr_scheduler_type,
         optimizer,
         num_warmup_steps=warmup_of(settings, steps),
         num_training_steps=steps,
+        scheduler_specific_kwargs=given,
     )
     return made

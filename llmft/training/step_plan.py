@@ -100,8 +100,19 @@ def warmup_of(settings: TrainSettings, steps: int) -> int:
 
 
 def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int) -> None:
-    """Raise StageError where a stage would end in its warm-up, or train at rate 0 only."""
+    """Raise StageError where a stage would end in its warm-up, or train at rate 0 only.
+
+    Or where a schedule of three parts has no room for its last one.
+    """
     warmup = warmup_of(settings, steps)
+    decay = settings.lr_scheduler_kwargs.num_decay_steps or 0
+    if decay and warmup + decay > steps:
+        raise StageError(
+            "E300",
+            f"the warm-up and the decay of stage '{stage}' take {warmup} and {decay} steps, of"
+            f" {steps} in all",
+            fix="lower train.lr_scheduler_kwargs.num_decay_steps, or train longer",
+        )
     if warmup > steps or warmup == steps == 1:
         some = f"{steps} step" + "s" * (steps > 1)
         raise StageError(

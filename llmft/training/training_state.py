@@ -6,6 +6,7 @@ optimiser's settings are not part of it: they follow from the recipe and the ste
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -79,7 +80,10 @@ def restore(
             if kind == "optimizer":
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
-    _go_to_step(schedule, step)
+    if is_plateau(schedule):
+        _restore_plateau(schedule, facts.get("schedule", {}))
+    else:
+        _go_to_step(schedule, step)
     number, others = distributed.rank(), facts.get("others", ())
     if number == 0:
         set_random_state(tensors, facts)
@@ -191,6 +195,40 @@ def _go_to_step(schedule: Any, step: int) -> None:
     schedule.last_epoch, schedule._step_count = step, step + 1
     pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     rates = [base * rate(step) for base, rate in pairs]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
+def is_plateau(schedule: Any) -> bool:
+    """Return whether a schedule follows scores, and not the step."""
+    return isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def schedule_facts(schedule: Any) -> dict[str, Any]:
+    """Return what a schedule that follows scores has come to, as plain data; {} of others."""
+    if not is_plateau(schedule):
+        return {}
+    facts = {name: getattr(schedule, name) for name in _PLATEAU}
+    if not math.isfinite(facts["best"]):  # no score so far
+        del facts["best"]
+    initial = schedule.optimizer.defaults["lr"]
+    return facts | {"initial": initial, "rates": list(schedule.get_last_lr())}
+
+
+_PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+def _restore_plateau(schedule: Any, facts: Mapping[str, Any]) -> None:
+    """Put back what `schedule_facts` told; a peak that was edited since scales the rates."""
+    for name in _PLATEAU:
+        if name in facts:
+            setattr(schedule, name, facts[name])
+    if not facts:
+        return
+    now = schedule.optimizer.defaults["lr"]
+    same = now == facts["initial"]
+    rates = [rate if same else rate * now / facts["initial"] for rate in facts["rates"]]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     schedule._last_lr = rates

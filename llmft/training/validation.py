@@ -26,8 +26,8 @@ class Validation:
     """A stage's evaluations during training, and what follows from them.
 
     greater_is_better: of the metric that `settings` compares evaluations by. count: evaluations so
-    far, the last of them after `step` steps. best: step and value of the best one. waited: how many
-    in a row have brought no improvement since.
+    far, the last of them after `step` steps; value: of the metric in it. best: step and value of
+    the best one. waited: how many in a row have brought no improvement since.
     """
 
     settings: EvaluateSettings
@@ -35,6 +35,7 @@ class Validation:
     greater_is_better: bool = False
     count: int = 0
     step: int = 0
+    value: float | None = None
     best: tuple[int, float] | None = None
     waited: int = 0
 
@@ -50,9 +51,10 @@ class Validation:
             return None
         self.count, self.step = self.count + 1, step
         metric = self.settings.best_metric
-        if metric is None or metric not in scores:  # a generated one, which is scored rarely
+        self.value = scores.get(metric or "loss")
+        if metric is None or self.value is None:  # a generated one, which is scored rarely
             return False
-        return self._compare(step, scores[metric])
+        return self._compare(step, self.value)
 
     def _compare(self, step: int, value: float) -> bool:
         """Take a value in as Trainer and EarlyStoppingCallback do; return whether it is the best.

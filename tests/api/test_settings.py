@@ -20,13 +20,19 @@ from safetensors.torch import load_file
 from llmft.api import ChatRow, Message
 from llmft.api.errors import DataError, LlmftError
 from llmft.api.rows import IGNORED
-from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.api.settings import (
+    EvaluateSettings,
+    LrSchedulerKwargs,
+    ModelSource,
+    Quantization,
+    TrainSettings,
+)
 from llmft.data.encoding import Encoder
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
 from llmft.training import loop
-from llmft.training.optimizer import make_optimizer
+from llmft.training.optimizer import make_optimizer, make_schedule
 from tests.every_setting import Case, Lab, check, without_case
 
 # --- the loop, on ten items and three numbers that are trained --------------------------------
@@ -229,6 +235,74 @@ TRAIN = {
     "save_total_limit": Case(
         3, checkpoints, ["step-2", "step-4", "step-6"], also=SAVING, was=["step-4", "step-6"]
     ),
+}  # fmt: skip
+
+# --- the learning-rate schedule ------------------------------------------------------------------
+
+
+def rate_at(step: int, name: str, **train: Any) -> Callable[[Any, Lab], float]:
+    """Return what looks at the rate after so many of 4 steps, of a peak of 1."""
+
+    def see(kwargs: LrSchedulerKwargs, lab: Lab) -> float:
+        settings = TrainSettings(
+            optim="sgd", learning_rate=1.0, lr_scheduler_type=name, lr_scheduler_kwargs=kwargs,
+            **train,
+        )  # fmt: skip
+        optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
+        schedule = make_schedule(optimizer, settings, 4)
+        for _ in range(step):
+            optimizer.step()
+            schedule.step()
+        return float(schedule.get_last_lr()[0])
+
+    return see
+
+
+def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
+    """Return what looks at the rate of reduce_lr_on_plateau after these scores, of a peak of 1."""
+
+    def see(kwargs: LrSchedulerKwargs, lab: Lab) -> float:
+        settings = TrainSettings(
+            optim="sgd", learning_rate=1.0, lr_scheduler_type="reduce_lr_on_plateau",
+            lr_scheduler_kwargs=kwargs,
+        )  # fmt: skip
+        optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
+        schedule: Any = make_schedule(optimizer, settings, 4)
+        for score in scores:
+            schedule.step(score)
+        return float(schedule.get_last_lr()[0])
+
+    return see
+
+
+WSD, AT_ONCE = "warmup_stable_decay", {"patience": 0}
+LR_KWARGS = {
+    "num_cycles": Case(1.0, rate_at(2, "cosine"), 0.0, was=0.5),
+    "min_lr": Case(0.25, rate_at(4, "cosine_with_min_lr"), 0.25, alone=True),
+    "min_lr_rate": Case(0.25, rate_at(4, "cosine_with_min_lr"), 0.25, alone=True),
+    "warmup_lr_rate": Case(
+        0.25, rate_at(0, "cosine_warmup_with_min_lr", warmup_steps=2), 0.25,
+        also={"min_lr_rate": 0.1},
+    ),
+    "lr_end": Case(0.25, rate_at(4, "polynomial"), 0.25, was=1e-7),
+    "power": Case(2.0, rate_at(2, "polynomial"), 0.25, was=0.5),
+    "timescale": Case(1, rate_at(3, "inverse_sqrt"), 0.5),
+    "num_decay_steps": Case(2, rate_at(3, WSD), 0.5, alone=True),
+    "warmup_type": Case(
+        "cosine", rate_at(1, WSD, warmup_steps=3), 0.25, also={"num_decay_steps": 1}, was=1 / 3
+    ),
+    "decay_type": Case(
+        "linear", rate_at(1, WSD), 0.75, also={"num_decay_steps": 4},
+        was=(1 + math.cos(math.pi / 4)) / 2,
+    ),
+    "min_lr_ratio": Case(0.25, rate_at(3, WSD), 0.625, also={"num_decay_steps": 2}, was=0.5),
+    "factor": Case(0.5, rate_after(1.0, 1.0), 0.5, also=AT_ONCE, was=0.1),
+    "patience": Case(1, rate_after(1.0, 1.0, 1.0), 0.1, was=1.0),
+    "threshold": Case(0.5, rate_after(1.0, 0.8), 0.1, also=AT_ONCE, was=1.0),
+    "threshold_mode": Case(
+        "abs", rate_after(4.0, 3.0), 1.0, also={**AT_ONCE, "threshold": 0.5}, was=0.1
+    ),
+    "cooldown": Case(2, rate_after(1.0, 1.0, 1.0), 0.1, also=AT_ONCE, was=0.01),
 }  # fmt: skip
 
 # --- the model -----------------------------------------------------------------------------------
@@ -490,7 +564,7 @@ EVALUATE = {
 
 CASES = {
     TrainSettings: TRAIN, ModelSource: MODEL, Quantization: QUANTIZATION,
-    EvaluateSettings: EVALUATE,
+    EvaluateSettings: EVALUATE, LrSchedulerKwargs: LR_KWARGS,
 }  # fmt: skip
 
 

@@ -138,3 +138,28 @@ def stands_for_lora(monkeypatch: Any, adapter: type[Adapter[Any]]) -> None:
         return adapter if (kind, name) == ("adapter", "lora") else original(self, kind, name)
 
     monkeypatch.setattr(Registry, "method", method)
+
+
+def test_evaluations_during_training_are_counted_in_number_memory_and_files(
+    recipe, loaded, registry
+):
+    stage = recipe["stages"][0]
+    stage["evaluate"] = {"metrics": ["loss", "f1"], "holdout": 0.2}
+    assert plan_recipe(loaded(recipe)).stages[0].evaluations is None
+    before = {path for path, _ in plan_recipe(loaded(recipe)).stages[0].files}
+    stage["evaluate"] |= {
+        "eval_strategy": "steps", "eval_steps": 5, "generate_every": 2,
+        "load_best_model_at_end": True,
+    }  # fmt: skip
+    planned = plan_recipe(loaded(recipe)).stages[0]
+    found = planned.evaluations
+    # 32 rows, 8 steps an epoch, 16 in all: after 5, 10, 15 and the last
+    assert (found.times, found.rows, found.with_answers) == (4, 8, 2)
+    assert {path for path, _ in planned.files} - before == {"stages/only/checkpoints, 2 kept"}
+    peaks = {peak.phase: peak.by_kind for peak in planned.peaks}
+    assert "optimiser" not in peaks["evaluate"]
+    assert peaks["evaluate in training"]["optimiser"] == peaks["train"]["optimiser"]
+    assert peaks["generate in training"]["KV cache"] == peaks["generate"]["KV cache"]
+    del stage["evaluate"]["generate_every"]
+    phases = {peak.phase for peak in plan_recipe(loaded(recipe)).stages[0].peaks}
+    assert "generate in training" not in phases

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, StageError
+from llmft.api.settings import TrainSettings
 from llmft.training import checkpoints as module
 from llmft.training import training_state
 from llmft.training.checkpoints import Checkpoints, check_space, newest_carried
+from llmft.training.optimizer import make_optimizer
 from tests.end_to_end.checkpoints.damages import DAMAGES, flip
 
 IDENTITY = {"train rows": "abc", "number of items": 3}
@@ -161,6 +164,10 @@ def test_c7_names_shapes_and_dtypes_are_strict(other, what):
         training_state.restore(*other, 3, tensors, facts)
 
 
+def made_as_named(optim: str, parameters):
+    return make_optimizer([{"params": list(parameters)}], TrainSettings(optim=optim))
+
+
 @pytest.mark.parametrize("make", [
     lambda p: torch.optim.AdamW(p, lr=0.1),
     lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
@@ -168,11 +175,16 @@ def test_c7_names_shapes_and_dtypes_are_strict(other, what):
     lambda p: __import__("bitsandbytes").optim.AdamW8bit(p, lr=0.1, min_8bit_size=1),
     lambda p: __import__("bitsandbytes").optim.PagedAdamW8bit(p, lr=0.1, min_8bit_size=1),
     lambda p: __import__("bitsandbytes").optim.PagedAdamW32bit(p, lr=0.1),
-], ids=["adamw", "fused", "sgd", "8bit", "paged 8bit", "paged 32bit"])  # fmt: skip
+    *(partial(made_as_named, optim) for optim in (
+        "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
+        "paged_lion_8bit", "muon")),
+], ids=["adamw", "fused", "sgd", "8bit", "paged 8bit", "paged 32bit", "adafactor", "adagrad",
+        "rmsprop", "lion 32bit", "lion 8bit", "paged lion 32bit", "paged lion 8bit",
+        "muon"])  # fmt: skip
 def test_c7_every_optimiser_goes_on_to_the_bit(tmp_path, make):
     def fresh():
         torch.manual_seed(1)
-        model = torch.nn.Linear(64, 64)
+        model = torch.nn.Linear(64, 64, bias=False)
         optimizer = make(model.parameters())
         return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.9**s)
 

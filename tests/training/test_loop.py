@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 import torch
@@ -467,3 +468,51 @@ def test_t4_memory_that_is_out_is_one_error_and_others_stay_what_they_are(error)
     error = RuntimeError("shapes do not fit")
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         loop.train(tiny_llama(), items(), Out(), settings, seed=0)
+
+
+# --- scores during training --------------------------------------------------------------------
+
+
+def following(folder, scores, saved=None, stop_after=0, **change):
+    """Train by reduce_lr_on_plateau on these scores; return the rates, and the model."""
+    from llmft.api.settings import EvaluateSettings, LrSchedulerKwargs
+    from llmft.training.validation import Validation
+
+    settings = SAVING.model_copy(
+        update={
+            "lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 0, "save_steps": 1,
+            "lr_scheduler_kwargs": LrSchedulerKwargs(factor=0.5, patience=0), **change,
+        }
+    )  # fmt: skip
+    asked = EvaluateSettings(eval_strategy="steps", eval_steps=1)
+    validation = Validation(asked, lambda step, **_: {"loss": scores[step - 1]})
+    model, rates = tiny_llama(), []
+
+    def on_step(step, steps, metrics, log):
+        rates.append(metrics["learning_rate"])
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with suppress(Interrupted):
+        loop.train(
+            model, items(), CompletionLoss(), settings, seed=3, on_step=on_step,
+            checkpoints=stored(folder), saved=saved, validation=validation,
+        )  # fmt: skip
+    return rates, model
+
+
+def test_a_rate_that_follows_scores_falls_after_them_and_goes_on_in_its_bits(tmp_path):
+    scores = [2.0, 2.5, 1.5, 1.5, 1.0]  # worse after step 2, not better after step 4
+    rates, whole = following(tmp_path / "whole", scores)
+    assert rates == [0.01, 0.01, 0.005, 0.005, 0.0025]
+    first, _ = following(tmp_path / "cut", scores, stop_after=2)  # its scores are owed
+    saved = stored(tmp_path / "cut").newest()
+    assert (saved.step, saved.facts["evaluation"]["step"]) == (2, 1)
+    rest, model = following(tmp_path / "cut", scores, saved)
+    assert [*first, *rest] == rates
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    following(tmp_path / "edited", scores, stop_after=3)
+    again = stored(tmp_path / "edited").newest()
+    doubled, _ = following(tmp_path / "edited", scores, again, learning_rate=0.02)
+    assert doubled == pytest.approx([0.01, 0.005]), "an edited peak is applied"

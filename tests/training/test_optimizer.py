@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
 from llmft.training.optimizer import joined_groups, make_optimizer, make_schedule
+from llmft.training.step_plan import refuse_endless_warmup
 
 A, B, HEAD = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
 
@@ -121,6 +125,123 @@ SCHEDULES = {
     "polynomial": ({}, [1, 0.75, 0.5, 0.25]),
     "inverse_sqrt": ({"warmup_steps": 1}, [0, 1, math.sqrt(1 / 2), math.sqrt(1 / 3)]),
 }
+
+
+WITH_SETTINGS = [
+    ("cosine", {"num_cycles": 1.5}),
+    ("cosine_with_restarts", {"num_cycles": 3.0}),
+    ("cosine_with_min_lr", {"min_lr": 0.125}),
+    ("cosine_with_min_lr", {"min_lr_rate": 0.2, "num_cycles": 0.75}),
+    ("cosine_warmup_with_min_lr", {"min_lr_rate": 0.2, "warmup_lr_rate": 0.1}),
+    ("polynomial", {"lr_end": 0.125, "power": 2.0}),
+    ("inverse_sqrt", {"timescale": 7}),
+    ("warmup_stable_decay", {"num_decay_steps": 4}),
+    ("warmup_stable_decay", {"num_decay_steps": 4, "warmup_type": "cosine", "decay_type": "1-sqrt",
+                             "min_lr_ratio": 0.25}),
+    ("warmup_stable_decay", {"num_decay_steps": 3, "num_cycles": 0.25}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given"), WITH_SETTINGS)
+def test_a_schedule_with_settings_is_transformers_own_curve(name, given):
+    from transformers import Trainer, TrainingArguments
+
+    settings = {"learning_rate": 0.5, "lr_scheduler_type": name, "warmup_steps": 3}
+    theirs = dict(given)
+    if name == "cosine_with_restarts":
+        theirs["num_cycles"] = 3
+    args = TrainingArguments(lr_scheduler_kwargs=theirs, report_to=[], **settings)
+    optimizer = torch.optim.SGD([A], lr=0.5)
+    trainer = SimpleNamespace(args=args, lr_scheduler=None, optimizer=optimizer)
+    schedule = Trainer.create_scheduler(trainer, 12, optimizer)
+    expected = []
+    for _ in range(12):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates(12, lr_scheduler_kwargs=given, **settings) == expected
+    assert rates(12, lr_scheduler_kwargs=given, **settings) != rates(12, **plain(settings))
+
+
+def plain(settings):
+    """Return the settings with a schedule of the same family that has none of its own."""
+    names = {"cosine_with_min_lr": "cosine", "cosine_warmup_with_min_lr": "cosine",
+             "warmup_stable_decay": "constant_with_warmup"}  # fmt: skip
+    return {**settings, "lr_scheduler_type": names.get(settings["lr_scheduler_type"],
+                                                       settings["lr_scheduler_type"])}  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "said"), [
+    ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"power": 2.0}}, "has no power"),
+    ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr": 0.1}}, "has no min_lr"),
+    ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs one of min_lr and min_lr_rate"),
+    ({"lr_scheduler_type": "cosine_with_min_lr",
+      "lr_scheduler_kwargs": {"min_lr": 1e-5, "min_lr_rate": 0.1}}, "needs one of min_lr and"),
+    ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.1}},
+     "min_lr is not below learning_rate"),
+    ({"lr_scheduler_type": "warmup_stable_decay"}, "needs num_decay_steps"),
+    ({"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 1.5}},
+     "a whole number"),
+    ({"lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 2}, "has no warm-up"),
+    ({"lr_scheduler_type": "polynomial", "learning_rate": 0.1,
+      "lr_scheduler_kwargs": {"lr_end": 0.2}}, "decays to 0.2"),
+])  # fmt: skip
+def test_settings_that_a_schedule_does_not_have_are_refused(train, said):
+    with pytest.raises(ValidationError, match=said):
+        TrainSettings(**train)
+
+
+def test_a_decay_longer_than_the_training_is_refused():
+    settings = TrainSettings(
+        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 8},
+        warmup_steps=3,
+    )  # fmt: skip
+    refuse_endless_warmup("s", settings, 11)
+    with pytest.raises(StageError, match="take 3 and 8 steps, of 10 in all"):
+        refuse_endless_warmup("s", settings, 10)
+
+
+@pytest.mark.parametrize("optim", [
+    "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
+    "paged_lion_8bit",
+])  # fmt: skip
+def test_an_optimiser_moves_weights_as_trainers_does(optim, tmp_path):
+    """Built by transformers' Trainer from the same settings, it takes the same steps."""
+    from transformers import Trainer, TrainingArguments
+
+    named = {"learning_rate": 0.05, "weight_decay": 0.5, "adam_beta1": 0.6, "adam_beta2": 0.7}
+    args = TrainingArguments(output_dir=str(tmp_path), optim=optim, report_to=[], **named)
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    found = []
+    for make in (
+        lambda p: make_optimizer([{"params": [p]}], TrainSettings(optim=optim, **named)),
+        lambda p: cls([{"params": [p], "weight_decay": 0.5}], **options),
+    ):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(80, 64))
+        optimizer = make(weight)
+        for _ in range(3):
+            weight.grad = torch.randn(80, 64)
+            optimizer.step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+
+
+def test_muon_moves_matrices_by_orthogonal_steps_of_adamws_size():
+    """Its first step is the momentum made orthogonal, scaled to the size that AdamW's has."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(32, 16))
+    before = weight.detach().clone()
+    settings = TrainSettings(optim="muon", learning_rate=0.05, weight_decay=0.5)
+    optimizer = make_optimizer([{"params": [weight]}], settings)
+    weight.grad = torch.randn(32, 16)
+    optimizer.step()
+    moved = (weight.detach() - before * (1 - 0.05 * 0.5)) / -0.05
+    singular = torch.linalg.svdvals(moved / (0.2 * math.sqrt(32)))
+    assert singular.min() > 0.6  # Newton-Schulz brings them near 1
+    assert singular.max() < 1.3
+    with pytest.raises(StageError, match=r"trains a tensor of the shape \[3\] too"):
+        make_optimizer([{"params": [weight, torch.nn.Parameter(torch.zeros(3))]}], settings)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
