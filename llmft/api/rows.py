@@ -83,10 +83,15 @@ Turns = Literal["auto", "whole", "rows"]
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Plain text; every token of it is trained on."""
+    """Plain text; every token of it is trained on.
+
+    special_tokens: special tokens that the text spells are tokens (parse), or letters (text); None:
+    a text that spells any is refused.
+    """
 
     text: str
     origin: str = ""
+    special_tokens: Literal["parse", "text"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

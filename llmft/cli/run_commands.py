@@ -121,6 +121,10 @@ def evaluate(
     stage: Annotated[
         str | None, typer.Option(help="The stage; default: the last that made a policy.")
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
+    ] = None,
     base: Annotated[
         bool, typer.Option("--base", help="Score the base model, without the adapter.")
     ] = False,
@@ -148,7 +152,7 @@ def evaluate(
 
     asked = Asked(
         target, stage, data, method, tuple(filter(None, (metrics or "").split(","))), split,
-        limit, max_new_tokens, base, tuple(set or ()),
+        limit, max_new_tokens, base, step, tuple(set or ()),
     )  # fmt: skip
     found = evaluated(asked, output)
     return found if json else as_text(found)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from llmft.api import ChatRow, CompletionRow, Conversation, Encoded, Message, Prompt, Row
+from llmft.api import ChatRow, CompletionRow, Conversation, Encoded, Message, Prompt, Row, TextRow
 from llmft.api.errors import DataError, EnvironmentFault, LlmftError
 from llmft.api.rows import IGNORED
 from llmft.data.bounded_rendering import Wanted, Writing, written
@@ -57,6 +57,9 @@ class ChatEncoder:
         self.reads_clock = False
         self.reader = TokenReader(tokenizer)
         self.stops = stops_of(tokenizer, chat, end)
+        self.control = frozenset(
+            (*self.stops.stops, *self.stops.control, *map(str, _added(tokenizer)))
+        )
         self._writings: dict[str, Writing] = {}
 
     def drafts(self, group: tuple[Row, ...], rows: bool = False) -> list[Draft]:
@@ -207,6 +210,13 @@ def is_chat(group: tuple[Row, ...]) -> bool:
     )
 
 
+def texts_of(row: Row) -> tuple[str, ...]:
+    """Return the texts of a row that is not a conversation."""
+    if isinstance(row, CompletionRow) and isinstance(row.prompt, str):
+        return (row.prompt, row.completion)
+    return (row.text,) if isinstance(row, TextRow) else ()
+
+
 def one_go(read: Callable[[list[str]], list[T]], texts: Sequence[tuple[str, str]]) -> list[T]:
     """Return what is read of texts, each with its row's origin, together.
 
@@ -250,6 +260,10 @@ def _located(origin: str) -> Iterator[None]:
 def at(origin: str, what: str) -> str:
     """Return what is said of a row, after where it came from."""
     return f"{origin}: {what}" if origin else what
+
+
+def _added(tokenizer: Any) -> list[Any]:
+    return list(tokenizer.added_tokens_decoder.values())
 
 
 def _conversation(messages: Prompt | Sequence[Message]) -> Conversation:

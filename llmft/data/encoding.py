@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +24,22 @@ from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
-from llmft.data.chat_encoding import ChatEncoder, Draft, RowFault, is_chat, naming_row, one_go
+from llmft.data.chat_encoding import (
+    ChatEncoder,
+    Draft,
+    RowFault,
+    at,
+    is_chat,
+    naming_row,
+    one_go,
+    texts_of,
+)
 from llmft.data.chat_format import PLAIN, ChatFormat
 
 _CHUNK = 512
 _SHOWN = 3
+_MARK = re.compile(r"<\|\w+\|>")
+"""What control tokens look like in most families."""
 
 EXAMPLES = 100
 """Of so many rows that were cut or dropped, for each reason, it is kept where they came from."""
@@ -142,8 +154,12 @@ class Encoder:
         remarks.update(facts)
 
     def refusals(self, rows: Sequence[Row]) -> dict[int, str]:
-        """Return the rows that the chat template cannot write, by their number, each with why."""
-        groups = {n: group for n, row in enumerate(rows) if is_chat(group := answers_of(row))}
+        """Return the rows that cannot be written as they are asked, by number, each with why."""
+        groups = {
+            n: group
+            for n, row in enumerate(rows)
+            if is_chat(group := answers_of(row)) or isinstance(row, TextRow)
+        }
         refused: dict[int, str] = {}
         for _ in self._made(list(groups.values()), Counter(), refused):
             pass
@@ -223,11 +239,17 @@ class Encoder:
         """
         numbers = iter(range(len(groups)))
         while chunk := list(islice(numbers, _CHUNK)):
-            texts = [n for n in chunk if not is_chat(groups[n])]
-            made = dict(zip(texts, self._texts([groups[n] for n in texts]), strict=True))
             drafts: dict[int, list[Draft]] = {}
             faults: dict[int, RowFault] = {}
-            for number in (n for n in chunk if n not in made):
+            texts = [n for n in chunk if not is_chat(groups[n])]
+            for number in texts:
+                try:
+                    self._check_words(groups[number], facts)
+                except RowFault as fault:
+                    faults[number] = fault
+            fine = [n for n in texts if n not in faults]
+            made = dict(zip(fine, self._texts([groups[n] for n in fine]), strict=True))
+            for number in sorted(set(chunk) - set(texts)):
                 try:
                     drafts[number] = self._chat.drafts(groups[number])
                 except RowFault as fault:
@@ -246,13 +268,41 @@ class Encoder:
                 refused.update({n: fault.what for n, fault in faults.items()})
             yield from (made.get(n, []) for n in chunk)
 
+    def _check_words(self, group: tuple[Row, ...], facts: Counter[str]) -> None:
+        """Count texts that spell control tokens; RowFault where nobody said what they are."""
+        for row in group:
+            parsed = isinstance(row, TextRow) and row.special_tokens == "parse"
+            found = {match for text in texts_of(row) for match in _MARK.findall(text)}
+            for word in sorted(found - self._chat.control):
+                facts[
+                    f"texts with {word!r}, which is no token of this tokenizer and is read as"
+                    " letters"
+                ] += 1
+            spelled = self._spelled(texts_of(row))
+            if not spelled or parsed:
+                continue
+            if isinstance(row, TextRow) and row.special_tokens is None:
+                raise RowFault(
+                    "E101",
+                    at(row.origin, f"the text spells the special token {spelled!r}"),
+                    "write data.special_tokens: parse to read such words as tokens, or text to"
+                    " keep them as letters",
+                )
+            facts["rows with special tokens in their text, which stay text"] += 1
+
+    def _spelled(self, texts: Sequence[str]) -> str:
+        found = (self._chat.stops.spelled(text) for text in texts)
+        return next((word for word in found if word), "")
+
     def _texts(self, groups: Sequence[tuple[Row, ...]]) -> list[list[Encoded]]:
         """Return the token rows of groups whose rows are plain text."""
         wholes: list[tuple[str, str]] = []
+        parsed: list[tuple[str, str]] = []
         prompts: list[tuple[str, str]] = []
         for row in (row for group in groups for row in group):
             if isinstance(row, TextRow):
-                wholes.append((row.text, row.origin))
+                ways = parsed if row.special_tokens == "parse" else wholes
+                ways.append((row.text, row.origin))
             elif isinstance(row, CompletionRow):
                 assert isinstance(row.prompt, str)
                 if self.end is None:
@@ -269,12 +319,14 @@ class Encoder:
             else:
                 raise DataError("E105", f"{row.origin}: a {type(row).__name__} is not one sequence")
         whole_ids = iter(one_go(self._ids, wholes))
+        parsed_ids = iter(one_go(self._parsed_ids, parsed))
         prompt_ids = iter(one_go(self._ids, prompts))
         made = []
         for group in groups:
             of_group = []
             for row in group:
-                ids = next(whole_ids)
+                by_words = isinstance(row, TextRow) and row.special_tokens == "parse"
+                ids = next(parsed_ids if by_words else whole_ids)
                 if isinstance(row, CompletionRow):
                     prompt = next(prompt_ids)
                     if ids[: len(prompt)] != prompt:  # as when the prompt is answered
@@ -290,10 +342,22 @@ class Encoder:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return texts' ids; words like '</s>' in the user's text stay plain text."""
+        return self._read(texts, plain=True)
+
+    def _parsed_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts that spell special tokens; one that begins a text is there once.
+
+        Beside the text's own, the tokenizer puts its first token before the text.
+        """
+        begins = self.tokenizer.bos_token_id
+        found = self._read(texts, plain=False)
+        return [ids[1:] if begins is not None and ids[:2] == [begins] * 2 else ids for ids in found]
+
+    def _read(self, texts: Sequence[str], *, plain: bool) -> list[list[int]]:
         found = self._tokens.all_located(
             texts,
             add_special_tokens=True,
-            split_special_tokens=True,
+            split_special_tokens=plain,
             truncation=False,
             verbose=False,
         )

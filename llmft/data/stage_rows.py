@@ -17,8 +17,8 @@ from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import records_of, row_of
 
-_SHOWN = 3
-_CHOICES = ("learn", "turns", "skip", "message")
+_SHOWN, _NAMES = 3, 10
+_CHOICES = ("learn", "turns", "skip", "message", "special_tokens")
 
 
 @dataclass
@@ -54,6 +54,14 @@ class Rows:
             counts = ", ".join(f"{n} {reason}" for reason, n in sorted(self.left_out.items()))
             said.append(f"left out of {self.seen} rows: {counts}")
         return "; ".join(said)
+
+    def unread_note(self) -> str:
+        """Return which columns and keys nobody reads, or ''."""
+        if not self.unread:
+            return ""
+        names = list(self.unread)
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        return f"not read: {', '.join(repr(name) for name in names[:_NAMES])}{more}"
 
     @property
     def seen(self) -> int:

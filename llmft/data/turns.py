@@ -73,10 +73,11 @@ class Stops:
     ids: frozenset[int] = frozenset()
     appended: str = ""
 
-    def spelled(self, text: str) -> bool:
-        """Return whether a text spells a control token."""
+    def spelled(self, text: str) -> str:
+        """Return the first control token that a text spells, or ''."""
         pattern = _any_of((*self.stops, *self.ends, *self.control))
-        return pattern is not None and pattern.search(text) is not None
+        found = pattern.search(text) if pattern else None
+        return found.group() if found else ""
 
     def end_of(self, text: str, from_: int) -> int | None:
         """Return where the first stop token ends that is followed by blanks and ends only."""

@@ -80,8 +80,9 @@ class StageData:
             if self.dataset.config.on_bad_row == "skip":
                 with about("data.path"):
                     leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
-            if note := rows.note():
-                self.log.note(note)
+            for note in (rows.note(), rows.unread_note() if rows is train else ""):
+                if note:
+                    self.log.note(note)
         if note := duplicates(train.rows, held_out.rows if held_out else ()).note():
             self.log.note(note)
         return train, held_out

@@ -157,6 +157,13 @@ def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
     if flag.name in REMARKS and _value(flag) in (False, "no"):
         draft.leave_out("", flag, "off, and there is no such setting here")
         return []
+    if flag.name in ("eval_strategy", "evaluation_strategy"):
+        if _value(flag) in (False, "no"):
+            draft.leave_out("", flag, "off, as is the default here")
+            return []
+        what = f"'{visible(str(flag))[:80]}' needs held-out rows, which the command does not name"
+        fix = "leave it out, and set evaluate.eval_strategy in the recipe"
+        return [Fault("E091", what, fix, place=flag.place)]
     what = f"unknown flag --{visible(flag.name)[:80]}"
     return [Fault("E091", what, suggested_fix(flag.name), place=flag.place)]
 

@@ -42,6 +42,11 @@ class Conversation:
         """The run's model; loaded once."""
         return self.trained.model()
 
+    @cached_property
+    def base_model(self) -> Any:
+        """The untrained base as a model of its own; loaded once, where it is asked for."""
+        return self.trained.model(with_adapter=False)
+
     def set_system(self, text: str) -> None:
         """Begin again, with another system prompt."""
         self._check_system(text)
@@ -88,17 +93,19 @@ class Conversation:
         """
         if not self.messages:
             raise RecipeError("E090", "nothing was asked yet", fix="ask first, then /base")
-        with self._untrained():
-            return self._answer(self.messages[:-1], on_text, stopping)
+        with self._untrained() as model:
+            return self._answer(self.messages[:-1], on_text, stopping, model)
 
     @contextmanager
-    def _untrained(self) -> Iterator[None]:
-        adapter = self.trained.bound.model_adapter
-        if adapter is None:
-            yield
-            return
-        with adapter.disabled(self.model):
-            yield
+    def _untrained(self) -> Iterator[Any]:
+        """Yield the base: the model with its adapter off, or a model of its own where need be."""
+        adapter, bound = self.trained.bound.model_adapter, self.trained.bound
+        # What an adapter stands on may be trained, too.
+        if adapter is None or adapter.trains_base or bound.stands_on:
+            yield self.base_model
+        else:
+            with adapter.disabled(self.model):
+                yield self.model
 
     def _turn(self, question: str) -> Message:
         """Return a question as a turn, in the words that the run's data set puts around it."""
@@ -118,13 +125,15 @@ class Conversation:
         messages: list[Message],
         on_text: Callable[[str], None],
         stopping: Callable[[], bool],
+        model: Any = None,
     ) -> str:
         from llmft.modeling.decoding import Stopped, decode, stop_ids
 
+        model = self.model if model is None else model
         tokenizer = self.trained.base.tokenizer
         ids = self.trained.encoder.prompt_ids(self._prompt(messages))
         params = replace(self.params, max_new_tokens=self._room(len(ids)))
-        stops = stop_ids(self.model, tokenizer)
+        stops = stop_ids(model, tokenizer)
         taken: list[int] = []
         shown = ""
 
@@ -138,7 +147,7 @@ class Conversation:
 
         with suppress(Stopped):
             decode(
-                self.model, [ids], replace(params, stop_token_ids=stops), batch_size=1,
+                model, [ids], replace(params, stop_token_ids=stops), batch_size=1,
                 seed=(self.seed, self.answered), stopping=stopping, on_token=take,
             )  # fmt: skip
         text: str = tokenizer.decode(taken, skip_special_tokens=True)

@@ -14,7 +14,7 @@ from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import read_rows, stage_rows
 from llmft.evaluation import evaluation
-from llmft.inference.answering import load_run, model_of_run
+from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.recipes.binding import RESOLVED
@@ -38,7 +38,8 @@ class Asked:
 
     data: a file, a folder or a hub id in place of the data's path; None: the run's held-out rows.
     method: the data set's, for a model without a run. metrics: none: all that the data has, and
-    the loss. overrides: as `--set` takes them. base: without the adapter.
+    the loss. overrides: as `--set` takes them. base: without the adapter. step: the
+    checkpoint after so many steps, for which the stage need not be finished.
     """
 
     target: str
@@ -50,6 +51,7 @@ class Asked:
     limit: int | None = None
     max_new_tokens: int | None = None
     base: bool = False
+    step: int | None = None
     overrides: tuple[str, ...] = ()
 
 
@@ -74,8 +76,10 @@ def evaluate(
     run = Path(asked.target)
     if (run / "run.json").is_file():
         return _of_run(run, asked, on_batch)
-    if asked.stage or asked.base:
-        what = f"'{asked.target}' is not a run folder, and --stage and --base are about runs"
+    if asked.stage or asked.base or asked.step:
+        what = (
+            f"'{asked.target}' is not a run folder, and --stage, --step and --base are about runs"
+        )
         raise CheckpointError("E402", what, fix="name a folder that 'llmft run' printed")
     if asked.data is None:
         fix = "add --data FILE, or name a run's folder"
@@ -92,9 +96,12 @@ def evaluate(
 
 def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) -> Evaluated:
     job = load_run(run, Registry.discover())
-    folder = artifacts.stage_that_made(
-        "policy", run, asked.stage, fix="a reward model scores texts: llmft score RUN FILE"
-    )
+    if asked.step is None:
+        folder = artifacts.stage_that_made(
+            "policy", run, asked.stage, fix="a reward model scores texts: llmft score RUN FILE"
+        )
+    else:
+        folder = stage_with_checkpoint(job, run, "policy", asked.stage, asked.step)
     written = job.rounds[folder.name][0] if folder.name in job.rounds else folder.name
     overrides = list(asked.overrides)
     if asked.data is not None:
@@ -110,7 +117,13 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
     adapter = bound.model_adapter
     varlen = adapter is None or adapter.supports_packing
     model = model_of_run(
-        job, bound, trained.base, folder, varlen=varlen, with_adapter=not asked.base
+        job,
+        bound,
+        trained.base,
+        folder,
+        varlen=varlen,
+        with_adapter=not asked.base,
+        step=asked.step,
     )
     return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
 
@@ -157,7 +170,7 @@ def _scored(
             what = f"no metric is called '{name}'; this data has {', '.join(known)}"
             fix = did_you_mean(name, known) or "use one of these"
             raise RecipeError("E043", what, fix=fix)
-    encoder = Encoder(base.tokenizer, train.max_length or base.positions)
+    encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
     metrics: dict[str, float] = {}
     if set(names) & set(LOSS_METRICS):
         encoded, _ = encoder.encode(evaluation.as_answered(rows), train)

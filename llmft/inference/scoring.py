@@ -82,7 +82,7 @@ def _rows(
         for column, text in found.items():
             yield keys[column], encoder.completion(CompletionRow(prompt, text, (), origin))
     elif isinstance(record.get("text"), str) and record["text"].strip():
-        (row,), _ = encoder.encode([TextRow(record["text"], origin)], TrainSettings())
+        (row,), _ = encoder.encode([TextRow(record["text"], origin, "text")], TrainSettings())
         yield "score", row
     else:
         raise DataError(

@@ -107,7 +107,7 @@ __all__ = [
 
 Shared = Sequence[tuple[int, int]]
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
 def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
@@ -300,10 +300,25 @@ def fields_of(column: str) -> list[str]:
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:
-    """Return the template with each {field} replaced by the record's; {{ and }} are braces."""
+    """Return the template with each {field} replaced by the record's; {{ and }} are braces.
+
+    A field that is written {field?} may be empty or absent in a record; it then gives no text.
+    """
 
     def one(match: re.Match[str]) -> str:
-        whole = match.group(0)
-        return whole[0] if whole in ("{{", "}}") else text_of(record, match.group(1), origin)
+        whole, name, optional = match.group(0), match.group(1), match.group(2)
+        if whole in ("{{", "}}"):
+            return whole[0]
+        value = record.get(name)
+        absent = value is None or (isinstance(value, float) and math.isnan(value))
+        if absent and optional:
+            return ""
+        try:
+            return text_of(record, name, origin)
+        except DataError as error:
+            if not absent:
+                raise
+            fix = f"write {{{name}?}} in the template if it may be empty or absent"
+            raise DataError("E101", error.faults[0].what, fix=fix) from error
 
     return _FIELD.sub(one, template)

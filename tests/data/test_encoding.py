@@ -176,3 +176,38 @@ def test_a_tokenizer_without_an_end_is_refused_where_answers_are_learnt():
     assert encode([TextRow("ab")], tokenizer=tokenizer)[0]
     with pytest.raises(DataError, match="no end-of-text token"):
         encode([CompletionRow("ab", "cd")], tokenizer=tokenizer)
+
+
+def test_special_tokens_that_plain_text_spells_are_refused_until_the_recipe_chooses():
+    rows = [TextRow("one", "x:1"), TextRow("a</s>b", "x:2")]
+    with pytest.raises(DataError, match="x:2: the text spells the special token '</s>'") as caught:
+        encode(rows)
+    assert "data.special_tokens: parse" in caught.value.faults[0].fix
+    (parsed,), report = encode([TextRow("a</s>b", "x:2", "parse")])
+    assert parsed.input_ids == parsed.labels == (97, END, 98, END)
+    assert report.note() == ""
+    (text,), report = encode([TextRow("a</s>b", "x:2", "text")])
+    assert text.input_ids == (*b"a</s>b", END)
+    assert report.note() == "rows with special tokens in their text, which stay text: 1"
+    assert Encoder(tiny_tokenizer(), None).refusals(rows).keys() == {1}
+
+
+def test_a_token_that_begins_every_text_is_there_once_where_the_text_spells_it_too(tmp_path):
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "</s>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "</s> $A", special_tokens=[("</s>", END)]
+    )
+    for text in ("ab", "</s>ab"):
+        (row,), _ = encode([TextRow(text, "", "parse")], tokenizer=tokenizer)
+        assert row.input_ids == (END, 97, 98, END)
+
+
+def test_turn_marks_that_are_no_tokens_of_the_tokenizer_are_counted():
+    rows = [CompletionRow("<|im_start|>user", "b"), CompletionRow("a", "b")]
+    _, report = encode(rows)
+    assert report.note() == (
+        "texts with '<|im_start|>', which is no token of this tokenizer and is read as letters: 1"
+    )

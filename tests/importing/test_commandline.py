@@ -115,7 +115,7 @@ def test_a_text_that_looks_like_a_number_stays_text():
     ("flag", "line"),
     [
         ("--use_peft", "--use_peft: an adapter is what is trained"),
-        ("--eval_strategy no", "--eval_strategy no: off, and"),
+        ("--eval_strategy no", "--eval_strategy no: off, as is the default here"),
         ("--max_steps -1", "--max_steps -1: the number of epochs applies, as is the default here"),
         ("--output_dir ''", "--output_dir '': nothing is given"),
     ],
@@ -127,6 +127,7 @@ def test_a_flag_that_sets_nothing_is_told_with_its_reason(flag, line):
 @pytest.mark.parametrize(
     ("flag", "what", "fix"),
     [
+        ("--eval_strategy steps", "needs held-out rows", "set evaluate.eval_strategy"),
         ("--use_peft False", "without an adapter", "leave it out"),
         ("--no_packing", "--no_packing", "write --packing False"),
         ("--max_prompt_length 64", "--max_prompt_length", "prompts are not cut by themselves"),

@@ -378,8 +378,9 @@ output_dir: out
 """
 OUMI = """\
 model:
-  {model_name: HuggingFaceTB/SmolLM2-135M-Instruct, torch_dtype_str: bfloat16,
-   model_max_length: 512}
+  model_name: HuggingFaceTB/SmolLM2-135M-Instruct
+  torch_dtype_str: bfloat16
+  model_max_length: 512
 data:
   train:
     datasets: [{dataset_name: text_sft_jsonl, dataset_path: rows.jsonl}]

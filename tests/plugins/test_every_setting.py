@@ -1007,13 +1007,35 @@ def tool(row: Any) -> str:
     return row.messages.tools[0]["function"]["name"]
 
 
+def asked(row: Any) -> Any:
+    """Return a prompt's text, or its turns as (role, content)."""
+    if isinstance(row.prompt, str):
+        return row.prompt
+    return [(turn["role"], turn["content"]) for turn in row.prompt]
+
+
 def opening(row: Any) -> str:
     return row.messages[0]["content"]
 
 
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
-    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"}),
+    Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"})
+    | {
+        "chat": Case(True, rows(Jsonl, COMPLETION, look=first(asked)), [("user", "p")], was="p"),
+        "system": Case(
+            "Be brief.", rows(Jsonl, COMPLETION, look=first(asked)),
+            [("system", "Be brief."), ("user", "p")], also={"chat": True}, was=[("user", "p")],
+        ),
+        "prompt_style": Case(
+            "alpaca", rows(Jsonl, COMPLETION, look=first(lambda row: row.prompt[:5])), "Below",
+            was="p",
+        ),
+        "special_tokens": Case(
+            "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
+            also={"columns": {"text": "q"}},
+        ),
+    },
     Chat: table_cases(Chat, CHAT, {"messages": []})
     | {
         "messages_column": Case(
@@ -1068,11 +1090,13 @@ DATASETS: dict[type, dict[str, Case]] = {
 }  # fmt: skip
 
 
-def columns(dataset: type, record: dict, look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
-    """Return what reads a record by a block of columns."""
+def columns(
+    dataset: type, record: dict, look: Callable[[Any], Any], **more: Any
+) -> Callable[[Any, Lab], Any]:
+    """Return what reads a record by a block of columns. more: other settings."""
 
     def see(block, lab: Lab) -> Any:
-        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl")}
+        config = {"method": dataset.method, "path": str(lab.folder / "rows.jsonl"), **more}
         settings = dataset.Config.model_validate({**config, "columns": block.model_dump()})
         return rows(dataset, record, look=first(look))(settings, lab)
 
@@ -1087,6 +1111,10 @@ def three(row: Any) -> tuple:
     return row.chosen, row.rejected, row.margin
 
 
+def in_chat(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    return columns(Jsonl, {**COMPLETION, "past": [["x", "y"]]}, look, chat=True)
+
+
 def completion(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
     return columns(Jsonl, COMPLETION, look)
 
@@ -1095,6 +1123,16 @@ ALL = {"candidates": "all"}
 BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
     JsonlColumns: {
         "prompt": Case("Q {q}", completion(prompt_of), "Q why", was="p"),
+        "input": Case("q", completion(prompt_of), "p\nwhy", was="p"),
+        "system": Case(
+            "q", in_chat(asked), [("system", "why"), ("user", "p")], was=[("user", "p")]
+        ),
+        "history": Case(
+            "past",
+            in_chat(asked),
+            [("user", "x"), ("assistant", "y"), ("user", "p")],
+            was=[("user", "p")],
+        ),
         "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
         "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
         "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),

@@ -46,9 +46,9 @@ class Full(Adapter["Full.Config"]):
         )
         pure_bf16: bool = Field(
             False,
-            description="train the bfloat16 weights themselves, without float32 masters: 4 to 6"
-            " bytes less for each weight, and updates smaller than its rounding are lost; needs"
-            " model.dtype: bfloat16",
+            description="train the bfloat16 weights themselves, without float32 masters: 8 bytes"
+            " for each weight with AdamW and not 16 or more, and updates smaller than its rounding"
+            " are lost; needs model.dtype: bfloat16",
         )
         max_shard_size: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(\.\d{1,3})?(KB|MB|GB)$")] = (
             Field("5GB", description="the size of a file of the saved weights at most")
