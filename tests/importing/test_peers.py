@@ -458,3 +458,17 @@ def test_a_swift_command_with_rows_of_its_own():
     assert named.verdict == "cannot yet"
     grpo = SWIFT.replace("swift sft", "swift rlhf --rlhf_type grpo")
     assert import_any(grpo, Choices()).verdict == "cannot yet"
+
+
+def test_alpaca_rows_get_alpacas_prompts_and_a_spaced_tokenizer_needs_a_decision(
+    stage_of, imported
+):
+    text = AXOLOTL.replace("type: chat_template", "type: alpaca").split("    field_messages")
+    text = text[0] + "val_set_size" + text[1].split("val_set_size")[1]
+    _, stage = stage_of(text)
+    columns = stage.data.columns
+    assert (stage.data.method, stage.data.prompt_style) == ("jsonl", "alpaca")
+    assert (columns.prompt, columns.input, columns.completion) == ("instruction", "input", "output")
+    # Llama 2's tokenizer puts a space before an answer that is encoded by itself, as Axolotl does.
+    old = imported(text.replace("NousResearch/Llama-3.2-1B", "NousResearch/Llama-2-7b-hf"))
+    assert "space" in grades(old, "decide")["datasets[0].type"]
