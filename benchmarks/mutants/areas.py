@@ -9,8 +9,9 @@ AREAS = {
         "plugins/llmft_alignments/preference_maths.py", "plugins/llmft_alignments/pairs.py",
         "plugins/llmft_alignments/orpo.py", "plugins/llmft_alignments/sft.py",
         "plugins/llmft_alignments/dpo", "plugins/llmft_alignments/ppo",
-        "plugins/llmft_alignments/reward", "llmft/modeling/token_stats.py",
-        "llmft/modeling/forward.py",
+        "plugins/llmft_alignments/online", "plugins/llmft_alignments/grpo",
+        "plugins/llmft_alignments/rloo.py", "plugins/llmft_alignments/reward",
+        "llmft/modeling/token_stats.py", "llmft/modeling/forward.py",
     ),
     "training loop": (
         "llmft/training/loop.py", "llmft/training/updates.py", "llmft/training/guard.py",
@@ -31,6 +32,7 @@ LOSSES, DPO = (f"tests/plugins/alignments/dpo/test_{name}.py" for name in ("loss
 PPO = [
     f"tests/plugins/alignments/ppo/test_{name}.py" for name in ("objective", "rollouts", "ppo_runs")
 ]
+GRPO = [f"tests/plugins/alignments/grpo/test_{name}.py" for name in ("objective", "trl_referee")]
 RUNS = "tests/plugins/alignments/test_preference_runs.py"
 LOOP, STATE = "tests/training/test_loop.py", "tests/training/test_checkpoints.py"
 EVERY, REFERENCE = "tests/plugins/test_every_setting.py", "tests/cli/test_recipe_reference.py"
@@ -55,7 +57,11 @@ FARTHER = {
     "plugins/llmft_alignments/dpo/reranking.py": [RUNS],
     "plugins/llmft_alignments/ppo/__init__.py": [PPO[-1], EVERY],
     "plugins/llmft_alignments/ppo/config.py": [EVERY, REFERENCE, PPO[-1]],
-    "plugins/llmft_alignments/ppo/diagnostics.py": PPO[1:2],
+    "plugins/llmft_alignments/online/diagnostics.py": PPO[1:2],
+    "plugins/llmft_alignments/online/sampling.py": [*PPO[1:], *GRPO],
+    "plugins/llmft_alignments/online/scoring.py": GRPO,
+    "plugins/llmft_alignments/online/statistics.py": [*PPO[:1], *GRPO],
+    "plugins/llmft_alignments/rloo.py": [*GRPO, EVERY],
     "plugins/llmft_alignments/ppo/maths.py": PPO[:2],
     "plugins/llmft_alignments/ppo/objective.py": PPO[1:],
     "plugins/llmft_alignments/ppo/rollouts.py": PPO,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Progress, RunInfo, StageInfo, Tracker, TrackerConfig
+from llmft.api import EnvironmentFault, Progress, RunInfo, StageInfo, Tracker, TrackerConfig
 from llmft.reporting.report import write_report
 from llmft.reporting.run_facts import TIMELINE
 from llmft.system import fsio
@@ -57,7 +57,17 @@ class Recorder(Tracker[Any]):
         self._end_phase()
 
     def run_finished(self, summary: Mapping[str, Any]) -> None:
-        """Write what was recorded, behind what an earlier part of the run has left."""
+        """Write what was recorded, behind what an earlier part of the run has left.
+
+        A run that failed tells its own fault; that the disk takes no report either adds nothing.
+        """
+        try:
+            self._write(summary)
+        except EnvironmentFault:
+            if summary.get("status") != "failed":
+                raise
+
+    def _write(self, summary: Mapping[str, Any]) -> None:
         self._end_phase()
         if self._folder is None or not (self._folder / "run.json").is_file():
             return

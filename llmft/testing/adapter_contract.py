@@ -64,7 +64,8 @@ class AdapterContract(SettingsContract):
         plain = base()
         weights = dict(plain.named_parameters())
         model = self._attached(settings, base, plain)
-        frozen = {name for name, p in weights.items() if not p.requires_grad}
+        of_the_base = self.method_class.trains_base
+        frozen = {name for name, p in weights.items() if not (of_the_base and p.requires_grad)}
         before = measures.loss(model)
         self._train(model)
         after = measures.loss(model)
@@ -171,7 +172,13 @@ class AdapterContract(SettingsContract):
             with pytest.raises(NotImplementedError):
                 adapter.merge(model)
             return
-        merged, plain = adapter.merge(model), base()
+        plain = base()
+        try:
+            merged = adapter.merge(model)
+        except NotImplementedError:
+            if getattr(plain, "is_quantized", False):
+                return  # rounding could lose the update
+            raise
         assert type(merged) is type(plain), f"the merged model is a '{type(merged).__name__}'"
         assert merged.state_dict().keys() == plain.state_dict().keys(), "it has other weights"
         distance = measures.distance(measures.logits(merged), adapted)

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,10 @@ def kept(tmp_path, tokenizer, monkeypatch):
     made = [Encoded((1, 2), (1, 2), "f:1"), Encoded((3,), (3,), "f:2")]
 
     def again(give=made):
-        return list(cache.through_cache(tokenizer, rows, "rows", lambda: give))
+        groups = cache.through_cache(
+            tokenizer, rows, len(rows), "rows", lambda: [[row] for row in give], Counter()
+        )
+        return [row for group in groups for row in group]
 
     again()
     (entry,) = (tmp_path / "cache" / "tokens").glob("*.safetensors")

@@ -6,7 +6,7 @@ import pytest
 
 from llmft.api import CompletionRow
 from llmft.cli.main import main
-from llmft.data.duplicates import repeats
+from llmft.data.duplicates import duplicates
 
 
 def rows(*numbers: int) -> list[CompletionRow]:
@@ -17,9 +17,10 @@ def rows(*numbers: int) -> list[CompletionRow]:
 
 
 def test_d12_rows_that_repeat_and_rows_that_are_judged_and_learnt_are_counted():
-    assert repeats(rows(1, 2, 3), rows(4)) == ""
-    assert repeats(rows(1, 2, 2, 2), ()) == "2 of 4 training rows repeat another one"
-    assert repeats(rows(1, 2), rows(2, 3)).startswith("1 of 2 evaluation rows are also training")
+    assert duplicates(rows(1, 2, 3), rows(4)).note() == ""
+    assert duplicates(rows(1, 2, 2, 2), ()).note() == "2 of 4 training rows repeat another one"
+    both = duplicates(rows(1, 2), rows(2, 3)).note()
+    assert both.startswith("1 of 2 evaluation rows are also training")
 
 
 def test_d12_the_run_says_so(recipe_file, capsys):
