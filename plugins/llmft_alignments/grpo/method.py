@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from llmft.api import Alignment, StageContext, StageResult
 from llmft_alignments.grpo.config import GroupConfig
@@ -23,6 +23,8 @@ class GroupMethod(Alignment[C]):
     """The settings against a far policy, and against one whose entropy collapses."""
     rows = ("prompt", "completion")
     produces = "policy"
+    evaluate_generates = True
+    greater_is_better: ClassVar = {"reward": True, "kl": False}
 
     def __init__(self, config: C) -> None:
         super().__init__(config)

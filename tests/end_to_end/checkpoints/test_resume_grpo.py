@@ -15,7 +15,7 @@ PLACES = {
     "in a rollout": ("llmft.modeling.decoding:log_probabilities", 28),
     "between sampling and scoring": ("llmft_alignments.grpo.rollouts:GroupSampler.judge", 5),
     "between reward and update": (f"{OBJECTIVE}.rollouts", 4),
-    "in the updates": (f"{OBJECTIVE}.loss", 14),
+    "in the updates": (f"{OBJECTIVE}.loss", 30),
     "after the updates": (f"{OBJECTIVE}.step_metrics", 3),
 }
 
