@@ -207,7 +207,7 @@ def compare(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Compare runs: settings, scores, and paired tests on the same rows."""
+    """Compare runs: settings, scores, paired tests, cost."""
     from llmft.cli.commands.compare import as_json, as_text, compared
 
     found = compared(places, output)
