@@ -29,7 +29,7 @@ def staged(run, rows_file):
     }  # fmt: skip
     return run(
         {"name": "full", "adapter": {"method": "full"}, **shared},
-        {"name": "lora", "adapter": LORA, "start_from": "full", **shared},
+        {"name": "lora", "adapter": LORA, "start_from": {"stage": "full", "merge": True}, **shared},
     ).folder
 
 

@@ -41,6 +41,7 @@ def test_validate_gives_json(llmft, recipe):
             "alignment": "sft",
             "task": None,
             "data": "triviaqa",
+            "remarks": [],
         }
     ]
 
