@@ -454,11 +454,11 @@ def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
 
     def see(settings: EvaluateSettings, lab: Lab) -> Any:
         found = SimpleNamespace(rows=0, trained=0, new=0)
-        mean_loss, train = evaluation.mean_loss, loop.train
+        row_losses, train = evaluation.row_losses, loop.train
 
         def count(model, rows, *more):
             found.rows = len(rows)
-            return mean_loss(model, rows, *more)
+            return row_losses(model, rows, *more)
 
         def generate(model, tokenizer, prompts, *, max_new_tokens, **_):
             found.new = max_new_tokens
@@ -469,7 +469,7 @@ def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
             return train(model, items, *more, **named)
 
         with lab.patch.context() as patch:
-            patch.setattr(evaluation, "mean_loss", count)
+            patch.setattr(evaluation, "row_losses", count)
             patch.setattr(generation, "generate", generate)
             patch.setattr(loop, "train", counted)
             summary = lab.run(stage(lab, evaluate=settings))
@@ -492,7 +492,11 @@ def scored(look: Callable[[Any], Any], *losses: float) -> Callable[[Any, Lab], A
         left = [9.0, *losses] if losses else []
         with lab.patch.context() as patch:
             if losses:
-                patch.setattr(evaluation, "mean_loss", lambda *_: left.pop(0) if left else 9.0)
+                patch.setattr(
+                    evaluation, "row_losses",
+                    lambda _, rows, *more: (found := left.pop(0) if left else 9.0,
+                                            [found] * len(rows)),
+                )  # fmt: skip
             summary = lab.run(stage(lab, train, settings))
         folder = summary.folder / "stages" / "sft"
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())

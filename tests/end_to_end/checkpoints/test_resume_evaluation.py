@@ -73,7 +73,7 @@ def test_c12_a_run_killed_in_the_last_evaluation_trains_no_further_step(go, reci
     end = outcome(straight)["steps"]
     assert calls > end
     evaluations = 1 + end // 2
-    fault = {"kind": "call", "where": "llmft.evaluation.evaluation:mean_loss",
+    fault = {"kind": "call", "where": "llmft.evaluation.evaluation:row_losses",
              "at": evaluations + 1, "number": signal.SIGKILL}  # fmt: skip
     assert go(recipe, "killed", fault=fault).code == -signal.SIGKILL
     again = go(recipe, "killed", resume=True)
@@ -88,7 +88,7 @@ def test_t6_a_signal_in_an_evaluation_leaves_it_owed_and_it_is_made_good(
     go, recipe, straight, save_strategy
 ):
     recipe = scored(recipe, save_strategy=save_strategy)
-    fault = {"kind": "call", "where": "llmft.evaluation.evaluation:mean_loss", "at": 3,
+    fault = {"kind": "call", "where": "llmft.evaluation.evaluation:row_losses", "at": 3,
              "number": signal.SIGTERM}  # fmt: skip
     stopped = go(recipe, "stopped", fault=fault)
     assert stopped.code == 143
