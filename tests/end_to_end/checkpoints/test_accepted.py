@@ -187,7 +187,7 @@ def test_t13_the_time_of_a_save_is_in_the_log(whole):
 
 def test_t11_a_full_disk_tells_what_is_needed_and_what_is_free(go, recipe, whole):
     saves = [n for n, name in enumerate(whole.events, start=1) if name == "write"]
-    full = go(recipe, "full", fault={"kind": "full", "at": saves[-4]})
+    full = go(recipe, "full", fault={"kind": "full", "at": saves[-8]})  # a checkpoint's weights
     assert full.code == 4
     line = next(line for line in full.text.splitlines() if "error[" in line)
     assert "MB free" in line
