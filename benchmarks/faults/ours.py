@@ -75,7 +75,9 @@ class Bench:
         kind = "places" if fault == "place" else fault
         struck = self._go(place, fault={"kind": kind, "at": n, **self._where(kind)})
         wanted = WANTED[fault]
-        if struck.code != wanted:
+        # A report that cannot be written is told, and ends no run: `llmft report` makes it anew.
+        report = fault == "full" and struck.code == 0 and "tracker 'report' failed" in struck.text
+        if struck.code != wanted and not report:
             return self._told(place, fault, event, f"exit code {struck.code}, not {wanted}")
         told = [line for line in struck.text.splitlines() if "error[" in line]
         if fault == "full" and (len(told) != 1 or "error[E202]" not in told[0]):
