@@ -35,8 +35,10 @@ class CheckedObjective:
             raise violation(self.method, what)
         return float(weight)
 
-    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, float]]:
-        """Return the objective's loss of a batch: a scalar with a gradient, and numbers by name."""
+    def loss(
+        self, model: Any, batch: Sequence[Any]
+    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        """Return the objective's loss of a batch, a scalar with a gradient, and sums by name."""
         import torch
 
         given = self.objective.loss(model, batch)
@@ -53,7 +55,7 @@ class CheckedObjective:
         if not isinstance(metrics, Mapping):
             raise violation(self.method, f"the loss's metrics are {shown(metrics)}, no mapping")
         for name, value in metrics.items():
-            if not is_number(value):
+            if not (is_number(value) or (isinstance(value, torch.Tensor) and value.dim() == 0)):
                 raise violation(self.method, f"the metric '{name}' is {shown(value)}, not a number")
         return loss, metrics
 

@@ -64,6 +64,8 @@ class Rank(Task["Rank.Config"]):
         def _one_judge(self) -> Rank.Config:
             if self.judge and self.reward_model:
                 raise ValueError("judge and reward_model exclude each other; keep one")
+            if self.judge and self.judge.weight != 1:
+                raise ValueError("one judge ranks, so its weight has no effect; remove weight")
             if self.raters > 1 and (self.judge or self.reward_model):
                 raise ValueError("raters counts people; remove it if judge or reward_model ranks")
             return self

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from llmft.api import OnlineObjective
 from llmft.api.errors import PluginError
-from llmft.training.checked import ONLINE, CheckedOnlineObjective
+from llmft.training.checked import ONLINE, CheckedObjective, CheckedOnlineObjective
 
 
 class Right:
@@ -45,6 +46,25 @@ class Right:
 
     def restore(self, state):
         pass
+
+
+class Measured(Right):
+    """An objective whose metric is as it is given."""
+
+    def loss(self, model, batch):
+        return torch.ones((), requires_grad=True) * 2, {"margin": self.wrong["margin"]}
+
+
+@pytest.mark.parametrize("margin", [1.5, torch.tensor(1.5)])
+def test_a_metric_is_a_number_or_a_scalar_tensor(margin):
+    _, metrics = CheckedObjective(Measured(margin=margin), "method").loss(None, [])
+    assert float(metrics["margin"]) == 1.5
+
+
+@pytest.mark.parametrize("margin", ["1.5", torch.ones(2), True])
+def test_any_other_metric_is_named(margin):
+    with pytest.raises(PluginError, match="the metric 'margin' is"):
+        CheckedObjective(Measured(margin=margin), "method").loss(None, [])
 
 
 def asked(**wrong: Any) -> None:

@@ -238,6 +238,7 @@ def test_a_rule_that_tells_nothing_apart_is_an_error(load, registry, collect, tm
     [
         {"judge": {"method": "exact_match"}, "reward_model": "collect"},
         {"judge": {"method": "exact_match"}, "raters": 2},
+        {"judge": {"method": "exact_match", "weight": 0.5}},
     ],
 )
 def test_one_judge_only(load, collect, tmp_path, settings):
