@@ -2,7 +2,7 @@
 
     python benchmarks/chat_templates.py [--tokenizer FOLDER]
 
-The templates are those that TRL brings along. Each template is tried with eight shapes of
+The templates are those that come with TRL. Each template is tried with eight shapes of
 conversations; the table that it prints stands in docs/data.md. For every row that comes out:
 its ids before each answer must be those of `apply_chat_template(..., add_generation_prompt=True)`,
 and its last label must be a token at which generation stops. Exits 1 where one is not.

@@ -38,7 +38,7 @@ class Fake(Tracker):
 def llmft_trackers():
     return [Fake]
 '''
-RECIPE = """# A recipe with the methods that llmft brings along.
+RECIPE = """# A recipe with the methods that ship with llmft.
 recipe: 1
 name: startup
 model: {path: embedded:model}

@@ -499,8 +499,8 @@ class EvaluateSettings(Settings):
         None,
         ge=1,
         le=100_000_000,
-        description="generate answers, and score them, at every so many of the evaluations during"
-        " training; default: only before and after it",
+        description="at every n-th evaluation during training, generate answers and score them too;"
+        " default: only before and after training",
     )
     load_best_model_at_end: bool = Field(
         False, description="the stage's result is its best checkpoint instead of its last step"

@@ -13,7 +13,7 @@ _MOST = 20_000
 
 
 def facts(stage: StagePreview) -> list[tuple[str, str]]:
-    """Return what is told of a stage beside its rows, as (name, sentence)."""
+    """Return the facts of a stage that stand beside its rows, as (name, sentence)."""
     return [(name, said) for name, said in _facts(stage) if said]
 
 

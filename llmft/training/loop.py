@@ -202,7 +202,7 @@ def _load_best(
 def _of_step(
     report: LoopReport, plan: Plan, norms: Sequence[float], rate: float
 ) -> dict[str, float]:
-    """Return what is told of the step that the report has come to, beside its means."""
+    """Return the metrics of the report's last step that are no means over its items."""
     return {
         **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
         "learning_rate": rate,

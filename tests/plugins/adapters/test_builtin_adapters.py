@@ -1,4 +1,4 @@
-"""Every adapter that llmft brings along, against the public contract."""
+"""Every adapter that ships with llmft, against the public contract."""
 
 from __future__ import annotations
 
