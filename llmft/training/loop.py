@@ -19,7 +19,7 @@ from llmft.api.errors import CheckpointError, Interrupted
 from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import Stopped
 from llmft.system import distributed
-from llmft.system.signals import stop_requests
+from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, training_state
 from llmft.training.checkpoints import Checkpoints, Saved, check_space
 from llmft.training.metrics import LoopReport, Window
@@ -56,135 +56,195 @@ def train(
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
     """
-    from accelerate import Accelerator
-
-    # Its mixed precision would be one for all stages of a process; autocast is set by hand below.
-    accelerator = Accelerator()
-    plan = Plan.of(len(items), settings, seed, distributed.count())
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    distributed.broadcast_parameters(parameters)
-    optimizer = make_optimizer(groups or [{"params": parameters}], settings)
-    greater = validation is not None and validation.greater_is_better
-    schedule: Any = make_schedule(optimizer, settings, plan.steps, greater_is_better=greater)
-    follows_scores = training_state.is_plateau(schedule)
-
-    def around() -> Any:
-        return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16)
-
-    source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
-    if online is not None:
-        source = OnlineItems(items, online, plan, around)
-    model.train()
-    window = Window()
-    report = LoopReport()
-    if checkpoints and distributed.rank() == 0:
-        _check_space(checkpoints, model, plan, settings, validation)
+    training = _Training(
+        model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation
+    )
     if saved:
-        _refuse_misfit(saved, plan)
-        training_state.restore(model, optimizer, schedule, saved.step, saved.tensors, saved.facts)
-        window.restore(saved.facts["window"])
-        report.restore(saved.facts["report"])
-        if online is not None:
-            online.restore(saved.facts["objective"])
-        if validation is not None:
-            validation.restore(saved.facts["evaluation"])
-    started = time.monotonic() - report.seconds
+        training.restore(saved)
+    return training.run(saved)
 
-    def save(step: int) -> None:
-        assert checkpoints is not None
-        tensors, facts = training_state.capture(model, optimizer)
-        facts |= {"window": window.facts(), "report": report.facts()}
-        facts["rows_per_step"] = plan.rows_per_step
-        if follows_scores:
-            facts["schedule"] = training_state.schedule_facts(schedule)
-        if online is not None:
-            facts["objective"] = dict(online.state())
-        if validation is not None:
-            facts["evaluation"] = validation.facts()
-        if distributed.rank() == 0:
-            checkpoints.save(step, tensors, facts)
 
-    def evaluate(step: int) -> bool:
+class _Training:
+    """A training from its first step, or from a checkpoint, to its end: see `train`."""
+
+    def __init__(
+        self,
+        model: Any,
+        items: Sequence[Any],
+        objective: Objective,
+        settings: TrainSettings,
+        seed: int,
+        groups: Sequence[Mapping[str, Any]] | None,
+        on_step: Callable[[int, int, Mapping[str, float], bool], None],
+        checkpoints: Checkpoints | None,
+        online: OnlineObjective | None,
+        validation: Validation | None,
+    ) -> None:
+        from accelerate import Accelerator
+
+        # Its mixed precision would be one for all stages of a process; autocast is set by hand.
+        self.accelerator = Accelerator()
+        self.model, self.objective, self.settings = model, objective, settings
+        self.on_step, self.checkpoints = on_step, checkpoints
+        self.online, self.validation = online, validation
+        self.plan = plan = Plan.of(len(items), settings, seed, distributed.count())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        distributed.broadcast_parameters(self.parameters)
+        self.optimizer = make_optimizer(groups or [{"params": self.parameters}], settings)
+        greater = validation is not None and validation.greater_is_better
+        self.schedule: Any = make_schedule(
+            self.optimizer, settings, plan.steps, greater_is_better=greater
+        )
+        self.follows_scores = training_state.is_plateau(self.schedule)
+        self.source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
+        if online is not None:
+            self.source = OnlineItems(items, online, plan, self._autocast)
+        model.train()
+        self.window, self.report = Window(), LoopReport()
+        if checkpoints and distributed.rank() == 0:
+            _check_space(checkpoints, model, plan, settings, validation)
+        self.started = time.monotonic()
+
+    def restore(self, saved: Saved) -> None:
+        """Become what a training was at a checkpoint."""
+        _refuse_misfit(saved, self.plan)
+        facts = saved.facts
+        training_state.restore(
+            self.model, self.optimizer, self.schedule, saved.step, saved.tensors, facts
+        )
+        self.window.restore(facts["window"])
+        self.report.restore(facts["report"])
+        if self.online is not None:
+            self.online.restore(facts["objective"])
+        if self.validation is not None:
+            self.validation.restore(facts["evaluation"])
+        self.started = time.monotonic() - self.report.seconds
+
+    def run(self, saved: Saved | None) -> LoopReport:
+        """Take the steps that are left. saved: the checkpoint that they begin at."""
+        with stop_requests() as stop:
+            if saved and self.validation:  # a signal came before it was scored
+                self._evaluate(saved.step, stop)
+                if asked := distributed.all_reduce_max(stop.signal):
+                    raise _interrupted(asked, saved.step, self.plan)
+            for step in range(self.report.steps, self.plan.steps):
+                if self.validation and self.validation.stop:
+                    break
+                rate = float(self.schedule.get_last_lr()[0])
+                norms = self._step(step, stop)
+                log = self.plan.log_due(step + 1, self.settings)
+                metrics = self.window.means(clear=log) | _of_step(
+                    self.report, self.plan, norms, rate
+                )
+                self.on_step(step + 1, self.plan.steps, metrics, log)
+                best = self._evaluate(step + 1, stop)
+                self._save_where_due(step + 1, best, stop)
+        guard.refuse_none_learnt(self.report.losses)
+        if self.validation and self.checkpoints:
+            _load_best(self.model, self.report, self.validation, self.checkpoints)
+        self.model.eval()
+        return self.report
+
+    def _step(self, step: int, stop: Stop) -> list[float]:
+        """Take the updates of a step, and count it; return the gradients' norms before clipping."""
+        sums: distributed.Sums = {}
+        norms: list[float] = []
+        update: Update | None = None
+        try:
+            for update in self.source.updates(step, stop):
+                norm = self._update(update, step)
+                if norm is not None:
+                    norms.append(norm)
+                    distributed.add(sums, update.sums)
+        except Stopped:  # while items were drawn: all is as it was at the end of the last step
+            asked = distributed.all_reduce_max(stop.signal)
+            if self.checkpoints and step and _lacks(self.checkpoints, step):
+                with stop.waiting():
+                    self._save(step)
+            raise _interrupted(asked, step, self.plan) from None
+        except (MemoryError, RuntimeError) as error:
+            if fault := guard.out_of_memory(error, update, step, self.settings):
+                raise fault from error
+            raise
+        if not self.follows_scores:
+            self.schedule.step()
+        distributed.add(sums, self.source.metrics())
+        self.window.add(sums)
+        self.report.steps = step + 1
+        self.report.losses.append(self.window.last_loss if "loss" in sums else None)
+        self.report.seconds = time.monotonic() - self.started
+        return norms
+
+    def _update(self, update: Update, step: int) -> float | None:
+        """Move the parameters once; return the gradient's norm, or None where it was left out."""
+        passes = _forward_backward(
+            self.accelerator, self.model, update, self.objective, self._autocast
+        )
+        distributed.all_reduce_gradients(self.parameters)
+        own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
+        update.sums = distributed.merged(own)
+        self.report.items += update.fresh
+        fine = guard.may_update(update, norm, step, self.settings)
+        if fine:
+            self.optimizer.step()
+        else:
+            self.report.skipped += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm if fine else None
+
+    def _evaluate(self, step: int, stop: Stop) -> bool:
         """Score the model where that is due or owed; return whether it is the best so far."""
-        nonlocal started
-        due = validation and plan.evaluation_due(step, validation.settings, settings)
-        if validation is None or not due or validation.step == step:
+        validation = self.validation
+        if validation is None or validation.step == step:
+            return False
+        if not self.plan.evaluation_due(step, validation.settings, self.settings):
             return False
         if distributed.all_reduce_max(stop.signal):  # it is scored when the run goes on
             return False
         began = time.monotonic()
         best = validation.evaluate(step, stop)
-        if follows_scores and best is not None and validation.value is not None:
-            schedule.step(validation.value)
-        if best and checkpoints:
-            checkpoints.best = step
+        if self.follows_scores and best is not None and validation.value is not None:
+            self.schedule.step(validation.value)
+        if best and self.checkpoints:
+            self.checkpoints.best = step
         took = time.monotonic() - began
-        started += took
-        window.pause(took)
+        self.started += took
+        self.window.pause(took)
         return bool(best)
 
-    with stop_requests() as stop:
-        if saved and validation:  # a signal came before it was scored
-            evaluate(saved.step)
-            if asked := distributed.all_reduce_max(stop.signal):
-                raise _interrupted(asked, saved.step, plan)
-        for step in range(report.steps, plan.steps):
-            if validation and validation.stop:
-                break
-            sums: distributed.Sums = {}
-            norms = []
-            rate = float(schedule.get_last_lr()[0])
-            update: Update | None = None
-            try:
-                for update in source.updates(step, stop):
-                    passes = _forward_backward(accelerator, model, update, objective, around)
-                    distributed.all_reduce_gradients(parameters)
-                    own, norm = _read(passes, _clip(parameters, settings.max_grad_norm))
-                    update.sums = distributed.merged(own)
-                    norms.append(norm)
-                    report.items += update.fresh
-                    if guard.may_update(update, norms[-1], step, settings):
-                        optimizer.step()
-                        distributed.add(sums, update.sums)
-                    else:
-                        report.skipped += 1
-                        norms.pop()
-                    optimizer.zero_grad(set_to_none=True)
-            except Stopped:  # while items were drawn: all is as it was at the end of the last step
-                asked = distributed.all_reduce_max(stop.signal)
-                if checkpoints and step and _lacks(checkpoints, step):
-                    with stop.waiting():
-                        save(step)
-                raise _interrupted(asked, step, plan) from None
-            except (MemoryError, RuntimeError) as error:
-                if fault := guard.out_of_memory(error, update, step, settings):
-                    raise fault from error
-                raise
-            if not follows_scores:
-                schedule.step()
-            distributed.add(sums, source.metrics())
-            window.add(sums)
-            report.steps = step + 1
-            report.losses.append(window.last_loss if "loss" in sums else None)
-            report.seconds = time.monotonic() - started
-            log = plan.log_due(step + 1, settings)
-            metrics = window.means(clear=log) | _of_step(report, plan, norms, rate)
-            on_step(step + 1, plan.steps, metrics, log)
-            best = evaluate(step + 1)
+    def _save_where_due(self, step: int, best: bool, stop: Stop) -> None:
+        """Write a checkpoint where one is due, and then end where a process was asked to stop.
+
+        It is due by the settings, where it is the best so far, and at a stop. Raises Interrupted.
+        """
+        asked = distributed.all_reduce_max(stop.signal)
+        stopped = self.validation is not None and self.validation.stop
+        ends = stopped and self.settings.save_strategy != "no"
+        due = self.plan.save_due(step, self.settings) or best or ends
+        if self.checkpoints and (asked or due):
+            with stop.waiting():
+                self._save(step)
             asked = distributed.all_reduce_max(stop.signal)
-            ends = validation is not None and validation.stop and settings.save_strategy != "no"
-            due = plan.save_due(step + 1, settings) or best or ends
-            if checkpoints and (asked or due):
-                with stop.waiting():
-                    save(step + 1)
-                asked = distributed.all_reduce_max(stop.signal)
-            if asked:
-                raise _interrupted(asked, step + 1, plan)
-    guard.refuse_none_learnt(report.losses)
-    if validation and checkpoints:
-        _load_best(model, report, validation, checkpoints)
-    model.eval()
-    return report
+        if asked:
+            raise _interrupted(asked, step, self.plan)
+
+    def _save(self, step: int) -> None:
+        assert self.checkpoints is not None
+        tensors, facts = training_state.capture(self.model, self.optimizer)
+        facts |= {"window": self.window.facts(), "report": self.report.facts()}
+        facts["rows_per_step"] = self.plan.rows_per_step
+        if self.follows_scores:
+            facts["schedule"] = training_state.schedule_facts(self.schedule)
+        if self.online is not None:
+            facts["objective"] = dict(self.online.state())
+        if self.validation is not None:
+            facts["evaluation"] = self.validation.facts()
+        if distributed.rank() == 0:
+            self.checkpoints.save(step, tensors, facts)
+
+    def _autocast(self) -> Any:
+        device = self.accelerator.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.settings.bf16)
 
 
 def _load_best(
