@@ -26,6 +26,19 @@ def bradley_terry_loss(
     return -F.logsigmoid(gap_B) + center * rewards_B2.sum(1) ** 2
 
 
+def kto_loss(
+    ratio_B: torch.Tensor, label_B: torch.Tensor, kl: torch.Tensor | float, beta: float
+) -> torch.Tensor:
+    """Return 1 - v of each answer, shape (B,): Ethayarajh et al. 2024, eq. 8, unweighted.
+
+    v is sigma(beta (r - z)) of a desirable answer and sigma(beta (z - r)) of an undesirable one.
+    ratio_B: r, log(policy / reference) of each answer. label_B: true where it is desirable. kl: z,
+    the reference point; with 0 it is the unpaired form of APO-zero (D'Oosterlinck et al. 2024).
+    """
+    sign_B = label_B.to(ratio_B.dtype) * 2 - 1
+    return 1 - torch.sigmoid(beta * sign_B * (ratio_B - kl))
+
+
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
     """Return log(1 - exp(x)) for x < 0, exact near 0 and far from it (Maechler 2012, eq. 7).
 
