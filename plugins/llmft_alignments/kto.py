@@ -16,8 +16,10 @@ from llmft.api import (
     Encoded,
     EncodedUnpaired,
     Field,
+    Row,
     StageContext,
     StageResult,
+    UnpairedRow,
     hookimpl,
 )
 from llmft.toolkit import cut_at_start
@@ -83,7 +85,7 @@ class Kto(Alignment["Kto.Config"]):
         rows = context.data.encode_unpaired(context.data.rows())
         if not rows:
             raise DataError("E105", f"stage '{context.name}' has no answer to train on")
-        if note := balance_note(self.config, [row.label for row in rows]):
+        if note := balance_note(self.config, labels_of(context.data.rows())):
             context.log.note(note)
         items = self._items(context, rows, FILE)
         if held_out := context.data.held_out():
@@ -268,6 +270,14 @@ def mismatched(rows: Sequence[Encoded], limit: int | None, begins: int | None) -
             row.origin,
         )
         found.append(cut_at_start(whole, limit, begins))
+    return found
+
+
+def labels_of(rows: Sequence[Row]) -> list[bool]:
+    """Return the label of every answer in the rows; a preference has one of each."""
+    found: list[bool] = []
+    for row in rows:
+        found += [row.label] if isinstance(row, UnpairedRow) else [True, False]
     return found
 
 

@@ -23,10 +23,12 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
+from llmft_alignments import cpo as cpo_module
 from llmft_alignments import dpo as dpo_module
 from llmft_alignments import kto as kto_module
 from llmft_alignments import orpo as orpo_module
 from llmft_alignments import reward as reward_module
+from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
 from llmft_alignments.grpo import Grpo
 from llmft_alignments.grpo.config import GroupConfig
@@ -414,6 +416,41 @@ DPO = {
         0.5, dpo_loss, over_pairs(lambda w, r: discopop(0.5, 0.1 * (w - r))),
         also={"loss_type": ["discopop"]},
         was=over_pairs(lambda w, r: discopop(0.05, 0.1 * (w - r))),
+    ),
+}  # fmt: skip
+
+LOGPS = ((-1.0, -3.0), (-2.0, -1.0))
+
+
+def cpo_loss(config, lab: Lab) -> float:
+    """The loss of two pairs with these log-likelihoods, and two tokens in each answer."""
+    lab.patch.setattr(cpo_module, "pair_logps", lambda *_: torch.tensor(LOGPS))
+    pairs = [EncodedPair(ROW, ROW, 0, None, "row")] * 2
+    return float(CpoObjective(config, share=False).loss(None, pairs)[0])
+
+
+def of_cpo(loss: Callable[[float], float], nll: float = 1.0, shape: Callable = float) -> float:
+    return sum(loss(shape(won) - shape(lost)) for won, lost in LOGPS) + nll * 2 * 3 / 4
+
+
+CPO = {
+    "disable_dropout": Case(False, dropout_in_training(Cpo), True, was=False),
+    "beta": Case(0.7, cpo_loss, of_cpo(lambda gap: softplus(-0.7 * gap))),
+    "loss_type": Case(
+        "simpo", cpo_loss, of_cpo(lambda gap: softplus(-(0.1 * gap / 2 - 0.5))),
+        was=of_cpo(lambda gap: softplus(-0.1 * gap)),
+    ),
+    "cpo_alpha": Case(0.25, cpo_loss, of_cpo(lambda gap: softplus(-0.1 * gap), nll=0.25)),
+    "simpo_gamma": Case(
+        1.5, cpo_loss, of_cpo(lambda gap: softplus(-(0.1 * gap / 2 - 1.5))),
+        also={"loss_type": "simpo"},
+    ),
+    "label_smoothing": Case(
+        0.2, cpo_loss, of_cpo(lambda gap: 0.8 * softplus(-0.1 * gap) + 0.2 * softplus(0.1 * gap))
+    ),
+    "alpha": Case(
+        0.5, cpo_loss,
+        of_cpo(lambda gap: softplus(-0.1 * gap), shape=lambda p: (1 - math.exp(-0.5 * p)) / 0.5),
     ),
 }  # fmt: skip
 
@@ -808,7 +845,8 @@ RLOO = group_cases(Rloo, 2) | {
 
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
-    Sft: {}, Dpo: DPO, Orpo: ORPO, Kto: KTO, Reward: REWARD, Ppo: PPO, Grpo: GRPO, Rloo: RLOO,
+    Sft: {}, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
+    Rloo: RLOO,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------

@@ -140,6 +140,28 @@ def test_the_balance_of_labels_is_remarked_on_as_by_trl():
     assert "all answers are desirable" in balance_note(config, [True])
 
 
+def test_a_plan_that_looks_at_few_rows_tells_the_balance_of_all(tmp_path, model_folder, stage):
+    from llmft.planning.planner import plan_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
+
+    rows = [{**row, "completion": row["completion"] * 9} if row["label"] else row
+            for row in ANSWERS[:4] * 8]  # fmt: skip
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    remarks = []
+    for options in ({}, {"desirable_weight": 4.0}):
+        block = stage("kto", options=options, evaluate=None)
+        block["data"] = {"method": "unpaired", "path": str(path)}
+        data = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)},
+                "stages": [block]}  # fmt: skip
+        (tmp_path / "recipe.yaml").write_text(json.dumps(data))
+        job = load_recipe(tmp_path / "recipe.yaml", Registry.discover())
+        remarks.append("; ".join(plan_recipe(job).stages[0].remarks))
+    assert "desirable" not in remarks[0]
+    assert "16 answers are desirable and 16 are not" in remarks[1]
+
+
 def test_weights_that_leave_nothing_are_refused():
     with pytest.raises(ValueError, match="both 0, so that nothing is"):
         Kto.Config(method="kto", desirable_weight=0.0, undesirable_weight=0.0)
