@@ -156,12 +156,8 @@ class StageScoring:
                 stage.train.per_device_eval_batch_size,
                 lambda done, total: stage.log.progress("evaluate", done, total),
             )
-            surprise = evaluation.perplexity(loss)
-            values = {"loss": loss, "perplexity": surprise}
-            rows_of = {
-                "loss": of_loss,
-                "perplexity": [surprise * (1 + value - loss) for value in of_loss],
-            }
+            values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
+            rows_of = evaluation.loss_values(loss, of_loss)
             found |= {name: values[name] for name in asked.metrics if name in values}
             by_row |= {name: rows_of[name] for name in asked.metrics if name in rows_of}
         theirs = stage.dataset.metrics

@@ -72,6 +72,15 @@ def row_losses(
     return total / count, ratio_values(sums, [float(row.n_labels) for row in rows])
 
 
+def loss_values(loss: float, by_row: Sequence[float]) -> dict[str, list[float]]:
+    """Return the rows' pseudo-values of the loss and of the perplexity (the delta method)."""
+    surprise = perplexity(loss)
+    return {
+        "loss": list(by_row),
+        "perplexity": [surprise * (1 + value - loss) for value in by_row],
+    }
+
+
 def as_answered(rows: Sequence[Row]) -> list[Row]:
     """Return rows whose loss can be taken: of a preference, that of the chosen answer."""
     return [

@@ -14,6 +14,7 @@ from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import read_rows, stage_rows
 from llmft.evaluation import evaluation
+from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
@@ -57,12 +58,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was found. metrics: the means. rows: of each answer, its prompt, text and scores."""
+    """What was found. scores: of each metric, the mean, its 95 % interval and its rows.
 
-    metrics: Mapping[str, float]
+    rows: of each answer, its prompt, text and scores.
+    """
+
+    scores: Mapping[str, Score]
     rows: Sequence[Mapping[str, Any]]
     count: int
     stage: str | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means."""
+        return {name: float(score["value"] or 0.0) for name, score in self.scores.items()}
 
 
 def evaluate(
@@ -171,14 +180,13 @@ def _scored(
             fix = did_you_mean(name, known) or "use one of these"
             raise RecipeError("E043", what, fix=fix)
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
-    metrics: dict[str, float] = {}
+    scores: dict[str, Score] = {}
     if set(names) & set(LOSS_METRICS):
         encoded, _ = encoder.encode(evaluation.as_answered(rows), train)
-        loss = evaluation.mean_loss(
+        loss, by_row = evaluation.row_losses(
             model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
         )
-        values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
-        metrics |= {name: value for name, value in values.items() if name in names}
+        scores |= scores_of(evaluation.loss_values(loss, by_row), ())
     named = {name: metric_of(dataset, name) for name in names if name in dataset.metrics}
     samples: Sequence[Mapping[str, Any]] = ()
     if named:
@@ -195,7 +203,7 @@ def _scored(
             named,
             len(rows),
         )
-        metrics |= found.metrics
+        scores |= scores_of(found.values, list(dataset.metrics))
         samples = found.samples
-    ordered = {name: metrics[name] for name in names if name in metrics}
+    ordered = {name: scores[name] for name in names if name in scores}
     return Evaluated(ordered, samples, len(rows), None if bound.name == NAME else bound.name)

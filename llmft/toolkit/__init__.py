@@ -29,6 +29,7 @@ from llmft.data.conversation import (
 )
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
+from llmft.evaluation.intervals import wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -99,6 +100,7 @@ __all__ = [
     "untrained",
     "value_parameters",
     "values",
+    "wilson",
     "with_system",
     "without_dropout",
     "wrapped",
