@@ -87,8 +87,8 @@ TASKS = {
         Task("dpo-128k", "dpo", steps=4, shape=LARGE_VOCABULARY),
         Task("orpo-128k", "orpo", steps=4, tolerance=1e-2, shape=LARGE_VOCABULARY),
         Task("reward-128k", "reward", steps=4, shape=LARGE_VOCABULARY),
-        Task("sft-135m", "sft", 6, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
-        Task("dpo-135m", "dpo", 4, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
+        Task("sft-135m", "sft", 4, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
+        Task("dpo-135m", "dpo", 3, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
     )
 }
 QUICK_STEPS = 3
