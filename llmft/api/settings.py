@@ -316,7 +316,12 @@ class TrainSettings(Settings):
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
         "paged_lion_8bit", "muon",
     ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
-    weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="decoupled weight decay; none on biases and norms, as transformers' Trainer",
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     adam_epsilon: float = Field(

@@ -27,6 +27,7 @@ from llmft.data.conversation import (
     untrained,
     with_system,
 )
+from llmft.data.pair_encoding import cut_at_start
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.evaluation.intervals import wilson
@@ -63,6 +64,7 @@ __all__ = [
     "all_reduce_sum",
     "answers_of",
     "combine",
+    "cut_at_start",
     "escaped",
     "exact_match",
     "f1",

@@ -59,7 +59,9 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
-@pytest.mark.parametrize("method", extended(["dpo", "orpo", "reward"], ["dpo"]))
+@pytest.mark.parametrize(
+    "method", extended(["dpo", "orpo", "kto", "cpo", "reward"], ["dpo", "kto"])
+)
 def test_t9_c7_a_killed_preference_stage_ends_bit_exactly(go, recipe, tmp_path, method):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"say {n}:", "chosen": f" {n}", "rejected": " no"} for n in range(18)]
