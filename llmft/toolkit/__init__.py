@@ -27,6 +27,7 @@ from llmft.data.conversation import (
     untrained,
     with_system,
 )
+from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.ranking import (
@@ -83,6 +84,7 @@ __all__ = [
     "read_file",
     "read_ratings",
     "read_records",
+    "records_of_parts",
     "read_samples",
     "remaining",
     "rewards",
