@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset, Row
+from llmft.api import Dataset
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
-from llmft.data.stage_rows import read_rows, stage_rows
+from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
 from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
@@ -21,9 +21,9 @@ from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.recipes.binding import RESOLVED
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.load import load_recipe
+from llmft.recipes.sources import source_names
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.registry import Registry
-from llmft.registry.return_checks import metric_of
 from llmft.runs import artifacts
 from llmft.runs.upstream import dataset_in
 from llmft.system.machine import device
@@ -114,6 +114,7 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
     written = job.rounds[folder.name][0] if folder.name in job.rounds else folder.name
     overrides = list(asked.overrides)
     if asked.data is not None:
+        _refuse_several(job, written)
         overrides.append(f"stages.{written}.data.path={json.dumps(asked.data)}")
     if overrides:
         job = job.load(run / RESOLVED, overrides)
@@ -137,6 +138,14 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
     return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
 
 
+def _refuse_several(job: Job, stage: str) -> None:
+    data = job.stage(stage).spec.data
+    if data is not None and source_names(data):
+        what = f"stage '{stage}' reads several sources, and --data would be read as one of them"
+        fix = f"--set 'stages.{stage}.data={{method: jsonl, path: FILE}}' --split train"
+        raise RecipeError("E090", what, fix=fix)
+
+
 def _made_up(asked: Asked, folder: Path) -> Job:
     """Return a job with one stage whose data set is the one that is asked for."""
     recipe = {
@@ -149,14 +158,16 @@ def _made_up(asked: Asked, folder: Path) -> Job:
     return load_recipe(path, Registry.discover(), asked.overrides)
 
 
-def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Sequence[Row]:
+def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Rows:
     if asked.data is None and asked.split is None:
         held_out = stage_rows(bound.spec, dataset, job.recipe.seed)[1]
         if held_out is None:
             what = f"stage '{bound.name}' holds no rows out"
             raise RecipeError("E090", what, fix="add --data FILE, or --split NAME")
-        return held_out.rows[: asked.limit]
-    return read_rows(dataset, asked.split or dataset.config.split, asked.limit).rows
+        if held_out.sources:
+            return joined(held_out.sources, asked.limit)
+        return replace(held_out, rows=held_out.rows[: asked.limit])
+    return read_split(bound.spec, dataset, asked.split, asked.limit)
 
 
 def _scored(
@@ -164,7 +175,7 @@ def _scored(
     base: BaseModel,
     bound: BoundStage,
     dataset: Dataset[Any],
-    rows: Sequence[Row],
+    rows: Rows,
     asked: Asked,
     on_batch: Callable[[str, int, int], None],
 ) -> Evaluated:
@@ -182,16 +193,21 @@ def _scored(
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
     scores: dict[str, Score] = {}
     if set(names) & set(LOSS_METRICS):
-        encoded, _ = encoder.encode(evaluation.as_answered(rows), train)
-        loss, by_row = evaluation.row_losses(
+        encoded, _ = encoder.encode(evaluation.as_answered(rows.rows), train)
+        losses = evaluation.row_losses(
             model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
         )
-        scores |= scores_of(evaluation.loss_values(loss, by_row), ())
-    named = {name: metric_of(dataset, name) for name in names if name in dataset.metrics}
+        parts = [evaluation.loss_scores(names, losses)]
+        for source, numbers in rows.by_source([row.origin for row in encoded]).items():
+            parts.append(evaluation.loss_scores(names, losses.of(numbers), source))
+        for part in parts:
+            scores |= scores_of(part.values, ())
+    named = [name for name in names if name in dataset.metrics]
     samples: Sequence[Mapping[str, Any]] = ()
     if named:
-        found = evaluation.score_answers(
+        found = evaluation.score_sources(
             rows,
+            dataset,
             lambda prompts: generate(
                 model,
                 base.tokenizer,
@@ -201,9 +217,9 @@ def _scored(
                 on_batch=lambda *n: on_batch("answer", *n),
             ),
             named,
-            len(rows),
+            len(rows.rows),
         )
-        scores |= scores_of(found.values, list(dataset.metrics))
+        scores |= scores_of(found.values, list(found.values))
         samples = found.samples
-    ordered = {name: scores[name] for name in names if name in scores}
-    return Evaluated(ordered, samples, len(rows), None if bound.name == NAME else bound.name)
+    ordered = {name: scores[name] for name in names if name in scores} | scores
+    return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)

@@ -28,6 +28,7 @@ from llmft.data.conversation import (
     with_system,
 )
 from llmft.data.pair_encoding import cut_at_start
+from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.evaluation.intervals import wilson
@@ -87,6 +88,7 @@ __all__ = [
     "read_ratings",
     "read_records",
     "read_samples",
+    "records_of_parts",
     "remaining",
     "rewards",
     "save_score_head",
