@@ -315,6 +315,11 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_rounding: Literal["up", "axolotl"] = Field(
+        "up",
+        description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
+        " Axolotl: down, and 1 becomes 2",
+    )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
@@ -415,6 +420,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_rounding != "up" and not self.warmup_ratio:
+            raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
             raise ValueError(
                 "the 'constant' schedule ignores warmup_ratio;"

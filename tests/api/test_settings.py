@@ -198,6 +198,10 @@ TRAIN = {
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_rounding": Case(
+        "axolotl", looped("rates"), [0.0, 1e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        was=[0.0, 2e-4 / 3, 4e-4 / 3],
+    ),
     "warmup_ratio": Case(0.5, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
     "optim": Case("sgd", optimizer("type"), "SGD", was="AdamW"),
     "weight_decay": Case(0.25, optimizer("weight_decay"), 0.25, was=0.0),

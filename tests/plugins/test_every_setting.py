@@ -50,6 +50,8 @@ from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
 from llmft_datasets.chat import Chat
 from llmft_datasets.from_stage import FromStage
+from llmft_datasets.instruction import Columns as InstructionColumns
+from llmft_datasets.instruction import Instruction
 from llmft_datasets.jsonl import Columns as JsonlColumns
 from llmft_datasets.jsonl import Jsonl
 from llmft_datasets.mix import Mix
@@ -1064,6 +1066,7 @@ def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
 
 
 COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": ["x", "y"]}
+TASK = {"instruction": "p", "input": "x", "output": "c", "q": "why", "y": "z", "a": "so"}
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
@@ -1131,6 +1134,10 @@ def mixed(config, lab: Lab) -> list[tuple[int, int]]:
     return list(Mix(config).mixture([1, 2, 1][: len(config.sources)], 0))
 
 
+def turns(row: Any) -> list[str]:
+    return [turn["content"] for turn in row.messages]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
     Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"})
@@ -1162,6 +1169,21 @@ DATASETS: dict[type, dict[str, Case]] = {
         "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
         "tools_column": Case(
             "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
+        ),
+    },
+    Instruction: table_cases(Instruction, TASK, {"instruction": "p"})
+    | {
+        "with_input": Case(
+            "{instruction}: {input}", rows(Instruction, TASK, look=first(turns)), ["p: x", "c"],
+            was=["p\nx", "c"],
+        ),
+        "system": Case(
+            "Be brief.", rows(Instruction, TASK, look=first(opening)), "Be brief.", was="p\nx"
+        ),
+        "system_with_input": Case("Read.", rows(Instruction, TASK, look=first(opening)), "Read."),
+        "learn": Case(
+            "every_token", rows(Instruction, TASK, look=first(lambda row: row.learn)),
+            "every_token", was="all",
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
@@ -1276,6 +1298,11 @@ BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
         "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
         "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
         "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),
+    },
+    InstructionColumns: {
+        "instruction": Case("Q {q}", columns(Instruction, TASK, turns), ["Q why\nx", "c"]),
+        "input": Case("y", columns(Instruction, TASK, turns), ["p\nz", "c"], was=["p\nx", "c"]),
+        "output": Case("a", columns(Instruction, TASK, turns), ["p\nx", "so"]),
     },
     PromptsColumns: {
         "prompt": Case("Q {q}", columns(Prompts, COMPLETION, prompt_of), "Q why", was="p"),
@@ -1406,6 +1433,7 @@ CASES: dict[str, dict[type, dict[str, Case]]] = {
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
     Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
+    Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
     Rank: {"samples": "drawn"}, Mix: {"sources": [HUB, HUB]},
