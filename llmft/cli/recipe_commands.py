@@ -5,7 +5,7 @@ Each imports what it needs inside, so that the light ones answer before torch co
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -75,6 +75,38 @@ def run(
         run_folder=run_folder, smoke=smoke, first=from_, last=until,
         accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
     )  # fmt: skip
+
+
+@app.command()
+def new(
+    recipe: Annotated[str, typer.Argument(help="The recipe to write, such as my.yaml.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A model's folder or hub id, or embedded:model.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="A file of rows, a folder of files, or a hub id.")
+    ],
+    goal: Annotated[
+        Literal["sft", "preferences", "reward", "rlhf"] | None,
+        typer.Option(help="What to train; default: what the rows can teach."),
+    ] = None,
+    form: Annotated[
+        Literal["chat", "preference", "unpaired", "instruction", "text"] | None,
+        typer.Option(help="How to read the rows; default: what their columns say."),
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(metavar="METHOD", help="What is trained, such as lora, dora or full.")
+    ] = "lora",
+    json: Json = False,
+) -> Answer:
+    """Write a first recipe for a file of rows, and show how a row will be trained on."""
+    from pathlib import Path
+
+    from llmft.cli.commands.new import Asked, as_json, as_text
+    from llmft.cli.commands.new import new as written
+
+    made = written(Path(recipe), Asked(model, data, goal or "", form or "", adapter))
+    return as_json(made) if json else as_text(made)
 
 
 @app.command()
