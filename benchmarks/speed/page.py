@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from table import summary
+from table import summary, told_apart
 from workload import TASKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -60,7 +60,7 @@ def _tasks(results: list[dict[str, Any]]) -> list[str]:
                 f"| {result['task']} | {result['steps']} | {result['rounds']} | {name} |"
                 f" {row['cpu']:.1f} | {row['wall']:.1f} | {row['ratio']:.2f}{spread} |"
                 f" {row['tokens_per_second']:.0f} | {row['peak'] / 1e6:.0f} |"
-                f" {row['apart']:.0e} |"
+                f" {told_apart(result, name)} |"
             )
     return [*lines, "", f"OMP_NUM_THREADS={results[0]['threads']}.", *_peers(results)]
 

@@ -82,6 +82,7 @@ def measure(task: Task, folder: Path, rounds: int, threads: int) -> dict[str, An
         "stack": machine(), "peers": versions, "task": task.name,
         "steps": task.steps, "rounds": rounds, "threads": threads,
         "tokens": tokens(task), "taken": taken,
+        "other_order": [c.name for c in taking_part if not c.same_order],
     }  # fmt: skip
 
 

@@ -376,6 +376,12 @@ CODES: dict[str, Code] = {
         " Nothing was learnt from these answers, and the last checkpoint is as it was.",
         "Correct the function, or raise reward_timeout_seconds.",
     ),
+    "E120": Code(
+        "a mixture would repeat its rows without end",
+        "Rows are drawn from several sources by their weights until every row of every source was"
+        " drawn. A large source of a tiny weight would take hundreds of millions of draws.",
+        "Raise the source's weight, or write stopping_strategy: first_exhausted.",
+    ),
     "E130": Code(
         "the run was interrupted",
         "A signal stopped the run: Ctrl-C, or SIGTERM from the system. During training, the run"

@@ -498,8 +498,9 @@ def scored(look: Callable[[Any], Any], *losses: float) -> Callable[[Any, Lab], A
             if losses:
                 patch.setattr(
                     evaluation, "row_losses",
-                    lambda _, rows, *more: (found := left.pop(0) if left else 9.0,
-                                            [found] * len(rows)),
+                    lambda _, rows, *more: evaluation.RowLosses(
+                        [found := left.pop(0) if left else 9.0] * len(rows), [1] * len(rows), found
+                    ),
                 )  # fmt: skip
             summary = lab.run(stage(lab, train, settings))
         folder = summary.folder / "stages" / "sft"

@@ -279,6 +279,14 @@ def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, 
     assert imported(LLAMA, str(config)).verdict == "same"
 
 
+@pytest.mark.parametrize("part", [{"columns": 5}, {"columns": ["images"]}, {"tags": "x"}])
+def test_a_dataset_info_of_another_shape_awaits_a_decision(imported, tmp_path, part):
+    described = {"mine": {"file_name": "x.json", "formatting": "sharegpt", **part}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(described))
+    found = imported(LLAMA, str(tmp_path / "x.yaml"))
+    assert "are no blocks" in grades(found, "decide")["dataset"]
+
+
 def test_llamafactorys_llama3_template_writes_its_own_text(imported, tmp_path, stage_of):
     from jinja2 import Environment
 

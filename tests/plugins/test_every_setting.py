@@ -23,9 +23,12 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
+from llmft_alignments import cpo as cpo_module
 from llmft_alignments import dpo as dpo_module
+from llmft_alignments import kto as kto_module
 from llmft_alignments import orpo as orpo_module
 from llmft_alignments import reward as reward_module
+from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
 from llmft_alignments.grpo import Grpo
 from llmft_alignments.grpo.config import GroupConfig
@@ -35,6 +38,7 @@ from llmft_alignments.grpo.rollouts import (
     ScoredGroups,
     learnt_of,
 )
+from llmft_alignments.kto import Kto, KtoItem, KtoObjective
 from llmft_alignments.online.diagnostics import Diagnostics
 from llmft_alignments.online.scoring import Scorer
 from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
@@ -50,11 +54,14 @@ from llmft_datasets.instruction import Columns as InstructionColumns
 from llmft_datasets.instruction import Instruction
 from llmft_datasets.jsonl import Columns as JsonlColumns
 from llmft_datasets.jsonl import Jsonl
+from llmft_datasets.mix import Mix
 from llmft_datasets.preference import Columns as PreferenceColumns
 from llmft_datasets.preference import Preference
 from llmft_datasets.prompts import Columns as PromptsColumns
 from llmft_datasets.prompts import Prompts
 from llmft_datasets.triviaqa import TriviaQA
+from llmft_datasets.unpaired import Columns as UnpairedColumns
+from llmft_datasets.unpaired import Unpaired
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
@@ -68,12 +75,22 @@ from llmft_trackers.jsonl import Jsonl as JsonlTracker
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
-from llmft.api import Answer, Encoded, EncodedPair, EncodedPrompt, Progress, RunInfo, StageResult
+from llmft.api import (
+    Answer,
+    Encoded,
+    EncodedPair,
+    EncodedPrompt,
+    EncodedUnpaired,
+    Progress,
+    RunInfo,
+    StageResult,
+)
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
@@ -360,12 +377,17 @@ def dropout_in_training(alignment: type) -> Callable[[Any, Lab], Any]:
 
         lab.patch.setattr("llmft_alignments.dpo.reference.reference_logps",
                           lambda context, pairs: torch.zeros(len(pairs), 2))  # fmt: skip
+        lab.patch.setattr("llmft_alignments.dpo.reference.reference_row_logps",
+                          lambda context, rows, file: torch.zeros(len(rows)))  # fmt: skip
+        answer = EncodedUnpaired(ROW.input_ids, ROW.labels, "row", True)
         sampler = SimpleNamespace(model=base, reference=base)
         if hasattr(alignment, "_sampler_of"):
             lab.patch.setattr(alignment, "_sampler_of", lambda self, context: sampler)
         context = composed(
             name="s", seed=0, folder=lab.folder, rows=lambda: [0], held_out=lambda: [],
-            encode_pairs=lambda rows: [pair, pair], encode_prompts=lambda rows, room: [],
+            encode_pairs=lambda rows: [pair, pair],
+            encode_unpaired=lambda rows: [answer, answer], max_length=None,
+            tokenizer=tiny_tokenizer(), encode_prompts=lambda rows, room: [],
             shares_prompts=False, starts_as_reference=False, model=base, fit=fit, fit_online=fit,
             note=lambda text: None, progress=lambda *_: None,
         )  # fmt: skip
@@ -400,6 +422,67 @@ DPO = {
         was=over_pairs(lambda w, r: discopop(0.05, 0.1 * (w - r))),
     ),
 }  # fmt: skip
+
+LOGPS = ((-1.0, -3.0), (-2.0, -1.0))
+
+
+def cpo_loss(config, lab: Lab) -> float:
+    """The loss of two pairs with these log-likelihoods, and two tokens in each answer."""
+    lab.patch.setattr(cpo_module, "pair_logps", lambda *_: torch.tensor(LOGPS))
+    pairs = [EncodedPair(ROW, ROW, 0, None, "row")] * 2
+    return float(CpoObjective(config, share=False).loss(None, pairs)[0])
+
+
+def of_cpo(loss: Callable[[float], float], nll: float = 1.0, shape: Callable = float) -> float:
+    return sum(loss(shape(won) - shape(lost)) for won, lost in LOGPS) + nll * 2 * 3 / 4
+
+
+CPO = {
+    "disable_dropout": Case(False, dropout_in_training(Cpo), True, was=False),
+    "beta": Case(0.7, cpo_loss, of_cpo(lambda gap: softplus(-0.7 * gap))),
+    "loss_type": Case(
+        "simpo", cpo_loss, of_cpo(lambda gap: softplus(-(0.1 * gap / 2 - 0.5))),
+        was=of_cpo(lambda gap: softplus(-0.1 * gap)),
+    ),
+    "cpo_alpha": Case(0.25, cpo_loss, of_cpo(lambda gap: softplus(-0.1 * gap), nll=0.25)),
+    "simpo_gamma": Case(
+        1.5, cpo_loss, of_cpo(lambda gap: softplus(-(0.1 * gap / 2 - 1.5))),
+        also={"loss_type": "simpo"},
+    ),
+    "label_smoothing": Case(
+        0.2, cpo_loss, of_cpo(lambda gap: 0.8 * softplus(-0.1 * gap) + 0.2 * softplus(0.1 * gap))
+    ),
+    "alpha": Case(
+        0.5, cpo_loss,
+        of_cpo(lambda gap: softplus(-0.1 * gap), shape=lambda p: (1 - math.exp(-0.5 * p)) / 0.5),
+    ),
+}  # fmt: skip
+
+KL = 0.4
+
+
+def kto_loss(config, lab: Lab) -> float:
+    """The loss of a desirable answer of log-ratio 0.5 and one that is not, of -1; the KL is 0.4."""
+    ratios = {True: torch.tensor([0.5, -1.0]), False: torch.tensor([KL + 0.1, KL - 0.1])}
+    lab.patch.setattr(kto_module, "row_logps", lambda model, rows: ratios[rows[0] is items[0]])
+    other = ROW if config.loss_type == "kto" else None
+    items = [
+        KtoItem(ROW.input_ids, ROW.labels, "row", label, 0.0, other) for label in (True, False)
+    ]
+    return float(KtoObjective(config).loss(None, items)[0])
+
+
+def of_kto(beta: float = 0.1, good: float = 1.0, bad: float = 1.0, kl: float = KL) -> float:
+    return good * (1 - sigmoid(beta * (0.5 - kl))) + bad * (1 - sigmoid(beta * (kl + 1.0)))
+
+
+KTO = {
+    "disable_dropout": Case(False, dropout_in_training(Kto), True, was=False),
+    "loss_type": Case("apo_zero_unpaired", kto_loss, of_kto(kl=0.0), was=of_kto()),
+    "beta": Case(0.7, kto_loss, of_kto(beta=0.7)),
+    "desirable_weight": Case(2.5, kto_loss, of_kto(good=2.5)),
+    "undesirable_weight": Case(0.25, kto_loss, of_kto(bad=0.25)),
+}
 
 NLL = (0.5, 1.5, 0.25, 0.75)  # the chosen answer's two tokens, and the rejected one's
 
@@ -766,7 +849,8 @@ RLOO = group_cases(Rloo, 2) | {
 
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
-    Sft: {}, Dpo: DPO, Orpo: ORPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO, Rloo: RLOO,
+    Sft: {}, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
+    Rloo: RLOO,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------
@@ -944,6 +1028,23 @@ def reading(name: str, dataset: type) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def called(config, lab: Lab) -> str:
+    return source_names(Mix.Config(method="mix", sources=[config]))[0]
+
+
+def is_drawn_more(config, lab: Lab) -> bool:
+    """Whether more rows of this source are drawn than of another, whose weight is 1."""
+    other = config.model_copy(update={"weight": config.weight and 1.0})
+    both = Mix(Mix.Config(method="mix", sources=[config, other], mixing="interleave"))
+    return sum(source == 0 for source, _ in both.mixture([1000, 10], 17)) > 50
+
+
+OF_SOURCES = {
+    "name": Case("mine", called, "mine"),
+    "weight": Case(9.0, is_drawn_more, True, was=False),
+}
+
+
 def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
     """Return the cases of what every table has. bad: a record that cannot be used."""
     three_bad = rows(dataset, good, *[bad] * 3, good, look=len)
@@ -960,6 +1061,7 @@ def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
         "limit": Case(1, rows(dataset, *[good] * 3, look=len), 1, was=3),
         "on_bad_row": Case("skip", three_bad, 2, also={"max_bad_rows": 1.0}, was="E101"),
         "max_bad_rows": Case(0.5, three_bad, "E104", also=skipping),
+        **OF_SOURCES,
     }
 
 
@@ -971,6 +1073,10 @@ CHAT = {
     "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
 }  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
+JUDGED = {
+    "prompt": "p", "completion": "c", "label": True, "q": "why", "a": "so", "up": False,
+    "right": ["x"],
+}  # fmt: skip
 PAIR = {
     "prompt": "p", "chosen": "c", "rejected": "r", "q": "why", "a": "so", "b": "no", "gap": 1.5,
     "sa": 3.0, "sb": 1.0, "right": ["x"], "all": ["u", "v"], "s": [1.0, 4.0], "k": [1, 2],
@@ -1019,6 +1125,13 @@ def asked(row: Any) -> Any:
 
 def opening(row: Any) -> str:
     return row.messages[0]["content"]
+
+
+HUB = FromStage.Config(method="from_stage", stage="s")
+
+
+def mixed(config, lab: Lab) -> list[tuple[int, int]]:
+    return list(Mix(config).mixture([1, 2, 1][: len(config.sources)], 0))
 
 
 def turns(row: Any) -> list[str]:
@@ -1100,7 +1213,17 @@ DATASETS: dict[type, dict[str, Case]] = {
             also={"max_bad_rows": 1.0}, was="E101",
         ),
     },
+    Unpaired: table_cases(Unpaired, JUDGED, {"prompt": "p"})
+    | {
+        "chat": Case(True, asks(Unpaired), True),
+        "max_bad_rows": Case(
+            0.7, rows(Unpaired, JUDGED, *[{"prompt": "p"}] * 3, JUDGED, look=len), 2,
+            also={"on_bad_row": "skip"}, was="E104",
+        ),
+    },
     FromStage: {
+        "name": Case("mine", called, "mine", also={"stage": "r"}),
+        "weight": Case(9.0, is_drawn_more, True, was=False, also={"stage": "r"}),
         "stage": Case("rank", reference, "the stage 'rank' has not made them yet"),
         "split": Case("test", made_from_stage, ["E109"], also={"stage": "r"}),
         "limit": Case(1, made_from_stage, ["c"], also={"stage": "r"}),
@@ -1108,6 +1231,23 @@ DATASETS: dict[type, dict[str, Case]] = {
         "max_bad_rows": Case(
             0.4, made_from_stage, ["E104"], also={"stage": "r", **ONE_BAD}, was=["c", "c"]
         ),
+    },
+    Mix: {
+        "sources": Case([HUB, HUB, HUB], mixed, [(0, 0), (1, 0), (1, 1), (2, 0)], alone=True),
+        "mixing": Case("interleave", mixed, [(0, 0), (1, 0)], was=[(0, 0), (1, 0), (1, 1)]),
+        "stopping_strategy": Case(
+            "all_exhausted", mixed, [(0, 0), (1, 0), (0, 0), (1, 1)], also={"mixing": "interleave"},
+            was=[(0, 0), (1, 0)],
+        ),
+        # What stands in each source is refused here, where it would do nothing.
+        **{
+            name: Case(value, lambda config, lab: [key for key, *_ in Mix(config).check()],
+                       [(name,)], was=[])
+            for name, value in {
+                "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "name": "whole", "weight": 2.0,
+            }.items()
+        },
     },
 }  # fmt: skip
 
@@ -1168,6 +1308,16 @@ BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
         "prompt": Case("Q {q}", columns(Prompts, COMPLETION, prompt_of), "Q why", was="p"),
         "answers": Case(
             "right", columns(Prompts, COMPLETION, lambda row: row.answers), ("x", "y"), was=()
+        ),
+    },
+    UnpairedColumns: {
+        "prompt": Case("Q {q}", columns(Unpaired, JUDGED, prompt_of), "Q why", was="p"),
+        "completion": Case(
+            "a", columns(Unpaired, JUDGED, lambda row: row.completion), "so", was="c"
+        ),
+        "label": Case("up", columns(Unpaired, JUDGED, lambda row: row.label), False, was=True),
+        "answers": Case(
+            "right", columns(Unpaired, JUDGED, lambda row: row.answers), ("x",), was=()
         ),
     },
     PreferenceColumns: {
@@ -1282,10 +1432,11 @@ CASES: dict[str, dict[type, dict[str, Case]]] = {
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
-    Preference: {"path": "rows.jsonl"}, Instruction: {"path": "rows.jsonl"},
+    Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
+    Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
-    Rank: {"samples": "drawn"},
+    Rank: {"samples": "drawn"}, Mix: {"sources": [HUB, HUB]},
 }  # fmt: skip
 ONE_CASE = [
     pytest.param(cls, name, case, id=f"{kind}-{cls.method}-{name}")

@@ -217,6 +217,10 @@ def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, 
                 missing=INFO,
             )
             return None
+        if any(not isinstance(found.get(part) or {}, dict) for part in ("columns", "tags")):
+            what = f"{visible(str(place))[:200]}: columns and tags are no blocks"
+            t.note("decide", key, what, missing=INFO)
+            return None
         t.configuration.folder = str(place.parent)
         return found
     if "/" in name and name.count("/") == 1:
