@@ -217,6 +217,24 @@ def verify_resume(
     return as_json(verdict) if json else as_text(verdict)
 
 
+@verify_app.command("losses")
+def verify_losses(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    against: Annotated[str, typer.Option(metavar="TRAINER", help="Whose trainer: trl.")] = "trl",
+    stage: Annotated[str | None, typer.Option(help="The stage; default: the first.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Optimiser steps; within an epoch.")
+    ] = 5,
+    set: Set = None,
+    json: Json = False,
+) -> Answer:
+    """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
+    from llmft.cli.commands.verify_losses import as_json, as_text, verify
+
+    verdict = verify(recipe, set or [], against, stage, steps)
+    return as_json(verdict) if json else as_text(verdict)
+
+
 @verify_app.command("export")
 def verify_export(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
