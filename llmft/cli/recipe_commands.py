@@ -62,10 +62,33 @@ def run(
         bool,
         typer.Option("--break-lock", help="Resume although a machine that is gone holds the lock."),
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=100,
+            metavar="N",
+            help="Run it under N seeds, the recipe's and those after it: mean and deviation.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     json: Json = False,
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
+    if seeds is not None:
+        from llmft.cli.commands.seeds import as_data, as_text, refuse_others, run_seeds
+
+        refuse_others(
+            {
+                "--resume": resume,
+                "--resume-auto": resume_auto,
+                "--smoke": smoke,
+                "--from": from_,
+                "--until": until,
+            }
+        )
+        sweep = run_seeds(recipe, overrides(set, output_dir), seeds, quiet=quiet, as_json=json)
+        return as_data(sweep) if json else as_text(sweep)
     from llmft.cli.commands.run import run_recipe_file
     from llmft.runs.accepted import Accepted
 
