@@ -108,7 +108,7 @@ class _Kind(ABC, Generic[C]):
             name: getattr(cls, name)
             for base in reversed(cls.__mro__)
             for name in getattr(base, "__annotations__", {})
-            if name not in ("method", "Config") and not name.startswith("_")
+            if name not in ("method", "Config", "sources") and not name.startswith("_")
             and isinstance(getattr(cls, name, None), bool | str | tuple)
         }  # fmt: skip
 
@@ -300,9 +300,28 @@ class Dataset(_Kind[C]):
 
     rows: ClassVar[tuple[RowKind, ...]]
     held_out_split: ClassVar[str] = "validation"
-    metrics: ClassVar[Mapping[str, Metric]] = {}
+    metrics: Mapping[str, Metric] = {}
     upstream: Mapping[str, Path] = {}
     """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
+    sources: Sequence[Dataset[Any]] = ()
+    """The data sets that its settings choose, in order. Where there are some, the rows are theirs:
+    each is read by its own settings, and `mixture` says how they are put together. Its metrics are
+    those that all of them share."""
+
+    def check(self) -> Iterable[Refusal]:
+        """Yield what cannot work in these settings: (key's parts, what is wrong, fix); see Refusal.
+
+        It is asked when the recipe is read, before `sources` is there.
+        """
+        return ()
+
+    def mixture(self, counts: Sequence[int], seed: int) -> Sequence[tuple[int, int]]:
+        """Return which row of which source is where in the training rows: (source, row), from 0.
+
+        counts: the rows of each source. A row may come several times, or not at all. Default: each
+        row once, source after source.
+        """
+        return [(number, row) for number, count in enumerate(counts) for row in range(count)]
 
     def is_local(self) -> bool:
         """Return whether its records are read from this machine, without any network.

@@ -10,12 +10,16 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from llmft.api.splits import checked_split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Line = Annotated[str, Field(min_length=1, max_length=4096)]
 _LARGEST_TEMPLATE = 1_000_000
 Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
+Split = Annotated[Line, AfterValidator(checked_split)]
+"""A split, or parts of splits as `datasets` writes them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
 """So many optimiser steps; or, below 1, a share of all of a stage's steps."""
@@ -311,6 +315,11 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_rounding: Literal["up", "axolotl"] = Field(
+        "up",
+        description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
+        " Axolotl: down, and 1 becomes 2",
+    )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
@@ -418,6 +427,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_rounding != "up" and not self.warmup_ratio:
+            raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
             raise ValueError(
                 "the 'constant' schedule ignores warmup_ratio;"
@@ -481,8 +492,10 @@ class EvaluateSettings(Settings):
         description="loss, perplexity, or a metric of the data's method, such as exact_match;"
         " the alignment's own metrics are always added, even to an empty list",
     )
-    split: Line | None = Field(
-        None, description="the split of the same data to score on; default: its held-out split"
+    split: Split | None = Field(
+        None,
+        description="the split of the same data to score on, or parts of splits, such as"
+        " train[80%:]; default: its held-out split",
     )
     holdout: float | None = Field(
         None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"

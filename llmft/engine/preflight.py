@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmft.api import Dataset
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -21,10 +22,12 @@ from llmft.api.errors import (
     RecipeError,
     TrustError,
 )
-from llmft.data.stage_rows import check_rows
+from llmft.data.stage_rows import at_source, check_rows
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import key_in
 from llmft.recipes.references import references, stage_references
+from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
@@ -137,22 +140,40 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
     network: read those of the hub too.
     """
     for number, bound in enumerate(job.written_stages):
-        dataset = bound.dataset
-        if dataset is None or stage_references(dataset.config):
-            continue  # rows that another stage has yet to make
-        if not network and not dataset.is_local():
-            continue
-        try:
-            check_rows(dataset, bound.spec)
-        except LlmftError as error:
-            yield from placed(job, key_of(job, number, error), error)
+        for key, dataset in _datasets(bound):
+            if stage_references(dataset.config):
+                continue  # rows that another stage has yet to make
+            if not network and not dataset.is_local():
+                continue
+            try:
+                with at_source(key):
+                    check_rows(dataset, bound.spec)
+            except LlmftError as error:
+                yield from placed(job, key_of(job, number, error), error)
+
+
+def _datasets(bound: BoundStage) -> Iterator[tuple[KeyPath, Dataset[Any]]]:
+    """Yield a stage's data set, or each of its sources, with the key of its block."""
+    if bound.dataset is None or bound.spec.data is None:
+        return
+    sources = bound.dataset.sources or (bound.dataset,)
+    for (key, _), dataset in zip(data_blocks(bound.spec.data), sources, strict=True):
+        yield key, dataset
 
 
 def key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
     """Return the key of a data block that an error about its rows belongs to."""
-    base: KeyPath = ("stages", number, "data")
-    code = error.faults[0].code
-    keys = ("columns", "method") if code in ("E101", "E102") else ("path", "data_files", "split")
+    fault = error.faults[0]
+    if fault.path.startswith("evaluate."):
+        return ("stages", number, *key_in(fault.path))
+    named = key_in(fault.path) if fault.path.startswith("data.") else ("data",)
+    base: KeyPath = ("stages", number, *named)
+    code = fault.code
+    keys: tuple[str, ...] = ("path", "data_files", "split")
+    if code in ("E101", "E102"):
+        keys = ("columns", "method")
+    elif code == "E109":
+        keys = ("split", "path", "data_files")
     known = job.source.tree
     found = [(*base, key) for key in keys if (*base, key) in known.values]
     return found[0] if found else base

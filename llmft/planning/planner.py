@@ -9,6 +9,7 @@ from pathlib import Path
 from llmft.api import Alignment, Task
 from llmft.api.errors import EnvironmentFault, LlmftError, StageError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults
+from llmft.engine.stage_preview import data_of
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources
 from llmft.modeling.base_model import BaseModel
@@ -122,7 +123,7 @@ def plan_stage(
         name=stage.name,
         adapter=planned.models.adapter.method if planned.models.adapter else "",
         work=planned.work.method,
-        data=planned.dataset.method if planned.dataset else "",
+        data=data_of(planned.bound),
         inputs=tuple(stages_read(stage)),
         produces=planned.work.produces,
         trains=isinstance(planned.work, Alignment),

@@ -131,6 +131,8 @@ def _versions(stage: Stage, provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _methods(block: Any) -> list[str]:
+    if isinstance(block, list):
+        return [name for item in block for name in _methods(item)]
     if not isinstance(block, dict):
         return []
     own = [block["method"]] if isinstance(block.get("method"), str) else []

@@ -28,8 +28,10 @@ from llmft.data.conversation import (
     with_system,
 )
 from llmft.data.pair_encoding import cut_at_start
+from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
+from llmft.evaluation.intervals import wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -86,6 +88,7 @@ __all__ = [
     "read_ratings",
     "read_records",
     "read_samples",
+    "records_of_parts",
     "remaining",
     "rewards",
     "save_score_head",
@@ -101,6 +104,7 @@ __all__ = [
     "untrained",
     "value_parameters",
     "values",
+    "wilson",
     "with_system",
     "without_dropout",
     "wrapped",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -154,14 +153,6 @@ def preferences_of(logps_P2: torch.Tensor) -> dict[str, list[float]]:
         "preference_accuracy": (gap_P > 0).double().tolist(),
         "preference_margin": gap_P.tolist(),
     }
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share of `count` (Wilson 1927)."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    # Rounding must not put the share itself outside.
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def refuse_few(pairs: Sequence[EncodedPair], stage: str) -> None:

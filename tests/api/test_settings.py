@@ -220,6 +220,10 @@ TRAIN = {
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_rounding": Case(
+        "axolotl", looped("rates"), [0.0, 1e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        was=[0.0, 2e-4 / 3, 4e-4 / 3],
+    ),
     "warmup_ratio": Case(0.5, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
     "optim": Case("sgd", optimizer("type"), "SGD", was="AdamW"),
     "neftune_noise_alpha": Case(4.0, moved_embeddings, (True, True), was=(False, False)),
@@ -517,8 +521,9 @@ def scored(look: Callable[[Any], Any], *losses: float) -> Callable[[Any, Lab], A
             if losses:
                 patch.setattr(
                     evaluation, "row_losses",
-                    lambda _, rows, *more: (found := left.pop(0) if left else 9.0,
-                                            [found] * len(rows)),
+                    lambda _, rows, *more: evaluation.RowLosses(
+                        [found := left.pop(0) if left else 9.0] * len(rows), [1] * len(rows), found
+                    ),
                 )  # fmt: skip
             summary = lab.run(stage(lab, train, settings))
         folder = summary.folder / "stages" / "sft"

@@ -50,8 +50,11 @@ from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
 from llmft_datasets.chat import Chat
 from llmft_datasets.from_stage import FromStage
+from llmft_datasets.instruction import Columns as InstructionColumns
+from llmft_datasets.instruction import Instruction
 from llmft_datasets.jsonl import Columns as JsonlColumns
 from llmft_datasets.jsonl import Jsonl
+from llmft_datasets.mix import Mix
 from llmft_datasets.preference import Columns as PreferenceColumns
 from llmft_datasets.preference import Preference
 from llmft_datasets.prompts import Columns as PromptsColumns
@@ -87,6 +90,7 @@ from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
@@ -1065,6 +1069,23 @@ def reading(name: str, dataset: type) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def called(config, lab: Lab) -> str:
+    return source_names(Mix.Config(method="mix", sources=[config]))[0]
+
+
+def is_drawn_more(config, lab: Lab) -> bool:
+    """Whether more rows of this source are drawn than of another, whose weight is 1."""
+    other = config.model_copy(update={"weight": config.weight and 1.0})
+    both = Mix(Mix.Config(method="mix", sources=[config, other], mixing="interleave"))
+    return sum(source == 0 for source, _ in both.mixture([1000, 10], 17)) > 50
+
+
+OF_SOURCES = {
+    "name": Case("mine", called, "mine"),
+    "weight": Case(9.0, is_drawn_more, True, was=False),
+}
+
+
 def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
     """Return the cases of what every table has. bad: a record that cannot be used."""
     three_bad = rows(dataset, good, *[bad] * 3, good, look=len)
@@ -1081,10 +1102,12 @@ def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
         "limit": Case(1, rows(dataset, *[good] * 3, look=len), 1, was=3),
         "on_bad_row": Case("skip", three_bad, 2, also={"max_bad_rows": 1.0}, was="E101"),
         "max_bad_rows": Case(0.5, three_bad, "E104", also=skipping),
+        **OF_SOURCES,
     }
 
 
 COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": ["x", "y"]}
+TASK = {"instruction": "p", "input": "x", "output": "c", "q": "why", "y": "z", "a": "so"}
 CHAT = {
     "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
     "turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "d"}],
@@ -1145,6 +1168,17 @@ def opening(row: Any) -> str:
     return row.messages[0]["content"]
 
 
+HUB = FromStage.Config(method="from_stage", stage="s")
+
+
+def mixed(config, lab: Lab) -> list[tuple[int, int]]:
+    return list(Mix(config).mixture([1, 2, 1][: len(config.sources)], 0))
+
+
+def turns(row: Any) -> list[str]:
+    return [turn["content"] for turn in row.messages]
+
+
 ONE_BAD = {"on_bad_row": "skip"}
 DATASETS: dict[type, dict[str, Case]] = {
     Jsonl: table_cases(Jsonl, COMPLETION, {"prompt": "p"})
@@ -1176,6 +1210,21 @@ DATASETS: dict[type, dict[str, Case]] = {
         "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
         "tools_column": Case(
             "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
+        ),
+    },
+    Instruction: table_cases(Instruction, TASK, {"instruction": "p"})
+    | {
+        "with_input": Case(
+            "{instruction}: {input}", rows(Instruction, TASK, look=first(turns)), ["p: x", "c"],
+            was=["p\nx", "c"],
+        ),
+        "system": Case(
+            "Be brief.", rows(Instruction, TASK, look=first(opening)), "Be brief.", was="p\nx"
+        ),
+        "system_with_input": Case("Read.", rows(Instruction, TASK, look=first(opening)), "Read."),
+        "learn": Case(
+            "every_token", rows(Instruction, TASK, look=first(lambda row: row.learn)),
+            "every_token", was="all",
         ),
     },
     TriviaQA: table_cases(TriviaQA, TRIVIA, {"question": "q"})
@@ -1214,6 +1263,8 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
     },
     FromStage: {
+        "name": Case("mine", called, "mine", also={"stage": "r"}),
+        "weight": Case(9.0, is_drawn_more, True, was=False, also={"stage": "r"}),
         "stage": Case("rank", reference, "the stage 'rank' has not made them yet"),
         "split": Case("test", made_from_stage, ["E109"], also={"stage": "r"}),
         "limit": Case(1, made_from_stage, ["c"], also={"stage": "r"}),
@@ -1221,6 +1272,23 @@ DATASETS: dict[type, dict[str, Case]] = {
         "max_bad_rows": Case(
             0.4, made_from_stage, ["E104"], also={"stage": "r", **ONE_BAD}, was=["c", "c"]
         ),
+    },
+    Mix: {
+        "sources": Case([HUB, HUB, HUB], mixed, [(0, 0), (1, 0), (1, 1), (2, 0)], alone=True),
+        "mixing": Case("interleave", mixed, [(0, 0), (1, 0)], was=[(0, 0), (1, 0), (1, 1)]),
+        "stopping_strategy": Case(
+            "all_exhausted", mixed, [(0, 0), (1, 0), (0, 0), (1, 1)], also={"mixing": "interleave"},
+            was=[(0, 0), (1, 0)],
+        ),
+        # What stands in each source is refused here, where it would do nothing.
+        **{
+            name: Case(value, lambda config, lab: [key for key, *_ in Mix(config).check()],
+                       [(name,)], was=[])
+            for name, value in {
+                "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "name": "whole", "weight": 2.0,
+            }.items()
+        },
     },
 }  # fmt: skip
 
@@ -1271,6 +1339,11 @@ BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
         "completion": Case("a", completion(lambda row: row.completion), "so", was="c"),
         "text": Case("{q} {a}", completion(lambda row: getattr(row, "text", None)), "why so"),
         "answers": Case("right", completion(lambda row: row.answers), ("x", "y"), was=("c",)),
+    },
+    InstructionColumns: {
+        "instruction": Case("Q {q}", columns(Instruction, TASK, turns), ["Q why\nx", "c"]),
+        "input": Case("y", columns(Instruction, TASK, turns), ["p\nz", "c"], was=["p\nx", "c"]),
+        "output": Case("a", columns(Instruction, TASK, turns), ["p\nx", "so"]),
     },
     PromptsColumns: {
         "prompt": Case("Q {q}", columns(Prompts, COMPLETION, prompt_of), "Q why", was="p"),
@@ -1401,9 +1474,10 @@ CASES: dict[str, dict[type, dict[str, Case]]] = {
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
     Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
+    Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
-    Rank: {"samples": "drawn"},
+    Rank: {"samples": "drawn"}, Mix: {"sources": [HUB, HUB]},
 }  # fmt: skip
 ONE_CASE = [
     pytest.param(cls, name, case, id=f"{kind}-{cls.method}-{name}")

@@ -13,7 +13,7 @@ from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
 from llmft.training.optimizer import decay_groups, joined_groups, make_optimizer, make_schedule
-from llmft.training.step_plan import refuse_endless_warmup
+from llmft.training.step_plan import refuse_endless_warmup, warmup_of
 
 A, B, HEAD = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
 
@@ -167,6 +167,13 @@ def test_a_part_of_a_step_of_warm_up_is_a_whole_one():
     """A ratio of 0.25 of 6 steps is 1.5 of them: two, as transformers rounds."""
     found = rates(6, learning_rate=1.0, lr_scheduler_type="constant_with_warmup", warmup_ratio=0.25)
     assert found == pytest.approx([0, 1 / 2, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.25, 2), (0.55, 3), (0.1, 0)])
+def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
+    """int(ratio * 6) steps: 1 of 1.5, which becomes 2; 3 of 3.3; none of 0.6."""
+    settings = TrainSettings(warmup_ratio=ratio, warmup_rounding="axolotl")
+    assert warmup_of(settings, 6) == steps
 
 
 SCHEDULES = {

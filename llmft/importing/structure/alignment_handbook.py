@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common, trl
+from llmft.importing.structure import arguments, forms, trl, weights
 from llmft.recipes.tree import visible
 
 _COLUMNS = {("messages",): "chat", ("chosen", "rejected"): "preference"}
@@ -18,20 +18,20 @@ def structure(t: Translation) -> None:
             f"trainer {visible(t.trainer)[:40]}",
         )
         return
-    common.value(t, "model.path", "model_name_or_path")
+    arguments.value(t, "model.path", "model_name_or_path")
     trl.adapter(t)
     t.method("alignment", t.trainer)
     trl.loss(t)
     held = rows(t)
-    common.training_arguments(t)
-    common.evaluation(
+    arguments.training_arguments(t)
+    arguments.evaluation(
         t,
         holdout=held,
         split=None if held else str(t.get("dataset_test_split")),
         key=t.key("dataset_mixture.test_split_size"),
     )
     trl.precision(t)
-    common.attention(t)
+    weights.attention(t)
     trl.length(t)
     template = t.key("chat_template")
     if template is not None:
@@ -87,13 +87,13 @@ def rows(t: Translation) -> float | None:
     form = _COLUMNS.get(named, "")
     facts: dict[str, object] = {}
     if not form:
-        form, facts = common.form_of(t, str(path.value), path, t.trainer)
+        form, facts = forms.form_of(t, str(path.value), path, t.trainer)
     if not form:
         return None
-    common.rows_of(t, form, facts, learn="every_token")
-    common.source(t, str(path.value), path, only.get("config"))
+    forms.rows_of(t, form, facts, learn="every_token")
+    forms.source(t, str(path.value), path, only.get("config"))
     part = only.get("split")
-    common.split(t, str(part.value) if part is not None else "train", part)
+    forms.split(t, str(part.value) if part is not None else "train", part)
     weight = only.get("weight")
     if weight is not None and weight.value not in (1, 1.0):
         t.note(
