@@ -38,9 +38,9 @@ TEMPLATE = (
 CONFIGURATIONS = {
     "factory.yaml": {
         "model_name_or_path": "m", "stage": "sft", "finetuning_type": "lora", "lora_rank": 2,
-        "lora_target": "all", "dataset": "mine", "dataset_dir": "data", "template": "qwen",
-        "cutoff_len": 64, "per_device_train_batch_size": 2, "learning_rate": 1e-4,
-        "reward_model": "m", "report_to": "none", "output_dir": "out",
+        "lora_target": "all", "dataset": "mine", "dataset_dir": "data", "template": "llama3",
+        "cutoff_len": 64, "per_device_train_batch_size": 2, "learning_rate": 1e-4, "bf16": True,
+        "output_dir": "out",
     },
     "axolotl.yaml": {
         "base_model": "m", "adapter": "lora", "lora_r": 2, "lora_alpha": 4, "micro_batch_size": 2,

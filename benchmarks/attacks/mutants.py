@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -205,7 +206,10 @@ def change_table(rng: Random, name: str, data: bytes) -> bytes:
     packed = name.endswith(".gz")
     if packed and rng.random() < 0.5:
         return change_text(rng, data)
-    inside = gzip.decompress(data) if packed else data
+    try:
+        inside = gzip.decompress(data) if packed else data
+    except (OSError, EOFError, zlib.error):  # changed before
+        return change_text(rng, data)
     how = rng.random()
     if how < 0.05:
         inside = inside[:20] + b"x" * rng.choice([2**20, 80 * 2**20]) + inside[20:]

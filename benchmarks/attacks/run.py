@@ -12,6 +12,7 @@ where one is not.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import resource
@@ -174,7 +175,7 @@ def _in_a_process(kind: str, case: Path, dice: float, verbose: bool) -> str:
                 code = os.waitstatus_to_exitcode(status)
                 return said.decode() or ("slow" if code == -signal.SIGXCPU else f"died {code}")
             late = time.monotonic() - began > SECONDS
-            asleep = asleep + 1 if late and _state_of(pid) == "S" else 0
+            asleep = asleep + 1 if late and _is_asleep(pid) else 0
             time.sleep(0.1 if late else 0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -183,6 +184,16 @@ def _in_a_process(kind: str, case: Path, dice: float, verbose: bool) -> str:
 
 # The 10 seconds are the processor's, for a machine that is shared: who waits for nothing is asleep.
 _ASLEEP, _LONGEST = 30, 600.0
+
+
+def _is_asleep(pid: int) -> bool:
+    """Return whether a process and its children all wait for something."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            pids = [pid, *map(int, file.read().split())]
+        return all(_state_of(each) == "S" for each in pids)
+    except FileNotFoundError:  # a child has just ended
+        return False
 
 
 def _state_of(pid: int) -> str:
@@ -201,7 +212,9 @@ def _read(kind: str, case: Path, dice: float, out: int, verbose: bool) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if not verbose:
+        if verbose:
+            faulthandler.dump_traceback_later(SECONDS - 1)
+        else:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(nowhere, number)

@@ -87,10 +87,16 @@ TASKS = {
         Task("dpo-128k", "dpo", steps=4, shape=LARGE_VOCABULARY),
         Task("orpo-128k", "orpo", steps=4, tolerance=1e-2, shape=LARGE_VOCABULARY),
         Task("reward-128k", "reward", steps=4, shape=LARGE_VOCABULARY),
+    )
+}
+LARGER = {
+    task.name: task
+    for task in (
         Task("sft-135m", "sft", 4, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
         Task("dpo-135m", "dpo", 3, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
     )
 }
+"""Tasks at the shape of a model that people use; they take minutes each."""
 QUICK_STEPS = 3
 
 
