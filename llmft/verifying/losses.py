@@ -164,8 +164,8 @@ def _verdict(
 
 def parting(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Parting | None:
     """Return where a row's ids part, else where its labels do; None where all are the same."""
-    for what in ("ids", "labels"):
-        for n, (a, b) in enumerate(zip(ours[what], theirs[what], strict=True)):
+    for what in ("ids", "labels"):  # a reward model has no labels
+        for n, (a, b) in enumerate(zip(ours[what], theirs[what] or ours[what], strict=True)):
             if a != b:
                 unlike = (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
                 at = next(unlike, min(len(a), len(b)))

@@ -104,7 +104,7 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     base = BaseModel(job.recipe.model)
     tokenizer = base.tokenizer
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # TRL pads; padding is masked
+        tokenizer.pad_token = _padding(tokenizer)
     model = _model(job, base, is_reward=method == "reward", pad=tokenizer.pad_token_id)
     model = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
     start = _weights(model, folder / WEIGHTS)
@@ -135,6 +135,16 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _padding(tokenizer: Any) -> str:
+    """Return a token to pad with, which is masked; a reward is read before the first of them.
+
+    So it is not the end-of-text that ends every row, where the tokenizer has another one.
+    """
+    others = (tokenizer.unk_token, tokenizer.bos_token)
+    found = [one for one in others if one is not None and one != tokenizer.eos_token]
+    return str(next(iter(found), tokenizer.eos_token))
+
+
 def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     import torch
     import transformers
@@ -151,6 +161,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     if is_reward:
         model.config.pad_token_id = pad
         model.score.float()
+        model.prepare_inputs_for_generation = None  # PEFT asks every model for it
     return model
 
 
@@ -178,9 +189,11 @@ def _plain(name: str) -> str:
 
 
 def _encoded(row: Mapping[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the ids and labels of a row as TRL prepared it, for each of its answers."""
+    """Return the ids and labels of a row as TRL prepared it, of each of its answers."""
     if "chosen_ids" in row:
-        prompt = list(row.get("prompt_ids") or [])
+        if "prompt_ids" not in row:  # a reward model reads whole rows, and has no labels
+            return [list(row[name]) for name in ("chosen_ids", "rejected_ids")], []
+        prompt = list(row["prompt_ids"])
         ids = [prompt + list(row[name]) for name in ("chosen_ids", "rejected_ids")]
         return ids, [[-100] * len(prompt) + one[len(prompt) :] for one in ids]
     tokens: list[int] = list(row["input_ids"])

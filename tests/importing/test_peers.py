@@ -589,3 +589,53 @@ def test_oumis_alpaca_rows_get_alpacas_openings_as_system_texts(stage_of, import
     assert given.messages[1]["content"] == "Translate.\n\n### Input:\ndog"
     assert bare.messages[1]["content"] == "Name a gas."
     assert imported(text).verdict == "same"
+
+
+def test_several_data_sets_become_one_mixture(stage_of, imported):
+    second = "  - {path: tatsu-lab/alpaca, type: alpaca, split: 'train[:20%]'}\nval_set_size"
+    text = AXOLOTL.replace("val_set_size", second, 1)
+    _, stage = stage_of(text)
+    assert (stage.data.method, stage.data.mixing) == ("mix", "concatenate")
+    first, other = stage.data.sources
+    assert (first.method, first.learn) == ("chat", "all")
+    assert (other.method, other.path, other.split) == ("jsonl", "tatsu-lab/alpaca", "train[:20%]")
+    assert other.columns.prompt == "instruction"
+    assert imported(text).verdict == "same but for speed or logging"
+    unknown = imported(text.replace("type: alpaca", "type: my.own"))
+    assert unknown.verdict == "cannot yet"
+    assert "datasets[1].type" in grades(unknown, "cannot")
+
+
+def test_llamafactorys_data_sets_are_joined_and_each_limited(stage_of, tmp_path):
+    (tmp_path / "dataset_info.json").write_text(
+        '{"mine": {"hf_hub_url": "a/b", "formatting": "sharegpt"},'
+        ' "yours": {"file_name": "y.json"}}'
+    )
+    text = LLAMA.replace("dataset: mine", "dataset: mine, yours") + "max_samples: 7\n"
+    _, stage = stage_of(text, str(tmp_path / "x.yaml"))
+    assert [source.method for source in stage.data.sources] == ["chat", "jsonl"]
+    assert [source.limit for source in stage.data.sources] == [7, 7]
+
+
+def test_a_mixture_of_trl_and_of_the_handbook(stage_of):
+    two = TRL.replace("dataset_name: trl-lib/ultrafeedback_binarized", "datasets:")
+    two = two.replace(
+        "datasets:\n",
+        "datasets:\n  - {path: trl-lib/ultrafeedback_binarized}\n"
+        "  - {path: HuggingFaceH4/ultrafeedback_binarized, split: train_prefs}\n",
+    )
+    _, stage = stage_of(two, trainer="dpo")
+    assert [source.split for source in stage.data.sources] == ["train", "train_prefs"]
+    assert {source.method for source in stage.data.sources} == {"preference"}
+
+
+def test_trls_kto_reads_rows_with_a_label(stage_of):
+    kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
+    _, stage = stage_of(kto + "undesirable_weight: 0.5\n", trainer="kto")
+    assert (stage.alignment.method, stage.data.method) == ("kto", "unpaired")
+    assert (stage.alignment.undesirable_weight, stage.train.learning_rate) == (0.5, 1e-6)
+
+
+def test_a_split_that_is_none_needs_a_decision(imported):
+    text = AXOLOTL.replace("split: train[:500]", "split: 'a[b'")
+    assert "datasets[0].split" in grades(imported(text), "decide")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, trl, weights
 from llmft.recipes.tree import visible
@@ -70,26 +72,28 @@ def rows(t: Translation) -> float | None:
             missing="test_split_size as a number of rows",
         )
         held = 0.0
-    if len(listed) != 1:
-        t.note(
-            "cannot",
-            t.configuration.keys.get(f"{listed[0]}.id"),
-            "several data sets in one stage",
-            missing="several data sets",
-        )
-        return None
-    only = t.configuration.under(listed[0])
+    if len(listed) > 1:
+        key = t.configuration.keys.get(f"{listed[0]}.id")
+        forms.several(t, key, [partial(one, t, block) for block in listed])
+    else:
+        one(t, listed[0])
+    return held or None
+
+
+def one(t: Translation, block: str) -> None:
+    """Write one data set of a mixture."""
+    only = t.configuration.under(block)
     path, columns = only.get("id"), only.get("columns")
     if path is None:
-        t.note("decide", f"{listed[0]}.id", "no key names the rows", missing="no rows are named")
-        return None
+        t.note("decide", f"{block}.id", "no key names the rows", missing="no rows are named")
+        return
     named = tuple(columns.value) if columns is not None and isinstance(columns.value, list) else ()
     form = _COLUMNS.get(named, "")
     facts: dict[str, object] = {}
     if not form:
         form, facts = forms.form_of(t, str(path.value), path, t.trainer)
     if not form:
-        return None
+        return
     forms.rows_of(t, form, facts, learn="every_token")
     forms.source(t, str(path.value), path, only.get("config"))
     part = only.get("split")
@@ -99,4 +103,3 @@ def rows(t: Translation) -> float | None:
         t.note(
             "cannot", weight, "a share of the rows, drawn at random", missing="a share of the rows"
         )
-    return held or None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llmft.api.splits import split_parts
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
 from llmft.importing.tables import known_rows
@@ -15,22 +16,51 @@ _SPLIT = re.compile(r"([\w.-]+)(?:\[:(\d+)(%?)\])?")
 
 
 def split(t: Translation, name: str, key: Key | None) -> None:
-    """Write the split, and the number of rows where it names one: train[:500]."""
+    """Write the split, or the part of it: train[:20%]; a number of first rows is a limit."""
     found = _SPLIT.fullmatch(name)
     if found is None or found[3]:
-        if t.schema.has("data.split", t.methods):
-            t.note(
-                "cannot",
-                key or "split",
-                f"a part of a split such as '{visible(name)[:60]}'",
-                block="data",
-                missing="split by share or joined",
-            )
+        try:
+            split_parts(name)
+        except ValueError as error:
+            t.note("decide", key or "split", str(error), block="data", missing="split unknown")
+            return
+        t.set("data.split", name, key)
         return
     if found[1] != "train" or key is not None:
         t.set("data.split", found[1], key)
     if found[2]:
         t.set("data.limit", int(found[2]), key, "the first rows of the split")
+
+
+def several(t: Translation, key: Key | None, translate: Sequence[Callable[[], None]]) -> None:
+    """Write several data sets, one after the other, as peers join them before they shuffle.
+
+    translate: each writes one data set as if it were the only one.
+    """
+    sources: list[dict[str, Any]] = []
+    for one in translate:
+        one()
+        own = [entry for entry in t.draft.entries if entry.is_set and _is_of_data(entry.home)]
+        t.draft.entries = [entry for entry in t.draft.entries if entry not in own]
+        block: dict[str, Any] = {}
+        for entry in sorted(own, key=lambda entry: entry.home != "data.method"):
+            outer, _, inner = entry.home.removeprefix("data.").rpartition(".")
+            (block.setdefault(outer, {}) if outer else block)[inner] = entry.value
+        if block:
+            sources.append(block)
+    if len(sources) == len(translate):
+        t.method("data", "mix", key)
+        t.set("data.sources", sources, key)
+
+
+def _is_of_data(home: str) -> bool:
+    return home.startswith("data.")
+
+
+def are_chats(t: Translation) -> bool:
+    """Return whether the rows are conversations, those of any of several data sets."""
+    sources = t.draft.get("data.sources") or [{"method": t.draft.get("data.method")}]
+    return any(source.get("method") == "chat" for source in sources)
 
 
 def facts_of(path: str) -> Mapping[str, Any] | None:
@@ -137,6 +167,9 @@ def rows_of(t: Translation, form: str, facts: Mapping[str, Any], *, learn: str) 
         columns.pop("chat", None)
     elif form == "unpaired":
         t.method("data", "unpaired")
+        if facts.get("chat"):
+            t.set("data.chat", True)
+        columns.pop("chat", None)
     else:
         t.method("data", "instruction")
     for name, column in columns.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,24 +178,30 @@ def adapter(t: Translation) -> None:
 def rows(t: Translation) -> None:
     """Write the data set, as dataset_info.json describes it."""
     key = t.key("dataset")
-    folder, limit = t.get("dataset_dir"), t.key("max_samples")
+    folder = t.get("dataset_dir")
     if key is None:
         t.note("decide", "dataset", "no key names the rows", missing="no rows are named")
         return
     named = key.value if isinstance(key.value, list) else str(key.value).split(",")
     names = [str(name).strip() for name in named if str(name).strip()]
-    if len(names) != 1:
-        t.note("cannot", key, "several data sets in one stage", missing="several data sets")
-        return
-    described = _description(t, names[0], str(folder), key)
-    if described is not None:
-        one(t, names[0], described, key, str(folder))
-    if limit is not None and described is not None:
-        t.set("data.limit", limit.value, limit)
+    if len(names) == 1:
+        described_one(t, names[0], str(folder), key)
+    elif names:
+        forms.several(t, key, [partial(described_one, t, n, str(folder), key) for n in names])
     common_long = (
         "LLaMA-Factory cuts a longer row at the prompt and at the answer, so it is refused here"
     )
     t.set("train.on_long_row", "fail", None, common_long)
+
+
+def described_one(t: Translation, name: str, folder: str, key: Key) -> None:
+    """Write one data set, and how many of its rows are taken."""
+    described = _description(t, name, folder, key)
+    limit = t.key("max_samples")
+    if described is not None:
+        one(t, name, described, key, folder)
+        if limit is not None:
+            t.set("data.limit", limit.value, limit)
 
 
 def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, Any] | None:

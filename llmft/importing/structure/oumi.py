@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
@@ -114,22 +115,26 @@ def rows(t: Translation) -> None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
-    if len(listed) != 1:
-        t.note(
-            "cannot" if listed else "decide",
-            t.configuration.keys.get(f"{(listed or ['-'])[0]}.dataset_name"),
-            "several data sets in one stage" if listed else "no key names the rows",
-            missing="several data sets" if listed else "no rows are named",
-        )
-        return
-    inside = t.configuration.under(listed[0])
-    key = inside.get("dataset_name")
-    name = str(key.value) if key is not None else ""
     only = (collator is not None and collator.value == _LEARNT) or (
         target is not None and target.value == "ALL_ASSISTANT_TURNS"
     )
-    files = inside.get("dataset_path")
     learn = "all" if only else "every_token"
+    if not listed:
+        t.note("decide", "data.train.datasets", "no key names the rows",
+               missing="no rows are named")  # fmt: skip
+    elif len(listed) == 1:
+        one(t, listed[0], learn)
+    else:
+        key = t.configuration.keys.get(f"{listed[0]}.dataset_name")
+        forms.several(t, key, [partial(one, t, block, learn) for block in listed])
+
+
+def one(t: Translation, block: str, learn: str) -> None:
+    """Write one data set, whose class makes the conversations."""
+    inside = t.configuration.under(block)
+    key = inside.get("dataset_name")
+    name = str(key.value) if key is not None else ""
+    files = inside.get("dataset_path")
     read = {"dataset_name", "dataset_path", "subset", "split", "shuffle", "seed"}
     read |= {"trust_remote_code", "transform_num_workers", *_OF_FORM}
     if name == "text_sft_jsonl" and files is not None:

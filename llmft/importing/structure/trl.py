@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
 from llmft.recipes.tree import visible
@@ -128,6 +130,11 @@ def loss(t: Translation) -> None:
         t.set(
             "alignment.learn_prompt", True, None, "TRL's ORPO computes the loss on the prompt too"
         )
+    elif trainer == "cpo":
+        arguments.value(t, "alignment.beta", "beta")
+        for name in ("loss_type", "cpo_alpha", "simpo_gamma", "label_smoothing"):
+            if (found := t.key(name)) is not None:
+                t.set(f"alignment.{name}", found.value, found)
     elif trainer == "kto":
         arguments.value(t, "alignment.beta", "beta")
         if key is not None and kind != "kto":
@@ -213,19 +220,23 @@ def rows(t: Translation) -> None:
     """Write where the rows are, their form, and what is learnt of them."""
     listed = t.configuration.items("datasets")
     if len(listed) > 1:
-        t.note(
-            "cannot",
-            t.configuration.keys.get(f"{listed[0]}.path") or "datasets",
-            "several data sets in one stage",
-            missing="several data sets",
-        )
-        for block in listed:
-            for inner in t.configuration.under(block):
-                t.taken.add(f"{block}.{inner}")
-        return
-    path_key = t.key(f"{listed[0]}.path") if listed else t.key("dataset_name")
-    subset = t.key(f"{listed[0]}.name") if listed else t.key("dataset_config")
-    split_key = t.key(f"{listed[0]}.split") if listed else t.key("dataset_train_split")
+        key = t.key(f"{listed[0]}.path")
+        forms.several(t, key, [partial(one, t, *_named(t, block)) for block in listed])
+    elif listed:
+        one(t, *_named(t, listed[0]))
+    else:
+        one(t, *(t.key(n) for n in ("dataset_name", "dataset_config", "dataset_train_split")))
+
+
+def _named(t: Translation, block: str) -> tuple[Key | None, ...]:
+    for inner in t.configuration.under(block):
+        if inner not in ("path", "name", "split"):
+            t.note("decide", t.configuration.keys[f"{block}.{inner}"], "it is not taken over here")
+    return tuple(t.key(f"{block}.{name}") for name in ("path", "name", "split"))
+
+
+def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key | None) -> None:
+    """Write one data set."""
     if path_key is None:
         t.note("decide", "dataset_name", "no key names the rows", missing="no rows are named")
         return
@@ -243,17 +254,7 @@ def rows(t: Translation) -> None:
         t.note("none", text, "the rows are no plain text", block="data")
     forms.rows_of(t, form, facts, learn=learn)
     forms.source(t, path, path_key, subset)
-    forms.split(
-        t,
-        str(
-            t.get("dataset_train_split")
-            if not listed
-            else split_key.value
-            if split_key
-            else "train"
-        ),
-        split_key,
-    )
+    forms.split(t, str(split_key.value) if split_key else "train", split_key)
     only = t.key("completion_only_loss")
     if only is not None and (only.value is not True or form != "prompt-completion"):
         t.note(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from llmft.importing.configuration import Key, as_bool
@@ -40,17 +41,22 @@ def rows(t: Translation) -> None:
     if not listed:
         t.note("decide", "datasets", "no key names the rows", missing="no rows are named")
         return
-    if len(listed) > 1:
-        t.note(
-            "cannot",
-            t.configuration.keys.get(f"{listed[1]}.path") or "datasets",
-            "several data sets in one stage",
-            missing="several data sets",
-        )
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
-    one(t, listed[0])
+    if len(listed) == 1:
+        one(t, listed[0])
+        return
+    templates = {str(t.configuration.get(f"{block}.chat_template")) for block in listed}
+    if len(templates) > 1:
+        t.note(
+            "cannot",
+            t.configuration.keys.get(f"{listed[0]}.chat_template"),
+            "chat templates that differ between data sets",
+            missing="a chat template for each data set",
+        )
+    key = t.configuration.keys.get(f"{listed[0]}.path")
+    forms.several(t, key, [partial(one, t, block) for block in listed])
 
 
 _PLAIN = ("path", "type", "split", "name", "revision", "ds_type", "data_files")
@@ -306,7 +312,7 @@ def packing(t: Translation, attention: str) -> None:
 
 def template(t: Translation) -> None:
     """Write the chat template, which matters where rows are conversations."""
-    chat = t.draft.get("data.method") == "chat"
+    chat = forms.are_chats(t)
     key, jinja = t.key("chat_template"), t.key("chat_template_jinja")
     system, ends = t.key("default_system_message"), t.key("eot_tokens")
     kwargs = t.configuration.under("chat_template_kwargs")
@@ -350,7 +356,9 @@ def template(t: Translation) -> None:
             {n: k.value for n, k in kwargs.items()},
             next(iter(kwargs.values())),
         )
-    if system is not None:
+    if system is not None and t.draft.get("data.sources"):
+        t.note("decide", system, "a system text", missing="a system text for several data sets")
+    elif system is not None:
         t.set("data.system", system.value, system)
     end_of_answers(t, name, text.end if text is not None else "", ends)
 
@@ -410,7 +418,7 @@ def tokens(t: Translation) -> None:
             continue
         path = str(t.draft.get("model.path") or "").lower()
         usual = {"bos_token": "<s>", "eos_token": "</s>"}[name]
-        if name == "eos_token" and t.draft.get("data.method") == "chat":
+        if name == "eos_token" and forms.are_chats(t):
             continue  # it ends answers of the template: said there
         if key.value == usual and any(
             word in path
