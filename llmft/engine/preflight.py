@@ -192,19 +192,21 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
         return placed(job, ("model", "path"), error)
-    positions = base.positions
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
             continue  # of another run that cannot be read, which is a fault already
-        faults += _of_a_stage(job, number, bound, model, positions)
+        faults += _of_a_stage(job, number, bound, base, model)
+        if bound.spec.train.bf16 and base.source.dtype == "float16":
+            what = "bf16 cannot compute in bfloat16 on weights of dtype float16, as the files have"
+            key = ("stages", number, "train", "bf16")
+            fix = "write model.dtype: bfloat16, or bf16: false"
+            faults.append(job.fault("E040", key, what, fix))
     return faults
 
 
-def _of_a_stage(
-    job: Job, number: int, bound: BoundStage, model: Any, positions: int | None
-) -> Iterator[Fault]:
-    stage, adapter = bound.spec, bound.adapter
+def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:
+    stage, adapter, positions = bound.spec, bound.adapter, base.positions
     asked = stage.train.max_length
     virtual: Any = adapter.virtual_tokens() if adapter else 0
     if not isinstance(virtual, int):
@@ -221,7 +223,7 @@ def _of_a_stage(
             f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
             f"write at most {left}",
         )
-    if stage.train.packing and not _keeps_rows_apart(job, model):
+    if stage.train.packing and not _keeps_rows_apart(base, model):
         yield job.fault(
             "E041",
             ("stages", number, "train", "packing"),
@@ -293,10 +295,10 @@ def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
         )
 
 
-def _keeps_rows_apart(job: Job, model: Any) -> bool:
+def _keeps_rows_apart(base: Any, model: Any) -> bool:
     from llmft.modeling.base_model import proven_levers
 
-    source = job.recipe.model
+    source = base.source
     return source.attn_implementation == "auto" and proven_levers(source, model.config).padding_free
 
 
