@@ -44,6 +44,7 @@ from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_tex
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
 from llmft.system.time_limit import TimeUp, time_limit
+from llmft.system.trust import call_trusted, trusted_function, trusted_items
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "call_trusted",
     "combine",
     "escaped",
     "exact_match",
@@ -84,8 +86,8 @@ __all__ = [
     "read_file",
     "read_ratings",
     "read_records",
-    "records_of_parts",
     "read_samples",
+    "records_of_parts",
     "remaining",
     "rewards",
     "save_score_head",
@@ -98,6 +100,8 @@ __all__ = [
     "time_limit",
     "token_stats",
     "tools_of",
+    "trusted_function",
+    "trusted_items",
     "untrained",
     "value_parameters",
     "values",
