@@ -34,6 +34,33 @@ TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+# Other tools' configurations: what LLaMA-Factory, axolotl, TRL and oumi read.
+CONFIGURATIONS = {
+    "factory.yaml": {
+        "model_name_or_path": "m", "stage": "sft", "finetuning_type": "lora", "lora_rank": 2,
+        "lora_target": "all", "dataset": "mine", "dataset_dir": "data", "template": "llama3",
+        "cutoff_len": 64, "per_device_train_batch_size": 2, "learning_rate": 1e-4, "bf16": True,
+        "output_dir": "out",
+    },
+    "axolotl.yaml": {
+        "base_model": "m", "adapter": "lora", "lora_r": 2, "lora_alpha": 4, "micro_batch_size": 2,
+        "lora_target_modules": ["q_proj"], "sequence_len": 64, "num_epochs": 1, "optimizer": "x",
+        "datasets": [{"path": "data/rows.json", "type": "alpaca", "ds_type": "json"}],
+        "rl": None, "trl": {"reward_funcs": ["rewards.score"]}, "plugins": ["x.Plugin"],
+        "chat_template_jinja": "{{ messages }}", "output_dir": "./${NAME}",
+    },
+    "oumi.yaml": {
+        "model": {"model_name": "m", "trust_remote_code": True, "tokenizer_kwargs": {"a": 1}},
+        "data": {"train": {"datasets": [{"dataset_name": "x", "dataset_path": "data/rows.json"}]}},
+        "training": {"trainer_type": "TRL_SFT", "use_peft": True, "max_steps": 2},
+        "peft": {"lora_r": 2, "lora_target_modules": ["q_proj"]},
+    },
+}  # fmt: skip
+COMMANDS = """python examples/scripts/sft.py \\
+    --model_name_or_path m --dataset_name d --use_peft --lora_r 2 --output_dir "$OUT"
+NPROC_PER_NODE=2 swift sft --model m --dataset 'a#10' --tuner_type lora --reward_funcs f.py
+trl grpo --model_name_or_path m --reward_funcs rewards.score --dataset_name d
+"""
 ROWS = [{"prompt": f"say {n}:", "completion": f" {n % 7}"} for n in range(8)]
 SAMPLES = [{"prompt": f"p{n}", "completions": ["a", "b", "c"], "answers": []} for n in range(4)]
 
@@ -69,15 +96,45 @@ def make(place: Path) -> Path:
     shutil.rmtree(base / "runs")
     for kind in ("model", "tokenizer"):
         shutil.copytree(base / "m", place / kind)
-    for kind in ("run", "adapter", "checkpoint"):
+    for kind in ("run", "adapter", "checkpoint", "export", "recipe"):
         shutil.copytree(base, place / kind)
+    _export(place / "export")
     _make_ratings(place / "ratings")
     _make_data(place / "data")
+    _make_configurations(place / "config")
     return place
 
 
 def _lines(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _export(folder: Path) -> None:
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        for words in (["merge", "run", "--output", "merged"],
+                      ["export", "run", "--to", "peft", "--output", "adapter"]):  # fmt: skip
+            if (outcome := _main(*words)) != "right":
+                raise RuntimeError(f"{words}: {outcome}")
+    finally:
+        os.chdir(here)
+
+
+def _make_configurations(folder: Path) -> None:
+    import yaml
+
+    (folder / "data").mkdir(parents=True)
+    for name, keys in CONFIGURATIONS.items():
+        (folder / name).write_text(yaml.safe_dump(keys))
+    (folder / "train.sh").write_text(COMMANDS)
+    rows = [{"instruction": "a", "input": "", "output": "b"}]
+    (folder / "data/rows.json").write_text(json.dumps(rows))
+    described = {"mine": {"file_name": "rows.json", "columns": {"prompt": "instruction"}}}
+    (folder / "data/dataset_info.json").write_text(json.dumps(described))
+    reward = "import os\nos.system('touch RAN')\ndef score(**kwargs): return [0.0]\n"
+    for name in ("rewards.py", "f.py", "x.py"):
+        (folder / name).write_text(reward)
 
 
 def _make_ratings(folder: Path) -> None:
@@ -165,12 +222,47 @@ def _main(*words: str) -> str:
     return "right" if code == 0 else _fault(f"exit {code}")
 
 
+# What is done with a folder of a run; each reads other files of it.
+_WITH_A_RUN = (
+    ("run", "r.yaml", "run", "--resume"),
+    ("rank", "run", "--status"),
+    ("generate", "run", "What?", "--max-new-tokens", "2"),
+    ("chat", "run", "--message", "/set seed=1", "--message", "What?", "--max-new-tokens", "2"),
+    ("evaluate", "run", "--data", "rows.jsonl", "--metrics", "loss", "--output", "scores.jsonl"),
+    ("evaluate", "run", "--data", "rows.jsonl", "--metrics", "loss", "--step", "2"),
+    ("report", "run", "--data", "curves.csv"),
+    ("runs", "."),
+    ("compare", "run", "run", "--output", "page.html"),
+    ("merge", "run", "--output", "merged"),
+    ("export", "run", "--to", "vllm", "--output", "out"),
+)
+
+
 def _run(dice: float) -> str:
+    return _main(*_WITH_A_RUN[int(dice * len(_WITH_A_RUN))])
+
+
+def _exported(dice: float) -> str:
+    target = "merged" if dice < 0.5 else "adapter"
+    return _main("verify", "export", "run", target, "--prompts", "1", "--max-new-tokens", "2")
+
+
+def _config(dice: float) -> str:
+    if dice < 0.2:
+        return _main("import", "--check", ".")
+    files = (*CONFIGURATIONS, "train.sh")
+    words = ("--anyway",) if dice < 0.6 else ("--number", "2")
+    return _main("import", files[int(dice * 1000) % len(files)], *words, "--output", "new.yaml")
+
+
+def _recipe(dice: float) -> str:
     if dice < 0.4:
-        return _main("run", "r.yaml", "run", "--resume")
+        return _main("validate", "r.yaml", "--model")
     if dice < 0.6:
-        return _main("rank", "run", "--status")
-    return _main("generate", "run", "What?")
+        return _main("plan", "r.yaml")
+    if dice < 0.8:
+        return _main("preview", "r.yaml", "--html", "rows.html")
+    return _main("run", "r.yaml", "--quiet")
 
 
 def _checkpoint(dice: float) -> str:
@@ -210,5 +302,5 @@ def _data(dice: float) -> str:
 
 _USES = {
     "model": _model, "tokenizer": _model, "run": _run, "adapter": _run, "checkpoint": _checkpoint,
-    "ratings": _ratings, "data": _data,
+    "ratings": _ratings, "data": _data, "export": _exported, "config": _config, "recipe": _recipe,
 }  # fmt: skip

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -31,6 +32,13 @@ TEMPLATES = (
     "{{ messages | tojson(indent=99999999) }}", "{{ ''.join(range(9)) }}", "{% macro a() %}{{ a() "
     "}}{% endmacro %}{{ a() }}", "{{ lipsum.__globals__ }}", "{{ '%9999999999d' % 1 }}",
     "{{ '{:>9999999999}'.format(1) }}", "{{ 9 ** 9 ** 9 }}", "{{ [0] * 10 ** 10 }}", "\ud800",
+)  # fmt: skip
+YAML = (
+    "!!python/object/apply:os.system ['touch RAN']", "!!python/name:os.system", "&a [*a, *a]",
+    "&b {c: &d [1, 2], e: *d}", "!!binary aGk=", "!include /etc/passwd", "<<: {a: 1}", "? {a: b}",
+    "!!set {a, b}", "0x7fffffffffffffffffff", "1_000", "1e400", ".nan", "2001-01-01", "~", "|\n  x",
+    "[" * 600, "{a: " * 600, "!!float x", "%YAML 1.1", "--- a\n--- b", "*unknown", "@x", "`x`",
+    "${HOME}", "$WANDB_API_KEY", "{{ env.HF_TOKEN }}", "'hf_" + "a" * 34 + "'", "'\\ud800'",
 )  # fmt: skip
 BESIDE = (
     "adapter_config.json", "pytorch_model.bin", "generation_config.json", "x.py", "lock",
@@ -112,6 +120,36 @@ def change_json_file(rng: Random, data: bytes) -> bytes:
     return text.encode()
 
 
+def change_yaml_file(rng: Random, data: bytes) -> bytes:
+    """Return a YAML file with a value changed, at times with anchors and tags; or its bytes."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return change_text(rng, data)
+    if rng.random() < 0.1 or not isinstance(value, dict):
+        return change_text(rng, data)
+    if rng.random() < 0.15:
+        key = json.dumps(rng.choice(list(value) or ["a"]))
+        return data + f"\n{key}: {rng.choice(YAML)}\n".encode()
+    return change_json_file(rng, json.dumps(value).encode())
+
+
+def change_words(rng: Random, data: bytes) -> bytes:
+    """Return commands with a word in them changed, or their bytes."""
+    words = data.split(b" ")
+    if rng.random() < 0.3 or not words:
+        return change_text(rng, data)
+    at = rng.randrange(len(words))
+    words[at] = rng.choice([
+        *(str(nasty).encode("utf-8", "replace") for nasty in NASTY), b"$(touch RAN)", b"<(cat)",
+        b"`touch RAN`", b"--", b"'", b'"', b"\\", b"--config=/dev/zero", b"&& touch RAN",
+        b"--x" * 4000,
+    ])  # fmt: skip
+    return b" ".join(words)
+
+
 def change_lines(rng: Random, data: bytes) -> bytes:
     """Return lines of JSON with one of them changed, or their bytes."""
     lines = data.split(b"\n")
@@ -168,7 +206,10 @@ def change_table(rng: Random, name: str, data: bytes) -> bytes:
     packed = name.endswith(".gz")
     if packed and rng.random() < 0.5:
         return change_text(rng, data)
-    inside = gzip.decompress(data) if packed else data
+    try:
+        inside = gzip.decompress(data) if packed else data
+    except (OSError, EOFError, zlib.error):  # changed before
+        return change_text(rng, data)
     how = rng.random()
     if how < 0.05:
         inside = inside[:20] + b"x" * rng.choice([2**20, 80 * 2**20]) + inside[20:]
@@ -217,6 +258,10 @@ def _by_name(name: str) -> Callable[[Random, bytes], bytes]:
         return change_lines
     if name.endswith((".json", ".lock")) or name == "lock":
         return change_json_file
+    if name.endswith(".yaml"):
+        return change_yaml_file
+    if name.endswith(".sh"):
+        return change_words
     return change_text
 
 

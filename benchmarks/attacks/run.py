@@ -2,6 +2,8 @@
 
 `python benchmarks/attacks/run.py` tries 20,000 inputs and writes the table of docs/security.md;
 `--sample 200 --seed 3` tries so many and writes nothing; `--only 1234` repeats one and tells all.
+`--results FILE` notes each outcome there; what the file has already is not tried again, so that a
+stopped attack goes on, and several can share a file, each with `--part 0/2`, `--part 1/2`.
 Each input is read in a forked process with 10 seconds and 2 GB. It counts as held where it is read
 or ends in a clear fault, nothing runs, and nothing outside its folder is changed. Leaves with 1
 where one is not.
@@ -10,6 +12,8 @@ where one is not.
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import json
 import os
 import resource
 import shutil
@@ -26,7 +30,10 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "security.md"
 MARKS = "<!-- measured: begin -->", "<!-- measured: end -->"
 INPUTS, SECONDS, GIGABYTES = 20_000, 10.0, 2
-KINDS = ("model", "tokenizer", "run", "adapter", "checkpoint", "ratings", "data")
+KINDS = (
+    "model", "tokenizer", "run", "adapter", "checkpoint", "ratings", "data", "export", "config",
+    "recipe",
+)  # fmt: skip
 WORDS = {
     "model": "model folder: config, generation config, safetensors",
     "tokenizer": "tokenizer and chat template",
@@ -35,6 +42,9 @@ WORDS = {
     "checkpoint": "checkpoint",
     "ratings": "samples and ratings",
     "data": "data file: jsonl, json, csv, parquet, gz",
+    "export": "merged model and adapter folder of a run",
+    "config": "configuration of another tool",
+    "recipe": "recipe",
 }
 
 for name, value in {
@@ -51,30 +61,49 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="stop after so long, however many were tried")
     parser.add_argument("--only", type=int, help="this input alone, with everything it says")
+    parser.add_argument("--results", type=Path, help="note each outcome in this file, and go on")
+    parser.add_argument("--part", default="0/1", help="of the inputs: 1/2 is the second half")
     parser.add_argument("--page", action="store_true", help="write the table of a sample too")
     asked = parser.parse_args()
+    part, parts = (int(number) for number in asked.part.split("/"))
+    numbers = range(part, asked.sample or INPUTS, parts) if asked.only is None else [asked.only]
+    tried = _noted(asked.results)
+    left = [number for number in numbers if (asked.seed, number) not in tried]
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="llmft-attacks-") as place:
-        ground = Ground(Path(place))
-        numbers = range(asked.sample or INPUTS) if asked.only is None else [asked.only]
-        counts: Counter[tuple[str, str]] = Counter()
-        bad, began = [], time.monotonic()
-        for number in numbers:
+        ground = Ground(Path(place)) if left else None
+        for number in left:
             kind, outcome, told = ground.tried(number, asked.seed, verbose=asked.only is not None)
-            counts[kind, outcome.partition(" ")[0]] += 1
-            if outcome.partition(" ")[0] not in ("right", "fault"):
-                bad.append(f"{number} (seed {asked.seed}) {kind}: {outcome}: {told}")
-                print(bad[-1], flush=True)
+            tried[asked.seed, number] = kind, outcome
+            if asked.results:
+                with asked.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([asked.seed, number, kind, outcome, told]) + "\n")
+            if not _held(outcome):
+                print(f"{number} (seed {asked.seed}) {kind}: {outcome}: {told}", flush=True)
             if asked.seconds and time.monotonic() - began > asked.seconds:
                 break
-    table = as_table(counts)
+    table = as_table(Counter((kind, o.partition(" ")[0]) for kind, o in tried.values()))
     print(table)
-    if asked.page or (asked.sample is None and asked.only is None):
+    held = sum(_held(outcome) for _, outcome in tried.values())
+    if asked.page or (asked.sample is None and asked.only is None and parts == 1):
         before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
         after = rest.partition(MARKS[1])[2]
-        total = sum(counts.values())
-        said = f"{total:,} inputs, seed {asked.seed}: {total - len(bad):,} held."
+        seeds = ", ".join(str(seed) for seed in sorted({seed for seed, _ in tried}))
+        said = f"{len(tried):,} inputs, seed {seeds}: {held:,} held."
         PAGE.write_text(f"{before}{MARKS[0]}\n{table}\n\n{said}\n{MARKS[1]}{after}", "utf-8")
-    return 1 if bad else 0
+    return 0 if held == len(tried) else 1
+
+
+def _held(outcome: str) -> bool:
+    return outcome.partition(" ")[0] in ("right", "fault")
+
+
+def _noted(path: Path | None) -> dict[tuple[int, int], tuple[str, str]]:
+    """Return the kind and the outcome of each seed and number that a file has."""
+    if path is None or not path.exists():
+        return {}
+    lines = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+    return {(seed, number): (kind, outcome) for seed, number, kind, outcome, *_ in lines}
 
 
 def as_table(counts: Counter[tuple[str, str]]) -> str:
@@ -110,7 +139,7 @@ class Ground:
         shutil.copytree(self.seeds / kind, case)
         outside.mkdir()
         (outside / "secret").write_text("a secret\nhalf a line")
-        only = {"tokenizer": "t", "adapter": "adapter"}.get(kind, "")
+        only = {"tokenizer": "t", "adapter": "adapter", "recipe": "r.yaml"}.get(kind, "")
         told = mutate(rng, case, outside, only)
         before = _state(outside)
         outcome = _in_a_process(kind, case, rng.random(), verbose)
@@ -146,7 +175,7 @@ def _in_a_process(kind: str, case: Path, dice: float, verbose: bool) -> str:
                 code = os.waitstatus_to_exitcode(status)
                 return said.decode() or ("slow" if code == -signal.SIGXCPU else f"died {code}")
             late = time.monotonic() - began > SECONDS
-            asleep = asleep + 1 if late and _state_of(pid) == "S" else 0
+            asleep = asleep + 1 if late and _is_asleep(pid) else 0
             time.sleep(0.1 if late else 0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -155,6 +184,16 @@ def _in_a_process(kind: str, case: Path, dice: float, verbose: bool) -> str:
 
 # The 10 seconds are the processor's, for a machine that is shared: who waits for nothing is asleep.
 _ASLEEP, _LONGEST = 30, 600.0
+
+
+def _is_asleep(pid: int) -> bool:
+    """Return whether a process and its children all wait for something."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            pids = [pid, *map(int, file.read().split())]
+        return all(_state_of(each) == "S" for each in pids)
+    except FileNotFoundError:  # a child has just ended
+        return False
 
 
 def _state_of(pid: int) -> str:
@@ -173,7 +212,9 @@ def _read(kind: str, case: Path, dice: float, out: int, verbose: bool) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if not verbose:
+        if verbose:
+            faulthandler.dump_traceback_later(SECONDS - 1)
+        else:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(nowhere, number)

@@ -56,6 +56,7 @@ from llmft.api.rows import (
     Encoded,
     EncodedPair,
     EncodedPrompt,
+    EncodedUnpaired,
     Message,
     PreferenceRow,
     Prompt,
@@ -64,6 +65,7 @@ from llmft.api.rows import (
     RowKind,
     SampledAnswer,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
 
@@ -73,14 +75,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
     "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
-    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
-    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
-    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
+    "Line", "LlmftError", "Message", "Metric", "ModelSource", "Objective", "OnlineObjective",
+    "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
+    "RewardConfig",
     "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
     "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -296,7 +299,7 @@ Metric = Callable[[str, Sequence[str]], float]
 
 
 class Dataset(_Kind[C]):
-    """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
+    """How raw rows become rows of a kind, such as completions or preferences, and their metrics.
 
     metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1];
     more is better.

@@ -144,6 +144,20 @@ class PreferenceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UnpairedRow:
+    """A prompt with one completion, and whether it is a good one (True) or a bad one.
+
+    answers: the strings that count as right, for exact_match and f1; empty where unknown.
+    """
+
+    prompt: Prompt
+    completion: str
+    label: bool
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptRow:
     """A prompt to answer; `answers` are the right ones where they are known.
 
@@ -159,8 +173,8 @@ class PromptRow:
 IGNORED = -100
 """The label of a token that is not trained on, as in transformers and torch."""
 
-Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
-RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
+Row = TextRow | CompletionRow | ChatRow | PreferenceRow | UnpairedRow | PromptRow
+RowKind = Literal["text", "completion", "chat", "preference", "unpaired", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,13 @@ class Encoded:
     def n_labels(self) -> int:
         """The number of trained-on tokens (the first token of a row is never predicted)."""
         return sum(label != IGNORED for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedUnpaired(Encoded):
+    """A prompt and its completion as token ids, and whether the completion is a good one."""
+
+    label: bool = True
 
 
 @dataclass(frozen=True, slots=True)

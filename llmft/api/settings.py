@@ -315,16 +315,33 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_rounding: Literal["up", "axolotl"] = Field(
+        "up",
+        description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
+        " Axolotl: down, and 1 becomes 2",
+    )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
         "paged_lion_8bit", "muon",
     ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
-    weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="decoupled weight decay; none on biases and norms, as transformers' Trainer",
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     adam_epsilon: float = Field(
         1e-8, gt=0, le=1, description="added to the square root of the second moment"
+    )
+    neftune_noise_alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="NEFTune: the size of the noise on embeddings in training, such as 5; default:"
+        " none",
     )
     max_grad_norm: float = Field(
         1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0: no clipping"
@@ -410,6 +427,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_rounding != "up" and not self.warmup_ratio:
+            raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
             raise ValueError(
                 "the 'constant' schedule ignores warmup_ratio;"

@@ -277,6 +277,12 @@ CODES: dict[str, Code] = {
         "The key changes what is trained, and there is no setting or method for it here.",
         "Take the key out of the configuration if you can do without it, and import it again.",
     ),
+    "E094": Code(
+        "TRL has no counterpart of a stage",
+        "`llmft verify losses` holds a stage against TRL's trainer of the same alignment, and there"
+        " is none, or it cannot train on such rows, weights or settings.",
+        "Compare another stage (--stage), or leave out with --set what TRL does not have.",
+    ),
     # --- data
     "E101": Code(
         "a row cannot be used",
@@ -556,6 +562,13 @@ CODES: dict[str, Code] = {
         " stated tolerance.",
         "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
         " docs/after-training.md says what to do about each.",
+    ),
+    "E408": Code(
+        "the first steps are not those of TRL's trainer",
+        "`llmft verify losses` took the first steps of a stage by llmft and by TRL, from the same"
+        " weights, and the token ids, the labels or the losses differ.",
+        "Look at the first row that differs: a chat template, an end-of-text, or which tokens are"
+        " trained on; docs/moving.md says what the tools do otherwise.",
     ),
     # --- plugins
     "E501": Code(

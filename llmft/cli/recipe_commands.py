@@ -5,7 +5,7 @@ Each imports what it needs inside, so that the light ones answer before torch co
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,10 +63,33 @@ def run(
         bool,
         typer.Option("--break-lock", help="Resume although a machine that is gone holds the lock."),
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=100,
+            metavar="N",
+            help="Run it under N seeds, the recipe's and those after it: mean and deviation.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     json: Json = False,
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
+    if seeds is not None:
+        from llmft.cli.commands.seeds import as_data, as_text, refuse_others, run_seeds
+
+        refuse_others(
+            {
+                "--resume": resume,
+                "--resume-auto": resume_auto,
+                "--smoke": smoke,
+                "--from": from_,
+                "--until": until,
+            }
+        )
+        sweep = run_seeds(recipe, overrides(set, output_dir), seeds, quiet=quiet, as_json=json)
+        return as_data(sweep) if json else as_text(sweep)
     from llmft.cli.commands.run import run_recipe_file
     from llmft.runs.accepted import Accepted
 
@@ -77,6 +100,38 @@ def run(
         run_folder=run_folder, smoke=smoke, first=from_, last=until,
         accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
     )  # fmt: skip
+
+
+@app.command()
+def new(
+    recipe: Annotated[str, typer.Argument(help="The recipe to write, such as my.yaml.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A model's folder or hub id, or embedded:model.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="A file of rows, a folder of files, or a hub id.")
+    ],
+    goal: Annotated[
+        Literal["sft", "preferences", "reward", "rlhf"] | None,
+        typer.Option(help="What to train; default: what the rows can teach."),
+    ] = None,
+    form: Annotated[
+        Literal["chat", "preference", "unpaired", "instruction", "text"] | None,
+        typer.Option(help="How to read the rows; default: what their columns say."),
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(metavar="METHOD", help="What is trained, such as lora, dora or full.")
+    ] = "lora",
+    json: Json = False,
+) -> Answer:
+    """Write a first recipe for a file of rows, and show how a row will be trained on."""
+    from pathlib import Path
+
+    from llmft.cli.commands.new import Asked, as_json, as_text
+    from llmft.cli.commands.new import new as written
+
+    made = written(Path(recipe), Asked(model, data, goal or "", form or "", adapter))
+    return as_json(made) if json else as_text(made)
 
 
 @app.command()
@@ -192,6 +247,24 @@ def verify_resume(
 
     allow(trust)
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
+    return as_json(verdict) if json else as_text(verdict)
+
+
+@verify_app.command("losses")
+def verify_losses(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    against: Annotated[str, typer.Option(metavar="TRAINER", help="Whose trainer: trl.")] = "trl",
+    stage: Annotated[str | None, typer.Option(help="The stage; default: the first.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Optimiser steps; within an epoch.")
+    ] = 5,
+    set: Set = None,
+    json: Json = False,
+) -> Answer:
+    """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
+    from llmft.cli.commands.verify_losses import as_json, as_text, verify
+
+    verdict = verify(recipe, set or [], against, stage, steps)
     return as_json(verdict) if json else as_text(verdict)
 
 

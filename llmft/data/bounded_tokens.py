@@ -16,7 +16,9 @@ from typing import Any
 from llmft.api.errors import EnvironmentFault
 from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 
-_IN_JSON = re.compile(r'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")')
+# The key may be written with escapes; the file is too large to be parsed for it.
+_KEY = "".join(rf"(?:{char}|\\u00{ord(char):x})" for char in "Regex")
+_IN_JSON = re.compile(rf'"{_KEY}"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LONG = 20_000  # characters; for shorter texts a plain expression takes milliseconds
 _OFFSETS = {"return_offsets_mapping": True}
 PANIC = "PanicException"  # what a Rust library raises; it is no Exception

@@ -18,6 +18,7 @@ from llmft.api import (
     PromptRow,
     Row,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
@@ -365,7 +366,9 @@ class Encoder:
 
 
 def answers_of(row: Row) -> tuple[Row, ...]:
-    """Return a preference's two answers, each with the prompt before it; another row as it is."""
+    """Return a row's labelled answers, each with the prompt before it; another row as it is."""
+    if isinstance(row, UnpairedRow):
+        return (CompletionRow(row.prompt, row.completion, row.answers, row.origin),)
     if not isinstance(row, PreferenceRow):
         return (row,)
     return tuple(

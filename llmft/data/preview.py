@@ -21,6 +21,7 @@ from llmft.api import (
     PromptRow,
     Row,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.errors import Fault
 from llmft.api.rows import IGNORED
@@ -522,7 +523,7 @@ def texts_of(row: Row) -> list[str]:
     else:
         asked = row.prompt
         prompt = [asked] if isinstance(asked, str) else [turn.get("content") for turn in asked]
-        if isinstance(row, CompletionRow):
+        if isinstance(row, CompletionRow | UnpairedRow):
             texts = (*prompt, row.completion)
         elif isinstance(row, PreferenceRow):
             texts = (*prompt, row.chosen, row.rejected)

@@ -11,6 +11,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -363,7 +364,7 @@ def _first_bad_byte(path: Path) -> int:
     """Return the number, from 1, of the first byte of a file that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0
-    with _opened(path) as stream:
+    with _opened(path) as stream, suppress(*_CUT):  # a file may be cut behind that byte, too
         while piece := stream.read(_MB):
             held = len(decoder.getstate()[0])
             try:

@@ -216,6 +216,8 @@ class PreviewData(StageData):
         kind, rows = dataset.row_kind(), self.rows()
         if kind == "preference":
             self.encode_pairs(rows)
+        elif kind == "unpaired":
+            self.encode_unpaired(rows)
         elif kind == "prompt" or not isinstance(work, Alignment):
             self.encode_prompts(rows, work.max_new_tokens())
         else:

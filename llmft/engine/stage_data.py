@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
-from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, Row
+from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
 from llmft.api.settings import TrainSettings
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
@@ -16,6 +16,7 @@ from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
@@ -23,7 +24,7 @@ from llmft.recipes.locating import about
 
 UNREAD = "columns of the data that are not read"
 _SHOWN = 8
-Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt)
+Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired)
 
 
 class Encode(Protocol[Items]):
@@ -120,6 +121,10 @@ class StageData:
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""
         return self._made(rows, encode_pairs)
+
+    def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
+        """Return labelled answers as token ids, saying how many were cut or dropped."""
+        return self._made(rows, encode_unpaired)
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""

@@ -19,8 +19,10 @@ from llmft.api import (
     Prompt,
     PromptRow,
     Row,
+    UnpairedRow,
 )
 from llmft.api.errors import DataError
+from llmft.data.encoding import answers_of
 from llmft.data.stage_rows import Rows, equal_shares
 from llmft.evaluation.intervals import ratio_values
 from llmft.modeling.forward import label_nll
@@ -98,12 +100,24 @@ def row_losses(
 
 
 def as_answered(rows: Sequence[Row]) -> list[Row]:
-    """Return rows whose loss can be taken: of a preference, that of the chosen answer."""
+    """Return rows whose loss can be taken: of a preference, that of the chosen answer.
+
+    Of unpaired rows, that of the good ones; raises DataError where none of them is good.
+    """
+    good = [row for row in rows if not isinstance(row, UnpairedRow) or row.label]
+    if rows and not good:
+        raise DataError(
+            "E105",
+            "no row to score on has a good answer, whose loss could be taken",
+            fix="score without it: evaluate.metrics: []",
+        )
     return [
         CompletionRow(row.prompt, row.chosen, row.answers, row.origin)
         if isinstance(row, PreferenceRow)
+        else answers_of(row)[0]
+        if isinstance(row, UnpairedRow)
         else row
-        for row in rows
+        for row in good
     ]
 
 
@@ -202,6 +216,8 @@ def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:
         return row.prompt, row.answers or (row.completion,)
     if isinstance(row, PreferenceRow):
         return row.prompt, row.answers or (row.chosen,)
+    if isinstance(row, UnpairedRow):
+        return row.prompt, row.answers or ((row.completion,) if row.label else ())
     if isinstance(row, PromptRow):
         return row.prompt, row.answers
     if isinstance(row, ChatRow) and row.messages[-1]["role"] == "assistant":

@@ -46,7 +46,7 @@ def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
     if to == "hf":
         merged = merge(trained, output)
         return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
-    config = _peft_config(trained)
+    config = peft_config(trained)
     if below := trained.bound.stands_on:
         raise RecipeError(
             "E090",
@@ -84,7 +84,8 @@ def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
     return Exported(output, to, shlex.join(words), notes)
 
 
-def _peft_config(trained: TrainedStage) -> dict[str, Any]:
+def peft_config(trained: TrainedStage) -> dict[str, Any]:
+    """Return the settings of a stage's adapter as PEFT has them; RecipeError where it has none."""
     path = trained.adapter_folder / CONFIG
     adapter = trained.bound.model_adapter
     if adapter is None or not path.is_file():
@@ -124,7 +125,7 @@ def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _card(trained: TrainedStage, name: str) -> str:
     adapter = trained.bound.model_adapter
-    assert adapter is not None  # `_peft_config` has seen to it
+    assert adapter is not None  # `peft_config` has seen to it
     return card(
         trained.job.recipe,
         trained.bound.spec,

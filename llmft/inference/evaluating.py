@@ -14,6 +14,7 @@ from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
+from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
@@ -57,12 +58,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was found. metrics: the means. rows: of each answer, its prompt, text and scores."""
+    """What was found. scores: of each metric, the mean, its 95 % interval and its rows.
 
-    metrics: Mapping[str, float]
+    rows: of each answer, its prompt, text and scores.
+    """
+
+    scores: Mapping[str, Score]
     rows: Sequence[Mapping[str, Any]]
     count: int
     stage: str | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means."""
+        return {name: float(score["value"] or 0.0) for name, score in self.scores.items()}
 
 
 def evaluate(
@@ -182,15 +191,17 @@ def _scored(
             fix = did_you_mean(name, known) or "use one of these"
             raise RecipeError("E043", what, fix=fix)
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
-    metrics: dict[str, float] = {}
+    scores: dict[str, Score] = {}
     if set(names) & set(LOSS_METRICS):
         encoded, _ = encoder.encode(evaluation.as_answered(rows.rows), train)
         losses = evaluation.row_losses(
             model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
         )
-        metrics |= evaluation.loss_scores(names, losses).metrics
+        parts = [evaluation.loss_scores(names, losses)]
         for source, numbers in rows.by_source([row.origin for row in encoded]).items():
-            metrics |= evaluation.loss_scores(names, losses.of(numbers), source).metrics
+            parts.append(evaluation.loss_scores(names, losses.of(numbers), source))
+        for part in parts:
+            scores |= scores_of(part.values, ())
     named = [name for name in names if name in dataset.metrics]
     samples: Sequence[Mapping[str, Any]] = ()
     if named:
@@ -208,7 +219,7 @@ def _scored(
             named,
             len(rows.rows),
         )
-        metrics |= found.metrics
+        scores |= scores_of(found.values, list(found.values))
         samples = found.samples
-    ordered = {name: metrics[name] for name in names if name in metrics} | metrics
+    ordered = {name: scores[name] for name in names if name in scores} | scores
     return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)

@@ -70,7 +70,7 @@ class BaseModel:
         before_upstream()
         from transformers import AutoConfig
 
-        with about("model.path"), _found(self.path, self.revision):
+        with about("model.path"), loading(self.path, self.revision):
             config = AutoConfig.from_pretrained(
                 self.path,
                 revision=self.revision,
@@ -92,7 +92,7 @@ class BaseModel:
             path = locate_model(source.tokenizer) if source.tokenizer else self.path
             revision = _commit(path, None) if source.tokenizer else self.revision
             check_tokenizer_file(Path(path) / "tokenizer.json")
-            with _found(path, revision):
+            with loading(path, revision):
                 tokenizer = AutoTokenizer.from_pretrained(
                     path,
                     revision=revision,
@@ -155,7 +155,7 @@ class BaseModel:
             0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
         )
         refuse_absurd_sizes(config, source, stored)
-        with about("model.path"), _found(self.path, source.revision, config):
+        with about("model.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=config,
@@ -190,7 +190,7 @@ class BaseModel:
 
         source, config = self.source, copy.deepcopy(self.config)
         refuse_absurd_sizes(config, source, 0.0)
-        with torch.device("meta"), _found(self.path, source.revision):
+        with torch.device("meta"), loading(self.path, source.revision):
             _refuse_other_kinds(source.path, config)
             return AutoModelForCausalLM.from_config(
                 config,
@@ -326,13 +326,13 @@ def refuse_not_finite(model: Any, source: ModelSource) -> None:
     )
 
 
-class _found:
+class loading:
     """A context that turns transformers' many ways to say 'not found' into one.
 
     config: the model's, where it is known: it tells how large the weights are.
     """
 
-    def __init__(self, path: str, revision: str | None, config: Any = None) -> None:
+    def __init__(self, path: str, revision: str | None = None, config: Any = None) -> None:
         self.path, self.revision, self.config = path, revision, config
 
     def __enter__(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import EnvironmentFault, TrustError
+from llmft.api.errors import CheckpointError, EnvironmentFault, TrustError
+from llmft.system.fsio import is_of_another_size
 from llmft.system.plain_files import kind_of, read_text
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -24,6 +26,9 @@ _SIZES = frozenset({
     "n_embd", "n_positions", "n_ctx", "n_inner", "d_model", "d_ff", "num_layers", "num_heads",
     "ffn_dim", "word_embed_proj_dim",
 })  # fmt: skip
+ADAPTER_CONFIG = "adapter_config.json"
+# What an exported adapter may say otherwise: where its base is, and numbers that only scale.
+_FREE = ("base_model_name_or_path", "revision", "lora_alpha", "peft_version")
 _IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
@@ -32,6 +37,39 @@ def check_folder(folder: Path) -> None:
 
     Raises TrustError and EnvironmentFault, which name the file and what stands in it.
     """
+    names = _names_of_plain_files(folder)
+    _refuse_pickles(folder, names)
+    if ADAPTER_CONFIG in names:
+        raise _adapter_there(folder, names)
+    for name in _READ_HERE:
+        if name in names:
+            _check_settings(folder / name)
+
+
+def check_adapter_folder(folder: Path, own: Mapping[str, Any]) -> None:
+    """Refuse an adapter's folder that would run code, unpickle or hang, or is of another adapter.
+
+    own: the settings in the adapter_config.json that it was made from. Patterns of module names,
+    sizes and names of files and modules must be as they are there, as PEFT acts on them.
+    Raises TrustError, EnvironmentFault, and CheckpointError (E407) with the settings that differ.
+    """
+    names = _names_of_plain_files(folder)
+    _refuse_pickles(folder, [name for name in names if name.startswith("adapter")])
+    for name in ("tokenizer_config.json", ADAPTER_CONFIG):
+        if name in names:
+            _check_settings(folder / name)
+    told = json.loads(read_text(folder / ADAPTER_CONFIG, _LARGEST))
+    other = sorted(
+        key for key, value in told.items()
+        if value != own.get(key) and key not in _FREE and not isinstance(value, bool | float)
+    )  # fmt: skip
+    if other:
+        what = f"'{folder / ADAPTER_CONFIG}' has another {', '.join(other)[:200]} than the run's"
+        raise CheckpointError("E407", what, fix="export the run again")
+
+
+def _names_of_plain_files(folder: Path) -> list[str]:
+    """Return the names in a folder; raise TrustError (E605) where one is no plain file."""
     names = []
     for path in sorted(folder.iterdir()):
         names.append(path.name)
@@ -46,12 +84,11 @@ def check_folder(folder: Path) -> None:
         if not path.is_dir() and (kind := kind_of(mode)):
             what = f"'{path}' is {kind}, and a model's files are plain ones"
             raise TrustError("E605", what, fix="take it away, or copy the model again")
-    _refuse_pickles(folder, names)
-    if "adapter_config.json" in names:
-        raise _adapter_there(folder, names)
-    for name in _READ_HERE:
-        if name in names:
-            _check_settings(folder / name)
+        large = path.suffix == ".safetensors" and told.st_size > _LONGEST
+        if large and path.is_file() and os.access(path, os.R_OK) and is_of_another_size(path):
+            what = f"'{path}' is damaged: it has {told.st_size:,} bytes, and its header tells of"
+            raise EnvironmentFault("E201", f"{what} another size", fix="copy the model again")
+    return names
 
 
 def _adapter_there(folder: Path, names: list[str]) -> TrustError:

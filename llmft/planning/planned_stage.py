@@ -17,6 +17,7 @@ from llmft.api import (
     Encoded,
     EncodedPair,
     EncodedPrompt,
+    EncodedUnpaired,
     Objective,
     OnlineObjective,
     Prompt,
@@ -30,6 +31,7 @@ from llmft.api.rows import IGNORED
 from llmft.data.encoding import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage import StageRunner
 from llmft.engine.stage_data import StageData
 from llmft.engine.stage_models import StageModels
@@ -320,6 +322,12 @@ class PlannedData(StageData):
         if not rows:
             return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
         return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train))
+
+    def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
+        """Return the labelled answers that take the most memory, having counted all."""
+        if not rows:
+            return [EncodedUnpaired(row.input_ids, row.labels) for row in self._assumed()]
+        return self._heaviest(rows, lambda some: encode_unpaired(self.encoder, some, self.train))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return the prompts that take the most memory, having counted all."""

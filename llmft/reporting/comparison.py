@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from llmft.reporting.curves import Curve, number
 from llmft.reporting.paired import Paired, paired
 from llmft.reporting.report import STYLE, duration
 from llmft.reporting.run_facts import RunFacts, run_facts
+from llmft.runs.artifacts import PUT_BACK
+from llmft.system import fsio
 from llmft.system.html_page import html_page
-from llmft.system.plain_files import read_text
+from llmft.system.plain_files import open_to_read
 
-_LARGEST = 2**30
+_LARGEST = 2**29
+_LONGEST_LINE = 2**26
 _UNTOLD = ("output_dir", "trackers", "push_to_hub")
 _BODY = (Path(__file__).parent / "comparison.html.jinja").read_text("utf-8")
 Rows = Sequence[Mapping[str, Any]]
@@ -57,7 +61,11 @@ def compare(places: Sequence[Path]) -> Comparison:
     """
     if len(places) < 2:
         raise RecipeError("E090", "there is nothing to compare with", fix="name two runs or more")
-    parts = tuple(_part(place) for place in places)
+    with fsio.as_a_run_wrote(Path(", ".join(map(str, places))), PUT_BACK):
+        return _compared(tuple(_part(place) for place in places))
+
+
+def _compared(parts: tuple[Compared, ...]) -> Comparison:
     flat = [dict(_flat(_told(part.facts.recipe))) if part.facts else None for part in parts]
     keys = list(dict.fromkeys(key for one in flat if one is not None for key in one))
     settings = [
@@ -83,12 +91,20 @@ def _part(place: Path) -> Compared:
 
 
 def _rows_of(path: Path) -> Rows:
+    fix = "give a file that 'llmft evaluate --output' wrote, or a run's folder"
+    found = []
     try:
-        found = [json.loads(line) for line in read_text(path, _LARGEST).splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise DataError("E103", f"'{path}' is no file of JSON lines") from error
-    if not found or not all(isinstance(row, dict) and "prompt" in row for row in found):
-        fix = "give a file that 'llmft evaluate --output' wrote, or a run's folder"
+        with os.fdopen(open_to_read(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise DataError("E103", f"'{path}' has more than {_LARGEST:,} bytes", fix=fix)
+            while line := file.readline(_LONGEST_LINE):
+                if line.strip():
+                    row = json.loads(line)
+                    found.append({name: row[name] for name in row if name != "answer"})
+                    _ = row["prompt"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError("E103", f"'{path}' holds no evaluated rows", fix=fix) from error
+    if not found:
         raise DataError("E103", f"'{path}' holds no evaluated rows", fix=fix)
     return found
 
@@ -127,6 +143,8 @@ def _trained(run: RunFacts) -> str:
 def page(comparison: Comparison) -> str:
     """Return a comparison as one HTML file, with the curves over each other."""
     names = [part.name for part in comparison.parts]
+    with fsio.as_a_run_wrote(Path(", ".join(names)), PUT_BACK):
+        drawn = list(_curves(comparison.parts))
     return html_page(
         f"compared: {', '.join(names)}",
         _BODY,
@@ -139,7 +157,7 @@ def page(comparison: Comparison) -> str:
             for name, tests in zip(names[1:], comparison.tests, strict=True)
         ],
         costs=comparison.costs,
-        curves=list(_curves(comparison.parts)),
+        curves=drawn,
         width=curves.WIDTH,
         height=curves.HEIGHT,
         number=number,

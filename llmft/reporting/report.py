@@ -11,6 +11,7 @@ from llmft.recipes.secret import masked
 from llmft.reporting import curves, samples
 from llmft.reporting.curves import Curve, number
 from llmft.reporting.run_facts import RunFacts, StageFacts, run_facts
+from llmft.runs.artifacts import PUT_BACK
 from llmft.system import fsio
 from llmft.system.html_page import html_page
 
@@ -19,7 +20,6 @@ _FIRST = (
     "loss", "reward", "kl", "rewards/accuracies", "rewards/margins", "accuracy", "learning_rate",
     "grad_norm", "entropy", "length",
 )  # fmt: skip
-_SAMPLES = 20
 
 STYLE = (Path(__file__).parent / "report.css").read_text("utf-8")
 BODY = (Path(__file__).parent / "report.html.jinja").read_text("utf-8")
@@ -31,7 +31,10 @@ def write_report(run: Path) -> Path:
     Raises CheckpointError as `run_facts` does.
     """
     path = run / REPORT
-    fsio.write_text(path, page(run_facts(run)))
+    facts = run_facts(run)
+    with fsio.as_a_run_wrote(run, PUT_BACK):
+        text = page(facts)
+    fsio.write_text(path, text)
     return path
 
 
@@ -65,7 +68,7 @@ def _stage(stage: StageFacts) -> dict[str, Any]:
         "facts": _sizes(stage),
         "scores": _scores(result),
         "curves": _curves(stage),
-        "pairs": samples.pairs(stage.samples)[:_SAMPLES],
+        "pairs": samples.pairs(stage.samples),
         "phases": [
             (str(p["phase"]), duration(float(p["seconds"])), _memory(p.get("peak_bytes")))
             for p in stage.timeline.get("phases", [])

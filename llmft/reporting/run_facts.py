@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import CheckpointError
+from llmft.api.errors import CheckpointError, RecipeError
+from llmft.recipes import textfile
+from llmft.recipes.yamlfile import parse
 from llmft.runs import artifacts
 from llmft.runs.locking import NAME as LOCK
 from llmft.runs.locking import alive
@@ -20,6 +22,7 @@ from llmft.system.plain_files import NOT_OURS, read_text, refuse_links_below
 
 TIMELINE = "timeline.json"
 _LARGEST = 2**28
+_MOST_METRICS = 1000
 _STAMP = re.compile(r"(\d{8}-\d{6})")
 
 
@@ -103,7 +106,7 @@ def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:
             for name in artifacts.stages_of(folder)
         )
         stamp = _STAMP.match(folder.resolve().name)
-        return RunFacts(
+        facts = RunFacts(
             folder=folder,
             name=str(about.get("name", folder.parent.name)),
             state=_state(folder, stages, set(blocks)),
@@ -117,6 +120,21 @@ def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:
             stages=stages,
             timeline=timeline,
         )
+        # Whoever shows a run takes these for granted; here they are still files from elsewhere.
+        _ = facts.seconds, [stage.work for stage in stages], [*map(_numbers, _all_scores(stages))]
+    return facts
+
+
+def _all_scores(stages: tuple[StageFacts, ...]) -> Iterator[Mapping[str, Any]]:
+    for stage in stages:
+        for when in ("before", "after"):
+            yield (stage.result or {}).get(when) or {}
+
+
+def _numbers(scores: Mapping[str, Any]) -> None:
+    for name, value in scores.items():
+        if not _is_number(value):
+            raise ValueError(f"the score '{name}' is no number")
 
 
 def _state(folder: Path, stages: tuple[StageFacts, ...], wanted: Set[str]) -> str:
@@ -130,12 +148,16 @@ def _state(folder: Path, stages: tuple[StageFacts, ...], wanted: Set[str]) -> st
 
 
 def _recipe(folder: Path) -> tuple[dict[str, Any], str]:
-    from ruamel.yaml import YAML
-
     path = folder / "resolved.yaml"
-    text = read_text(path, 2**22) if path.is_file() else ""
-    found = YAML(typ="safe", pure=True).load(text) if text else {}
-    return (found if isinstance(found, dict) else {}), text
+    if not path.is_file():
+        return {}, ""
+    try:
+        text = textfile.read_text(path)
+        tree = parse(text, str(path))
+    except RecipeError as error:
+        what = f"'{path}' is damaged: {error.faults[0].what}"
+        raise CheckpointError("E401", what, fix=artifacts.PUT_BACK) from error
+    return tree.data, text
 
 
 def _stage(
@@ -162,6 +184,8 @@ def _curves(path: Path) -> dict[str, list[tuple[float, float]]]:
         for name, value in entry.items():
             if name not in ("step", "stage", "phase") and _is_number(value):
                 found.setdefault(name, []).append((float(entry["step"]), float(value)))
+        if len(found) > _MOST_METRICS:
+            raise ValueError(f"more than {_MOST_METRICS:,} metrics")
     return found
 
 

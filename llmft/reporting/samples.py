@@ -11,6 +11,8 @@ from typing import Any
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _LONGEST = 2000
+_MOST_COMPARED = 10**6
+"""Words of one text times those of the other: what a comparison's time grows with."""
 
 Pieces = list[tuple[str, bool]]
 
@@ -26,13 +28,13 @@ class Pair:
     scores: str
 
 
-def pairs(samples: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Return the samples of both evaluations that have the same prompt, in their order."""
+def pairs(samples: Sequence[dict[str, Any]], most: int = 20) -> list[Pair]:
+    """Return the first samples of both evaluations that have the same prompt, in their order."""
     before = [s for s in samples if s.get("when") == "before"]
     after = [s for s in samples if s.get("when") == "after"]
-    found = []
+    found: list[Pair] = []
     for one, two in zip(before, after, strict=False):
-        if one.get("prompt") == two.get("prompt"):
+        if len(found) < most and one.get("prompt") == two.get("prompt"):
             old, new = (str(each.get("answer", "")).strip() for each in (one, two))
             left, right = marked(old, new)
             found.append(
@@ -42,8 +44,13 @@ def pairs(samples: Sequence[dict[str, Any]]) -> list[Pair]:
 
 
 def marked(old: str, new: str) -> tuple[Pieces, Pieces]:
-    """Return two texts as pieces, each with whether the other has it not there."""
+    """Return two texts as pieces, each with whether the other has it not there.
+
+    Nothing is marked in texts of more than about a thousand words and spaces.
+    """
     a, b = _WORDS.findall(old[:_LONGEST]), _WORDS.findall(new[:_LONGEST])
+    if len(a) * len(b) > _MOST_COMPARED:
+        return [("".join(a), False)], [("".join(b), False)]
     left: Pieces = []
     right: Pieces = []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():

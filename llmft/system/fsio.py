@@ -308,7 +308,9 @@ def as_a_run_wrote(folder: Path, fix: str) -> Iterator[None]:
         raise CheckpointError("E401", f"{what} ({told})", fix=fix) from error
 
 
-_OTHER_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+_OTHER_SHAPE = (
+    KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError, ArithmeticError,
+)  # fmt: skip
 
 
 def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
@@ -341,6 +343,12 @@ def _is_endless(path: Path) -> bool:
     size = path.stat().st_size
     if path.suffix != ".safetensors":
         return path.suffix == ".json" and size > 2**28
+    return is_of_another_size(path)
+
+
+def is_of_another_size(path: Path) -> bool:
+    """Return whether a safetensors file has another size than its header says, or no header."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size, 2**27):
@@ -348,7 +356,7 @@ def _is_endless(path: Path) -> bool:
         try:
             header = json.loads(file.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-            return size != 8 + length + max(ends, default=0)
+            return bool(size != 8 + length + max(ends, default=0))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             return True
 

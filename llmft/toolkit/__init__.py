@@ -27,9 +27,11 @@ from llmft.data.conversation import (
     untrained,
     with_system,
 )
+from llmft.data.pair_encoding import cut_at_start
 from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
+from llmft.evaluation.intervals import wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -65,6 +67,7 @@ __all__ = [
     "answers_of",
     "call_trusted",
     "combine",
+    "cut_at_start",
     "escaped",
     "exact_match",
     "f1",
@@ -105,6 +108,7 @@ __all__ = [
     "untrained",
     "value_parameters",
     "values",
+    "wilson",
     "with_system",
     "without_dropout",
     "wrapped",
@@ -118,7 +122,13 @@ Shared = Sequence[tuple[int, int]]
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
-def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
+def label_nll(
+    model: Any,
+    rows: Sequence[Encoded],
+    shared: Shared | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> LabelNll:
     """Return the negative log-likelihood of every label in a batch; see `llmft.modeling.forward`.
 
     shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
@@ -126,7 +136,7 @@ def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None)
     """
     from llmft.modeling import forward
 
-    return forward.label_nll(model, rows, shared)
+    return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
 
 
 def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:

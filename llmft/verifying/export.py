@@ -5,6 +5,7 @@ Each is loaded by code of its own: the run as llmft does, the folder by plain tr
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ import torch
 from llmft.api import Prompt, SamplingParams
 from llmft.api.errors import CheckpointError, DataError, TrustError
 from llmft.data.asking import prompt_of
+from llmft.data.bounded_tokens import BoundedTokens, check_tokenizer_file
 from llmft.data.stage_rows import stage_rows
+from llmft.exporting.folders import peft_config
 from llmft.exporting.probes import Distance, distance, next_tokens
 from llmft.inference.trained import TrainedStage
-from llmft.modeling.base_model import max_positions
+from llmft.modeling.base_model import loading, max_positions
 from llmft.modeling.decoding import decode, stop_ids
-from llmft.modeling.folder_checks import check_folder
+from llmft.modeling.folder_checks import check_adapter_folder, check_folder
 from llmft.runs.upstream import load_options
 from llmft.system import fsio
 from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
@@ -100,7 +103,7 @@ def verify_export(
     default: by the data types that compute.
     Raises CheckpointError where the folder is neither, DataError where there are no rows.
     """
-    kind = _kind_of(target)
+    kind = _kind_of(target, trained)
     asked = _asked(trained, prompts)
     own_ids = [tuple(trained.encoder.prompt_ids(prompt)) for prompt in asked]
     if limit := max_positions(trained.base.config):
@@ -142,11 +145,13 @@ def verify_export(
     return Verdict(checks, (*partings, *answers), tuple(causes), apart)
 
 
-def _kind_of(target: Path) -> str:
+def _kind_of(target: Path, trained: TrainedStage) -> str:
+    """Return `adapter` or `model`; raise an LlmftError where it is not safe to load as such."""
     if (target / "adapter_config.json").is_file() and not (target / "config.json").is_file():
         if not (target / "adapter_model.safetensors").is_file():
             what = f"'{target}' holds no adapter_model.safetensors"
             raise CheckpointError("E402", what, fix="name a folder that 'llmft export' made")
+        check_adapter_folder(target, peft_config(trained))
         return "adapter"
     if not (target / "config.json").is_file():
         raise CheckpointError(
@@ -202,18 +207,21 @@ def _of_the_target(
     if kind == "adapter":
         where = trained.base.path
         dtype = getattr(torch, trained.job.recipe.model.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        where, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-        revision=trained.base.revision if kind == "adapter" else None,
-    )  # fmt: skip
+    with loading(str(where)):
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, revision=trained.base.revision if kind == "adapter" else None,
+        )  # fmt: skip
     if kind == "adapter":
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, target)
+        with loading(str(target)):
+            model = PeftModel.from_pretrained(model, target)
     model = model.to(device()).eval()
+    _refuse_other_modes(model.generation_config, target)
     pad = model.generation_config.pad_token_id
     found = []
-    with torch.no_grad():
+    with torch.no_grad(), loading(str(target)):
         for prompt in prompts:
             ids = torch.tensor([prompt], device=_device(model))
             out = model.generate(
@@ -227,6 +235,21 @@ def _of_the_target(
     virtual = trained.bound.model_adapter.virtual_tokens() if trained.bound.model_adapter else 0
     numbers = next_tokens(_Cut(model, virtual) if kind == "adapter" and virtual else model, rows)
     return _Answers(computes, found, numbers, [])
+
+
+def _refuse_other_modes(settings: Any, target: Path) -> None:
+    """Raise CheckpointError (E407) where a folder asks for more than one token after another.
+
+    transformers fetches the code of some ways to generate from the hub.
+    """
+    from transformers.generation import GenerationMode
+
+    asked = copy.deepcopy(settings)
+    asked.do_sample, asked.num_beams = False, 1
+    mode = asked.get_generation_mode()
+    if mode != GenerationMode.GREEDY_SEARCH or (asked.num_return_sequences or 1) > 1:
+        what = f"'{target / 'generation_config.json'}' asks for another way to generate ({mode})"
+        raise CheckpointError("E407", what, fix="export the run again")
 
 
 class _Cut:
@@ -245,13 +268,16 @@ class _Cut:
 def _tokenizer(target: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(target, trust_remote_code=False, local_files_only=True)
+    check_tokenizer_file(target / "tokenizer.json")
+    with loading(str(target)):
+        return AutoTokenizer.from_pretrained(target, trust_remote_code=False, local_files_only=True)
 
 
 def _plain_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
     """Return the ids that whoever serves the folder makes of each prompt, by plain transformers.
 
-    Raises TrustError (E604) where the folder's chat template takes too long or too much.
+    Raises TrustError (E604) where the folder's chat template takes too long or too much, and
+    EnvironmentFault (E212) where its tokenizer does.
     """
 
     def work(turns: list[Any]) -> list[int]:
@@ -269,8 +295,9 @@ def _plain_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...
         except WorkFailed:  # it cannot write the prompt: other ids than the run's
             return ()
 
+    tokens = BoundedTokens(tokenizer)
     return [
-        tuple(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else of_chat(list(prompt))
+        tuple(tokens.ids(prompt)) if isinstance(prompt, str) else of_chat(list(prompt))
         for prompt in prompts
     ]
 

@@ -133,7 +133,7 @@ class Try:
             raise LlmftError("E900", what)
         told = json.loads(ended.read_text("utf-8"))
         if "errors" in told:
-            raise _raised(told)
+            raise raised(told)
         return Path(told["folder"])
 
     def _run_folder(self) -> str | None:
@@ -142,11 +142,11 @@ class Try:
         return str(runs[-1].parent) if runs else None
 
 
-def _raised(told: dict[str, Any]) -> LlmftError:
+def raised(told: dict[str, Any]) -> LlmftError:
     """Return the error that a process ended with, as if it had been raised here."""
-    raised = LlmftError.of([_fault(error) for error in told["errors"]])
-    raised.exit_code = told["code"]
-    return raised
+    error = LlmftError.of([_fault(one) for one in told["errors"]])
+    error.exit_code = told["code"]
+    return error
 
 
 def _fault(told: dict[str, Any]) -> Fault:

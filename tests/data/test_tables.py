@@ -262,3 +262,10 @@ def test_csv_that_is_not_utf_8_names_the_byte(tmp_path):
     path = write(tmp_path / "a.csv", data + b"\xff,2\n")
     with pytest.raises(DataError, match=f"a.csv: byte {len(data) + 1} is not UTF-8"):
         list(read_file(path))
+
+
+def test_a_packed_file_that_is_no_text_and_cut_short_is_named(tmp_path):
+    packed = gzip.compress(b"a,b\n" + b"\xe9" * 100_000 + bytes(range(256)) * 2000)
+    (tmp_path / "a.csv.gz").write_bytes(packed[:-200])
+    with pytest.raises(DataError, match=r"a\.csv\.gz: byte \d+ is not UTF-8"):
+        list(read_file(tmp_path / "a.csv.gz"))

@@ -282,3 +282,8 @@ def test_an_unusual_expression_is_loaded_in_a_process_first(tmp_path, monkeypatc
             continue
         with pytest.raises(EnvironmentFault, match=r"tokenizer took more .* was loaded"):
             bounded_tokens.check_tokenizer_file(tmp_path / "tokenizer.json")
+
+
+def test_an_expression_is_found_however_its_key_is_written():
+    text = '{"\\u0052e\\u0067ex" : "(a+)+", "Regex":"b"}'
+    assert list(bounded_tokens.patterns_in(text)) == ["(a+)+", "b"]

@@ -135,3 +135,10 @@ def test_the_command_says_so_in_a_line(folder, tmp_path, capsys):
 def test_an_endless_file_is_not_read(folder):
     os.truncate(folder / "tokenizer.json", 2**40)
     assert "bytes, which no such file has" in refusal(folder).faults[0].what
+
+
+def test_endless_weights_are_not_opened(folder):
+    os.truncate(folder / "model.safetensors", 2**40)
+    error = refusal(folder)
+    assert error.faults[0].code == "E201"
+    assert "its header tells of another size" in error.faults[0].what

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmft.api.errors import CheckpointError
+from llmft.api.errors import CheckpointError, LlmftError
 from llmft.exporting.folders import export
 from llmft.exporting.merging import merge
 from llmft.inference.trained import TrainedStage, trained_stage
+from llmft.system.bounded_child import BoundedChild, OutOfBounds
 from llmft.verifying.export import verify_export
 from tests.exporting.conftest import LORA, lora_run, rows_file, train  # noqa: F401 - fixtures
 
@@ -168,3 +171,91 @@ def test_the_command_says_where_they_part_and_fails(made, spoilt, capsys):
     assert "DIFFERS" in told
     assert "error[E407]" in told
     assert "  target: " in told
+
+
+# --- folders from elsewhere ------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(made, tmp_path) -> tuple[TrainedStage, Path]:
+    """An adapter's folder as PEFT takes it, to be spoilt."""
+    return made[0], export(made[0], "peft", tmp_path / "adapter").folder
+
+
+def refusal(made) -> LlmftError:
+    """Return why a folder is refused; fail where that takes long."""
+    began = time.monotonic()
+    with pytest.raises(LlmftError) as caught:
+        verify(made)
+    assert time.monotonic() - began < 60
+    return caught.value
+
+
+def change(folder: Path, name: str, **settings: object) -> None:
+    path = folder / name
+    told = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(told | settings))
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"target_modules": "(a|a)*(a|a)*$"}, "target_modules"),
+    ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config"),
+    ({"auto_mapping": {"base_model_class": "x", "parent_library": "antigravity"}}, "auto_mapping"),
+    ({"corda_config": 3, "r": 10**9}, "corda_config, r"),
+])  # fmt: skip
+def test_an_adapters_settings_that_act_must_be_the_runs(exported, settings, named):
+    change(exported[1], "adapter_config.json", **settings)
+    error = refusal(exported)
+    assert error.faults[0].code == "E407"
+    assert f"has another {named}" in error.faults[0].what
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "x.safetensors", "anything"])
+def test_a_pipe_in_an_adapters_folder_is_refused(exported, name):
+    (exported[1] / name).unlink(missing_ok=True)
+    os.mkfifo(exported[1] / name)
+    assert refusal(exported).faults[0].code == "E605"
+
+
+def test_code_in_an_adapters_folder_is_refused(exported):
+    change(exported[1], "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.X", None]})
+    assert refusal(exported).faults[0].code == "E601"
+
+
+def test_weights_that_cannot_be_read_are_named(exported, spoilt):
+    for made, name in ((exported, "adapter_model.safetensors"), (spoilt, "model.safetensors")):
+        path = made[1] / name
+        path.write_bytes(path.read_bytes()[:-9])
+        error = refusal(made)
+        assert error.faults[0].code == "E201"
+        assert str(made[1]) in error.faults[0].what
+
+
+def test_the_folders_tokenizer_is_asked_in_bounded_time(spoilt, monkeypatch):
+    def ask(self, question):
+        raise OutOfBounds("did not end within 5 seconds")
+
+    path = spoilt[1] / "tokenizer.json"
+    told = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    told["pre_tokenizer"] = split
+    path.write_text(json.dumps(told))
+    monkeypatch.setattr(BoundedChild, "ask", ask)
+    assert refusal(spoilt).faults[0].code == "E212"
+
+
+@pytest.mark.parametrize("settings", [
+    {"penalty_alpha": 0.6, "top_k": 4}, {"prompt_lookup_num_tokens": 3}, {"dola_layers": "high"},
+    {"num_return_sequences": 9}, {"force_words_ids": [[3]]},
+])  # fmt: skip
+def test_another_way_to_generate_is_refused(spoilt, settings):
+    change(spoilt[1], "generation_config.json", **settings)
+    assert refusal(spoilt).faults[0].code in ("E407", "E201")
+
+
+def test_settings_that_cannot_generate_are_named(spoilt):
+    change(spoilt[1], "generation_config.json", stop_strings=["x"])
+    error = refusal(spoilt)
+    assert error.faults[0].code == "E201"
+    assert "stop" in error.faults[0].what

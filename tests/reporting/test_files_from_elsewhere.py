@@ -1,0 +1,106 @@
+"""Run folders and rows that strangers wrote are shown as text, or named in a fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from llmft.cli.main import main
+from llmft.reporting.samples import marked
+from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
+
+# ruff: noqa: F811 - fixtures by their names
+
+SFT = "stages/sft"
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
+COMMANDS = (["report", "run"], ["compare", "run", "run", "--output", "c.html"], ["runs", "."])
+METRIC = {"phase": "train", "step": 1}
+
+
+@pytest.fixture
+def copied(lora_run, tmp_path, monkeypatch):
+    """A copy of a finished run, to be changed, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(lora_run, tmp_path / "run")
+
+
+def shown(capsys) -> dict[str, int]:
+    """Return how each command that shows runs ends; fail where one takes long or breaks."""
+    codes = {}
+    for words in (
+        ["report", "run"],
+        ["compare", "run", "run", "--output", "c.html"],
+        ["runs", "."],
+    ):
+        began = time.process_time()
+        codes[words[0]] = main(words)
+        told = capsys.readouterr()
+        assert "E900" not in told.err, words
+        assert "\x1b" not in told.out + told.err, words
+        assert time.process_time() - began < 10, words
+    return codes
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("resolved.yaml", ALIASES),
+    ("resolved.yaml", "a: &a {x: *a}\n"),
+    ("resolved.yaml", "a: " + "[" * 3000 + "]" * 3000),
+    ("resolved.yaml", "a: !!python/object/apply:os.system ['touch RAN']\n"),
+    ("resolved.yaml", "a: !" + "x" * 900_000),
+    ("resolved.yaml", "".join(f"k{n}: [1, 2, {{a: b}}]\n" for n in range(19_000))),
+    ("resolved.yaml", "stages: [{name: sft, adapter: [1], alignment: x}]\n"),
+    ("timeline.json", '{"seconds": "x"}'),
+    ("timeline.json", '{"seconds": [1]}'),
+    ("timeline.json", '{"stages": {"sft": {"phases": [{"phase": "a", "seconds": null}]}}}'),
+    ("timeline.json", '{"stages": {"sft": {"trainable_parameters": 5, "total_parameters": 0}}}'),
+    (f"{SFT}/metrics.jsonl", json.dumps({**METRIC, "step": "x", "loss": 3.0})),
+    (f"{SFT}/metrics.jsonl", '{"phase": "train", "step": 1, "loss": ' + "9" * 400 + "}"),
+    (f"{SFT}/metrics.jsonl", '{"phase": "train", "step": 1e308, "loss": -1e308}\n'
+                             '{"phase": "train", "step": -1e308, "loss": 1e308}'),
+    (f"{SFT}/metrics.jsonl", "[" * 100_000),
+    (f"{SFT}/metrics.jsonl", json.dumps({**METRIC, **{f"m{n}": 1.0 for n in range(9000)}})),
+    (f"{SFT}/samples.jsonl", '{"prompt": [1], "answer": 1, "when": "before"}\n'
+                             '{"prompt": [1], "answer": 2, "when": "after"}'),
+])  # fmt: skip
+def test_files_of_another_shape_are_named(copied, capsys, name, text):
+    (copied / name).write_text(text)
+    codes = shown(capsys)
+    assert codes["runs"] == 0  # lists it, as damaged where it is
+    assert set(codes.values()) <= {0, 6}
+    assert not (copied.parent / "RAN").exists()
+
+
+def test_scores_that_are_no_numbers_are_named(copied, capsys):
+    path = copied / SFT / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"after": {"exact_match": "x"}}))
+    assert shown(capsys) == {"report": 6, "compare": 6, "runs": 0}
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100_000, '"x"', '{"loss": 1}', "", '{"prompt": "a", "x": ' + "9" * 5000 + "}",
+])  # fmt: skip
+def test_a_file_that_evaluate_did_not_write_is_no_rows(tmp_path, capsys, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")]) == 3
+    assert "holds no evaluated rows" in capsys.readouterr().err
+
+
+def test_an_endless_file_of_rows_is_not_read(tmp_path, capsys):
+    (tmp_path / "a.jsonl").touch()
+    os.truncate(tmp_path / "a.jsonl", 2**40)
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")]) == 3
+    assert "has more than" in capsys.readouterr().err
+
+
+def test_long_answers_are_not_compared_word_by_word():
+    began = time.process_time()
+    left, right = marked(". " * 1000, ".," * 1000)
+    assert time.process_time() - began < 1
+    assert (left, right) == ([(". " * 1000, False)], [(".," * 1000, False)])
