@@ -33,6 +33,7 @@ from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
+from llmft.system import trust
 from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
@@ -73,6 +74,7 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
         *_of_other_runs(job),
         *_of_other_adapters(job),
         *_of_the_processes(job, launch().count),
+        *_of_code(job),
         *_of_rows(job, network=network),
     ]
     if base is not None:
@@ -134,6 +136,17 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
             )
 
 
+def _of_code(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each file of code that may not run, or is not there."""
+    for number, bound in enumerate(job.written_stages):
+        for key, path in bound.code():
+            try:
+                if not trust.is_trusted(path):
+                    raise trust.refusal(path)
+            except LlmftError as error:
+                yield from placed(job, ("stages", number, *key), error)
+
+
 def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
     """Yield a fault for each stage whose first rows cannot be read or used.
 
@@ -143,6 +156,8 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
         for key, dataset in _datasets(bound):
             if stage_references(dataset.config):
                 continue  # rows that another stage has yet to make
+            if not all(_may_run(path) for path in dataset.code().values()):
+                continue  # a fault already
             if not network and not dataset.is_local():
                 continue
             try:
@@ -150,6 +165,13 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
                     check_rows(dataset, bound.spec)
             except LlmftError as error:
                 yield from placed(job, key_of(job, number, error), error)
+
+
+def _may_run(path: str) -> bool:
+    try:
+        return trust.is_trusted(path)
+    except DataError:
+        return False
 
 
 def _datasets(bound: BoundStage) -> Iterator[tuple[KeyPath, Dataset[Any]]]:
