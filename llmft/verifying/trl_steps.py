@@ -37,6 +37,8 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "TRL's collators and losses know no virtual tokens"
     if load_options(job.recipe, adapter):
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
+    if spec.train.neftune_noise_alpha:
+        return "neftune_noise_alpha draws noise, and no two trainers the same"
     if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
         return "its schedule follows the scores of held-out rows"
     return ""
@@ -68,6 +70,7 @@ def _sft(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dict[s
     learn = getattr(bound.spec.data, "learn", "all")
     if "messages" in record:
         more["assistant_only_loss"] = learn != "every_token"
+    more |= {n: getattr(bound.spec.alignment, n) for n in ("loss_type", "label_smoothing_factor")}
     return "SFTTrainer", "SFTConfig", more
 
 

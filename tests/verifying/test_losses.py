@@ -59,12 +59,13 @@ def in_process(monkeypatch):
 def verify(in_process, model_folder, tmp_path, capsys):
     """Verify a recipe of one stage from the command line: (code, JSON, all that is printed)."""
 
-    def run(rows, method="sft", data="jsonl", adapter=LORA, model=None, settings=None, **more):
+    def run(rows, method="sft", data="jsonl", adapter=LORA, model=None, settings=None, train=None,
+            **more):  # fmt: skip
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         stage = {
             "name": "first", "adapter": adapter, "alignment": {"method": method, **more},
             "data": {"method": data, "path": str(tmp_path / "rows.jsonl"), **(settings or {})},
-            "train": STEPS,
+            "train": STEPS | (train or {}),
         }  # fmt: skip
         recipe = {"recipe": 1, "name": "tiny", "output_dir": str(tmp_path / "out"),
                   "model": {"path": str(model_folder), **(model or {})},
@@ -82,7 +83,7 @@ def verify(in_process, model_folder, tmp_path, capsys):
     ("rows", "method", "data", "more"),
     [
         (ROWS, "sft", "jsonl", {}),
-        (ROWS, "sft", "jsonl", {"adapter": {"method": "full"}}),
+        (ROWS, "sft", "jsonl", {"adapter": {"method": "full"}, "loss_type": "dft"}),
         (CHATS, "sft", "chat", {"settings": {"learn": "every_token"}}),
         (PAIRS, "dpo", "preference", {"beta": 0.3}),
         (PAIRS, "reward", "preference", {}),
@@ -130,6 +131,12 @@ def test_another_id_and_another_weight_are_told(verify, in_process, tmp_path):
     code, _, err = verify(ROWS)
     assert code == 6
     assert "the loss of step 1 is" in err
+
+
+def test_noise_on_the_embeddings_has_no_counterpart(verify):
+    code, told, err = verify(ROWS, train={"neftune_noise_alpha": 5.0})
+    assert code == 2, told
+    assert "neftune_noise_alpha draws noise" in err
 
 
 @pytest.mark.parametrize(
