@@ -336,6 +336,13 @@ class TrainSettings(Settings):
     adam_epsilon: float = Field(
         1e-8, gt=0, le=1, description="added to the square root of the second moment"
     )
+    neftune_noise_alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="NEFTune: the size of the noise on embeddings in training, such as 5; default:"
+        " none",
+    )
     max_grad_norm: float = Field(
         1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0: no clipping"
     )

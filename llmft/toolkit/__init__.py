@@ -118,7 +118,13 @@ Shared = Sequence[tuple[int, int]]
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
-def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
+def label_nll(
+    model: Any,
+    rows: Sequence[Encoded],
+    shared: Shared | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> LabelNll:
     """Return the negative log-likelihood of every label in a batch; see `llmft.modeling.forward`.
 
     shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
@@ -126,7 +132,7 @@ def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None)
     """
     from llmft.modeling import forward
 
-    return forward.label_nll(model, rows, shared)
+    return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
 
 
 def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:

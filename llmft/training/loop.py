@@ -19,6 +19,7 @@ from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted
 from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import Stopped
+from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, training_state
@@ -178,9 +179,10 @@ class _Training:
 
     def _update(self, update: Update, step: int) -> float | None:
         """Move the parameters once; return the gradient's norm, or None where it was left out."""
-        passes = _forward_backward(
-            self.accelerator, self.model, update, self.objective, self._autocast
-        )
+        with noisy_embeddings(self.model, self.settings.neftune_noise_alpha):
+            passes = _forward_backward(
+                self.accelerator, self.model, update, self.objective, self._autocast
+            )
         distributed.all_reduce_gradients(self.parameters)
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)

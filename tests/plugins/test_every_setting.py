@@ -94,6 +94,7 @@ from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
+from tests.plugins.adapters.lora.test_target_names import moe
 from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
 
@@ -134,6 +135,10 @@ def lora_cases(adapter: type) -> dict[str, Case]:
     def targets(config, lab):
         return {name.rpartition(".")[2] for name in adapted(on(config))}
 
+    def experts(config, lab):
+        names = adapter(config).peft_config(moe("mixtral")).target_parameters
+        return {name.rpartition(".")[2] for name in names}
+
     def layers(config, lab):
         return {name.split("layers.")[1][0] for name in adapted(on(config))}
 
@@ -158,6 +163,12 @@ def lora_cases(adapter: type) -> dict[str, Case]:
         "lora_dropout": Case(0.25, dropout, 0.25, was=0.0),
         "bias": Case("lora_only", biases, (True, False), was=(False, False)),
         "target_modules": Case(["q_proj", "up_*"], targets, {"q_proj", "up_proj"}, was=every),
+        "exclude_modules": Case(
+            ["[kv]_proj", "up_proj"], targets, every - {"k_proj", "v_proj", "up_proj"}, was=every
+        ),
+        "target_parameters": Case(
+            ["experts.down_proj"], experts, {"down_proj"}, was={"down_proj", "gate_up_proj"}
+        ),
         "use_rslora": Case(True, scale("q_proj"), 16 / math.sqrt(8), was=2.0),
         "init_lora_weights": Case("orthogonal", starts_at_zero, False, was=True),
         "modules_to_save": Case(["lm_head"], whole, {"lm_head"}, was=set()),
@@ -397,6 +408,36 @@ def dropout_in_training(alignment: type) -> Callable[[Any, Lab], Any]:
 
     return see
 
+
+IDS = (1, 2, 3, 4)
+
+
+def sft_loss(config, lab: Lab) -> float:
+    """The loss of a row of which the last three tokens are trained on."""
+    seen = []
+    context = composed(rows=lambda: [0], encode=lambda rows: [Encoded(IDS, IDS, "row")],
+                       fit=lambda items, objective: seen.append((items, objective)))  # fmt: skip
+    Sft(config).train(context)
+    ((items, objective),) = seen
+    return float(objective.loss(tiny_llama(), items)[0].detach())
+
+
+def of_sft(loss: Callable[[Any, int], Any]) -> float:
+    """The sum of a loss of (log-probabilities, label) over them, from plain logits."""
+    with torch.no_grad():
+        logps = tiny_llama()(input_ids=torch.tensor([IDS])).logits[0].log_softmax(-1)
+    return float(sum(loss(row, label) for row, label in zip(logps[:-1], IDS[1:], strict=True)))
+
+
+SFT = {
+    "loss_type": Case(
+        "dft", sft_loss, of_sft(lambda row, label: -row[label] * row[label].exp()),
+        was=of_sft(lambda row, label: -row[label]),
+    ),
+    "label_smoothing_factor": Case(
+        0.25, sft_loss, of_sft(lambda row, label: -0.75 * row[label] - 0.25 * row.mean())
+    ),
+}  # fmt: skip
 
 DPO = {
     "disable_dropout": Case(False, dropout_in_training(Dpo), True, was=False),
@@ -849,7 +890,7 @@ RLOO = group_cases(Rloo, 2) | {
 
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
-    Sft: {}, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
+    Sft: SFT, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
     Rloo: RLOO,
 }  # fmt: skip
 
