@@ -37,6 +37,8 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "TRL's collators and losses know no virtual tokens"
     if load_options(job.recipe, adapter):
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
+    if spec.train.neftune_noise_alpha:
+        return "its noise on embeddings (neftune_noise_alpha) is drawn anew"
     if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
         return "its schedule follows the scores of held-out rows"
     return ""
@@ -68,6 +70,8 @@ def _sft(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dict[s
     learn = getattr(bound.spec.data, "learn", "all")
     if "messages" in record:
         more["assistant_only_loss"] = learn != "every_token"
+    more["loss_type"] = getattr(bound.spec.alignment, "loss_type", "nll")
+    more["label_smoothing_factor"] = getattr(bound.spec.alignment, "label_smoothing_factor", 0.0)
     return "SFTTrainer", "SFTConfig", more
 
 
@@ -100,8 +104,10 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     trainer_name, config_name, more = TRAINERS[method](bound, rows[0]["record"])
     base = BaseModel(job.recipe.model)
     tokenizer = base.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = _padding(tokenizer)
+    if tokenizer.pad_token in (None, tokenizer.eos_token):
+        tokenizer.pad_token = (
+            _padding(tokenizer, rows) if method == "reward" else tokenizer.eos_token
+        )
     model = _model(job, base, is_reward=method == "reward", pad=tokenizer.pad_token_id)
     model = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
     start = _weights(model, folder / WEIGHTS)
@@ -132,14 +138,15 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _padding(tokenizer: Any) -> str:
-    """Return a token to pad with, which is masked; a reward is read before the first of them.
+def _padding(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a token to pad with that no row has.
 
-    So it is not the end-of-text that ends every row, where the tokenizer has another one.
+    TRL reads a reward at the last token that is no padding: with the end-of-text as padding, that
+    is the one before a row's end.
     """
-    others = (tokenizer.unk_token, tokenizer.bos_token)
-    found = [one for one in others if one is not None and one != tokenizer.eos_token]
-    return str(next(iter(found), tokenizer.eos_token))
+    used = {token for row in rows for ids in row["ids"] for token in ids}
+    unused = (text for text, token in tokenizer.get_vocab().items() if token not in used)
+    return str(next(unused))
 
 
 def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:

@@ -670,3 +670,13 @@ def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_met
     assert four.verdict == "needs your decision"
     texts = import_any(UNSLOTH.replace("yahma/alpaca-cleaned", "rows.jsonl"), Choices())
     assert texts.verdict == "cannot yet"
+
+
+def test_a_regular_expression_and_noise_are_taken_over(stage_of):
+    regex = r"model.layers.\d+.self_attn.(q|v)_proj"
+    text = AXOLOTL.replace("lora_target_linear: true", f"lora_target_modules: '{regex}'")
+    stage = stage_of(text + "neftune_noise_alpha: 5\n")[1]
+    assert stage.adapter.target_modules == regex
+    assert stage.train.neftune_noise_alpha == 5
+    sft = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/Capybara") + "loss_type: dft\n"
+    assert stage_of(sft, trainer="sft")[1].alignment.loss_type == "dft"
