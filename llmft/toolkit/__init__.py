@@ -46,6 +46,7 @@ from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_tex
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
 from llmft.system.time_limit import TimeUp, time_limit
+from llmft.system.trust import call_trusted, trusted_function, trusted_items
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "call_trusted",
     "combine",
     "cut_at_start",
     "escaped",
@@ -101,6 +103,8 @@ __all__ = [
     "time_limit",
     "token_stats",
     "tools_of",
+    "trusted_function",
+    "trusted_items",
     "untrained",
     "value_parameters",
     "values",

@@ -158,7 +158,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     model = getattr(transformers, kind).from_pretrained(
         base.path,
         revision=base.revision,
-        dtype=getattr(torch, job.recipe.model.dtype),
+        dtype=getattr(torch, base.source.dtype),
         attn_implementation="eager" if job.recipe.model.attn_implementation == "eager" else "sdpa",
         **more,
     )

@@ -278,16 +278,7 @@ def precision(t: Translation) -> None:
     """Write the type of the weights, and whether the computation is in bfloat16 (autocast)."""
     key = t.key("dtype") or t.key("torch_dtype")
     kind = str(key.value) if key else str(t.get("dtype") or "float32")
-    if kind in ("auto", "null"):
-        t.note(
-            "decide",
-            key,
-            "the type of the checkpoint's weights; say it with model.dtype",
-            block="model",
-            missing="dtype auto",
-        )
-    else:
-        weights.dtype(t, kind, key)
+    weights.dtype(t, "auto" if kind == "null" else kind, key)
     bf16 = t.key("bf16")
     value: Any = t.get("bf16")
     if value is None:
