@@ -142,6 +142,8 @@ def loss(t: Translation) -> None:
     elif trainer == "sft" and key is not None:
         if kind == "nll":
             t.note("none", key, "the loss of sft", block="alignment")
+        elif kind == "dft":
+            t.set("alignment.loss_type", "dft", key)
         else:
             t.note(
                 "cannot",

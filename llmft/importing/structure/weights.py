@@ -82,13 +82,7 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
     if isinstance(found, str) and found not in every:
         listed = [part.strip() for part in found.split(",")] if "," in found else [found]
         if len(listed) == 1 and re.search(r"[*+?()\\|\[\]^$]", found):
-            t.note(
-                "cannot",
-                key,
-                "target_modules as one regular expression",
-                block="adapter",
-                missing="target_modules as one regular expression",
-            )
+            t.set("adapter.target_modules", found, key)
             return
         found = listed
     if isinstance(found, list) and len(found) == 1 and found[0] in every:
