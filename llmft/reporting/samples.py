@@ -32,7 +32,7 @@ def pairs(samples: Sequence[dict[str, Any]], most: int = 20) -> list[Pair]:
     """Return the first samples of both evaluations that have the same prompt, in their order."""
     before = [s for s in samples if s.get("when") == "before"]
     after = [s for s in samples if s.get("when") == "after"]
-    found = []
+    found: list[Pair] = []
     for one, two in zip(before, after, strict=False):
         if len(found) < most and one.get("prompt") == two.get("prompt"):
             old, new = (str(each.get("answer", "")).strip() for each in (one, two))
