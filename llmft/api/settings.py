@@ -151,7 +151,8 @@ def read_template(text: str) -> str:
     path = Path(text).expanduser()
     if "\0" not in text and path.is_file():
         try:
-            held = path.read_bytes()[: _LARGEST_TEMPLATE + 1].decode("utf-8-sig")
+            with path.open("rb") as file:
+                held = file.read(_LARGEST_TEMPLATE + 1).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"'{text}' cannot be read as a text: {error}") from error
         if not is_template(held) or len(held) > _LARGEST_TEMPLATE:

@@ -101,6 +101,7 @@ __all__ = [
     "terminal_width",
     "text_of",
     "time_limit",
+    "token_ids",
     "token_stats",
     "tools_of",
     "trusted_function",
@@ -276,6 +277,19 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
         hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def token_ids(path: str, text: str) -> list[int]:
+    """Return a text's ids by the tokenizer of a folder or a hub id, with its special tokens.
+
+    It is looked through and bounded as a recipe's model is. Raises EnvironmentFault where it cannot
+    be loaded or takes too long, and TrustError where it would run code.
+    """
+    from llmft.api.settings import ModelSource
+    from llmft.data.bounded_tokens import BoundedTokens
+    from llmft.modeling.base_model import BaseModel
+
+    return BoundedTokens(BaseModel(ModelSource(path=path)).tokenizer).ids(text)
 
 
 def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
