@@ -278,7 +278,7 @@ CODES: dict[str, Code] = {
         "Take the key out of the configuration if you can do without it, and import it again.",
     ),
     "E094": Code(
-        "TRL has no counterpart of a stage",
+        "a stage has no counterpart in TRL",
         "`llmft verify losses` holds a stage against TRL's trainer of the same alignment, and there"
         " is none, or it cannot train on such rows, weights or settings.",
         "Compare another stage (--stage), or leave out with --set what TRL does not have.",

@@ -124,7 +124,7 @@ def new(
     ] = "lora",
     json: Json = False,
 ) -> Answer:
-    """Write a first recipe for a file of rows, and show how a row will be trained on."""
+    """Write a first recipe for a file of rows, and show a row."""
     from pathlib import Path
 
     from llmft.cli.commands.new import Asked, as_json, as_text

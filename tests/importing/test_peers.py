@@ -161,7 +161,6 @@ def import_any_text(text, name="config.yaml", **choices):
     [
         ("relora: true", "ReLoRA"),
         ("fp16: true", "float16"),
-        ("neftune_noise_alpha: 5", "NEFTune noise"),
         ("gptq: true", "a base stored by GPTQ"),
         ("pretraining_dataset: [{path: allenai/c4}]", "continued pretraining on a stream"),
     ],
