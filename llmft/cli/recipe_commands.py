@@ -259,11 +259,13 @@ def verify_losses(
         int, typer.Option(min=1, max=1000, metavar="N", help="Optimiser steps; within an epoch.")
     ] = 5,
     set: Set = None,
+    trust: Trust = None,
     json: Json = False,
 ) -> Answer:
     """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
     from llmft.cli.commands.verify_losses import as_json, as_text, verify
 
+    allow(trust)
     verdict = verify(recipe, set or [], against, stage, steps)
     return as_json(verdict) if json else as_text(verdict)
 

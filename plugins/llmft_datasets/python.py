@@ -27,7 +27,7 @@ from llmft.toolkit import (
     trusted_function,
     trusted_items,
 )
-from llmft_datasets import chat, jsonl, preference, prompts
+from llmft_datasets import chat, jsonl, preference, prompts, unpaired
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 _ANSWERS = "answers"
@@ -36,8 +36,9 @@ _ANSWERS = "answers"
 class Python(Dataset["Python.Config"]):
     """Rows that a function in a Python file gives; it runs only with `--trust file:FILE`.
 
-    `def rows(split)` returns or yields dictionaries with TRL's columns: prompt and completion,
-    text, messages, prompt with chosen and rejected, or a prompt alone; and, if known, answers.
+    `def rows(split)` returns or yields dictionaries with TRL's columns: prompt and completion, and
+    a label where they are unpaired; text; messages; prompt, chosen and rejected; or a prompt alone;
+    and, where they are known, answers.
     """
 
     method = "python"
@@ -114,6 +115,11 @@ class Python(Dataset["Python.Config"]):
                 method="preference", columns=columns, chat=in_chat, **where
             )
             return preference.Preference(made)
+        if kind == "unpaired":
+            judged = unpaired.Columns(answers=answers)
+            return unpaired.Unpaired(
+                unpaired.Unpaired.Config(method="unpaired", columns=judged, chat=in_chat, **where)
+            )
         if kind == "prompt":
             asked = prompts.Columns(answers=answers)
             return prompts.Prompts(

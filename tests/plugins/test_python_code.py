@@ -41,6 +41,9 @@ def talks(split):
 def pairs(split):
     return [{"prompt": "p", "chosen": "c", "rejected": "r"}]
 
+def judged(split):
+    return [{"prompt": "p", "completion": "c", "label": True}]
+
 def texts(split):
     return [{"text": "t"}]
 
@@ -189,6 +192,7 @@ def test_trusted_rows_are_read(trusted):
 @pytest.mark.parametrize(("settings", "kind"), [
     ({"function": "talks", "rows": "chat"}, "ChatRow"),
     ({"function": "pairs", "rows": "preference"}, "PreferenceRow"),
+    ({"function": "judged", "rows": "unpaired"}, "UnpairedRow"),
     ({"function": "texts", "rows": "text"}, "TextRow"),
     ({"function": "prompts", "rows": "prompt"}, "PromptRow"),
 ])  # fmt: skip
@@ -200,7 +204,7 @@ def test_every_kind_of_row_can_be_given(trusted, settings, kind):
 
 
 @pytest.mark.parametrize(("settings", "code", "said"), [
-    ({"function": "broken"}, "E121", "mine.py:26: ValueError: no more"),
+    ({"function": "broken"}, "E121", "mine.py:29: ValueError: no more"),
     ({"function": "row"}, "E121", "has no function 'row'"),
     ({"function": "numbers"}, "E121", "a dictionary is wanted, got a int"),
     ({"split": "test"}, "E121", "KeyError: 'test'"),
