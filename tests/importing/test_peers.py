@@ -679,3 +679,19 @@ def test_a_regular_expression_and_noise_are_taken_over(stage_of):
     assert stage.train.neftune_noise_alpha == 5
     sft = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/Capybara") + "loss_type: dft\n"
     assert stage_of(sft, trainer="sft")[1].alignment.loss_type == "dft"
+
+
+def test_a_reward_function_in_a_file_beside_the_configuration_is_named(imported, tmp_path):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "rewards.py").write_text("def score(completions, **_): return [1.0]")
+    text = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/tldr")
+    text += "reward_funcs: [my.rewards.score]\nreward_weights: [0.5]\n"
+    found = imported(text, str(tmp_path / "grpo.yaml"), trainer="grpo", rows="prompts")
+    assert "reward_columns" in grades(found, "decide")["reward_funcs"]
+    assert found.verdict == "needs your decision"
+    assert "method: python" in found.text
+    assert f"file: {tmp_path}/my/rewards.py, function: score, weight: 0.5" in found.text
+    for other in ("accuracy_reward", "my.others.score", "org/judge"):
+        told = imported(text.replace("my.rewards.score", other), str(tmp_path / "grpo.yaml"),
+                        trainer="grpo", rows="prompts")  # fmt: skip
+        assert other in grades(told, "cannot")["reward_funcs"]
