@@ -32,10 +32,20 @@ from llmft.registry.registry import Registry
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 _SHELL = "a value that only the shell knows"
-# Methods that are no aim yet: the share is also told without them.
+# Distillation and environments: no aim yet.
 _WAIVED = (
     "gkd", "gold", "sdft", "ssd", "sdpo", "trl_gkd", "trl_gold", "verl_grpo", "wordle", "echo",
     "browsergym", "browsergym_llm", "sudoku", "catch", "opencode", "seta", "data_agent",
+)  # fmt: skip
+# What a configuration trains by that has no counterpart here, as the reason says it: other losses,
+# other adapters and optimisers, bases of other kinds, models that are no causal language model.
+_OTHER_METHODS = (
+    "trainer ", "a diffusion language model", "a process reward model", "classes of a sequence",
+    "classes or embeddings", "a multimodal", "quantisation-aware", "entropy-aware", "dynamic fine-",
+    "anchored supervised", "a mixture of depths", "training in FP8", "Megatron", "finetuning_type ",
+    "tuner_type ", "GaLore", "ReFT", "LLaMA-Pro", "LISA", "LoftQ", "ReLoRA", "APOLLO", "Adam-mini",
+    "a base stored by", "experts stored in", "random weights", "training from random weights",
+    "continued pretraining",
 )  # fmt: skip
 
 
@@ -102,7 +112,7 @@ def tables(items: list[dict[str, Any]], rows: list[Row]) -> str:
 
 
 def _foreign(row: Row) -> bool:
-    return any(what.startswith("trainer ") for what in row.blocking)
+    return any(what.startswith(_OTHER_METHODS) for what in row.blocking)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ os.environ.setdefault("LLMFT_CACHE", "off")  # nothing of a test stays in the us
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
     parser.addoption(
+        "--extended", action="store_true", help="run every case, where a plain run takes a few"
+    )
+    parser.addoption(
         "--rewrite-golden", action="store_true", help="write the files in tests/golden anew"
     )
 
@@ -32,8 +35,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+        if "extended" in item.keywords and not config.getoption("--extended"):
+            item.add_marker(pytest.mark.skip(reason="a case of many; run with --extended"))
         if "gpu" in item.keywords and not _has_gpu():
             item.add_marker(pytest.mark.skip(reason="no accelerator on this machine"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Leave out fsync, a tenth of a run's time here: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 def _has_gpu() -> bool:

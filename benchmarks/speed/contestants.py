@@ -24,11 +24,16 @@ Command = Callable[[Path, Path], list[str]]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A program that trains a task. command: how it is started; tasks: those it can do."""
+    """A program that trains a task.
+
+    command: how it is started; tasks: those it can do; same_order: whether it takes the rows in the
+    order of the file, so that its losses are those of the others, step by step.
+    """
 
     name: str
     command: Command
     tasks: Callable[[Task], bool] = lambda task: True
+    same_order: bool = True
 
 
 def llmft(folder: Path, out: Path) -> list[str]:
@@ -86,6 +91,16 @@ def trl(folder: Path, out: Path) -> list[str]:
     return [sys.executable, str(HERE / "trl_child.py"), str(folder), str(out)]
 
 
+def trl_padding_free(folder: Path, out: Path) -> list[str]:
+    """Return TRL's trainer with `padding_free`, which it has for SFT."""
+    return [*trl(folder, out), "--padding-free"]
+
+
+def trl_grouped(folder: Path, out: Path) -> list[str]:
+    """Return TRL's trainer with rows grouped by length."""
+    return [*trl(folder, out), "--grouped"]
+
+
 def trl_cli(folder: Path, out: Path) -> list[str]:
     """Return TRL's command line, in the same environment."""
     return [sys.executable, str(HERE / "trl_cli_child.py"), str(folder), str(out)]
@@ -104,6 +119,8 @@ CONTESTANTS = (
     Contestant("llmft", llmft),
     Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora"),
     Contestant("trl", trl),
+    Contestant("trl padding-free", trl_padding_free, lambda task: task.name == "sft-135m"),
+    Contestant("trl grouped", trl_grouped, lambda task: task.name == "sft-135m", False),
     Contestant("trl sft", trl_cli, lambda task: task.name in ("sft", "sft-128k")),
     *map(of_peer, present()),
 )

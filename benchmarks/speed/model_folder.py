@@ -22,7 +22,7 @@ def write_model(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
         intermediate_size=shape.intermediate, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads, max_position_embeddings=shape.positions,
+        num_key_value_heads=shape.kv_heads, max_position_embeddings=shape.positions,
         tie_word_embeddings=shape.tied, bos_token_id=None, eos_token_id=256, pad_token_id=257,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -4,6 +4,7 @@
     python benchmarks/speed/run.py --tasks sft,dpo --quick  # a few steps, to try the harness
     python benchmarks/speed/run.py --page                   # write docs/performance.md's tables too
     python benchmarks/speed/run.py --tasks dpo --page       # this task again, and keep the others
+    python benchmarks/speed/run.py --larger --page          # the shape of a model of 135M
 
 Each run is a fresh process, and contestants take turns (A B A B ...), so that a slow moment of the
 machine falls on all alike. A ratio is TRL's median over llmft's; its spread goes from the smallest
@@ -30,7 +31,7 @@ from contestants import CONTESTANTS, Contestant, run_once
 from page import machine
 from peers import PEERS, left_out
 from table import BARS, losses_apart, summary, table
-from workload import TASKS, Task, quick, tokens, write_task
+from workload import LARGER, TASKS, Task, quick, tokens, write_task
 
 HERE = Path(__file__).parent
 
@@ -38,7 +39,8 @@ HERE = Path(__file__).parent
 def main() -> int:
     """Run what was asked for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", default=",".join(TASKS), help="names, with commas between")
+    parser.add_argument("--tasks", default="", help="names, with commas between; default: all")
+    parser.add_argument("--larger", action="store_true", help="tasks at a realistic shape instead")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
@@ -47,8 +49,11 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.quick and asked.page:
         parser.error("figures of a quick run do not go into the docs")
-    out = asked.out or (None if asked.quick else HERE / "results.jsonl")
-    tasks = [TASKS[name] for name in asked.tasks.split(",")]
+    section = "larger" if asked.larger else "tasks"
+    known = LARGER if asked.larger else TASKS
+    usual = HERE / ("larger.jsonl" if asked.larger else "results.jsonl")
+    out = asked.out or (None if asked.quick else usual)
+    tasks = [known[name] for name in asked.tasks.split(",") if name] or list(known.values())
     results = []
     for line in left_out():
         print(line, flush=True)
@@ -60,11 +65,11 @@ def main() -> int:
         results.append(result)
         print(table([result], header=task is tasks[0]), flush=True)
         if out:
-            whole = records.keep(out, [result], list(TASKS))
+            whole = records.keep(out, [result], list(known))
     if asked.page:
         from page import fill
 
-        fill("tasks", whole)
+        fill(section, whole)
     return verdict(results)
 
 
@@ -82,6 +87,7 @@ def measure(task: Task, folder: Path, rounds: int, threads: int) -> dict[str, An
         "stack": machine(), "peers": versions, "task": task.name,
         "steps": task.steps, "rounds": rounds, "threads": threads,
         "tokens": tokens(task), "taken": taken,
+        "other_order": [c.name for c in taking_part if not c.same_order],
     }  # fmt: skip
 
 
@@ -98,7 +104,7 @@ def verdict(results: list[dict[str, Any]]) -> int:
         name = result["task"]
         found = summary(result)
         for other, apart in losses_apart(result).items():
-            if apart > TASKS[name].tolerance:
+            if apart > (TASKS | LARGER)[name].tolerance:
                 missed.append(f"{name}: {other}'s losses are {apart:.1e} apart")
         for other, (least, what) in BARS.get(name, {}).items():
             ratio = found[other]["ratio"]

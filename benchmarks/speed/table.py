@@ -52,9 +52,21 @@ def apart(some: list[float], others: list[float]) -> float:
 
 
 def losses_apart(result: dict[str, Any]) -> dict[str, float]:
-    """Return how far the losses of each other program and ours are apart."""
+    """Return how far the losses of each program with rows in our order are from ours."""
     found = summary(result)
-    return {name: row["apart"] for name, row in found.items() if not name.startswith("llmft")}
+    left_out = result.get("other_order", ())
+    return {
+        name: row["apart"]
+        for name, row in found.items()
+        if not name.startswith("llmft") and name not in left_out
+    }
+
+
+def told_apart(result: dict[str, Any], name: str) -> str:
+    """Return how far a contestant's losses are from ours, where it takes the rows in our order."""
+    if name in result.get("other_order", ()):
+        return "other order"
+    return f"{summary(result)[name]['apart']:.0e}"
 
 
 def table(results: list[dict[str, Any]], header: bool = True) -> str:
@@ -66,7 +78,7 @@ def table(results: list[dict[str, Any]], header: bool = True) -> str:
                 result["task"], name, f"{row['cpu']:.2f}", f"{row['wall']:.2f}",
                 f"{row['ratio']:.2f}", f"{row['least']:.2f}..{row['most']:.2f}",
                 f"{row['wall_ratio']:.2f}", f"{row['tokens_per_second']:.0f}",
-                f"{row['ready']:.1f}", f"{row['peak'] / 1e6:.0f}", f"{row['apart']:.0e}",
+                f"{row['ready']:.1f}", f"{row['peak'] / 1e6:.0f}", told_apart(result, name),
             )  # fmt: skip
             lines.append("  ".join(f"{c:>{w}}" for c, (_, w) in zip(cells, HEAD, strict=True)))
     return "\n".join(lines)

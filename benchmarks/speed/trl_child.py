@@ -1,9 +1,10 @@
 """A task with TRL's own trainer, in this process.
 
-    python trl_child.py FOLDER OUT [--peft-dora]
+    python trl_child.py FOLDER OUT [--padding-free] [--grouped]
 
 Gradient checkpointing and mixed precision are off, as for every contestant; everything else that is
-not the task's is TRL's default. Rows are taken in the order of the file.
+not the task's is TRL's default. Rows are taken in the order of the file, or, with --grouped, by
+length. --padding-free: rows without padding, which TRL has for SFT.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--padding-free", action="store_true")
+    parser.add_argument("--grouped", action="store_true")
     asked = parser.parse_args()
+    levers: dict[str, Any] = {}
+    if asked.padding_free:
+        levers |= {"padding_free": True, "max_length": None}  # no row is longer than it was
+    if asked.grouped:
+        levers["train_sampling_strategy"] = "group_by_length"
     from clock import Clock
     from model_folder import broadcast_parameters
     from transformers import TrainerCallback
@@ -38,7 +46,7 @@ def main() -> None:
                 clock.losses.append(logs["loss"])
 
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = make_trainer(asked.folder, scratch)
+        trainer = make_trainer(asked.folder, scratch, levers)
         broadcast_parameters(trainer.model)
         trainer.add_callback(Note())
         clock.start()
@@ -46,8 +54,11 @@ def main() -> None:
         clock.stop(asked.out)
 
 
-def make_trainer(folder: Path, scratch: str) -> Any:
-    """Return TRL's trainer of the task, its model loaded and its rows tokenised."""
+def make_trainer(folder: Path, scratch: str, levers: dict[str, Any] | None = None) -> Any:
+    """Return TRL's trainer of the task, its model loaded and its rows tokenised.
+
+    levers: settings of TRL's config in place of its defaults.
+    """
     import torch
     from datasets import Dataset, disable_caching
     from peft import LoraConfig
@@ -66,7 +77,7 @@ def make_trainer(folder: Path, scratch: str) -> Any:
         "report_to": [], "use_cpu": True, "bf16": False, "optim": "adamw_torch",
         "gradient_checkpointing": False, "save_strategy": "no", "disable_tqdm": True,
         "max_length": task.shape.positions, "train_sampling_strategy": "sequential",
-    }  # fmt: skip
+    } | (levers or {})  # fmt: skip
     lora = LoraConfig(
         task_type="SEQ_CLS" if reward else "CAUSAL_LM", r=task.rank, lora_alpha=2 * task.rank,
         target_modules=TARGETS, use_dora=task.adapter == "dora",

@@ -56,6 +56,7 @@ from llmft.api.rows import (
     Encoded,
     EncodedPair,
     EncodedPrompt,
+    EncodedUnpaired,
     Message,
     PreferenceRow,
     Prompt,
@@ -64,6 +65,7 @@ from llmft.api.rows import (
     RowKind,
     SampledAnswer,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
 
@@ -73,14 +75,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
     "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
-    "EncodedPair", "EncodedPrompt", "EnvironmentFault", "Field", "LeftOutRow", "Line", "LlmftError",
-    "Message", "Metric", "ModelSource", "Objective", "OnlineObjective", "PluginError",
-    "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal", "RewardConfig",
+    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
+    "Line", "LlmftError", "Message", "Metric", "ModelSource", "Objective", "OnlineObjective",
+    "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
+    "RewardConfig",
     "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
     "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -98,6 +101,13 @@ class _Kind(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def code(self) -> Mapping[str, str]:
+        """Return the files of code that its settings name, by the setting's name.
+
+        Each runs only where the command line says `--trust file:FILE`; see `toolkit.run_trusted`.
+        """
+        return {}
+
     @classmethod
     def capabilities(cls) -> dict[str, Any]:
         """Return what this class declares that it can do, for `llmft show`."""
@@ -105,7 +115,7 @@ class _Kind(ABC, Generic[C]):
             name: getattr(cls, name)
             for base in reversed(cls.__mro__)
             for name in getattr(base, "__annotations__", {})
-            if name not in ("method", "Config") and not name.startswith("_")
+            if name not in ("method", "Config", "sources") and not name.startswith("_")
             and isinstance(getattr(cls, name, None), bool | str | tuple)
         }  # fmt: skip
 
@@ -289,7 +299,7 @@ Metric = Callable[[str, Sequence[str]], float]
 
 
 class Dataset(_Kind[C]):
-    """How raw rows become text, completion, chat, preference or prompt rows, and their metrics.
+    """How raw rows become rows of a kind, such as completions or preferences, and their metrics.
 
     metrics: name -> function of (the model's answer, the right answers) giving a score in [0, 1];
     more is better.
@@ -297,9 +307,28 @@ class Dataset(_Kind[C]):
 
     rows: ClassVar[tuple[RowKind, ...]]
     held_out_split: ClassVar[str] = "validation"
-    metrics: ClassVar[Mapping[str, Metric]] = {}
+    metrics: Mapping[str, Metric] = {}
     upstream: Mapping[str, Path] = {}
     """The folder of each earlier stage that a setting marked with StageRef names, by that name."""
+    sources: Sequence[Dataset[Any]] = ()
+    """The data sets that its settings choose, in order. Where there are some, the rows are theirs:
+    each is read by its own settings, and `mixture` says how they are put together. Its metrics are
+    those that all of them share."""
+
+    def check(self) -> Iterable[Refusal]:
+        """Yield what cannot work in these settings: (key's parts, what is wrong, fix); see Refusal.
+
+        It is asked when the recipe is read, before `sources` is there.
+        """
+        return ()
+
+    def mixture(self, counts: Sequence[int], seed: int) -> Sequence[tuple[int, int]]:
+        """Return which row of which source is where in the training rows: (source, row), from 0.
+
+        counts: the rows of each source. A row may come several times, or not at all. Default: each
+        row once, source after source.
+        """
+        return [(number, row) for number, count in enumerate(counts) for row in range(count)]
 
     def is_local(self) -> bool:
         """Return whether its records are read from this machine, without any network.

@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from llmft.api.events import StageResult
 from llmft.api.method_settings import RewardConfig
-from llmft.api.rows import Answer, Encoded, EncodedPair, EncodedPrompt, Prompt, Row
+from llmft.api.rows import (
+    Answer,
+    Encoded,
+    EncodedPair,
+    EncodedPrompt,
+    EncodedUnpaired,
+    Prompt,
+    Row,
+)
 from llmft.api.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -19,18 +27,21 @@ if TYPE_CHECKING:
     from llmft.api import RewardFunction
 
 
+Number: TypeAlias = "float | torch.Tensor"
+Sum: TypeAlias = "Number | tuple[Number, float]"
+
+
 class Objective(Protocol):
     """What an alignment gives the training loop: rows and the loss of a batch of them."""
 
     def weight(self, batch: Sequence[Any]) -> float:
         """Return by what the summed loss is divided: label tokens, or pairs."""
 
-    def loss(
-        self, model: Any, batch: Sequence[Any]
-    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, Sum]]:
         """Return the loss summed over a batch (a scalar that requires grad), and metrics' sums.
 
-        A sum that is on a GPU is best left there, a scalar tensor: all are read at once.
+        A sum that is on a GPU is best left there, a scalar tensor: all are read at once. It is
+        divided by the batch's weight, or, where it is a pair (sum, count), by its own count.
         """
 
 
@@ -75,6 +86,10 @@ class OnlineObjective(Objective, Protocol):
 class StageData(Protocol):
     """The stage's rows, and how they become token ids."""
 
+    @property
+    def max_length(self) -> int | None:
+        """Tokens in a row at most: the recipe's, or what the model has room for."""
+
     def rows(self) -> Sequence[Row]:
         """The training rows, as the stage's data set gives them."""
 
@@ -86,6 +101,12 @@ class StageData(Protocol):
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""
+
+    def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
+        """Unpaired rows as token ids; a prompt too long loses its start, an answer nothing.
+
+        Of a preference, both answers are taken: all the chosen ones before all the rejected.
+        """
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """The rows' prompts as token ids that leave room for an answer; a long one loses its start.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmft.api.settings import Line, Settings, Share
+from llmft.api.settings import Line, Name, Settings, Share, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,18 @@ class RewardConfig(Settings):
 
 
 class DatasetConfig(Settings):
-    """Base of every data set's settings."""
+    """Base of every data set's settings.
+
+    A method's Config may hold such blocks, as `mix` does: `sources:
+    list[SerializeAsAny[DatasetConfig]]`. They are its sources; see `Dataset.sources`.
+    """
 
     method: Line = Field(description="which dataset method")
-    split: Line = Field("train", description="the split to train on")
+    split: Split = Field(
+        "train",
+        description="the split to train on, or parts of splits as datasets writes them:"
+        " train[:20%], train[100:200], train+validation",
+    )
     limit: int | None = Field(
         None, ge=1, le=10_000_000_000, description="use only this many rows, the first of the split"
     )
@@ -64,6 +72,18 @@ class DatasetConfig(Settings):
     )
     max_bad_rows: Share = Field(
         1.0, description="stop if more than this share of the rows is skipped"
+    )
+    name: Name | None = Field(
+        None,
+        description="of one of several sources: what its scores are called; default: the last part"
+        " of its path, or the method",
+    )
+    weight: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="of one of several sources: how often its rows are drawn, beside the weights of"
+        " the others",
     )
 
 

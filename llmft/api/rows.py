@@ -144,19 +144,37 @@ class PreferenceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UnpairedRow:
+    """A prompt with one completion, and whether it is a good one (True) or a bad one.
+
+    answers: the strings that count as right, for exact_match and f1; empty where unknown.
+    """
+
+    prompt: Prompt
+    completion: str
+    label: bool
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt to answer; `answers` are the right ones where they are known."""
+    """A prompt to answer; `answers` are the right ones where they are known.
+
+    columns: other columns of the row, for reward functions that ask for them by name.
+    """
 
     prompt: Prompt
     answers: tuple[str, ...] = ()
     origin: str = ""
+    columns: Mapping[str, Any] | None = None
 
 
 IGNORED = -100
 """The label of a token that is not trained on, as in transformers and torch."""
 
-Row = TextRow | CompletionRow | ChatRow | PreferenceRow | PromptRow
-RowKind = Literal["text", "completion", "chat", "preference", "prompt"]
+Row = TextRow | CompletionRow | ChatRow | PreferenceRow | UnpairedRow | PromptRow
+RowKind = Literal["text", "completion", "chat", "preference", "unpaired", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +196,19 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedUnpaired(Encoded):
+    """A prompt and its completion as token ids, and whether the completion is a good one."""
+
+    label: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedPrompt(Encoded):
     """A prompt as token ids, none of them trained on, with its text and the right answers."""
 
     prompt: Prompt = ""
     answers: tuple[str, ...] = ()
+    columns: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -205,13 +231,14 @@ class SampledAnswer:
     """An answer to a prompt as reward functions see it, with the right answers where known.
 
     row: the prompt and the sampled tokens, which alone are labels; an answer that has an end ends
-    with the end-of-sequence token.
+    with the end-of-sequence token. columns: other columns of the prompt's row.
     """
 
     prompt: Prompt
     completion: str
     answers: tuple[str, ...]
     row: Encoded
+    columns: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

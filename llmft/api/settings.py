@@ -10,12 +10,16 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from llmft.api.splits import checked_split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Line = Annotated[str, Field(min_length=1, max_length=4096)]
 _LARGEST_TEMPLATE = 1_000_000
 Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
+Split = Annotated[Line, AfterValidator(checked_split)]
+"""A split, or parts of splits as `datasets` writes them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
 """So many optimiser steps; or, below 1, a share of all of a stage's steps."""
@@ -70,8 +74,9 @@ class ModelSource(Settings):
         " or 'embedded:model', the small model that ships with llmft"
     )
     revision: Line | None = Field(None, description="the hub commit, tag or branch to load")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="the data type of the base's weights in memory"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32",
+        description="the data type of the base's weights in memory; auto: that of its own files",
     )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="the attention implementation; auto: padding-free where possible"
@@ -312,16 +317,33 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_rounding: Literal["up", "axolotl"] = Field(
+        "up",
+        description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
+        " Axolotl: down, and 1 becomes 2",
+    )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
         "paged_lion_8bit", "muon",
     ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
-    weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="decoupled weight decay; none on biases and norms, as transformers' Trainer",
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     adam_epsilon: float = Field(
         1e-8, gt=0, le=1, description="added to the square root of the second moment"
+    )
+    neftune_noise_alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="NEFTune: the size of the noise on embeddings in training, such as 5; default:"
+        " none",
     )
     max_grad_norm: float = Field(
         1.0, ge=0, le=1e6, description="clip the gradient to this norm; 0: no clipping"
@@ -407,6 +429,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_rounding != "up" and not self.warmup_ratio:
+            raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
             raise ValueError(
                 "the 'constant' schedule ignores warmup_ratio;"
@@ -470,8 +494,10 @@ class EvaluateSettings(Settings):
         description="loss, perplexity, or a metric of the data's method, such as exact_match;"
         " the alignment's own metrics are always added, even to an empty list",
     )
-    split: Line | None = Field(
-        None, description="the split of the same data to score on; default: its held-out split"
+    split: Split | None = Field(
+        None,
+        description="the split of the same data to score on, or parts of splits, such as"
+        " train[80%:]; default: its held-out split",
     )
     holdout: float | None = Field(
         None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"

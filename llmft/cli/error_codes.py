@@ -277,6 +277,12 @@ CODES: dict[str, Code] = {
         "The key changes what is trained, and there is no setting or method for it here.",
         "Take the key out of the configuration if you can do without it, and import it again.",
     ),
+    "E094": Code(
+        "a stage has no counterpart in TRL",
+        "`llmft verify losses` holds a stage against TRL's trainer of the same alignment, and there"
+        " is none, or it cannot train on such rows, weights or settings.",
+        "Compare another stage (--stage), or leave out with --set what TRL does not have.",
+    ),
     # --- data
     "E101": Code(
         "a row cannot be used",
@@ -369,6 +375,18 @@ CODES: dict[str, Code] = {
         "A reward function has not scored the answers of a step within reward_timeout_seconds."
         " Nothing was learnt from these answers, and the last checkpoint is as it was.",
         "Correct the function, or raise reward_timeout_seconds.",
+    ),
+    "E120": Code(
+        "a mixture would repeat its rows without end",
+        "Rows are drawn from several sources by their weights until every row of every source was"
+        " drawn. A large source of a tiny weight would take hundreds of millions of draws.",
+        "Raise the source's weight, or write stopping_strategy: first_exhausted.",
+    ),
+    "E121": Code(
+        "your own code failed",
+        "A Python file that the recipe names, and that --trust lets run, raised an error, has no"
+        " such function, or gave something else than is wanted.",
+        "Correct the line that is named.",
     ),
     "E130": Code(
         "the run was interrupted",
@@ -545,6 +563,13 @@ CODES: dict[str, Code] = {
         "Look at where they part: a chat template, a token at the start, a data type, or the merge;"
         " docs/after-training.md says what to do about each.",
     ),
+    "E408": Code(
+        "the first steps are not those of TRL's trainer",
+        "`llmft verify losses` took the first steps of a stage by llmft and by TRL, from the same"
+        " weights, and the token ids, the labels or the losses differ.",
+        "Look at the first row that differs: a chat template, an end-of-text, or which tokens are"
+        " trained on; docs/moving.md says what the tools do otherwise.",
+    ),
     # --- plugins
     "E501": Code(
         "a plugin cannot be imported",
@@ -618,6 +643,13 @@ CODES: dict[str, Code] = {
         " model that it names, wherever that is, with its regular expressions for module names.",
         "Name the base model's own folder under model.path. To go on from an adapter, name the"
         " stage that made it: start_from.",
+    ),
+    "E607": Code(
+        "a recipe names code of its own",
+        "The recipe names a Python file. A recipe may come from a stranger, so that it alone never"
+        " runs code.",
+        "Read the file. If it may run: --trust file:FILE, or --trust file:FILE@SHA256 for this"
+        " very content only.",
     ),
     "E900": Code(
         "a bug in llmft",

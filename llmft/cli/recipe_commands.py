@@ -5,11 +5,11 @@ Each imports what it needs inside, so that the light ones answer before torch co
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from llmft.cli.app import Answer, Json, Set, app, overrides
+from llmft.cli.app import Answer, Json, Set, Trust, allow, app, overrides
 
 
 @app.command()
@@ -45,6 +45,7 @@ def run(
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     output_dir: Annotated[
         str | None,
         typer.Option(
@@ -62,13 +63,37 @@ def run(
         bool,
         typer.Option("--break-lock", help="Resume although a machine that is gone holds the lock."),
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=100,
+            metavar="N",
+            help="Run it under N seeds, the recipe's and those after it: mean and deviation.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     json: Json = False,
 ) -> Answer:
     """Train what a recipe says, and score it before and after."""
+    if seeds is not None:
+        from llmft.cli.commands.seeds import as_data, as_text, refuse_others, run_seeds
+
+        refuse_others(
+            {
+                "--resume": resume,
+                "--resume-auto": resume_auto,
+                "--smoke": smoke,
+                "--from": from_,
+                "--until": until,
+            }
+        )
+        sweep = run_seeds(recipe, overrides(set, output_dir), seeds, quiet=quiet, as_json=json)
+        return as_data(sweep) if json else as_text(sweep)
     from llmft.cli.commands.run import run_recipe_file
     from llmft.runs.accepted import Accepted
 
+    allow(trust)
     return run_recipe_file(
         recipe, overrides(set, output_dir), quiet=quiet, as_json=json, resume=resume,
         resume_auto=resume_auto,
@@ -78,11 +103,44 @@ def run(
 
 
 @app.command()
+def new(
+    recipe: Annotated[str, typer.Argument(help="The recipe to write, such as my.yaml.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A model's folder or hub id, or embedded:model.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="A file of rows, a folder of files, or a hub id.")
+    ],
+    goal: Annotated[
+        Literal["sft", "preferences", "reward", "rlhf"] | None,
+        typer.Option(help="What to train; default: what the rows can teach."),
+    ] = None,
+    form: Annotated[
+        Literal["chat", "preference", "unpaired", "instruction", "text"] | None,
+        typer.Option(help="How to read the rows; default: what their columns say."),
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(metavar="METHOD", help="What is trained, such as lora, dora or full.")
+    ] = "lora",
+    json: Json = False,
+) -> Answer:
+    """Write a first recipe for a file of rows, and show a row."""
+    from pathlib import Path
+
+    from llmft.cli.commands.new import Asked, as_json, as_text
+    from llmft.cli.commands.new import new as written
+
+    made = written(Path(recipe), Asked(model, data, goal or "", form or "", adapter))
+    return as_json(made) if json else as_text(made)
+
+
+@app.command()
 def validate(
     recipes: Annotated[
         list[str], typer.Argument(help="Paths of recipes, or names of shipped ones.")
     ],
     set: Set = None,
+    trust: Trust = None,
     model: Annotated[
         bool, typer.Option("--model", help="Also check against the model's config; loads torch.")
     ] = False,
@@ -92,6 +150,7 @@ def validate(
     """Report every mistake in recipes, without training."""
     from llmft.cli.commands.validate import as_text, check
 
+    allow(trust)
     checked = check(recipes, set or [], model=model or deep)
     return {"recipes": checked} if json else as_text(checked)
 
@@ -100,6 +159,7 @@ def validate(
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     set: Set = None,
+    trust: Trust = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +173,7 @@ def plan(
     from llmft.cli.commands.plan import as_json, as_text
     from llmft.cli.commands.plan import plan as planned
 
+    allow(trust)
     verdict = planned(recipe, set or [], gpu)
     return as_json(verdict) if json else as_text(verdict)
 
@@ -141,12 +202,14 @@ def preview(
         typer.Option(metavar="FILE", help="Write a page to look at many rows, such as rows.html."),
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     json: Json = False,
 ) -> Answer:
     """Show rows as they will be trained on, and what is lost."""
     from llmft.cli.commands.preview import as_json, as_text
     from llmft.cli.commands.preview import preview as previewed
 
+    allow(trust)
     name, found = previewed(
         recipe, set or [], rows=rows, only=only or [], stages=stage or [], html=html
     )
@@ -173,6 +236,7 @@ def verify_resume(
         ),
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Work under this folder; default: the recipe's output_dir.")
     ] = None,
@@ -181,7 +245,26 @@ def verify_resume(
     """Kill and resume a run, and compare it bit by bit with one that was not killed."""
     from llmft.cli.commands.verify import as_json, as_text, verify
 
+    allow(trust)
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
+    return as_json(verdict) if json else as_text(verdict)
+
+
+@verify_app.command("losses")
+def verify_losses(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    against: Annotated[str, typer.Option(metavar="TRAINER", help="Whose trainer: trl.")] = "trl",
+    stage: Annotated[str | None, typer.Option(help="The stage; default: the first.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Optimiser steps; within an epoch.")
+    ] = 5,
+    set: Set = None,
+    json: Json = False,
+) -> Answer:
+    """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
+    from llmft.cli.commands.verify_losses import as_json, as_text, verify
+
+    verdict = verify(recipe, set or [], against, stage, steps)
     return as_json(verdict) if json else as_text(verdict)
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from llmft.api import ChatRow, CompletionRow, PreferenceRow, Prompt, PromptRow, Row, TextRow
+from llmft.api import (
+    ChatRow,
+    CompletionRow,
+    PreferenceRow,
+    Prompt,
+    PromptRow,
+    Row,
+    TextRow,
+    UnpairedRow,
+)
 
 _WORDS = 12
 
 
 def prompt_of(row: Row) -> Prompt:
     """Return what a row asks; of plain text, its first words."""
-    if isinstance(row, CompletionRow | PreferenceRow | PromptRow):
+    if isinstance(row, CompletionRow | PreferenceRow | UnpairedRow | PromptRow):
         return row.prompt
     if isinstance(row, ChatRow):
         turns = [n for n, m in enumerate(row.messages) if m["role"] == "assistant"]

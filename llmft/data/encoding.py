@@ -18,6 +18,7 @@ from llmft.api import (
     PromptRow,
     Row,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
@@ -41,30 +42,26 @@ _SHOWN = 3
 _MARK = re.compile(r"<\|\w+\|>")
 """What control tokens look like in most families."""
 
-EXAMPLES = 100
-"""Of so many rows that were cut or dropped, for each reason, it is kept where they came from."""
-
 
 @dataclass
 class EncodingReport:
     """How many rows were cut or dropped, by reason; nothing vanishes without being counted.
 
     rows: token rows that were made; a conversation may become several. remarks: how often
-    something else was met that a person should know. examples: the origins of the first
-    `EXAMPLES` rows of each reason.
+    something else was met that a person should know. lost: the origins of the rows of each
+    reason.
     """
 
     rows: int = 0
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=dict)
 
     def count(self, why: str, origin: str) -> None:
-        """Count a row that was cut or dropped; where the first ones came from is kept."""
+        """Count a row that was cut or dropped; where it came from is kept."""
         self.counts[why] += 1
-        if len(origins := self.examples.setdefault(why, [])) < EXAMPLES:
-            origins.append(origin)
+        self.lost.setdefault(why, []).append(origin)
 
     def note(self) -> str:
         """Return what a person should know, or '' where every row went in whole."""
@@ -369,7 +366,9 @@ class Encoder:
 
 
 def answers_of(row: Row) -> tuple[Row, ...]:
-    """Return a preference's two answers, each with the prompt before it; another row as it is."""
+    """Return a row's labelled answers, each with the prompt before it; another row as it is."""
+    if isinstance(row, UnpairedRow):
+        return (CompletionRow(row.prompt, row.completion, row.answers, row.origin),)
     if not isinstance(row, PreferenceRow):
         return (row,)
     return tuple(

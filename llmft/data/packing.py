@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import Encoded, Objective
+from llmft.api.context import Sum
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,6 @@ class PackedObjective:
         """Return the weight of all rows in the bins."""
         return self.objective.weight(list(chain.from_iterable(batch)))
 
-    def loss(
-        self, model: Any, batch: Sequence[Bin]
-    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+    def loss(self, model: Any, batch: Sequence[Bin]) -> tuple[torch.Tensor, Mapping[str, Sum]]:
         """Return the loss summed over all rows in the bins."""
         return self.objective.loss(model, list(chain.from_iterable(batch)))

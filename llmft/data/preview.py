@@ -21,6 +21,7 @@ from llmft.api import (
     PromptRow,
     Row,
     TextRow,
+    UnpairedRow,
 )
 from llmft.api.errors import Fault
 from llmft.api.rows import IGNORED
@@ -79,15 +80,39 @@ class ShownRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePreview:
+    """What one of several sources gives to a stage; names as of `StagePreview`.
+
+    rows: those that can be used. drawn: so many of the stage's rows are of this source. repeats:
+    rows that say the same as another one, of whichever source. held_out: rows that are scored on.
+    """
+
+    name: str
+    read: int
+    rows: int
+    drawn: int
+    items: int
+    tokens: int
+    trained_tokens: int
+    counts: Mapping[str, int]
+    skipped: int = 0
+    skipped_reasons: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    repeats: int = 0
+    unread: Mapping[str, int] = field(default_factory=dict)
+    held_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StagePreview:
     """What a stage trains on. comes_from: the stage that has yet to make its rows.
 
     read: records of the training split. made: token rows that were made of them, of which `counts`
-    says what was lost, by reason. remarks: what else was met, and how often. items: token rows (or
-    pairs, or prompts) that are trained on. split_rows: rows that made one token row for each turn;
-    None where no row is a conversation. lengths: of an item's longest row, in tokens. histogram:
-    (from, to, items). unread: by split, columns that nobody looks at, and in how many rows they
-    are. refused: why a run would stop here.
+    says what was lost, by reason. sources: where the rows are of several. remarks: what else was
+    met, and how often. items: token rows (or pairs, or prompts) that are trained on. split_rows:
+    rows that made one token row for each turn; None where no row is a conversation. lengths: of an
+    item's longest row, in tokens. histogram: (from, to, items). unread: by split, columns that
+    nobody looks at, and in how many rows they are. refused: why a run would stop here.
     """
 
     name: str
@@ -101,6 +126,7 @@ class StagePreview:
     skipped_reasons: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    sources: tuple[SourcePreview, ...] = ()
     remarks: Mapping[str, int] = field(default_factory=dict)
     items: int = 0
     split_rows: int | None = None
@@ -172,6 +198,7 @@ def stage_preview(
         skipped_reasons=tuple(train.reasons),
         left_out=dict(train.left_out),
         counts=dict(report.counts),
+        sources=tuple(_sources(seen)),
         remarks=dict(report.remarks),
         items=len(items),
         split_rows=_split_rows(train.rows, items),
@@ -187,6 +214,39 @@ def stage_preview(
         notes=tuple(notes),
         rows=tuple(_picked(seen, lengths, picks, seed, only)),
     )
+
+
+def _sources(seen: Seen) -> Iterator[SourcePreview]:
+    of = seen.train.of_source
+    drawn = Counter(of[row.origin] for row in seen.train.rows) if of else Counter[str]()
+    items, tokens, trained = Counter[str](), Counter[str](), Counter[str]()
+    for item in seen.items if of else ():
+        name = of.get(item.origin, "")
+        items[name] += 1
+        tokens[name] += sum(len(row.input_ids) for row in token_rows(item))
+        trained[name] += sum(_trained(row) for row in token_rows(item))
+    for name, part in seen.train.sources.items():
+        judged = seen.held_out.sources.get(name) if seen.held_out else None
+        lost = {
+            why: sum(of.get(origin) == name for origin in origins)
+            for why, origins in seen.report.lost.items()
+        }
+        yield SourcePreview(
+            name,
+            part.seen,
+            len(part.rows),
+            drawn[name],
+            items[name],
+            tokens[name],
+            trained[name],
+            {why: count for why, count in lost.items() if count},
+            part.skipped,
+            tuple(part.reasons),
+            dict(part.left_out),
+            seen.duplicates.of_source.get(name, 0),
+            dict(part.unread),
+            len(judged.rows) if judged else 0,
+        )
 
 
 def kind_of(items: Sequence[Item]) -> str:
@@ -283,7 +343,7 @@ def _picked(
 
 def _lost(report: EncodingReport) -> dict[str, str]:
     """Return what happened to the rows that were cut or dropped, by origin."""
-    return {origin: why for why, origins in report.examples.items() for origin in origins if origin}
+    return {origin: why for why, origins in report.lost.items() for origin in origins if origin}
 
 
 def _longest_of(items: Sequence[Item], lengths: Sequence[int], origins: Sequence[str]) -> list[int]:
@@ -463,7 +523,7 @@ def texts_of(row: Row) -> list[str]:
     else:
         asked = row.prompt
         prompt = [asked] if isinstance(asked, str) else [turn.get("content") for turn in asked]
-        if isinstance(row, CompletionRow):
+        if isinstance(row, CompletionRow | UnpairedRow):
             texts = (*prompt, row.completion)
         elif isinstance(row, PreferenceRow):
             texts = (*prompt, row.chosen, row.rejected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from llmft.data.preview import Part, Piece, ShownRow, StagePreview
+from llmft.data.preview import Part, Piece, ShownRow, SourcePreview, StagePreview
 from llmft.system.html_page import html_page
 
 _MOST = 20_000
@@ -24,6 +24,8 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     if not stage.read:
         return
     yield "rows", f"{stage.read:,} read, {stage.items:,} {stage.kind} used" + _lost(stage)
+    for source in stage.sources:
+        yield f"source {source.name}", _of_source(source)
     yield "split", _split(stage)
     for why, count in sorted(stage.counts.items()):
         yield "cut or dropped", f"{count:,} {why} ({count / max(stage.made, 1):.1%})"
@@ -54,6 +56,25 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     yield from _unread(stage)
     for note in stage.notes:
         yield "note", note
+
+
+def _of_source(source: SourcePreview) -> str:
+    said = [f"{source.read:,} read, {source.drawn:,} rows of the stage"]
+    if source.drawn > source.rows:
+        said[0] += f" ({source.rows:,}, {source.drawn / source.rows:.3g} times)"
+    share = source.trained_tokens / max(source.tokens, 1)
+    said.append(f"{source.tokens:,} tokens, {share:.1%} trained on")
+    said += [f"{count:,} {why}" for why, count in sorted(source.counts.items())]
+    said += [f"{count:,} left out: {why}" for why, count in sorted(source.left_out.items())]
+    if source.skipped:
+        said.append(f"{source.skipped:,} skipped")
+    if source.repeats:
+        said.append(f"{source.repeats:,} repeat another row")
+    if source.held_out:
+        said.append(f"{source.held_out:,} held out")
+    if source.unread:
+        said.append(f"not read: {', '.join(source.unread)}")
+    return "; ".join(said)
 
 
 def _unread(stage: StagePreview) -> Iterator[tuple[str, str]]:

@@ -6,19 +6,22 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
 
 from llmft.api import Conversation, Dataset, Row
-from llmft.api.errors import DataError, LeftOutRow
+from llmft.api.errors import DataError, LeftOutRow, LlmftError
 from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
-from llmft.registry.return_checks import records_of, row_of
+from llmft.recipes.sources import source_names, sources_of
+from llmft.recipes.tree import KeyPath
+from llmft.registry.return_checks import mixture_of, records_of, row_of
 
 _SHOWN = 3
-_CHOICES = ("learn", "turns", "skip", "message", "special_tokens")
+_CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Rows:
     """The rows of one split, what was skipped as bad, and what a stated rule left out.
 
     unread: columns and keys that the data set never looked at, and in how many rows they are.
+    sources: where the data are put together of several, what was read of each, by its name; `rows`
+    then holds their rows as they are trained or scored on.
     """
 
     rows: list[Row]
@@ -33,18 +38,22 @@ class Rows:
     reasons: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unread: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, Rows] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Return a SHA-256 over the rows as they are used, origins left out."""
         hasher = hashlib.sha256()
         for row in self.rows:
-            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True)
+            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True, default=str)
             hasher.update(said.encode())
         return hasher.hexdigest()
 
     def note(self) -> str:
         """Return what a person should know about skipped rows, or ''."""
+        if self.sources:
+            notes = {name: part.note() for name, part in self.sources.items()}
+            return "; ".join(f"{name}: {note}" for name, note in notes.items() if note)
         said = []
         if self.skipped:
             share = self.skipped / self.seen
@@ -58,7 +67,23 @@ class Rows:
     @property
     def seen(self) -> int:
         """The number of records that were read."""
+        if self.sources:
+            return sum(part.seen for part in self.sources.values())
         return len(self.rows) + self.skipped + self.left_out.total()
+
+    def by_source(self, origins: Sequence[str]) -> dict[str, list[int]]:
+        """Return the numbers of the items of each source, by their origins; none for one source."""
+        found: dict[str, list[int]] = {}
+        of_source = self.of_source
+        for number, origin in enumerate(origins if of_source else ()):
+            if origin in of_source:
+                found.setdefault(of_source[origin], []).append(number)
+        return found
+
+    @property
+    def of_source(self) -> dict[str, str]:
+        """The name of the source of each row, by its origin; empty where there is one source."""
+        return {row.origin: name for name, part in self.sources.items() for row in part.rows}
 
 
 def _said(row: Row) -> dict[str, Any]:
@@ -145,8 +170,70 @@ def _refuse_too_many(found: Rows, dataset: Dataset[Any]) -> None:
         )
 
 
-def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
-    """Return a stage's training rows, and the rows it is judged on where it is judged."""
+@contextmanager
+def at_source(key: KeyPath) -> Iterator[None]:
+    """Let an error name the source that it is about, as the key of its block: data.sources.1."""
+    try:
+        yield
+    except LlmftError as error:
+        path = ".".join(map(str, key))
+        raise type(error).of(
+            [fault if fault.path else replace(fault, path=path) for fault in error.faults]
+        ) from error
+
+
+Refusals = Callable[[Sequence[Row]], Mapping[int, str]]
+"""Which rows turn out unusable once they are written, by number, and why."""
+
+
+def stage_rows(
+    stage: Stage, dataset: Dataset[Any], seed: int, refusals: Refusals | None = None
+) -> tuple[Rows, Rows | None]:
+    """Return a stage's training rows, and the rows it is judged on where it is judged.
+
+    refusals: asked where bad rows are skipped. Of several sources each is read by its own settings,
+    and the rows held out are those of each.
+    """
+    if not dataset.sources:
+        return _split_rows(stage, dataset, seed, refusals)
+    assert stage.data is not None  # it has sources
+    names, keys = source_names(stage.data), sources_of(stage.data)
+    pairs = []
+    for source, (key, _) in zip(dataset.sources, keys, strict=True):
+        with at_source(key):
+            pairs.append(_split_rows(stage, source, seed, refusals))
+    train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
+    if stage.evaluate is None:
+        return train, None
+    held_out = {name: pair[1] for name, pair in zip(names, pairs, strict=True) if pair[1]}
+    return train, joined(held_out, stage.evaluate.limit)
+
+
+def read_split(stage: Stage, dataset: Dataset[Any], split: str | None, limit: int | None) -> Rows:
+    """Return the rows of a split, of every source; None: the one that each of them trains on."""
+    if not dataset.sources:
+        return read_rows(dataset, split or dataset.config.split, limit)
+    assert stage.data is not None
+    found = {}
+    names, keys = source_names(stage.data), sources_of(stage.data)
+    for name, source, (key, _) in zip(names, dataset.sources, keys, strict=True):
+        with at_source(key):
+            found[name] = read_rows(source, split or source.config.split, limit)
+    return joined(found, limit)
+
+
+def _split_rows(
+    stage: Stage, dataset: Dataset[Any], seed: int, refusals: Refusals | None
+) -> tuple[Rows, Rows | None]:
+    train, held_out = _read_both(stage, dataset, seed)
+    if refusals is not None and dataset.config.on_bad_row == "skip":
+        for rows in (train, held_out):
+            if rows is not None:
+                leave_out(rows, refusals(rows.rows), dataset)
+    return train, held_out
+
+
+def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
     train = read_rows(dataset, dataset.config.split, dataset.config.limit)
     asked = stage.evaluate
     if asked is None:
@@ -157,6 +244,68 @@ def stage_rows(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
     return train, read_rows(dataset, split, asked.limit)
+
+
+def mixed(dataset: Dataset[Any], parts: Mapping[str, Rows], seed: int) -> Rows:
+    """Return the rows of several sources as a data set puts them together."""
+    parts = _told_apart(parts)
+    lists = [part.rows for part in parts.values()]
+    order = mixture_of(dataset, [len(rows) for rows in lists], seed)
+    if not order:
+        raise DataError("E103", "the mixture has no rows", fix="check the sources' limits")
+    return _together(parts, [lists[source][row] for source, row in order])
+
+
+def joined(parts: Mapping[str, Rows], limit: int | None) -> Rows:
+    """Return the rows of several sources, source after source.
+
+    limit: rows at most, of which each source gets an equal share where it has so many.
+    """
+    parts = _told_apart(parts)
+    shares = equal_shares(limit, [len(part.rows) for part in parts.values()])
+    for part, share in zip(parts.values(), shares, strict=True):
+        part.rows = part.rows[:share]
+    return _together(parts, [row for part in parts.values() for row in part.rows])
+
+
+def equal_shares(limit: int | None, counts: Sequence[int]) -> list[int]:
+    """Return how many rows of each source make up so many together, as evenly as they can."""
+    if limit is None or limit >= sum(counts):
+        return list(counts)
+    shares = [0] * len(counts)
+    while left := limit - sum(shares):
+        open_ones = [n for n, count in enumerate(counts) if shares[n] < count]
+        for place, number in enumerate(open_ones):
+            share = left // len(open_ones) + (place < left % len(open_ones))
+            shares[number] = min(counts[number], shares[number] + share)
+    return shares
+
+
+def _together(parts: dict[str, Rows], rows: list[Row]) -> Rows:
+    unread: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for part in parts.values():
+        unread.update(part.unread)
+        left_out.update(part.left_out)
+    return Rows(
+        rows,
+        sum(part.skipped for part in parts.values()),
+        [reason for part in parts.values() for reason in part.reasons][:_SHOWN],
+        left_out,
+        dict(unread),
+        parts,
+    )
+
+
+def _told_apart(parts: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return sources whose rows have origins of their own, also where two read the same file."""
+    seen: set[str] = set()
+    for name, part in parts.items():
+        origins = [row.origin for row in part.rows]
+        if not seen.isdisjoint(origins):
+            part.rows = [replace(row, origin=f"{row.origin} ({name})") for row in part.rows]
+        seen.update(origins)
+    return dict(parts)
 
 
 def row_digests(train: Rows, judged: Rows | None) -> dict[str, str]:
@@ -178,23 +327,33 @@ def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
     if asked and not asked.holdout:
         splits.append(asked.split or dataset.held_out_split)
     for split in splits:
-        seen, usable, fault = 0, 0, None
-        for origin, record in islice(records_of(dataset, split), FIRST_ROWS):
-            seen += 1
-            try:
-                row_of(dataset, record, origin)
-            except LeftOutRow:
-                pass
-            except DataError as error:
-                fault = fault or error
-                if dataset.config.on_bad_row == "fail":
-                    raise
-                continue
-            usable += 1
-        if not seen:
-            raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
-        if fault is not None and not usable:
-            raise fault
+        try:
+            _check_first_rows(dataset, split)
+        except DataError as error:
+            at_evaluate = asked is not None and split == asked.split and split is not splits[0]
+            if not at_evaluate or error.faults[0].code != "E109":
+                raise
+            raise DataError.of([replace(f, path="evaluate.split") for f in error.faults]) from error
+
+
+def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
+    seen, usable, fault = 0, 0, None
+    for origin, record in islice(records_of(dataset, split), FIRST_ROWS):
+        seen += 1
+        try:
+            row_of(dataset, record, origin)
+        except LeftOutRow:
+            pass
+        except DataError as error:
+            fault = fault or error
+            if dataset.config.on_bad_row == "fail":
+                raise
+            continue
+        usable += 1
+    if not seen:
+        raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
+    if fault is not None and not usable:
+        raise fault
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

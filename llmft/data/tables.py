@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,13 @@ from typing import IO, Any, cast
 
 from llmft.api.errors import DataError
 from llmft.data.hub_tables import hub_records
+from llmft.data.splits import records_of_parts
 from llmft.system.memory_bound import memory_bound
+from llmft.system.nearest import did_you_mean
 
 Record = tuple[str, Mapping[str, Any]]
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _MB = 2**20
 _PARSED = 8  # times its bytes a text takes as Python's objects, at most
 _A_LIST = "if the file is one list, name the file .json"
@@ -51,17 +55,29 @@ def read_records(
 ) -> Iterator[Record]:
     """Yield (origin, record) of a split: of a file, a folder of <split> files, or a hub data set.
 
-    path: a .jsonl, .json, .csv or .parquet file (.gz too), which is the whole 'train' split; a
-        folder; 'embedded:<name>'; or a hub id. data_files: a file for each split, instead of path.
+    split: or parts of splits, as datasets writes them: train[:20%]+validation. path: a .jsonl,
+        .json, .csv or .parquet file (.gz too), which is the whole 'train' split; a folder;
+        'embedded:<name>'; or a hub id. data_files: a file for each split, instead of path.
     limits: of local files.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
+    if path is not None and not data_files and not names_files(path):
+        yield from hub_records(path, subset, split, revision)
+        return
+    yield from records_of_parts(split, lambda one: _local(path, one, data_files, limits))
+
+
+def _local(
+    path: str | None, split: str, data_files: Mapping[str, str] | None, limits: ReadLimits
+) -> Iterator[Record]:
+    """Yield the records of one whole split of local files."""
     if data_files:
         if split not in data_files:
             raise DataError(
                 "E109",
                 f"no split '{split}' (data_files has: {', '.join(data_files)})",
-                fix="name its file under data.data_files, or hold rows out: evaluate.holdout",
+                fix=did_you_mean(split, list(data_files))
+                or "name its file under data.data_files, or hold rows out: evaluate.holdout",
             )
         yield from read_file(Path(data_files[split]).expanduser(), limits)
         return
@@ -82,10 +98,8 @@ def read_records(
                 fix="name the files under data.data_files, or hold rows out: evaluate.holdout",
             )
         yield from read_file(local, limits)
-    elif names_files(path):
-        raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
     else:
-        yield from hub_records(path, subset, split, revision)
+        raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
 
 
 def names_files(path: str) -> bool:
@@ -115,10 +129,16 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         found = [f for f in named if f.is_file()] or sorted(place.glob(f"{split}-*.parquet"))
         if found:
             return found
+    there = sorted({
+        _SHARD.sub("", file.name.removesuffix(ending)) for place in (folder, folder / "data")
+        for ending in _ENDINGS for file in place.glob(f"*{ending}")
+    })  # fmt: skip
     raise DataError(
         "E109",
-        f"'{folder}' has no file for the split '{split}'",
-        fix=f"put {split}.jsonl there, or name the files under data.data_files",
+        f"'{folder}' has no file for the split '{split}'"
+        + (f" (it has: {', '.join(there[:8])})" if there else ""),
+        fix=did_you_mean(split, there)
+        or f"put {split}.jsonl there, or name the files under data.data_files",
     )
 
 

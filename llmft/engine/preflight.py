@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmft.api import Dataset
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -21,15 +22,18 @@ from llmft.api.errors import (
     RecipeError,
     TrustError,
 )
-from llmft.data.stage_rows import check_rows
+from llmft.data.stage_rows import at_source, check_rows
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import key_in
 from llmft.recipes.references import references, stage_references
+from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
+from llmft.system import trust
 from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
@@ -70,6 +74,7 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
         *_of_other_runs(job),
         *_of_other_adapters(job),
         *_of_the_processes(job, launch().count),
+        *_of_code(job),
         *_of_rows(job, network=network),
     ]
     if base is not None:
@@ -131,28 +136,66 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
             )
 
 
+def _of_code(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each file of code that may not run, or is not there."""
+    for number, bound in enumerate(job.written_stages):
+        for key, path in bound.code():
+            try:
+                if not trust.is_trusted(path):
+                    raise trust.refusal(path)
+            except LlmftError as error:
+                yield from placed(job, ("stages", number, *key), error)
+
+
 def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
     """Yield a fault for each stage whose first rows cannot be read or used.
 
     network: read those of the hub too.
     """
     for number, bound in enumerate(job.written_stages):
-        dataset = bound.dataset
-        if dataset is None or stage_references(dataset.config):
-            continue  # rows that another stage has yet to make
-        if not network and not dataset.is_local():
-            continue
-        try:
-            check_rows(dataset, bound.spec)
-        except LlmftError as error:
-            yield from placed(job, key_of(job, number, error), error)
+        for key, dataset in _datasets(bound):
+            if stage_references(dataset.config):
+                continue  # rows that another stage has yet to make
+            if not all(_may_run(path) for path in dataset.code().values()):
+                continue  # a fault already
+            if not network and not dataset.is_local():
+                continue
+            try:
+                with at_source(key):
+                    check_rows(dataset, bound.spec)
+            except LlmftError as error:
+                yield from placed(job, key_of(job, number, error), error)
+
+
+def _may_run(path: str) -> bool:
+    try:
+        return trust.is_trusted(path)
+    except DataError:
+        return False
+
+
+def _datasets(bound: BoundStage) -> Iterator[tuple[KeyPath, Dataset[Any]]]:
+    """Yield a stage's data set, or each of its sources, with the key of its block."""
+    if bound.dataset is None or bound.spec.data is None:
+        return
+    sources = bound.dataset.sources or (bound.dataset,)
+    for (key, _), dataset in zip(data_blocks(bound.spec.data), sources, strict=True):
+        yield key, dataset
 
 
 def key_of(job: Job, number: int, error: LlmftError) -> KeyPath:
     """Return the key of a data block that an error about its rows belongs to."""
-    base: KeyPath = ("stages", number, "data")
-    code = error.faults[0].code
-    keys = ("columns", "method") if code in ("E101", "E102") else ("path", "data_files", "split")
+    fault = error.faults[0]
+    if fault.path.startswith("evaluate."):
+        return ("stages", number, *key_in(fault.path))
+    named = key_in(fault.path) if fault.path.startswith("data.") else ("data",)
+    base: KeyPath = ("stages", number, *named)
+    code = fault.code
+    keys: tuple[str, ...] = ("path", "data_files", "split")
+    if code in ("E101", "E102"):
+        keys = ("columns", "method")
+    elif code == "E109":
+        keys = ("split", "path", "data_files")
     known = job.source.tree
     found = [(*base, key) for key in keys if (*base, key) in known.values]
     return found[0] if found else base
@@ -171,19 +214,21 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
         return placed(job, ("model", "path"), error)
-    positions = base.positions
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
             continue  # of another run that cannot be read, which is a fault already
-        faults += _of_a_stage(job, number, bound, model, positions)
+        faults += _of_a_stage(job, number, bound, base, model)
+        if bound.spec.train.bf16 and base.source.dtype == "float16":
+            what = "bf16 cannot compute in bfloat16 on weights of dtype float16, as the files have"
+            key = ("stages", number, "train", "bf16")
+            fix = "write model.dtype: bfloat16, or bf16: false"
+            faults.append(job.fault("E040", key, what, fix))
     return faults
 
 
-def _of_a_stage(
-    job: Job, number: int, bound: BoundStage, model: Any, positions: int | None
-) -> Iterator[Fault]:
-    stage, adapter = bound.spec, bound.adapter
+def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:
+    stage, adapter, positions = bound.spec, bound.adapter, base.positions
     asked = stage.train.max_length
     virtual: Any = adapter.virtual_tokens() if adapter else 0
     if not isinstance(virtual, int):
@@ -200,7 +245,7 @@ def _of_a_stage(
             f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
             f"write at most {left}",
         )
-    if stage.train.packing and not _keeps_rows_apart(job, model):
+    if stage.train.packing and not _keeps_rows_apart(base, model):
         yield job.fault(
             "E041",
             ("stages", number, "train", "packing"),
@@ -272,10 +317,10 @@ def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
         )
 
 
-def _keeps_rows_apart(job: Job, model: Any) -> bool:
+def _keeps_rows_apart(base: Any, model: Any) -> bool:
     from llmft.modeling.base_model import proven_levers
 
-    source = job.recipe.model
+    source = base.source
     return source.attn_implementation == "auto" and proven_levers(source, model.config).padding_free
 
 

@@ -36,7 +36,7 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
-from llmft.recipes.references import ANOTHER_RUN, stage_references
+from llmft.recipes.references import ANOTHER_RUN, row_references
 from llmft.runs.upstream import dataset_in
 
 
@@ -122,7 +122,7 @@ def upstream_here(bound: BoundStage) -> list[str]:
     """Return the stages of this recipe that make a stage's rows."""
     if bound.dataset is None:
         return []
-    named = stage_references(bound.dataset.config).values()
+    named = row_references(bound.dataset.config)
     return [name for name in named if not name.startswith(ANOTHER_RUN)]
 
 
@@ -216,6 +216,8 @@ class PreviewData(StageData):
         kind, rows = dataset.row_kind(), self.rows()
         if kind == "preference":
             self.encode_pairs(rows)
+        elif kind == "unpaired":
+            self.encode_unpaired(rows)
         elif kind == "prompt" or not isinstance(work, Alignment):
             self.encode_prompts(rows, work.max_new_tokens())
         else:

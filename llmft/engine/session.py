@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,9 +76,15 @@ def run_recipe(
     """
     hub_commits.begin()
     base = base or BaseModel(job.recipe.model)
-    refuse_faults(job, base)
+    _refuse_faults_quietly(job, base)
     folder = run_folder.new_run_folder(job.recipe)
     return Session(job, base, folder, part, smoke=smoke, listeners=listeners).run()
+
+
+def _refuse_faults_quietly(job: Job, base: BaseModel) -> None:
+    """Raise what stands in the way; there is no log yet for what upstream says meanwhile."""
+    with captured_output(Path(os.devnull)):
+        refuse_faults(job, base)
 
 
 def resume_recipe(
@@ -106,7 +113,7 @@ def resume_recipe(
     previous = resuming.examine(job, folder, part.first)
     if finished := session.already_finished(previous):
         return finished
-    refuse_faults(job, base)
+    _refuse_faults_quietly(job, base)
     return session.run(resumed=True)
 
 
@@ -245,7 +252,8 @@ class Session:
             provenance, notes = run_folder.write_inputs(folder, job, base, smoke=self.smoke), []
         set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
         told = launcher.remarks(rows_are_set=set_all)
-        remarks = [*told, *sources.remarks(job.recipe), *self.trackers.contacts()]
+        remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
+        remarks += self.trackers.contacts()
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)

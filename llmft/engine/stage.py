@@ -236,7 +236,7 @@ class StageRunner:
         )
 
     def _groups(self) -> Sequence[Mapping[str, Any]]:
-        from llmft.training.optimizer import joined_groups
+        from llmft.training.optimizer import decay_groups, joined_groups
 
         parameters = [p for p in self.models.model.parameters() if p.requires_grad]
         added: Sequence[Mapping[str, Any]] = ()
@@ -245,7 +245,8 @@ class StageRunner:
             own = groups_of(self.models.adapter, own)
         if isinstance(self.work, Alignment):
             added = groups_of(self.work, self.work.parameter_groups(self.models.model, self.train))
-        return joined_groups(parameters, own, added)
+        groups = joined_groups(parameters, own, added)
+        return decay_groups(groups, self.models.model, self.train)
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
         trainable, total = count_parameters(self.models.model)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
-from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, Row
+from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
 from llmft.api.settings import TrainSettings
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, leave_out, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage
@@ -22,7 +24,7 @@ from llmft.recipes.locating import about
 
 UNREAD = "columns of the data that are not read"
 _SHOWN = 8
-Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt)
+Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired)
 
 
 class Encode(Protocol[Items]):
@@ -55,6 +57,7 @@ class StageData:
         self.train, self.seed, self.log = bound.spec.train, seed, log
         self._told_day = False
         self.trained_on: TrainedOn | None = None
+        self.held_out_origins: Sequence[str] = ()  # of the items that the method made of them
         self.duplicates = Duplicates(0, 0, 0, 0)  # of the rows, once they are read
 
     @cached_property
@@ -76,16 +79,15 @@ class StageData:
         """The training rows, and those that the stage is scored on."""
         self.log.progress("read the rows", 0, 1)
         with about("data.path"):
-            train, held_out = stage_rows(self.bound.spec, self.dataset, self.seed)
+            train, held_out = stage_rows(
+                self.bound.spec, self.dataset, self.seed, self.encoder.refusals
+            )
         for rows in (train, held_out):
-            if rows is None:
-                continue
-            if self.dataset.config.on_bad_row == "skip":
-                with about("data.path"):
-                    leave_out(rows, self.encoder.refusals(rows.rows), self.dataset)
-            if note := rows.note():
+            if rows is not None and (note := rows.note()):
                 self.log.note(note)
-        self.duplicates = duplicates(train.rows, held_out.rows if held_out else ())
+        if note := mixture_note(train):
+            self.log.note(note)
+        self.duplicates = duplicates(train.rows, held_out.rows if held_out else (), train.of_source)
         if note := self.duplicates.note():
             self.log.note(note)
         if note := unread_note(train, held_out):
@@ -120,6 +122,10 @@ class StageData:
         """Return preference rows as token ids, saying how many were cut or dropped."""
         return self._made(rows, encode_pairs)
 
+    def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
+        """Return labelled answers as token ids, saying how many were cut or dropped."""
+        return self._made(rows, encode_unpaired)
+
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
         return self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens))
@@ -129,6 +135,8 @@ class StageData:
         items, report = self._encoded(rows, encode)
         if self._is_of_training(rows):
             self.trained_on = TrainedOn(items, report, encode)
+        elif "split" in self.__dict__ and rows is self.held_out():
+            self.held_out_origins = [item.origin for item in items]
         self._tell(report)
         self._refuse_unknown_tokens(row for item in items for row in token_rows(item))
         return items
@@ -163,6 +171,20 @@ class StageData:
                     f" has {words} tokens",
                     fix="set model.tokenizer to the tokenizer that belongs to the model",
                 )
+
+
+def mixture_note(train: Rows) -> str:
+    """Return how many rows each source gives, and of how many; '' where there is one source."""
+    if not train.sources:
+        return ""
+    used = Counter(map(train.of_source.get, (row.origin for row in train.rows)))
+    said = []
+    for name, part in train.sources.items():
+        count, rows = used[name], len(part.rows)
+        times = f" {count / rows:.3g} times" if count > rows else ""
+        of = f" of its {rows:,}" if count < rows else f", its {rows:,}{times}" if times else ""
+        said.append(f"{name} {count:,} ({count / len(train.rows):.1%}){of}")
+    return f"{len(train.rows):,} rows are mixed: {'; '.join(said)}"
 
 
 def unread_note(train: Rows, held_out: Rows | None) -> str:

@@ -9,8 +9,9 @@ from llmft.api import Alignment, Row
 from llmft.api.errors import Fault
 from llmft.data.encoding import Encoder
 from llmft.data.preview import PICKS, Item, Seen, StagePreview, stage_preview
-from llmft.engine.stage_data import TrainedOn, unread_note
+from llmft.engine.stage_data import TrainedOn, mixture_note, unread_note
 from llmft.recipes.job import BoundStage
+from llmft.recipes.sources import source_names
 
 if TYPE_CHECKING:
     from llmft.engine.stage import StageRunner
@@ -40,7 +41,7 @@ def preview_of(
     train, held_out = stage.data.split
     told = {  # the preview says these in its own words
         train.note(), made.report.note(), unread_note(train, held_out),
-        stage.data.duplicates.note(),
+        stage.data.duplicates.note(), mixture_note(train),
     }  # fmt: skip
     known = items is not None and all(isinstance(item, Item) for item in items)
     return stage_preview(
@@ -75,4 +76,7 @@ def method_of(bound: BoundStage) -> str:
 
 def data_of(bound: BoundStage) -> str:
     """Return the name of a stage's data set; '' where it has none."""
-    return bound.dataset.method if bound.dataset is not None else ""
+    if bound.dataset is None or bound.spec.data is None:
+        return ""
+    names = source_names(bound.spec.data)
+    return f"{bound.dataset.method} of {', '.join(names)}" if names else bound.dataset.method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import Alignment, Encoded, Progress
 from llmft.api.errors import Fault, RecipeError
 from llmft.evaluation.intervals import Score, differences_of, scores_of
+from llmft.recipes.sources import scored_as, source_names
 from llmft.recipes.work import LOSS_METRICS, direction_of
-from llmft.registry.return_checks import metric_of, row_values_of
+from llmft.registry.return_checks import row_values_of
 from llmft.runs import artifacts
 from llmft.system import fsio
 
@@ -65,7 +67,9 @@ class StageScoring:
         if not after:
             return {}
         rows = len(self.stage.data.held_out())
-        bounded = list(self.stage.dataset.metrics)
+        names = source_names(self.stage.spec.data) if self.stage.spec.data else ()
+        shares = list(self.stage.dataset.metrics)
+        bounded = [*shares, *(scored_as(source, name) for source in names for name in shares)]
         found = {
             when: {
                 name: {"value": value, "low": None, "high": None, "n": rows}
@@ -150,27 +154,25 @@ class StageScoring:
             if when == "before" and note:
                 stage.log.note(f"to compute the loss, {note}")
             stage.log.progress("evaluate", 0, len(encoded))
-            loss, of_loss = evaluation.row_losses(
+            losses = evaluation.row_losses(
                 stage.models.model,
                 encoded,
                 stage.train.per_device_eval_batch_size,
                 lambda done, total: stage.log.progress("evaluate", done, total),
             )
-            surprise = evaluation.perplexity(loss)
-            values = {"loss": loss, "perplexity": surprise}
-            rows_of = {
-                "loss": of_loss,
-                "perplexity": [surprise * (1 + value - loss) for value in of_loss],
-            }
-            found |= {name: values[name] for name in asked.metrics if name in values}
-            by_row |= {name: rows_of[name] for name in asked.metrics if name in rows_of}
-        theirs = stage.dataset.metrics
-        named = {m: metric_of(stage.dataset, m) for m in asked.metrics if m in theirs}
-        if named and generate:
-            answers = evaluation.score_answers(
-                rows.rows,
+            parts = [evaluation.loss_scores(asked.metrics, losses)]
+            for source, numbers in rows.by_source([row.origin for row in encoded]).items():
+                parts.append(evaluation.loss_scores(asked.metrics, losses.of(numbers), source))
+            for part in parts:
+                found |= part.metrics
+                by_row |= part.values
+        theirs = [name for name in asked.metrics if name in stage.dataset.metrics]
+        if theirs and generate:
+            answers = evaluation.score_sources(
+                rows,
+                stage.dataset,
                 lambda prompts: stage.sampler.generate(prompts, asked.max_new_tokens),
-                named,
+                theirs,
                 samples,
             )
             found |= answers.metrics
@@ -184,6 +186,12 @@ class StageScoring:
             metrics, values_of = row_values_of(work, work.evaluate(stage))
             found |= metrics
             by_row |= values_of
+            for source, numbers in rows.by_source(stage.data.held_out_origins).items():
+                for name, values in values_of.items():
+                    if len(values) == len(stage.data.held_out_origins):
+                        of_source = [values[number] for number in numbers]
+                        by_row[scored_as(source, name)] = of_source
+                        found[scored_as(source, name)] = math.fsum(of_source) / len(of_source)
         return found, by_row
 
     @cached_property
@@ -205,7 +213,8 @@ class StageScoring:
             raise RecipeError.of([self._fault(what, "name one of these")])
         if asked.greater_is_better is not None:
             return asked.greater_is_better
-        direction = direction_of(metric, type(stage.work), type(stage.dataset))
+        names = source_names(stage.spec.data) if stage.spec.data else ()
+        direction = direction_of(metric, type(stage.work), stage.dataset.metrics, names)
         if direction is None:
             what = f"'{metric}' does not say whether more of it is better"
             raise RecipeError.of([self._fault(what, "write greater_is_better: true, or false")])

@@ -12,16 +12,22 @@ import torch
 from llmft.api import (
     ChatRow,
     CompletionRow,
+    Dataset,
     Encoded,
     Metric,
     PreferenceRow,
     Prompt,
     PromptRow,
     Row,
+    UnpairedRow,
 )
 from llmft.api.errors import DataError
+from llmft.data.encoding import answers_of
+from llmft.data.stage_rows import Rows, equal_shares
 from llmft.evaluation.intervals import ratio_values
 from llmft.modeling.forward import label_nll
+from llmft.recipes.sources import scored_as
+from llmft.registry.return_checks import metric_of
 
 
 @dataclass
@@ -36,6 +42,27 @@ class Scores:
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RowLosses:
+    """The losses of rows, in nats: each row's sum over its label tokens, and how many those are.
+
+    mean: over all label tokens.
+    """
+
+    sums: Sequence[float]
+    counts: Sequence[int]
+    mean: float
+
+    def values(self) -> list[float]:
+        """Return pseudo-values of the rows, whose mean is `mean`."""
+        return ratio_values(self.sums, [float(count) for count in self.counts])
+
+    def of(self, rows: Sequence[int]) -> RowLosses:
+        """Return the losses of some of the rows, by number."""
+        sums, counts = [self.sums[n] for n in rows], [self.counts[n] for n in rows]
+        return RowLosses(sums, counts, math.fsum(sums) / sum(counts))
+
+
 def mean_loss(
     model: Any,
     rows: Sequence[Encoded],
@@ -43,7 +70,7 @@ def mean_loss(
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
     """Return the mean negative log-likelihood of the rows' label tokens, in nats."""
-    return row_losses(model, rows, batch_size, on_batch)[0]
+    return row_losses(model, rows, batch_size, on_batch).mean
 
 
 def row_losses(
@@ -51,8 +78,8 @@ def row_losses(
     rows: Sequence[Encoded],
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda *_: None,
-) -> tuple[float, list[float]]:
-    """Return `mean_loss`, and pseudo-values of the rows, whose mean it is."""
+) -> RowLosses:
+    """Return the loss of each row, and their mean over all label tokens."""
     total, count = 0.0, 0
     sums: list[float] = []
     training = model.training
@@ -69,22 +96,50 @@ def row_losses(
                 on_batch(min(start + batch_size, len(rows)), len(rows))
     finally:
         model.train(training)
-    return total / count, ratio_values(sums, [float(row.n_labels) for row in rows])
+    return RowLosses(sums, [row.n_labels for row in rows], total / count)
 
 
 def as_answered(rows: Sequence[Row]) -> list[Row]:
-    """Return rows whose loss can be taken: of a preference, that of the chosen answer."""
+    """Return rows whose loss can be taken: of a preference, that of the chosen answer.
+
+    Of unpaired rows, that of the good ones; raises DataError where none of them is good.
+    """
+    good = [row for row in rows if not isinstance(row, UnpairedRow) or row.label]
+    if rows and not good:
+        raise DataError(
+            "E105",
+            "no row to score on has a good answer, whose loss could be taken",
+            fix="score without it: evaluate.metrics: []",
+        )
     return [
         CompletionRow(row.prompt, row.chosen, row.answers, row.origin)
         if isinstance(row, PreferenceRow)
+        else answers_of(row)[0]
+        if isinstance(row, UnpairedRow)
         else row
-        for row in rows
+        for row in good
     ]
 
 
 def perplexity(loss: float) -> float:
     """Return e to the mean loss, or the largest float where that overflows."""
     return math.exp(min(loss, 709.0))
+
+
+def loss_scores(metrics: Sequence[str], losses: RowLosses, source: str = "") -> Scores:
+    """Return the loss and the perplexity, those of them that are asked. source: whose; '': all."""
+    loss, of_loss = losses.mean, losses.values()
+    surprise = perplexity(loss)
+    values = {
+        "loss": (loss, of_loss),
+        "perplexity": (surprise, [surprise * (1 + value - loss) for value in of_loss]),
+    }
+    found = Scores()
+    for name in metrics:
+        if name in values:
+            called = scored_as(source, name) if source else name
+            found.metrics[called], found.values[called] = values[name]
+    return found
 
 
 def score_answers(
@@ -122,11 +177,47 @@ def score_answers(
     return Scores(means, values, shown)
 
 
+def score_sources(
+    rows: Rows,
+    dataset: Dataset[Any],
+    answer: Callable[[Sequence[Prompt]], list[str]],
+    metrics: Sequence[str],
+    samples: int,
+) -> Scores:
+    """Return `score_answers` by a data set's metrics; of several sources, each alone as well.
+
+    Each source's answers are scored by its own metrics, and each gives an equal part of the
+    samples.
+    """
+    if not rows.sources:
+        named = {name: metric_of(dataset, name) for name in metrics}
+        return score_answers(rows.rows, answer, named, samples)
+    whole = Scores()
+    every: dict[str, list[float]] = {name: [] for name in metrics}
+    lengths = [len(part.rows) for part in rows.sources.values()]
+    shares = equal_shares(samples, lengths)
+    for source, (called, part), share in zip(
+        dataset.sources, rows.sources.items(), shares, strict=True
+    ):
+        named = {name: metric_of(source, name) for name in metrics}
+        found = score_answers(part.rows, answer, named, share)
+        for name, values in found.values.items():
+            every[name] += values
+            whole.metrics[scored_as(called, name)] = found.metrics[name]
+            whole.values[scored_as(called, name)] = values
+        whole.samples += [{**sample, "source": called} for sample in found.samples]
+    means = {name: math.fsum(values) / len(values) for name, values in every.items()}
+    whole.metrics, whole.values = {**means, **whole.metrics}, {**every, **whole.values}
+    return whole
+
+
 def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:
     if isinstance(row, CompletionRow):
         return row.prompt, row.answers or (row.completion,)
     if isinstance(row, PreferenceRow):
         return row.prompt, row.answers or (row.chosen,)
+    if isinstance(row, UnpairedRow):
+        return row.prompt, row.answers or ((row.completion,) if row.label else ())
     if isinstance(row, PromptRow):
         return row.prompt, row.answers
     if isinstance(row, ChatRow) and row.messages[-1]["role"] == "assistant":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from llmft.hub.model_card import is_hub_id
 from llmft.recipes.recipe import Recipe
+from llmft.recipes.sources import data_blocks
 from llmft.system import hub_client
 from llmft.system.hub_commits import is_commit, known
 
@@ -44,9 +46,10 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     if recipe.model.tokenizer and is_hub_id(recipe.model.tokenizer):
         yield "model", recipe.model.tokenizer, None
     seen = set()
-    for stage in recipe.stages:
-        path = getattr(stage.data, "path", None)
-        revision = getattr(stage.data, "revision", None)
+    blocks = [data_blocks(stage.data) for stage in recipe.stages if stage.data]
+    for _, block in chain(*blocks):
+        path = getattr(block, "path", None)
+        revision = getattr(block, "revision", None)
         if not isinstance(path, str) or path.endswith(_FILES) or (path, revision) in seen:
             continue
         if "/" in path and is_hub_id(path):

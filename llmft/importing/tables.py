@@ -6,6 +6,7 @@ extends a table by adding keys; `docs/import.md` says how.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -123,5 +124,38 @@ def known_keys() -> dict[str, list[list[str]]]:
     return found
 
 
-PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "ms-swift", "oumi")
+class ChatTemplate(Settings):
+    """A chat template that a tool knows by name, and the token that ends an answer in it."""
+
+    text: str
+    end: str
+
+
+class Ends(Settings):
+    """A model by its name: its end-of-text, and the token that ends an answer in its template."""
+
+    name: str
+    eos: str
+    end: str
+
+
+@cache
+def known_templates() -> dict[str, ChatTemplate]:
+    """Return the chat templates that are written out here, by the tools' names."""
+    found = _data("templates")["templates"]
+    return {name: ChatTemplate(**one) for name, one in found.items()}
+
+
+def ends_of(path: str) -> Ends | None:
+    """Return what is known of a model's end tokens, by its path; None where nothing is."""
+    name = path.lower().rstrip("/").rpartition("/")[2]
+    return next((one for one in _models() if re.search(one.name, name)), None)
+
+
+@cache
+def _models() -> tuple[Ends, ...]:
+    return tuple(Ends(**one) for one in _data("templates")["models"])
+
+
+PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "ms-swift", "oumi", "unsloth")
 """The peers with a table, by name."""

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset, Row
+from llmft.api import Dataset
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
-from llmft.data.stage_rows import read_rows, stage_rows
+from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
+from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.recipes.binding import RESOLVED
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.load import load_recipe
+from llmft.recipes.sources import source_names
 from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.registry import Registry
-from llmft.registry.return_checks import metric_of
 from llmft.runs import artifacts
 from llmft.runs.upstream import dataset_in
 from llmft.system.machine import device
@@ -57,12 +58,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was found. metrics: the means. rows: of each answer, its prompt, text and scores."""
+    """What was found. scores: of each metric, the mean, its 95 % interval and its rows.
 
-    metrics: Mapping[str, float]
+    rows: of each answer, its prompt, text and scores.
+    """
+
+    scores: Mapping[str, Score]
     rows: Sequence[Mapping[str, Any]]
     count: int
     stage: str | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means."""
+        return {name: float(score["value"] or 0.0) for name, score in self.scores.items()}
 
 
 def evaluate(
@@ -105,6 +114,7 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
     written = job.rounds[folder.name][0] if folder.name in job.rounds else folder.name
     overrides = list(asked.overrides)
     if asked.data is not None:
+        _refuse_several(job, written)
         overrides.append(f"stages.{written}.data.path={json.dumps(asked.data)}")
     if overrides:
         job = job.load(run / RESOLVED, overrides)
@@ -128,6 +138,14 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
     return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
 
 
+def _refuse_several(job: Job, stage: str) -> None:
+    data = job.stage(stage).spec.data
+    if data is not None and source_names(data):
+        what = f"stage '{stage}' reads several sources, and --data would be read as one of them"
+        fix = f"--set 'stages.{stage}.data={{method: jsonl, path: FILE}}' --split train"
+        raise RecipeError("E090", what, fix=fix)
+
+
 def _made_up(asked: Asked, folder: Path) -> Job:
     """Return a job with one stage whose data set is the one that is asked for."""
     recipe = {
@@ -140,14 +158,16 @@ def _made_up(asked: Asked, folder: Path) -> Job:
     return load_recipe(path, Registry.discover(), asked.overrides)
 
 
-def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Sequence[Row]:
+def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Rows:
     if asked.data is None and asked.split is None:
         held_out = stage_rows(bound.spec, dataset, job.recipe.seed)[1]
         if held_out is None:
             what = f"stage '{bound.name}' holds no rows out"
             raise RecipeError("E090", what, fix="add --data FILE, or --split NAME")
-        return held_out.rows[: asked.limit]
-    return read_rows(dataset, asked.split or dataset.config.split, asked.limit).rows
+        if held_out.sources:
+            return joined(held_out.sources, asked.limit)
+        return replace(held_out, rows=held_out.rows[: asked.limit])
+    return read_split(bound.spec, dataset, asked.split, asked.limit)
 
 
 def _scored(
@@ -155,7 +175,7 @@ def _scored(
     base: BaseModel,
     bound: BoundStage,
     dataset: Dataset[Any],
-    rows: Sequence[Row],
+    rows: Rows,
     asked: Asked,
     on_batch: Callable[[str, int, int], None],
 ) -> Evaluated:
@@ -171,19 +191,23 @@ def _scored(
             fix = did_you_mean(name, known) or "use one of these"
             raise RecipeError("E043", what, fix=fix)
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
-    metrics: dict[str, float] = {}
+    scores: dict[str, Score] = {}
     if set(names) & set(LOSS_METRICS):
-        encoded, _ = encoder.encode(evaluation.as_answered(rows), train)
-        loss = evaluation.mean_loss(
+        encoded, _ = encoder.encode(evaluation.as_answered(rows.rows), train)
+        losses = evaluation.row_losses(
             model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
         )
-        values = {"loss": loss, "perplexity": evaluation.perplexity(loss)}
-        metrics |= {name: value for name, value in values.items() if name in names}
-    named = {name: metric_of(dataset, name) for name in names if name in dataset.metrics}
+        parts = [evaluation.loss_scores(names, losses)]
+        for source, numbers in rows.by_source([row.origin for row in encoded]).items():
+            parts.append(evaluation.loss_scores(names, losses.of(numbers), source))
+        for part in parts:
+            scores |= scores_of(part.values, ())
+    named = [name for name in names if name in dataset.metrics]
     samples: Sequence[Mapping[str, Any]] = ()
     if named:
-        found = evaluation.score_answers(
+        found = evaluation.score_sources(
             rows,
+            dataset,
             lambda prompts: generate(
                 model,
                 base.tokenizer,
@@ -193,9 +217,9 @@ def _scored(
                 on_batch=lambda *n: on_batch("answer", *n),
             ),
             named,
-            len(rows),
+            len(rows.rows),
         )
-        metrics |= found.metrics
+        scores |= scores_of(found.values, list(found.values))
         samples = found.samples
-    ordered = {name: metrics[name] for name in names if name in metrics}
-    return Evaluated(ordered, samples, len(rows), None if bound.name == NAME else bound.name)
+    ordered = {name: scores[name] for name in names if name in scores} | scores
+    return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)

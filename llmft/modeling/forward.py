@@ -40,7 +40,11 @@ class LabelNll:
 
 
 def label_nll(
-    model: Any, rows: Sequence[Encoded], shared: Sequence[tuple[int, int]] | None = None
+    model: Any,
+    rows: Sequence[Encoded],
+    shared: Sequence[tuple[int, int]] | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> LabelNll:
     """Return the negative log-likelihood of every label in the rows, given what stands before it.
 
@@ -49,22 +53,27 @@ def label_nll(
     shared: for each row (j, n): its first n tokens are those of the earlier row j, and need not be
         computed again where rows are laid end to end; n = 0 where nothing is shared. Only for
         adapters that declare `supports_shared_prompt`.
+    label_smoothing: the share of each label that is spread evenly over all tokens (Szegedy et al.
+        2015), as torch's cross_entropy has it.
     Raises ValueError if no row has a label.
     """
     laid = batched(model, rows, shared)
     labels_N = laid.labels_N
-    head = _separable_head(model, len(labels_N))
+    smoothed = label_smoothing > 0
+    head = (splittable_head if smoothed else _separable_head)(model, len(labels_N))
     if head is None:
         logits_NV = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
-        nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        nll_N = _nll(logits_NV, labels_N, label_smoothing)
         return LabelNll(nll_N, laid.row_N)
     with identity(head):
         hidden_ND = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
     size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    if is_frozen(head):
+    if is_frozen(head) and not smoothed:
         return LabelNll(frozen_head_nll(head, hidden_ND, labels_N, size), laid.row_N)
     pieces = zip(torch.split(hidden_ND, size), torch.split(labels_N, size), strict=True)
-    nll = [checkpoint(_head_nll, head, h, y, use_reentrant=False) for h, y in pieces]
+    nll = [
+        checkpoint(_head_nll, head, h, y, label_smoothing, use_reentrant=False) for h, y in pieces
+    ]
     return LabelNll(torch.cat(nll), laid.row_N)
 
 
@@ -116,8 +125,14 @@ def read_by(layer: Any) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def _head_nll(head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
+def _head_nll(
+    head: Any, hidden_ND: torch.Tensor, labels_N: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    return _nll(head(hidden_ND), labels_N, smoothing)
+
+
+def _nll(logits_NV: torch.Tensor, labels_N: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return F.cross_entropy(logits_NV.float(), labels_N, reduction="none", label_smoothing=smoothing)
 
 
 def logits_at(model: Any, inputs: dict[str, torch.Tensor], keep: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from llmft.api import (
     Encoded,
     EncodedPair,
     EncodedPrompt,
+    EncodedUnpaired,
     Objective,
     OnlineObjective,
     Prompt,
@@ -30,6 +31,7 @@ from llmft.api.rows import IGNORED
 from llmft.data.encoding import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage import StageRunner
 from llmft.engine.stage_data import StageData
 from llmft.engine.stage_models import StageModels
@@ -38,6 +40,7 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.modeling.precision import train_in_float32, without_masters
+from llmft.modeling.stored_dtype import stored_dtype
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
@@ -49,7 +52,7 @@ from llmft.planning.memory_tracker import (
     WEIGHTS,
     MemoryTracker,
 )
-from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
+from llmft.planning.stored import WIDTHS, mapped_bytes, unread_bytes
 from llmft.planning.training_cost import train_steps
 from llmft.recipes.job import BoundStage, Job
 from llmft.runs.artifacts import ROWS
@@ -224,7 +227,8 @@ class PlannedModels(StageModels):
         if whole:
             width = WIDTHS[self.base.source.dtype]
             state.saved_bytes = sum(p.numel() for p in self.bare.parameters()) * width
-        stored, source = stored_dtype(self.base), self.base.source
+        stored = stored_dtype(self.base.path, self.base.config)
+        source = self.base.source
         self.is_mapped = state.in_ram and stored == source.dtype
         if state.in_ram:
             memory.live[MAPPED] = mapped_bytes(model, source, stored)
@@ -320,6 +324,12 @@ class PlannedData(StageData):
         if not rows:
             return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
         return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train))
+
+    def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
+        """Return the labelled answers that take the most memory, having counted all."""
+        if not rows:
+            return [EncodedUnpaired(row.input_ids, row.labels) for row in self._assumed()]
+        return self._heaviest(rows, lambda some: encode_unpaired(self.encoder, some, self.train))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return the prompts that take the most memory, having counted all."""

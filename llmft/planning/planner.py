@@ -9,6 +9,7 @@ from pathlib import Path
 from llmft.api import Alignment, Task
 from llmft.api.errors import EnvironmentFault, LlmftError, StageError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults
+from llmft.engine.stage_preview import data_of
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources
 from llmft.modeling.base_model import BaseModel
@@ -122,7 +123,7 @@ def plan_stage(
         name=stage.name,
         adapter=planned.models.adapter.method if planned.models.adapter else "",
         work=planned.work.method,
-        data=planned.dataset.method if planned.dataset else "",
+        data=data_of(planned.bound),
         inputs=tuple(stages_read(stage)),
         produces=planned.work.produces,
         trains=isinstance(planned.work, Alignment),
@@ -251,5 +252,6 @@ def _evaluations(planned: PlannedStage) -> Evaluations | None:
 
 
 def _network(job: Job) -> list[str]:
-    """Return what is fetched from elsewhere or sent there."""
-    return [*sources.remarks(job.written), *Trackers(job.make_trackers()).contacts()]
+    """Return what is fetched from elsewhere or sent there, and whose code runs."""
+    contacts = Trackers(job.make_trackers()).contacts()
+    return [*job.code_remarks(), *sources.remarks(job.written), *contacts]

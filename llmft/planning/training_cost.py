@@ -9,6 +9,7 @@ import torch
 
 from llmft.api import Objective
 from llmft.api.settings import TrainSettings
+from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import OF_BITSANDBYTES, make_optimizer
 
@@ -46,7 +47,8 @@ def train_steps(
         if settings.accumulation() == 1:
             for parameter in trained:
                 parameter.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        noise = noisy_embeddings(model, settings.neftune_noise_alpha)
+        with noise, torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             loss, _ = objective.loss(model, batch)
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss

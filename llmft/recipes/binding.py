@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api import RewardFunction
+from llmft.api import Dataset, DatasetConfig, RewardFunction
 from llmft.api.errors import CheckpointError, LlmftError
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
 from llmft.recipes.methods import Methods, nested_methods
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, Reference, references
 from llmft.recipes.rounds import Rounds
+from llmft.recipes.sources import sources_of
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
@@ -69,10 +70,22 @@ class Binder:
             stage,
             adapter,
             self._made(stage.work_kind, stage.work),
-            self._made("dataset", stage.data) if stage.data is not None else None,
+            self._dataset(stage.data) if stage.data is not None else None,
             tuple(rewards),
             upstream,
         )
+
+    def _dataset(self, data: DatasetConfig) -> Dataset[Any]:
+        """Return a data set; one that has sources has the metrics that all of them share."""
+        made: Dataset[Any] = self._made("dataset", data)
+        sources = [self._dataset(config) for _, config in sources_of(data)]
+        if sources:
+            made.sources = tuple(sources)
+            made.metrics = {
+                name: metric for name, metric in sources[0].metrics.items()
+                if all(name in source.metrics for source in sources)
+            }  # fmt: skip
+        return made
 
     def _upstream(
         self, recipe: Recipe, reference: Reference, bound: Mapping[str, BoundStage]
@@ -125,6 +138,8 @@ class Binder:
             wanted |= {(stage.work_kind, stage.work.method)}
             wanted |= {("dataset", stage.data.method)} if stage.data else set()
             wanted |= {("adapter", stage.adapter.method)} if stage.adapter else set()
-            wanted |= {(kind, inner.method) for _, kind, inner in nested_methods(stage.work)}
+            for block in (stage.work, stage.data):
+                nested = nested_methods(block) if block else ()
+                wanted |= {(kind, inner.method) for _, kind, inner in nested}
         every = self.registry.records(load=False)
         return [record for record in every if (record.kind, record.method) in wanted]

@@ -29,9 +29,16 @@ def about(key: str) -> Iterator[None]:
         raise type(error).of(faults) from error
 
 
+def key_in(path: str) -> KeyPath:
+    """Return a key that is written with dots, such as data.sources.1, as a recipe's tree has it."""
+    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
+
+
 @contextmanager
 def located(job: Job, stage: str) -> Iterator[None]:
-    """Give an E201 that names a key, but no place, the key's place in the recipe's file.
+    """Give a fault that names a key, but no place, the key's place in the recipe's file.
+
+    It is an E201, or of a source of the stage's data.
 
     stage: the stage that runs, by its name in whichever round; its `data` block is meant.
     """
@@ -40,9 +47,10 @@ def located(job: Job, stage: str) -> Iterator[None]:
     except LlmftError as error:
         faults = list(error.faults)
         for number, fault in enumerate(faults):
-            if fault.code == NOT_HERE and fault.path and fault.place is None:
-                key: KeyPath = tuple(fault.path.split("."))
-                if key[0] == "data":
+            of_data = fault.path.startswith("data.")
+            if (of_data or (fault.code == NOT_HERE and fault.path)) and fault.place is None:
+                key = key_in(fault.path)
+                if of_data:
                     key = ("stages", job.index_of(stage), *key)
                 place = job.source.tree.place(key)
                 faults[number] = replace(fault, path=dotted(key), place=place)

@@ -74,6 +74,13 @@ def stage_references(config: Settings) -> dict[str, str]:
     }
 
 
+def row_references(data: Settings) -> list[str]:
+    """Return the stages that a data block and its sources take their rows from."""
+    return [
+        name for _, block in _with_nested(data, ()) for name in stage_references(block).values()
+    ]
+
+
 def stages_read(stage: Stage) -> list[str]:
     """Return the stages that a stage reads: the one it starts from, and those its settings name."""
     found = [stage.start] if stage.start else []

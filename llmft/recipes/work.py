@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import Alignment
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
+from llmft.recipes.sources import (
+    data_blocks,
+    metric_of_source,
+    scored_as,
+    source_names,
+    sources_of,
+)
 from llmft.recipes.tree import KeyPath, visible
+from llmft.registry.return_checks import refusals_of
 from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
+    from llmft.api import DatasetConfig
     from llmft.api.settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
@@ -21,17 +31,23 @@ _OF_TRAINING = ("adapter", "evaluate")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
 
 
-def direction_of(metric: str, work: Any, dataset: Any) -> bool | None:
+def direction_of(
+    metric: str, work: Any, metrics: Collection[str], sources: Sequence[str] = ()
+) -> bool | None:
     """Return whether more of a metric is better, by what it says of itself; None: it does not.
 
-    work, dataset: the classes of a stage's alignment and data set.
+    work: the class of a stage's alignment. metrics: those of its data. sources: the names of the
+    data's sources, each of which is also scored alone.
     """
     own: Mapping[str, bool] = getattr(work, "greater_is_better", {})
-    if metric in own:
-        return own[metric]
-    if metric in LOSS_METRICS:
-        return False
-    return True if metric in dataset.metrics else None
+    for name in (metric, metric_of_source(metric, sources)):
+        if name in own:
+            return own[name]
+        if name in LOSS_METRICS:
+            return False
+        if name in metrics:
+            return True
+    return None
 
 
 def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
@@ -84,31 +100,80 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     if dataset is None or stage.data is None:
         return
     where: KeyPath = (*base, "data")
-    kind = asked(blocks, where, lambda: dataset(stage.data).row_kind())
-    if work is not None and kind is not None and work.rows and kind not in work.rows:
-        what = (
-            f"'{visible(stage.data.method)[:80]}' gives {kind} rows with these settings, and"
-            f" '{name}' reads {' or '.join(work.rows)} rows"
-        )
-        can = [other for other in dataset.rows if other in work.rows]
-        fix = (
-            f"set it up to give {can[0]} rows"
-            if can
-            else f"choose another dataset or {stage.work_kind}"
-        )
-        clash(blocks, "E042", [(*where, "method"), method], what, fix)
-    known = [*LOSS_METRICS, *dataset.metrics]
+    _check_data(where, stage.data, blocks)
+    several = data_blocks(stage.data, where)
+    classes = [blocks.classes[path] for path, _ in several if path in blocks.classes]
+    for path, config in several:
+        if path in blocks.classes:
+            _check_kind(path, config, work, method, name, blocks)
+    classes = classes or [dataset]
+    metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
+    known = [*LOSS_METRICS, *metrics]
+    names = source_names(stage.data)
+    alone = {scored_as(source, metric) for source in names for metric in known}
+    own = getattr(work, "greater_is_better", {})
+    if stage.evaluate is not None and (twice := sorted(alone & {*known, *own})):
+        what = f"a source's own score would be called '{twice[0]}', as another score is"
+        clash(blocks, "E040", [where], what, "give that source another name")
     for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
         if metric not in known:
             what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
             path = (*base, "evaluate", "metrics", index)
             clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")
     if stage.evaluate is not None and work is not None and trains:
-        _check_best(base, stage.evaluate, work, dataset, blocks)
+        _check_best(base, stage.evaluate, work, metrics, names, blocks)
+
+
+def _check_kind(
+    where: KeyPath, data: DatasetConfig, work: Any, method: KeyPath, name: str, blocks: Blocks
+) -> None:
+    """What a data set, or one of several, gives must be what the alignment or task reads."""
+    dataset = blocks.classes[where]
+    kind = asked(blocks, where, lambda: dataset(data).row_kind())
+    if work is None or kind is None or not work.rows or kind in work.rows:
+        return
+    what = (
+        f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"
+        f" '{name}' reads {' or '.join(work.rows)} rows"
+    )
+    can = [other for other in dataset.rows if other in work.rows]
+    fix = f"set it up to give {can[0]} rows" if can else f"choose another dataset or {method[-2]}"
+    clash(blocks, "E042", [(*where, "method"), method], what, fix)
+
+
+def _check_data(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None:
+    """What a data set says of its own settings, and what holds for sources alone or for none."""
+    _check_settings(where, data, blocks)
+    sources = sources_of(data, where)
+    for key in ("name", "weight") if not sources else ():
+        if getattr(data, key) is not None:
+            what = f"{key} is of one of several sources, and there is one data set here"
+            clash(blocks, "E040", [(*where, key)], what, f"drop {key}, or write method: mix")
+    named = Counter(config.name for _, config in sources if config.name)
+    for path, config in sources:
+        if config.name and named[config.name] > 1:
+            what = f"{named[config.name]} sources are called '{config.name}'"
+            clash(blocks, "E040", [(*path, "name")], what, "give each its own name")
+        if sources_of(config, path):
+            what = "a source cannot be put together of others"
+            clash(blocks, "E040", [(*path, "method")], what, "name its sources here")
+        _check_settings(path, config, blocks)
+
+
+def _check_settings(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None:
+    if (dataset := blocks.classes.get(where)) is not None:
+        refusals = asked(blocks, where, lambda: refusals_of(dataset(data)))
+        for key, what, fix in refusals or ():
+            clash(blocks, "E040", [(*where, *key)], what, fix)
 
 
 def _check_best(
-    base: KeyPath, asked_for: EvaluateSettings, work: Any, dataset: Any, blocks: Blocks
+    base: KeyPath,
+    asked_for: EvaluateSettings,
+    work: Any,
+    metrics: Sequence[str],
+    sources: Sequence[str],
+    blocks: Blocks,
 ) -> None:
     """The metric that chooses the best evaluation must be scored during training.
 
@@ -119,7 +184,8 @@ def _check_best(
         return
     own = work.greater_is_better
     scored = [*asked_for.metrics, *(name for name in own if name not in asked_for.metrics)]
-    everywhere = (*LOSS_METRICS, *dataset.metrics)
+    scored += [scored_as(source, name) for source in sources for name in scored]
+    everywhere = (*LOSS_METRICS, *metrics)
     unsaid = own and asked_for.greater_is_better is None
     known = work.evaluate is Alignment.evaluate or metric in everywhere or unsaid
     if metric not in scored and known:
@@ -131,7 +197,8 @@ def _check_best(
         where = [key] if asked_for.metric_for_best_model else [(*base, "evaluate", "metrics")]
         clash(blocks, "E043", where, what, fix or "name one of these in metric_for_best_model")
         return
-    generated = metric in dataset.metrics or (work.evaluate_generates and metric in own)
-    if generated and metric not in LOSS_METRICS and asked_for.generate_every is None:
+    plain = metric_of_source(metric, sources)
+    generated = plain in metrics or (work.evaluate_generates and plain in own)
+    if generated and plain not in LOSS_METRICS and asked_for.generate_every is None:
         what = f"'{metric}' scores generated answers, and none are generated during training"
         clash(blocks, "E040", [key], what, "write generate_every: 1, or choose by another metric")

@@ -74,16 +74,32 @@ def row_values_of(method: Any, given: Any) -> tuple[dict[str, float], dict[str, 
     return numbers_of(method, "'evaluate'", {**given, **means}), rows
 
 
-def refusals_of(adapter: api.Adapter[Any], model: Any) -> list[api.Refusal]:
-    """Return what an adapter's `check` says of a model."""
-    given: Any = adapter.check(model)
+def refusals_of(method: Any, *of: Any) -> list[api.Refusal]:
+    """Return what `check` says: an adapter's of a model, a data set's of its settings."""
+    given: Any = method.check(*of)
     if not isinstance(given, Iterable):
-        raise violation(adapter, f"'check' returns {shown(given)}, and nothing to go through")
+        raise violation(method, f"'check' returns {shown(given)}, and nothing to go through")
     refusals = list(given)
     for refusal in refusals:
         if (wrong := not_a_refusal(refusal)) is not None:
-            raise violation(adapter, wrong)
+            raise violation(method, wrong)
     return refusals
+
+
+def mixture_of(
+    dataset: api.Dataset[Any], counts: Sequence[int], seed: int
+) -> list[tuple[int, int]]:
+    """Return how a data set puts the rows of its sources together."""
+    given: Any = dataset.mixture(counts, seed)
+    fine = isinstance(given, Sequence) and all(
+        isinstance(one, tuple) and len(one) == 2 and all(type(part) is int for part in one)
+        and 0 <= one[0] < len(counts) and 0 <= one[1] < counts[one[0]]
+        for one in given
+    )  # fmt: skip
+    if not fine:
+        what = f"'mixture' returns {shown(given)}, not (source, row) within {list(counts)}"
+        raise violation(dataset, what)
+    return list(given)
 
 
 def not_a_refusal(given: Any) -> str | None:

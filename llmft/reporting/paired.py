@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmft.evaluation.intervals import difference_of
+
 _SAMPLES = 10_000
 _SEED = 17
 
@@ -21,7 +23,8 @@ class Paired:
     """One metric of two on the same rows.
 
     rows: how many both have. first, second: the means. low, high: the 95 % interval of the mean
-    difference, second less first (percentile bootstrap over rows, Efron and Tibshirani 1993, 13.3).
+    difference, second less first: of right or wrong by Agresti and Min (2005), else by percentile
+    bootstrap over rows (Efron and Tibshirani 1993, 13.3), which has no width where all rows agree.
     p: of McNemar's exact test where every score is 0 or 1 (McNemar 1947), else None.
     """
 
@@ -56,12 +59,15 @@ def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any
 def _of(name: str, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Paired:
     a = [float(one[name]) for one, _ in rows]
     b = [float(two[name]) for _, two in rows]
-    low, high = interval([y - x for x, y in zip(a, b, strict=True)])
     p = None
     if {*a, *b} <= {0.0, 1.0}:
+        found = difference_of(a, b)  # as the run itself says of before and after
+        low, high = float(found["low"] or 0.0), float(found["high"] or 0.0)
         lost = sum(x > y for x, y in zip(a, b, strict=True))
         won = sum(x < y for x, y in zip(a, b, strict=True))
         p = mcnemar(lost, won)
+    else:
+        low, high = interval([y - x for x, y in zip(a, b, strict=True)])
     return Paired(name, len(rows), math.fsum(a) / len(a), math.fsum(b) / len(b), low, high, p)
 
 

@@ -35,12 +35,13 @@ def upstream_folder(upstream: Upstream, this_run: Path) -> Path:
 
 def dataset_in(bound: BoundStage, run: Path) -> Dataset[Any] | None:
     """Return a stage's data set, which now knows the folders of the stages it reads."""
-    if bound.dataset is not None:
-        bound.dataset.upstream = {
+    whole = bound.dataset
+    for dataset in (whole, *whole.sources) if whole is not None else ():
+        dataset.upstream = {
             name: upstream_folder(bound.upstream[target], run)
-            for name, target in stage_references(bound.dataset.config).items()
+            for name, target in stage_references(dataset.config).items()
         }
-    return bound.dataset
+    return whole
 
 
 def refuse_other_bases(job: Job, provenance: Mapping[str, Any]) -> None:

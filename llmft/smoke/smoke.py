@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmft.api import Dataset
 from llmft.api.errors import EnvironmentFault
 from llmft.engine.preflight import preflight
 from llmft.engine.tiny_runs import make_upstream_runs
@@ -18,6 +19,7 @@ from llmft.recipes.checks import OF_BITSANDBYTES
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.sources import data_blocks
 from llmft.registry.return_checks import smoke_overrides_of
 from llmft.system import fsio
 from llmft.system.launcher import launch
@@ -160,15 +162,21 @@ def _of_the_work(bound: BoundStage) -> Changes:
 
 
 def _of_the_data(bound: BoundStage, folder: Path) -> Changes:
-    stage = bound.spec
-    config: Any = stage.data
-    if config is None:
+    if bound.spec.data is None or bound.dataset is None:
         return
-    yield "data.limit", min(config.limit or ROWS, ROWS)
+    sources = bound.dataset.sources or (bound.dataset,)
+    blocks = data_blocks(bound.spec.data)
+    for place, ((key, _), dataset) in enumerate(zip(blocks, sources, strict=True)):
+        own = folder / str(place) if len(blocks) > 1 else folder
+        yield from _of_a_source(bound.spec, dataset, ".".join(map(str, key)), own)
+
+
+def _of_a_source(stage: Stage, dataset: Dataset[Any], key: str, folder: Path) -> Changes:
+    """Yield the changes of a data block, or of one of its sources, at its key."""
+    config: Any = dataset.config
+    yield f"{key}.limit", min(config.limit or ROWS, ROWS)
     if _is_here(config):
         return
-    dataset = bound.dataset
-    assert dataset is not None  # the stage has a data block
     examples = [dict(record) for record in dataset.example_records()]
     source = config.path or ", ".join(config.data_files.values())
     if not examples or "path" not in type(config).model_fields:
@@ -176,17 +184,17 @@ def _of_the_data(bound: BoundStage, folder: Path) -> Changes:
             "E201",
             f"'{source}' is not here, and '{config.method}' has no example rows",
             fix="use a local file for the smoke run: --set"
-            f" stages.{stage.name}.data.path=rows.jsonl",
+            f" stages.{stage.name}.{key}.path=rows.jsonl",
         )
     whole = (examples * ROWS)[:ROWS]
     with fsio.disk_errors(folder):
         folder.mkdir(parents=True)
     fsio.write_jsonl(folder / "train.jsonl", whole)
     fsio.write_jsonl(folder / f"{dataset.held_out_split}.jsonl", whole[:JUDGED])
-    yield "data.path", str(folder)
-    yield "data.split", "train"
+    yield f"{key}.path", str(folder)
+    yield f"{key}.split", "train"
     if getattr(config, "data_files", None):
-        yield "data.data_files", None
+        yield f"{key}.data_files", None
     if stage.evaluate and stage.evaluate.split:
         yield "evaluate.split", dataset.held_out_split
 

@@ -26,6 +26,7 @@ ROWS: dict[str, api.Row] = {
         origin="made-up:1",
     ),
     "preference": api.PreferenceRow("Where is Oslo?", "Norway.", "Peru.", 1.0, "made-up:1"),
+    "unpaired": api.UnpairedRow("Where is Oslo?", "Norway.", True, origin="made-up:1"),
     "prompt": api.PromptRow("Where is Oslo?", ("Norway",), "made-up:1"),
 }
 """One row of each kind."""
@@ -107,7 +108,7 @@ class _Data:
         encoded = []
         for row in rows:
             # As the engine's: a preference or a bare prompt has no single text to learn.
-            if isinstance(row, api.PreferenceRow | api.PromptRow):
+            if isinstance(row, api.PreferenceRow | api.UnpairedRow | api.PromptRow):
                 raise api.DataError("E300", f"{row.origin}: no text to learn in this kind of row")
             ids = tuple(self._tokenizer(str(row)).input_ids)
             encoded.append(api.Encoded(ids, ids, row.origin))

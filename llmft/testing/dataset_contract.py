@@ -18,6 +18,7 @@ ROW_TYPES: dict[str, type[Any]] = {
     "completion": api.CompletionRow,
     "chat": api.ChatRow,
     "preference": api.PreferenceRow,
+    "unpaired": api.UnpairedRow,
     "prompt": api.PromptRow,
 }
 ODD_ANSWERS = ("", " ", "Oslo", "the answer is Oslo", "\x00", "ß🙂", "a" * 10_000)

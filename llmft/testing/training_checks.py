@@ -86,6 +86,8 @@ class _Data:
     def __init__(self, rows: Sequence[api.Row]) -> None:
         self._rows, self._tokenizer = rows, tiny_tokenizer(chat=True)
 
+    max_length = None
+
     def rows(self) -> Sequence[api.Row]:
         return self._rows
 
@@ -106,6 +108,20 @@ class _Data:
             shared = len(self._ids(prompt))
             pairs.append(api.EncodedPair(chosen, rejected, shared, row.margin, row.origin))
         return pairs
+
+    def encode_unpaired(self, rows: Sequence[api.Row]) -> list[api.EncodedUnpaired]:
+        found = []
+        for row in rows:
+            if isinstance(row, api.PreferenceRow):
+                answers = [(row.chosen, True), (row.rejected, False)]
+            else:
+                assert isinstance(row, api.UnpairedRow), f"{row.origin}: it has no label"
+                answers = [(row.completion, row.label)]
+            for text, label in answers:
+                one = self._encoded(str(row.prompt), text, row.origin)
+                made = api.EncodedUnpaired(one.input_ids, one.labels, one.origin, label)
+                found.append(made)
+        return found
 
     def encode_prompts(
         self, rows: Sequence[api.Row], max_new_tokens: int

@@ -27,8 +27,11 @@ from llmft.data.conversation import (
     untrained,
     with_system,
 )
+from llmft.data.pair_encoding import cut_at_start
+from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
+from llmft.evaluation.intervals import wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -43,6 +46,7 @@ from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_tex
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
 from llmft.system.time_limit import TimeUp, time_limit
+from llmft.system.trust import call_trusted, trusted_function, trusted_items
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +65,9 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "call_trusted",
     "combine",
+    "cut_at_start",
     "escaped",
     "exact_match",
     "f1",
@@ -84,6 +90,7 @@ __all__ = [
     "read_ratings",
     "read_records",
     "read_samples",
+    "records_of_parts",
     "remaining",
     "rewards",
     "save_score_head",
@@ -97,9 +104,12 @@ __all__ = [
     "token_ids",
     "token_stats",
     "tools_of",
+    "trusted_function",
+    "trusted_items",
     "untrained",
     "value_parameters",
     "values",
+    "wilson",
     "with_system",
     "without_dropout",
     "wrapped",
@@ -113,7 +123,13 @@ Shared = Sequence[tuple[int, int]]
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
-def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> LabelNll:
+def label_nll(
+    model: Any,
+    rows: Sequence[Encoded],
+    shared: Shared | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> LabelNll:
     """Return the negative log-likelihood of every label in a batch; see `llmft.modeling.forward`.
 
     shared: for each row (j, n): its first n tokens are those of the earlier row j. Only where
@@ -121,7 +137,7 @@ def label_nll(model: Any, rows: Sequence[Encoded], shared: Shared | None = None)
     """
     from llmft.modeling import forward
 
-    return forward.label_nll(model, rows, shared)
+    return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
 
 
 def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:

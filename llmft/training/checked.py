@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmft.api.context import Sum
 from llmft.registry.return_checks import is_number, shown, violation
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ class CheckedObjective:
             raise violation(self.method, what)
         return float(weight)
 
-    def loss(
-        self, model: Any, batch: Sequence[Any]
-    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+    def loss(self, model: Any, batch: Sequence[Any]) -> tuple[torch.Tensor, Mapping[str, Sum]]:
         """Return the objective's loss of a batch, a scalar with a gradient, and sums by name."""
         import torch
 
@@ -54,7 +53,12 @@ class CheckedObjective:
             raise violation(self.method, "the loss does not depend on what is trained")
         if not isinstance(metrics, Mapping):
             raise violation(self.method, f"the loss's metrics are {shown(metrics)}, no mapping")
-        for name, value in metrics.items():
+        for name, given in metrics.items():
+            pair = isinstance(given, tuple) and len(given) == 2
+            value, count = given if pair else (given, 1.0)
+            if not (is_number(count) and math.isfinite(count) and count > 0):
+                what = f"the metric '{name}' is over {shown(count)} items; a number above 0"
+                raise violation(self.method, f"{what} is wanted")
             if not (is_number(value) or (isinstance(value, torch.Tensor) and value.dim() == 0)):
                 raise violation(self.method, f"the metric '{name}' is {shown(value)}, not a number")
         return loss, metrics

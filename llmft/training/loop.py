@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from llmft.api import Objective, OnlineObjective
+from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted
 from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import Stopped
+from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, training_state
@@ -177,9 +179,10 @@ class _Training:
 
     def _update(self, update: Update, step: int) -> float | None:
         """Move the parameters once; return the gradient's norm, or None where it was left out."""
-        passes = _forward_backward(
-            self.accelerator, self.model, update, self.objective, self._autocast
-        )
+        with noisy_embeddings(self.model, self.settings.neftune_noise_alpha):
+            passes = _forward_backward(
+                self.accelerator, self.model, update, self.objective, self._autocast
+            )
         distributed.all_reduce_gradients(self.parameters)
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)
@@ -327,7 +330,7 @@ def _forward_backward(
     return noted
 
 
-Pass = tuple[dict[str, "float | torch.Tensor"], float]
+Pass = tuple[dict[str, Sum], float]
 """What one forward pass is measured by, its loss first, and the weight of its items."""
 
 
@@ -336,13 +339,18 @@ def _read(passes: Sequence[Pass], norm: torch.Tensor) -> tuple[distributed.Sums,
 
     Whatever is on a GPU is read in one go: the host waits for it once an update, not once a number.
     """
-    tensors = [v for metrics, _ in passes for v in metrics.values() if isinstance(v, torch.Tensor)]
+    own = [
+        (name, *(given if isinstance(given, tuple) else (given, weight)))
+        for metrics, weight in passes
+        for name, given in metrics.items()
+    ]
+    tensors = [value for _, value, _ in own if isinstance(value, torch.Tensor)]
     tensors = [t.detach().to(norm.device, torch.float64) for t in [*tensors, norm]]
     numbers = iter(torch.stack(tensors).tolist())
     sums: distributed.Sums = {}
-    for metrics, weight in passes:
-        known = {k: next(numbers) if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
-        distributed.add(sums, {name: (value, weight) for name, value in known.items()})
+    for name, value, weight in own:
+        number = next(numbers) if isinstance(value, torch.Tensor) else value
+        distributed.add(sums, {name: (number, weight)})
     return sums, next(numbers)
 
 

@@ -29,6 +29,34 @@ def joined_groups(parameters: Sequence[Any], adapter: Groups | None, added: Grou
     return [*(group for group in own if group["params"]), *added]
 
 
+NOT_DECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+"""Names of parameters that no weight decay acts on, as transformers' Trainer has them."""
+
+
+def decay_groups(groups: Groups, model: torch.nn.Module, settings: TrainSettings) -> Groups:
+    """Return the groups with biases and norms apart, in groups of their own without weight decay.
+
+    As transformers' Trainer decides it: by the names above, and every torch.nn.LayerNorm. A group
+    that states its own weight decay keeps it for all of its parameters.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    if not settings.weight_decay:
+        return groups
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], list(NOT_DECAYED)))
+    apart = {id(p) for name, p in model.named_parameters() if name not in decayed}
+    found: list[Mapping[str, Any]] = []
+    for group in groups:
+        rest = [p for p in group["params"] if id(p) in apart]
+        if not rest or "weight_decay" in group:
+            found.append(group)
+            continue
+        if own := [p for p in group["params"] if id(p) not in apart]:
+            found.append({**group, "params": own})
+        found.append({**group, "params": rest, "weight_decay": 0.0})
+    return found
+
+
 OF_BITSANDBYTES = {
     "adamw_8bit": "AdamW8bit",
     "paged_adamw_8bit": "PagedAdamW8bit",

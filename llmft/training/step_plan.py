@@ -96,7 +96,10 @@ class Plan:
 
 def warmup_of(settings: TrainSettings, steps: int) -> int:
     """Return the steps of the warm-up, of so many in all."""
-    return settings.warmup_steps or math.ceil(settings.warmup_ratio * steps)
+    share = settings.warmup_ratio * steps
+    if settings.warmup_rounding == "axolotl":  # its builders: int(ratio * steps), and never 1
+        return 2 if int(share) == 1 else int(share)
+    return settings.warmup_steps or math.ceil(share)
 
 
 def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int) -> None:

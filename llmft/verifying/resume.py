@@ -13,7 +13,7 @@ from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, references
-from llmft.system import processes
+from llmft.system import processes, trust
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 
@@ -116,6 +116,7 @@ class Try:
         order = {
             "recipe": self.job.source.path,
             "overrides": self.overrides,
+            "trust": trust.granted(),
             "run_folder": self._run_folder(),
             "marks": str(self.marks),
             "kill_at": asdict(kill_at) if kill_at else None,
@@ -132,7 +133,7 @@ class Try:
             raise LlmftError("E900", what)
         told = json.loads(ended.read_text("utf-8"))
         if "errors" in told:
-            raise _raised(told)
+            raise raised(told)
         return Path(told["folder"])
 
     def _run_folder(self) -> str | None:
@@ -141,11 +142,11 @@ class Try:
         return str(runs[-1].parent) if runs else None
 
 
-def _raised(told: dict[str, Any]) -> LlmftError:
+def raised(told: dict[str, Any]) -> LlmftError:
     """Return the error that a process ended with, as if it had been raised here."""
-    raised = LlmftError.of([_fault(error) for error in told["errors"]])
-    raised.exit_code = told["code"]
-    return raised
+    error = LlmftError.of([_fault(one) for one in told["errors"]])
+    error.exit_code = told["code"]
+    return error
 
 
 def _fault(told: dict[str, Any]) -> Fault:

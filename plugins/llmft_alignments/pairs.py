@@ -1,11 +1,10 @@
-"""Pairs through a model: each answer's log-likelihood, the prompt computed once where it can be."""
+"""Answers through a model: their log-likelihoods, a pair's prompt computed once where it can be."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, StageContext
 from llmft.toolkit import label_nll
@@ -13,6 +12,7 @@ from llmft.toolkit import label_nll
 if TYPE_CHECKING:
     import torch
 
+Item = TypeVar("Item")
 Laid = tuple[list[Encoded], list[tuple[int, int]] | None]
 
 
@@ -39,9 +39,17 @@ def pair_nll(
     return found.nll_N, found.row_N
 
 
-def token_counts(pairs: Sequence[EncodedPair], like: torch.Tensor) -> torch.Tensor:
-    """Return how many tokens each answer has, shape (B, 2), as a tensor like another."""
-    counts = [[pair.chosen.n_labels, pair.rejected.n_labels] for pair in pairs]
+def token_counts(items: Sequence[EncodedPair | Encoded], like: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens each answer has, as a tensor like another.
+
+    Of pairs, shape (B, 2); of rows, (B,).
+    """
+    counts = [
+        [item.chosen.n_labels, item.rejected.n_labels]
+        if isinstance(item, EncodedPair)
+        else item.n_labels
+        for item in items
+    ]
     return like.new_tensor(counts)
 
 
@@ -61,6 +69,18 @@ def pair_logps(model: Any, pairs: Sequence[EncodedPair], share: bool) -> torch.T
     return -per_answer(nll_N, row_N, len(pairs))
 
 
+def row_logps(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Return the summed log-likelihood of each row's answer, shape (B,)."""
+    return -label_nll(model, rows).per_row(len(rows))
+
+
+def answer_logps(model: Any, items: Sequence[Any], share: bool) -> torch.Tensor:
+    """Return `pair_logps` of pairs, and `row_logps` of rows."""
+    if isinstance(items[0], EncodedPair):
+        return pair_logps(model, items, share)
+    return row_logps(model, items)
+
+
 @contextmanager
 def judging(model: Any) -> Iterator[None]:
     """Let the model answer in evaluation mode and without gradients for a while."""
@@ -77,20 +97,20 @@ def judging(model: Any) -> Iterator[None]:
 
 def over_batches(
     context: StageContext,
-    pairs: Sequence[EncodedPair],
-    compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
+    items: Sequence[Item],
+    compute: Callable[[Sequence[Item]], torch.Tensor],
     phase: str,
 ) -> torch.Tensor:
-    """Return what `compute` gives for batches of the pairs, end to end on the CPU, no gradients."""
+    """Return what `compute` gives for batches of items, end to end on the CPU, no gradients."""
     import torch
 
     size = context.train.per_device_eval_batch_size
     found = []
     with judging(context.models.model):
-        context.log.progress(phase, 0, len(pairs))
-        for start in range(0, len(pairs), size):
-            found.append(compute(pairs[start : start + size]).float().cpu())
-            context.log.progress(phase, min(start + size, len(pairs)), len(pairs))
+        context.log.progress(phase, 0, len(items))
+        for start in range(0, len(items), size):
+            found.append(compute(items[start : start + size]).float().cpu())
+            context.log.progress(phase, min(start + size, len(items)), len(items))
     return torch.cat(found)
 
 
@@ -133,14 +153,6 @@ def preferences_of(logps_P2: torch.Tensor) -> dict[str, list[float]]:
         "preference_accuracy": (gap_P > 0).double().tolist(),
         "preference_margin": gap_P.tolist(),
     }
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share of `count` (Wilson 1927)."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    # Rounding must not put the share itself outside.
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def refuse_few(pairs: Sequence[EncodedPair], stage: str) -> None:

@@ -26,6 +26,49 @@ def bradley_terry_loss(
     return -F.logsigmoid(gap_B) + center * rewards_B2.sum(1) ** 2
 
 
+def kto_loss(
+    ratio_B: torch.Tensor, label_B: torch.Tensor, kl: torch.Tensor | float, beta: float
+) -> torch.Tensor:
+    """Return 1 - v of each answer, shape (B,): Ethayarajh et al. 2024, eq. 8, unweighted.
+
+    v is sigma(beta (r - z)) of a desirable answer and sigma(beta (z - r)) of an undesirable one.
+    ratio_B: r, log(policy / reference) of each answer. label_B: true where it is desirable. kl: z,
+    the reference point; with 0 it is the unpaired form of APO-zero (D'Oosterlinck et al. 2024).
+    """
+    sign_B = label_B.to(ratio_B.dtype) * 2 - 1
+    return 1 - torch.sigmoid(beta * sign_B * (ratio_B - kl))
+
+
+def shaped_rewards(logps_B2: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return (1 - p ** -alpha) / alpha of each answer; at alpha 0, log p (arXiv:2501.03884).
+
+    logps_B2: log p; of an answer, or averaged over its tokens.
+    """
+    return logps_B2 if alpha == 0 else -torch.expm1(-alpha * logps_B2) / alpha
+
+
+def cpo_loss(
+    name: str,
+    rewards_B2: torch.Tensor,
+    beta: float,
+    label_smoothing: float = 0.0,
+    simpo_gamma: float = 0.0,
+) -> torch.Tensor:
+    """Return a loss of CPOTrainer for each pair, shape (B,), its likelihood term left out.
+
+    name: sigmoid (Xu et al. 2024, the CPO loss), hinge, ipo, or simpo (Meng et al. 2024, eq. 6),
+    whose margin is simpo_gamma. rewards_B2: `shaped_rewards`, without beta.
+    """
+    gap_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+    if name == "hinge":
+        return torch.relu(1 - beta * gap_B)
+    if name == "ipo":
+        return (gap_B - 1 / (2 * beta)) ** 2
+    scaled_B = beta * gap_B - (simpo_gamma if name == "simpo" else 0.0)
+    e = label_smoothing
+    return -(1 - e) * F.logsigmoid(scaled_B) - e * F.logsigmoid(-scaled_B)
+
+
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
     """Return log(1 - exp(x)) for x < 0, exact near 0 and far from it (Maechler 2012, eq. 7).
 

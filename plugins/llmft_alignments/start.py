@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import EncodedPair, StageContext, StageError
+from llmft.api import StageContext, StageError
 from llmft.toolkit import without_dropout
-from llmft_alignments.pairs import pair_logps, token_counts
+from llmft_alignments.pairs import answer_logps, token_counts
 
 if TYPE_CHECKING:
     import torch
@@ -32,28 +32,26 @@ def dropout_off(context: StageContext, off: bool) -> Iterator[None]:
 
 def refuse_other_start(
     context: StageContext,
-    pairs: Sequence[EncodedPair],
-    reference_P2: torch.Tensor,
-    first_step: Callable[[Sequence[EncodedPair], torch.Tensor, torch.Tensor], str],
+    items: Sequence[Any],
+    reference: torch.Tensor,
+    first_step: Callable[[Sequence[Any], torch.Tensor, torch.Tensor], str],
 ) -> None:
-    """Raise StageError unless the policy, not yet trained, answers pairs as its reference does.
+    """Raise StageError unless the policy, not yet trained, answers as its reference does.
 
-    Nothing is asked where the two need not be equal. The first batch of pairs is computed as a
-    training step would, with dropout off. reference_P2: summed log-likelihoods. first_step: says
-    what is wrong, from the pairs, and the policy's and the reference's log-likelihoods of them.
+    Nothing is asked where the two need not be equal. The first batch of items, pairs or rows, is
+    computed as a training step would, with dropout off. reference: summed log-likelihoods, (P, 2)
+    of pairs and (R,) of rows. first_step: says what is wrong, from the items, and the policy's and
+    the reference's log-likelihoods of them.
     """
     if not context.models.starts_as_reference:
         return
-    some = pairs[: context.train.per_device_eval_batch_size]  # as the reference's were batched
+    some = items[: context.train.per_device_eval_batch_size]  # as the reference's were batched
     with _as_in_training(context):
-        policy_B2 = (
-            pair_logps(context.models.model, some, context.models.shares_prompts).float().cpu()
-        )
-    reference_B2 = reference_P2[: len(some)]
-    tokens_B2 = token_counts(some, policy_B2)
-    moved_B2 = (policy_B2 - reference_B2).abs()
-    if bool((moved_B2 > tolerance(context) * tokens_B2.sqrt()).any()):
-        raise other_start(first_step(some, policy_B2, reference_B2))
+        logps = answer_logps(context.models.model, some, context.models.shares_prompts)
+    policy, start = logps.float().cpu(), reference[: len(some)]
+    moved = (policy - start).abs()
+    if bool((moved > tolerance(context) * token_counts(some, policy).sqrt()).any()):
+        raise other_start(first_step(some, policy, start))
 
 
 def apart(moved_N: torch.Tensor, context: StageContext, times: float = 1.0) -> bool:

@@ -17,7 +17,7 @@ from llmft.api import (
     StageRef,
     hookimpl,
 )
-from llmft.toolkit import messages_of, read_file, text_of
+from llmft.toolkit import messages_of, read_file, records_of_parts, text_of
 from llmft_datasets.short_answers import METRICS
 
 
@@ -36,6 +36,9 @@ class FromStage(Dataset["FromStage.Config"]):
         )
 
     def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        return records_of_parts(split, self._whole)
+
+    def _whole(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
         if split != "train":
             raise DataError(
                 "E109",

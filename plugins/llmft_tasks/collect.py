@@ -20,6 +20,7 @@ from llmft.api import (
     StageResult,
     Task,
     TaskConfig,
+    UnpairedRow,
     hookimpl,
 )
 from llmft.toolkit import write_jsonl
@@ -33,7 +34,7 @@ class Collect(Task["Collect.Config"]):
     """
 
     method = "collect"
-    rows = ("prompt", "completion", "chat", "preference")
+    rows = ("prompt", "completion", "chat", "preference", "unpaired")
     produces = "samples"
 
     class Config(TaskConfig):
@@ -89,7 +90,7 @@ def prompt_row(row: Row) -> PromptRow:
     if isinstance(row, ChatRow):
         turns = row.messages[:-1] if row.messages[-1]["role"] == "assistant" else row.messages
         return PromptRow(turns, (), row.origin)
-    if isinstance(row, CompletionRow | PreferenceRow):
+    if isinstance(row, CompletionRow | PreferenceRow | UnpairedRow):
         return PromptRow(row.prompt, row.answers, row.origin)
     raise TypeError(f"a {type(row).__name__} asks nothing")
 

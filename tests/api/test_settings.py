@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.api import ChatRow, Message
+from llmft.api import ChatRow, Encoded, Message
 from llmft.api.errors import DataError, LlmftError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import (
@@ -30,7 +30,7 @@ from llmft.api.settings import (
 from llmft.data.encoding import Encoder
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
-from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder, tiny_tokenizer
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.training import loop
 from llmft.training.optimizer import make_optimizer, make_schedule
 from tests.every_setting import Case, Lab, check, without_case
@@ -90,6 +90,28 @@ def optimizer(name: str) -> Callable[[Any, Lab], Any]:
         return type(made).__name__ if name == "type" else made.param_groups[0][name]
 
     return see
+
+
+def moved_embeddings(settings: TrainSettings, lab: Lab) -> tuple[bool, bool]:
+    """Whether embeddings are moved in training, and whether by less than 4 / sqrt(L D) each."""
+    model, rows = tiny_llama(), [Encoded((1, 2, 3, 4, 5), (1, 2, 3, 4, 5))]
+    table, seen = model.get_input_embeddings(), []
+
+    class Watching(Three):
+        def loss(self, model, batch):
+            hook = table.register_forward_hook(
+                lambda _, ids, out: seen.append((ids[0], out.detach()))
+            )
+            loss = model(input_ids=torch.tensor([rows[0].input_ids])).logits.sum()
+            hook.remove()
+            return loss, {}
+
+    loop.train(model, rows, Watching(), TrainSettings(**settings.model_dump() | {"max_steps": 1}),
+               seed=0)  # fmt: skip
+    ((ids, out),) = seen
+    moved = out - torch.nn.functional.embedding(ids, tiny_llama().get_input_embeddings().weight)
+    most, bound = moved.detach().abs().max().item(), 4 / (5 * 32) ** 0.5
+    return 0.8 * bound < most, 0 < most <= bound
 
 
 def on_nan(settings: TrainSettings, lab: Lab) -> Any:
@@ -198,8 +220,13 @@ TRAIN = {
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_rounding": Case(
+        "axolotl", looped("rates"), [0.0, 1e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        was=[0.0, 2e-4 / 3, 4e-4 / 3],
+    ),
     "warmup_ratio": Case(0.5, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
     "optim": Case("sgd", optimizer("type"), "SGD", was="AdamW"),
+    "neftune_noise_alpha": Case(4.0, moved_embeddings, (True, True), was=(False, False)),
     "weight_decay": Case(0.25, optimizer("weight_decay"), 0.25, was=0.0),
     "adam_beta1": Case(0.6, lambda s, lab: optimizer("betas")(s, lab)[0], 0.6, was=0.9),
     "adam_beta2": Case(0.7, lambda s, lab: optimizer("betas")(s, lab)[1], 0.7, was=0.999),
@@ -494,8 +521,9 @@ def scored(look: Callable[[Any], Any], *losses: float) -> Callable[[Any, Lab], A
             if losses:
                 patch.setattr(
                     evaluation, "row_losses",
-                    lambda _, rows, *more: (found := left.pop(0) if left else 9.0,
-                                            [found] * len(rows)),
+                    lambda _, rows, *more: evaluation.RowLosses(
+                        [found := left.pop(0) if left else 9.0] * len(rows), [1] * len(rows), found
+                    ),
                 )  # fmt: skip
             summary = lab.run(stage(lab, train, settings))
         folder = summary.folder / "stages" / "sft"

@@ -18,6 +18,7 @@ PROGRAM = ROOT / "benchmarks" / "faults" / "run.py"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
+@pytest.mark.extended
 def test_a_small_sample_of_all_faults_ends_bit_exactly(tmp_path):
     (scratch := tmp_path / "scratch").mkdir()
     (page := tmp_path / "page.md").write_text(f"before\n{BEGIN}\n{END}\nafter\n")

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "check.py"
 
 
+@pytest.mark.extended
 def test_a_dry_check_goes_on_where_it_was_left(tmp_path: Path) -> None:
     def parts(*only: str) -> list[str]:
         command = [sys.executable, str(CHECK), "--dry", "--out", str(tmp_path), "--only", *only]

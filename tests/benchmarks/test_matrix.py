@@ -49,6 +49,7 @@ def test_every_combination_was_run_and_none_failed(matrix, recorded):
     assert all(o.reason for o in recorded.values() if o.state == "refused")
 
 
+@pytest.mark.extended
 def test_a_sample_that_covers_every_pair_of_settings_comes_out_as_recorded(matrix, bench, recorded):
     for cell in matrix.covering(seed=1, most=40):
         assert bench.run(cell) == recorded[cell], cell

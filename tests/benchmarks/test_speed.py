@@ -109,3 +109,23 @@ def test_a_peer_that_trained_something_else_is_not_in_the_table():
     told["taken"] |= {"trl": [run], "litgpt": [{**run, "losses": [1.1]}]}
     names = [line.split("|")[4].strip() for line in _tasks([told]) if line.startswith("| sft")]
     assert names == ["llmft", "trl"]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("alignment", ["sft", "dpo"])
+def test_llmft_and_trl_train_the_same_thing(tmp_path, alignment):
+    from contestants import CONTESTANTS, run_once
+    from model_folder import write_model
+    from table import apart
+    from workload import Shape, Task, write_task
+
+    tiny = Shape(hidden=32, intermediate=64, layers=1, heads=4, kv_heads=2, vocabulary=300)
+    write_task(tmp_path, Task("tiny", alignment, steps=2, shape=tiny))
+    write_model(tmp_path)
+    ours, theirs = (
+        run_once(next(c for c in CONTESTANTS if c.name == name), tmp_path, 1)
+        for name in ("llmft", "trl")
+    )
+    assert len(ours["losses"]) == 2
+    assert apart(ours["losses"], theirs["losses"]) < 1e-4
+    assert 0 < ours["cpu"] < ours["wall"] * 2

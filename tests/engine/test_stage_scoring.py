@@ -94,7 +94,7 @@ def losses(monkeypatch, *values):
     def row_losses(model, rows, size, on_batch):
         on_batch(len(rows), len(rows))
         loss = left.pop(0)
-        return loss, [loss] * len(rows)
+        return evaluation.RowLosses([loss] * len(rows), [1] * len(rows), loss)
 
     monkeypatch.setattr(evaluation, "row_losses", row_losses)
 

@@ -156,10 +156,12 @@ def test_the_settings_of_generation_are_these_and_none_of_the_models_own():
 def test_pseudo_values_of_the_loss_are_of_the_rows():
     model = tiny_llama()
     rows = [Encoded((1, 2, 3, 4, 5), (-100, 2, 3, 4, 5)), Encoded((7, 8), (-100, 8))]
-    whole, values = evaluation.row_losses(model, rows, 2)
+    losses = evaluation.row_losses(model, rows, 2)
+    whole, values = losses.mean, losses.values()
     assert whole == evaluation.mean_loss(model, rows, 2)
     assert math.fsum(values) / 2 == pytest.approx(whole)
     alone = [evaluation.mean_loss(model, [row], 1) for row in rows]
+    assert [losses.of([n]).mean for n in (0, 1)] == pytest.approx(alone)
     assert values == pytest.approx(
         [whole + (alone[0] - whole) * 4 / 2.5, whole + (alone[1] - whole) / 2.5], rel=1e-4
     )

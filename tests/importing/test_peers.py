@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from llmft_datasets.instruction import Instruction
+from llmft_datasets.jsonl import Jsonl
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands import import_check
 from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices, written
 from llmft.cli.main import main
+from llmft.importing.tables import known_templates
+from llmft.recipes.load import load_recipe
 
 AXOLOTL = """\
-base_model: NousResearch/Llama-3.2-1B
+base_model: NousResearch/Llama-3.2-1B-Instruct
 load_in_4bit: true
 adapter: qlora
 lora_r: 32
@@ -78,7 +82,7 @@ def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, impor
     recipe, stage = stage_of(AXOLOTL)
     adapter, train, data = stage.adapter, stage.train, stage.data
     assert (recipe.model.path, recipe.model.dtype, recipe.seed) == (
-        "NousResearch/Llama-3.2-1B", "bfloat16", 42,
+        "NousResearch/Llama-3.2-1B-Instruct", "bfloat16", 42,
     )  # fmt: skip
     assert (adapter.method, adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (
         "qlora", 32, 16, 0.05,
@@ -157,7 +161,6 @@ def import_any_text(text, name="config.yaml", **choices):
     [
         ("relora: true", "ReLoRA"),
         ("fp16: true", "float16"),
-        ("neftune_noise_alpha: 5", "NEFTune noise"),
         ("gptq: true", "a base stored by GPTQ"),
         ("pretraining_dataset: [{path: allenai/c4}]", "continued pretraining on a stream"),
     ],
@@ -185,7 +188,7 @@ def test_packed_rows_that_see_each_other_need_a_decision(imported):
 
 
 def test_a_template_of_axolotls_own_needs_a_decision(imported, stage_of):
-    own = imported(AXOLOTL + "chat_template: llama3\n")
+    own = imported(AXOLOTL + "chat_template: jamba\n")
     assert "chat_template" in grades(own, "decide")
     given = "chat_template: jinja\nchat_template_jinja: \"{{ messages[0]['content'] }}\"\n"
     recipe, _ = stage_of(AXOLOTL + given)
@@ -440,7 +443,7 @@ def test_an_oumi_file_with_references_within_itself(stage_of, imported):
     assert (train.max_length, train.learning_rate, train.warmup_steps) == (512, 3e-4, 7)
     assert (train.max_grad_norm, train.bf16, train.num_train_epochs) == (0.0, False, 3)
     assert (adapter.r, adapter.lora_alpha, adapter.target_modules) == (16, 32, ["q_proj", "v_proj"])
-    other = imported(OUMI.replace("text_sft_jsonl", "yahma/alpaca-cleaned"))
+    other = imported(OUMI.replace("text_sft_jsonl", "HuggingFaceFW/fineweb-edu"))
     assert other.verdict == "cannot yet"
 
 
@@ -478,5 +481,201 @@ def test_alpaca_rows_get_alpacas_prompts_and_a_spaced_tokenizer_needs_a_decision
     assert (stage.data.method, stage.data.prompt_style) == ("jsonl", "alpaca")
     assert (columns.prompt, columns.input, columns.completion) == ("instruction", "input", "output")
     # Llama 2's tokenizer puts a space before an answer that is encoded by itself, as Axolotl does.
-    old = imported(text.replace("NousResearch/Llama-3.2-1B", "NousResearch/Llama-2-7b-hf"))
-    assert "space" in grades(old, "decide")["datasets[0].type"]
+    old = text.replace("NousResearch/Llama-3.2-1B-Instruct", "NousResearch/Llama-2-7b-hf")
+    assert stage_of(old)[1].data.columns.completion == " {output}"
+    other = imported(text.replace("NousResearch/Llama-3.2-1B-Instruct", "01-ai/Yi-34B"))
+    assert "space" in grades(other, "decide")["datasets[0].type"]
+
+
+def test_a_space_before_an_answer_is_what_a_llama_tokenizer_makes_of_it_apart():
+    """Prompt and answer encoded apart, and as one text with a space: the same ids."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokenizer.decoder = decoders.ByteFallback()
+    special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special)
+    tokenizer.train_from_iterator(["### Response: a noble gas is neon"] * 9, trainer)
+    prompt, ids = "### Response:\n", lambda text: tokenizer.encode(text).ids
+    for answer in ("neon", " a gas", "is\nneon"):
+        assert ids(prompt) + ids(answer) == ids(f"{prompt} {answer}")
+    assert ids(prompt) + ids("neon") != ids(f"{prompt}neon")
+
+
+TALK = [
+    {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi\n"},
+    {"role": "assistant", "content": " Hello. "}, {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "No."},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "turns"),
+    [
+        ("llama3", "llama3.jinja", TALK),
+        ("gemma", "gemma.jinja", TALK[1:]),
+        ("gemma3", "gemma3.jinja", TALK),
+        ("qwen_25", "qwen2_5.jinja", TALK),
+        ("qwen_25", "qwen2_5.jinja", TALK[1:]),
+        ("chatml", "qwen3_instruct_2507.jinja", TALK),
+        ("falcon_h1", "lfm2.jinja", TALK),
+    ],
+)
+def test_a_template_by_name_renders_as_trls_copy_of_it(name, file, turns):
+    """TRL's copies are the oracle; the texts here are written anew from the formats."""
+    from pathlib import Path
+
+    import trl
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    theirs = (Path(trl.__file__).parent / "chat_templates" / file).read_text("utf-8")
+    ours = known_templates()[name].text
+    for asked in (False, True):
+        said = turns[: -1 if asked else None]
+        rendered = [
+            _compile_jinja_template(text).render(
+                messages=said, add_generation_prompt=asked, bos_token="<s>", eos_token="</s>"
+            )
+            for text in (ours, theirs)
+        ]
+        assert rendered[0] == rendered[1]
+
+
+def test_the_end_of_an_answer_is_learnt_where_axolotl_learns_it(imported, stage_of):
+    chat = AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "Qwen/Qwen2.5-7B-Instruct")
+    assert imported(chat).verdict == "same but for speed or logging"
+    base = AXOLOTL.replace("1B-Instruct", "1B") + "chat_template: llama3\n"
+    # its tokenizer's end-of-text is another token
+    assert "<|eot_id|>" in grades(imported(base), "decide")["eot_tokens"]
+    said = f"{base}special_tokens: {{eos_token: <|eot_id|>}}\n"
+    recipe, _ = stage_of(said)
+    assert recipe.model.stop == ["<|eot_id|>"]
+    assert imported(said).verdict == "same but for speed or logging"
+    assert imported(f"{base}eot_tokens: [<|eot_id|>]\n").verdict == "same but for speed or logging"
+    wrong = imported(f"{base}eot_tokens: [<|end_of_text|>]\n")
+    assert "does not learn" in grades(wrong, "decide")["eot_tokens"]
+    unknown = imported(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "arcee-ai/AFM-4.5B"))
+    assert "not known here" in grades(unknown, "decide")["eot_tokens"]
+
+
+def test_axolotls_warm_up_is_rounded_as_it_rounds(stage_of):
+    share = AXOLOTL.replace("warmup_steps: 10", "warmup_ratio: 0.1")
+    train = stage_of(share)[1].train
+    assert (train.warmup_ratio, train.warmup_rounding) == (0.1, "axolotl")
+    counted = [
+        stage_of(f"{share}max_steps: {steps}\n")[1].train.warmup_steps for steps in (39, 19, 9)
+    ]
+    assert counted == [3, 2, 0]  # int(3.9), int(1.9) that becomes 2, int(0.9)
+
+
+def test_oumis_alpaca_rows_get_alpacas_openings_as_system_texts(stage_of, imported):
+    text = OUMI.replace("    train_target: ALL_ASSISTANT_TURNS\n", "")
+    text = text.replace("text_sft_jsonl", "yahma/alpaca-cleaned").replace(
+        ", dataset_path: rows.jsonl", ""
+    )
+    _, stage = stage_of(text)
+    data = Instruction(stage.data)
+    bare = data.row({"instruction": "Name a gas.", "input": "", "output": "Neon."}, "")
+    given = data.row({"instruction": "Translate.", "input": "dog", "output": "chien"}, "")
+    openings = [row.messages[0]["content"] for row in (bare, given)]
+    assert openings == [
+        "Below is an instruction that describes a task. Write a response that appropriately"
+        " completes the request.",
+        "Below is an instruction that describes a task, paired with an input that provides further"
+        " context. Write a response that appropriately completes the request.",
+    ]
+    assert given.messages[1]["content"] == "Translate.\n\n### Input:\ndog"
+    assert bare.messages[1]["content"] == "Name a gas."
+    assert imported(text).verdict == "same"
+
+
+def test_several_data_sets_become_one_mixture(stage_of, imported):
+    second = "  - {path: tatsu-lab/alpaca, type: alpaca, split: 'train[:20%]'}\nval_set_size"
+    text = AXOLOTL.replace("val_set_size", second, 1)
+    _, stage = stage_of(text)
+    assert (stage.data.method, stage.data.mixing) == ("mix", "concatenate")
+    first, other = stage.data.sources
+    assert (first.method, first.learn) == ("chat", "all")
+    assert (other.method, other.path, other.split) == ("jsonl", "tatsu-lab/alpaca", "train[:20%]")
+    assert other.columns.prompt == "instruction"
+    assert imported(text).verdict == "same but for speed or logging"
+    unknown = imported(text.replace("type: alpaca", "type: my.own"))
+    assert unknown.verdict == "cannot yet"
+    assert "datasets[1].type" in grades(unknown, "cannot")
+
+
+def test_llamafactorys_data_sets_are_joined_and_each_limited(stage_of, tmp_path):
+    (tmp_path / "dataset_info.json").write_text(
+        '{"mine": {"hf_hub_url": "a/b", "formatting": "sharegpt"},'
+        ' "yours": {"file_name": "y.json"}}'
+    )
+    text = LLAMA.replace("dataset: mine", "dataset: mine, yours") + "max_samples: 7\n"
+    _, stage = stage_of(text, str(tmp_path / "x.yaml"))
+    assert [source.method for source in stage.data.sources] == ["chat", "jsonl"]
+    assert [source.limit for source in stage.data.sources] == [7, 7]
+
+
+def test_a_mixture_of_trl_and_of_the_handbook(stage_of):
+    two = TRL.replace("dataset_name: trl-lib/ultrafeedback_binarized", "datasets:")
+    two = two.replace(
+        "datasets:\n",
+        "datasets:\n  - {path: trl-lib/ultrafeedback_binarized}\n"
+        "  - {path: HuggingFaceH4/ultrafeedback_binarized, split: train_prefs}\n",
+    )
+    _, stage = stage_of(two, trainer="dpo")
+    assert [source.split for source in stage.data.sources] == ["train", "train_prefs"]
+    assert {source.method for source in stage.data.sources} == {"preference"}
+
+
+def test_trls_kto_reads_rows_with_a_label(stage_of):
+    kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
+    _, stage = stage_of(kto + "undesirable_weight: 0.5\n", trainer="kto")
+    assert (stage.alignment.method, stage.data.method) == ("kto", "unpaired")
+    assert (stage.alignment.undesirable_weight, stage.train.learning_rate) == (0.5, 1e-6)
+
+
+def test_a_split_that_is_none_needs_a_decision(imported):
+    text = AXOLOTL.replace("split: train[:500]", "split: 'a[b'")
+    assert "datasets[0].split" in grades(imported(text), "decide")
+
+
+UNSLOTH = (
+    "python unsloth-cli.py --model_name unsloth/llama-3-8b --dataset yahma/alpaca-cleaned"
+    " --r 64 --learning_rate 2e-6 --use_rslora --bias none --output_dir out"
+)
+
+
+def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_methods):
+    found = import_any(UNSLOTH, Choices())
+    assert (found.peer, found.verdict) == ("unsloth", "same")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(found.text, "utf-8")
+    recipe = load_recipe(path, registry_of_methods).recipe
+    stage = recipe.stages[0]
+    assert (recipe.seed, recipe.model.dtype, stage.train.bf16) == (3407, "bfloat16", True)
+    assert (stage.adapter.r, stage.adapter.use_rslora, stage.adapter.lora_alpha) == (64, True, 16)
+    assert len(stage.adapter.target_modules) == 7
+    train = stage.train
+    assert (train.max_steps, train.warmup_steps, train.optim) == (400, 5, "adamw_8bit")
+    row = Jsonl(stage.data).row({"instruction": "Add.", "input": "", "output": "3"}, "")
+    assert row.text.endswith(
+        "completes the request.\n\n    ### Instruction:\n    Add.\n\n    ### Input:\n    \n\n"
+        "    ### Response:\n    3"
+    )
+    four = import_any(f"{UNSLOTH} --load_in_4bit", Choices())
+    assert four.verdict == "needs your decision"
+    texts = import_any(UNSLOTH.replace("yahma/alpaca-cleaned", "rows.jsonl"), Choices())
+    assert texts.verdict == "cannot yet"
+
+
+def test_a_regular_expression_and_noise_are_taken_over(stage_of):
+    regex = r"model.layers.\d+.self_attn.(q|v)_proj"
+    text = AXOLOTL.replace("lora_target_linear: true", f"lora_target_modules: '{regex}'")
+    stage = stage_of(text + "neftune_noise_alpha: 5\n")[1]
+    assert stage.adapter.target_modules == regex
+    assert stage.train.neftune_noise_alpha == 5
+    sft = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/Capybara") + "loss_type: dft\n"
+    assert stage_of(sft, trainer="sft")[1].alignment.loss_type == "dft"

@@ -10,13 +10,20 @@ import pytest
 from llmft.importing import structure
 from llmft.importing.tables import PEERS, known_keys, table
 
-CODE = {path.stem: path.read_text("utf-8") for path in Path(structure.__path__[0]).glob("*.py")}
+FILES = sorted(Path(structure.__path__[0]).rglob("*.py"))
+SHARED = ("arguments", "forms", "weights")
+
+
+def code_of(peer: str) -> str:
+    """Return the code that translates a peer, with what several share."""
+    name = peer.replace("-", "_")
+    own = [path for path in FILES if name in (path.stem, path.parent.name) or path.stem in SHARED]
+    return "\n".join(path.read_text("utf-8") for path in own)
 
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_a_key_that_code_reads_is_named_in_the_code(peer):
-    modules = {peer.replace("-", "_"), "common", *(["trl"] if peer == "alignment-handbook" else [])}
-    code = "".join(CODE[name] for name in modules)
+    code = code_of(peer) + (code_of("trl") if peer == "alignment-handbook" else "")
     for name, rule in table(peer).keys.items():
         last = name.removesuffix(".*").removesuffix("[]").rpartition(".")[2].removesuffix("[]")
         if rule.by:
@@ -76,6 +83,6 @@ def test_the_defaults_in_the_table_are_those_of_the_installed_trl(trl_configs):
 def test_pefts_own_choice_of_layers_is_the_installed_one():
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as choices
 
-    from llmft.importing.structure.common import _PEFT_TARGETS
+    from llmft.importing.structure.weights import _PEFT_TARGETS
 
     assert {name: choices[name] for name in _PEFT_TARGETS} == _PEFT_TARGETS

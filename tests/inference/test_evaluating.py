@@ -8,6 +8,7 @@ import pytest
 
 from llmft.api.errors import RecipeError
 from llmft.cli.main import main
+from llmft.evaluation.intervals import wilson
 from llmft.inference.evaluating import Asked, evaluate
 from llmft.runs import artifacts
 from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
@@ -53,8 +54,10 @@ def test_the_command_writes_rows_that_compare_reads(lora_run, tmp_path, capsys):
         words = ["evaluate", str(lora_run), "--metrics", "exact_match", "--output", files[-1]]
         assert main([*words, *more, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
-        low, high = told["intervals"]["exact_match"]
-        assert low <= told["metrics"]["exact_match"] <= high
+        score = told["scores"]["exact_match"]
+        assert score["value"] == told["metrics"]["exact_match"]
+        low, high = wilson(score["value"], 6)  # none right of six still may be a third
+        assert (score["low"], score["high"], score["n"]) == (low, high, 6)
         assert len((tmp_path / f"{number}.jsonl").read_text().splitlines()) == told["rows"] == 6
     assert main(["compare", *files, "--json"]) == 0
     (test,) = json.loads(capsys.readouterr().out)["paired"][0]["tests"]

@@ -94,6 +94,24 @@ def test_what_the_model_refuses_is_an_error_with_its_place(recipe, recipe_file, 
     assert "matches no linear layer" in capsys.readouterr().err
 
 
+def test_steps_are_planned_with_noise_on_the_embeddings(recipe, recipe_file, capsys, monkeypatch):
+    from llmft.planning import training_cost
+
+    noisy, asked, peaks = training_cost.noisy_embeddings, set(), []
+    monkeypatch.setattr(
+        training_cost, "noisy_embeddings", lambda model, a: asked.add(a) or noisy(model, a)
+    )
+    for alpha in (None, 5.0):
+        recipe["stages"][0]["train"]["neftune_noise_alpha"] = alpha
+        recipe_file.write_text(json.dumps(recipe))
+        assert main(["plan", str(recipe_file), "--json"]) == 0
+        stage = json.loads(capsys.readouterr().out)["stages"][0]
+        peaks.append(next(p["by_kind"] for p in stage["peaks"] if p["phase"] == "train"))
+    peaks = [sum(by_kind.values()) for by_kind in peaks]
+    assert peaks[0] <= peaks[1] < 1.2 * peaks[0]  # it is gone before the logits are there
+    assert asked == {None, 5.0}
+
+
 def test_stages_name_their_inputs(recipe, recipe_file, capsys):
     first = recipe["stages"][0]
     recipe["stages"].append({**first, "name": "more", "start_from": "only", "adapter": None})

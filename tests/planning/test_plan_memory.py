@@ -12,6 +12,7 @@ from llmft.planning.memory_tracker import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS
 from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
 from llmft.training import loop
+from tests.extended import extended
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
 CASES = {
@@ -59,7 +60,7 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
 
 
 @pytest.mark.parametrize("stored", ["load_in_4bit", "load_in_8bit"])
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
+@pytest.mark.parametrize("method", extended(["lora", "dora", "prefix", "prompt"], ["lora"]))
 def test_a_quantised_base_is_followed_to_the_end(method, stored, recipe, loaded, registry):
     recipe["model"]["quantization"] = {stored: True}
     recipe["stages"][0]["adapter"] = {"method": method}

@@ -119,6 +119,7 @@ def test_prompts_out_of_reach_are_assumed_too(pipe, loaded, registry):
     assert found["rank"].remarks == ()
 
 
+@pytest.mark.extended
 def test_repeated_stages_are_planned_once_and_counted_as_often_as_they_run(
     pipe, loaded, registry, tmp_path, capsys
 ):

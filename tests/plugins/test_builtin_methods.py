@@ -7,6 +7,7 @@ import json
 from llmft_adapters.lora import Lora
 from llmft_alignments.sft import Sft
 from llmft_datasets.chat import Chat
+from llmft_datasets.instruction import Instruction
 from llmft_datasets.jsonl import Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 from llmft_trackers.console import Console
@@ -71,6 +72,16 @@ class TestChat(DatasetContract):
     def write(self, folder):
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         return {"path": write_lines(folder, [{"messages": turns}] * 2)}
+
+
+class TestInstruction(DatasetContract):
+    method_class = Instruction
+    configs = [{"path": "rows.jsonl"}, {"path": "rows.jsonl", "system": "Be brief."}]
+    bad_records = [{"instruction": "a"}, {"output": "a"}, {"instruction": "a", "output": None}]
+
+    def write(self, folder):
+        task = {"instruction": "a", "input": "", "output": "b"}
+        return {"path": write_lines(folder, [task, {**task, "input": "c"}])}
 
 
 class TestConsole(TrackerContract):

@@ -245,7 +245,9 @@ def test_nothing_of_a_whole_broken_set_reaches_the_terminal(install_adapter: Ins
         for number, (source, _, _) in enumerate(BROKEN.values())
     ]
     program = (
-        "import json, sys\nfrom llmft.registry.registry import Registry\n"
+        "import json, sys\nfrom llmft.registry import safe_import\n"
+        "from llmft.registry.registry import Registry\n"
+        "safe_import.HANG_SECONDS = 0.5\n"
         "rows = Registry.discover().records()\n"
         "heavy = [m for m in ('torch', 'transformers', 'peft', 'numpy') if m in sys.modules]\n"
         "print(json.dumps([sum(r.state == 'broken' for r in rows), heavy]))"

@@ -59,7 +59,7 @@ WRONG = {
     "a loss that is a float": ("LOSS", "(2.5, {})", "the loss is 2.5, not a tensor"),
     "a detached loss": ("LOSS", "(loss.detach(), {})", "does not depend on what is trained"),
     "no metrics": ("LOSS", "(loss, None)", "metrics are None"),
-    "a metric that is a tensor": ("LOSS", "(loss, {'nll': loss})", "the metric 'nll' is"),
+    "a metric of each token": ("LOSS", "(loss, {'nll': found.nll_N})", "the metric 'nll' is"),
     "groups of nothing": ("GROUPS", "None", "'parameter_groups' returns None"),
     "no scores": ("SCORES", "None", "'evaluate' returns None"),
     "a score that is nan": ("SCORES", "{'wins': float('nan')}", "gives 'wins' as nan"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.extended import extended
+
 from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu
 
 pytestmark = pytest.mark.skipif(not TRIED, reason=REASON)
@@ -101,8 +103,12 @@ def tiny(folder: Path, layers: int = 2) -> Path:
 
 @pytest.mark.parametrize(
     ("adapter", "alignment", "more"),
-    [("lora", "sft", ""), ("lora", "sft", ", gradient_checkpointing: true"), ("dora", "dpo", ""),
-     ("prefix", "orpo", ""), ("ptuning", "reward", ""), ("lora", "ppo", ""), ("prompt", "ppo", "")],
+    extended(
+        [("lora", "sft", ""), ("lora", "sft", ", gradient_checkpointing: true"),
+         ("dora", "dpo", ""), ("prefix", "orpo", ""), ("ptuning", "reward", ""),
+         ("lora", "ppo", ""), ("prompt", "ppo", "")],
+        plain=[("lora", "sft", ""), ("dora", "dpo", "")],
+    ),
 )  # fmt: skip
 def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
     model = tiny(tmp_path)
@@ -112,7 +118,8 @@ def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
 
 
 @pytest.mark.parametrize(
-    ("adapter", "alignment"), [("lora", "sft"), ("dropped", "dpo"), ("prompt", "ppo")]
+    ("adapter", "alignment"),
+    extended([("lora", "sft"), ("dropped", "dpo"), ("prompt", "ppo")], [("lora", "sft")]),
 )
 def test_autocast_mixes_no_types(tmp_path, adapter, alignment):
     text = recipe(tiny(tmp_path), tmp_path / "out", adapter, alignment, ", bf16: true")
@@ -132,6 +139,7 @@ def test_a_step_waits_once_whatever_the_layers(tmp_path):
         assert run_on_gpu(text, tmp_path)[1].total() == SFT_WAITS
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("adapter", ["dora", "prefix"])
 def test_waits_do_not_grow_with_layers(tmp_path, adapter):
     few, many = (

@@ -61,10 +61,16 @@ def test_a_metric_is_a_number_or_a_scalar_tensor(margin):
     assert float(metrics["margin"]) == 1.5
 
 
-@pytest.mark.parametrize("margin", ["1.5", torch.ones(2), True])
+@pytest.mark.parametrize("margin", ["1.5", torch.ones(2), True, ("1.5", 2.0), (1.5, 2.0, 3.0)])
 def test_any_other_metric_is_named(margin):
     with pytest.raises(PluginError, match="the metric 'margin' is"):
         CheckedObjective(Measured(margin=margin), "method").loss(None, [])
+
+
+@pytest.mark.parametrize("count", [0.0, -1.0, "2", float("nan")])
+def test_a_metric_over_no_items_is_named(count):
+    with pytest.raises(PluginError, match=r"the metric 'margin' is over .* above 0 is wanted"):
+        CheckedObjective(Measured(margin=(1.5, count)), "method").loss(None, [])
 
 
 def asked(**wrong: Any) -> None:

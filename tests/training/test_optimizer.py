@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
-from llmft.training.optimizer import joined_groups, make_optimizer, make_schedule
-from llmft.training.step_plan import refuse_endless_warmup
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
+from llmft.training.optimizer import decay_groups, joined_groups, make_optimizer, make_schedule
+from llmft.training.step_plan import refuse_endless_warmup, warmup_of
 
 A, B, HEAD = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
 
@@ -37,6 +38,57 @@ def test_a_group_that_is_left_empty_is_none():
     head = [{"params": [HEAD], "lr": 0.5}]
     own = [{"params": [HEAD]}, {"params": [A, B], "lr": 0.1}]
     assert sizes(joined_groups([A, B, HEAD], own, head)) == [([1, 2], 0.1), ([3], 0.5)]
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_biases_and_norms_are_decayed_as_by_transformers_trainer(make, bias):
+    from llmft_adapters.full import Full
+    from llmft_adapters.lora import Lora
+    from transformers import Trainer
+
+    whole = Full(Full.Config(method="full")).attach(make())
+    config = {"method": "lora", "bias": bias, "modules_to_save": ["norm" if make is tiny_llama
+              else "ln_f"]}  # fmt: skip
+    for model in (whole, Lora(Lora.Config.model_validate(config)).attach(make())):
+        names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        made = decay_groups(groups, model, TrainSettings(weight_decay=0.1))
+        decayed = {names[id(p)] for g in made if "weight_decay" not in g for p in g["params"]}
+        kept = {names[id(p)] for g in made if g.get("weight_decay") == 0.0 for p in g["params"]}
+        theirs = set(Trainer.get_decay_parameter_names(None, model)) & set(names.values())
+        assert decayed == theirs
+        assert kept == set(names.values()) - theirs
+        assert kept
+        assert decay_groups(groups, model, TrainSettings()) == groups
+
+
+def test_a_groups_rate_stays_and_its_own_decay_too():
+    model = torch.nn.Linear(2, 2)
+    group = {"params": list(model.parameters()), "lr": 0.5}
+    made = decay_groups([group], model, TrainSettings(weight_decay=0.1))
+    assert [(len(g["params"]), g["lr"], g.get("weight_decay")) for g in made] == [
+        (1, 0.5, None), (1, 0.5, 0.0),
+    ]  # fmt: skip
+    stated = {**group, "weight_decay": 0.3}
+    assert decay_groups([stated], model, TrainSettings(weight_decay=0.1)) == [stated]
+
+
+def test_a_stage_leaves_norms_out_of_the_decay(run, tmp_path):
+    from safetensors.torch import load_file
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    moved = {}
+    for decay in (0.0, 1.0):
+        train = {"max_steps": 1, "learning_rate": 0.01, "weight_decay": decay}
+        summary = run({
+            "name": "sft", "adapter": {"method": "full"}, "alignment": {"method": "sft"},
+            "data": {"method": "jsonl", "path": str(rows)}, "train": train,
+        })  # fmt: skip
+        moved[decay] = load_file(summary.folder / "stages/sft/adapter/model.safetensors")
+    same = {n for n, t in moved[0.0].items() if torch.equal(t, moved[1.0][n])}
+    assert same == {n for n in moved[0.0] if "norm" in n}
 
 
 GRADIENTS = (0.4, -1.0, 0.25)
@@ -115,6 +167,13 @@ def test_a_part_of_a_step_of_warm_up_is_a_whole_one():
     """A ratio of 0.25 of 6 steps is 1.5 of them: two, as transformers rounds."""
     found = rates(6, learning_rate=1.0, lr_scheduler_type="constant_with_warmup", warmup_ratio=0.25)
     assert found == pytest.approx([0, 1 / 2, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.25, 2), (0.55, 3), (0.1, 0)])
+def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
+    """int(ratio * 6) steps: 1 of 1.5, which becomes 2; 3 of 3.3; none of 0.6."""
+    settings = TrainSettings(warmup_ratio=ratio, warmup_rounding="axolotl")
+    assert warmup_of(settings, 6) == steps
 
 
 SCHEDULES = {

@@ -29,7 +29,7 @@ class Stopwatch(Tracker["Stopwatch.Config"]):
 
     def progress(self, progress: Progress) -> None:
         """Note a step; after the last, write the file."""
-        if progress.phase != "train":
+        if progress.phase != "train" or "loss" not in progress.metrics:
             return
         _clock.losses.append(progress.metrics["loss"])
         if progress.done == progress.total:
@@ -46,7 +46,7 @@ def llmft_run_stage(stage: Any, context: StageContext) -> Any:
     """Start the clock when the rows are encoded and the model is there."""
     from model_folder import broadcast_parameters
 
-    broadcast_parameters(context.model)
+    broadcast_parameters(context.models.model)
 
     def timed(encode: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         def encoded(rows: Any) -> list[Any]:
@@ -56,8 +56,9 @@ def llmft_run_stage(stage: Any, context: StageContext) -> Any:
 
         return encoded
 
-    context.encode = timed(context.encode)
-    context.encode_pairs = timed(context.encode_pairs)
+    data: Any = context.data
+    data.encode = timed(data.encode)
+    data.encode_pairs = timed(data.encode_pairs)
     return (yield)
 
 

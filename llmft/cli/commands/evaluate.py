@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.cli.commands.output import table
-from llmft.reporting.paired import interval
 from llmft.system import fsio
 from llmft.system.quiet import captured_output
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
-    """Return the scores of a run or a model, with the 95 % interval of those that rows have.
+    """Return the scores of a run or a model, each with its rows and its 95 % interval.
 
     output: a file for the rows; RecipeError where it is there already.
     """
@@ -35,12 +34,8 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
         "stage": found.stage,
         "base": asked.base,
         "rows": found.count,
-        "metrics": dict(found.metrics),
-        "intervals": {
-            name: interval([row[name] for row in found.rows])
-            for name in found.metrics
-            if found.rows and name in found.rows[0]
-        },
+        "metrics": found.metrics,
+        "scores": dict(found.scores),
         "output": output,
     }
 
@@ -61,10 +56,14 @@ def _progress() -> Any:
 
 def as_text(found: dict[str, Any]) -> str:
     """Return the scores as a table."""
-    rows = []
-    for name, value in found["metrics"].items():
-        low, high = found["intervals"].get(name, (None, None))
-        rows.append((name, f"{value:.4f}", "" if low is None else f"[{low:.4f}, {high:.4f}]"))
+    rows = [
+        (
+            name,
+            f"{score['value']:.4f}",
+            "" if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}]",
+        )
+        for name, score in found["scores"].items()
+    ]
     who = found["target"] + (f", stage {found['stage']}" if found["stage"] else "")
     who += ", without its adapter" if found["base"] else ""
     lines = [f"{who}: {found['rows']:,} rows", table(("metric", "mean", "95 % interval"), rows)]

@@ -14,7 +14,8 @@ from llmft.importing.configuration import Configuration, of_yaml
 from llmft.importing.peer_translation import Translation, translated
 from llmft.importing.recognising import peer_of, trainer_of
 from llmft.importing.schema import Schema
-from llmft.importing.structure.common import FORMS, batch_of_processes
+from llmft.importing.structure.arguments import batch_of_processes
+from llmft.importing.structure.forms import FORMS
 from llmft.importing.tables import PEERS, table
 from llmft.importing.verdicts import Finding, Verdict, blocks, verdict_of
 from llmft.importing.writing import recipe_text

@@ -67,7 +67,7 @@ def run_recipe_file(
         from llmft.runs.resuming import unfinished_run
 
         resume = unfinished_run(job) is not None
-    with _told_elsewhere(quiet, as_json), _leading():
+    with told_elsewhere(quiet, as_json), _leading():
         if resume:
             from llmft.engine.session import Part, resume_recipe
 
@@ -151,7 +151,7 @@ def _leading() -> Iterator[None]:
 
 
 @contextmanager
-def _told_elsewhere(quiet: bool, as_json: bool) -> Iterator[None]:
+def told_elsewhere(quiet: bool, as_json: bool) -> Iterator[None]:
     """Keep standard output free for a JSON answer, or print nothing for --quiet."""
     if quiet:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):

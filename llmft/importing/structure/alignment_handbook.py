@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common, trl
+from llmft.importing.structure import arguments, forms, trl, weights
 from llmft.recipes.tree import visible
 
 _COLUMNS = {("messages",): "chat", ("chosen", "rejected"): "preference"}
@@ -18,20 +20,20 @@ def structure(t: Translation) -> None:
             f"trainer {visible(t.trainer)[:40]}",
         )
         return
-    common.value(t, "model.path", "model_name_or_path")
+    arguments.value(t, "model.path", "model_name_or_path")
     trl.adapter(t)
     t.method("alignment", t.trainer)
     trl.loss(t)
     held = rows(t)
-    common.training_arguments(t)
-    common.evaluation(
+    arguments.training_arguments(t)
+    arguments.evaluation(
         t,
         holdout=held,
         split=None if held else str(t.get("dataset_test_split")),
         key=t.key("dataset_mixture.test_split_size"),
     )
     trl.precision(t)
-    common.attention(t)
+    weights.attention(t)
     trl.length(t)
     template = t.key("chat_template")
     if template is not None:
@@ -70,33 +72,34 @@ def rows(t: Translation) -> float | None:
             missing="test_split_size as a number of rows",
         )
         held = 0.0
-    if len(listed) != 1:
-        t.note(
-            "cannot",
-            t.configuration.keys.get(f"{listed[0]}.id"),
-            "several data sets in one stage",
-            missing="several data sets",
-        )
-        return None
-    only = t.configuration.under(listed[0])
+    if len(listed) > 1:
+        key = t.configuration.keys.get(f"{listed[0]}.id")
+        forms.several(t, key, [partial(one, t, block) for block in listed])
+    else:
+        one(t, listed[0])
+    return held or None
+
+
+def one(t: Translation, block: str) -> None:
+    """Write one data set of a mixture."""
+    only = t.configuration.under(block)
     path, columns = only.get("id"), only.get("columns")
     if path is None:
-        t.note("decide", f"{listed[0]}.id", "no key names the rows", missing="no rows are named")
-        return None
+        t.note("decide", f"{block}.id", "no key names the rows", missing="no rows are named")
+        return
     named = tuple(columns.value) if columns is not None and isinstance(columns.value, list) else ()
     form = _COLUMNS.get(named, "")
     facts: dict[str, object] = {}
     if not form:
-        form, facts = common.form_of(t, str(path.value), path, t.trainer)
+        form, facts = forms.form_of(t, str(path.value), path, t.trainer)
     if not form:
-        return None
-    common.rows_of(t, form, facts, learn="every_token")
-    common.source(t, str(path.value), path, only.get("config"))
+        return
+    forms.rows_of(t, form, facts, learn="every_token")
+    forms.source(t, str(path.value), path, only.get("config"))
     part = only.get("split")
-    common.split(t, str(part.value) if part is not None else "train", part)
+    forms.split(t, str(part.value) if part is not None else "train", part)
     weight = only.get("weight")
     if weight is not None and weight.value not in (1, 1.0):
         t.note(
             "cannot", weight, "a share of the rows, drawn at random", missing="a share of the rows"
         )
-    return held or None

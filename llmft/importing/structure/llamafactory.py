@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import RecipeError
 from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common
+from llmft.importing.structure import arguments, forms, weights
 from llmft.recipes.textfile import read_text
 from llmft.recipes.tree import visible
 
@@ -20,7 +21,7 @@ INFO = "dataset_info.json"
 
 def structure(t: Translation) -> None:
     """Translate what several keys of LLaMA-Factory say together."""
-    common.value(t, "model.path", "model_name_or_path")
+    arguments.value(t, "model.path", "model_name_or_path")
     stage(t)
     if t.stopped:
         return
@@ -28,10 +29,10 @@ def structure(t: Translation) -> None:
     rows(t)
     t.key("packing"), t.key("neat_packing")
     template(t)
-    common.training_arguments(t)
+    arguments.training_arguments(t)
     evaluation(t)
     precision(t)
-    common.attention(t, "flash_attn")
+    weights.attention(t, "flash_attn")
     packing(t)
     workers = t.key("ray_num_workers")
     if workers is not None and isinstance(workers.value, int):
@@ -51,7 +52,7 @@ def stage(t: Translation) -> None:
     if name == "dpo" and loss == "orpo":
         t.trainer = "orpo"
         t.method("alignment", "orpo", loss_key)
-        common.value(t, "alignment.beta", "pref_beta")
+        arguments.value(t, "alignment.beta", "pref_beta")
         return
     t.method("alignment", t.trainer, key)
     if name == "dpo":
@@ -69,13 +70,13 @@ def stage(t: Translation) -> None:
                 f"the loss '{visible(loss)[:40]}'",
                 missing=f"pref_loss {loss[:40]}",
             )
-        common.value(t, "alignment.beta", "pref_beta")
+        arguments.value(t, "alignment.beta", "pref_beta")
         if (smoothing := t.key("dpo_label_smoothing")) is not None:
             t.set("alignment.label_smoothing", smoothing.value, smoothing)
     elif name == "kto":
-        common.value(t, "alignment.beta", "pref_beta")
-        common.value(t, "alignment.desirable_weight", "kto_chosen_weight")
-        common.value(t, "alignment.undesirable_weight", "kto_rejected_weight")
+        arguments.value(t, "alignment.beta", "pref_beta")
+        arguments.value(t, "alignment.desirable_weight", "kto_chosen_weight")
+        arguments.value(t, "alignment.undesirable_weight", "kto_rejected_weight")
     for other in ("pref_beta", "pref_loss"):
         if (unused := t.key(other)) is not None and name in ("sft", "rm"):
             t.note("none", unused, f"stage: {name} does not read it", block="alignment")
@@ -103,7 +104,7 @@ def adapter(t: Translation) -> None:
             missing="bases stored by another method than bitsandbytes",
         )
     if kind == "full":
-        common.full(t, key)
+        weights.full(t, key)
         if t.get("pure_bf16") is True:
             t.set("adapter.pure_bf16", True, t.key("pure_bf16"))
         for name in lora:
@@ -135,18 +136,18 @@ def adapter(t: Translation) -> None:
     chosen = dora if uses_dora else bits_key if four else key
     why = "" if chosen else f"the default of {t.origin}"
     t.method("adapter", "dora" if uses_dora else "qlora" if four else "lora", chosen, why)
-    common.value(t, "adapter.r", "lora_rank")
+    arguments.value(t, "adapter.r", "lora_rank")
     alpha, rank = t.key("lora_alpha"), t.get("lora_rank")
     if alpha is not None:
         t.set("adapter.lora_alpha", alpha.value, alpha)
     elif isinstance(rank, int):
         t.set("adapter.lora_alpha", 2 * rank, None, f"the default of {t.origin}: twice lora_rank")
-    common.value(t, "adapter.lora_dropout", "lora_dropout")
+    arguments.value(t, "adapter.lora_dropout", "lora_dropout")
     target = t.key("lora_target")
     if target is None:
         t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}: all")
     else:
-        common.targets(t, "lora_target", every=("all", "all-linear"))
+        weights.targets(t, "lora_target", every=("all", "all-linear"))
     if (more := t.key("additional_target")) is not None:
         listed = (
             [one.strip() for one in str(more.value).split(",")]
@@ -166,8 +167,8 @@ def adapter(t: Translation) -> None:
     elif (unused := t.key("pissa_iter")) is not None:
         t.note("none", unused, "acts with pissa_init only", block="adapter")
     if four:
-        common.value(t, "adapter.bnb_4bit_quant_type", "quantization_type")
-        common.value(t, "adapter.bnb_4bit_use_double_quant", "double_quantization")
+        arguments.value(t, "adapter.bnb_4bit_quant_type", "quantization_type")
+        arguments.value(t, "adapter.bnb_4bit_use_double_quant", "double_quantization")
     elif bits == 8:
         t.set("model.quantization.load_in_8bit", True, bits_key)
     elif bits:
@@ -177,24 +178,30 @@ def adapter(t: Translation) -> None:
 def rows(t: Translation) -> None:
     """Write the data set, as dataset_info.json describes it."""
     key = t.key("dataset")
-    folder, limit = t.get("dataset_dir"), t.key("max_samples")
+    folder = t.get("dataset_dir")
     if key is None:
         t.note("decide", "dataset", "no key names the rows", missing="no rows are named")
         return
     named = key.value if isinstance(key.value, list) else str(key.value).split(",")
     names = [str(name).strip() for name in named if str(name).strip()]
-    if len(names) != 1:
-        t.note("cannot", key, "several data sets in one stage", missing="several data sets")
-        return
-    described = _description(t, names[0], str(folder), key)
-    if described is not None:
-        one(t, names[0], described, key, str(folder))
-    if limit is not None and described is not None:
-        t.set("data.limit", limit.value, limit)
+    if len(names) == 1:
+        described_one(t, names[0], str(folder), key)
+    elif names:
+        forms.several(t, key, [partial(described_one, t, n, str(folder), key) for n in names])
     common_long = (
         "LLaMA-Factory cuts a longer row at the prompt and at the answer, so it is refused here"
     )
     t.set("train.on_long_row", "fail", None, common_long)
+
+
+def described_one(t: Translation, name: str, folder: str, key: Key) -> None:
+    """Write one data set, and how many of its rows are taken."""
+    described = _description(t, name, folder, key)
+    limit = t.key("max_samples")
+    if described is not None:
+        one(t, name, described, key, folder)
+        if limit is not None:
+            t.set("data.limit", limit.value, limit)
 
 
 def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, Any] | None:
@@ -292,7 +299,7 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
         if described.get("subset"):
             t.set("data.subset", str(described["subset"]), None, INFO)
         if described.get("split"):
-            common.split(t, str(described["split"]), None)
+            forms.split(t, str(described["split"]), None)
     elif file:
         t.set("data.path", str(Path(t.configuration.folder) / str(file)), key)
     else:
@@ -350,7 +357,7 @@ def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key
         )
         return
     prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
-    common.rows_of(
+    forms.rows_of(
         t, "chat", {"messages": str(columns.get("messages", "conversations"))}, learn="all"
     )
     if history is True:
@@ -432,7 +439,7 @@ def evaluation(t: Translation) -> None:
             missing="val_size as a number of rows",
         )
         held = 0.0
-    common.evaluation(t, holdout=held or None, key=key)
+    arguments.evaluation(t, holdout=held or None, key=key)
     if patience is not None:
         t.set("evaluate.early_stopping_patience", patience.value, patience)
 
@@ -445,13 +452,7 @@ def precision(t: Translation) -> None:
         t.set("model.dtype", "bfloat16", key or t.key("pure_bf16"))
         t.set("train.bf16", bf16, key)
     else:
-        t.note(
-            "decide",
-            key or "bf16",
-            "without bf16 the base keeps the checkpoint's type; --anyway takes float32",
-            block="model",
-            missing="dtype auto",
-        )
+        t.set("model.dtype", "auto", key, "without bf16 the base keeps the checkpoint's type")
     off = t.key("disable_gradient_checkpointing")
     t.set(
         "train.gradient_checkpointing",

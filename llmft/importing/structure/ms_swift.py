@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common
+from llmft.importing.structure import arguments, forms, weights
 from llmft.recipes.tree import visible
 
 _FILES = (".jsonl", ".json", ".csv", ".parquet")
@@ -19,12 +19,12 @@ def structure(t: Translation) -> None:
         t.stop(kind, what, f"trainer {visible(name)[:40]}")
         return
     t.trainer = name
-    common.value(t, "model.path", "model")
+    arguments.value(t, "model.path", "model")
     adapter(t)
     t.method("alignment", name, kind)
     loss = t.key("loss_type")
     if name == "dpo":
-        common.value(t, "alignment.beta", "beta")
+        arguments.value(t, "alignment.beta", "beta")
         if loss is not None:
             listed = loss.value if isinstance(loss.value, list) else [loss.value]
             t.set("alignment.loss_type", [str(one) for one in listed], loss)
@@ -32,16 +32,17 @@ def structure(t: Translation) -> None:
         t.note("cannot", loss, "another loss", missing="loss_type of sft")
     rows(t)
     rates(t)
-    common.steps(t)
-    common.schedule(t)
-    common.weight_decay(t)
-    common.checkpointing(t)
-    common.saving(t)
-    common.trackers(t)
-    common.hub(t)
+    arguments.steps(t)
+    arguments.schedule(t)
+    arguments.value(t, "train.weight_decay", "weight_decay")
+    arguments.checkpointing(t)
+    arguments.saving(t)
+    arguments.noise(t)
+    arguments.trackers(t)
+    arguments.hub(t)
     evaluation(t)
     precision(t)
-    common.attention(t, "attn_impl")
+    weights.attention(t, "attn_impl")
     length(t)
 
 
@@ -50,7 +51,7 @@ def adapter(t: Translation) -> None:
     key = t.key("tuner_type") or t.key("train_type")
     kind = str(key.value) if key is not None else str(t.get("tuner_type"))
     if kind == "full":
-        common.full(t, key)
+        weights.full(t, key)
         for name in ("lora_rank", "lora_alpha", "lora_dropout", "target_modules"):
             if (unused := t.key(name)) is not None:
                 t.note("none", unused, "no adapter is trained", block="adapter")
@@ -64,13 +65,13 @@ def adapter(t: Translation) -> None:
     uses_dora = dora is not None and dora.value is True
     why = "" if key is not None or uses_dora else f"the default of {t.origin}"
     t.method("adapter", "dora" if uses_dora else "lora", dora if uses_dora else key, why)
-    common.value(t, "adapter.r", "lora_rank")
-    common.value(t, "adapter.lora_alpha", "lora_alpha")
-    common.value(t, "adapter.lora_dropout", "lora_dropout")
+    arguments.value(t, "adapter.r", "lora_rank")
+    arguments.value(t, "adapter.lora_alpha", "lora_alpha")
+    arguments.value(t, "adapter.lora_dropout", "lora_dropout")
     if t.key("target_modules") is None:
         t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}")
     else:
-        common.targets(t, "target_modules")
+        weights.targets(t, "target_modules")
     saved = t.key("modules_to_save")
     if saved is not None:
         listed = saved.value if isinstance(saved.value, list) else [saved.value]
@@ -99,8 +100,8 @@ def rows(t: Translation) -> None:
     if t.trainer == "dpo":
         t.note("cannot", key, "ms-swift's form of preferences", missing="rows of preferences")
         return
-    common.rows_of(t, "chat", {}, learn="all")
-    common.source(t, path, key)
+    forms.rows_of(t, "chat", {}, learn="all")
+    forms.source(t, path, key)
     if system is not None:
         t.set("data.system", system.value, system)
     else:
@@ -112,7 +113,7 @@ def rates(t: Translation) -> None:
     """Write the learning rate and the accumulation; both defaults depend on other flags."""
     key = t.key("learning_rate")
     if key is not None:
-        t.set("train.learning_rate", common.number(key.value), key)
+        t.set("train.learning_rate", arguments.number(key.value), key)
     else:
         rate = 1e-5 if t.draft.get("adapter.method") == "full" else 1e-4
         t.set("train.learning_rate", rate, None, f"the default of {t.origin}")
@@ -128,7 +129,7 @@ def evaluation(t: Translation) -> None:
     """Write the share that is held out, and when it is scored."""
     share, key = t.get("split_dataset_ratio"), t.key("split_dataset_ratio")
     held = float(share) if isinstance(share, int | float) and 0 < share < 1 else None
-    common.evaluation(t, holdout=held, key=key)
+    arguments.evaluation(t, holdout=held, key=key)
 
 
 def precision(t: Translation) -> None:
@@ -138,12 +139,12 @@ def precision(t: Translation) -> None:
         what = "the type of the checkpoint's weights; --anyway takes float32"
         t.note("decide", "torch_dtype", what, block="model", missing="dtype auto")
         return
-    common.dtype(t, str(key.value), key)
+    weights.dtype(t, str(key.value), key)
     if key.value != "bfloat16":
         t.note("decide", key, "training in float16 with a loss scale", missing="float16")
     t.set("train.bf16", True, bf16 or key)
     sharded: Key | None = t.configuration.keys.get("deepspeed") or t.configuration.keys.get("fsdp")
-    common.weights_of_full(t, sharded)
+    weights.weights_of_full(t, sharded)
 
 
 def length(t: Translation) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from llmft.importing.configuration import as_bool
+from collections.abc import Mapping
+from functools import partial
+
+from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common
+from llmft.importing.structure import arguments, forms, weights
 from llmft.recipes.tree import visible
 
 _TRAINERS = {"TRL_SFT": "sft", "TRL_DPO": "dpo", "TRL_KTO": "kto", "TRL_GRPO": "grpo"}
@@ -24,10 +27,10 @@ def structure(t: Translation) -> None:
         return
     t.trainer = _TRAINERS[name]
     t.method("alignment", t.trainer, key)
-    common.value(t, "model.path", "model.model_name")
-    weights = t.key("model.load_pretrained_weights")
-    if weights is not None and weights.value is False:
-        t.note("cannot", weights, "training from random weights", missing="random weights")
+    arguments.value(t, "model.path", "model.model_name")
+    loaded = t.key("model.load_pretrained_weights")
+    if loaded is not None and loaded.value is False:
+        t.note("cannot", loaded, "training from random weights", missing="random weights")
     dropout = t.key("model.model_kwargs.disable_dropout")
     if dropout is not None and dropout.value is True:
         t.note("none", dropout, "a base in use today has no dropout", block="model")
@@ -35,7 +38,7 @@ def structure(t: Translation) -> None:
     rows(t)
     training(t)
     precision(t)
-    common.attention(t, "model.attn_implementation")
+    weights.attention(t, "model.attn_implementation")
     longest = t.key("model.model_max_length")
     if longest is not None:
         t.set("train.max_length", longest.value, longest)
@@ -60,7 +63,7 @@ def adapter(t: Translation) -> None:
     """Write LoRA, QLoRA, or full fine-tuning."""
     asked = t.key("training.use_peft")
     if as_bool(t.get("training.use_peft")) is not True:
-        common.full(t, asked, "" if asked else f"the default of {t.origin}")
+        weights.full(t, asked, "" if asked else f"the default of {t.origin}")
         for name, unused in t.configuration.under("peft").items():
             if unused.value not in (None, False, [], "auto"):
                 t.key(f"peft.{name}")
@@ -78,8 +81,8 @@ def adapter(t: Translation) -> None:
         ("lora_alpha", "lora_alpha"),
         ("lora_dropout", "lora_dropout"),
     ):
-        common.value(t, f"adapter.{home}", f"peft.{name}")
-    common.targets(t, "peft.lora_target_modules")
+        arguments.value(t, f"adapter.{home}", f"peft.{name}")
+    weights.targets(t, "peft.lora_target_modules")
     for home, name in (("modules_to_save", "lora_modules_to_save"), ("bias", "lora_bias")):
         if (found := t.key(f"peft.{name}")) is not None:
             t.set(f"adapter.{home}", found.value, found)
@@ -92,7 +95,7 @@ def adapter(t: Translation) -> None:
             ("bnb_4bit_use_double_quant", "use_bnb_nested_quant"),
             ("bnb_4bit_compute_dtype", "bnb_4bit_compute_dtype"),
         ):
-            common.value(t, f"adapter.{home}", f"peft.{name}")
+            arguments.value(t, f"adapter.{home}", f"peft.{name}")
         if t.trainer == "sft":
             t.note(
                 "decide",
@@ -112,32 +115,79 @@ def rows(t: Translation) -> None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
-    if len(listed) != 1:
-        t.note(
-            "cannot" if listed else "decide",
-            t.configuration.keys.get(f"{(listed or ['-'])[0]}.dataset_name"),
-            "several data sets in one stage" if listed else "no key names the rows",
-            missing="several data sets" if listed else "no rows are named",
-        )
-        return
-    inside = t.configuration.under(listed[0])
-    key = inside.get("dataset_name")
-    name = str(key.value) if key is not None else ""
     only = (collator is not None and collator.value == _LEARNT) or (
         target is not None and target.value == "ALL_ASSISTANT_TURNS"
     )
+    learn = "all" if only else "every_token"
+    if not listed:
+        t.note("decide", "data.train.datasets", "no key names the rows",
+               missing="no rows are named")  # fmt: skip
+    elif len(listed) == 1:
+        one(t, listed[0], learn)
+    else:
+        key = t.configuration.keys.get(f"{listed[0]}.dataset_name")
+        forms.several(t, key, [partial(one, t, block, learn) for block in listed])
+
+
+def one(t: Translation, block: str, learn: str) -> None:
+    """Write one data set, whose class makes the conversations."""
+    inside = t.configuration.under(block)
+    key = inside.get("dataset_name")
+    name = str(key.value) if key is not None else ""
     files = inside.get("dataset_path")
+    read = {"dataset_name", "dataset_path", "subset", "split", "shuffle", "seed"}
+    read |= {"trust_remote_code", "transform_num_workers", *_OF_FORM}
     if name == "text_sft_jsonl" and files is not None:
-        common.rows_of(t, "chat", {}, learn="all" if only else "every_token")
-        common.source(t, str(files.value), files)
+        forms.rows_of(t, "chat", {}, learn=learn)
+        forms.source(t, str(files.value), files)
+    elif name in ALPACA and t.trainer == "sft":
+        read.add("dataset_kwargs.include_system_prompt")
+        alpaca(t, inside, learn, key)
+    elif name in _CHATS and t.trainer == "sft":
+        forms.rows_of(t, "chat", {}, learn=learn)
+        forms.source(t, name, key, inside.get("subset"))
+    else:
+        t.note(
+            "cannot",
+            key,
+            f"rows that oumi's class for '{visible(name)[:60]}' makes",
+            block="data",
+            missing=f"rows of oumi's class {visible(name)[:60]}",
+        )
         return
-    t.note(
-        "cannot",
-        key,
-        f"rows that oumi's class for '{visible(name)[:60]}' makes",
-        block="data",
-        missing=f"rows of oumi's class {visible(name)[:60]}",
-    )
+    part = inside.get("split")
+    forms.split(t, str(part.value) if part is not None else "train", part)
+    shuffled = inside.get("shuffle") or inside.get("seed")
+    if shuffled is not None:
+        t.note("none", shuffled, "rows are always shuffled here", block="data")
+    for unread in [k for n, k in inside.items() if n not in read and k.value not in (None, False)]:
+        t.note(
+            "decide", unread, "it is not taken over here", block="data", missing=unread.rule_name
+        )
+
+
+ALPACA = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca")
+_CHATS = ("HuggingFaceH4/ultrachat_200k",)
+# In which form a row is handed on; none of them changes its tokens.
+_OF_FORM = ("dataset_kwargs.return_conversations", "dataset_kwargs.return_conversations_format")
+
+
+def alpaca(t: Translation, inside: Mapping[str, Key], learn: str, key: Key | None) -> None:
+    """Write Alpaca's rows as conversations: the opening of Alpaca's prompt is the system text.
+
+    There are two openings, for rows with an input and for rows without one.
+    """
+    files, system = inside.get("dataset_path"), inside.get("dataset_kwargs.include_system_prompt")
+    t.method("data", "instruction", key)
+    t.set("data.with_input", "{instruction}\n\n### Input:\n{input}", None, "as oumi writes it")
+    if system is None or system.value is not False:
+        why = "Stanford Alpaca's opening, which oumi makes the system text"
+        t.set("data.system", forms.ALPACA_OPENING.format(paired=""), system, why)
+        paired = forms.ALPACA_OPENING.format(paired=forms.ALPACA_PAIRED)
+        t.set("data.system_with_input", paired, None, f"{why} of rows with an input")
+    t.set("data.learn", learn)
+    path = files or key
+    forms.source(t, str(path.value) if path else ALPACA[0], path, inside.get("subset"))
 
 
 def training(t: Translation) -> None:
@@ -149,8 +199,8 @@ def training(t: Translation) -> None:
         if epochs is not None:
             t.note("none", epochs, "max_steps ends the training", block="train")
     else:
-        common.value(t, "train.num_train_epochs", "training.num_train_epochs")
-    common.value(t, "train.lr_scheduler_type", "training.lr_scheduler_type")
+        arguments.value(t, "train.num_train_epochs", "training.num_train_epochs")
+    arguments.value(t, "train.lr_scheduler_type", "training.lr_scheduler_type")
     kind = t.get("training.lr_scheduler_type")
     inner = t.configuration.under("training.lr_scheduler_kwargs")
     for name in inner:
@@ -172,10 +222,10 @@ def training(t: Translation) -> None:
             t.note("none", ratio, "warmup_steps goes before", block="train")
     elif ratio is not None and ratio.value:
         t.set("train.warmup_ratio", ratio.value, ratio)
-    common.weight_decay(t, "training.weight_decay")
-    common.checkpointing(t, "training.enable_gradient_checkpointing")
+    arguments.value(t, "train.weight_decay", "training.weight_decay")
+    arguments.checkpointing(t, "training.enable_gradient_checkpointing")
     clip = t.key("training.max_grad_norm")
-    value = common.number(clip.value) if clip is not None else t.get("training.max_grad_norm")
+    value = arguments.number(clip.value) if clip is not None else t.get("training.max_grad_norm")
     t.set("train.max_grad_norm", value, clip, "" if clip else f"the default of {t.origin}")
     every, epoch = t.key("training.save_steps"), t.key("training.save_epoch")
     if every is not None and every.value:
@@ -190,7 +240,7 @@ def training(t: Translation) -> None:
         )
     wandb = t.key("training.enable_wandb")
     if wandb is not None and wandb.value is True:
-        common.use_trackers(t, ["wandb"], wandb)
+        arguments.use_trackers(t, ["wandb"], wandb)
 
 
 def precision(t: Translation) -> None:
@@ -199,19 +249,9 @@ def precision(t: Translation) -> None:
     name = str(key.value) if key else "auto"
     mixed = t.key("training.mixed_precision_dtype")
     autocast = str(mixed.value).lower() if mixed is not None else "none"
-    if name == "auto":
-        t.note(
-            "decide",
-            key or "model.torch_dtype_str",
-            "the type of the checkpoint's weights; --anyway takes float32",
-            block="model",
-            missing="dtype auto",
-        )
-    else:
-        common.dtype(t, name, key)
-        asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
-        masters = asked if asked is not None and asked.value is True else None
-        common.weights_of_full(t, masters)
+    t.set("model.dtype", weights.named(name), key, "" if key else f"the default of {t.origin}")
+    asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
+    weights.weights_of_full(t, asked if asked is not None and asked.value is True else None)
     if autocast == "fp16":
         t.note("cannot", mixed, "training in float16 with a loss scale", missing="float16")
     t.set(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import common
+from llmft.importing.structure import arguments, forms, weights
 from llmft.recipes.tree import visible
 
 ALIGNMENTS = {
@@ -33,15 +35,15 @@ def structure(t: Translation) -> None:
         )
         return
     t.trainer = trainer = "reward" if trainer == "reward_modeling" else trainer
-    common.value(t, "model.path", "model_name_or_path")
+    arguments.value(t, "model.path", "model_name_or_path")
     adapter(t)
     t.method("alignment", ALIGNMENTS[trainer])
     loss(t)
     rows(t)
-    common.training_arguments(t)
-    common.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
+    arguments.training_arguments(t)
+    arguments.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
     precision(t)
-    common.attention(t)
+    weights.attention(t)
     length(t)
 
 
@@ -60,7 +62,7 @@ def adapter(t: Translation) -> None:
         "use_dora",
     )
     if not t.get("use_peft"):
-        common.full(t, key, "" if key else f"the default of {t.origin}")
+        weights.full(t, key, "" if key else f"the default of {t.origin}")
         for name in (
             *lora,
             "load_in_4bit",
@@ -84,8 +86,8 @@ def adapter(t: Translation) -> None:
         ("lora_alpha", "lora_alpha"),
         ("lora_dropout", "lora_dropout"),
     ):
-        common.value(t, f"adapter.{home}", name)
-    common.targets(t, "lora_target_modules")
+        arguments.value(t, f"adapter.{home}", name)
+    weights.targets(t, "lora_target_modules")
     if (saved := t.key("lora_modules_to_save")) is not None:
         listed = saved.value if isinstance(saved.value, list) else [saved.value]
         t.set("adapter.modules_to_save", listed, saved)
@@ -97,8 +99,8 @@ def adapter(t: Translation) -> None:
     if eight and not four:
         t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
     if four:
-        common.value(t, "adapter.bnb_4bit_quant_type", "bnb_4bit_quant_type")
-        common.value(t, "adapter.bnb_4bit_use_double_quant", "use_bnb_nested_quant")
+        arguments.value(t, "adapter.bnb_4bit_quant_type", "bnb_4bit_quant_type")
+        arguments.value(t, "adapter.bnb_4bit_use_double_quant", "use_bnb_nested_quant")
         compute = str(t.get("dtype") or t.get("torch_dtype") or "float32")
         if compute in ("float32", "bfloat16", "float16"):
             t.set("adapter.bnb_4bit_compute_dtype", compute, t.key("dtype") or t.key("torch_dtype"))
@@ -122,19 +124,26 @@ def loss(t: Translation) -> None:
         if key is not None:
             names = kind if isinstance(kind, list) else [kind]
             t.set("alignment.loss_type", [str(name) for name in names], key)
-        common.value(t, "alignment.beta", "beta")
+        arguments.value(t, "alignment.beta", "beta")
     elif trainer == "orpo":
-        common.value(t, "alignment.beta", "beta")
+        arguments.value(t, "alignment.beta", "beta")
         t.set(
             "alignment.learn_prompt", True, None, "TRL's ORPO computes the loss on the prompt too"
         )
+    elif trainer == "cpo":
+        arguments.value(t, "alignment.beta", "beta")
+        for name in ("loss_type", "cpo_alpha", "simpo_gamma", "label_smoothing"):
+            if (found := t.key(name)) is not None:
+                t.set(f"alignment.{name}", found.value, found)
     elif trainer == "kto":
-        common.value(t, "alignment.beta", "beta")
+        arguments.value(t, "alignment.beta", "beta")
         if key is not None and kind != "kto":
             t.set("alignment.loss_type", kind, key)
     elif trainer == "sft" and key is not None:
         if kind == "nll":
             t.note("none", key, "the loss of sft", block="alignment")
+        elif kind == "dft":
+            t.set("alignment.loss_type", "dft", key)
         else:
             t.note(
                 "cannot",
@@ -150,7 +159,7 @@ def loss(t: Translation) -> None:
 
 def online(t: Translation) -> None:
     """Write how answers are sampled and rewarded."""
-    common.value(t, "alignment.beta", "beta")
+    arguments.value(t, "alignment.beta", "beta")
     loss_type = t.key("loss_type")
     if t.trainer == "grpo":
         why = "" if loss_type else f"the default of {t.origin}"
@@ -188,7 +197,7 @@ def online(t: Translation) -> None:
         neutral = {"repetition_penalty": 1.0, "mask_truncated_completions": False, "top_k": 0}
         if found is None or (name in neutral and found == neutral[name]):
             continue
-        common.value(t, f"alignment.{name}", name)
+        arguments.value(t, f"alignment.{name}", name)
     for name, neutral_value in (("top_entropy_quantile", 1.0), ("entropy_coef", 0.0)):
         if (found := t.key(name)) is not None and found.value != neutral_value:
             t.set(f"alignment.{name}", found.value, found)
@@ -213,24 +222,28 @@ def rows(t: Translation) -> None:
     """Write where the rows are, their form, and what is learnt of them."""
     listed = t.configuration.items("datasets")
     if len(listed) > 1:
-        t.note(
-            "cannot",
-            t.configuration.keys.get(f"{listed[0]}.path") or "datasets",
-            "several data sets in one stage",
-            missing="several data sets",
-        )
-        for block in listed:
-            for inner in t.configuration.under(block):
-                t.taken.add(f"{block}.{inner}")
-        return
-    path_key = t.key(f"{listed[0]}.path") if listed else t.key("dataset_name")
-    subset = t.key(f"{listed[0]}.name") if listed else t.key("dataset_config")
-    split_key = t.key(f"{listed[0]}.split") if listed else t.key("dataset_train_split")
+        key = t.key(f"{listed[0]}.path")
+        forms.several(t, key, [partial(one, t, *_named(t, block)) for block in listed])
+    elif listed:
+        one(t, *_named(t, listed[0]))
+    else:
+        one(t, *(t.key(n) for n in ("dataset_name", "dataset_config", "dataset_train_split")))
+
+
+def _named(t: Translation, block: str) -> tuple[Key | None, ...]:
+    for inner in t.configuration.under(block):
+        if inner not in ("path", "name", "split"):
+            t.note("decide", t.configuration.keys[f"{block}.{inner}"], "it is not taken over here")
+    return tuple(t.key(f"{block}.{name}") for name in ("path", "name", "split"))
+
+
+def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key | None) -> None:
+    """Write one data set."""
     if path_key is None:
         t.note("decide", "dataset_name", "no key names the rows", missing="no rows are named")
         return
     path = str(path_key.value)
-    form, facts = common.form_of(t, path, path_key, t.trainer)
+    form, facts = forms.form_of(t, path, path_key, t.trainer)
     learn_key = t.key("assistant_only_loss")
     learn = "all" if learn_key is not None and learn_key.value is True else "every_token"
     if not form:
@@ -241,19 +254,9 @@ def rows(t: Translation) -> None:
         facts["text"] = text.value if text else facts.get("text", "text")
     elif text is not None:
         t.note("none", text, "the rows are no plain text", block="data")
-    common.rows_of(t, form, facts, learn=learn)
-    common.source(t, path, path_key, subset)
-    common.split(
-        t,
-        str(
-            t.get("dataset_train_split")
-            if not listed
-            else split_key.value
-            if split_key
-            else "train"
-        ),
-        split_key,
-    )
+    forms.rows_of(t, form, facts, learn=learn)
+    forms.source(t, path, path_key, subset)
+    forms.split(t, str(split_key.value) if split_key else "train", split_key)
     only = t.key("completion_only_loss")
     if only is not None and (only.value is not True or form != "prompt-completion"):
         t.note(
@@ -275,16 +278,7 @@ def precision(t: Translation) -> None:
     """Write the type of the weights, and whether the computation is in bfloat16 (autocast)."""
     key = t.key("dtype") or t.key("torch_dtype")
     kind = str(key.value) if key else str(t.get("dtype") or "float32")
-    if kind in ("auto", "null"):
-        t.note(
-            "decide",
-            key,
-            "the type of the checkpoint's weights; say it with model.dtype",
-            block="model",
-            missing="dtype auto",
-        )
-    else:
-        common.dtype(t, kind, key)
+    weights.dtype(t, "auto" if kind == "null" else kind, key)
     bf16 = t.key("bf16")
     value: Any = t.get("bf16")
     if value is None:
@@ -301,7 +295,7 @@ def precision(t: Translation) -> None:
     sharded = t.key("deepspeed") or t.key("fsdp") or t.key("accelerate_config")
     if "deepspeed" in t.configuration.launcher or "fsdp" in t.configuration.launcher:
         sharded = key
-    common.weights_of_full(t, sharded)
+    weights.weights_of_full(t, sharded)
 
 
 def length(t: Translation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import field_validator
@@ -31,10 +32,24 @@ class LoraConfig(AdapterConfig):
         description="which biases are trained too: none, all of the model's, or those of the"
         " adapted layers; the base model keeps its own",
     )
-    target_modules: Literal["all-linear"] | list[Line] = Field(
+    target_modules: Line | list[Line] = Field(
         "all-linear",
-        description="names or globs of the layers that get an update, such as"
-        " [q_proj, v_proj]; all-linear: every linear layer except the output layer",
+        description="names or globs of the layers that get an update, such as [q_proj, v_proj]; a"
+        " string: PEFT's regex, which matches a linear layer's whole name; all-linear: every linear"
+        " layer except the output layer",
+    )
+    exclude_modules: Line | list[Line] | None = Field(
+        None,
+        description="names or globs of layers that get no update, or a string: a regex, as in"
+        " target_modules",
+    )
+    target_parameters: list[Line] | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="names or globs of the stacked weights of a mixture's experts that get an"
+        " update, such as [mlp.experts.down_proj], and no others; default: those that"
+        " target_modules means",
     )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
     init_lora_weights: bool | Literal["gaussian", "orthogonal"] | InTheBase = Field(
@@ -77,6 +92,24 @@ class LoraConfig(AdapterConfig):
     def _some(cls, value: Any) -> Any:
         if value == []:
             raise ValueError("it is empty; write names such as [q_proj], or all-linear")
+        return value
+
+    @field_validator("exclude_modules", mode="before")
+    @classmethod
+    def _some_or_none(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("it is empty; write names such as [lm_head], or leave it out")
+        return value
+
+    @field_validator("target_modules", "exclude_modules")
+    @classmethod
+    def _a_regex(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except (re.error, OverflowError, RecursionError) as error:
+                what = f"a string is a regular expression, and this is none: {error}"
+                raise ValueError(f"{what}; write a list of names, such as [q_proj]") from error
         return value
 
     @field_validator("init_lora_weights", mode="before")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from llmft.api import Refusal
+from llmft.toolkit import TimeUp, time_limit
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.experts import expert_parameters, fused_misfits, is_left_out
 
 V = TypeVar("V")
+SECONDS = 2.0
+"""How long a recipe's regex may take over the names of all layers."""
 
 
 def linear_layers(model: Any) -> list[str]:
@@ -34,23 +38,48 @@ def adapted_layers(model: Any, config: LoraConfig) -> list[str]:
         modules = dict(model.named_modules())
         chosen = [name for name in chosen if not is_left_out(model, name, modules[name])]
     else:
-        found = {name for pattern in config.target_modules for name in _matching(chosen, pattern)}
+        found = chosen_by(chosen, config.target_modules)
         chosen = [name for name in chosen if name in found]
-    return _of_the_layers(chosen, config)
+    return _of_the_layers(_not_excluded(chosen, config), config)
 
 
 def adapted_experts(model: Any, config: LoraConfig) -> list[str]:
     """Return the full names of the fused experts' weights that get an update."""
     known = chosen = expert_parameters(model)
-    if config.target_modules != "all-linear":
-        found = {
-            name
-            for pattern in config.target_modules
-            for name in known
-            if _matching([name, name.rpartition(".")[0]], pattern)
-        }
-        chosen = [name for name in known if name in found]
-    return _of_the_layers(chosen, config)
+    asked = config.target_parameters or config.target_modules
+    if isinstance(asked, list):
+        chosen = [name for name in known if any(_means_expert(p, name) for p in asked)]
+    elif asked != "all-linear":  # a regex is matched with layers only, as PEFT's
+        chosen = []
+    return _of_the_layers(_not_excluded(chosen, config), config)
+
+
+def _means_expert(pattern: str, name: str) -> bool:
+    return bool(_matching([name, name.rpartition(".")[0]], pattern))
+
+
+def _not_excluded(chosen: list[str], config: LoraConfig) -> list[str]:
+    if config.exclude_modules is None:
+        return chosen
+    out = chosen_by(chosen, config.exclude_modules)
+    return [name for name in chosen if name not in out]
+
+
+def chosen_by(names: list[str], asked: str | list[str]) -> set[str]:
+    """Return the names that a regex matches, or a name or glob of a list.
+
+    Raises TimeUp where a regex takes longer than SECONDS.
+    """
+    if isinstance(asked, str):
+        return _matched(asked, tuple(names))
+    return {name for pattern in asked for name in _matching(names, pattern)}
+
+
+@lru_cache(maxsize=64)
+def _matched(regex: str, names: tuple[str, ...]) -> set[str]:
+    pattern = re.compile(regex)
+    with time_limit(SECONDS):
+        return {name for name in names if pattern.fullmatch(name)}
 
 
 def _of_the_layers(chosen: list[str], config: LoraConfig) -> list[str]:
@@ -107,17 +136,32 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     """Yield what of the choice fits no layer of this model."""
     layers = linear_layers(model)
     kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-    patterns = [] if config.target_modules == "all-linear" else config.target_modules
+    if slow := list(_endless(layers, config)):
+        yield from slow
+        return
+    yield from _wrong_regexes(layers, kinds, config)
+    yield from _wrong_exclusions(model, layers, config)
+    patterns = config.target_modules if isinstance(config.target_modules, list) else []
     experts = expert_parameters(model)
     fused = [*experts, *dict.fromkeys(name.rpartition(".")[0] for name in experts)]
-    yield from fused_misfits(adapted_experts(model, config), "target_modules", config)
+    key = "target_parameters" if config.target_parameters else "target_modules"
+    yield from fused_misfits(adapted_experts(model, config), key, config)
+    for number, pattern in enumerate(config.target_parameters or ()):
+        if not _matching(fused, pattern):
+            ends = ", ".join(sorted({name.rpartition(".")[2] for name in experts}))
+            yield (
+                ("target_parameters", number),
+                f"'{pattern}' matches no stacked weight of experts in this model",
+                f"its experts have {ends}" if ends else "leave it out: the model has no experts",
+            )
     wrong_numbers = list(_wrong_numbers(layers, config))
     yield from wrong_numbers
     adapted = adapted_layers(model, config)
+    there = adapted_layers(model, config.model_copy(update={"exclude_modules": None}))
     for number, pattern in enumerate(patterns):
         if not _matching(layers, pattern) and not _matching(fused, pattern):
             yield (("target_modules", number), *_near_miss(model, pattern, kinds, fused))
-        elif not wrong_numbers and not _matching([*adapted, *fused], pattern):
+        elif not wrong_numbers and not _matching([*there, *fused], pattern):
             yield (
                 ("target_modules", number),
                 f"'{pattern}' matches nothing in the layers of layers_to_transform",
@@ -130,6 +174,56 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     if config.init_lora_weights == "orthogonal":
         yield from _odd_ranks(model, adapted, config)
     yield from _wrong_whole_layers(model, adapted, config)
+
+
+def _endless(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    """Yield which regex takes too long to match."""
+    for key in ("target_modules", "exclude_modules"):
+        asked = getattr(config, key)
+        if not isinstance(asked, str):
+            continue
+        try:
+            chosen_by(layers, asked)
+        except TimeUp:
+            what = f"the regex '{asked}' takes longer than {SECONDS:g} s to match"
+            yield (key,), what, "write a simpler one, or a list of names such as [q_proj, v_proj]"
+
+
+def _wrong_regexes(layers: list[str], kinds: str, config: LoraConfig) -> Iterable[Refusal]:
+    """Yield that a string in target_modules matches nothing."""
+    asked = config.target_modules
+    if not isinstance(asked, str) or asked == "all-linear":
+        return
+    matched = chosen_by(layers, asked)
+    if layers and not matched:
+        yield (
+            ("target_modules",),
+            f"the regex '{asked}' matches no linear layer's whole name, such as '{layers[-1]}'",
+            f"write a list of names or globs; this model has {kinds}",
+        )
+    elif matched and not _of_the_layers(sorted(matched), config):
+        what = f"the regex '{asked}' matches nothing in the layers of layers_to_transform"
+        yield ("target_modules",), what, "change one of them"
+
+
+def _wrong_exclusions(model: Any, layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+    """Yield what of exclude_modules excludes nothing, or that it leaves nothing."""
+    asked = config.exclude_modules
+    if asked is None:
+        return
+    whole = config.model_copy(update={"exclude_modules": None})
+    chosen = [*adapted_layers(model, whole), *adapted_experts(model, whole)]
+    parts: list[tuple[tuple[str | int, ...], str, str | list[str]]] = (
+        [(("exclude_modules",), asked, asked)]
+        if isinstance(asked, str)
+        else [(("exclude_modules", n), one, [one]) for n, one in enumerate(asked)]
+    )
+    for key, said, part in parts:
+        if chosen and not chosen_by(chosen, part):
+            yield key, f"'{said}' is none of the layers that get an update", "leave it out"
+    if chosen and not _not_excluded(chosen, config):
+        what = "it excludes every layer that target_modules chooses"
+        yield ("exclude_modules",), what, "exclude fewer layers"
 
 
 def _near_miss(model: Any, pattern: str, kinds: str, fused: list[str]) -> tuple[str, str]:
@@ -145,7 +239,8 @@ def _near_miss(model: Any, pattern: str, kinds: str, fused: list[str]) -> tuple[
         return what, f"train it whole: modules_to_save: [{heads[0].rpartition('.')[2]}]"
     if _is_regex(pattern):
         what = f"'{pattern}' is a regex, and names or globs are read here"
-        return what, f"write globs such as '*_proj', or names; this model has {kinds}"
+        way = "write it as a string, without the list, or globs such as '*_proj'"
+        return what, f"{way}; this model has {kinds}"
     if fused and (pattern.rstrip("0123456789") == "w" or "expert" in pattern or "_proj" in pattern):
         ends = ", ".join(sorted({name.rpartition(".")[2] for name in fused}))
         what = f"'{pattern}' matches no layer: the experts of this model are fused"

@@ -6,17 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmft.api import EncodedPair, StageContext
+from llmft.api import Encoded, EncodedPair, StageContext
 from llmft.toolkit import load_tensors, save_tensors
-from llmft_alignments.pairs import over_batches, pair_logps, pair_nll
+from llmft_alignments.pairs import over_batches, pair_logps, pair_nll, row_logps
 
 if TYPE_CHECKING:
     import torch
 
 FILE = "reference.safetensors"
 SAMPLED = 4096
+Item = TypeVar("Item", bound=EncodedPair | Encoded)
 
 
 def reference_logps(
@@ -28,6 +29,14 @@ def reference_logps(
     """
     model, share = context.models.model, context.models.shares_prompts
     return _kept(context, pairs, "logps_P2", lambda some: pair_logps(model, some, share), file)
+
+
+def reference_row_logps(
+    context: StageContext, rows: Sequence[Encoded], file: str = FILE
+) -> torch.Tensor:
+    """Return the reference's summed log-likelihood of each row's answer, shape (R,), float32."""
+    model = context.models.model
+    return _kept(context, rows, "logps_R", lambda some: row_logps(model, some), file)
 
 
 def reference_token_logps(
@@ -44,22 +53,22 @@ def reference_token_logps(
 
 def _kept(
     context: StageContext,
-    pairs: Sequence[EncodedPair],
+    items: Sequence[Item],
     name: str,
-    compute: Callable[[Sequence[EncodedPair]], torch.Tensor],
+    compute: Callable[[Sequence[Item]], torch.Tensor],
     file: str = FILE,
 ) -> torch.Tensor:
     path = context.folder / file
     with context.models.reference():
-        key = reference_key(context.models.model, pairs)
+        key = reference_key(context.models.model, items)
         found = load_tensors(path, key) or {}
         if name not in found:
-            found[name] = over_batches(context, pairs, compute, "reference")
+            found[name] = over_batches(context, items, compute, "reference")
             save_tensors(path, found, key)
     return found[name]
 
 
-def reference_key(model: Any, pairs: Sequence[EncodedPair]) -> str:
+def reference_key(model: Any, items: Sequence[EncodedPair | Encoded]) -> str:
     """Return a SHA-256 of what reference log-likelihoods depend on: base, adapter and token rows.
 
     Of every frozen tensor, at most 4,096 numbers spread over it are read, of a trained one all:
@@ -69,10 +78,13 @@ def reference_key(model: Any, pairs: Sequence[EncodedPair]) -> str:
     for name, parameter in model.named_parameters():
         hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         hasher.update(_numbers(parameter.detach(), whole=parameter.requires_grad))
-    for pair in pairs:
-        ids = {k: v for k, v in asdict(pair).items() if k in ("chosen", "rejected")}
+    for item in items:
+        ids = {k: v for k, v in asdict(item).items() if k in _OF_TOKENS}
         hasher.update(json.dumps(ids, sort_keys=True, default=str).encode())
     return hasher.hexdigest()
+
+
+_OF_TOKENS = ("chosen", "rejected", "input_ids", "labels")
 
 
 def _numbers(tensor: torch.Tensor, *, whole: bool) -> bytes:

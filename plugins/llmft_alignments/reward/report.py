@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.toolkit import write_json, write_text
-from llmft_alignments.pairs import wilson
+from llmft.toolkit import wilson, write_json, write_text
 
 if TYPE_CHECKING:
     import torch

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from tests.end_to_end.checkpoints.harness import run_in_child, state_of, tiny_recipe, tree
+from tests.extended import extended
 
 ADAPTERS = {
     "lora": {"r": 2, "lora_dropout": 0.2},
@@ -46,7 +47,7 @@ def pipeline(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", extended(ADAPTERS, ("lora", "prefix", "full")))
 def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     recipe["stages"][0]["adapter"] = {"method": method, **ADAPTERS[method]}
     whole = go(recipe, "whole")
@@ -58,7 +59,9 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
-@pytest.mark.parametrize("method", ["dpo", "orpo", "reward"])
+@pytest.mark.parametrize(
+    "method", extended(["dpo", "orpo", "kto", "cpo", "reward"], ["dpo", "kto"])
+)
 def test_t9_c7_a_killed_preference_stage_ends_bit_exactly(go, recipe, tmp_path, method):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"say {n}:", "chosen": f" {n}", "rejected": " no"} for n in range(18)]
@@ -88,10 +91,11 @@ def test_t9_c8_a_run_killed_at_every_other_step_ends_bit_exactly(go, recipe, who
     assert metrics_of(last)["train_loss"] == metrics_of(whole)["train_loss"]
 
 
-@pytest.mark.parametrize(("step", "phase", "stage"), [
-    (4, "train", "sft"), (0, "load the model", "more"), (3, "train", "more"),
-    (5, "evaluate", "more"),
-])  # fmt: skip
+@pytest.mark.parametrize(("step", "phase", "stage"), extended(
+    [(4, "train", "sft"), (0, "load the model", "more"), (3, "train", "more"),
+     (5, "evaluate", "more")],
+    plain=[(4, "train", "sft"), (3, "train", "more")],
+))  # fmt: skip
 def test_c12_a_stage_that_is_finished_is_not_run_again(go, recipe, pipeline, step, phase, stage):
     recipe = two_stages(recipe)
     killed = go(recipe, "killed", fault=at(step, phase=phase, stage=stage))

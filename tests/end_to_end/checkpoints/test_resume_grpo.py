@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.checkpoints.harness import run_in_child, state_of, tiny_recipe
 from tests.end_to_end.checkpoints.test_resume_ppo import killed_in, ppo_recipe
+from tests.extended import extended
 
 OBJECTIVE = "llmft_alignments.grpo.objective:GroupObjective"
 PLACES = {
@@ -46,7 +47,7 @@ def whole_grpo(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize("place", extended(PLACES, ("in a rollout", "in the updates")))
 def test_c11_a_grpo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, whole_grpo, place):
     recipe = grpo_recipe(recipe)
     assert go(recipe, "killed", fault=killed_in(place, PLACES)).code == -signal.SIGKILL

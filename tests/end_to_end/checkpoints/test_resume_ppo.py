@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.end_to_end.checkpoints.harness import run_in_child, state_of
+from tests.extended import extended
 
 OBJECTIVE = "llmft_alignments.ppo.objective:PpoObjective"
 ADAPTERS = {
@@ -60,7 +61,7 @@ def whole_ppo(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize("place", extended(PLACES, ("in a rollout", "in the inner epochs")))
 def test_c11_a_ppo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, whole_ppo, place):
     recipe = ppo_recipe(recipe)
     assert go(recipe, "killed", fault=killed_in(place)).code == -signal.SIGKILL
@@ -74,7 +75,9 @@ def test_c11_a_ppo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, 
     assert results[0]["after"] == results[1]["after"]
 
 
-@pytest.mark.parametrize("method", [name for name in ADAPTERS if name != "lora"])
+@pytest.mark.parametrize(
+    "method", extended([name for name in ADAPTERS if name != "lora"], ["prefix"])
+)
 def test_c11_every_adapter_goes_on_bit_exactly(go, recipe, method):
     recipe = ppo_recipe(recipe, method=method, **ADAPTERS[method])
     whole = go(recipe, "whole")

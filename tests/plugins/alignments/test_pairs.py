@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmft_alignments.pairs import pair_logps, wilson
+from llmft_alignments.pairs import pair_logps
 
 from llmft.api import Encoded, EncodedPair
 from llmft.api.errors import DataError
@@ -142,9 +142,3 @@ def test_rows_of_another_kind_are_refused():
 
     with pytest.raises(DataError, match="a TextRow is no preference"):
         encode_pairs(Encoder(tiny_tokenizer(), None), [TextRow("a", "x:1")], TrainSettings())
-
-
-def test_the_confidence_interval_is_wilsons():
-    low, high = wilson(0.8, 100)
-    assert (low, high) == pytest.approx((0.7112, 0.8666), abs=1e-4)
-    assert wilson(1.0, 50)[1] == pytest.approx(1.0)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from llmft_alignments.cpo import Cpo
 from llmft_alignments.dpo import Dpo
 from llmft_alignments.dpo.reference import reference_key
 from llmft_alignments.orpo import Orpo
@@ -38,6 +39,11 @@ class TestDpo(AlignmentContract):
 class TestOrpo(AlignmentContract):
     method_class = Orpo
     configs = [{}, {"kl_coef": 0.1, "learn_prompt": True}]
+
+
+class TestCpo(AlignmentContract):
+    method_class = Cpo
+    configs = [{}, {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": 1.0}, {"alpha": 0.25}]
 
 
 class TestReward(AlignmentContract):
@@ -83,6 +89,25 @@ def test_orpo_and_reward_train_with_every_adapter(run, stage, adapter):
     assert summary.stages["orpo"].after["loss"] < summary.stages["orpo"].before["loss"]
     losses = [line["loss"] for line in metrics_of(summary, "reward")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full", "prefix"])
+def test_simpo_scores_held_out_pairs_by_its_own_reward(run, stage, adapter):
+    block = {"method": adapter, **ADAPTERS.get(adapter, {})}
+    options = {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": 1.0, "beta": 2.0}
+    cpo = stage("cpo", adapter=block, options=options)
+    cpo["train"] |= {"max_steps": 8}
+    summary = run(cpo)
+    result = summary.stages["cpo"]
+    assert result.after["objective_loss"] < result.before["objective_loss"]
+    assert result.after["reward_margin"] > result.before["reward_margin"]
+    rows = json.loads((summary.folder / "stages/cpo/scores.json").read_text())["after"]
+    losses = [math.log1p(math.exp(1.0 - margin)) for margin in rows["reward_margin"]]
+    assert rows["objective_loss"] == pytest.approx(losses, rel=1e-5)
+    assert rows["reward_accuracy"] == [float(margin > 0) for margin in rows["reward_margin"]]
+    # Averaged over tokens: not beta times the difference of the sums.
+    sums = [2.0 * margin for margin in rows["preference_margin"]]
+    assert rows["reward_margin"] != pytest.approx(sums, rel=0.05)
 
 
 def test_dpo_scores_held_out_pairs_and_answers(run, stage):
@@ -212,6 +237,19 @@ def test_orpo_refuses_a_policy_stage_as_reward_model(run, stage, pairs_file):
 def test_dpo_settings_that_cannot_work_together_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         Dpo.Config.model_validate({"method": "dpo", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, "label_smoothing is read by"),
+        ({"loss_type": "ipo", "simpo_gamma": 0.1}, "simpo_gamma is read by loss_type simpo only"),
+        ({"loss_type": "kto_pair"}, "sigmoid"),
+    ],
+)
+def test_cpo_settings_that_cannot_work_together_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        Cpo.Config.model_validate({"method": "cpo", **options})
 
 
 @pytest.mark.slow

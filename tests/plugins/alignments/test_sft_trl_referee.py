@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmft_alignments.sft import CompletionLoss
+from llmft_alignments.sft import CompletionLoss, Sft
 
 from llmft.api import CompletionRow
 from llmft.api.settings import TrainSettings
 from llmft.data.encoding import Encoder
-from llmft.modeling import attention
+from llmft.modeling import attention, forward
 from llmft.modeling.tiny_models import tiny_llama, tiny_tokenizer
 
 ROWS = [
@@ -47,8 +47,16 @@ def test_trl_reads_the_rows_as_we_do(trl_trainer):
         assert list(row.labels) == theirs["labels"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_sft_loss_and_gradient_are_trls(trl_trainer, packed):
+LOSSES = [("nll", 0.0, False), ("nll", 0.0, True), ("dft", 0.0, True), ("nll", 0.2, True)]
+
+
+@pytest.mark.parametrize(("loss_type", "smoothing", "packed"), LOSSES)
+def test_sft_loss_and_gradient_are_trls(trl_trainer, loss_type, smoothing, packed, monkeypatch):
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    monkeypatch.setattr(trl_trainer.args, "loss_type", loss_type)
+    if smoothing:
+        monkeypatch.setattr(trl_trainer, "label_smoother", LabelSmoother(epsilon=smoothing))
     batch = trl_trainer.data_collator([dict(row) for row in trl_trainer.train_dataset])
     theirs = trl_trainer.model.train()
     theirs.zero_grad()
@@ -58,9 +66,30 @@ def test_sft_loss_and_gradient_are_trls(trl_trainer, packed):
     if packed:
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    objective, rows = CompletionLoss(), ours()
+    objective, rows = CompletionLoss(loss_type, smoothing), ours()
     mine = objective.loss(model, rows)[0] / objective.weight(rows)
     mine.backward()
     torch.testing.assert_close(mine, loss, atol=1e-6, rtol=1e-6)
     for (name, p), q in zip(model.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_label_smoothing_is_the_same_where_logits_are_made_in_pieces(monkeypatch, trained):
+    """A frozen output layer has a way of its own, which knows no smoothing."""
+    found = []
+    for most in (forward.LOGITS_AT_ONCE, 300 * 4):
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", most)
+        model = tiny_llama().train()
+        model.lm_head.requires_grad_(trained)
+        loss = CompletionLoss("nll", 0.2).loss(model, ours())[0]
+        loss.backward()
+        found.append((loss.detach(), model.model.norm.weight.grad))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    plain = CompletionLoss().loss(tiny_llama(), ours())[0]
+    assert float(found[0][0]) != pytest.approx(float(plain.detach()), rel=5e-5)
+
+
+def test_smoothing_without_nll_is_refused():
+    with pytest.raises(ValueError, match="read by loss_type nll only"):
+        Sft.Config(method="sft", loss_type="dft", label_smoothing_factor=0.1)

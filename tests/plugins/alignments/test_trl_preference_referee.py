@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective
 from llmft_alignments.dpo.losses import DPO_LOSSES
 from llmft_alignments.orpo import Orpo, OrpoItem, OrpoObjective
@@ -140,6 +141,47 @@ def test_reward_loss_and_gradient_are_trls(tmp_path, center, margin):
     mine.backward()
     torch.testing.assert_close(mine, loss, atol=1e-6, rtol=1e-6)
     same_gradients(model, trainer.model)
+
+
+@pytest.fixture(scope="module")
+def cpo(tmp_path_factory):
+    from datasets import Dataset
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    args = CPOConfig(output_dir=str(tmp_path_factory.mktemp("cpo")), beta=0.3, **COMMON)
+    return CPOTrainer(
+        model=tiny_llama(), args=args, processing_class=tiny_tokenizer(pad=True),
+        train_dataset=Dataset.from_list(PAIRS),
+    )  # fmt: skip
+
+
+CPO = [
+    {}, {"label_smoothing": 0.1, "cpo_alpha": 0.0}, {"loss_type": "hinge", "cpo_alpha": 0.5},
+    {"loss_type": "ipo"}, {"loss_type": "simpo", "simpo_gamma": 0.9, "cpo_alpha": 0.0},
+    {"loss_type": "simpo", "alpha": 0.25, "label_smoothing": 0.1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", CPO, ids=str)
+def test_cpo_loss_gradient_and_metrics_are_trls(cpo, options):
+    config = Cpo.Config(method="cpo", beta=0.3, **options)
+    for name in ("loss_type", "cpo_alpha", "simpo_gamma", "label_smoothing", "alpha"):
+        setattr(cpo, name, getattr(config, name))
+    cpo.model.zero_grad()
+    batch = cpo.data_collator(list(cpo.train_dataset))
+    loss, metrics = cpo.get_batch_loss_metrics(cpo.model.train(), batch)
+    loss.backward()
+    model, objective, pairs = packed(tiny_llama().train()), CpoObjective(config, True), encoded()
+    mine, ours = objective.loss(model, pairs)
+    mine = mine / objective.weight(pairs)
+    mine.backward()
+    # A sum of 100 nats is held to 1e-5 by float32.
+    torch.testing.assert_close(mine, loss, atol=1e-6, rtol=5e-6)
+    same_gradients(model, cpo.model, tolerance=1e-5)
+    for name in ours.keys() - {"tokens", "nll_loss"} | (
+        {"nll_loss"} if config.cpo_alpha else set()
+    ):
+        assert float(ours[name]) / 4 == pytest.approx(metrics[name], rel=1e-5, abs=1e-5), name
 
 
 def test_orpo_loss_and_gradient_are_trls(tmp_path):

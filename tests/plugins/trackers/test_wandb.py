@@ -19,6 +19,7 @@ from llmft_trackers.wandb import Wandb
 
 from llmft.api import EnvironmentFault, Progress, RecipeError, RunInfo, StageInfo
 from llmft.testing import TrackerContract
+from tests.extended import extended
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 STAGE = StageInfo("sft", "lora", "sft", 1_000, 100_000, 900, 12_000, 3_000, 20)
@@ -240,7 +241,7 @@ def elsewhere():
 
 
 @pytest.mark.parametrize("mode", ["auto", "online"])
-@pytest.mark.parametrize("named", ["environment", "home", "relative"])
+@pytest.mark.parametrize("named", extended(["environment", "home", "relative"], ["environment"]))
 def test_files_of_the_working_folder_and_of_the_run_do_not_move_the_server(
     server, elsewhere, monkeypatch, tmp_path, mode, named
 ):

@@ -91,6 +91,7 @@ def losses(folder: Path, name: str) -> list[float]:
 
 FULL = {"method": "full"}
 LORA = {"method": "lora", "r": 2}
+KTO = {"beta": 0.3, "desirable_weight": 1.2}
 PPO = {
     "reward_model": "reward", "response_length": 4, "num_ppo_epochs": 2, "num_mini_batches": 2,
 }  # fmt: skip
@@ -104,6 +105,8 @@ def done(home, registry) -> Path:
             home,
             stage(home, "sft", "sft", FULL | {"max_shard_size": "50KB"}),
             stage(home, "dpo", "dpo", None, start_from="sft"),
+            stage(home, "kto", "kto", None, options=KTO, start_from="sft",
+                  train={"per_device_train_batch_size": 24}),
             stage(home, "orpo", "orpo", FULL | {"freeze_trainable_layers": 1}),
             stage(home, "reward", "reward", FULL),
             stage(home, "ppo", "ppo", None, options=PPO, start_from="sft"),
@@ -127,7 +130,7 @@ def folder_of(done: Path, name: str) -> Path:
     return done / "stages" / name / "adapter"
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "orpo", "ppo", "on_lora"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "orpo", "ppo", "on_lora"])
 def test_plain_transformers_loads_what_a_stage_leaves(done, registry, home, name):
     plain = AutoModelForCausalLM.from_pretrained(folder_of(done, name))
     base = AutoModelForCausalLM.from_pretrained(home / "model")
@@ -256,6 +259,24 @@ def test_losses_of_full_dpo_are_trls(done, home, tmp_path):
         train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(pad=True),
     )  # fmt: skip
     assert losses(done, "dpo") == pytest.approx(losses_of(trainer), rel=1e-4)
+
+
+def test_losses_of_full_kto_are_trls(done, home, tmp_path):
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    of_all = of_trl() | {"per_device_train_batch_size": 24}
+    args = KTOConfig(output_dir=str(tmp_path), max_length=256, **KTO, **of_all)
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in PAIRS]
+    start = folder_of(done, "sft")
+    trainer = KTOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(start),
+        ref_model=AutoModelForCausalLM.from_pretrained(start), args=args,
+        train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(pad=True),
+    )  # fmt: skip
+    found = losses(done, "kto")
+    assert found == pytest.approx(losses_of(trainer), rel=1e-5)
+    assert found[0] == pytest.approx(0.5 * (1.2 + 1) / 2)
 
 
 def of_trl() -> dict:

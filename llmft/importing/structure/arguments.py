@@ -1,19 +1,14 @@
-"""What several peers say in the same way: transformers' TrainingArguments, PEFT's LoRA, rows."""
+"""What users of transformers' TrainingArguments say alike: steps, schedule, saving, evaluation."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
-from llmft.importing.tables import known_rows
 from llmft.recipes.tree import visible
-from llmft.system.architectures import architecture_of
-
-# --- steps, schedule, saving: TrainingArguments
 
 
 def steps(t: Translation) -> None:
@@ -82,29 +77,16 @@ def schedule(
         value(t, "train.warmup_ratio", "warmup_ratio")
 
 
-def weight_decay(t: Translation, name: str = "weight_decay") -> None:
-    """Write the weight decay; transformers leaves biases and norms out, which LoRA has none of."""
-    found = t.get(name)
-    value(t, "train.weight_decay", name)
-    if found and t.draft.get("adapter.method") == "full":
-        t.note(
-            "decide",
-            t.key(name) or name,
-            "transformers does not decay biases and norms; here every trained weight decays",
-            missing="weight decay of a full fine-tuning",
-        )
-
-
 def checkpointing(t: Translation, name: str = "gradient_checkpointing") -> None:
     """Write whether activations are computed again, which costs time and changes no number."""
     found, key = t.get(name), t.key(name)
-    t.set("train.gradient_checkpointing", bool(found), key, "" if key else _unstated(t, name))
+    t.set("train.gradient_checkpointing", bool(found), key, "" if key else unstated(t, name))
     other = t.key("activation_checkpointing")
     if other is not None:
         t.set("train.gradient_checkpointing", bool(other.value), other)
 
 
-def _unstated(t: Translation, name: str) -> str:
+def unstated(t: Translation, name: str) -> str:
     return f"the default of {t.origin}"
 
 
@@ -118,12 +100,12 @@ def saving(t: Translation) -> None:
             "logging", key or "save_strategy", "checkpoints are kept by their score", block="train"
         )
         return
-    t.set("train.save_strategy", strategy, key, "" if key else _unstated(t, "save_strategy"))
+    t.set("train.save_strategy", strategy, key, "" if key else unstated(t, "save_strategy"))
     if strategy == "steps" and every:
         if isinstance(every, float) and every >= 1:
             every = int(every)
         share = isinstance(every, float)
-        if share and "Interval" not in _annotation("save_steps"):
+        if share and "Interval" not in annotation("save_steps"):
             t.note(
                 "logging",
                 every_key or "save_steps",
@@ -132,7 +114,7 @@ def saving(t: Translation) -> None:
             )
             t.set("train.save_strategy", "epoch", key, "save_steps below 1 is a share of the run")
         else:
-            why = "" if every_key else _unstated(t, "save_steps")
+            why = "" if every_key else unstated(t, "save_steps")
             t.set("train.save_steps", every, every_key, why)
     elif every_key is not None:
         t.note("none", every_key, f"checkpoints are saved by '{strategy}'", block="train")
@@ -144,7 +126,7 @@ def saving(t: Translation) -> None:
         t.set("train.save_total_limit", kept.value, kept)
 
 
-def _annotation(name: str) -> str:
+def annotation(name: str) -> str:
     from llmft.api.settings import TrainSettings
 
     field = TrainSettings.model_fields[name].annotation
@@ -174,6 +156,13 @@ def use_trackers(t: Translation, names: Sequence[str], key: Key) -> None:
     if names:
         methods = dict.fromkeys(["console", "jsonl", *names])
         t.draft.set("trackers", [{"method": name} for name in methods], key)
+
+
+def noise(t: Translation) -> None:
+    """Write NEFTune's noise on embeddings."""
+    for name in ("neftune_noise_alpha", "noisy_embedding_alpha"):
+        if (key := t.key(name)) is not None and key.value:
+            t.set("train.neftune_noise_alpha", number(key.value), key)
 
 
 def hub(t: Translation) -> None:
@@ -260,172 +249,12 @@ def training_arguments(t: Translation) -> None:
     """Translate what every user of TrainingArguments says."""
     steps(t)
     schedule(t)
-    weight_decay(t)
+    value(t, "train.weight_decay", "weight_decay")
     checkpointing(t)
     saving(t)
+    noise(t)
     trackers(t)
     hub(t)
-
-
-# --- the model
-
-
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"}
-
-
-def dtype(t: Translation, name: str, key: Key | None) -> None:
-    """Write the type of the base's weights; 'auto' is the checkpoint's own."""
-    name = _DTYPES.get(name.removeprefix("torch."), name.removeprefix("torch."))
-    t.set("model.dtype", name, key, "" if key else _unstated(t, "dtype"))
-
-
-def attention(t: Translation, name: str = "attn_implementation") -> str:
-    """Tell of the peer's attention code; here the padding-free one is taken where it can be."""
-    key = t.key(name)
-    if key is None:
-        return ""
-    kind = str(key.value)
-    if kind in ("eager", "sdpa"):
-        t.note(
-            "none", key, "the same numbers, up to rounding, as the attention here", block="model"
-        )
-    elif re.search(r"flash|fa[23]|flex|xformers|sage|auto|disabled", kind):
-        t.note(
-            "speed",
-            key,
-            "another attention kernel; here rows are padding-free in any case",
-            block="model",
-        )
-    else:
-        t.note(
-            "cannot",
-            key,
-            f"attention code '{visible(kind)[:60]}'",
-            block="model",
-            missing=f"attention {visible(kind)[:60]}",
-        )
-    return kind
-
-
-# --- LoRA
-
-# PEFT 0.21's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, for the families known here.
-_PEFT_TARGETS = {
-    "llama": ["q_proj", "v_proj"],
-    "mistral": ["q_proj", "v_proj"],
-    "mixtral": ["q_proj", "v_proj"],
-    "qwen2": ["q_proj", "v_proj"],
-    "qwen3": ["q_proj", "v_proj"],
-    "gemma": ["q_proj", "v_proj"],
-    "gemma2": ["q_proj", "v_proj"],
-    "gemma3_text": ["q_proj", "v_proj"],
-    "opt": ["q_proj", "v_proj"],
-    "gpt2": ["c_attn"],
-    "gpt_neox": ["query_key_value"],
-    "bloom": ["query_key_value"],
-    "falcon": ["query_key_value"],
-    "phi": ["q_proj", "v_proj", "fc1", "fc2"],
-}
-
-
-def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)) -> None:
-    """Write which layers get an update; PEFT's own choice for the family where none is named.
-
-    every: the peer's words for every linear layer but the last.
-    """
-    key = t.key(name)
-    found = key.value if key else None
-    if isinstance(found, str) and found not in every:
-        listed = [part.strip() for part in found.split(",")] if "," in found else [found]
-        if len(listed) == 1 and re.search(r"[*+?()\\|\[\]^$]", found):
-            t.note(
-                "cannot",
-                key,
-                "target_modules as one regular expression",
-                block="adapter",
-                missing="target_modules as one regular expression",
-            )
-            return
-        found = listed
-    if isinstance(found, list) and len(found) == 1 and found[0] in every:
-        found = found[0]
-    if isinstance(found, str):
-        t.set("adapter.target_modules", "all-linear", key)
-    elif found:
-        t.set("adapter.target_modules", [str(one) for one in found], key)
-    else:
-        path = str(t.draft.get("model.path") or t.get("model_name_or_path") or "")
-        family = architecture_of(path)
-        chosen = _PEFT_TARGETS.get(family.model_type) if family else None
-        if chosen is None:
-            t.note(
-                "decide",
-                key or name,
-                f"PEFT chooses the layers by the architecture; that of"
-                f" '{visible(path)[:80]}' is not known here",
-                missing=f"{name} not stated",
-                block="adapter",
-            )
-        else:
-            assert family is not None
-            why = f"{name}: not stated; PEFT's choice for {family.model_type}"
-            t.set("adapter.target_modules", chosen, None, why)
-
-
-def full(t: Translation, key: Key | None, why: str = "") -> None:
-    """Choose full fine-tuning."""
-    t.method("adapter", "full", key, why)
-
-
-def weights_of_full(t: Translation, sharding: Key | None) -> None:
-    """Say whether bfloat16 weights are trained themselves: so it is in a Trainer by itself.
-
-    sharding: the key of DeepSpeed or of FSDP, both of which keep float32 copies beside them.
-    """
-    if t.draft.get("adapter.method") != "full" or t.draft.get("model.dtype") != "bfloat16":
-        return
-    if sharding is None:
-        why = f"{t.table.title} trains the bfloat16 weights themselves"
-        t.set("adapter.pure_bf16", True, None, why)
-    else:
-        what = "the launcher's sharding keeps float32 copies of the weights, as is the default here"
-        t.note("none", None, what, block="adapter")
-
-
-# --- rows
-
-_SPLIT = re.compile(r"([\w.-]+)(?:\[:(\d+)(%?)\])?")
-
-
-def split(t: Translation, name: str, key: Key | None) -> None:
-    """Write the split, and the number of rows where it names one: train[:500]."""
-    found = _SPLIT.fullmatch(name)
-    if found is None or found[3]:
-        if t.schema.has("data.split", t.methods):
-            t.note(
-                "cannot",
-                key or "split",
-                f"a part of a split such as '{visible(name)[:60]}'",
-                block="data",
-                missing="split by share or joined",
-            )
-        return
-    if found[1] != "train" or key is not None:
-        t.set("data.split", found[1], key)
-    if found[2]:
-        t.set("data.limit", int(found[2]), key, "the first rows of the split")
-
-
-def facts_of(path: str) -> Mapping[str, Any] | None:
-    """Return what is known of a public data set's rows: `form` and columns."""
-    return known_rows().get(path.lower())
-
-
-def source(t: Translation, path: str, key: Key | None, subset: Key | None = None) -> None:
-    """Write where the rows are."""
-    t.set("data.path", path, key)
-    if subset is not None:
-        t.set("data.subset", str(subset.value), subset)
 
 
 def batch_of_processes(t: Translation) -> None:
@@ -442,91 +271,3 @@ def batch_of_processes(t: Translation) -> None:
     )
     key = entry.flag if entry else None
     t.draft.set("train.gradient_accumulation_steps", steps * t.processes, key, why)
-
-
-FORMS = ("chat", "prompt-completion", "text", "preference", "prompts", "unpaired", "instruction")
-"""What `--rows` may name: the forms of rows."""
-
-_FITTING = {
-    "sft": ("chat", "prompt-completion", "text", "instruction"),
-    "dpo": ("preference",),
-    "orpo": ("preference",),
-    "reward": ("preference",),
-    "cpo": ("preference",),
-    "kto": ("unpaired",),
-    "ppo": ("prompts",),
-    "grpo": ("prompts",),
-    "rloo": ("prompts",),
-}
-
-
-def form_of(t: Translation, path: str, key: Key | None, trainer: str) -> tuple[str, dict[str, Any]]:
-    """Return the form of a data set's rows and what is known of its columns; '' where unknown.
-
-    The peer looks at the columns when it runs; here the user says it, or the table of known data
-    sets does, or the alignment leaves one choice only.
-    """
-    fitting = _FITTING.get(trainer, ())
-    facts = dict(facts_of(path) or {})
-    form = t.rows or str(facts.pop("form", ""))
-    if t.rows:
-        facts = {}
-    facts.pop("source", None)
-    if form and fitting and form not in fitting:
-        t.note(
-            "cannot",
-            key or path,
-            f"'{trainer}' cannot train on rows of the form '{form}'",
-            block="data",
-            missing="rows of another form",
-        )
-        return "", {}
-    if not form and len(fitting) == 1 and fitting[0] != "preference":
-        form = fitting[0]
-    if not form:
-        hint = " or ".join(fitting) or "chat"
-        t.note(
-            "decide",
-            key or path,
-            f"the columns of '{visible(path)[:80]}' decide how it is trained on, and they are not"
-            f" known here: --rows {hint}",
-            block="data",
-            missing="the form of the rows is not in the file",
-        )
-    return form, facts
-
-
-def rows_of(t: Translation, form: str, facts: Mapping[str, Any], *, learn: str) -> None:
-    """Choose the data's method for a form, and name its columns.
-
-    facts: columns that differ from the usual names. learn: which turns of a chat are learnt.
-    """
-    columns = {name: column for name, column in facts.items() if name not in ("messages", "why")}
-    if form == "chat":
-        t.method("data", "chat")
-        if messages := facts.get("messages"):
-            t.set("data.messages_column", messages)
-        t.set("data.learn", learn)
-        return
-    if form == "text":
-        t.method("data", "jsonl")
-        t.set("data.columns.text", columns.get("text", "text"))
-        return
-    if form == "prompt-completion":
-        t.method("data", "jsonl")
-    elif form == "preference":
-        t.method("data", "preference")
-        if facts.get("chat"):
-            t.set("data.chat", True)
-        columns.pop("chat", None)
-    elif form == "prompts":
-        t.method("data", "prompts")
-        if facts.get("chat"):
-            t.set("data.chat", True)
-        columns.pop("chat", None)
-    elif form == "unpaired":
-        t.method("data", "unpaired")
-    else:
-        t.method("data", "instruction")
-    for name, column in columns.items():
-        t.set(f"data.columns.{name}", column)

@@ -1,0 +1,215 @@
+"""Axolotl: what is optimised and trained, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmft.importing.configuration import as_bool
+from llmft.importing.peer_translation import Translation
+from llmft.importing.structure import arguments, weights
+from llmft.importing.structure.axolotl import data, steps
+from llmft.recipes.tree import visible
+
+_ALIGNMENTS = {
+    "dpo": "dpo",
+    "ipo": "dpo",
+    "orpo": "orpo",
+    "kto": "kto",
+    "simpo": "simpo",
+    "grpo": "grpo",
+}
+
+
+def structure(t: Translation) -> None:
+    """Translate what several keys of Axolotl say together."""
+    arguments.value(t, "model.path", "base_model")
+    config = t.key("base_model_config")
+    if config is not None and config.value != t.get("base_model"):
+        t.note("cannot", config, "the config of another model", missing="base_model_config")
+    kind = t.key("model_type")
+    if kind is not None:
+        causal = str(kind.value).endswith(("CausalLM", "ForConditionalGeneration"))
+        grade: Any = "none" if causal and "Conditional" not in str(kind.value) else "cannot"
+        t.note(
+            grade,
+            kind,
+            "transformers chooses the model's class"
+            if grade == "none"
+            else "a model of another class than a causal language model",
+            block="model",
+            missing="a multimodal or classifying model",
+        )
+    alignment(t)
+    if t.stopped:
+        return
+    adapter(t)
+    data.rows(t)
+    steps.batches(t)
+    steps.schedule(t)
+    arguments.value(t, "train.weight_decay", "weight_decay")
+    arguments.checkpointing(t)
+    steps.saving(t)
+    arguments.noise(t)
+    steps.evaluation(t)
+    precision(t)
+    kind_of_attention = weights.attention(t)
+    data.length(t)
+    data.packing(t, kind_of_attention)
+    data.template(t)
+    data.tokens(t)
+    reporting(t)
+
+
+def alignment(t: Translation) -> None:
+    """Choose what is optimised; each has its own coefficients."""
+    rl, reward = t.key("rl"), t.key("reward_model")
+    name = str(rl.value) if rl else ""
+    if reward is not None and reward.value is True:
+        name = "reward"
+    if not name:
+        t.trainer = "sft"
+        t.method("alignment", "sft")
+        return
+    t.trainer = name
+    if name != "reward" and name not in _ALIGNMENTS:
+        t.stop(
+            rl,
+            f"there is no alignment like Axolotl's '{visible(name)[:40]}' yet",
+            f"trainer {visible(name)[:40]}",
+        )
+        return
+    if name == "ipo":
+        t.trainer = "dpo"
+    t.method("alignment", _ALIGNMENTS.get(name, "reward"), rl or reward)
+    beta = (
+        t.key("rl_beta") or t.key("dpo_beta") or (t.key("orpo_alpha") if name == "orpo" else None)
+    )
+    if name in ("dpo", "ipo", "orpo", "kto"):
+        t.set(
+            "alignment.beta",
+            beta.value if beta else 0.1,
+            beta,
+            "" if beta else f"the default of {t.origin}",
+        )
+    if name == "orpo":
+        t.set(
+            "alignment.learn_prompt", True, None, "TRL's ORPO computes the loss on the prompt too"
+        )
+    if name == "ipo":
+        t.set("alignment.loss_type", ["ipo"], rl)
+    for ours, theirs in (
+        ("loss_type", "dpo_loss_type"),
+        ("loss_weights", "dpo_loss_weights"),
+        ("label_smoothing", "dpo_label_smoothing"),
+    ):
+        if name == "dpo" and (key := t.key(theirs)) is not None:
+            t.set(f"alignment.{ours}", key.value, key)
+    for theirs in ("kto_desirable_weight", "kto_undesirable_weight"):
+        if name == "kto" and (key := t.key(theirs)) is not None:
+            t.set(f"alignment.{theirs.removeprefix('kto_')}", key.value, key)
+    if name == "reward" and (key := t.key("center_rewards_coefficient")) is not None:
+        t.set("alignment.center_rewards_coefficient", key.value, key)
+
+
+def adapter(t: Translation) -> None:
+    """Write LoRA, QLoRA or DoRA, or full fine-tuning where no adapter is named."""
+    key = t.key("adapter")
+    four, eight = t.get("load_in_4bit"), t.get("load_in_8bit")
+    name = str(key.value) if key else ""
+    if not name:
+        weights.full(t, key, "no adapter is named: all weights are trained")
+        for unused in (
+            "lora_r",
+            "lora_alpha",
+            "lora_dropout",
+            "lora_target_modules",
+            "lora_target_linear",
+            "lora_modules_to_save",
+        ):
+            if (found := t.key(unused)) is not None:
+                t.note("none", found, "no adapter is trained", block="adapter")
+        for width in ("load_in_4bit", "load_in_8bit"):
+            if (found := t.key(width)) is not None and found.value is True:
+                t.note("cannot", found, "training all weights of a quantised base")
+        return
+    dora = t.key("peft_use_dora")
+    uses_dora = dora is not None and dora.value is True
+    if name not in ("lora", "qlora"):
+        t.note("cannot", key, f"an adapter '{visible(name)[:40]}'", missing=f"adapter {name[:40]}")
+        return
+    if uses_dora and four:
+        t.note("cannot", dora, "DoRA on a base of 4 bits")
+    method = "dora" if uses_dora else "qlora" if four else "lora"
+    t.method("adapter", method, key if key and method == name else dora if uses_dora else key)
+    for home, theirs in (
+        ("r", "lora_r"),
+        ("lora_alpha", "lora_alpha"),
+        ("lora_dropout", "lora_dropout"),
+    ):
+        if not arguments.value(t, f"adapter.{home}", theirs) and home != "lora_dropout":
+            t.note("decide", theirs, "Axolotl needs it", missing=f"{theirs} not stated")
+    linear, modules = t.key("lora_target_linear"), t.key("lora_target_modules")
+    if linear is not None and linear.value is True:
+        t.set("adapter.target_modules", "all-linear", linear)
+        if modules is not None:
+            t.note("none", modules, "lora_target_linear takes every linear layer", block="adapter")
+    else:
+        weights.targets(t, "lora_target_modules")
+    for home, theirs in (
+        ("modules_to_save", "lora_modules_to_save"),
+        ("layers_to_transform", "peft_layers_to_transform"),
+        ("use_rslora", "peft_use_rslora"),
+        ("init_lora_weights", "peft_init_lora_weights"),
+        ("loraplus_lr_ratio", "loraplus_lr_ratio"),
+        ("target_parameters", "lora_target_parameters"),
+    ):
+        if (found := t.key(theirs)) is not None and found.value not in ([], False):
+            t.set(f"adapter.{home}", found.value, found)
+    if four:
+        why = f"the default of {t.origin}"
+        t.set("adapter.bnb_4bit_quant_type", "nf4", None, why)
+        t.set("adapter.bnb_4bit_use_double_quant", True, None, why)
+    elif eight:
+        t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
+    if four and eight:
+        t.note("decide", t.key("load_in_8bit"), "4 and 8 bits exclude each other")
+
+
+def precision(t: Translation) -> None:
+    """Write the type of the base's weights and of the computation: Axolotl gives both one type."""
+    for name in ("fp16", "float16"):
+        if (found := t.key(name)) is not None and found.value is True:
+            t.note("cannot", found, "training in float16 with a loss scale", missing="float16")
+    said = t.key("bf16")
+    other = t.key("bfloat16")
+    bf16 = as_bool(t.get("bf16"))
+    asked = t.key("torch_dtype")
+    if asked is not None:
+        t.note("none", asked, "bf16 decides the type of the weights", block="model")
+    if bf16 == "auto":
+        why = "bfloat16, as on every GPU that has it"
+        t.set("model.dtype", "bfloat16", said, why if said else f"the default of {t.origin}: {why}")
+        t.set("train.bf16", True, said, "" if said else f"the default of {t.origin}")
+    elif bf16 is True or (other is not None and other.value is True):
+        t.set("model.dtype", "bfloat16", said or other)
+        t.set("train.bf16", True, said or other)
+    elif bf16 == "full":
+        t.note("cannot", said, "bfloat16 without autocast", missing="bf16: full")
+    else:
+        t.set("model.dtype", "float32", said)
+        t.set("train.bf16", False, said)
+    sharding = next((t.key(n) for n in ("deepspeed", "fsdp", "fsdp_version") if t.stated(n)), None)
+    if sharding is None and t.configuration.under("fsdp_config"):
+        sharding = next(iter(t.configuration.under("fsdp_config").values()))
+    weights.weights_of_full(t, sharding)
+
+
+def reporting(t: Translation) -> None:
+    """Write the tracker: Axolotl reports to Weights & Biases where a project is named."""
+    project, use, entity = t.key("wandb_project"), t.key("use_wandb"), t.key("wandb_entity")
+    if (project is not None and project.value) or (use is not None and use.value is True):
+        arguments.use_trackers(t, ["wandb"], project or use)  # type: ignore[arg-type]
+        if project is not None:
+            t.note("logging", project, "the tracker's project is set at the tracker here")
+    if entity is not None and entity.value:
+        t.note("none", entity, "the user or team at a tracker")

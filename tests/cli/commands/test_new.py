@@ -1,0 +1,159 @@
+"""`llmft new`: what it writes validates against the model, and says what it saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmft.cli.commands import new as new_module
+from llmft.cli.main import main
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_model_folder
+from tests.extended import extended
+
+CHATML = (
+    "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+TALK = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Her."}]
+ROWS = {
+    "chat": {"messages": TALK},
+    "instruction": {"instruction": "Say it.", "input": "a", "output": "b", "id": "x"},
+    "pairs": {"prompt": "Who?", "chosen": "Her.", "rejected": "Him."},
+    "thumbs": {"question": "Who?", "answer": "Her."},
+    "text": {"text": "Once upon a time."},
+}
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Write rows of a form into the working folder, and return the file's name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(form: str, count: int = 30) -> str:
+        lines = []
+        for n in range(count):
+            row = {k: f"{v} {n}" if isinstance(v, str) else v for k, v in ROWS[form].items()}
+            lines.append(json.dumps(row | ({"label": n % 2 == 0} if form == "thumbs" else {})))
+        Path(f"{form}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        return f"{form}.jsonl"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def plain_model(tmp_path_factory):
+    """A tiny model without a chat template."""
+    return tiny_model_folder(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """A tiny model with a chat template."""
+    folder = tiny_model_folder(tmp_path_factory.mktemp("chat"), tiny_gpt2())
+    (folder / "chat_template.jinja").write_text(CHATML, "utf-8")
+    return folder
+
+
+def made(model: Path, data: str, *words: str) -> dict:
+    assert main(["new", "my.yaml", "--model", str(model), "--data", data, *words]) == 0
+    return yaml.safe_load(Path("my.yaml").read_text("utf-8"))
+
+
+CASES = {
+    "chat": ("chat", (), ["sft"]),
+    "instruction": ("instruction", (), ["sft"]),
+    "text, all weights": ("text", ("--adapter", "full"), ["sft"]),
+    "dpo": ("pairs", ("--goal", "preferences"), ["dpo"]),
+    "reward": ("pairs", ("--goal", "reward"), ["reward"]),
+    "rlhf": ("pairs", ("--goal", "rlhf"), ["sft", "reward", "ppo"]),
+    "kto": ("thumbs", (), ["kto"]),
+}
+
+
+@pytest.mark.parametrize("case", extended(CASES, ("chat", "kto")))
+def test_what_is_written_validates_with_a_plain_model(rows, plain_model, case, capsys):
+    form, words, methods = CASES[case]
+    recipe = made(plain_model, rows(form), *words)
+    assert [stage["alignment"]["method"] for stage in recipe["stages"]] == methods
+    assert ("chat_template" in recipe["model"]) == (form == "chat")
+    assert "30 rows" in capsys.readouterr().out
+    assert main(["validate", "my.yaml", "--model"]) == 0
+
+
+@pytest.mark.parametrize("case", extended(["chat", "instruction", "rlhf"], ["instruction"]))
+def test_a_chat_models_template_is_used(rows, chat_model, case, capsys):
+    form, words, _ = CASES[case]
+    recipe = made(chat_model, rows(form), *words)
+    assert "chat_template" not in recipe["model"]
+    assert all(stage["data"].get("chat", form == "chat") for stage in recipe["stages"])
+    asked = {"chat": "<user>Who?<assistant>", "instruction": "<user>Say it. 0\na 0<assistant>",
+             "rlhf": "<user>Who? 0<assistant>"}[case]  # fmt: skip
+    assert asked in capsys.readouterr().out
+
+
+def test_it_trains(rows, plain_model):
+    made(plain_model, rows("instruction"))
+    assert main(["run", "my.yaml", "--quiet", "--set", "stages.sft.train.num_train_epochs=1"]) == 0
+
+
+def test_two_goals_need_a_flag_where_nobody_can_be_asked(rows, plain_model, capsys):
+    data = rows("pairs")
+    assert main(["new", "my.yaml", "--model", str(plain_model), "--data", data]) == 2
+    told = capsys.readouterr().err
+    assert "--goal preferences or --goal reward or --goal rlhf" in told
+    assert not Path("my.yaml").exists()
+
+
+def test_two_goals_are_asked_about_on_a_terminal(rows, plain_model, monkeypatch):
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    answers = iter([7, 2])
+    monkeypatch.setattr("typer.prompt", lambda *words, **more: next(answers))
+    recipe = made(plain_model, rows("pairs"))
+    assert [stage["name"] for stage in recipe["stages"]] == ["reward"]
+
+
+@pytest.mark.parametrize(
+    ("form", "words", "code", "said"),
+    [
+        ("text", ("--goal", "reward"), 2, "--goal reward needs other rows"),
+        ("text", ("--form", "chat"), 2, "can be read as text"),
+        ("text", ("--adapter", "lorra"), 2, "did you mean 'lora'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    rows, plain_model, capsys, form, words, code, said
+):
+    data = rows(form)
+    assert main(["new", "my.yaml", "--model", str(plain_model), "--data", data, *words]) == code
+    assert said in capsys.readouterr().err
+    assert not Path("my.yaml").exists()
+
+
+def test_a_recipe_that_is_there_is_not_overwritten(rows, plain_model, capsys):
+    Path("my.yaml").write_text("mine")
+    assert main(["new", "my.yaml", "--model", str(plain_model), "--data", rows("text")]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+    assert Path("my.yaml").read_text() == "mine"
+
+
+def test_batches_are_halved_until_they_fit(rows, plain_model, monkeypatch):
+    monkeypatch.setattr(new_module, "_fits", lambda text: "batch_size: 1\n" in text)
+    (stage,) = made(plain_model, rows("text", 100))["stages"]
+    assert stage["train"]["per_device_train_batch_size"] == 1
+    assert stage["train"]["gradient_accumulation_steps"] == 8
+    assert "gradient_checkpointing" not in stage["train"]
+
+
+def test_rows_that_are_longer_than_the_model_reads_are_told(rows, plain_model, capsys):
+    Path("long.jsonl").write_text(
+        "".join(json.dumps({"text": "a b " * n}) + "\n" for n in (9, 999))
+    )
+    made(plain_model, "long.jsonl")
+    assert "cut: 1 of 2 rows, after" in capsys.readouterr().out
+    assert "1 of 2 rows are longer, and cut" in Path("my.yaml").read_text()
