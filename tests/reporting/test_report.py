@@ -196,5 +196,5 @@ def test_scores_come_with_their_rows_and_intervals(copied):
     assert cells[:4] == ["1,234", "0.1250", "0.5000 [0.25, 0.75]", "+0.3750 [0.30, 0.75]"]
     result["scores"]["after"]["f1"]["low"] = "<b>"
     path.write_text(json.dumps(result), "utf-8")
-    with pytest.raises(CheckpointError, match="the score .f1, low. is no number"):
+    with pytest.raises(CheckpointError, match=r"the score .f1, low. is no number"):
         write_report(copied)
