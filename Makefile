@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: quickstart test check docs clean
+.PHONY: quickstart test check docs attacks audit clean
 
 # The main job: a small model learns to answer, and is scored before and after.
 quickstart: $(READY)
@@ -20,6 +20,19 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Hostile files of every kind, at random; SEED chooses others.
+SAMPLE ?= 300
+SEED ?= 0
+attacks: $(READY)
+	$(BIN)/python benchmarks/attacks/run.py --sample $(SAMPLE) --seed $(SEED)
+
+# Known holes in the packages that are installed, and their licences, in licences.csv.
+audit: $(READY)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit pip-licenses
+	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --format csv --output-file licences.csv
+	$(VENV)/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+
 # The documentation site, in site/; a warning is an error.
 docs: $(VENV)/.docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -34,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) build dist site licences.csv *.egg-info

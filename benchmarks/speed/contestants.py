@@ -120,7 +120,7 @@ CONTESTANTS = (
     Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora"),
     Contestant("trl", trl),
     Contestant("trl padding-free", trl_padding_free, lambda task: task.name == "sft-135m"),
-    Contestant("trl grouped", trl_grouped, lambda task: task.name.endswith("-135m"), False),
+    Contestant("trl grouped", trl_grouped, lambda task: task.name == "sft-135m", False),
     Contestant("trl sft", trl_cli, lambda task: task.name in ("sft", "sft-128k")),
     *map(of_peer, present()),
 )

@@ -101,6 +101,13 @@ class _Kind(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def code(self) -> Mapping[str, str]:
+        """Return the files of code that its settings name, by the setting's name.
+
+        Each runs only where the command line says `--trust file:FILE`; see `toolkit.run_trusted`.
+        """
+        return {}
+
     @classmethod
     def capabilities(cls) -> dict[str, Any]:
         """Return what this class declares that it can do, for `llmft show`."""

@@ -159,11 +159,15 @@ class UnpairedRow:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt to answer; `answers` are the right ones where they are known."""
+    """A prompt to answer; `answers` are the right ones where they are known.
+
+    columns: other columns of the row, for reward functions that ask for them by name.
+    """
 
     prompt: Prompt
     answers: tuple[str, ...] = ()
     origin: str = ""
+    columns: Mapping[str, Any] | None = None
 
 
 IGNORED = -100
@@ -204,6 +208,7 @@ class EncodedPrompt(Encoded):
 
     prompt: Prompt = ""
     answers: tuple[str, ...] = ()
+    columns: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -226,13 +231,14 @@ class SampledAnswer:
     """An answer to a prompt as reward functions see it, with the right answers where known.
 
     row: the prompt and the sampled tokens, which alone are labels; an answer that has an end ends
-    with the end-of-sequence token.
+    with the end-of-sequence token. columns: other columns of the prompt's row.
     """
 
     prompt: Prompt
     completion: str
     answers: tuple[str, ...]
     row: Encoded
+    columns: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,9 @@ class ModelSource(Settings):
         " or 'embedded:model', the small model that ships with llmft"
     )
     revision: Line | None = Field(None, description="the hub commit, tag or branch to load")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="the data type of the base's weights in memory"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32",
+        description="the data type of the base's weights in memory; auto: that of its own files",
     )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="the attention implementation; auto: padding-free where possible"
@@ -150,7 +151,8 @@ def read_template(text: str) -> str:
     path = Path(text).expanduser()
     if "\0" not in text and path.is_file():
         try:
-            held = path.read_bytes()[: _LARGEST_TEMPLATE + 1].decode("utf-8-sig")
+            with path.open("rb") as file:
+                held = file.read(_LARGEST_TEMPLATE + 1).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"'{text}' cannot be read as a text: {error}") from error
         if not is_template(held) or len(held) > _LARGEST_TEMPLATE:

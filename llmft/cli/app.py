@@ -21,6 +21,16 @@ Set = Annotated[
 ]
 
 
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="file:FILE[@SHA256]",
+        help="Let this Python file of the recipe run. Repeatable.",
+    ),
+]
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from llmft import __version__
@@ -50,6 +60,14 @@ def _every_command(
     ] = False,
 ) -> None:
     pass
+
+
+def allow(trust: list[str] | None) -> None:
+    """Let the files run that `--trust` names."""
+    if trust:
+        from llmft.system.trust import grant
+
+        grant(trust)
 
 
 def overrides(changes: list[str] | None, output_dir: str | None) -> list[str]:

@@ -278,7 +278,7 @@ CODES: dict[str, Code] = {
         "Take the key out of the configuration if you can do without it, and import it again.",
     ),
     "E094": Code(
-        "TRL has no counterpart of a stage",
+        "a stage has no counterpart in TRL",
         "`llmft verify losses` holds a stage against TRL's trainer of the same alignment, and there"
         " is none, or it cannot train on such rows, weights or settings.",
         "Compare another stage (--stage), or leave out with --set what TRL does not have.",
@@ -381,6 +381,12 @@ CODES: dict[str, Code] = {
         "Rows are drawn from several sources by their weights until every row of every source was"
         " drawn. A large source of a tiny weight would take hundreds of millions of draws.",
         "Raise the source's weight, or write stopping_strategy: first_exhausted.",
+    ),
+    "E121": Code(
+        "your own code failed",
+        "A Python file that the recipe names, and that --trust lets run, raised an error, has no"
+        " such function, or gave something else than is wanted.",
+        "Correct the line that is named.",
     ),
     "E130": Code(
         "the run was interrupted",
@@ -637,6 +643,13 @@ CODES: dict[str, Code] = {
         " model that it names, wherever that is, with its regular expressions for module names.",
         "Name the base model's own folder under model.path. To go on from an adapter, name the"
         " stage that made it: start_from.",
+    ),
+    "E607": Code(
+        "a recipe names code of its own",
+        "The recipe names a Python file. A recipe may come from a stranger, so that it alone never"
+        " runs code.",
+        "Read the file. If it may run: --trust file:FILE, or --trust file:FILE@SHA256 for this"
+        " very content only.",
     ),
     "E900": Code(
         "a bug in llmft",

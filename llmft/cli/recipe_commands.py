@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmft.cli.app import Answer, Json, Set, app, overrides
+from llmft.cli.app import Answer, Json, Set, Trust, allow, app, overrides
 
 
 @app.command()
@@ -45,6 +45,7 @@ def run(
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     output_dir: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +93,7 @@ def run(
     from llmft.cli.commands.run import run_recipe_file
     from llmft.runs.accepted import Accepted
 
+    allow(trust)
     return run_recipe_file(
         recipe, overrides(set, output_dir), quiet=quiet, as_json=json, resume=resume,
         resume_auto=resume_auto,
@@ -122,7 +124,7 @@ def new(
     ] = "lora",
     json: Json = False,
 ) -> Answer:
-    """Write a first recipe for a file of rows, and show how a row will be trained on."""
+    """Write a first recipe for a file of rows, and show a row."""
     from pathlib import Path
 
     from llmft.cli.commands.new import Asked, as_json, as_text
@@ -138,6 +140,7 @@ def validate(
         list[str], typer.Argument(help="Paths of recipes, or names of shipped ones.")
     ],
     set: Set = None,
+    trust: Trust = None,
     model: Annotated[
         bool, typer.Option("--model", help="Also check against the model's config; loads torch.")
     ] = False,
@@ -147,6 +150,7 @@ def validate(
     """Report every mistake in recipes, without training."""
     from llmft.cli.commands.validate import as_text, check
 
+    allow(trust)
     checked = check(recipes, set or [], model=model or deep)
     return {"recipes": checked} if json else as_text(checked)
 
@@ -155,6 +159,7 @@ def validate(
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     set: Set = None,
+    trust: Trust = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +173,7 @@ def plan(
     from llmft.cli.commands.plan import as_json, as_text
     from llmft.cli.commands.plan import plan as planned
 
+    allow(trust)
     verdict = planned(recipe, set or [], gpu)
     return as_json(verdict) if json else as_text(verdict)
 
@@ -196,12 +202,14 @@ def preview(
         typer.Option(metavar="FILE", help="Write a page to look at many rows, such as rows.html."),
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     json: Json = False,
 ) -> Answer:
     """Show rows as they will be trained on, and what is lost."""
     from llmft.cli.commands.preview import as_json, as_text
     from llmft.cli.commands.preview import preview as previewed
 
+    allow(trust)
     name, found = previewed(
         recipe, set or [], rows=rows, only=only or [], stages=stage or [], html=html
     )
@@ -228,6 +236,7 @@ def verify_resume(
         ),
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Work under this folder; default: the recipe's output_dir.")
     ] = None,
@@ -236,6 +245,7 @@ def verify_resume(
     """Kill and resume a run, and compare it bit by bit with one that was not killed."""
     from llmft.cli.commands.verify import as_json, as_text, verify
 
+    allow(trust)
     verdict = verify(recipe, overrides(set, output_dir), kills, seed, steps)
     return as_json(verdict) if json else as_text(verdict)
 
@@ -249,11 +259,13 @@ def verify_losses(
         int, typer.Option(min=1, max=1000, metavar="N", help="Optimiser steps; within an epoch.")
     ] = 5,
     set: Set = None,
+    trust: Trust = None,
     json: Json = False,
 ) -> Answer:
     """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
     from llmft.cli.commands.verify_losses import as_json, as_text, verify
 
+    allow(trust)
     verdict = verify(recipe, set or [], against, stage, steps)
     return as_json(verdict) if json else as_text(verdict)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmft.cli.app import Answer, Json, Set, app
+from llmft.cli.app import Answer, Json, Set, Trust, allow, app
 
 
 @app.command()
@@ -140,6 +140,7 @@ def evaluate(
         typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most."),
     ] = None,
     set: Set = None,
+    trust: Trust = None,
     output: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write each row's answer and scores; for compare."),
@@ -150,6 +151,7 @@ def evaluate(
     from llmft.cli.commands.evaluate import as_text, evaluated
     from llmft.inference.evaluating import Asked
 
+    allow(trust)
     asked = Asked(
         target, stage, data, method, tuple(filter(None, (metrics or "").split(","))), split,
         limit, max_new_tokens, base, step, tuple(set or ()),

@@ -58,7 +58,7 @@ def _encoded(encoder: Encoder, row: Row) -> EncodedPrompt:
 
 def _prompt(ids: Sequence[int], row: PromptRow | EncodedPrompt) -> EncodedPrompt:
     labels = (IGNORED,) * len(ids)
-    return EncodedPrompt(tuple(ids), labels, row.origin, row.prompt, row.answers)
+    return EncodedPrompt(tuple(ids), labels, row.origin, row.prompt, row.answers, row.columns)
 
 
 def _fitted(

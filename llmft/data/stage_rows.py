@@ -21,7 +21,7 @@ from llmft.recipes.tree import KeyPath
 from llmft.registry.return_checks import mixture_of, records_of, row_of
 
 _SHOWN = 3
-_CHOICES = ("learn", "turns", "skip", "message", "special_tokens")
+_CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Rows:
         """Return a SHA-256 over the rows as they are used, origins left out."""
         hasher = hashlib.sha256()
         for row in self.rows:
-            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True)
+            said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True, default=str)
             hasher.update(said.encode())
         return hasher.hexdigest()
 

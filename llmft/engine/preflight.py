@@ -33,6 +33,7 @@ from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
+from llmft.system import trust
 from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
@@ -73,6 +74,7 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
         *_of_other_runs(job),
         *_of_other_adapters(job),
         *_of_the_processes(job, launch().count),
+        *_of_code(job),
         *_of_rows(job, network=network),
     ]
     if base is not None:
@@ -134,6 +136,17 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
             )
 
 
+def _of_code(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each file of code that may not run, or is not there."""
+    for number, bound in enumerate(job.written_stages):
+        for key, path in bound.code():
+            try:
+                if not trust.is_trusted(path):
+                    raise trust.refusal(path)
+            except LlmftError as error:
+                yield from placed(job, ("stages", number, *key), error)
+
+
 def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
     """Yield a fault for each stage whose first rows cannot be read or used.
 
@@ -143,6 +156,8 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
         for key, dataset in _datasets(bound):
             if stage_references(dataset.config):
                 continue  # rows that another stage has yet to make
+            if not all(_may_run(path) for path in dataset.code().values()):
+                continue  # a fault already
             if not network and not dataset.is_local():
                 continue
             try:
@@ -150,6 +165,13 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
                     check_rows(dataset, bound.spec)
             except LlmftError as error:
                 yield from placed(job, key_of(job, number, error), error)
+
+
+def _may_run(path: str) -> bool:
+    try:
+        return trust.is_trusted(path)
+    except DataError:
+        return False
 
 
 def _datasets(bound: BoundStage) -> Iterator[tuple[KeyPath, Dataset[Any]]]:
@@ -192,19 +214,21 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
         return placed(job, ("model", "path"), error)
-    positions = base.positions
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
             continue  # of another run that cannot be read, which is a fault already
-        faults += _of_a_stage(job, number, bound, model, positions)
+        faults += _of_a_stage(job, number, bound, base, model)
+        if bound.spec.train.bf16 and base.source.dtype == "float16":
+            what = "bf16 cannot compute in bfloat16 on weights of dtype float16, as the files have"
+            key = ("stages", number, "train", "bf16")
+            fix = "write model.dtype: bfloat16, or bf16: false"
+            faults.append(job.fault("E040", key, what, fix))
     return faults
 
 
-def _of_a_stage(
-    job: Job, number: int, bound: BoundStage, model: Any, positions: int | None
-) -> Iterator[Fault]:
-    stage, adapter = bound.spec, bound.adapter
+def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:
+    stage, adapter, positions = bound.spec, bound.adapter, base.positions
     asked = stage.train.max_length
     virtual: Any = adapter.virtual_tokens() if adapter else 0
     if not isinstance(virtual, int):
@@ -221,7 +245,7 @@ def _of_a_stage(
             f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
             f"write at most {left}",
         )
-    if stage.train.packing and not _keeps_rows_apart(job, model):
+    if stage.train.packing and not _keeps_rows_apart(base, model):
         yield job.fault(
             "E041",
             ("stages", number, "train", "packing"),
@@ -293,10 +317,10 @@ def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
         )
 
 
-def _keeps_rows_apart(job: Job, model: Any) -> bool:
+def _keeps_rows_apart(base: Any, model: Any) -> bool:
     from llmft.modeling.base_model import proven_levers
 
-    source = job.recipe.model
+    source = base.source
     return source.attn_implementation == "auto" and proven_levers(source, model.config).padding_free
 
 

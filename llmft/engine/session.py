@@ -252,7 +252,8 @@ class Session:
             provenance, notes = run_folder.write_inputs(folder, job, base, smoke=self.smoke), []
         set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
         told = launcher.remarks(rows_are_set=set_all)
-        remarks = [*told, *sources.remarks(job.recipe), *self.trackers.contacts()]
+        remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
+        remarks += self.trackers.contacts()
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)

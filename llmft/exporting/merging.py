@@ -15,6 +15,7 @@ from llmft.exporting.probes import Distance
 from llmft.hub.model_card import merged_card
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
+from llmft.modeling.stored_dtype import said_dtype
 from llmft.registry.return_checks import violation
 from llmft.runs.upstream import load_options, merged_stages, stage_model
 from llmft.runs.upstream import merged as with_merged
@@ -22,7 +23,6 @@ from llmft.system import fsio
 
 TOLERANCE = 1e-3
 """The most by which a merge in float32 may move a log-probability, in nats."""
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def merge(
     """
     adapter = mergeable_adapter(trained)
     refuse_existing(output)
-    source = trained.job.recipe.model
+    source = trained.base.source
     dtype = dtype or stored_dtype(trained.base)
     quantised = bool(load_options(trained.job.recipe, adapter))
     rows, before = probes.probe_rows(trained), None
@@ -128,9 +128,7 @@ def refuse_existing(output: Path) -> None:
 
 def stored_dtype(base: BaseModel) -> str:
     """Return the data type of the base's own files, else the one that the recipe loads it in."""
-    told = getattr(base.config, "dtype", None)
-    name = str(told).removeprefix("torch.")
-    return name if name in _DTYPES else base.source.dtype
+    return said_dtype(base.config) or base.source.dtype
 
 
 def _save(model: Any, folder: Path, max_shard_size: str) -> None:

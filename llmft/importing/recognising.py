@@ -25,6 +25,8 @@ def peer_of_script(script: str) -> str:
         return "ms-swift" if script.startswith("swift ") else "trl"
     if re.search(r"(?:^|/)(?:trl/scripts|examples/scripts)/", script):
         return "trl"
+    if re.search(r"(?:^|/)unsloth-cli\.py$", script):
+        return "unsloth"
     return ""
 
 

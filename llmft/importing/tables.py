@@ -157,5 +157,5 @@ def _models() -> tuple[Ends, ...]:
     return tuple(Ends(**one) for one in _data("templates")["models"])
 
 
-PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "ms-swift", "oumi")
+PEERS = ("trl", "alignment-handbook", "axolotl", "llamafactory", "ms-swift", "oumi", "unsloth")
 """The peers with a table, by name."""

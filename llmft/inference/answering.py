@@ -111,7 +111,7 @@ def model_of_run(
     options = load_options(job.recipe, bound.model_adapter)
     model = base.load(options, varlen=varlen)
     model = model if options else model.to(device())
-    refuse_not_finite(model, job.recipe.model)
+    refuse_not_finite(model, base.source)
     if not with_adapter:
         return model
     model = merged(model, merged_stages(bound, folder.parent.parent))

@@ -17,6 +17,7 @@ from llmft.data.chat_format import ChatFormat, stop_id
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
+from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
@@ -52,17 +53,32 @@ class BaseModel:
     """A recipe's base model: its folder is checked, and its config is read, once."""
 
     def __init__(self, source: ModelSource) -> None:
-        self.source = source
+        self.asked = source
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """What was asked for, with a type in place of `dtype: auto`."""
+        if self.asked.dtype != "auto":
+            return self.asked
+        found = said_dtype(self.config) or stored_dtype(self.path, self.config)
+        if found not in KNOWN:
+            raise EnvironmentFault(
+                "E201",
+                f"model.dtype is auto, and the files of '{self.asked.path}' say no type that a base"
+                f" is loaded in ({found})",
+                fix="write model.dtype: bfloat16 or float32",
+            )
+        return self.asked.model_copy(update={"dtype": found})
 
     @cached_property
     def path(self) -> str:
         """The folder or the hub id of the model. Raises as `locate_model` does."""
-        return locate_model(self.source.path)
+        return locate_model(self.asked.path)
 
     @cached_property
     def revision(self) -> str | None:
         """The commit that all files of a hub model are loaded from."""
-        return _commit(self.path, self.source.revision)
+        return _commit(self.path, self.asked.revision)
 
     @cached_property
     def config(self) -> Any:

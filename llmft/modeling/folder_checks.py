@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ _SIZES = frozenset({
 ADAPTER_CONFIG = "adapter_config.json"
 # What an exported adapter may say otherwise: where its base is, and numbers that only scale.
 _FREE = ("base_model_name_or_path", "revision", "lora_alpha", "peft_version")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][\w.+ -]{0,99}")
+_MORE_TEMPLATES = "additional_chat_templates"  # a folder that transformers reads, too
 _IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
@@ -38,6 +41,8 @@ def check_folder(folder: Path) -> None:
     Raises TrustError and EnvironmentFault, which name the file and what stands in it.
     """
     names = _names_of_plain_files(folder)
+    if (folder / _MORE_TEMPLATES).is_dir():
+        _names_of_plain_files(folder / _MORE_TEMPLATES)
     _refuse_pickles(folder, names)
     if ADAPTER_CONFIG in names:
         raise _adapter_there(folder, names)
@@ -54,6 +59,8 @@ def check_adapter_folder(folder: Path, own: Mapping[str, Any]) -> None:
     Raises TrustError, EnvironmentFault, and CheckpointError (E407) with the settings that differ.
     """
     names = _names_of_plain_files(folder)
+    if (folder / _MORE_TEMPLATES).is_dir():
+        _names_of_plain_files(folder / _MORE_TEMPLATES)
     _refuse_pickles(folder, [name for name in names if name.startswith("adapter")])
     for name in ("tokenizer_config.json", ADAPTER_CONFIG):
         if name in names:
@@ -136,9 +143,26 @@ def _check_settings(path: Path) -> None:
             f"'{path}' asks for code of its own ('auto_map')",
             fix="use an architecture that transformers knows",
         )
+    for name, template in _named_templates(settings.get("chat_template")):
+        # transformers writes each into a file of that name, beside every adapter.
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            what = f"'{path}': a chat template is called {_shown(name)}, which names no file"
+            raise EnvironmentFault("E201", what, fix="give the template another name, or delete it")
+        if not isinstance(template, str):
+            what = f"'{path}': the chat template {_shown(name)} is {_shown(template)}, no text"
+            raise EnvironmentFault("E201", what, fix="mend the file, or delete the template")
     for key, value, wanted in _wrong(settings):
         what = f"'{path}': {key} is {_shown(value)}, and {wanted} is wanted"
         raise EnvironmentFault("E201", what, fix="copy the model again, or mend the file")
+
+
+def _named_templates(found: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the names and the texts of chat templates, where there are several."""
+    if isinstance(found, dict):
+        yield from found.items()
+    for one in found if isinstance(found, list) else []:
+        one = one if isinstance(one, dict) else {}
+        yield one.get("name"), one.get("template")
 
 
 def _wrong(settings: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any, str]]:

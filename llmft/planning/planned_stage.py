@@ -40,6 +40,7 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.modeling.precision import train_in_float32, without_masters
+from llmft.modeling.stored_dtype import stored_dtype
 from llmft.planning.batch_choice import Chosen, Counts, choose
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
@@ -51,7 +52,7 @@ from llmft.planning.memory_tracker import (
     WEIGHTS,
     MemoryTracker,
 )
-from llmft.planning.stored import WIDTHS, mapped_bytes, stored_dtype, unread_bytes
+from llmft.planning.stored import WIDTHS, mapped_bytes, unread_bytes
 from llmft.planning.training_cost import train_steps
 from llmft.recipes.job import BoundStage, Job
 from llmft.runs.artifacts import ROWS
@@ -226,7 +227,8 @@ class PlannedModels(StageModels):
         if whole:
             width = WIDTHS[self.base.source.dtype]
             state.saved_bytes = sum(p.numel() for p in self.bare.parameters()) * width
-        stored, source = stored_dtype(self.base), self.base.source
+        stored = stored_dtype(self.base.path, self.base.config)
+        source = self.base.source
         self.is_mapped = state.in_ram and stored == source.dtype
         if state.in_ram:
             memory.live[MAPPED] = mapped_bytes(model, source, stored)

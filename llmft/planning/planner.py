@@ -252,5 +252,6 @@ def _evaluations(planned: PlannedStage) -> Evaluations | None:
 
 
 def _network(job: Job) -> list[str]:
-    """Return what is fetched from elsewhere or sent there."""
-    return [*sources.remarks(job.written), *Trackers(job.make_trackers()).contacts()]
+    """Return what is fetched from elsewhere or sent there, and whose code runs."""
+    contacts = Trackers(job.make_trackers()).contacts()
+    return [*job.code_remarks(), *sources.remarks(job.written), *contacts]

@@ -1,36 +1,16 @@
-"""How a base model's weights lie in their files, read from the files' headers."""
+"""What of a base model's files stays in memory beside its weights."""
 
 from __future__ import annotations
 
-import json
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from llmft.api.settings import ModelSource
-from llmft.modeling.base_model import BaseModel
 
-_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
 NEIGHBOURS = 65_536
 """Linux's fault_around_bytes."""
-
-
-def stored_dtype(base: BaseModel) -> str:
-    """Return the type of most of the stored numbers; that of the config where no file is here."""
-    folder = Path(base.path)
-    sizes: dict[str, int] = {}
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
-    if sizes:
-        return _NAMES.get(max(sizes, key=lambda name: sizes[name]), "other")
-    return str(getattr(base.config, "dtype", None) or base.source.dtype).removeprefix("torch.")
 
 
 def unread_bytes(model: Any, ids: int) -> int:

@@ -9,9 +9,12 @@ from typing import Any
 
 from llmft.api import Adapter, Alignment, Dataset, RewardConfig, RewardFunction, Task, Tracker
 from llmft.api.errors import CheckpointError, Fault, LlmftError
+from llmft.recipes.methods import nested_methods
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.rounds import Rounds
+from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath, Tree, dotted
+from llmft.system.trust import digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,19 @@ class BoundStage:
             )
         return self.adapter
 
+    def code(self) -> list[tuple[KeyPath, str]]:
+        """Return the files of code that its methods' settings name, each with the setting's key."""
+        made: list[tuple[KeyPath, Any]] = []
+        if self.dataset is not None and self.spec.data is not None:
+            datasets = self.dataset.sources or (self.dataset,)
+            keys = [key for key, _ in data_blocks(self.spec.data)]
+            made += zip(keys, datasets, strict=True)
+        nested = nested_methods(self.spec.work, (self.spec.work_kind,))
+        made += zip([key for key, _, _ in nested], self.rewards, strict=True)
+        return [
+            ((*key, name), path) for key, method in made for name, path in method.code().items()
+        ]
+
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function that a block in the stage's settings chooses."""
         return next(made for made in self.rewards if made.config == config)
@@ -133,6 +149,22 @@ class Job:
     def stage(self, name: str) -> BoundStage:
         """Return the stage of that name; KeyError if there is none."""
         return {stage.name: stage for stage in self.stages}[name]
+
+    def code(self) -> dict[str, list[str]]:
+        """Return the files of code that run, each with the stages whose settings name it."""
+        found: dict[str, list[str]] = {}
+        for stage in self.stages:
+            for _, path in stage.code():
+                if stage.name not in found.setdefault(path, []):
+                    found[path].append(stage.name)
+        return found
+
+    def code_remarks(self) -> list[str]:
+        """Return what a person should know of the files of code that run."""
+        return [
+            f"runs the code in '{path}' (SHA-256 {digest_of(path)[:12]}), as --trust allows"
+            for path in self.code()
+        ]
 
     @property
     def written_stages(self) -> tuple[BoundStage, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ANOTHER_RUN = "run:"
 """How a reference to a stage of a finished run begins: run:<id>/<stage>."""
-_OF_ANOTHER_RUN = re.compile(rf"{ANOTHER_RUN}[\w.-]+/[\w-]+", re.ASCII)
+_OF_ANOTHER_RUN = re.compile(rf"{ANOTHER_RUN}\w[\w.-]{{0,199}}/[\w-]{{1,200}}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _FIRST = (
     "loss", "reward", "kl", "rewards/accuracies", "rewards/margins", "accuracy", "learning_rate",
     "grad_norm", "entropy", "length",
 )  # fmt: skip
+_WHEN = ("before", "after", "difference")
 
 STYLE = (Path(__file__).parent / "report.css").read_text("utf-8")
 BODY = (Path(__file__).parent / "report.html.jinja").read_text("utf-8")
@@ -96,14 +98,25 @@ def _sizes(stage: StageFacts) -> list[tuple[str, str]]:
     return found
 
 
-def _scores(result: Any) -> list[tuple[str, str, str, str]]:
+def _scores(result: Any) -> list[tuple[str, str, str, str, str]]:
+    """Return of each metric its rows, its values before and after, and their difference."""
     before, after = result.get("before") or {}, result.get("after") or {}
+    told = result.get("scores") or {}
     rows = []
     for name, value in after.items():
         old = before.get(name)
-        gained = "" if old is None else f"{value - old:+.4f}"
-        rows.append((name, "" if old is None else f"{old:.4f}", f"{value:.4f}", gained))
+        of = {when: (told.get(when) or {}).get(name) or {} for when in _WHEN}
+        was = "" if old is None else f"{old:.4f}{_interval(of['before'])}"
+        gained = "" if old is None else f"{value - old:+.4f}{_interval(of['difference'])}"
+        count = of["after"].get("n")
+        shown = f"{value:.4f}{_interval(of['after'])}"
+        rows.append((name, "" if count is None else f"{count:,}", was, shown, gained))
     return rows
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    low, high = score.get("low"), score.get("high")
+    return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def _curves(stage: StageFacts) -> list[Curve]:

@@ -127,8 +127,12 @@ def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:
 
 def _all_scores(stages: tuple[StageFacts, ...]) -> Iterator[Mapping[str, Any]]:
     for stage in stages:
+        result = stage.result or {}
         for when in ("before", "after"):
-            yield (stage.result or {}).get(when) or {}
+            yield result.get(when) or {}
+        for scores in (result.get("scores") or {}).values():
+            for name, score in scores.items():
+                yield {f"{name}, {key}": value for key, value in score.items() if value is not None}
 
 
 def _numbers(scores: Mapping[str, Any]) -> None:

@@ -121,13 +121,16 @@ def _settings(stage: Stage) -> dict[str, Any]:
 
 
 def _versions(stage: Stage, provenance: Mapping[str, Any]) -> list[str]:
-    """Return the distribution and version of each method that a stage's settings name."""
+    """Return the distribution and version of each method that a stage's settings name.
+
+    Of a file of the user's own code, its SHA-256.
+    """
     methods = set(_methods(stage.model_dump(mode="json")))
     return [
         f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
         for p in provenance["plugins"]
-        if p["kind"] != "tracker" and p["method"] in methods
-    ]
+        if p["kind"] not in ("tracker", "file") and p["method"] in methods
+    ] + [f"file {p['sha256']}" for p in provenance["plugins"] if stage.name in p.get("stages", ())]
 
 
 def _methods(block: Any) -> list[str]:

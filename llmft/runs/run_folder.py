@@ -18,7 +18,7 @@ from llmft.recipes.references import references
 from llmft.registry.entry_points import code_hash
 from llmft.runs import artifacts
 from llmft.runs.resuming import PreviousRun, changed_environment
-from llmft.system import fsio
+from llmft.system import fsio, trust
 from llmft.system.launcher import command
 
 LOCK, RUN = "lock.json", artifacts.RUN
@@ -135,6 +135,7 @@ def _resume_command(job: Job, folder: Path, last: str | None, smoke: bool) -> st
     kept = [text for text in job.source.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
     until = ["--until", last] if last else []
+    changes += [word for text in trust.granted() for word in ("--trust", text)]
     return shlex.join(
         [*command(), "run", job.source.path, str(folder), "--resume", *until, *changes]
     )
@@ -188,4 +189,10 @@ def plugins_of(job: Job) -> list[dict[str, Any]]:
             "sha256": code_hash(record.module),
         }
         for record in job.records
-    ]
+    ] + [
+        {
+            "kind": "file", "method": path, "distribution": f"--trust file:{path}", "version": "",
+            "sha256": trust.digest_of(path), "stages": stages,
+        }
+        for path, stages in job.code().items()
+    ]  # fmt: skip

@@ -46,6 +46,7 @@ from llmft.system.fsio import open_to_append, write_json, write_jsonl, write_tex
 from llmft.system.processes import start_python
 from llmft.system.terminal import terminal_width, wrapped
 from llmft.system.time_limit import TimeUp, time_limit
+from llmft.system.trust import call_trusted, trusted_function, trusted_items
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "call_trusted",
     "combine",
     "cut_at_start",
     "escaped",
@@ -99,8 +101,11 @@ __all__ = [
     "terminal_width",
     "text_of",
     "time_limit",
+    "token_ids",
     "token_stats",
     "tools_of",
+    "trusted_function",
+    "trusted_items",
     "untrained",
     "value_parameters",
     "values",
@@ -272,6 +277,19 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
         hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def token_ids(path: str, text: str) -> list[int]:
+    """Return a text's ids by the tokenizer of a folder or a hub id, with its special tokens.
+
+    It is looked through and bounded as a recipe's model is. Raises EnvironmentFault where it cannot
+    be loaded or takes too long, and TrustError where it would run code.
+    """
+    from llmft.api.settings import ModelSource
+    from llmft.data.bounded_tokens import BoundedTokens
+    from llmft.modeling.base_model import BaseModel
+
+    return BoundedTokens(BaseModel(ModelSource(path=path)).tokenizer).ids(text)
 
 
 def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:

@@ -37,7 +37,9 @@ def _run(order: dict[str, Any]) -> Path:
     from llmft.engine.session import resume_recipe, run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
+    from llmft.system import trust
 
+    trust.grant(order["trust"])
     job = load_recipe(order["recipe"], Registry.discover(), order["overrides"])
     if order["run_folder"]:
         return resume_recipe(job, Path(order["run_folder"])).folder

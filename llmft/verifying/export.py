@@ -189,7 +189,7 @@ def _of_the_run(
             logps_TV = torch.log_softmax(logits_TV[len(prompt) - 1 : -1].float(), -1)
             best = logps_TV.topk(min(_TOP, logps_TV.shape[1]), dim=-1)
             top.append((best.indices.cpu(), best.values.cpu()))
-    return _Answers(trained.job.recipe.model.dtype, ids, next_tokens(model, rows), top)
+    return _Answers(trained.base.source.dtype, ids, next_tokens(model, rows), top)
 
 
 def _of_the_target(
@@ -206,7 +206,7 @@ def _of_the_target(
     dtype: Any = "auto"
     if kind == "adapter":
         where = trained.base.path
-        dtype = getattr(torch, trained.job.recipe.model.dtype)
+        dtype = getattr(torch, trained.base.source.dtype)
     with loading(str(where)):
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, use_safetensors=True, trust_remote_code=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import LlmftError, RecipeError
+from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.system import processes
 from llmft.verifying.first_steps import STEPS
@@ -146,7 +147,7 @@ def _verdict(
     job: Job, bound: BoundStage, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> Verdict:
     rows = flat(ours)
-    half = "bfloat16" if bound.spec.train.bf16 else job.recipe.model.dtype
+    half = "bfloat16" if bound.spec.train.bf16 else BaseModel(job.recipe.model).source.dtype
     counts = [
         sum(len(ids) for row in side for ids in row["ids"]) for side in (rows, theirs["rows"])
     ]

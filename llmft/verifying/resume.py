@@ -13,7 +13,7 @@ from llmft.api.errors import CheckpointError, Fault, LlmftError, Place
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, references
-from llmft.system import processes
+from llmft.system import processes, trust
 from llmft.verifying.comparing import Finding, compare
 from llmft.verifying.marks import Mark, chosen, read_marks, row_order
 
@@ -116,6 +116,7 @@ class Try:
         order = {
             "recipe": self.job.source.path,
             "overrides": self.overrides,
+            "trust": trust.granted(),
             "run_folder": self._run_folder(),
             "marks": str(self.marks),
             "kill_at": asdict(kill_at) if kill_at else None,

@@ -103,8 +103,10 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     trainer_name, config_name, more = TRAINERS[method](bound, rows[0]["record"])
     base = BaseModel(job.recipe.model)
     tokenizer = base.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = _padding(tokenizer)
+    if tokenizer.pad_token in (None, tokenizer.eos_token):
+        tokenizer.pad_token = (
+            _padding(tokenizer, rows) if method == "reward" else tokenizer.eos_token
+        )
     model = _model(job, base, is_reward=method == "reward", pad=tokenizer.pad_token_id)
     model = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
     start = _weights(model, folder / WEIGHTS)
@@ -135,14 +137,15 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _padding(tokenizer: Any) -> str:
-    """Return a token to pad with, which is masked; a reward is read before the first of them.
+def _padding(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a token to pad with that no row has.
 
-    So it is not the end-of-text that ends every row, where the tokenizer has another one.
+    TRL reads a reward at the last token that is no padding: with the end-of-text as padding, that
+    is the one before a row's end.
     """
-    others = (tokenizer.unk_token, tokenizer.bos_token)
-    found = [one for one in others if one is not None and one != tokenizer.eos_token]
-    return str(next(iter(found), tokenizer.eos_token))
+    used = {token for row in rows for ids in row["ids"] for token in ids}
+    unused = (text for text, token in tokenizer.get_vocab().items() if token not in used)
+    return str(next(unused))
 
 
 def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
@@ -154,7 +157,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     model = getattr(transformers, kind).from_pretrained(
         base.path,
         revision=base.revision,
-        dtype=getattr(torch, job.recipe.model.dtype),
+        dtype=getattr(torch, base.source.dtype),
         attn_implementation="eager" if job.recipe.model.attn_implementation == "eager" else "sdpa",
         **more,
     )

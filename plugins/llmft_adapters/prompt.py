@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from llmft.api import Field, Line, Refusal, hookimpl
+from llmft.api import EnvironmentFault, Field, Line, Refusal, hookimpl
+from llmft.toolkit import token_ids
 from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
@@ -106,14 +107,12 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
 
 def _ids(path: str, text: str | None) -> list[int] | None:
     """Return a text's ids as PEFT takes them; None where there is no such tokenizer."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
+        return token_ids(path, text or "")
+    except EnvironmentFault as error:
+        if error.faults[0].code == "E212":  # it is there, and takes too long
+            raise
         return None
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids
 
 
 @hookimpl

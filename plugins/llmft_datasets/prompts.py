@@ -55,6 +55,11 @@ class Prompts(TableDataset["Prompts.Config"]):
             False,
             description="format text prompts as a user message, with the model's chat template",
         )
+        reward_columns: list[Line] = Field(
+            default_factory=list,
+            max_length=50,
+            description="columns that reward functions written in Python get, by their names",
+        )
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         columns = self.config.columns
@@ -69,12 +74,21 @@ class Prompts(TableDataset["Prompts.Config"]):
             if not text.strip():
                 raise DataError("E101", f"{origin}: the prompt is empty")
             prompt = (Message(role="user", content=text),) if self.config.chat else text
-        return PromptRow(prompt, answers_of(record, columns.answers, origin), origin)
+        wanted = self.config.reward_columns
+        if missing := next((name for name in wanted if name not in record), None):
+            raise DataError(
+                "E101",
+                f"{origin}: no column '{missing}' (there is: {', '.join(map(str, record))})",
+                fix="name the right one in data.reward_columns",
+            )
+        more = {name: record[name] for name in wanted}
+        return PromptRow(prompt, answers_of(record, columns.answers, origin), origin, more or None)
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns
         return [
-            dict.fromkeys(fields_of(columns.prompt), f"example {number}")
+            dict.fromkeys(self.config.reward_columns, "example")
+            | dict.fromkeys(fields_of(columns.prompt), f"example {number}")
             | ({columns.answers: ["example"]} if columns.answers else {})
             for number in range(4)
         ]

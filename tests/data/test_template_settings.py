@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
@@ -57,3 +59,10 @@ def test_a_recipes_stops_are_beside_the_models_own():
     assert form.date.isoformat() == "2031-02-03"
     with pytest.raises(ValidationError, match="out of range"):
         source(chat_template_date="2031-02-31")
+
+
+def test_an_endless_file_is_not_read_to_its_end(tmp_path):
+    (tmp_path / "t.jinja").touch()
+    os.truncate(tmp_path / "t.jinja", 2**40)
+    with pytest.raises(ValidationError, match="holds no Jinja template"):
+        ModelSource(path="m", chat_template=str(tmp_path / "t.jinja"))

@@ -50,6 +50,25 @@ def test_the_workflow_runs_the_command_of_the_readme():
     assert "```bash\nmake test\n```" in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_attacks_and_an_audit_run_in_a_workflow_and_releases_have_hashes():
+    jobs = yaml_of(".github/workflows/trust.yml")["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert [command.split()[:2] for command in commands] == [["make", "attacks"], ["make", "audit"]]
+    goals = (ROOT / "Makefile").read_text("utf-8")
+    assert "benchmarks/attacks/run.py --sample" in goals
+    assert "bin/pip-audit --path" in goals
+    assert "bin/pip-licenses --python" in goals
+    release = yaml_of(".github/workflows/release.yml")["jobs"]["files"]["steps"]
+    assert any("sha256sum * > SHA256SUMS" in step.get("run", "") for step in release)
+
+
+def test_the_tests_that_the_page_on_trust_names_are_there():
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_the_image_is_built_from_files_that_are_there_and_runs_as_an_ordinary_user():
     lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
     copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]

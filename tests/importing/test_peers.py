@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from llmft_datasets.instruction import Instruction
+from llmft_datasets.jsonl import Jsonl
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands import import_check
@@ -14,6 +15,7 @@ from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices, written
 from llmft.cli.main import main
 from llmft.importing.tables import known_templates
+from llmft.recipes.load import load_recipe
 
 AXOLOTL = """\
 base_model: NousResearch/Llama-3.2-1B-Instruct
@@ -159,7 +161,6 @@ def import_any_text(text, name="config.yaml", **choices):
     [
         ("relora: true", "ReLoRA"),
         ("fp16: true", "float16"),
-        ("neftune_noise_alpha: 5", "NEFTune noise"),
         ("gptq: true", "a base stored by GPTQ"),
         ("pretraining_dataset: [{path: allenai/c4}]", "continued pretraining on a stream"),
     ],
@@ -639,3 +640,58 @@ def test_trls_kto_reads_rows_with_a_label(stage_of):
 def test_a_split_that_is_none_needs_a_decision(imported):
     text = AXOLOTL.replace("split: train[:500]", "split: 'a[b'")
     assert "datasets[0].split" in grades(imported(text), "decide")
+
+
+UNSLOTH = (
+    "python unsloth-cli.py --model_name unsloth/llama-3-8b --dataset yahma/alpaca-cleaned"
+    " --r 64 --learning_rate 2e-6 --use_rslora --bias none --output_dir out"
+)
+
+
+def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_methods):
+    found = import_any(UNSLOTH, Choices())
+    assert (found.peer, found.verdict) == ("unsloth", "same")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(found.text, "utf-8")
+    recipe = load_recipe(path, registry_of_methods).recipe
+    stage = recipe.stages[0]
+    assert (recipe.seed, recipe.model.dtype, stage.train.bf16) == (3407, "bfloat16", True)
+    assert (stage.adapter.r, stage.adapter.use_rslora, stage.adapter.lora_alpha) == (64, True, 16)
+    assert len(stage.adapter.target_modules) == 7
+    train = stage.train
+    assert (train.max_steps, train.warmup_steps, train.optim) == (400, 5, "adamw_8bit")
+    row = Jsonl(stage.data).row({"instruction": "Add.", "input": "", "output": "3"}, "")
+    assert row.text.endswith(
+        "completes the request.\n\n    ### Instruction:\n    Add.\n\n    ### Input:\n    \n\n"
+        "    ### Response:\n    3"
+    )
+    four = import_any(f"{UNSLOTH} --load_in_4bit", Choices())
+    assert four.verdict == "needs your decision"
+    texts = import_any(UNSLOTH.replace("yahma/alpaca-cleaned", "rows.jsonl"), Choices())
+    assert texts.verdict == "cannot yet"
+
+
+def test_a_regular_expression_and_noise_are_taken_over(stage_of):
+    regex = r"model.layers.\d+.self_attn.(q|v)_proj"
+    text = AXOLOTL.replace("lora_target_linear: true", f"lora_target_modules: '{regex}'")
+    stage = stage_of(text + "neftune_noise_alpha: 5\n")[1]
+    assert stage.adapter.target_modules == regex
+    assert stage.train.neftune_noise_alpha == 5
+    sft = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/Capybara") + "loss_type: dft\n"
+    assert stage_of(sft, trainer="sft")[1].alignment.loss_type == "dft"
+
+
+def test_a_reward_function_in_a_file_beside_the_configuration_is_named(imported, tmp_path):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "rewards.py").write_text("def score(completions, **_): return [1.0]")
+    text = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/tldr")
+    text += "reward_funcs: [my.rewards.score]\nreward_weights: [0.5]\n"
+    found = imported(text, str(tmp_path / "grpo.yaml"), trainer="grpo", rows="prompts")
+    assert "reward_columns" in grades(found, "decide")["reward_funcs"]
+    assert found.verdict == "needs your decision"
+    assert "method: python" in found.text
+    assert f"file: {tmp_path}/my/rewards.py, function: score, weight: 0.5" in found.text
+    for other in ("accuracy_reward", "my.others.score", "org/judge"):
+        told = imported(text.replace("my.rewards.score", other), str(tmp_path / "grpo.yaml"),
+                        trainer="grpo", rows="prompts")  # fmt: skip
+        assert other in grades(told, "cannot")["reward_funcs"]

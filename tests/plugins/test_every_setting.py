@@ -59,6 +59,7 @@ from llmft_datasets.preference import Columns as PreferenceColumns
 from llmft_datasets.preference import Preference
 from llmft_datasets.prompts import Columns as PromptsColumns
 from llmft_datasets.prompts import Prompts
+from llmft_datasets.python import Python
 from llmft_datasets.triviaqa import TriviaQA
 from llmft_datasets.unpaired import Columns as UnpairedColumns
 from llmft_datasets.unpaired import Unpaired
@@ -66,6 +67,7 @@ from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
@@ -92,6 +94,7 @@ from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
+from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
 from tests.plugins.adapters.lora.test_target_names import moe
@@ -995,7 +998,58 @@ def named_stage(config, lab: Lab) -> str:
 
 
 WEIGHT = {"weight": Case(-0.5, weighed, [-1.5], was=[3.0])}
+CODE = """
+def rows(split):
+    start = {"train": 0, "test": 5}[split]
+    return [{"prompt": "p", "completion": f"{n}", "text": "t"} for n in (start, start + 1)]
+
+def bad(split):
+    return [{"prompt": "p"}, {"prompt": "p"}, {"prompt": "p", "completion": "c"}]
+
+def reward(completions, **kwargs):
+    return [VALUE for one in completions]
+
+def other(completions, **kwargs):
+    return [9.0 for one in completions]
+"""
+
+
+def own_code(method: type, look: Callable[[Any, Any], Any]) -> Callable[[Any, Lab], Any]:
+    """Return what lets a method run the files that its settings name, and looks at it."""
+
+    def see(config, lab: Lab) -> Any:
+        for number, name in enumerate(("a.py", "b.py")):
+            (lab.folder / name).write_text(CODE.replace("VALUE", f"{number}.5"))
+        path = str(lab.folder / config.file)
+        trust.grant([f"file:{path}"])
+        try:
+            return look(method(config.model_copy(update={"file": path})), config)
+        except LlmftError as error:
+            return error.faults[0].code
+        finally:
+            trust.revoke_all()
+
+    return see
+
+
+def first_score(made: Any, config: Any) -> float:
+    return made.score("p", "c", ()) * config.weight
+
+
+def completions(made: Any, config: Any) -> list[str]:
+    return [row.completion for row in read_rows(made, config.split, config.limit).rows]
+
+
+def origins(made: Any, config: Any) -> str:
+    return next(iter(made.records("train")))[0].partition(": ")[0].rpartition("/")[2]
+
+
 REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
+    PythonReward: {
+        "file": Case("b.py", own_code(PythonReward, first_score), 1.5, alone=True),
+        "function": Case("other", own_code(PythonReward, first_score), 9.0, was=0.5),
+        "weight": Case(4.0, own_code(PythonReward, first_score), 2.0, was=0.5),
+    },
     RewardModel: WEIGHT | {"stage": Case("other", named_stage, "other")},
     FinalNumber: WEIGHT
     | {
@@ -1241,7 +1295,13 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
     },
     Prompts: table_cases(Prompts, COMPLETION, {"completion": "c"})
-    | {"chat": Case(True, asks(Prompts), True)},
+    | {
+        "chat": Case(True, asks(Prompts), True),
+        "reward_columns": Case(
+            ["q", "a"], rows(Prompts, COMPLETION, look=first(lambda row: row.columns)),
+            {"q": "why", "a": "so"},
+        ),
+    },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
         "chat": Case(True, asks(Preference), True),
@@ -1271,6 +1331,24 @@ DATASETS: dict[type, dict[str, Case]] = {
         "on_bad_row": Case("skip", made_from_stage, ["c", "c"], also={"stage": "r"}, was=["E101"]),
         "max_bad_rows": Case(
             0.4, made_from_stage, ["E104"], also={"stage": "r", **ONE_BAD}, was=["c", "c"]
+        ),
+    },
+    Python: {
+        **OF_SOURCES,
+        "file": Case("b.py", own_code(Python, origins), "b.py", alone=True),
+        "function": Case("nope", own_code(Python, completions), "E121", was=["0", "1"]),
+        "rows": Case(
+            "text", own_code(Python, lambda made, c: made.row_kind()), "text", was="completion"
+        ),
+        "chat": Case(True, own_code(Python, lambda made, c: type(made.ask("q"))), tuple, was=str),
+        "split": Case("test", own_code(Python, completions), ["5", "6"]),
+        "limit": Case(1, own_code(Python, completions), ["0"]),
+        "on_bad_row": Case(
+            "skip", own_code(Python, completions), ["c"], also={"function": "bad"}, was="E101"
+        ),
+        "max_bad_rows": Case(
+            0.5, own_code(Python, completions), "E104", also={"function": "bad", **ONE_BAD},
+            was=["c"],
         ),
     },
     Mix: {
@@ -1478,6 +1556,7 @@ NEEDED: dict[type, dict[str, Any]] = {
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
     Rank: {"samples": "drawn"}, Mix: {"sources": [HUB, HUB]},
+    Python: {"file": "a.py"}, PythonReward: {"file": "a.py"},
 }  # fmt: skip
 ONE_CASE = [
     pytest.param(cls, name, case, id=f"{kind}-{cls.method}-{name}")

@@ -84,6 +84,8 @@ def test_r11_a_metric_that_nobody_brings_is_named(faults) -> None:
         ("    start_from: sft\n", "", "E034", "neither an adapter nor start_from"),
         ("start_from: sft", "start_from: run:x", "E035", "'run:x'"),
         ("start_from: sft", "start_from: run:../../etc/x", "E035", "run:"),
+        ("start_from: sft", "start_from: run:../sft", "E035", "run:"),
+        ("start_from: sft", f"start_from: run:{'x' * 300}/sft", "E035", "run:"),
         ("start_from: sft", "start_from: sft\n    adapter: {method: lora, r: 9}", "E034", "'r' is not what stage 'sft' has"),
         ("start_from: sft", "start_from: sft\n    adapter: {method: prefix}", "E034", "'method' is not"),
         ("start_from: sft", "start_from: {stage: sfd, merge: true}\n    adapter: {method: lora}", "E030", "'sfd'"),

@@ -42,7 +42,8 @@ def test_a_run_leaves_its_report_and_its_timeline(lora_run):
     assert "<strong>finished</strong>" in text  # though the run still held its lock
     result = json.loads((lora_run / "stages/sft/result.json").read_text())
     for name, value in result["after"].items():
-        assert re.search(rf"{name}</th><td>{result['before'][name]:.4f}</td><td>{value:.4f}<", text)
+        was = rf"<td>{result['before'][name]:.4f}[^<]*</td>"
+        assert re.search(rf"{name}</th><td>\d+</td>{was}<td>{value:.4f}[^<]*<", text)
     assert text.count("<polyline") == len(run_facts(lora_run).stages[0].curves) - 1  # no epoch
     assert "learning_rate: 0.02" in text  # the recipe
     assert json.loads((lora_run / "lock.json").read_text())["packages"]["torch"] in text
@@ -178,3 +179,22 @@ def test_the_page_stands_in_a_browser(browser, copied):
     named = "[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))"
     assert browser.run(f"return {named}")
     assert browser.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_scores_come_with_their_rows_and_intervals(copied):
+    path = copied / "stages/sft/result.json"
+    result = json.loads(path.read_text("utf-8"))
+    of = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 1234}
+    result |= {"before": {"f1": 0.125}, "after": {"f1": 0.5}}
+    result["scores"] = {
+        "before": {"f1": of | {"low": None, "high": None}}, "after": {"f1": of},
+        "difference": {"f1": of | {"low": 0.3}},
+    }  # fmt: skip
+    path.write_text(json.dumps(result), "utf-8")
+    text = write_report(copied).read_text("utf-8")
+    cells = re.findall(r"<td>([^<]*)</td>", text[text.index('<th scope="row">f1') :])
+    assert cells[:4] == ["1,234", "0.1250", "0.5000 [0.25, 0.75]", "+0.3750 [0.30, 0.75]"]
+    result["scores"]["after"]["f1"]["low"] = "<b>"
+    path.write_text(json.dumps(result), "utf-8")
+    with pytest.raises(CheckpointError, match=r"the score .f1, low. is no number"):
+        write_report(copied)

@@ -273,3 +273,31 @@ def test_tensors_are_written_as_safetensors(tmp_path):
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_an_endless_settings_file_is_not_read_to_its_end(tmp_path):
+    with fsio.staged_folder(tmp_path / "made", "r") as staged:
+        (staged / "a.json").write_text("{}")
+    os.truncate(tmp_path / "made/a.json", 2**40)
+    with pytest.raises(CheckpointError, match=r"a\.json' is damaged"):
+        fsio.verify_folder(tmp_path / "made")
+
+
+def test_endless_weights_are_not_hashed_to_their_end(tmp_path):
+    import torch
+
+    with fsio.staged_folder(tmp_path / "made", "r") as staged:
+        fsio.write_tensors(staged / "a.safetensors", {"x": torch.ones(3), "y": torch.ones(2, 2)})
+    fsio.verify_folder(tmp_path / "made")
+    os.truncate(tmp_path / "made/a.safetensors", 2**40)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors' is damaged"):
+        fsio.verify_folder(tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc/passwd"])
+def test_a_manifest_names_its_own_files_only(tmp_path, name):
+    with fsio.staged_folder(tmp_path / "made", "r"):
+        pass
+    fsio.write_json(tmp_path / "made/manifest.json", {"run_id": "r", "sha256": {name: "0"}})
+    with pytest.raises(CheckpointError, match="has no readable manifest"):
+        fsio.verify_folder(tmp_path / "made")

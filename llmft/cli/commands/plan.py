@@ -71,7 +71,7 @@ def as_text(verdict: Verdict) -> str:
     """Return a verdict as tables, one block for each stage."""
     found = verdict.plan
     model = found.recipe.model
-    parts = [f"{found.recipe.name}: {model.path} in {model.dtype}"]
+    parts = [f"{found.recipe.name}: {model.path} in {found.base.source.dtype}"]
     if len(found.stages) > 1:
         parts.append(_graph(found))
     parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]

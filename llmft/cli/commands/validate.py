@@ -54,6 +54,7 @@ def _checked(
             from llmft.engine.preview import refuse_rows
 
             remarks = refuse_rows(job, base)
+        told = job.code_remarks()
     stages = [
         {
             "name": stage.name,
@@ -65,7 +66,7 @@ def _checked(
         }
         for stage in job.recipe.stages
     ]
-    return {"file": str(path), "name": job.recipe.name, "stages": stages}
+    return {"file": str(path), "name": job.recipe.name, "stages": stages, "remarks": told}
 
 
 def as_text(checked: list[dict[str, Any]]) -> str:
@@ -73,6 +74,7 @@ def as_text(checked: list[dict[str, Any]]) -> str:
     lines = []
     for row in checked:
         lines.append(f"{row['file']}: ok ({_stages(row['stages'])})")
+        lines += [f"  {remark}" for remark in row["remarks"]]
         for stage in row["stages"]:
             lines += [f"  {stage['name']}: {remark}" for remark in stage["remarks"]]
     return prose("\n".join(lines))

@@ -158,6 +158,13 @@ def use_trackers(t: Translation, names: Sequence[str], key: Key) -> None:
         t.draft.set("trackers", [{"method": name} for name in methods], key)
 
 
+def noise(t: Translation) -> None:
+    """Write NEFTune's noise on embeddings."""
+    for name in ("neftune_noise_alpha", "noisy_embedding_alpha"):
+        if (key := t.key(name)) is not None and key.value:
+            t.set("train.neftune_noise_alpha", number(key.value), key)
+
+
 def hub(t: Translation) -> None:
     """Write where the result is sent, where the peer sends it."""
     asked, private, id_key = t.key("push_to_hub"), t.key("hub_private_repo"), t.key("hub_model_id")
@@ -245,6 +252,7 @@ def training_arguments(t: Translation) -> None:
     value(t, "train.weight_decay", "weight_decay")
     checkpointing(t)
     saving(t)
+    noise(t)
     trackers(t)
     hub(t)
 

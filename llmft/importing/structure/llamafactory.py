@@ -452,13 +452,7 @@ def precision(t: Translation) -> None:
         t.set("model.dtype", "bfloat16", key or t.key("pure_bf16"))
         t.set("train.bf16", bf16, key)
     else:
-        t.note(
-            "decide",
-            key or "bf16",
-            "without bf16 the base keeps the checkpoint's type; --anyway takes float32",
-            block="model",
-            missing="dtype auto",
-        )
+        t.set("model.dtype", "auto", key, "without bf16 the base keeps the checkpoint's type")
     off = t.key("disable_gradient_checkpointing")
     t.set(
         "train.gradient_checkpointing",

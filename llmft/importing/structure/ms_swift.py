@@ -37,6 +37,7 @@ def structure(t: Translation) -> None:
     arguments.value(t, "train.weight_decay", "weight_decay")
     arguments.checkpointing(t)
     arguments.saving(t)
+    arguments.noise(t)
     arguments.trackers(t)
     arguments.hub(t)
     evaluation(t)

@@ -249,19 +249,9 @@ def precision(t: Translation) -> None:
     name = str(key.value) if key else "auto"
     mixed = t.key("training.mixed_precision_dtype")
     autocast = str(mixed.value).lower() if mixed is not None else "none"
-    if name == "auto":
-        t.note(
-            "decide",
-            key or "model.torch_dtype_str",
-            "the type of the checkpoint's weights; --anyway takes float32",
-            block="model",
-            missing="dtype auto",
-        )
-    else:
-        weights.dtype(t, name, key)
-        asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
-        masters = asked if asked is not None and asked.value is True else None
-        weights.weights_of_full(t, masters)
+    t.set("model.dtype", weights.named(name), key, "" if key else f"the default of {t.origin}")
+    asked = t.configuration.keys.get("deepspeed.enable_deepspeed")
+    weights.weights_of_full(t, asked if asked is not None and asked.value is True else None)
     if autocast == "fp16":
         t.note("cannot", mixed, "training in float16 with a loss scale", missing="float16")
     t.set(

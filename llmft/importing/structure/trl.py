@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 from llmft.importing.configuration import Key
@@ -142,6 +143,8 @@ def loss(t: Translation) -> None:
     elif trainer == "sft" and key is not None:
         if kind == "nll":
             t.note("none", key, "the loss of sft", block="alignment")
+        elif kind == "dft":
+            t.set("alignment.loss_type", "dft", key)
         else:
             t.note(
                 "cannot",
@@ -199,21 +202,66 @@ def online(t: Translation) -> None:
     for name, neutral_value in (("top_entropy_quantile", 1.0), ("entropy_coef", 0.0)):
         if (found := t.key(name)) is not None and found.value != neutral_value:
             t.set(f"alignment.{name}", found.value, found)
-    rewards = t.key("reward_funcs")
-    model = t.key("reward_model_name_or_path")
-    t.key("reward_weights")
-    named = (
-        rewards.value
-        if rewards and isinstance(rewards.value, list)
-        else ([rewards.value] if rewards else [])
-    )
-    said = ", ".join(visible(str(name))[:60] for name in named)
+    rewards(t)
+
+
+# TRL's own functions by name; another one is a dotted name: module.function.
+_OWN_REWARDS = (
+    "accuracy_reward",
+    "reasoning_accuracy_reward",
+    "think_format_reward",
+    "get_soft_overlong_punishment",
+)
+
+
+def rewards(t: Translation) -> None:
+    """Write reward functions in Python files, which run with --trust only."""
+    key, model = t.key("reward_funcs"), t.key("reward_model_name_or_path")
+    weight_key = t.key("reward_weights")
+    found = [] if key is None else key.value if isinstance(key.value, list) else [key.value]
+    files = [_file_of(t, str(name)) for name in found]
+    if model is not None or not found or None in files:
+        said = ", ".join(visible(str(name))[:60] for name in found)
+        t.note(
+            "cannot",
+            key or model or "reward_funcs",
+            f"a reward function of Python ({said})" if said else "a reward function of Python",
+            missing="reward functions in Python",
+        )
+        return
+    blocks: list[dict[str, Any]] = [
+        {"method": "python", "file": one[0], "function": one[1]} for one in files if one is not None
+    ]
+    if weight_key is not None:
+        listed = weight_key.value if isinstance(weight_key.value, list) else [weight_key.value]
+        blocks = [
+            {**block, "weight": arguments.number(weight)}
+            for block, weight in zip(blocks, listed, strict=False)
+        ]
+    t.set("alignment.rewards", blocks, key, "it runs only with --trust file:FILE")
     t.note(
-        "cannot",
-        rewards or model or "reward_funcs",
-        f"a reward function of Python ({said})" if said else "a reward function of Python",
-        missing="reward functions in Python",
+        "decide",
+        key,
+        "TRL gives a function all other columns of a row: name those that it reads as"
+        " data.reward_columns",
+        block="data",
+        missing="the columns that a reward function reads",
     )
+
+
+def _file_of(t: Translation, name: str) -> tuple[str, str] | None:
+    """Return the file and function of a dotted name, where the file lies beside the configuration.
+
+    As TRL finds it from the folder that it is started in.
+    """
+    module, _, function = name.rpartition(".")
+    if not module or name in _OWN_REWARDS or "/" in name:
+        return None
+    path = PurePath(*module.split(".")).with_suffix(".py")
+    for folder in (Path(t.configuration.folder), Path()):
+        if (folder / path).is_file():
+            return str(folder / path), function
+    return None
 
 
 def rows(t: Translation) -> None:
@@ -276,16 +324,7 @@ def precision(t: Translation) -> None:
     """Write the type of the weights, and whether the computation is in bfloat16 (autocast)."""
     key = t.key("dtype") or t.key("torch_dtype")
     kind = str(key.value) if key else str(t.get("dtype") or "float32")
-    if kind in ("auto", "null"):
-        t.note(
-            "decide",
-            key,
-            "the type of the checkpoint's weights; say it with model.dtype",
-            block="model",
-            missing="dtype auto",
-        )
-    else:
-        weights.dtype(t, kind, key)
+    weights.dtype(t, "auto" if kind == "null" else kind, key)
     bf16 = t.key("bf16")
     value: Any = t.get("bf16")
     if value is None:

@@ -14,10 +14,15 @@ from llmft.system.architectures import architecture_of
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"}
 
 
+def named(dtype: str) -> str:
+    """Return what a recipe calls a type."""
+    plain = dtype.removeprefix("torch.")
+    return _DTYPES.get(plain, plain)
+
+
 def dtype(t: Translation, name: str, key: Key | None) -> None:
     """Write the type of the base's weights; 'auto' is the checkpoint's own."""
-    name = _DTYPES.get(name.removeprefix("torch."), name.removeprefix("torch."))
-    t.set("model.dtype", name, key, "" if key else arguments.unstated(t, "dtype"))
+    t.set("model.dtype", named(name), key, "" if key else arguments.unstated(t, "dtype"))
 
 
 def attention(t: Translation, name: str = "attn_implementation") -> str:
@@ -77,13 +82,7 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
     if isinstance(found, str) and found not in every:
         listed = [part.strip() for part in found.split(",")] if "," in found else [found]
         if len(listed) == 1 and re.search(r"[*+?()\\|\[\]^$]", found):
-            t.note(
-                "cannot",
-                key,
-                "target_modules as one regular expression",
-                block="adapter",
-                missing="target_modules as one regular expression",
-            )
+            t.set("adapter.target_modules", found, key)
             return
         found = listed
     if isinstance(found, list) and len(found) == 1 and found[0] in every:
@@ -121,7 +120,13 @@ def weights_of_full(t: Translation, sharding: Key | None) -> None:
 
     sharding: the key of DeepSpeed or of FSDP, both of which keep float32 copies beside them.
     """
-    if t.draft.get("adapter.method") != "full" or t.draft.get("model.dtype") != "bfloat16":
+    if t.draft.get("adapter.method") != "full":
+        return
+    if t.draft.get("model.dtype") == "auto" and sharding is None:
+        what = f"of a bfloat16 checkpoint {t.table.title} trains the bfloat16 weights themselves"
+        t.note("decide", None, what, block="adapter", missing="dtype auto of all weights")
+        return
+    if t.draft.get("model.dtype") != "bfloat16":
         return
     if sharding is None:
         why = f"{t.table.title} trains the bfloat16 weights themselves"

@@ -58,7 +58,9 @@ class Scorer:
 
         texts = self.texts(answers)
         batch = [
-            SampledAnswer(prompt.prompt, text, prompt.answers, self.closed(row, answer))
+            SampledAnswer(
+                prompt.prompt, text, prompt.answers, self.closed(row, answer), prompt.columns
+            )
             for prompt, text, row, answer in zip(prompts, texts, rows, answers, strict=True)
         ]
         columns = [self._scored(function, batch, prompts) for function in self.functions]

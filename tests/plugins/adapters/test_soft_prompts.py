@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from peft import PeftModel
 from pydantic import ValidationError
 
 from llmft.api import Encoded
+from llmft.api.errors import TrustError
 from llmft.api.settings import ModelSource
 from llmft.evaluation.generation import generate
 from llmft.modeling.base_model import BaseModel
@@ -231,3 +233,13 @@ def test_a_prompt_that_two_rows_share_is_computed_once_behind_a_prefix() -> None
     alone = label_nll(model, rows).per_row(2)
     together = label_nll(model, rows, [(0, 0), (0, 3)]).per_row(2)
     assert measures.distance(alone, together) <= 1e-5
+
+
+def test_a_tokenizer_for_the_text_is_looked_through_first(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")  # whoever opened it would wait for ever
+    settings = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "AB"}
+    adapter = made("prompt", **settings, tokenizer_name_or_path=str(folder))
+    with pytest.raises(TrustError, match="E605"):
+        list(adapter.check(tiny_llama()))

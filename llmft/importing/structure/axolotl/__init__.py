@@ -49,6 +49,7 @@ def structure(t: Translation) -> None:
     arguments.value(t, "train.weight_decay", "weight_decay")
     arguments.checkpointing(t)
     steps.saving(t)
+    arguments.noise(t)
     steps.evaluation(t)
     precision(t)
     kind_of_attention = weights.attention(t)

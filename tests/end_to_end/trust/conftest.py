@@ -1,17 +1,26 @@
-"""A folder from somebody else, full of files that programs pick up by name."""
+"""What comes from somebody else: a folder of files that programs pick up by name, and a run."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
+
+TRAIN = {
+    "name": "sft", "adapter": {"method": "lora", "r": 2}, "alignment": {"method": "sft"},
+    "train": {"max_steps": 1, "per_device_train_batch_size": 2},
+}  # fmt: skip
 
 MODULES = (
     "pluggy", "json", "shutil", "subprocess", "typing", "wandb", "torch", "transformers", "yaml",
     "ruamel", "typer", "rich", "numpy", "pickle", "tempfile", "accelerate", "peft", "datasets",
     "jinja2", "multiprocessing", "sitecustomize", "usercustomize", "conftest", "llmft_trackers",
     "llmft_datasets", "llmft", "setup", "runpy", "site", "tokenizers", "safetensors", "httpx",
+    "rewards", "bitsandbytes", "vllm", "scipy", "sklearn", "pandas", "pyarrow", "kernels", "triton",
+    "flash_attn", "tensorboard", "mlflow", "huggingface_hub", "hf_xet", "psutil",
 )  # fmt: skip
 PROGRAMS = (
     "git", "python", "python3", "nvidia-smi", "uname", "ldconfig", "gcc", "cc", "sh", "bash",
@@ -74,3 +83,26 @@ def _python(folder: Path, name: str) -> str:
     return (
         f"open({str(folder / f'RAN-{name}')!r}, 'w').close()\nraise ImportError('not the real')\n"
     )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A finished run that no test changes."""
+    from llmft.engine.session import run_recipe
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
+
+    place = tmp_path_factory.mktemp("finished")
+    rows = place / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{n}", "completion": "x"}) + "\n" for n in "ab"))
+    stage = {**TRAIN, "data": {"method": "jsonl", "path": str(rows)}}
+    recipe = {"recipe": 1, "name": "tiny", "model": {"path": str(model_folder)}, "stages": [stage]}
+    path = place / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return run_recipe(load_recipe(path, Registry.discover(), [f"output_dir={place}"])).folder
+
+
+@pytest.fixture
+def finished(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be changed."""
+    return shutil.copytree(finished_run, tmp_path / finished_run.name)

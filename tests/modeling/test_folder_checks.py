@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 
 import pytest
@@ -12,13 +13,12 @@ from llmft.api.errors import LlmftError
 from llmft.api.settings import ModelSource
 from llmft.cli.main import main
 from llmft.modeling.base_model import BaseModel, locate_model
-from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.system.architectures import architecture_of
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tiny_model_folder(tmp_path / "m")
+def folder(tmp_path, model_folder):
+    return shutil.copytree(model_folder, tmp_path / "m")
 
 
 def refusal(folder) -> LlmftError:
@@ -142,3 +142,26 @@ def test_endless_weights_are_not_opened(folder):
     error = refusal(folder)
     assert error.faults[0].code == "E201"
     assert "its header tells of another size" in error.faults[0].what
+
+
+@pytest.mark.parametrize("named", [
+    [{"name": "../../x", "template": "a"}], [{"name": "a/b", "template": "a"}], {"../x": "a"},
+    [{"name": 3, "template": "a"}], [{"name": "a", "template": [1]}], [5], [{"name": ".hidden"}],
+])  # fmt: skip
+def test_names_of_chat_templates_are_names_of_files(folder, named):
+    change(folder, "tokenizer_config.json", chat_template=named)
+    error = refusal(folder)
+    assert error.faults[0].code == "E201"
+    assert "chat template" in error.faults[0].what
+
+
+def test_a_pipe_among_more_chat_templates_is_refused(folder):
+    (folder / "additional_chat_templates").mkdir()
+    os.mkfifo(folder / "additional_chat_templates/a.jinja")
+    assert refusal(folder).faults[0].code == "E605"
+
+
+def test_chat_templates_by_usual_names_are_taken(folder):
+    several = [{"name": name, "template": "a"} for name in ("default", "tool_use", "rag-2.1")]
+    change(folder, "tokenizer_config.json", chat_template=several)
+    assert locate_model(str(folder)) == str(folder)
