@@ -60,6 +60,26 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+def test_t9_c7_a_killed_run_on_a_mixture_ends_bit_exactly(go, recipe, tmp_path):
+    other = tmp_path / "other.jsonl"
+    rows = [{"prompt": f"name {n}:", "completion": f" n{n}"} for n in range(7)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = recipe["stages"][0]["data"]
+    recipe["stages"][0]["data"] = {
+        "method": "mix", "mixing": "interleave", "stopping_strategy": "all_exhausted",
+        "sources": [{**first, "weight": 0.4, "name": "a"},
+                    {"method": "jsonl", "path": str(other), "weight": 0.6, "name": "b"}],
+    }  # fmt: skip
+    recipe["stages"][0]["evaluate"] = {"metrics": ["loss"], "holdout": 0.3}
+    whole = go(recipe, "whole")
+    assert whole.code == 0, whole.text
+    assert go(recipe, "killed", fault=at(3)).code == -signal.SIGKILL
+    resumed = go(recipe, "killed", resume=True)
+    assert resumed.code == 0, resumed.text
+    assert "continues after step 2" in resumed.text
+    assert state_of(resumed.folder) == state_of(whole.folder)
+
+
 @pytest.mark.parametrize(
     "method", extended(["dpo", "orpo", "kto", "cpo", "reward"], ["dpo", "kto"])
 )
