@@ -1,7 +1,7 @@
 """One run in a process of its own, which may be killed: `python -m llmft.verifying.child JOB`.
 
-JOB is a JSON file: recipe, overrides, run_folder (null: a new run), marks, kill_at and ended. What
-it ended with goes to `ended`: the run's folder, or the errors.
+JOB is a JSON file: recipe, overrides, trust (what --trust granted), run_folder (null: a new run),
+marks, kill_at and ended. What it ended with goes to `ended`: the run's folder, or the errors.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_the_recorder_tells_moments_and_order(recipe_file, tmp_path):
     import sys
 
     job = {
-        "recipe": str(recipe_file()), "overrides": [], "run_folder": None,
+        "recipe": str(recipe_file()), "overrides": [], "trust": [], "run_folder": None,
         "marks": str(tmp_path / "marks.jsonl"), "ended": str(tmp_path / "ended.json"),
         "kill_at": {"stage": "sft", "step": 2, "phase": "train", "done": 2},
     }  # fmt: skip
