@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from llmft.api import LlmftError, Progress, RecipeError, RunInfo, Tracker, TrackerConfig
 from llmft.api.errors import Fault
 
-__all__ = ["LoadedRecipe", "Results", "Stage", "load", "results", "run", "validate"]
+__all__ = ["LoadedRecipe", "Results", "Stage", "load", "results", "run", "trust", "validate"]
 
 Source = str | Path | Mapping[str, Any] | BaseModel
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -167,6 +167,17 @@ def validate(recipe: LoadedRecipe | Source, *, model: bool = False) -> None:
     recipe = _loaded(recipe)
     with _errors_as_printed():
         check([str(recipe.path)], recipe.overrides, model=model)
+
+
+def trust(*files: str | Path) -> None:
+    """Let files of your own code run in this process, as `--trust file:FILE` does.
+
+    A recipe alone never runs code: its `python` rows and rewards need this. FILE@SHA256 trusts the
+    file only while it is unchanged.
+    """
+    from llmft.system import trust as trusting
+
+    trusting.grant([f"file:{file}" for file in files])
 
 
 def run(

@@ -186,3 +186,23 @@ def test_a_smoke_run_needs_no_model(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(LlmftError, match="is not a run folder"):
         notebook.results(tmp_path)
+
+
+def test_own_code_runs_only_where_its_file_is_trusted(tmp_path, monkeypatch):
+    from llmft.system import trust as trusting
+
+    monkeypatch.chdir(tmp_path)
+    code = "def rows():\n    return [{'prompt': f'{n}:', 'completion': ' a'} for n in range(4)]\n"
+    (tmp_path / "my_rows.py").write_text(code)
+    stage = {
+        "name": "sft", "adapter": {"method": "lora", "r": 2}, "alignment": {"method": "sft"},
+        "data": {"method": "python", "file": "my_rows.py"},
+    }  # fmt: skip
+    recipe = {"recipe": 1, "name": "own", "model": {"path": "embedded:model"}, "stages": [stage]}
+    with pytest.raises(LlmftError, match="a recipe alone never runs code"):
+        notebook.validate(recipe)
+    try:
+        notebook.trust("my_rows.py")
+        notebook.validate(recipe)
+    finally:
+        trusting.revoke_all()
