@@ -64,8 +64,16 @@ def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None =
             continue
         if why:
             lines += _comment(why if not said or said in why else f"{said}: {why}", indent)
-        lines.append(f"{indent}{name}: {entry.raw or yaml(entry.value)}")
+        lines += _setting(name, entry, indent)
     return lines
+
+
+def _setting(name: str, entry: Entry, indent: str) -> list[str]:
+    """Return a setting as lines: a list of blocks has a line for each, others are one line."""
+    value = entry.value
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(v, Mapping) for v in value):
+        return [f"{indent}{name}:", *(f"{indent}  - {yaml(each)}" for each in value)]
+    return [f"{indent}{name}: {entry.raw or yaml(value)}"]
 
 
 def _together(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -602,6 +603,7 @@ def test_several_data_sets_become_one_mixture(stage_of, imported):
     assert (other.method, other.path, other.split) == ("jsonl", "tatsu-lab/alpaca", "train[:20%]")
     assert other.columns.prompt == "instruction"
     assert imported(text).verdict == "same but for speed or logging"
+    assert re.findall(r"\n +- {method: (\w+)", imported(text).text) == ["chat", "jsonl"]
     unknown = imported(text.replace("type: alpaca", "type: my.own"))
     assert unknown.verdict == "cannot yet"
     assert "datasets[1].type" in grades(unknown, "cannot")
