@@ -218,7 +218,8 @@ class Session:
             again, remade = False, set[str]()
             for bound in self.job.stages:
                 again = again or bound.name == self.part.first
-                context = self._context(bound, lock, provenance)
+                with located(self.job, bound.name):
+                    context = self._context(bound, lock, provenance)
                 made = finished.get(bound.name)
                 recorded = fingerprint.recorded(self.folder, bound.name)
                 if made and not again and recorded == context.fingerprint:

@@ -47,6 +47,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.warmup_rounding": "applied",
     "stages[].train.optim": "refused",
     "stages[].train.weight_decay": "applied",
+    "stages[].train.neftune_noise_alpha": "applied",
     "stages[].train.adam_beta1": "applied",
     "stages[].train.adam_beta2": "applied",
     "stages[].train.adam_epsilon": "applied",

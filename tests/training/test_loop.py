@@ -89,6 +89,7 @@ class Poisoned(CompletionLoss):
     """A loss that is not a number at one step."""
 
     def __init__(self, at: int) -> None:
+        super().__init__()
         self.calls, self.at = 0, at
 
     def loss(self, model, batch):
@@ -174,6 +175,7 @@ class Infinite(CompletionLoss):
     """A loss that is finite, and at one step has a gradient that is not."""
 
     def __init__(self, at: int) -> None:
+        super().__init__()
         self.calls, self.at = 0, at
 
     def loss(self, model, batch):
@@ -360,6 +362,7 @@ class Drawing(CompletionLoss):
     items_per_prompt = 1
 
     def __init__(self, stops_at: int = -1) -> None:
+        super().__init__()
         self.draws, self.stops_at = 0, stops_at
 
     def sample_rollouts(self, prompts, numbers, step, stopping):

@@ -27,6 +27,7 @@ class Failing(CompletionLoss):
     """A loss that does something else in some of its passes, counted from 1."""
 
     def __init__(self, does, *at: int) -> None:
+        super().__init__()
         self.does, self.at, self.calls = does, at, 0
 
     def loss(self, model, batch):

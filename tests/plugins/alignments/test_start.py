@@ -76,8 +76,8 @@ def test_in_bfloat16_the_reference_is_computed_as_the_policy_is(run, stage, mode
 def test_a_policy_that_is_not_its_reference_stops_the_run(run, stage, monkeypatch, method):
     from llmft_alignments import start
 
-    whole = start.pair_logps
-    monkeypatch.setattr(start, "pair_logps", lambda *given: whole(*given) + 0.05)
+    whole = start.answer_logps
+    monkeypatch.setattr(start, "answer_logps", lambda *given: whole(*given) + 0.05)
     options = {"kl_coef": 0.1} if method == "orpo" else {}
     with pytest.raises(LlmftError, match=r"E307.*before the first step the policy is not its"):
         run(stage(method, options=options, evaluate=None))
@@ -86,7 +86,7 @@ def test_a_policy_that_is_not_its_reference_stops_the_run(run, stage, monkeypatc
 def test_an_adapter_that_starts_elsewhere_is_not_asked(run, stage, monkeypatch):
     from llmft_alignments import start
 
-    monkeypatch.setattr(start, "pair_logps", lambda *given: 1 / 0)
+    monkeypatch.setattr(start, "answer_logps", lambda *given: 1 / 0)
     run(stage("dpo", adapter={"method": "prompt", "num_virtual_tokens": 2}, evaluate=None))
     run(stage("dpo", adapter={"method": "lora", "r": 2, "init_lora_weights": False}, evaluate=None))
 

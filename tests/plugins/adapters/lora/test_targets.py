@@ -144,7 +144,7 @@ def test_a_pattern_made_to_hang_a_regex_is_refused_at_once(key: str, pattern: st
     asked: Any = {pattern: 4} if key.endswith("pattern") else [pattern]
     began = time.process_time()
     (fault,) = lora(**{key: asked}).check(tiny_llama().to("meta"))
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5
     assert fault[0][0] == key
     assert pattern in fault[1]
 
