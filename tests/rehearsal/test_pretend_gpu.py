@@ -151,6 +151,7 @@ def test_waits_do_not_grow_with_layers(tmp_path, adapter):
     assert many - few == Counter()
 
 
+@pytest.mark.extended
 def test_a_drawn_token_waits_once(tmp_path):
     short, long = (
         run_on_gpu(
@@ -161,6 +162,7 @@ def test_a_drawn_token_waits_once(tmp_path):
     assert (long - short).total() <= 4 * TOKEN_WAITS, long - short
 
 
+@pytest.mark.extended
 def test_planted_faults_are_caught(tmp_path, monkeypatch):
     from llmft_adapters.lora import layer as lora_layer
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from llmft.system import processes
 from tests.end_to_end.trust.conftest import ran
 
@@ -75,6 +77,7 @@ llmft("verify", "resume", "r.yaml", "--kills", "1", "--steps", "2")
 """
 
 
+@pytest.mark.extended
 def test_hostile_files_of_every_kind_are_not_used_by_any_command(hostile):
     (hostile / "r.yaml").write_text(RECIPE)
     (hostile / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
