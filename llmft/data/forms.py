@@ -211,7 +211,7 @@ def _instruction(seen: _Columns) -> Form | None:
     prompt, answer = seen.text(_PROMPT), seen.text(_ANSWER)
     if not (prompt and answer and prompt != answer):
         return None
-    others = [name for name in _INPUT if name != prompt]
+    others = [name for name in _INPUT if name != prompt.lower()]
     given = seen.some_text(others) if prompt != "prompt" else ""
     system, history = seen.some_text(_SYSTEM), seen.turns(_HISTORY)
     columns = _unless_usual(prompt=prompt, completion=answer)

@@ -83,7 +83,7 @@ class ShownRow:
 class SourcePreview:
     """What one of several sources gives to a stage; names as of `StagePreview`.
 
-    rows: those that can be used. drawn: so many of the stage's rows are of this source. repeats:
+    rows: those that can be used. drawn: how many of the stage's rows are of this source. repeats:
     rows that say the same as another one, of whichever source. held_out: rows that are scored on.
     """
 
