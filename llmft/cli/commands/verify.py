@@ -15,6 +15,7 @@ from llmft.api.errors import CheckpointError
 from llmft.api.shown_text import escaped
 from llmft.cli.commands import shipped
 from llmft.cli.commands.output import printable, table
+from llmft.recipes.job import Job
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system import fsio
@@ -31,10 +32,7 @@ def verify(
     given = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     changes = overrides_for(given.written, steps)
     given.load(given.source.path, [*given.source.overrides, *changes])  # the changes fit too
-    parent = Path(given.recipe.output_dir)
-    with fsio.disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="verify-", dir=parent)).resolve()
+    work = work_folder(given)
     try:
         verdict = verify_resume(given, changes, work, kills, seed, _tell)
     except BaseException:
@@ -52,6 +50,14 @@ def verify(
         )
     shutil.rmtree(work)
     return verdict
+
+
+def work_folder(job: Job) -> Path:
+    """Return a new folder for what is run, beside where the recipe's runs go."""
+    parent = Path(job.recipe.output_dir)
+    with fsio.disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="verify-", dir=parent)).resolve()
 
 
 def _tell(text: str) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.api.shown_text import escaped
 from llmft.cli.commands import shipped
 from llmft.cli.commands.output import printable, table
+from llmft.cli.commands.verify import work_folder
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
-from llmft.system import fsio
 
 if TYPE_CHECKING:
     from llmft.verifying.losses import Parting, Verdict
@@ -39,10 +37,7 @@ def verify(
     bound = stage_of(given, stage)
     changes = changes_for(given, bound.name)
     given.load(given.source.path, [*given.source.overrides, *changes])  # the changes fit too
-    parent = Path(given.recipe.output_dir)
-    with fsio.disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="verify-", dir=parent)).resolve()
+    work = work_folder(given)
     try:
         verdict = verify_losses(given, bound, changes, work, steps, _tell)
     except RecipeError:
