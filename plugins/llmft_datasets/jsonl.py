@@ -156,10 +156,11 @@ class Jsonl(TableDataset["Jsonl.Config"]):
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns
-        read = [columns.text] if columns.text else [columns.prompt, columns.completion]
-        fields = [field for column in read for field in fields_of(column)]
+        asked = fields_of(columns.text or columns.prompt)
+        answered = [] if columns.text else fields_of(columns.completion)
         return [
-            dict.fromkeys(fields, f"example {number}")
+            dict.fromkeys(answered, f"answer {number}")
+            | dict.fromkeys(asked, f"example {number}")
             | ({columns.answers: ["example"]} if columns.answers else {})
             for number in range(4)
         ]

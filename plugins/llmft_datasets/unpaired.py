@@ -91,9 +91,9 @@ class Unpaired(TableDataset["Unpaired.Config"]):
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns
-        fields = [*fields_of(columns.prompt or "prompt"), *fields_of(columns.completion)]
         return [
-            dict.fromkeys(fields, f"example {number}")
+            dict.fromkeys(fields_of(columns.completion), f"answer {number}")
+            | dict.fromkeys(fields_of(columns.prompt or "prompt"), f"example {number}")
             | {columns.label: number % 2 == 0}
             | ({columns.answers: ["example"]} if columns.answers else {})
             for number in range(4)

@@ -1252,7 +1252,7 @@ DATASETS: dict[type, dict[str, Case]] = {
             was="p",
         ),
         "repeated_prompt": Case(
-            "strip", rows(Jsonl, REPEATED, look=first(lambda row: row.completion)), " c", was="E101"
+            "strip", rows(Jsonl, REPEATED, look=first(lambda row: row.completion)), " c", was="E102"
         ),
         "special_tokens": Case(
             "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
@@ -1314,11 +1314,11 @@ DATASETS: dict[type, dict[str, Case]] = {
     | {
         "common_start": Case(
             True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
-            "w?", was="E101",
+            "w?", was="E102",
         ),
         "repeated_prompt": Case(
             "strip", rows(Preference, REPEATED, look=first(lambda row: (row.chosen, row.rejected))),
-            (" a", " b"), was="E101",
+            (" a", " b"), was="E102",
         ),
         "chat": Case(True, asks(Preference), True),
         "max_bad_rows": Case(
@@ -1334,7 +1334,7 @@ DATASETS: dict[type, dict[str, Case]] = {
     | {
         "repeated_prompt": Case(
             "strip", rows(Unpaired, REPEATED, look=first(lambda row: row.completion)), " c",
-            was="E101",
+            was="E102",
         ),
         "chat": Case(True, asks(Unpaired), True),
         "max_bad_rows": Case(

@@ -152,8 +152,11 @@ class Preference(TableDataset["Preference.Config"]):
             )
         better, worse = text_of(record, chosen, origin), text_of(record, rejected, origin)
         if prompt is None:
+            others = [name for name in record if name not in (chosen, rejected)]
             guess = self.config.common_start
-            text, better, worse = forms.split_texts(better, worse, origin, guess=guess)
+            text, better, worse = forms.split_texts(
+                better, worse, origin, guess=guess, others=others
+            )
         elif isinstance(record.get(prompt), list):
             messages = messages_of(record[prompt], origin)
             return messages, better, worse

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, takewhile
 from typing import Any
 
@@ -16,11 +16,14 @@ CHOSEN, REJECTED, MARGIN, TIE = "chosen", "rejected", "margin", "tie"
 Parts = tuple[Prompt, str, str]
 
 
-def split_texts(chosen: str, rejected: str, origin: str, *, guess: bool) -> Parts:
+def split_texts(
+    chosen: str, rejected: str, origin: str, *, guess: bool, others: Sequence[str] = ()
+) -> Parts:
     """Return the common start of two texts as their prompt, and what is left of each.
 
     Texts in Anthropic's HH format part after the last 'Assistant:'. Others part, where a guess is
-    allowed, at the last white space before they differ, which goes to the answers.
+    allowed, at the last white space before they differ, which goes to the answers. others: the
+    columns beside the two.
     """
     both = zip(chosen, rejected, strict=False)
     same = chosen[: sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], both))]
@@ -35,7 +38,8 @@ def split_texts(chosen: str, rejected: str, origin: str, *, guess: bool) -> Part
         if not guess:
             raise DataError(
                 "E101",
-                f"{origin}: no column holds the prompt",
+                f"{origin}: no column 'prompt' beside the two answers"
+                + (f" (there is: {', '.join(others)})" if others else ""),
                 fix="name its column as data.columns.prompt, or write data.common_start: true to"
                 " take the common beginning of both answers",
             )

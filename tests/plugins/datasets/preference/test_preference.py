@@ -103,7 +103,7 @@ def test_plain_texts_part_at_white_space(tmp_path, chosen, rejected, parts):
     records = [{"chosen": chosen, "rejected": rejected, "question": "?"}]
     (row,) = read(tmp_path, records, common_start=True).rows
     assert (row.prompt, row.chosen, row.rejected) == parts
-    with pytest.raises(DataError, match="no column holds the prompt") as caught:
+    with pytest.raises(DataError, match=r"no column 'prompt' .*\(there is: question\)") as caught:
         read(tmp_path, records)
     assert "data.columns.prompt" in caught.value.faults[0].fix
 
