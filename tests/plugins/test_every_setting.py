@@ -349,7 +349,7 @@ RATIOS = ((0.5, -0.25), (-1.0, 0.75))
 def dpo_loss(config, lab: Lab) -> float:
     """The loss of two pairs with these log-ratios, and two tokens in each answer."""
     lab.patch.setattr(dpo_module, "pair_logps", lambda *_: torch.tensor(RATIOS))
-    items = [DpoItem(ROW, ROW, 0, None, "row", (0.0, 0.0))] * 2
+    items = [DpoItem(ROW, ROW, 0, None, "row", reference=(0.0, 0.0))] * 2
     return float(DpoObjective(config, share=False).loss(None, items)[0])
 
 
