@@ -44,6 +44,13 @@ def test_the_order_follows_from_the_seed_and_no_two_seeds_share_epochs():
     assert plan(30, seed=2).order(1) == orders[3]
 
 
+def test_a_seed_takes_the_rows_in_the_same_order_in_every_version():
+    assert [plan(7, seed=17).order(epoch) for epoch in range(3)] == [
+        [3, 0, 4, 5, 6, 1, 2], [0, 3, 1, 4, 5, 2, 6], [0, 1, 2, 6, 3, 5, 4],
+    ]  # fmt: skip
+    assert plan(7, seed=18).order(1) == [4, 6, 2, 0, 3, 5, 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "due"),
     [
