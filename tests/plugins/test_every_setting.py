@@ -98,6 +98,7 @@ from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
 from tests.plugins.adapters.lora.test_target_names import moe
+from tests.plugins.adapters.peft_method_cases import PEFT_METHODS
 from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
 
@@ -338,7 +339,7 @@ ADAPTERS: dict[type, dict[str, Case]] = {
             also={**PROMPT, "prompt_tuning_init_text": "abcd"}, was={"prompt_tuning_init"},
         ),
     },
-}  # fmt: skip
+} | PEFT_METHODS  # fmt: skip
 
 # --- alignments ----------------------------------------------------------------------------------
 
