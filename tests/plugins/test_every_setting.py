@@ -74,6 +74,7 @@ from llmft_tasks.rank import Rank
 from llmft_trackers import wandb as wandb_module
 from llmft_trackers.console import Console
 from llmft_trackers.jsonl import Jsonl as JsonlTracker
+from llmft_trackers.tensorboard import TensorBoard
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
@@ -1527,12 +1528,28 @@ def tables_of_wandb(config, lab: Lab) -> list[str]:
     return [message["table"] for message in told if "table" in message]
 
 
+def is_soon_written(config, lab: Lab) -> bool:
+    """Whether a number is in the file while the writer is still open."""
+    folder = lab.folder / str(config.flush_secs)
+    tracker = TensorBoard(config)
+    tracker.run_started(RunInfo("r", folder, {}, ("sft",)))
+    for step in (1, 2):  # the writer looks at the clock when it gets something
+        progress = Progress("sft", "train", step, 9, {"loss": 0.5}, logged=True)
+        tracker.progress(progress)
+        time.sleep(0.2)
+    (file,) = (folder / "tensorboard" / "sft").iterdir()
+    written = b"train/loss" in file.read_bytes()
+    tracker.run_finished({})
+    return written
+
+
 TRACKERS: dict[type, dict[str, Case]] = {
     Console: {
         "live": Case(False, drawn, 0),
         "refresh_per_second": Case(8.0, drawn, 7, was=4),
     },
     JsonlTracker: {},
+    TensorBoard: {"flush_secs": Case(0.05, is_soon_written, True, was=False)},
     Wandb: {
         "project": Case("mine", to_wandb("project"), "mine", was="llmft"),
         "entity": Case("us", to_wandb("entity"), "us"),
