@@ -258,7 +258,8 @@ class Alignment(_Work[C]):
 
         Each is a number, or a value for each held-out row: the score is their mean, and has a 95 %
         interval. During training it must leave the model and the method as they are. Random numbers
-        are put back, and what it adds to the samples is left out.
+        are put back, and what it adds to the samples is left out. Of several processes each
+        calls it, with the same rows, and the first one's values count; see `toolkit.dealt`.
         """
         return {}
 
