@@ -98,11 +98,21 @@ def make(place: Path) -> Path:
         shutil.copytree(base / "m", place / kind)
     for kind in ("run", "adapter", "checkpoint", "export", "recipe"):
         shutil.copytree(base, place / kind)
+    _kill(place / "checkpoint", run.name)
     _export(place / "export")
     _make_ratings(place / "ratings")
     _make_data(place / "data")
     _make_configurations(place / "config")
     return place
+
+
+def _kill(folder: Path, name: str) -> None:
+    """Leave a run as one that was killed before its end, under its own name, which is checked."""
+    import shutil
+
+    run = (folder / "run").rename(folder / name)
+    shutil.rmtree(run / "stages/sft/adapter")
+    (run / "stages/sft/result.json").unlink()
 
 
 def _lines(path: Path, rows: list[dict[str, object]]) -> None:
@@ -266,14 +276,8 @@ def _recipe(dice: float) -> str:
 
 
 def _checkpoint(dice: float) -> str:
-    import shutil
-
-    # As a run that was killed: its last stage is not finished.
-    with contextlib.suppress(OSError):
-        shutil.rmtree("run/stages/sft/adapter")
-    with contextlib.suppress(OSError):
-        os.unlink("run/stages/sft/result.json")
-    return _main("run", "r.yaml", "run", "--resume")
+    (run,) = (path.name for path in Path().iterdir() if path.name.startswith("2"))
+    return _main("run", "r.yaml", run, "--resume")
 
 
 def _ratings(dice: float) -> str:

@@ -126,6 +126,11 @@ class Ground:
 
         self.place = place
         self.seeds = make(place / "seeds")
+        for kind in KINDS:
+            shutil.copytree(self.seeds / kind, place / "case")
+            if (outcome := _in_a_process(kind, place / "case", 0.0, verbose=True)) != "right":
+                raise RuntimeError(f"the unchanged input of {kind} is not read: {outcome}")
+            shutil.rmtree(place / "case")
 
     def tried(self, number: int, seed: int, verbose: bool = False) -> tuple[str, str, str]:
         """Return an input's kind, what came of it, and what was changed in it."""

@@ -80,9 +80,6 @@ def _single(error: Error, written: str, field: FieldInfo | None) -> Answer:
         return "E028", f"must match {context.get('pattern')}, got {written}", ""
     if kind in ("string_too_short", "string_too_long", "too_short", "too_long"):
         return _length(kind, context, written)
-    if kind == "string_unicode":
-        return "E022", "the text has half of a surrogate pair (an escape such as \\ud800)", \
-            "write the character itself"  # fmt: skip
     return "E022", str(error.get("msg", "cannot be used")).lower() + f", got {written}", ""
 
 

@@ -6,6 +6,7 @@ mappings with text keys. Tags, merge keys and cycles are refused, sizes are limi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from llmft.recipes.tree import KeyPath, Tree, dotted, shown, visible
 MAX_DEPTH = 64
 MAX_NODES = 10_000
 MAX_FAULTS = 100
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str, file: str) -> Tree:
@@ -184,6 +186,9 @@ class _Builder:
             node.value = scalar(event.value) if plain else event.value
             if plain and isinstance(node.value, int | float):
                 node.raw = event.value
+            if _HALF_PAIR.search(event.value):  # no file and no tokenizer takes it
+                what = "the text has half of a surrogate pair (an escape such as \\ud800)"
+                self.refuse("E022", node, path, what, "write the character itself")
         elif isinstance(event, SequenceStartEvent):
             node.value = []
             while not isinstance(inner := next(events), SequenceEndEvent):
@@ -243,7 +248,7 @@ class _Builder:
                 f" on line {first.line} and on line {key.place.line}"
             )
             self.refuse("E006", key, inner, what, "keep one of them")
-        else:
+        elif not _HALF_PAIR.search(name):  # else it was refused when it was read
             node.count(value)
             node.value[name] = (key.place, value)
             value.refused = value.refused or key.refused

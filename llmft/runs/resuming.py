@@ -161,8 +161,7 @@ def trim_metrics(place: Path, step: int, evaluated: int = 0) -> None:
         return
     lines = path.read_text("utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _stays(line, step, evaluated)]
-    if len(kept) < len(lines):
-        fsio.write_text(path, "".join(f"{line}\n" for line in kept))
+    fsio.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _stays(line: str, step: int, evaluated: int) -> bool:

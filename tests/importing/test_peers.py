@@ -243,6 +243,8 @@ def test_words_of_yaml_1_1_mean_what_the_peer_reads(stage_of, imported):
         (AXOLOTL + "---\n" + AXOLOTL, "E010"),
         ("base: &b {r: 8}\nadapter:\n  <<: *b\n", "E008"),
         (AXOLOTL + "seed: 1\nseed: 2\n", "E006"),
+        (AXOLOTL + 'run_name: "a\\ud800"\n', "E022"),
+        (AXOLOTL + '"a\\ud800": 1\n', "E022"),
     ],
 )  # fmt: skip
 def test_hostile_and_broken_files_are_named_before_anything_is_read(imported, text, code):

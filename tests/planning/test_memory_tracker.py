@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bitsandbytes import functional as F
+from bitsandbytes import matmul_4bit
 
 from llmft.planning.memory_tracker import (
     ACTIVATIONS,
@@ -114,3 +116,17 @@ def test_kinds_are_told_in_one_order():
         memory.add(tensor, kind)
     memory.close()
     assert list(memory.peaks[0].by_kind) == [WEIGHTS, ADAPTER, CACHE]
+
+
+def test_a_product_with_4_bits_unpacks_its_weight_for_a_moment():
+    packed, state = F.quantize_4bit(torch.randn(32, 64), quant_type="nf4")
+    rows = torch.randn(2, 64)
+    memory = MemoryTracker()
+    memory.add(packed, WEIGHTS)
+    memory.begin("forward")
+    with memory, torch.no_grad():
+        out = matmul_4bit(rows, packed.t(), state)
+    memory.close()
+    (peak,) = memory.peaks
+    unpacked = 32 * 64 * FLOAT
+    assert peak.by_kind == {WEIGHTS: 32 * 64 // 2, ACTIVATIONS: out.numel() * FLOAT + unpacked}

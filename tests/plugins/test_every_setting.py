@@ -74,6 +74,7 @@ from llmft_tasks.rank import Rank
 from llmft_trackers import wandb as wandb_module
 from llmft_trackers.console import Console
 from llmft_trackers.jsonl import Jsonl as JsonlTracker
+from llmft_trackers.tensorboard import TensorBoard
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
@@ -98,6 +99,7 @@ from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
 from tests.plugins.adapters.lora.test_target_names import moe
+from tests.plugins.adapters.peft_method_cases import PEFT_METHODS
 from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
 
@@ -338,7 +340,7 @@ ADAPTERS: dict[type, dict[str, Case]] = {
             also={**PROMPT, "prompt_tuning_init_text": "abcd"}, was={"prompt_tuning_init"},
         ),
     },
-}  # fmt: skip
+} | PEFT_METHODS  # fmt: skip
 
 # --- alignments ----------------------------------------------------------------------------------
 
@@ -349,7 +351,7 @@ RATIOS = ((0.5, -0.25), (-1.0, 0.75))
 def dpo_loss(config, lab: Lab) -> float:
     """The loss of two pairs with these log-ratios, and two tokens in each answer."""
     lab.patch.setattr(dpo_module, "pair_logps", lambda *_: torch.tensor(RATIOS))
-    items = [DpoItem(ROW, ROW, 0, None, "row", (0.0, 0.0))] * 2
+    items = [DpoItem(ROW, ROW, 0, None, "row", reference=(0.0, 0.0))] * 2
     return float(DpoObjective(config, share=False).loss(None, items)[0])
 
 
@@ -1526,12 +1528,28 @@ def tables_of_wandb(config, lab: Lab) -> list[str]:
     return [message["table"] for message in told if "table" in message]
 
 
+def is_soon_written(config, lab: Lab) -> bool:
+    """Whether a number is in the file while the writer is still open."""
+    folder = lab.folder / str(config.flush_secs)
+    tracker = TensorBoard(config)
+    tracker.run_started(RunInfo("r", folder, {}, ("sft",)))
+    for step in (1, 2):  # the writer looks at the clock when it gets something
+        progress = Progress("sft", "train", step, 9, {"loss": 0.5}, logged=True)
+        tracker.progress(progress)
+        time.sleep(0.2)
+    (file,) = (folder / "tensorboard" / "sft").iterdir()
+    written = b"train/loss" in file.read_bytes()
+    tracker.run_finished({})
+    return written
+
+
 TRACKERS: dict[type, dict[str, Case]] = {
     Console: {
         "live": Case(False, drawn, 0),
         "refresh_per_second": Case(8.0, drawn, 7, was=4),
     },
     JsonlTracker: {},
+    TensorBoard: {"flush_secs": Case(0.05, is_soon_written, True, was=False)},
     Wandb: {
         "project": Case("mine", to_wandb("project"), "mine", was="llmft"),
         "entity": Case("us", to_wandb("entity"), "us"),

@@ -272,3 +272,11 @@ def test_what_a_repeated_stage_sends_to_the_hub_is_the_last_rounds(load):
     assert sent.sent_stage(sent.push_to_hub) == "ppo-3"
     once = load(LOOP + "push_to_hub: {repo_id: me/it, stage: sft}\n").recipe
     assert once.sent_stage(once.push_to_hub) == "sft"
+
+
+def test_a_tasks_useless_packing_is_one_fault(faults):
+    collect = "    task: {method: collect}\n"
+    packed = "    train: {packing: true, max_length: 9}\n"
+    text = LOOP.replace(collect, collect + packed, 1)
+    whats = [fault.what for fault in faults(text) if "packing" in fault.what]
+    assert whats == ["a task trains nothing, so 'packing' has no effect (lines 11 and 12)"]

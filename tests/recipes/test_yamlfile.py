@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from llmft.api.errors import LlmftError, RecipeError
 from llmft.recipes.load import load_recipe
 from llmft.recipes.scalar import scalar
-from llmft.recipes.yamlfile import parse
+from llmft.recipes.yamlfile import MAX_DEPTH, parse
 from tests.recipes.fakes import GOOD, FakeRegistry
 
 
@@ -131,6 +131,14 @@ BOMBS = {
 def test_r7_a_bomb_is_refused(faults, name: str) -> None:
     (fault, *_) = faults(BOMBS[name])
     assert fault.code in ("E002", "E010", "E009"), fault.line()
+
+
+def test_r7_the_deepest_block_is_counted_with_the_files_own_and_the_innermost_value() -> None:
+    deepest = MAX_DEPTH - 2
+    parse("a: " + "[" * deepest + "1" + "]" * deepest, "r.yaml")
+    with pytest.raises(RecipeError, match="inside each other") as caught:
+        parse("a: " + "[" * (deepest + 1) + "1" + "]" * (deepest + 1), "r.yaml")
+    assert caught.value.faults[0].code == "E002"
 
 
 def test_r7_bombs_take_little_time_and_memory(tmp_path: Path) -> None:

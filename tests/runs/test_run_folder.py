@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from llmft.api.text_metrics import shown_score
 from llmft.inference.answering import answer, load_run
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.runs.run_folder import new_run_folder
 
 
 def digest(folder) -> str:
@@ -202,3 +204,12 @@ def test_o4_an_output_folder_that_is_a_file_is_named(run, recipe, tmp_path):
     with pytest.raises(LlmftError) as caught:
         run(recipe)
     assert caught.value.exit_code == 4
+
+
+def test_runs_of_one_second_get_names_of_their_own(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda form: "20260102-030405")
+    (tmp_path / "r.yaml").write_text(json.dumps({**recipe, "output_dir": str(tmp_path)}))
+    asked = load_recipe(tmp_path / "r.yaml", Registry.discover())
+    made = [new_run_folder(asked.recipe).name for _ in range(3)]
+    digest = made[0].rpartition("-")[2]
+    assert made == [f"20260102-030405{n}-{digest}" for n in ("", "-2", "-3")]

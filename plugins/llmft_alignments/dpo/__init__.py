@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -129,7 +129,9 @@ class Dpo(Alignment["Dpo.Config"]):
         objective = DpoObjective(self.config, context.models.shares_prompts)
         refuse_other_start(context, pairs, reference_P2, objective.first_step)
         items = [
-            DpoItem(pair.chosen, pair.rejected, pair.shared, pair.margin, pair.origin, (c, r))
+            DpoItem(
+                pair.chosen, pair.rejected, pair.shared, pair.margin, pair.origin, reference=(c, r)
+            )
             for pair, (c, r) in zip(pairs, reference_P2.tolist(), strict=True)
         ]
         with dropout_off(context, self.config.disable_dropout):
@@ -167,7 +169,7 @@ class Dpo(Alignment["Dpo.Config"]):
 class DpoItem(EncodedPair):
     """A pair with the reference's summed log-likelihood of each answer: chosen, rejected."""
 
-    reference: tuple[float, float] = (0.0, 0.0)
+    reference: tuple[float, float] = field(kw_only=True)
 
 
 class DpoObjective:

@@ -55,7 +55,7 @@ def items():
     with torch.no_grad():
         reference = pair_logps(tiny_llama(1), pairs, share=False).tolist()
     return [
-        DpoItem(p.chosen, p.rejected, p.shared, p.margin, p.origin, (c, r))
+        DpoItem(p.chosen, p.rejected, p.shared, p.margin, p.origin, reference=(c, r))
         for p, (c, r) in zip(pairs, reference, strict=True)
     ]
 

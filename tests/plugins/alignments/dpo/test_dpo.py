@@ -25,7 +25,7 @@ REFERENCE = [(-2.0, -3.0), (-1.0, -1.0), (-2.0, -2.0)]
 
 def loss_of(monkeypatch, **options) -> tuple[float, dict[str, float]]:
     monkeypatch.setattr(module, "pair_logps", lambda model, batch, share: POLICY)
-    items = [DpoItem(ROW, ROW, 0, None, "row", reference) for reference in REFERENCE]
+    items = [DpoItem(ROW, ROW, 0, None, "row", reference=reference) for reference in REFERENCE]
     config = Dpo.Config.model_validate({"method": "dpo", **options})
     objective = DpoObjective(config, share=False)
     assert objective.weight(items) == 3
