@@ -13,7 +13,7 @@ from pluggy import PluginManager
 
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
-from llmft.engine.preflight import refuse_faults
+from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
@@ -259,7 +259,7 @@ class Session:
         set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
         told = launcher.remarks(rows_are_set=set_all)
         remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
-        remarks += self.trackers.contacts()
+        remarks += [*start_remarks(job, base), *self.trackers.contacts()]
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)

@@ -24,7 +24,7 @@ from llmft.system.quiet import before_upstream
 
 EMBEDDED = "embedded:"
 # As the hub has it: anything else is a folder that is not there.
-_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 
 
 def locate_model(path: str) -> str:
@@ -42,7 +42,7 @@ def locate_model(path: str) -> str:
         return str(folder)
     if folder.exists():
         raise EnvironmentFault("E201", f"'{path}' is a file, not a model folder")
-    if not _HUB_ID.fullmatch(path):
+    if not HUB_ID.fullmatch(path):
         raise EnvironmentFault(
             "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
         )

@@ -191,6 +191,11 @@ def changed_environment(
                 " started with",
                 fix="restore the model, or start a new run",
             )
+    kept, found = before.get("adapters", {}), now.get("adapters", {})
+    for asked in kept:
+        if found.get(asked, kept[asked]) != kept[asked]:
+            what = f"the adapter 'peft:{asked}' is not the one that the run started with"
+            raise CheckpointError("E405", what, fix="restore its files, or start a new run")
     told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
