@@ -30,12 +30,24 @@ def generate(
     no_adapter: Annotated[
         bool, typer.Option("--no-adapter", help="Let the base model answer, without the adapter.")
     ] = False,
+    system: Annotated[
+        str, typer.Option(metavar="TEXT", help="The system text, in place of the recipe's.")
+    ] = "",
+    turns: Annotated[
+        bool, typer.Option("--turns", help="The questions are the turns of one conversation.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Ask them as they stand, with no prompt template.")
+    ] = False,
     json: Json = False,
 ) -> Answer:
     """Answer questions with a trained model."""
     from llmft.cli.commands.generate import answers
 
-    found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter, step=step)
+    found = answers(
+        run, questions, stage, max_new_tokens, adapter=not no_adapter, step=step,
+        system=system, turns=turns, raw=raw,
+    )  # fmt: skip
     return {"answers": found} if json else "\n".join(item["answer"] for item in found)
 
 

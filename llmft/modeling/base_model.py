@@ -14,6 +14,7 @@ from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
+from llmft.data.encoding import Encoder
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
@@ -134,6 +135,10 @@ class BaseModel:
         declared = getattr(found, "eos_token_id", None)
         ids = declared if isinstance(declared, list | tuple) else (declared,)
         return tuple(sorted(int(i) for i in ids if i is not None))
+
+    def encoder(self, max_length: int | None = None) -> Encoder:
+        """Return what turns rows into token ids with this model's tokenizer and template."""
+        return Encoder(self.tokenizer, max_length, self.chat_format)
 
     @property
     def chat_format(self) -> ChatFormat:
