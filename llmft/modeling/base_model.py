@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import re
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -374,7 +375,7 @@ class loading:
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error
-        fix = "check the folder's files" if local else f"try: hf download {self.path}"
+        fix = "check the folder's files" if local else f"try: hf download {shlex.quote(self.path)}"
         if isinstance(error, ImportError):
             fix = "install what is missing, or change the setting that needs it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error
