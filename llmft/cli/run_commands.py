@@ -229,6 +229,36 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SHARE",
+            help="How far losses and scores may differ, on another machine; default: not at all.",
+        ),
+    ] = None,
+    write_requirements: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run's packages to this file; run nothing."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the second run.")] = False,
+    trust: Trust = None,
+    json: Json = False,
+) -> Answer:
+    """Run a finished run again, and compare it bit for bit."""
+    from llmft.cli.commands import reproduce as command
+
+    if write_requirements is not None:
+        made = command.write_requirements(run, write_requirements)
+        return made if json else f"{write_requirements}: {made['packages']} packages"
+    allow(trust)
+    found = command.reproduce(run, tolerance=tolerance, keep=keep, as_json=json)
+    return command.as_data(found, keep) if json else command.as_text(found, tolerance)
+
+
+@app.command()
 def rank(
     target: Annotated[str, typer.Argument(help="A run's folder, or a file of samples.")],
     rater: Annotated[

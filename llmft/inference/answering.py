@@ -22,7 +22,7 @@ from llmft.runs.upstream import (
     merged,
     merged_stages,
     stage_model,
-    upstream_folder,
+    start_adapter,
 )
 from llmft.system import hub_commits
 from llmft.system.machine import device
@@ -124,7 +124,7 @@ def model_of_run(
     model = merged(model, merged_stages(bound, folder.parent.parent))
     if step is not None:
         return _at_checkpoint(bound, model, folder, step)
-    return stage_model(bound, model, folder, whole=whole)
+    return stage_model(bound, model, folder / artifacts.ADAPTER, whole=whole)
 
 
 def stage_with_checkpoint(job: Job, run: Path, kind: str, stage: str | None, step: int) -> Path:
@@ -157,7 +157,8 @@ def _at_checkpoint(bound: BoundStage, base: Any, folder: Path, step: int) -> Any
     from llmft.training.training_state import restore_weights
 
     run = folder.parent.parent
-    start = upstream_folder(bound.continued, run) if bound.continued else None
+    # The checkpoint has all that is trained: of an adapter from elsewhere nothing is needed.
+    start = start_adapter(bound, run) if bound.continued else None
     model = stage_model(bound, base, start)
     assert isinstance(bound.work, Alignment)  # a task has no checkpoints
     bound.work.extend(model)

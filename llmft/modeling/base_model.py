@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import re
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from llmft.system.quiet import before_upstream
 
 EMBEDDED = "embedded:"
 # As the hub has it: anything else is a folder that is not there.
-_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 
 
 def locate_model(path: str) -> str:
@@ -43,7 +44,7 @@ def locate_model(path: str) -> str:
         return str(folder)
     if folder.exists():
         raise EnvironmentFault("E201", f"'{path}' is a file, not a model folder")
-    if not _HUB_ID.fullmatch(path):
+    if not HUB_ID.fullmatch(path):
         raise EnvironmentFault(
             "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
         )
@@ -374,7 +375,7 @@ class loading:
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error
-        fix = "check the folder's files" if local else f"try: hf download {self.path}"
+        fix = "check the folder's files" if local else f"try: hf download {shlex.quote(self.path)}"
         if isinstance(error, ImportError):
             fix = "install what is missing, or change the setting that needs it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error

@@ -42,6 +42,8 @@ def stage_fingerprint(
         "rows": dict(rows),
         "reads": reads(stage, run),
     }
+    if stage.peft_start is not None:
+        whole["start"] = provenance["adapters"][stage.peft_start]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
+from llmft.modeling import peft_folder
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe
@@ -20,13 +21,18 @@ from llmft.runs import artifacts
 from llmft.runs.resuming import PreviousRun, changed_environment
 from llmft.system import fsio, trust
 from llmft.system.launcher import command
+from llmft.system.plain_files import refuse_link
 
 LOCK, RUN = "lock.json", artifacts.RUN
 
 
 def new_run_folder(recipe: Recipe) -> Path:
-    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>."""
+    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>.
+
+    Raises TrustError (E605) where <name> is a link: output_dir may be one, as the user named it.
+    """
     parent = Path(recipe.output_dir) / recipe.name
+    refuse_link(parent)
     text = json.dumps(recipe.resolved(), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     for attempt in range(1000):
@@ -156,7 +162,9 @@ def _write_recipe(folder: Path, job: Job) -> None:
 def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
     from llmft.runs.provenance import lock_of
 
-    return {**lock_of(job.recipe.seed, base, plugins_of(job)), "rows_sha256": {}}
+    asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
+    adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
+    return {**lock_of(job.recipe.seed, base, plugins_of(job)), **adapters, "rows_sha256": {}}
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -51,6 +51,9 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, bound in enumerate(job.written_stages):
         stage = bound.spec
+        if stage.peft_start is not None:
+            changes[f"stages.{number}.start_from"] = None
+            notes.append(f"{stage.name}: a new adapter stands in for 'peft:{stage.peft_start}'")
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
         for key, value in _of_the_work(bound):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
@@ -69,6 +69,8 @@ __all__ = [
     "call_trusted",
     "combine",
     "cut_at_start",
+    "dealing_out",
+    "dealt",
     "escaped",
     "exact_match",
     "f1",
@@ -86,6 +88,7 @@ __all__ = [
     "load_value_head",
     "messages_of",
     "normalize_answer",
+    "on_rank_zero",
     "open_to_append",
     "read_file",
     "read_ratings",
@@ -121,6 +124,8 @@ __all__ = [
     "write_text",
 ]  # fmt: skip
 
+P = TypeVar("P")
+T = TypeVar("T")
 Shared = Sequence[tuple[int, int]]
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
@@ -235,6 +240,40 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     from llmft.system import distributed
 
     return distributed.all_reduce_sum(tensor)
+
+
+def dealing_out() -> AbstractContextManager[None]:
+    """Return a context in which `dealt` shares work among the processes that train together.
+
+    All of them have to enter it and call `dealt` alike, as they do in `Alignment.train`. An
+    alignment's `evaluate` is within it already.
+    """
+    from llmft.system import distributed
+
+    return distributed.dealing_out()
+
+
+def dealt(
+    parts: Sequence[P],
+    compute: Callable[[P], T],
+    on_part: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """Return what `compute` gives for each part, in order; within `dealing_out` it is shared.
+
+    Each process computes some of the parts, as one process would, and all have all results. Without
+    several processes, or outside `dealing_out`, all are computed here. on_part: told how many are
+    done.
+    """
+    from llmft.system import distributed
+
+    return distributed.dealt(parts, compute, on_part)
+
+
+def on_rank_zero(make: Callable[[], T]) -> T:
+    """Return what `make` gives in the first of the processes; the others wait for it."""
+    from llmft.system import distributed
+
+    return distributed.on_rank_zero(make)
 
 
 def without_dropout(model: Any) -> AbstractContextManager[int]:

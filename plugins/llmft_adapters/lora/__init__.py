@@ -40,6 +40,13 @@ class Lora(PeftAdapter[LoraConfig]):
     def starts_as_base(self) -> bool:
         return self.config.init_lora_weights is not False  # else B is random too
 
+    def check_peft(
+        self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+    ) -> Iterable[Refusal]:
+        from llmft_adapters.lora import from_peft
+
+        yield from from_peft.misfits(self, model, settings, tensors)
+
     def attach(self, model: Any) -> Any:
         kept = self._own_biases(model)
         model = super().attach(model)
