@@ -29,7 +29,18 @@ app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.callba
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line, and return its exit code: the one place where errors are caught."""
+    """Run one command line, and return its exit code.
+
+    argv: default: those of the program, which one of several processes then ends by itself.
+    """
+    code = _run(argv)
+    if argv is None and launcher.launch().count > 1:
+        launcher.leave(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run one command line: the one place where errors are caught."""
     args = list(sys.argv[1:] if argv is None else argv)
     show_trace = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"] or ["--help"]
@@ -70,6 +81,7 @@ def _open_closed_streams() -> None:
 
 
 def _answer(args: Sequence[str]) -> Answer:
+    launcher.join_srun()
     launcher.refuse_for(args[0])
     args = ["--resume-auto" if word == "--resume=auto" else word for word in args]
     command = typer.main.get_command(app)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -30,6 +31,8 @@ _FOREIGN = {
 }
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _SLURM = "SLURM_STEP_NUM_TASKS"
+_OF_SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NODELIST",
+            "SLURM_STEP_TASKS_PER_NODE", "SLURM_JOB_ID", "SLURM_STEP_ID")  # fmt: skip
 _MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -83,7 +86,7 @@ def refuse_for(command: str) -> None:
     here = launch()
     if here.count > 1 and command not in ("run", "--help"):
         what = f"{here.count} processes were launched, but 'llmft {command}' needs one"
-        raise RecipeError("E090", what, fix="start it without torchrun or accelerate launch")
+        raise RecipeError("E090", what, fix="start it without torchrun, accelerate launch or srun")
 
 
 def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
@@ -100,9 +103,47 @@ def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
                 )
                 raise EnvironmentFault("E210", what, fix=f"torchrun --nproc_per_node {count} ...")
         if "SLURM_PROCID" in environment and (count := environment.get(_SLURM, "1")) != "1":
-            what = f"srun has started {count} tasks ({_SLURM}), and each would train all by itself"
+            missing = ", ".join(name for name in _OF_SRUN if not environment.get(name))
+            what = f"srun has started {count} tasks ({_SLURM}), and does not say {missing}"
             fix = "srun --ntasks-per-node=1 torchrun --nproc_per_node=GPUS ... -m llmft run ..."
             raise EnvironmentFault("E210", what, fix=fix)
+
+
+def join_srun(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Say to the libraries of srun's tasks, in torchrun's words, that they are one group.
+
+    The first node of the step is where they meet, at a port that the job's and step's numbers give.
+    Nothing is done where a launcher has spoken already, or srun started one task.
+    """
+    if environment.get("LOCAL_RANK") or environment.get(_SLURM, "1") == "1":
+        return
+    if not all(environment.get(name) for name in _OF_SRUN):
+        return  # refused by `refuse_foreign`
+    per_node = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    node = int(environment["SLURM_NODEID"])
+    meeting = int(environment["SLURM_JOB_ID"]) * 7 + int(environment["SLURM_STEP_ID"])
+    found = {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment[_SLURM],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(per_node[node]),
+        "MASTER_ADDR": _first_node(environment["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(20_000 + meeting % 10_000),
+    }
+    for name, value in found.items():
+        environment.setdefault(name, value)
+
+
+def _first_node(nodes: str) -> str:
+    """Return the first name of Slurm's list: node03 of 'node[03-05,9],other'."""
+    found = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodes)
+    return found[1] + (found[2] or "") if found else nodes
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Return Slurm's numbers of tasks, node by node: 2, 2, 1 of '2(x2),1'."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, times in found for _ in range(int(times or 1))]
 
 
 def command() -> list[str]:
@@ -110,6 +151,8 @@ def command() -> list[str]:
     here = launch()
     if here.count == 1:
         return ["llmft"]
+    if os.environ.get(_SLURM, "1") == str(here.count):
+        return ["srun", f"--ntasks={here.count}", "llmft"]
     machines = here.count // here.local_count
     nodes = []
     if machines > 1:

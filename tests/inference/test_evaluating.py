@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -63,3 +64,16 @@ def test_the_command_writes_rows_that_compare_reads(lora_run, tmp_path, capsys):
     (test,) = json.loads(capsys.readouterr().out)["paired"][0]["tests"]
     assert (test["metric"], test["rows"]) == ("exact_match", 6)
     assert main(["evaluate", str(lora_run), "--output", files[0]]) == 2
+
+
+@pytest.mark.parametrize("words", [["generate", "RUN", "say 1:"], ["evaluate", "RUN"]])
+def test_a_base_that_has_changed_since_is_refused(words, lora_run, tmp_path, capsys):
+    copy = tmp_path / lora_run.name
+    shutil.copytree(lora_run, copy)
+    args = [str(copy) if word == "RUN" else word for word in words]
+    assert main(args) == 0
+    lock = json.loads((copy / "lock.json").read_text())
+    lock["model"]["sha256"]["model.safetensors"] = "0" * 64  # it was made with other weights
+    (copy / "lock.json").write_text(json.dumps(lock))
+    assert main(args) == 6
+    assert "E405" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 
 from llmft.api.errors import RecipeError
 from llmft.cli.main import main
-from llmft.modeling.tiny_models import tiny_tokenizer
+from llmft.modeling.tiny_configs import small_config
+from llmft.modeling.tiny_models import tiny_model_folder, tiny_tokenizer
 from llmft.planning.fitting import GIB, named_memory
 from llmft.planning.planner import plan_recipe
 
@@ -166,3 +167,14 @@ def test_alignments_with_a_reference_or_a_reward_model_are_followed(
     assert orpo.inputs == ("reward",)
     earlier = next(peak for peak in orpo.peaks if peak.phase == "prepare").by_kind
     assert earlier["earlier stages"] == 4 * reward.trainable_parameters
+
+
+def test_fused_experts_in_float32_are_followed_to_the_end(recipe, loaded, tmp_path):
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    model = AutoModelForCausalLM.from_config(small_config(MixtralConfig()))
+    recipe["model"]["path"] = str(tiny_model_folder(tmp_path, model))
+    (stage,) = plan_recipe(loaded(recipe)).stages
+    assert stage.followed
+    assert {"load", "train", "save"} <= {peak.phase for peak in stage.peaks}
+    assert not [remark for remark in stage.remarks if "without weights" in remark]

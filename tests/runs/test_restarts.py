@@ -21,9 +21,32 @@ def test_a_job_that_is_started_again_is_known(name):
     assert not launcher.restarted({})
 
 
-def test_srun_with_several_tasks_is_refused():
+SRUN = {
+    "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+    "SLURM_STEP_NODELIST": "gpu[03-04,9],other", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_JOB_ID": "1234", "SLURM_STEP_ID": "2",
+}  # fmt: skip
+
+
+def test_the_tasks_of_srun_are_one_group():
+    step = dict(SRUN)
+    launcher.join_srun(step)
+    assert launcher.launch(step) == launcher.Launch(3, 5, 1, 2)
+    assert (step["MASTER_ADDR"], step["MASTER_PORT"]) == ("gpu03", "28640")
+    launcher.refuse_foreign(step)
+    last = {**SRUN, "SLURM_NODEID": "2", "SLURM_STEP_NODELIST": "a-1", "MASTER_PORT": "99"}
+    launcher.join_srun(last)
+    assert last["LOCAL_WORLD_SIZE"] == "1"
+    assert (last["MASTER_ADDR"], last["MASTER_PORT"]) == ("a-1", "99")
+    alone = {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}
+    launcher.join_srun(alone)
+    assert launcher.launch(alone) is launcher.ALONE
+
+
+def test_srun_with_several_tasks_that_does_not_say_which_is_refused():
     step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    with pytest.raises(EnvironmentFault, match=r"E210.*srun has started 2 tasks"):
+    launcher.join_srun(step)
+    with pytest.raises(EnvironmentFault, match=r"E210.*srun has started 2 tasks.*SLURM_LOCALID"):
         launcher.refuse_foreign(step)
     launcher.refuse_foreign({**step, "SLURM_STEP_NUM_TASKS": "1"})
     torchrun = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}

@@ -243,3 +243,16 @@ def test_a_tokenizer_for_the_text_is_looked_through_first(tmp_path: Path) -> Non
     adapter = made("prompt", **settings, tokenizer_name_or_path=str(folder))
     with pytest.raises(TrustError, match="E605"):
         list(adapter.check(tiny_llama()))
+
+
+@pytest.mark.parametrize("cls", [PromptTuning, PTuning])
+def test_a_model_that_looks_token_ids_up_in_every_layer_takes_no_virtual_tokens(cls):
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    from llmft.modeling.tiny_configs import small_config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(small_config(CONFIG_MAPPING["gemma4_text"]()))
+    adapter = cls(cls.Config.model_validate({"method": cls.method, "num_virtual_tokens": 3}))
+    found = [key for key, what, _ in adapter.check(model) if "a virtual token has none" in what]
+    assert found == [("method",)]
