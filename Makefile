@@ -31,7 +31,20 @@ audit: $(READY)
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit pip-licenses
 	$(VENV)/audit/bin/pip-licenses --python $(BIN)/python --format csv --output-file licences.csv
-	$(VENV)/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+	-$(VENV)/audit/bin/pip-audit --progress-spinner off --format json --output $(VENV)/audit.json \
+	  $$($(BIN)/python -c 'import sys; print(*(f"--path {p}" for p in sys.path if p.endswith("-packages")))')
+	$(BIN)/python -c "$$AUDITED" $(VENV)/audit.json
+
+# pip-audit is content where a mirror of the package index knows of no package; then nothing was looked up.
+define AUDITED
+import json, sys
+told = json.load(open(sys.argv[1]))["dependencies"]
+known = [one for one in told if "vulns" in one]
+holes = [(one["name"], one["version"], hole["id"]) for one in known for hole in one["vulns"]]
+print(f"{len(known)} of {len(told)} packages were looked up, {len(holes)} known holes", *holes, sep="\n")
+sys.exit("too few of them are known to the package index" if 2 * len(known) < len(told) else bool(holes))
+endef
+export AUDITED
 
 # The documentation site, in site/; a warning is an error.
 docs: $(VENV)/.docs-ready

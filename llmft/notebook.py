@@ -220,17 +220,19 @@ def results(folder: str | Path) -> Results:
     """
     from llmft.runs import artifacts
     from llmft.system import fsio
+    from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
     place = Path(folder).resolve()
     with _errors_as_printed():
         artifacts.stage_folder(place, None)  # refuses what is no run, or has nothing finished
-        names = fsio.read_json(place / artifacts.RUN, artifacts.PUT_BACK)["stages"]
-        folders = [place / "stages" / name for name in names]
-        found = [
-            _stage(folder, artifacts.result_of(folder))
-            for folder in folders
-            if (folder / artifacts.RESULT).is_file()
-        ]
+        refuse_links_below(place, NOT_OURS)
+        folders = [place / "stages" / name for name in artifacts.stages_of(place)]
+        with fsio.as_a_run_wrote(place, artifacts.PUT_BACK):
+            found = [
+                _stage(folder, artifacts.result_of(folder))
+                for folder in folders
+                if (folder / artifacts.RESULT).is_file()
+            ]
     return Results(place, {stage.name: stage for stage in found})
 
 
@@ -267,9 +269,12 @@ def _stage(folder: Path, made: Mapping[str, Any]) -> Stage:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    """Return the objects in a file of a run; CheckpointError where it is none, or damaged."""
+    from llmft.runs.artifacts import PUT_BACK
+    from llmft.system import fsio
+
+    with _errors_as_printed():
+        return fsio.read_jsonl(path, PUT_BACK) if path.is_file() else []
 
 
 def _as_texts(overrides: Overrides) -> tuple[str, ...]:

@@ -22,6 +22,14 @@ def escaped(text: str) -> str:
     return ACTING.sub(lambda found: f"<U+{ord(found.group()):04X}>", text)
 
 
+def on_one_line(text: str) -> str:
+    """Return a name as `escaped` does, with its line breaks and tabs as <U+000A> too.
+
+    For names in lists, tables and comments: a name that begins lines could pass for what we say.
+    """
+    return re.sub("[\t\n]", lambda found: f"<U+{ord(found.group()):04X}>", escaped(text))
+
+
 def escaped_in_json(text: str) -> str:
     """Return JSON that means the same, with every character that acts written as an escape."""
     return ACTING.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

@@ -571,6 +571,13 @@ CODES: dict[str, Code] = {
         "Look at the first row that differs: a chat template, an end-of-text, or which tokens are"
         " trained on; docs/moving.md says what the tools do otherwise.",
     ),
+    "E409": Code(
+        "a run is not reproduced",
+        "`llmft reproduce` ran a finished run again, and its losses, scores, answers or weights are"
+        " not those of the run, or are further from them than --tolerance says.",
+        "See what differs here: packages, processor, threads. docs/reliability.md says what gives"
+        " the same bits. `--write-requirements` writes the packages that the run had.",
+    ),
     # --- plugins
     "E501": Code(
         "a plugin cannot be imported",

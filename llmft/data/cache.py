@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ LEAST_ROWS = 2000
 LARGEST = 2**30
 """Bytes of all entries together; those that were not used for longest go first."""
 _FORMAT = "3"
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 log = logging.getLogger("llmft")
 
@@ -183,18 +185,31 @@ def _write(path: Path, groups: Sequence[Sequence[Encoded]], facts: Counter[str])
     body = save({"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_others(path.parent)
         _make_room(path.parent, len(body))
         fsio.write_bytes(path, _digest(path, body) + body)
     except (OSError, LlmftError) as error:
         log.warning("the token rows are not kept for the next run: %s", error)
 
 
+def _refuse_others(folder: Path) -> None:
+    """Raise PermissionError unless a folder is this user's alone to write in, and no link.
+
+    A link could lead to a folder of weights, of which the oldest would be removed.
+    """
+    told = folder.lstat()
+    own = stat.S_ISDIR(told.st_mode) and told.st_uid == os.geteuid()
+    if not own or told.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "it is a link, or others may write in it", str(folder))
+
+
 def _make_room(folder: Path, size: int) -> None:
     """Remove the entries that were not used for longest, until one more of a size fits."""
-    entries = sorted((path.stat().st_mtime, path) for path in folder.glob("*.safetensors"))
-    total = sum(path.stat().st_size for _, path in entries)
+    own = [path for path in folder.iterdir() if _ENTRY.fullmatch(path.name)]
+    entries = sorted((path.lstat().st_mtime, path) for path in own)
+    total = sum(path.lstat().st_size for _, path in entries)
     for _, path in entries:
         if total + size <= LARGEST:
             break
-        total -= path.stat().st_size
+        total -= path.lstat().st_size
         path.unlink(missing_ok=True)

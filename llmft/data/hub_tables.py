@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -63,8 +64,8 @@ def _hold_to_commit(table: Any, name: hub_commits.Name, wanted: str | None) -> N
                     "E201",
                     f"cannot load the data set '{name[1]}': commit {wanted[:8]} is needed, and"
                     f" the cache has {found[1][:8]}",
-                    fix=f"with network access: hf download --repo-type dataset {name[1]}"
-                    f" --revision {wanted}",
+                    fix="with network access: hf download --repo-type dataset"
+                    f" {shlex.quote(name[1])} --revision {wanted}",
                 )
             hub_commits.remember(name, found[1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from llmft.api.shown_text import on_one_line
 from llmft.data.preview import Part, Piece, ShownRow, SourcePreview, StagePreview
 from llmft.system.html_page import html_page
 
@@ -73,7 +74,7 @@ def _of_source(source: SourcePreview) -> str:
     if source.held_out:
         said.append(f"{source.held_out:,} held out")
     if source.unread:
-        said.append(f"not read: {', '.join(source.unread)}")
+        said.append(f"not read: {', '.join(map(on_one_line, source.unread))}")
     return "; ".join(said)
 
 
@@ -81,7 +82,7 @@ def _unread(stage: StagePreview) -> Iterator[tuple[str, str]]:
     splits = list(stage.unread)
     same = len({tuple(columns) for columns in stage.unread.values()}) == 1
     for split in splits[:1] if same else splits:
-        listed = ", ".join(f"'{name}'" for name in stage.unread[split])
+        listed = ", ".join(f"'{on_one_line(name)}'" for name in stage.unread[split])
         where = "" if same and splits[1:] else f" of the {split} rows"
         yield "not read", f"{listed}: columns{where} that nobody looks at"
 

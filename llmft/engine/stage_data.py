@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
 from llmft.api.settings import TrainSettings
+from llmft.api.shown_text import on_one_line
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
@@ -80,7 +81,7 @@ class StageData:
         self.log.progress("read the rows", 0, 1)
         with about("data.path"):
             train, held_out = stage_rows(
-                self.bound.spec, self.dataset, self.seed, self.encoder.refusals
+                self.bound.spec, self.dataset, self.seed, lambda: self.encoder
             )
         for rows in (train, held_out):
             if rows is not None and (note := rows.note()):
@@ -193,6 +194,6 @@ def unread_note(train: Rows, held_out: Rows | None) -> str:
     Keys inside a column that is read, such as an answer's other spellings, are no surprise.
     """
     unread = sorted(train.unread | (held_out.unread if held_out else {}))
-    named = [f"'{name}'" for name in unread if "." not in name.replace("[].", "")]
+    named = [f"'{on_one_line(name)}'" for name in unread if "." not in name.replace("[].", "")]
     more = f" and {len(named) - _SHOWN} more" if named[_SHOWN:] else ""
     return f"{UNREAD}: {', '.join(named[:_SHOWN])}{more}" if named else ""

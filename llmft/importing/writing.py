@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llmft.api.shown_text import escaped, escaped_in_json
 from llmft.importing.draft import Draft, Entry
 from llmft.recipes.scalar import scalar
 
@@ -25,7 +26,7 @@ def recipe_text(
     notes: further lines of the comment at the top.
     """
     title = f"{draft.get('adapter.method')} on {draft.get('data.method')}, imported from {origin}."
-    lines = [*_comment(title, ""), *(line for note in notes for line in _comment(note, ""))]
+    lines = [*comment(title), *(line for note in notes for line in comment(note))]
     lines += _block(draft, "", "", ("output_dir", "seed"))
     head = [line for line in lines if line.startswith("#")]
     rest = [line for line in lines if not line.startswith("#")]
@@ -55,7 +56,7 @@ def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None =
     for why, group in _together(entries):
         said = ", ".join(str(entry.flag) for entry in group if entry.flag)
         if not group[0].is_set:
-            lines += _comment(f"{said}: {why}" if said else why, indent)
+            lines += comment(f"{said}: {why}" if said else why, indent)
             continue
         (entry,) = group
         name = entry.home.rpartition(".")[2]
@@ -63,7 +64,7 @@ def _block(draft: Draft, block: str, indent: str, keys: tuple[str, ...] | None =
             lines.append(f"{indent}{name}: {entry.raw or yaml(entry.value)}  # {why}")
             continue
         if why:
-            lines += _comment(why if not said or said in why else f"{said}: {why}", indent)
+            lines += comment(why if not said or said in why else f"{said}: {why}", indent)
         lines += _setting(name, entry, indent)
     return lines
 
@@ -91,15 +92,20 @@ def _trackers(draft: Draft) -> list[str]:
     entry = draft.entry("trackers")
     if entry is None:
         return []
-    lines = _comment(f"{entry.flag}: {entry.why}", "") if entry.why else []
+    lines = comment(f"{entry.flag}: {entry.why}") if entry.why else []
     return [*lines, "trackers:", *(f"  - method: {yaml(one['method'])}" for one in entry.value)]
 
 
-def _comment(text: str, indent: str) -> list[str]:
+def comment(text: str, indent: str = "", width: int = _WIDTH) -> list[str]:
+    """Return a text as lines of a YAML comment; it cannot end one, whatever it holds.
+
+    YAML takes U+0085, U+2028 and U+2029 for line breaks too.
+    """
     start = f"{indent}# "
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
-    )
+        escaped(text.replace("\r\n", "\n")), width, initial_indent=start, subsequent_indent=start,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def yaml(value: Any) -> str:
@@ -110,5 +116,5 @@ def yaml(value: Any) -> str:
         return f"{{{', '.join(f'{yaml(str(k))}: {yaml(v)}' for k, v in value.items())}}}"
     if isinstance(value, str):
         is_plain = _PLAIN.fullmatch(value) and isinstance(scalar(value), str)
-        return value if is_plain else json.dumps(value, ensure_ascii=False)
+        return value if is_plain else escaped_in_json(json.dumps(value, ensure_ascii=False))
     return json.dumps(value)

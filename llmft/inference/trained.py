@@ -93,7 +93,7 @@ def sampled_texts(folder: Path) -> Iterable[dict[str, Any]]:
     if not path.is_file():
         return
     with fsio.as_a_run_wrote(folder, artifacts.PUT_BACK):
-        for line in read_text(path, 2**28).splitlines():
-            found = json.loads(line)
+        for line in read_text(path, 2**28).split("\n"):  # a text may hold U+2028
+            found = json.loads(line) if line.strip() else None
             if isinstance(found, dict) and "prompt" in found:
                 yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import re
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
+from llmft.data.encoding import Encoder
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
@@ -134,6 +136,10 @@ class BaseModel:
         declared = getattr(found, "eos_token_id", None)
         ids = declared if isinstance(declared, list | tuple) else (declared,)
         return tuple(sorted(int(i) for i in ids if i is not None))
+
+    def encoder(self, max_length: int | None = None) -> Encoder:
+        """Return what turns rows into token ids with this model's tokenizer and template."""
+        return Encoder(self.tokenizer, max_length, self.chat_format)
 
     @property
     def chat_format(self) -> ChatFormat:
@@ -369,7 +375,7 @@ class loading:
         if isinstance(error, OSError) and unreached and not local:
             told = (_size(self.config),) if self.config is not None else ()
             raise hub_commits.not_here(("model", self.path, self.revision), *told) from error
-        fix = "check the folder's files" if local else f"try: hf download {self.path}"
+        fix = "check the folder's files" if local else f"try: hf download {shlex.quote(self.path)}"
         if isinstance(error, ImportError):
             fix = "install what is missing, or change the setting that needs it"
         raise EnvironmentFault("E201", f"cannot load '{self.path}': {reason}", fix=fix) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _config(real: BaseModel) -> tuple[Any, str]:
             f"the config of '{source.path}' is not here, and its name does not tell the"
             " architecture"
             f" (known by name: {known})",
-            fix=f"download it first: hf download {source.path} config.json",
+            fix=f"download it first: hf download {shlex.quote(source.path)} config.json",
         )
     from transformers import AutoConfig
 

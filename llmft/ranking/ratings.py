@@ -13,6 +13,7 @@ from typing import Any
 from llmft.api.errors import DataError, RecipeError
 from llmft.system.plain_files import read_own, refuse_link
 
+_LARGEST = 2**28
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}")
 Ranking = tuple[tuple[int, ...], ...]
 
@@ -74,7 +75,7 @@ def read_ratings(folder: Path) -> Ratings:
 
 def read_rater(path: Path) -> tuple[dict[str, Decision], bool]:
     """Return one rater's decisions by item, and whether the file's last line is cut short."""
-    *lines, tail = read_own(path).split(b"\n")
+    *lines, tail = read_own(path, _LARGEST).split(b"\n")
     decisions: dict[str, Decision] = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,9 +13,10 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from llmft.api.errors import EnvironmentFault, Interrupted
+from llmft.api.errors import EnvironmentFault, Interrupted, LlmftError
 from llmft.ranking.requests import Desk
 from llmft.ranking.server import Server
 from llmft.system import fsio
@@ -26,14 +28,15 @@ def serve(
 ) -> None:
     """Serve the page until the rater finishes it or presses Ctrl-C.
 
-    A process that was killed leaves port and token behind (`<rater>.page.json`, for its owner
-    alone); the next one takes them up, so that a page that is still open goes on by itself, and
-    saves what it could not. Raises Interrupted at SIGTERM.
+    A process that was killed leaves port and token behind, in the user's own folder. The next one
+    takes them up, so that a page that is still open goes on by itself, and saves what it could not.
+    Raises Interrupted at SIGTERM.
     """
     session = desk.session
-    kept = ratings / f"{session.rater}.page.json"
+    kept = kept_address(ratings, session.rater)
     server = _server(desk, port, kept)
-    fsio.write_json(kept, {"port": server.server_port, "token": server.token})
+    with suppress(OSError, LlmftError):  # then a killed process leaves nothing behind
+        fsio.write_json(kept, {"port": server.server_port, "token": server.token})
     worker = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     try:
         with leave_on_signal():
@@ -52,7 +55,18 @@ def serve(
             server.shutdown()
         session.finish()
         server.server_close()
-        kept.unlink(missing_ok=True)
+        with suppress(OSError):
+            kept.unlink(missing_ok=True)
+
+
+def kept_address(ratings: Path, rater: str) -> Path:
+    """Return the file that keeps a page's port and token.
+
+    It is in the user's own folder: ratings may come from somebody else, who would know the token.
+    """
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    name = hashlib.sha256(os.fsencode(f"{ratings.resolve()}/{rater}")).hexdigest()[:32]
+    return Path(home) / "llmft" / "pages" / f"{name}.json"
 
 
 def _server(desk: Desk, port: int, kept: Path) -> Server:

@@ -75,11 +75,11 @@ def _newest(run: Path, name: str) -> list[Path]:
 
 def _waited_for(run: Path, waiting: Path) -> Target:
     try:
-        told: Any = json.loads(waiting.read_text("utf-8"))
+        told: Any = json.loads(read_text(waiting, 2**20))
         where, raters = told["samples"], told.get("raters", 1)
         if not isinstance(where, str) or type(raters) is not int:
             raise TypeError("of the wrong type")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError("E401", f"'{waiting}' does not say what to rank") from error
     for folder in (waiting.parent, run):
         rows = folder / where
@@ -101,7 +101,7 @@ def _resume_command(run: Path) -> str:
 def _is_smoke(run: Path) -> bool:
     """Return whether a run was one in small, which is not gone on with."""
     try:
-        told = json.loads(read_text(run / artifacts.RUN))
+        told = json.loads(read_text(run / artifacts.RUN, 2**28))
     except (OSError, ValueError):
         return False
     return isinstance(told, dict) and bool(told.get("smoke"))

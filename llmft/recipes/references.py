@@ -124,6 +124,14 @@ def check_references(recipe: Recipe, blocks: Blocks) -> None:
             if not tree.touches_broken(paths):
                 what = f"{times} stages are called '{name}'"
                 tree.report_together("E032", paths[::-1], what, "give each its own name")
+    first: dict[str, str] = {}
+    for number, name in enumerate(names):
+        if first.setdefault(name.casefold(), name) != name:
+            other = first[name.casefold()]
+            what = (
+                f"'{name}' is '{other}' but for capitals, and some systems have one folder for both"
+            )
+            tree.report("E032", ("stages", number, "name"), what, "use another name")
     every = references(recipe)
     for reference in every:
         if tree.is_broken(reference.path) or _OF_ANOTHER_RUN.fullmatch(reference.target):

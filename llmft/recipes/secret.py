@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 from llmft.recipes.tree import KeyPath, Tree
@@ -102,7 +103,7 @@ def refuse_secrets(tree: Tree) -> tuple[str, ...]:
             tree.report("E050", path, f"this looks like {name}, which must not be in a recipe", fix)
         elif isinstance(value, str) and (match := _VARIABLE.search(value)):
             what = f"'${{{match[1]}}}' is not expanded: a recipe is not a template"
-            flag = f'--set {".".join(map(str, path))}="${match[1]}"'
+            flag = f'--set {shlex.quote(".".join(map(str, path)))}="${match[1]}"'
             tree.report("E051", path, what, f"write the value, or pass {flag}")
 
     tree.walk(visit)

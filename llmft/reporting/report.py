@@ -52,7 +52,7 @@ def page(facts: RunFacts) -> str:
         stages=[_stage(stage) for stage in facts.stages],
         notes=_notes(facts),
         environment=_environment(facts),
-        recipe="\n".join(masked(line) for line in facts.recipe_text.splitlines()),
+        recipe="\n".join(masked(line) for line in facts.recipe_text.split("\n")),
         width=curves.WIDTH,
         height=curves.HEIGHT,
         version=__version__,

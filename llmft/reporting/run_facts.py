@@ -200,7 +200,7 @@ def _is_number(value: Any) -> bool:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in read_text(path, _LARGEST).splitlines():
+    for line in read_text(path, _LARGEST).split("\n"):
         try:
             found = json.loads(line)
         except ValueError:  # torn by a kill

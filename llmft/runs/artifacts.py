@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ ADAPTER = "adapter"
 RESULT = "result.json"
 ROWS = "rows.jsonl"
 RUN = "run.json"
+_MOST_LETTERS = 100  # of a stage's name; a recipe allows fewer
+_MOST_STAGES = 10_000
 PUT_BACK = "restore the file, or start a new run without --resume"
 
 
@@ -74,12 +77,14 @@ def _save_adapter(
 
 def result_of(folder: Path) -> dict[str, Any]:
     """Return what a finished stage wrote of itself. Raises CheckpointError where it is damaged."""
-    return fsio.read_json(folder / RESULT, f"run the stage again with --from {folder.name}")
+    return fsio.read_json(
+        folder / RESULT, f"run the stage again with --from {shlex.quote(folder.name)}"
+    )
 
 
 def verify_stage(folder: Path) -> None:
     """Raise CheckpointError unless what a finished stage made is there as it was written."""
-    again = f"run the stage again with --from {folder.name}"
+    again = f"run the stage again with --from {shlex.quote(folder.name)}"
     wanted = result_of(folder).get("rows_sha256")
     if wanted is None:
         fsio.verify_folder(folder / ADAPTER, again)
@@ -157,8 +162,11 @@ def _finished(run: Path) -> list[Path]:
 def stages_of(run: Path) -> list[str]:
     """Return the names of a run's stages; CheckpointError where one could not be a folder's."""
     names: list[str] = fsio.read_json(run / RUN, PUT_BACK)["stages"]
+    if len(names) > _MOST_STAGES or len({str(name) for name in names}) < len(names):
+        raise CheckpointError("E401", f"'{run / RUN}' is damaged", fix=PUT_BACK)
     for name in names:
-        if not isinstance(name, str) or "/" in name or "\0" in name or name in ("", ".", ".."):
+        odd = not isinstance(name, str) or "/" in name or "\0" in name or len(name) > _MOST_LETTERS
+        if odd or name in ("", ".", ".."):
             raise CheckpointError("E401", f"'{run / RUN}' is damaged", fix=PUT_BACK)
     return names
 

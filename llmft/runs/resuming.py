@@ -159,7 +159,7 @@ def trim_metrics(place: Path, step: int, evaluated: int = 0) -> None:
     path = place / "metrics.jsonl"
     if not path.is_file():
         return
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
     kept = [line for line in lines if _stays(line, step, evaluated)]
     fsio.write_text(path, "".join(f"{line}\n" for line in kept))
 

@@ -21,13 +21,18 @@ from llmft.runs import artifacts
 from llmft.runs.resuming import PreviousRun, changed_environment
 from llmft.system import fsio, trust
 from llmft.system.launcher import command
+from llmft.system.plain_files import refuse_link
 
 LOCK, RUN = "lock.json", artifacts.RUN
 
 
 def new_run_folder(recipe: Recipe) -> Path:
-    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>."""
+    """Make and return a folder that no other run has: <output_dir>/<name>/<time>-<hash>.
+
+    Raises TrustError (E605) where <name> is a link: output_dir may be one, as the user named it.
+    """
     parent = Path(recipe.output_dir) / recipe.name
+    refuse_link(parent)
     text = json.dumps(recipe.resolved(), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     for attempt in range(1000):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 STAGING = ".staging-"
 # EFBIG: a limit on the size of files, such as a shell's `ulimit -f`.
+_LARGEST_JSON = 2**28
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 
 
@@ -56,6 +57,12 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
             raise EnvironmentFault(
                 "E203",
                 f"cannot write '{path}': a part of the path is a file",
+                fix="use another folder",
+            ) from error
+        if number == errno.ENOENT and not path.parent.exists():  # such as in /proc
+            raise EnvironmentFault(
+                "E203",
+                f"cannot write '{path}': no folder can be made there",
                 fix="use another folder",
             ) from error
         if path.is_dir() and number in (errno.EISDIR, errno.EBUSY):
@@ -265,7 +272,7 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     Raises CheckpointError, with a suggested fix, where it is missing or damaged.
     """
     try:
-        found = json.loads(read_text(path))
+        found = json.loads(read_text(path, _LARGEST_JSON))
         json.dumps(found, allow_nan=False)  # a number such as 1e999, which none of ours is
     except FileNotFoundError as error:
         raise CheckpointError("E401", f"'{path}' is missing", fix=fix) from error
@@ -284,6 +291,21 @@ def _has_shape(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         if isinstance(kind, dict) and not _has_shape(value, kind):
             return False
     return True
+
+
+def read_jsonl(path: Path, fix: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in a file that a run wrote, one in a line.
+
+    Raises CheckpointError, with a suggested fix, where it is damaged; a torn last line is left out.
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        lines = read_text(path, _LARGEST_JSON).split("\n")  # a text in one may hold U+2028
+        for line in lines[:-1]:
+            found.append(dict(json.loads(line)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError("E401", f"'{path}' is damaged", fix=fix) from error
+    return found
 
 
 # What every reader of a file takes for granted.
@@ -316,8 +338,8 @@ _OTHER_SHAPE = (
 def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     """Return the run id in a staged folder's manifest, after checking every file against it.
 
-    Raises CheckpointError, with a suggested fix, where the manifest or a file is missing, or a hash
-    differs.
+    Raises CheckpointError, with a suggested fix, where the manifest or a file is missing, a hash
+    differs, or there is a file that the manifest does not name.
     """
     try:
         text = read_text(folder / MANIFEST, 2**26)
@@ -330,6 +352,10 @@ def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"'{folder}' has no readable {MANIFEST}"
         raise CheckpointError("E401", what, fix=fix) from error
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+    if strange := sorted(there - {MANIFEST, *hashes}):
+        what = f"'{folder / strange[0]}' is not a file that was written with the others"
+        raise CheckpointError("E401", what, fix="take it away")
     for name, digest in hashes.items():
         path = folder / name
         if not path.is_file() or _is_endless(path) or sha256(path) != digest:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 from llmft.api.shown_text import escaped
+from llmft.system.plain_files import open_to_read
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -46,6 +49,16 @@ def html_page(title: str, body: str, style: str = "", **values: Any) -> str:
     return frame.from_string(_PAGE).render(
         title=escaped(title), body=inside, style=style, policy=policy
     )
+
+
+def is_ours(page: Path) -> bool:
+    """Return whether a file is a page that `html_page` wrote, which a newer one may replace."""
+    begins = _PAGE.partition("{{")[0].encode()
+    try:
+        with os.fdopen(open_to_read(page), "rb") as file:
+            return not page.is_symlink() and file.read(len(begins)) == begins
+    except OSError:
+        return False
 
 
 def _shown(value: Any) -> Any:

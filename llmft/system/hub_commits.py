@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,11 +255,11 @@ def not_here(name: Name, size: str = "its size is known only to the hub") -> Env
         told = "HF_HUB_OFFLINE is set"
     of_kind = "the data set " if kind == "dataset" else ""
     more = " --repo-type dataset" if kind == "dataset" else ""
-    more += f" --revision {revision}" if revision else ""
+    more += f" --revision {shlex.quote(revision)}" if revision else ""
     return EnvironmentFault(
         "E201",
         f"cannot load {of_kind}'{repo}': it is not complete in the cache, and {told}; {size}",
-        fix=f"with network access: hf download {repo}{more}",
+        fix=f"with network access: hf download {shlex.quote(repo)}{more}",
     )
 
 

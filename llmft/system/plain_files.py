@@ -101,10 +101,16 @@ def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
     return handle
 
 
-def read_own(path: Path) -> bytes:
-    """Return what a file of a folder of ours holds; TrustError (E605) unless it is a plain one."""
+def read_own(path: Path, most: int) -> bytes:
+    """Return what a file of a folder of ours holds; TrustError (E605) unless it is a plain one.
+
+    TrustError, too, where it has more bytes than `most`.
+    """
     with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
-        return file.read()
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise _not_ours(path, f"a file of more than {most:,} bytes")
+    return data
 
 
 def refuse_link(folder: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +18,13 @@ from typing import Any
 
 from llmft.api.errors import DataError, LlmftError, RecipeError, TrustError
 from llmft.system.nearest import did_you_mean
+from llmft.system.plain_files import read_bytes
 from llmft.system.time_limit import TimeUp
 
 _FILE = "file:"
 _LARGEST = 2**20
+_LEAST = 16  # digits of a hash: fewer, and another file with them can be made in hours
+_DIGEST = re.compile(rf"[0-9a-fA-F]{{{_LEAST},64}}")
 _granted: dict[Path, str] = {}  # and how the SHA-256 must begin; '' for any
 _loaded: dict[tuple[Path, str], ModuleType] = {}
 _given: list[str] = []
@@ -31,13 +36,25 @@ def grant(asked: Sequence[str]) -> None:
     Raises RecipeError (E090) where one is not written so.
     """
     for text in asked:
-        path, _, digest = text.removeprefix(_FILE).partition("@")
+        path, at, digest = _parts(text.removeprefix(_FILE))
         if not text.startswith(_FILE) or not path:
             raise RecipeError(
                 "E090", f"--trust '{text}' names no file", fix="write --trust file:my_rows.py"
             )
+        if at and not _DIGEST.fullmatch(digest):
+            raise RecipeError(
+                "E090",
+                f"--trust '{text}' does not say which content is trusted",
+                fix=f"write {_LEAST} to 64 digits of its SHA-256 after the @, or leave the @ out",
+            )
         _granted[_real(path)] = digest.lower()
         _given.append(text)
+
+
+def _parts(named: str) -> tuple[str, str, str]:
+    """Return the file, '@' or '', and the digest; a folder's name may have an @ too."""
+    path, at, digest = named.rpartition("@")
+    return (path, at, digest) if at and "/" not in digest else (named, "", "")
 
 
 def granted() -> list[str]:
@@ -66,10 +83,10 @@ def digest_of(path: str) -> str:
 def refusal(path: str) -> TrustError:
     """Return the error that a file may not run, which says what to type."""
     digest, asked = digest_of(path), _granted.get(_real(path))
-    what = f"'{path}' is code (SHA-256 {digest[:12]}), and a recipe alone never runs code"
+    what = f"'{path}' is code (SHA-256 {digest[:_LEAST]}), and a recipe alone never runs code"
     if asked:
-        what = f"'{path}' has the SHA-256 {digest[:12]}, and {asked[:12]} is trusted"
-    return TrustError("E607", what, fix=f"read it, then add --trust {_FILE}{path}")
+        what = f"'{path}' has the SHA-256 {digest[:_LEAST]}, and {asked[:_LEAST]} is trusted"
+    return TrustError("E607", what, fix=f"read it, then add --trust {shlex.quote(_FILE + path)}")
 
 
 def trusted_function(path: str, name: str) -> Callable[..., Any]:
@@ -144,13 +161,9 @@ def _real(path: str) -> Path:
 def _source(path: str) -> bytes:
     real = _real(path)
     try:
-        if not real.is_file():
-            raise DataError("E107", f"there is no file '{path}'", fix="check the path")
-        with real.open("rb") as file:
-            source = file.read(_LARGEST + 1)
+        return read_bytes(real, _LARGEST)
+    except FileNotFoundError as error:
+        raise DataError("E107", f"there is no file '{path}'", fix="check the path") from error
     except OSError as error:
         what = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError("E107", what, fix="change its permissions") from error
-    if len(source) > _LARGEST:
-        raise DataError("E107", f"'{path}' is larger than 1 MB", fix="name a file of code")
-    return source
+        raise DataError("E107", what, fix="name a file of code that you may read") from error

@@ -65,6 +65,7 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "asked_as",
     "call_trusted",
     "combine",
     "cut_at_start",
@@ -95,6 +96,7 @@ __all__ = [
     "read_samples",
     "records_of_parts",
     "remaining",
+    "repeats_prompt",
     "rewards",
     "save_score_head",
     "save_tensors",
@@ -115,6 +117,7 @@ __all__ = [
     "wilson",
     "with_system",
     "without_dropout",
+    "without_prompt",
     "wrapped",
     "write_json",
     "write_jsonl",
@@ -350,7 +353,21 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise DataError("E101", f"{origin}: the column '{column}' is {kind}, not text")
+    if isinstance(value, float):
+        _refuse_spoilt(value, column, origin)
     return str(value)
+
+
+def _refuse_spoilt(value: float, column: str, origin: str) -> None:
+    if math.isinf(value):
+        raise DataError("E101", f"{origin}: the column '{column}' is {value}, not text")
+    if value.is_integer():
+        raise DataError(
+            "E101",
+            f"{origin}: the column '{column}' is the number {value}, and would be written so;"
+            " pandas makes such numbers of whole ones in a column with gaps",
+            fix="write whole numbers, or text (pandas: .astype('Int64') or .astype('string'))",
+        )
 
 
 def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
@@ -368,6 +385,53 @@ def fields_of(column: str) -> list[str]:
     if "{" not in column:
         return [column]
     return [match[1] for match in _FIELD.finditer(column) if match[1]]
+
+
+def asked_as(column: str, question: str) -> str:
+    """Return a person's question as a prompt's column or template puts it.
+
+    Raises DataError where a template reads several columns, which one question cannot fill.
+    """
+    if "{" not in column:
+        return question
+    matches = [match for match in _FIELD.finditer(column) if match[1]]
+    needed = {match[1] for match in matches if not match[2]} or {match[1] for match in matches}
+    if len(needed) != 1:
+        raise DataError(
+            "E101",
+            f"the prompt template reads {len(needed)} columns ({', '.join(sorted(needed))}), and a"
+            " question is one text",
+            fix="write the whole prompt as it was trained on, and ask it with --raw",
+        )
+    return fill(column, dict.fromkeys(needed, question), "question")
+
+
+def repeats_prompt(prompt: Any, answers: Sequence[str]) -> bool:
+    """Return whether each answer begins with the whole prompt, a text of several words."""
+    return (
+        isinstance(prompt, str)
+        and len(prompt.split()) > 1
+        and all(answer.startswith(prompt.rstrip()) for answer in answers)
+    )
+
+
+def without_prompt(
+    prompt: Any, answers: Sequence[str], rule: str | None, origin: str
+) -> tuple[str, ...]:
+    """Return answers without the prompt that they begin with, or as they are.
+
+    rule: the recipe's `repeated_prompt`. Raises DataError where they do and it says nothing.
+    """
+    if rule == "keep" or not repeats_prompt(prompt, answers):
+        return tuple(answers)
+    if rule == "strip":
+        return tuple(answer[len(prompt.rstrip()) :] for answer in answers)
+    what = "the completion begins" if len(answers) == 1 else "both answers begin"
+    raise DataError(
+        "E101",
+        f"{origin}: {what} with the prompt, which would be there twice",
+        fix="write data.repeated_prompt: strip to take it off, or keep if it is meant",
+    )
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:

@@ -145,7 +145,9 @@ def _run(order: Mapping[str, Any]) -> None:
     from llmft.engine.session import Part, run_recipe
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
+    from llmft.system import trust
 
+    trust.grant(order["trust"])
     job = load_recipe(order["recipe"], Registry.discover(), order["overrides"])
     FirstSteps(Path(order["folder"]), order["steps"]).install()
     run_recipe(job, Part(first=order["stage"], last=order["stage"]))

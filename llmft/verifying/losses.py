@@ -11,7 +11,7 @@ from typing import Any
 from llmft.api.errors import LlmftError, RecipeError
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
-from llmft.system import processes
+from llmft.system import processes, trust
 from llmft.verifying.first_steps import STEPS
 from llmft.verifying.resume import raised
 from llmft.verifying.trl_steps import TRL_STEPS, flat, no_counterpart
@@ -102,7 +102,7 @@ def verify_losses(
             *job.source.overrides, *changes, f"output_dir={json.dumps(str(work / 'runs'))}",
         ],
         "stage": bound.name, "steps": steps, "folder": str(work),
-        "ended": str(work / "ended.json"),
+        "ended": str(work / "ended.json"), "trust": trust.granted(),
     }  # fmt: skip
     path = work / "job.json"
     path.write_text(json.dumps(order), "utf-8")

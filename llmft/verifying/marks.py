@@ -136,4 +136,4 @@ def row_order(path: Path) -> dict[str, dict[int, set[str]]]:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]

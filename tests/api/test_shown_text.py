@@ -6,7 +6,7 @@ import json
 import sys
 import unicodedata
 
-from llmft.api.shown_text import escaped, escaped_in_json
+from llmft.api.shown_text import escaped, escaped_in_json, on_one_line
 from tests.acting_text import ACTS, acts
 
 
@@ -29,3 +29,7 @@ def test_json_with_escapes_means_the_same():
     told = escaped_in_json(json.dumps(value, ensure_ascii=False))
     assert acts(told) == []
     assert json.loads(told) == value
+
+
+def test_a_name_on_one_line_begins_no_other():
+    assert on_one_line("a\r\nb\tc\x85\u2028") == "a<U+000D><U+000A>b<U+0009>c<U+0085><U+2028>"

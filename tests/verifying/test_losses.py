@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from llmft.cli.main import main
 from llmft.engine.stage import StageRunner
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
+from llmft.system import trust
 from llmft.verifying import first_steps, losses, trl_steps
 
 TEMPLATE = (
@@ -174,3 +177,32 @@ def test_ids_part_where_they_differ_and_labels_after_them():
     )
     found = losses.parting(row, {**row, "labels": [[1, 2, 3]]})
     assert (found.what, found.at) == ("labels", 0)
+
+
+def test_code_that_is_trusted_is_trusted_in_the_steps_own_process(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text("def rows(split):\n    return []\n")
+    path = tmp_path / "recipe.yaml"
+    data = {"method": "python", "file": str(tmp_path / "mine.py")}
+    stage = {"name": "first", "adapter": LORA, "alignment": {"method": "sft"}, "data": data}
+    recipe = {"recipe": 1, "name": "tiny", "model": {"path": "embedded:model"}, "stages": [stage]}
+    path.write_text(json.dumps(recipe))
+    seen = []
+
+    def child(module, order, result):
+        trust.revoke_all()  # a process of its own knows of nothing
+        first_steps._run(json.loads(order.read_text()))
+        seen.append(trust.granted())
+        raise InterruptedError
+
+    monkeypatch.setattr(losses, "_child", child)
+    monkeypatch.setattr("llmft.engine.session.run_recipe", lambda *what: None)
+    job = load_recipe(path, Registry.discover())
+    trust.grant([f"file:{tmp_path / 'mine.py'}"])
+    before = StageRunner._fit, StageRunner._on_step
+    try:
+        with pytest.raises(InterruptedError):
+            losses.verify_losses(job, job.stages[0], [], tmp_path, 1, lambda said: None)
+    finally:
+        StageRunner._fit, StageRunner._on_step = before
+        trust.revoke_all()
+    assert seen == [[f"file:{tmp_path / 'mine.py'}"]]

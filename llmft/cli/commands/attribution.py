@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from types import TracebackType
 
 from llmft import __version__
-from llmft.api.errors import EnvironmentFault, LlmftError, PluginError
+from llmft.api.errors import EnvironmentFault, LlmftError, PluginError, RecipeError
 from llmft.cli.commands import crash
 from llmft.registry.registry import Record, Registry
 from llmft.registry.return_checks import AUTHOR
 
 OURS = "llmft"
+_PATH = "correct the path"
 
 
 def put_to_its_cause(error: BaseException, command: str) -> LlmftError | None:
@@ -20,6 +22,8 @@ def put_to_its_cause(error: BaseException, command: str) -> LlmftError | None:
     A lack of memory is the machine's. What a plugin raised, or what it called, is that plugin's.
     Where the code that failed is ours, or a library that we called, it stays a bug of ours.
     """
+    if refused := _no_path(error):
+        return refused
     from llmft.training.guard import is_out_of_memory
 
     if is_out_of_memory(error):  # in a step, the loop has told it better
@@ -37,6 +41,18 @@ def put_to_its_cause(error: BaseException, command: str) -> LlmftError | None:
     said = crash.redacted(f"{name} failed: {type(error).__name__}: {error}").splitlines()[0]
     saved = ", and what was saved before is intact" if command == "run" else ""
     return PluginError("E506", said, fix=f"{AUTHOR}; the traceback is in '{report}'{saved}")
+
+
+def _no_path(error: BaseException) -> LlmftError | None:
+    """Return the error of a path that no system takes, wherever it was used; None for others."""
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return RecipeError("E090", "a path holds a NUL (U+0000)", fix=_PATH)
+    if isinstance(error, RuntimeError) and str(error).startswith("Could not determine home"):
+        return RecipeError("E090", "a path begins with ~, and no user is called so", fix=_PATH)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        named = f"'{str(error.filename)[:80]}'" if error.filename else "a path"
+        return RecipeError("E090", f"{named}: {str(error.strerror).lower()}", fix=_PATH)
+    return None
 
 
 def _blamed(error: BaseException, registry: Registry) -> str:

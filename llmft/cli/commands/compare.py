@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.output import table
 from llmft.reporting.comparison import Comparison, compare, page, told
 from llmft.system import fsio
@@ -45,7 +46,8 @@ def as_text(found: Comparison, output: str | None) -> str:
     """Return a comparison as tables."""
     names = [part.name for part in found.parts]
     marks = [chr(ord("A") + n) if n < 26 else str(n) for n in range(len(names))]
-    parts = ["\n".join(f"{mark}: {name}" for mark, name in zip(marks, names, strict=True))]
+    marked = zip(marks, map(on_one_line, names), strict=True)
+    parts = ["\n".join(f"{mark}: {name}" for mark, name in marked)]
     if found.scores:
         rows = [
             (name, *("-" if value is None else f"{value:.4f}" for value in values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -121,7 +122,9 @@ def as_text(imported: Imported, output: str) -> str:
     changes = [
         f"  {change['flag'] or change['setting']}: {change['why']}" for change in imported.changes
     ]
-    return "\n".join([f"wrote {output}; check it with: llmft validate {output}", *changes])
+    return "\n".join(
+        [f"wrote {output}; check it with: llmft validate {shlex.quote(output)}", *changes]
+    )
 
 
 def _read(source: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -216,7 +217,7 @@ def written(imported: PeerImport, *, anyway: bool) -> str:
 def as_text(imported: PeerImport, output: str) -> str:
     """Return what was written and what differs, a line each."""
     lines = [
-        f"wrote {output}; check it with: llmft validate {output}",
+        f"wrote {output}; check it with: llmft validate {shlex.quote(output)}",
         f"{imported.verdict} ({imported.peer} {imported.version})",
     ]
     for finding in imported.findings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import DataError, RecipeError
 from llmft.api.settings import ModelSource
+from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.new_text import Sizes, Wish, recipe_text
 from llmft.cli.commands.output import prose
 from llmft.data.forms import Form, Goal, forms_of
@@ -60,7 +62,7 @@ def new(path: Path, asked: Asked) -> Made:
     Raises RecipeError (E090) where a flag has to decide, or the file is there already; DataError
     (E101) where the rows have no known form; and as `validate` does.
     """
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in (".yaml", ".yml") or on_one_line(str(path)) != str(path):
         raise RecipeError("E090", f"'{path}' is no recipe's name", fix="write a name.yaml")
     fsio.refuse_overwriting(path)
     records = [record for _, record in islice(read_records(asked.data, "train"), LOOKED_AT)]
@@ -215,10 +217,10 @@ def as_text(made: Made) -> str:
     template = "has a chat template" if wish.template else "has no chat template"
     seen = [f"{wish.data}: {wish.form.said}; {sizes.rows:,} rows", f"{wish.model} {template}"]
     if wish.form.unread:
-        seen.append(f"not read: {', '.join(wish.form.unread)}")
+        seen.append(f"not read: {', '.join(map(on_one_line, wish.form.unread))}")
     if sizes.cut:
         seen.append(f"cut: {sizes.cut:,} of {sizes.rows:,} rows, after {sizes.max_length} tokens")
     if not sizes.fits:
         seen.append("the smallest batch does not fit this machine's memory: see llmft plan")
-    after = f"written: {made.path}\nnext: llmft run {made.path}"
+    after = f"written: {made.path}\nnext: llmft run {shlex.quote(str(made.path))}"
     return "\n\n".join([prose("\n".join(seen)), preview_text(made.previews, None), prose(after)])

@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import keyword
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -43,7 +44,8 @@ def write_plugin(name: str, kind: Kind, output: str | None = None) -> tuple[Path
     folder = Path(output or f"llmft-{method.replace('_', '-')}")
     files = plugin_files(method, kind)
     _refuse_imported_name(method, files)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if taken or (folder.is_symlink() and output is None):  # whose link nobody has named
         raise RecipeError(
             "E091",
             f"'{folder}' exists already",
@@ -81,7 +83,7 @@ def plugin_files(method: str, kind: Kind) -> dict[str, str]:
 def as_text(folder: Path, files: list[str]) -> str:
     """Return what was written, and what to do next."""
     lines = [f"wrote {folder}:", *(f"  {path}" for path in files)]
-    install = f"cd {folder} && pip install -e '.[test]' && pytest"
+    install = f"cd {shlex.quote(str(folder))} && pip install -e '.[test]' && pytest"
     return "\n".join([*lines, f"next: {install}"])
 
 

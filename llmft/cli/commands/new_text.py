@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmft.api.shown_text import on_one_line
 from llmft.data.forms import Form, Goal
-from llmft.importing.writing import yaml
+from llmft.importing.writing import comment, yaml
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
@@ -82,10 +83,11 @@ class Wish:
 
 def recipe_text(wish: Wish, sizes: Sizes, origin: str) -> str:
     """Return the recipe. origin: the file it is written to, for the commands in its comment."""
+    origin = on_one_line(shlex.quote(origin))
     said = f"{wish.form.said[0].upper()}{wish.form.said[1:]}: {sizes.rows:,} rows of {wish.data}."
     lines = _comment(said)
     if wish.form.unread:
-        lines += _comment(f"Not read: {', '.join(wish.form.unread)}.")
+        lines += _comment(f"Not read: {', '.join(map(on_one_line, wish.form.unread))}.")
     lines += [
         f"#   llmft preview {origin}   shows the rows as they are trained on",
         f"#   llmft plan {origin}      tells steps, memory and files",
@@ -98,10 +100,7 @@ def recipe_text(wish: Wish, sizes: Sizes, origin: str) -> str:
 
 
 def _comment(text: str, indent: str = "") -> list[str]:
-    start = f"{indent}# "
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
-    )
+    return comment(text, indent, _WIDTH)
 
 
 def _model(wish: Wish, sizes: Sizes) -> list[str]:

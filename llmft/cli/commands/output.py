@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from llmft.api.shown_text import escaped
+from llmft.api.shown_text import escaped, on_one_line
 from llmft.system.terminal import terminal_width, wrapped
 
 Row = Sequence[str]
@@ -39,8 +39,8 @@ def table(header: Row, rows: Sequence[Row]) -> str:
     Cells are broken between words only. Where that leaves no room for a table, each row becomes a
     few lines: its first cell, and below it the others with their names. Print it by `printable`.
     """
-    header = [escaped(cell) for cell in header]
-    rows = [[escaped(cell) for cell in row] for row in rows]
+    header = [on_one_line(cell) for cell in header]
+    rows = [[on_one_line(cell) for cell in row] for row in rows]
     width = terminal_width(sys.stdout)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     room = (width or 0) - _GAP * (len(header) - 1)

@@ -15,6 +15,7 @@ from llmft.cli.commands.output import LEARNT, ROLES, SPECIAL, colored, has_color
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system import fsio
+from llmft.system.html_page import is_ours
 from llmft.system.nearest import did_you_mean
 from llmft.system.quiet import before_upstream, captured_output
 
@@ -60,7 +61,7 @@ def _refuse_other_files(page: Path) -> None:
     """Raise unless a page may be written: an older one is replaced, and nothing else is."""
     if page.suffix not in (".html", ".htm"):
         raise RecipeError("E090", f"'{page}' is no name of a page", fix="write a name.html")
-    if page.exists() and not page.is_file():
+    if os.path.lexists(page) and not is_ours(page):
         fsio.refuse_overwriting(page)
 
 

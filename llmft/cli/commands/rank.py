@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -82,7 +83,9 @@ def export(target: str, output: str, pairs: Pairs) -> dict[str, Any]:
     combined = combine(samples, ratings, pairs)
     if not combined.rows:
         what = f"the ratings of '{found.samples}' make no pair"
-        raise DataError("E103", what, fix=f"rank some answers first: llmft rank {target}")
+        raise DataError(
+            "E103", what, fix=f"rank some answers first: llmft rank {shlex.quote(target)}"
+        )
     write_new_jsonl(Path(output), combined.rows)
     return {"file": output, "counts": combined.counts, "remarks": list(ratings.remarks)}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
+from llmft.api.shown_text import on_one_line
 from llmft.reporting.report import write_report
 from llmft.reporting.run_facts import run_facts
 from llmft.system import fsio
@@ -26,15 +28,20 @@ def report(run: str, data: str | None) -> dict[str, Any]:
 
 
 def _csv(run: Path) -> str:
-    lines = ["stage,metric,step,value"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("stage", "metric", "step", "value"))
     for stage in run_facts(run).stages:
         for name, points in stage.curves.items():
-            lines += [f"{stage.name},{_cell(name)},{x:g},{y!r}" for x, y in points]
-    return "\n".join(lines) + "\n"
+            names = _cell(stage.name), _cell(name)
+            table.writerows((*names, f"{x:g}", repr(y)) for x, y in points)
+    return text.getvalue()
 
 
-def _cell(text: str) -> str:
-    return json.dumps(text) if set(text) & set(',"\n') else text
+def _cell(name: str) -> str:
+    """Return a name as a cell; a spreadsheet would run one that begins as a formula does."""
+    shown = on_one_line(name)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def as_text(made: dict[str, Any]) -> str:

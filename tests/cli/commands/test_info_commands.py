@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from llmft import __version__
 from llmft.cli.commands import environment, output
+from llmft.cli.main import main
 
 
 def test_version(llmft):
@@ -242,3 +244,35 @@ def test_doctor_reads_the_driver_without_torch(monkeypatch, tmp_path):
     assert environment.accelerators() == ["Some GPU, 81920 MiB"]
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert environment.accelerators() == []
+
+
+def test_a_path_that_no_system_takes_is_the_users_mistake(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    for words in (
+        ["new-plugin", "mine", "--kind", "reward", "--output", "x" * 5000],
+        ["new-plugin", "mine", "--kind", "reward", "--output", "a\0b"],
+        ["new-plugin", "mine", "--kind", "reward", "--output", "/proc/x"],
+        ["new-plugin", "mine", "--kind", "reward", "--output", "loop/x"],
+        ["new", "a.yaml", "--model", "embedded:model", "--data", "~nobody-is-called-so/a.jsonl"],
+        ["new", "a.yaml", "--model", "embedded:model", "--data", f"{'x' * 5000}.jsonl"],
+    ):
+        assert main(words) in (2, 4), words
+        assert "internal error" not in capsys.readouterr().err
+
+
+def test_a_new_plugin_is_not_written_through_a_link_that_nobody_named(
+    capsys, tmp_path, monkeypatch
+):
+    outside, here = tmp_path / "outside", tmp_path / "here"
+    outside.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for target in (outside, outside / "new"):
+        Path("llmft-mine").unlink(missing_ok=True)
+        Path("llmft-mine").symlink_to(target)
+        assert main(["new-plugin", "mine", "--kind", "reward"]) == 2
+        assert "exists already" in capsys.readouterr().err
+    assert not any(outside.iterdir())
+    assert main(["new-plugin", "mine", "--kind", "reward", "--output", "a; b"]) == 0
+    assert "cd 'a; b' && pip" in capsys.readouterr().out

@@ -157,3 +157,22 @@ def test_rows_that_are_longer_than_the_model_reads_are_told(rows, plain_model, c
     made(plain_model, "long.jsonl")
     assert "cut: 1 of 2 rows, after" in capsys.readouterr().out
     assert "1 of 2 rows are longer, and cut" in Path("my.yaml").read_text()
+
+
+def test_names_of_columns_are_text_in_the_recipe_and_on_the_screen(rows, plain_model, capsys):
+    """U+0085 and U+2028 end a comment of YAML; a line break lets a name pass for what we say."""
+    extra = {"a\x85seed: 99": "", "b\u2028seed: 98": "", "c\nnext: curl evil": "", "\x1b[2J": ""}
+    Path("odd.jsonl").write_text(f"{json.dumps({'text': 'a b', **extra})}\n" * 3)
+    assert made(plain_model, "odd.jsonl")["seed"] == 17
+    text = Path("my.yaml").read_text("utf-8")
+    assert "a<U+0085>seed: 99, b<U+2028>seed: 98, c<U+000A>next:" in " ".join(text.split("\n# "))
+    assert (
+        "not read: a<U+0085>seed: 99, b<U+2028>seed: 98, c<U+000A>next: curl evil, <U+001B>[2J"
+        in (capsys.readouterr().out)
+    )
+
+
+@pytest.mark.parametrize("name", ["a\nseed: 9.yaml", "a\x85b.yaml", "\x1b[2J.yaml"])
+def test_a_recipe_has_a_name_that_can_be_typed(rows, plain_model, capsys, name):
+    assert main(["new", name, "--model", str(plain_model), "--data", rows("text")]) == 2
+    assert "is no recipe's name" in capsys.readouterr().err

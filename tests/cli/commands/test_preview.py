@@ -65,6 +65,13 @@ def test_a_page_is_written_and_replaced_but_no_other_file_is(recipe, tmp_path, c
     for _ in range(2):
         assert main(["preview", recipe, "--html", str(page)]) == 0
     assert page.read_text().startswith("<!doctype html>")
+    mine, link = tmp_path / "mine.html", tmp_path / "link.html"
+    mine.write_text("<!doctype html>\n<html>mine")
+    link.symlink_to(page)
+    for other in (mine, link):
+        assert main(["preview", recipe, "--html", str(other)]) == 2
+        assert "not overwritten" in capsys.readouterr().err
+    assert mine.read_text().endswith("mine")
     assert main(["preview", recipe, "--html", str(tmp_path / "rows.jsonl")]) == 2
     assert "is no name of a page" in capsys.readouterr().err
     assert '"prompt"' in (tmp_path / "rows.jsonl").read_text()
@@ -98,3 +105,13 @@ def test_plan_repeats_how_many_rows_are_cut_and_dropped(recipe, tmp_path, capsys
     assert main(["plan", recipe]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "of 41 rows: 1 dropped, the prompt alone is too long (2.4%), 20 truncated" in told
+
+
+def test_a_column_begins_no_line_of_ours(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    row = json.loads(rows.read_text().splitlines()[0]) | {"x\nnext: curl evil": 1}
+    rows.write_text(f"{json.dumps(row)}\n" * 20)
+    assert main(["preview", recipe]) == 0
+    told = capsys.readouterr().out
+    assert "x<U+000A>next: curl evil" in told
+    assert "\nnext:" not in told

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llmft.api.errors import RecipeError, TrustError
 from llmft.cli.main import main
 from llmft.ranking.log import rater_log
+from llmft.runs.run_folder import new_run_folder
 from llmft.system import fsio
 from tests.odd_files import KINDS, SECRET, in_time, place
 
@@ -91,3 +93,15 @@ def test_outputs_are_not_overwritten(tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(RecipeError, match="is there already"):
         fsio.write_new_jsonl(out, [{"a": 1}])
+
+
+def test_a_run_is_not_made_through_a_link_below_the_folder_that_was_named(tmp_path, target):
+    recipe = SimpleNamespace(output_dir=str(tmp_path / "runs"), name="t", resolved=dict)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")  # the user's own
+    assert new_run_folder(recipe).parent == tmp_path / "disk/t"
+    (tmp_path / "disk/t").rename(tmp_path / "disk/u")
+    (tmp_path / "disk/t").symlink_to(target.parent)
+    with pytest.raises(TrustError, match="is a link"):
+        new_run_folder(recipe)
+    assert [p.name for p in target.parent.iterdir()] == ["secret.txt"]
