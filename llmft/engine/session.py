@@ -145,7 +145,8 @@ class Session:
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""
-        finished = previous.finished and self.part.first is None
+        whole = not any(self.folder.glob(f"{fsio.STAGING}*"))  # else it ended while it reported
+        finished = previous.finished and self.part.first is None and whole
         if finished and fingerprint.all_unchanged(self.job, self.folder):
             return Summary(
                 self.folder.name, self.folder, 0.0, previous.results, already_finished=True

@@ -26,7 +26,7 @@ _SKIPPED = frozenset({
     "megatron_core", "qalora_group_size",  # read with other settings only
 })  # fmt: skip
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_A = re.compile(r"base_model\.model\.(.+)\.lora_(?:A|embedding_A)(?:\.weight)?")
+_LAYER = re.compile(r"base_model\.model\.(.+)\.lora_(?:A|embedding_A)(?:\.weight)?")
 _PLAIN_PATTERN = re.compile(r"\^?[\w.]+")
 
 
@@ -113,7 +113,7 @@ def _scales_apart(
         yield ("alpha_pattern",), what, "save it with the layers' names in its place"
         return
     for name, shape in sorted(tensors.items()):
-        if not (layer := _A.fullmatch(name)):
+        if not (layer := _LAYER.fullmatch(name)):
             continue
         path, rank = layer[1], shape[-1] if "embedding" in name else shape[0]
         alpha = _matching(pattern, path, settings.get("lora_alpha", 8))
@@ -148,7 +148,7 @@ def _matching(pattern: Mapping[str, Any], path: str, usual: Any) -> Any:
 
 def block(settings: Mapping[str, Any], tensors: Shapes) -> str:
     """Return the adapter block that describes a folder, as a recipe has it."""
-    shapes = [(m[1], shape) for name, shape in tensors.items() if (m := _A.fullmatch(name))]
+    shapes = [(m[1], shape) for name, shape in tensors.items() if (m := _LAYER.fullmatch(name))]
     ranks = [shape[0] for _, shape in shapes] or [settings.get("r", 8)]
     said: dict[str, Any] = {"method": "dora" if settings.get("use_dora") is True else "lora"}
     said["r"] = max(set(ranks), key=ranks.count)
