@@ -25,11 +25,20 @@ COLUMNS = ("padding_free", "shared_prompt", "last_layer", "frozen_head", "identi
 HEADS = ("padding-free", "shared prompt", "last layer", "frozen head", "states", "cached")
 
 
-KINDS_OF_LAYERS = {
-    "lfm2": {"layer_types": ["conv", "full_attention"] * 8},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 8},
-}
-"""What published models have, where the default config has one kind of layer only."""
+AS_PUBLISHED = {
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+              "num_experts_per_tok": 2},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
+    "xmod": {"default_language": "en_XX"},
+}  # fmt: skip
+"""What published models state, where the default config makes no model, or one without half of
+its layers."""
 
 
 def model_types() -> list[str]:
@@ -48,7 +57,7 @@ def found(kind: str) -> levers.Levers:
     from llmft.modeling.base_model import dense_attention
 
     try:
-        config = small_config(CONFIG_MAPPING[kind](**KINDS_OF_LAYERS.get(kind, {})))
+        config = small_config(CONFIG_MAPPING[kind](**AS_PUBLISHED.get(kind, {})))
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True
         trial = Trial.of(config, dense_attention(ModelSource(path=kind), config))
@@ -90,8 +99,8 @@ When a model is first used, llmft makes a small random copy of its config, and c
 shortcuts with every row alone in plain transformers: losses to {1e-4:g} of themselves, gradients to
 {2e-3:g}. One that disagrees, or fails, is left out, and the run says so. "Padded" means that rows
 are padded in a batch; "refused", that even this changes a row's loss, so that the model is refused
-before its weights are loaded; "not tried", that no small copy could be made of the type's default
-config, for the reason that is given: such a model is computed by the plainest path.
+before its weights are loaded; "not tried", that no small copy could be made of the type's config,
+for the reason that is given: such a model is computed by the plainest path.
 
 `python benchmarks/architectures.py --page docs/architectures.md` writes this page.
 

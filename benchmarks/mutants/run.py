@@ -4,17 +4,21 @@
 files nearest to each changed file (those at its path in tests/), and writes docs/mutants.md.
 `--sample N --seed S` takes others, and writes only where `--page` says so; `--file` keeps to some
 files, `--list` runs nothing. It works on copies of the tree, and leaves with 1 below 90 %.
+`--results FILE` notes each outcome there. What the file has as killed is not tried again, so that a
+stopped run goes on, and after new tests only the survivors are tried.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +44,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="tests side by side")
     parser.add_argument("--seconds", type=float, default=300.0, help="time for one mutant at most")
     parser.add_argument("--green", action="store_true", help="the unchanged tree was just tested")
+    parser.add_argument("--results", type=Path, help="note each outcome in this file, and go on")
     parser.add_argument("--page", type=Path, help="the page to write")
     parser.add_argument("--list", action="store_true", help="show the mutants, and run nothing")
     asked = parser.parse_args()
@@ -50,7 +55,11 @@ def main() -> int:
             print(mutant.diff((ROOT / mutant.file).read_bytes()))
         return 0
     started = time.monotonic()
-    outcomes = measured(chosen, asked.jobs, asked.seconds, green=asked.green)
+    killed = noted(asked.results, chosen)
+    left = [(area, mutant) for area, mutant in chosen if mutant not in killed]
+    outcomes = [*killed.values()]
+    outcomes += measured(left, asked.jobs, asked.seconds, green=asked.green, results=asked.results)
+    outcomes.sort(key=lambda outcome: (outcome.area, outcome.file, outcome.line))
     minutes = (time.monotonic() - started) / 60
     text = as_text(outcomes)
     print(text)
@@ -81,13 +90,28 @@ def sample(
     return chosen
 
 
+def noted(results: Path | None, chosen: Sequence[tuple[str, Mutant]]) -> dict[Mutant, Outcome]:
+    """Return those of the mutants that a file has as killed, with their outcomes."""
+    if results is None or not results.exists():
+        return {}
+    lines = [Outcome(**json.loads(line)) for line in results.read_text("utf-8").splitlines()]
+    killed = {(one.file, one.line, one.diff): one for one in lines if one.killed}
+    keys = {m: (m.file, m.line, m.diff((ROOT / m.file).read_bytes())) for _, m in chosen}
+    return {mutant: killed[key] for mutant, key in keys.items() if key in killed}
+
+
 def counts(root: Path) -> dict[str, int]:
     """Return how many mutants there are in each area."""
     return {area: sum(len(mutants(root, file)) for file in files_of(root, area)) for area in AREAS}
 
 
 def measured(
-    chosen: Sequence[tuple[str, Mutant]], jobs: int, seconds: float, *, green: bool
+    chosen: Sequence[tuple[str, Mutant]],
+    jobs: int,
+    seconds: float,
+    *,
+    green: bool,
+    results: Path | None = None,
 ) -> list[Outcome]:
     """Return what the nearest tests make of each mutant. green: they pass on the tree as it is."""
     warm()
@@ -115,6 +139,9 @@ def measured(
             area, mutant = of_job[id(job)]
             outcome = Outcome.of(area, mutant, before_of[mutant.file], job)
             done.append(outcome)
+            if results:
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(outcome)) + "\n")
             word = "killed  " if outcome.killed else "SURVIVED"
             print(
                 f"{len(done):4d}/{len(chosen)} {word} {job.took:5.1f} s"
@@ -123,7 +150,7 @@ def measured(
             )  # fmt: skip
 
         run_all(all_jobs, copies, tell)
-    return sorted(done, key=lambda outcome: (outcome.area, outcome.file, outcome.line))
+    return done
 
 
 def _refuse_red(

@@ -196,6 +196,18 @@ class Adapter(_Kind[C]):
     def load(self, model: Any, folder: Path) -> Any:
         """Return the base model with a saved adapter attached, its parameters requiring grad."""
 
+    def check_peft(
+        self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+    ) -> Iterable[Refusal]:
+        """Yield in what an adapter that PEFT saved is another one than these settings describe.
+
+        `load` is given its folder where nothing is yielded. model: as for `check`. settings: its
+        adapter_config.json, whose strings may be anybody's. tensors: the shapes in its
+        adapter_model.safetensors, by name.
+        """
+        what = f"'{self.method}' cannot go on from an adapter that PEFT saved"
+        yield ("method",), what, "pick lora, or drop start_from"
+
     def parameter_groups(
         self, model: Any, train: TrainSettings
     ) -> Sequence[Mapping[str, Any]] | None:
@@ -246,7 +258,8 @@ class Alignment(_Work[C]):
 
         Each is a number, or a value for each held-out row: the score is their mean, and has a 95 %
         interval. During training it must leave the model and the method as they are. Random numbers
-        are put back, and what it adds to the samples is left out.
+        are put back, and what it adds to the samples is left out. Of several processes each
+        calls it, with the same rows, and the first one's values count; see `toolkit.dealt`.
         """
         return {}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmft.api.settings import Line, Name, Settings, Share, Split
 
@@ -51,6 +51,64 @@ class RewardConfig(Settings):
     )
 
 
+Value = str | bool | int | float
+
+
+class Condition(Settings):
+    """Rows by the value of a column; exactly one test."""
+
+    column: Line = Field(description="a column of the file")
+    equals: Value | None = Field(None, description="the column is this")
+    not_equals: Value | None = Field(None, description="the column is anything but this")
+    one_of: list[Value] | None = Field(
+        None, min_length=1, max_length=1000, description="the column is one of these"
+    )
+    none_of: list[Value] | None = Field(
+        None, min_length=1, max_length=1000, description="the column is none of these"
+    )
+    below: float | None = Field(None, description="the column is a number below this")
+    above: float | None = Field(None, description="the column is a number above this")
+    is_empty: bool | None = Field(
+        None, description="the column is absent, null, or without text; false: it is not"
+    )
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Condition:
+        if len(self.model_dump(exclude_none=True)) != 2:
+            raise ValueError(
+                "write one of equals, not_equals, one_of, none_of, below, above and is_empty"
+            )
+        return self
+
+    @property
+    def test(self) -> tuple[str, Any]:
+        """The name of the test, and what it compares with."""
+        ((name, value),) = self.model_dump(exclude_none=True, exclude={"column"}).items()
+        return name, value
+
+
+class DropRows(Settings):
+    """Rows that are left out on purpose, and counted."""
+
+    duplicates: bool = Field(False, description="leave out rows that repeat an earlier one")
+    shorter_than: int | None = Field(
+        None, ge=1, le=100_000_000, description="leave out rows of fewer tokens, prompt included"
+    )
+    longer_than: int | None = Field(
+        None, ge=1, le=100_000_000, description="leave out rows of more tokens, prompt included"
+    )
+    where: list[Condition] = Field(
+        default_factory=list,
+        max_length=100,
+        description="leave out rows of which one of these holds, such as {column: score, below: 3}",
+    )
+
+    @property
+    def by_length(self) -> bool:
+        """Whether rows have to be tokenised to know which of them are left out."""
+        return self.shorter_than is not None or self.longer_than is not None
+
+
 class DatasetConfig(Settings):
     """Base of every data set's settings.
 
@@ -72,6 +130,9 @@ class DatasetConfig(Settings):
     )
     max_bad_rows: Share = Field(
         1.0, description="stop if more than this share of the rows is skipped"
+    )
+    drop: DropRows = Field(
+        default_factory=DropRows, description="which rows are left out on purpose, and counted"
     )
     name: Name | None = Field(
         None,

@@ -177,12 +177,13 @@ CODES: dict[str, Code] = {
     "E034": Code(
         "no adapter, or one that differs from the stage it starts from",
         "A stage either attaches a new adapter or continues to train the adapter of an earlier"
-        " stage, whose shape cannot change.",
+        " stage, or one that PEFT saved (start_from: peft:...), whose shape cannot change.",
         "Add an adapter block, or name a stage in start_from. If both are there, they must agree.",
     ),
     "E035": Code(
         "a reference to an earlier run is not well formed",
-        "A stage of a finished run is named run:<id>/<stage>.",
+        "A stage of a finished run is named run:<id>/<stage>, and an adapter that PEFT saved"
+        " peft:FOLDER, peft:ORG/NAME or peft:ORG/NAME@REVISION.",
         "Write for example `start_from: run:20250101-120000-1a2b3c4d/sft`.",
     ),
     "E036": Code(
@@ -569,6 +570,13 @@ CODES: dict[str, Code] = {
         " weights, and the token ids, the labels or the losses differ.",
         "Look at the first row that differs: a chat template, an end-of-text, or which tokens are"
         " trained on; docs/moving.md says what the tools do otherwise.",
+    ),
+    "E409": Code(
+        "a run is not reproduced",
+        "`llmft reproduce` ran a finished run again, and its losses, scores, answers or weights are"
+        " not those of the run, or are further from them than --tolerance says.",
+        "See what differs here: packages, processor, threads. docs/reliability.md says what gives"
+        " the same bits. `--write-requirements` writes the packages that the run had.",
     ),
     # --- plugins
     "E501": Code(

@@ -30,12 +30,24 @@ def generate(
     no_adapter: Annotated[
         bool, typer.Option("--no-adapter", help="Let the base model answer, without the adapter.")
     ] = False,
+    system: Annotated[
+        str, typer.Option(metavar="TEXT", help="The system text, in place of the recipe's.")
+    ] = "",
+    turns: Annotated[
+        bool, typer.Option("--turns", help="The questions are the turns of one conversation.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Ask them as they stand, with no prompt template.")
+    ] = False,
     json: Json = False,
 ) -> Answer:
     """Answer questions with a trained model."""
     from llmft.cli.commands.generate import answers
 
-    found = answers(run, questions, stage, max_new_tokens, adapter=not no_adapter, step=step)
+    found = answers(
+        run, questions, stage, max_new_tokens, adapter=not no_adapter, step=step,
+        system=system, turns=turns, raw=raw,
+    )  # fmt: skip
     return {"answers": found} if json else "\n".join(item["answer"] for item in found)
 
 
@@ -214,6 +226,36 @@ def compare(
 
     found = compared(places, output)
     return as_json(found) if json else as_text(found, output)
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SHARE",
+            help="How far losses and scores may differ, on another machine; default: not at all.",
+        ),
+    ] = None,
+    write_requirements: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run's packages to this file; run nothing."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the second run.")] = False,
+    trust: Trust = None,
+    json: Json = False,
+) -> Answer:
+    """Run a finished run again, and compare it bit for bit."""
+    from llmft.cli.commands import reproduce as command
+
+    if write_requirements is not None:
+        made = command.write_requirements(run, write_requirements)
+        return made if json else f"{write_requirements}: {made['packages']} packages"
+    allow(trust)
+    found = command.reproduce(run, tolerance=tolerance, keep=keep, as_json=json)
+    return command.as_data(found, keep) if json else command.as_text(found, tolerance)
 
 
 @app.command()

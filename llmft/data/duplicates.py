@@ -51,12 +51,12 @@ def duplicates(
     within: list[tuple[str, str]] = []
     once = {id(row): row for row in train}  # a mixture may have the very same row many times
     for row in once.values():
-        content = _content(row)
+        content = content_of(row)
         if content in first:
             within.append((row.origin, first[content]))
         else:
             first[content] = row.origin
-    between = [(row.origin, first[key]) for row in judged if (key := _content(row)) in first]
+    between = [(row.origin, first[key]) for row in judged if (key := content_of(row)) in first]
     return Duplicates(
         len(once), len(judged), len(within), len(between),
         tuple(within[:EXAMPLES]), tuple(between[:EXAMPLES]),
@@ -64,7 +64,7 @@ def duplicates(
     )  # fmt: skip
 
 
-def _content(row: Row) -> int:
+def content_of(row: Row) -> int:
     """Return a hash of what a row says, wherever it came from."""
     names = [one.name for one in fields(row) if one.name != "origin"]
     return hash((type(row).__name__, *(repr(getattr(row, name)) for name in names)))

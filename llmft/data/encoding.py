@@ -36,9 +36,11 @@ from llmft.data.chat_encoding import (
     texts_of,
 )
 from llmft.data.chat_format import PLAIN, ChatFormat
+from llmft.data.shortening import Shortener
 
 _CHUNK = 512
 _SHOWN = 3
+_KEPT = 8192  # tokens of a row that are looked at to see whether it can be written
 _MARK = re.compile(r"<\|\w+\|>")
 """What control tokens look like in most families."""
 
@@ -106,6 +108,7 @@ class Encoder:
         self.max_length = max_length
         self.chat = chat
         self.end = end_of_text(tokenizer)
+        self.shorten = Shortener(tokenizer)
         self._tokens = BoundedTokens(tokenizer)
         self._chat = ChatEncoder(tokenizer, chat, self.end)
 
@@ -121,7 +124,8 @@ class Encoder:
         """
         report = EncodingReport()
         kept: list[Encoded] = []
-        for made in self.token_rows([(row,) for row in rows], "rows", report.remarks):
+        most = None if settings.on_long_row == "fail" else self.max_length
+        for made in self.token_rows([(row,) for row in rows], "rows", report.remarks, most):
             for encoded in made:
                 report.rows += 1
                 whole = self.fitted(encoded, settings.on_long_row, report)
@@ -133,22 +137,37 @@ class Encoder:
         return kept, report
 
     def token_rows(
-        self, groups: Sequence[tuple[Row, ...]], kind: str, remarks: Counter[str]
-    ) -> Iterable[Sequence[Encoded]]:
-        """Return the token rows of each group of rows, whole, however long.
+        self,
+        groups: Sequence[tuple[Row, ...]],
+        kind: str,
+        remarks: Counter[str],
+        most: int | None = None,
+    ) -> Iterator[Sequence[Encoded]]:
+        """Yield the token rows of each group of rows, whole, however long.
 
         A group is a row, or a preference's `answers_of`. kind: a word for what is made of a group,
-        for the cache. remarks: gets what a person should know. Raises DataError at the first rows
-        that cannot be written as they are asked.
+        for the cache. remarks: gets what a person should know. most: of a row with more tokens
+        than that, not all are needed: of 'rows' the first ones, of others the prompt's last ones.
+        Raises DataError at the first rows that cannot be written as they are asked.
         """
+        whole, groups = groups, [self._shortened(group, most, kind) for group in groups]
         rows = [row for group in groups for row in group]
         key = f"{kind} {self.chat} {self._chat.stops}"
         facts: Counter[str] = Counter()
         made = through_cache(
             self.tokenizer, rows, len(groups), key, lambda: self._made(groups, facts, None), facts
         )
-        yield from made
+        for given, group, found in zip(whole, groups, made, strict=True):
+            was_short = group is not given and most is not None
+            if was_short and max((len(one.input_ids) for one in found), default=0) <= (most or 0):
+                (found,) = self._made([given], Counter(), None)  # the cut took too much
+            yield found
         remarks.update(facts)
+
+    def _shortened(self, group: tuple[Row, ...], most: int | None, kind: str) -> tuple[Row, ...]:
+        made = tuple(self.shorten.row(row, most, end=kind != "rows") for row in group)
+        same = all(one is other for one, other in zip(made, group, strict=True))
+        return group if same else made
 
     def refusals(self, rows: Sequence[Row]) -> dict[int, str]:
         """Return the rows that cannot be written as they are asked, by number, each with why."""
@@ -157,6 +176,8 @@ class Encoder:
             for n, row in enumerate(rows)
             if is_chat(group := answers_of(row)) or isinstance(row, TextRow)
         }
+        most = self.max_length or _KEPT
+        groups = {n: self._shortened(group, most, "rows") for n, group in groups.items()}
         refused: dict[int, str] = {}
         for _ in self._made(list(groups.values()), Counter(), refused):
             pass
@@ -168,6 +189,24 @@ class Encoder:
                 except RowFault as fault:
                     found[number] = fault.what
         return found
+
+    def lengths(self, rows: Sequence[Row], most: int) -> list[int]:
+        """Return how many tokens each row has, whole; of a row with two answers, the longer one.
+
+        most: of a row with more tokens, some number above it is given.
+
+        A conversation that becomes several rows is as long as the longest of them. Raises DataError
+        at a row that cannot be written as it is asked.
+        """
+        groups = [answers_of(row) for row in rows if not isinstance(row, PromptRow)]
+        kind = "pairs" if groups and len(groups[0]) > 1 else "rows"
+        made = self.token_rows(groups, kind, Counter(), most)
+        return [
+            len(self.prompt_ids(self.shorten.prompt(row.prompt, most), row.origin))
+            if isinstance(row, PromptRow)
+            else max((len(one.input_ids) for one in next(made)), default=0)
+            for row in rows
+        ]
 
     def prompt_ids(self, prompt: Prompt, origin: str = "") -> list[int]:
         """Return the ids of a prompt that is to be answered, as serving sends them."""

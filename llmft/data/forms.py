@@ -109,6 +109,10 @@ class _Columns:
         """Return the first of the columns that holds lists, or nothing, in every record, or ''."""
         return self._first(names, lambda value: value is None or isinstance(value, list))
 
+    def in_hh_format(self, name: str) -> bool:
+        """Return whether a column of text holds conversations as Anthropic's HH writes them."""
+        return all("\n\nAssistant:" in record[name] for record in self.records)
+
     def texts(self) -> list[str]:
         """Return every column of text."""
         return [name for name in self.names if self.text([name])]
@@ -185,10 +189,13 @@ def _preference(seen: _Columns) -> Form | None:
     columns = _unless_usual(prompt=prompt or "prompt", chosen=chosen, rejected=rejected)
     said = f"pairs in '{chosen}' and '{rejected}'"
     said += f" with the prompt in '{prompt}'" if prompt else ", whose common beginning is asked"
+    settings: dict[str, Any] = {"columns": columns} if columns else {}
+    if not prompt and all(texts) and not seen.in_hh_format(chosen):
+        settings["common_start"] = True
     alone = bool(prompt) and all(texts) and bool(seen.text((prompt,)))
     goals: tuple[Goal, ...] = ("preferences", "reward")
     return _form(
-        seen, "preference", said, "preference", settings={"columns": columns} if columns else {},
+        seen, "preference", said, "preference", settings=settings,
         goals=(*goals, "rlhf") if alone else goals,
         read=tuple(name for name in (prompt, chosen, rejected) if name),
         prompt=prompt if alone else "", answer=chosen if alone else "", spoken=not all(texts),

@@ -27,7 +27,8 @@ def encode_pairs(
         if not isinstance(row, PreferenceRow):
             raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no preference")
     groups = [answers_of(row) for row in rows]
-    made = encoder.token_rows(groups, "pairs", report.remarks)
+    most = None if settings.on_long_row == "fail" else encoder.max_length
+    made = encoder.token_rows(groups, "pairs", report.remarks, most)
     for row, (chosen, rejected) in zip(rows, made, strict=True):
         pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
         if pair is not None:

@@ -34,9 +34,10 @@ def encode_prompts(
             fix="lower max_new_tokens or response_length, or raise train.max_length",
         )
     report = EncodingReport(rows=len(rows))
+    most = None if settings.on_long_row == "fail" else limit
     kept = []
     for row in rows:
-        prompt = _fitted(_encoded(encoder, row), encoder, room, settings.on_long_row, report)
+        prompt = _fitted(_encoded(encoder, row, most), encoder, room, settings.on_long_row, report)
         if prompt is not None:
             kept.append(prompt)
     report.kept = len(kept)
@@ -45,12 +46,15 @@ def encode_prompts(
     return kept, report
 
 
-def _encoded(encoder: Encoder, row: Row) -> EncodedPrompt:
+def _encoded(encoder: Encoder, row: Row, most: int | None) -> EncodedPrompt:
     if isinstance(row, CompletionRow):
         row = PromptRow(row.prompt, row.answers or (row.completion.strip(),), row.origin)
     if not isinstance(row, PromptRow):
         raise DataError("E105", f"{row.origin}: a {type(row).__name__} is no prompt to answer")
-    ids = encoder.prompt_ids(row.prompt, row.origin)
+    short = encoder.shorten.prompt(row.prompt, most)
+    ids = encoder.prompt_ids(short, row.origin)
+    if short is not row.prompt and most is not None and len(ids) <= most:
+        ids = encoder.prompt_ids(row.prompt, row.origin)
     if not ids:
         raise DataError("E101", f"{row.origin}: the prompt is empty")
     return _prompt(ids, row)

@@ -14,6 +14,9 @@ from typing import Any
 
 from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow, LlmftError
+from llmft.api.method_settings import DropRows
+from llmft.data.dropping import Dropped, by_length
+from llmft.data.encoding import Encoder
 from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.recipes.sources import source_names, sources_of
@@ -104,15 +107,20 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), where
     more than `max_bad_rows` are bad, and where no row is left.
     """
-    found, unread = Rows([]), Unread()
+    found, unread, dropped = Rows([]), Unread(), Dropped(dataset.config.drop)
     strict = dataset.config.on_bad_row == "fail"
     for origin, record in islice(records_of(dataset, split), limit):
         record = unread.watched(record)
         try:
-            found.rows.append(row_of(dataset, record, origin))
-            unread.count(record, found.rows[-1])
-        except LeftOutRow as row:
-            found.left_out[row.reason] += 1
+            if why := dropped.record(record, origin):
+                raise LeftOutRow(origin, why)
+            row = row_of(dataset, record, origin)
+            unread.count(record, row)
+            if why := dropped.row(row):
+                raise LeftOutRow(origin, why)
+            found.rows.append(row)
+        except LeftOutRow as left_out:
+            found.left_out[left_out.reason] += 1
         except DataError as error:
             found.skipped += 1
             if len(found.reasons) < _SHOWN:
@@ -182,26 +190,23 @@ def at_source(key: KeyPath) -> Iterator[None]:
         ) from error
 
 
-Refusals = Callable[[Sequence[Row]], Mapping[int, str]]
-"""Which rows turn out unusable once they are written, by number, and why."""
-
-
 def stage_rows(
-    stage: Stage, dataset: Dataset[Any], seed: int, refusals: Refusals | None = None
+    stage: Stage, dataset: Dataset[Any], seed: int, encoder: Callable[[], Encoder] | None = None
 ) -> tuple[Rows, Rows | None]:
     """Return a stage's training rows, and the rows it is judged on where it is judged.
 
-    refusals: asked where bad rows are skipped. Of several sources each is read by its own settings,
-    and the rows held out are those of each.
+    encoder: gives what writes them as token ids; needed where rows that cannot be written are
+    skipped, and where rows are dropped by their length. Of several sources each is read by its own
+    settings, and the rows held out are those of each.
     """
     if not dataset.sources:
-        return _split_rows(stage, dataset, seed, refusals)
+        return _split_rows(stage, dataset, seed, encoder)
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
     pairs = []
     for source, (key, _) in zip(dataset.sources, keys, strict=True):
         with at_source(key):
-            pairs.append(_split_rows(stage, source, seed, refusals))
+            pairs.append(_split_rows(stage, source, seed, encoder))
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
     if stage.evaluate is None:
         return train, None
@@ -223,14 +228,25 @@ def read_split(stage: Stage, dataset: Dataset[Any], split: str | None, limit: in
 
 
 def _split_rows(
-    stage: Stage, dataset: Dataset[Any], seed: int, refusals: Refusals | None
+    stage: Stage, dataset: Dataset[Any], seed: int, encoder: Callable[[], Encoder] | None
 ) -> tuple[Rows, Rows | None]:
     train, held_out = _read_both(stage, dataset, seed)
-    if refusals is not None and dataset.config.on_bad_row == "skip":
-        for rows in (train, held_out):
-            if rows is not None:
-                leave_out(rows, refusals(rows.rows), dataset)
+    drop = dataset.config.drop
+    for rows in (train, held_out):
+        if rows is not None and encoder is not None and dataset.config.on_bad_row == "skip":
+            leave_out(rows, encoder().refusals(rows.rows), dataset)
+        if rows is not None and encoder is not None and drop.by_length:
+            _drop_by_length(rows, drop, encoder())
     return train, held_out
+
+
+def _drop_by_length(found: Rows, drop: DropRows, encoder: Encoder) -> None:
+    most = max(drop.longer_than or 0, drop.shorter_than or 0)
+    why = by_length(drop, encoder.lengths(found.rows, most))
+    found.rows = [row for number, row in enumerate(found.rows) if number not in why]
+    found.left_out.update(why.values())
+    if not found.rows:
+        raise DataError("E103", f"no row is left: {found.note()}", fix="change data.drop")
 
 
 def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
-from llmft.data.tables import ReadLimits, names_files, read_records
+from llmft.data.data_files import names_files
+from llmft.data.tables import ReadLimits, read_records
 
 
 class TableConfig(DatasetConfig):
     """Where the records of a data set are."""
 
     path: Line | None = Field(
-        None, description="a file, a folder with <split> files, a hub id, or 'embedded:<name>'"
+        None,
+        description="a file, a pattern of files such as rows/*.jsonl, a folder with <split> files,"
+        " a hub id, or 'embedded:<name>'",
     )
     subset: Line | None = Field(None, description="the hub data set's configuration")
     revision: Line | None = Field(None, description="the hub data set's commit, tag or branch")
     data_files: dict[Line, Line] | None = Field(
-        None, min_length=1, max_length=20, description="a local file for each split"
+        None,
+        min_length=1,
+        max_length=20,
+        description="a local file, or a pattern of files, for each split",
     )
 
     max_row_mb: int = Field(
@@ -35,6 +42,18 @@ class TableConfig(DatasetConfig):
     )
 
     @model_validator(mode="after")
+    def _real_line_breaks(self) -> TableConfig:
+        for text in _texts_in(self):
+            if "{" in text and (found := _LITERAL.search(text)):
+                sign = found.group()
+                raise ValueError(
+                    f"'{text[:60]}' holds a backslash and the letter {sign[1]}, as single"
+                    f" quotes keep them; write the template in double quotes for a"
+                    f" {'line break' if sign[1] == 'n' else 'tab'}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_source(self) -> TableConfig:
         usual = type(self).model_fields["path"].default
         if self.path is None and self.data_files is None:
@@ -42,6 +61,38 @@ class TableConfig(DatasetConfig):
         if self.data_files and self.path not in (None, usual):
             raise ValueError("path and data_files exclude each other; keep one")
         return self
+
+
+# LaTeX's commands that begin so are meant as they stand.
+_LITERAL = re.compile(r"\\n(?!abla|ewline|eg|eq?\b|oindent|ot\b|u\b|i\b)|\\t(?![a-z])")
+_FIELD = re.compile(r"\{([^{}]*?)\??\}")
+_PLACES = {"path", "data_files", "subset", "revision"}
+
+
+def _texts_in(config: TableConfig) -> Iterator[str]:
+    """Yield each text of the settings, other than where the records are."""
+    left: list[Any] = [config.model_dump(exclude=_PLACES)]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+
+
+def _flat(record: Mapping[str, Any], named: Set[str], above: str = "") -> dict[str, Any]:
+    """Return a record with the columns inside others that are named, such as a.b, as its own."""
+    made: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{above}.{key}" if above else str(key)
+        inside = isinstance(value, Mapping) and any(n.startswith(f"{name}.") for n in named)
+        if inside:
+            made.update(_flat(value, named, name))
+        if not inside or name in named:
+            made[name] = value
+    return made
 
 
 C = TypeVar("C", bound=TableConfig)
@@ -54,10 +105,10 @@ class TableDataset(Dataset[C]):
         """Return whether the settings name files, not a data set on the hub."""
         return self.config.data_files is not None or names_files(self.config.path or "")
 
-    def records(self, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the raw records of a split, each with its origin."""
         config = self.config
-        return read_records(
+        found = read_records(
             config.path,
             split,
             data_files=config.data_files,
@@ -65,3 +116,10 @@ class TableDataset(Dataset[C]):
             revision=config.revision,
             limits=ReadLimits(config.max_row_mb, config.max_file_mb),
         )
+        texts = list(_texts_in(config))
+        named = {*texts, *(name for text in texts for name in _FIELD.findall(text))}
+        nested = {name for name in named if "." in name.strip(".")}
+        heads = {name.partition(".")[0] for name in nested}
+        for origin, record in found:
+            deep = any(isinstance(record.get(head), Mapping) for head in heads)
+            yield origin, _flat(record, named) if deep else record

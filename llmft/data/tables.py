@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
 import stat
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from llmft.api.errors import DataError
+from llmft.data.data_files import ENDINGS, files_of, names_files
 from llmft.data.hub_tables import hub_records
+from llmft.data.opening import CUT, opened
 from llmft.data.splits import records_of_parts
 from llmft.system.memory_bound import memory_bound
-from llmft.system.nearest import did_you_mean
 
 Record = tuple[str, Mapping[str, Any]]
-_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-_SHARD = re.compile(r"-\d+-of-\d+$")
 _MB = 2**20
 _PARSED = 8  # times its bytes a text takes as Python's objects, at most
 _A_LIST = "if the file is one list, name the file .json"
@@ -53,11 +51,12 @@ def read_records(
     revision: str | None = None,
     limits: ReadLimits = USUAL,
 ) -> Iterator[Record]:
-    """Yield (origin, record) of a split: of a file, a folder of <split> files, or a hub data set.
+    """Yield (origin, record) of a split: of files, a folder of <split> files, or a hub data set.
 
     split: or parts of splits, as datasets writes them: train[:20%]+validation. path: a .jsonl,
-        .json, .csv or .parquet file (.gz too), which is the whole 'train' split; a folder;
-        'embedded:<name>'; or a hub id. data_files: a file for each split, instead of path.
+        .json, .csv or .parquet file (.gz and .zst too) or a pattern of files, which is the whole
+        'train' split; a folder; 'embedded:<name>'; or a hub id. data_files: a file or pattern for
+        each split, instead of path.
     limits: of local files.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
@@ -71,75 +70,8 @@ def _local(
     path: str | None, split: str, data_files: Mapping[str, str] | None, limits: ReadLimits
 ) -> Iterator[Record]:
     """Yield the records of one whole split of local files."""
-    if data_files:
-        if split not in data_files:
-            raise DataError(
-                "E109",
-                f"no split '{split}' (data_files has: {', '.join(data_files)})",
-                fix=did_you_mean(split, list(data_files))
-                or "name its file under data.data_files, or hold rows out: evaluate.holdout",
-            )
-        yield from read_file(Path(data_files[split]).expanduser(), limits)
-        return
-    if path is None:
-        raise DataError("E109", "neither path nor data_files is given", fix="give one of them")
-    if path.startswith("embedded:"):
-        yield from read_file(_embedded(path.removeprefix("embedded:"), split))
-        return
-    local = Path(path).expanduser()
-    if local.is_dir():
-        for file in _split_files(local, split):
-            yield from read_file(file, limits)
-    elif local.exists():
-        if split != "train":
-            raise DataError(
-                "E109",
-                f"'{path}' is one file, so there is no split '{split}'",
-                fix="name the files under data.data_files, or hold rows out: evaluate.holdout",
-            )
-        yield from read_file(local, limits)
-    else:
-        raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
-
-
-def names_files(path: str) -> bool:
-    """Return whether a data set's path means files here, whether they exist or not; else a hub id.
-
-    The same rule tells a missing file from a hub id.
-    """
-    if path.startswith("embedded:") or Path(path).expanduser().exists():
-        return True
-    return path.endswith(_ENDINGS) or path.startswith((".", "/", "~")) or path.count("/") != 1
-
-
-def _embedded(name: str, split: str) -> Path:
-    from llmft import assets
-
-    ending = {"train": "train", "validation": "eval"}.get(split, split)
-    whole = split == "train" and f"data/{name}.jsonl" in assets.available()
-    try:
-        return assets.locate(f"data/{name}.jsonl" if whole else f"data/{name}_{ending}.jsonl")
-    except ValueError as error:
-        raise DataError("E109", str(error)) from error
-
-
-def _split_files(folder: Path, split: str) -> list[Path]:
-    for place in (folder, folder / "data"):
-        named = [place / f"{split}{ending}" for ending in _ENDINGS]
-        found = [f for f in named if f.is_file()] or sorted(place.glob(f"{split}-*.parquet"))
-        if found:
-            return found
-    there = sorted({
-        _SHARD.sub("", file.name.removesuffix(ending)) for place in (folder, folder / "data")
-        for ending in _ENDINGS for file in place.glob(f"*{ending}")
-    })  # fmt: skip
-    raise DataError(
-        "E109",
-        f"'{folder}' has no file for the split '{split}'"
-        + (f" (it has: {', '.join(there[:8])})" if there else ""),
-        fix=did_you_mean(split, there)
-        or f"put {split}.jsonl there, or name the files under data.data_files",
-    )
+    for file in files_of(path, split, data_files):
+        yield from read_file(file, limits)
 
 
 def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
@@ -154,11 +86,11 @@ def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
         raise DataError("E107", f"there is no file '{path}'", fix="check the path") from error
     if not stat.S_ISREG(mode):
         raise DataError("E107", f"'{path}' is not a regular file", fix="give a data file")
-    plain = path.name.removesuffix(".gz")
+    plain = path.name.removesuffix(".gz").removesuffix(".zst")
     if plain.endswith(".parquet"):
         yield from _parquet(path, limits)
         return
-    with _opened(path) as stream:
+    with opened(path) as stream:
         if plain.endswith(".csv"):
             yield from _csv(path, stream, limits)
         elif plain.endswith(".json"):
@@ -169,18 +101,8 @@ def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
             raise DataError(
                 "E107",
                 f"'{path}' has an unknown file extension",
-                fix=f"use one of {', '.join(_ENDINGS)}",
+                fix=f"use one of {', '.join(ENDINGS)}",
             )
-
-
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-    except OSError as error:
-        what = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError("E107", what, fix="change its permissions, or copy it") from error
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
@@ -193,14 +115,10 @@ def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record
                 raise _too_large(origin, limits)
             if line.strip():
                 yield origin, _object(line, origin)
-    except _CUT as error:
+    except CUT as error:
         raise DataError(
             "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
         ) from error
-
-
-# What gzip raises for a file that is cut short or damaged.
-_CUT = (EOFError, OSError, zlib.error)
 
 
 def _too_large(origin: str, limits: ReadLimits, cell: str = "") -> DataError:
@@ -229,13 +147,31 @@ def _object(line: bytes, origin: str) -> dict[str, Any]:
     return value
 
 
+class _KeyTwiceError(ValueError):
+    """An object of JSON has a key twice; Python's parser would keep the last one."""
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        raise _KeyTwiceError(next(k for k, _ in pairs if k in seen or seen.add(k)))  # type: ignore[func-returns-value]
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _parsed(data: bytes, origin: str) -> Any:
     """Return JSON's value; the parser's own limits are a fault of the file."""
     text = _text(data, origin)
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError:
         raise
+    except _KeyTwiceError as error:
+        what = f"{origin}: the key '{error}' is there twice in one object"
+        raise DataError("E107", what, fix="keep the one that is meant") from error
     except (RecursionError, ValueError) as error:  # brackets inside brackets; huge numbers
         what = f"{origin}: not readable JSON: {str(error).partition(';')[0].lower()}"
         raise DataError("E107", what, fix="correct or delete the line") from error
@@ -267,7 +203,7 @@ def _whole(path: Path, stream: IO[bytes], limits: ReadLimits) -> bytes:
             size += len(piece)
             if size > most:
                 raise _file_too_large(path, limits)
-    except _CUT as error:
+    except CUT as error:
         raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
     return b"".join(pieces)
 
@@ -337,34 +273,53 @@ class _Lines:
 def _csv(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
     csv.field_size_limit(limits.row_mb * _MB)
     lines = _Lines(path, stream, limits)
-    reader = csv.DictReader(iter(lines), strict=True)
+    number = 1
     try:
+        header = next(iter(lines), "")
+        part = _delimiter(header)
+        reader = csv.DictReader(chain([header], lines), strict=True, delimiter=part)
         names = reader.fieldnames or ()
         if twice := [name for name in names if list(names).count(name) > 1]:
             what = f"{path}:1: two columns are called '{twice[0]}'"
             raise DataError("E107", what, fix="give each its own name")
         for record in reader:
             lines.record_ends()
-            origin = f"{path}:{reader.line_num}"
+            number = reader.line_num
+            origin = f"{path}:{number}"
             if None in record or None in record.values():
                 raise DataError(
-                    "E107", f"{origin}: the row and the header have different numbers of cells"
+                    "E107",
+                    f"{origin}: the row and the header have different numbers of cells, where"
+                    f" {_DELIMITERS[part]} part them",
+                    fix="put a cell that holds such a sign in double quotes",
                 )
             yield origin, record
     except csv.Error as error:
-        raise DataError("E107", f"{path}:{reader.line_num}: {error}") from error
+        raise DataError("E107", f"{path}:{number + 1}: {error}") from error
     except UnicodeDecodeError as error:
         what = f"{path}: byte {_first_bad_byte(path)} is not UTF-8"
         raise DataError("E107", what, fix="save the file as UTF-8") from error
-    except _CUT as error:
+    except CUT as error:
         raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
+
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _delimiter(header: str) -> str:
+    """Return what parts the cells: commas, or what a header without any has in their place.
+
+    Spreadsheets write semicolons where the comma is the decimal sign.
+    """
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return next((sign for sign in _DELIMITERS if sign in unquoted), ",")
 
 
 def _first_bad_byte(path: Path) -> int:
     """Return the number, from 1, of the first byte of a file that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0
-    with _opened(path) as stream, suppress(*_CUT):  # a file may be cut behind that byte, too
+    with opened(path) as stream, suppress(*CUT):  # a file may be cut behind that byte, too
         while piece := stream.read(_MB):
             held = len(decoder.getstate()[0])
             try:

@@ -23,7 +23,9 @@ def encode_unpaired(
     labelled = unpaired(rows)
     report = EncodingReport(rows=len(labelled))
     kept = []
-    made = encoder.token_rows([answers_of(row) for row in labelled], "unpaired", report.remarks)
+    groups = [answers_of(row) for row in labelled]
+    most = None if settings.on_long_row == "fail" else encoder.max_length
+    made = encoder.token_rows(groups, "unpaired", report.remarks, most)
     for row, (encoded,) in zip(labelled, made, strict=True):
         whole = EncodedUnpaired(encoded.input_ids, encoded.labels, row.origin, row.label)
         fitted = _fitted(whole, encoder, settings.on_long_row, report)

@@ -23,6 +23,7 @@ from llmft.api.errors import (
     TrustError,
 )
 from llmft.data.stage_rows import at_source, check_rows
+from llmft.modeling import peft_folder
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import key_in
@@ -73,6 +74,7 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
         *_of_the_folder(job),
         *_of_other_runs(job),
         *_of_other_adapters(job),
+        *_of_peft_folders(job, base),
         *_of_the_processes(job, launch().count),
         *_of_code(job),
         *_of_rows(job, network=network),
@@ -260,7 +262,49 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
     for key, what, fix in refusals:
         yield job.fault("E047", ("stages", number, "adapter", *key), what, fix)
     if not refusals:
+        yield from _of_its_start(job, number, bound, adapter, model)
         yield from _of_a_trial(job, number, adapter, model)
+
+
+def _of_its_start(
+    job: Job, number: int, bound: BoundStage, adapter: Any, model: Any
+) -> Iterator[Fault]:
+    """Yield in what an adapter that PEFT saved is not the one that the stage's block describes."""
+    if (asked := bound.spec.peft_start) is None:
+        return
+    try:
+        found = peft_folder.read(asked)
+    except LlmftError:  # a fault already
+        return
+    for key, what, fix in refusals_of(
+        adapter, model, found.settings, found.tensors, ask="check_peft"
+    ):
+        yield job.fault("E034", ("stages", number, "adapter", *key), what, fix)
+
+
+def _of_peft_folders(job: Job, base: Any) -> Iterator[Fault]:
+    """Yield a fault for each adapter from elsewhere that cannot be had, or has another base.
+
+    base: as for `preflight`; without it nothing is asked of the hub.
+    """
+    for number, bound in enumerate(job.written_stages):
+        asked = bound.spec.peft_start
+        if asked is None or (base is None and not peft_folder.is_local(asked)):
+            continue
+        try:
+            found = peft_folder.read(asked)
+            if base is not None:
+                peft_folder.base_remark(asked, found, base)
+        except LlmftError as error:
+            key: KeyPath = ("stages", number, "start_from")
+            yield from placed(job, key, error)
+
+
+def start_remarks(job: Job, base: Any) -> list[str]:
+    """Return what a person should know of the bases of adapters from elsewhere."""
+    asked = [b.spec.peft_start for b in job.written_stages if b.spec.peft_start is not None]
+    told = [peft_folder.base_remark(one, peft_folder.read(one), base) for one in asked]
+    return [remark for remark in told if remark]
 
 
 def _of_a_trial(job: Job, number: int, adapter: Any, model: Any) -> Iterator[Fault]:

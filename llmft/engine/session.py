@@ -13,7 +13,7 @@ from pluggy import PluginManager
 
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
-from llmft.engine.preflight import refuse_faults
+from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
@@ -66,15 +66,20 @@ def run_recipe(
     *,
     base: BaseModel | None = None,
     smoke: bool = False,
+    as_in: Path | None = None,
     listeners: Sequence[Tracker[Any]] = (),
 ) -> Summary:
     """Run the stages of a job in a new run folder, and return what was made and where.
 
     base: the job's base model, where it was looked at before. smoke: a tiny random model stands in
-    for the recipe's. listeners: who is told how it goes, beside the recipe's trackers.
+    for the recipe's. as_in: the folder of a run; names on the hub mean what they meant to it.
+    listeners: who is told how it goes, beside the recipe's trackers.
     Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
     """
-    hub_commits.begin()
+    if as_in is None:
+        hub_commits.begin()
+    else:
+        hub_commits.begin_as_in(as_in)
     base = base or BaseModel(job.recipe.model)
     _refuse_faults_quietly(job, base)
     folder = run_folder.new_run_folder(job.recipe)
@@ -254,7 +259,7 @@ class Session:
         set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
         told = launcher.remarks(rows_are_set=set_all)
         remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
-        remarks += self.trackers.contacts()
+        remarks += [*start_remarks(job, base), *self.trackers.contacts()]
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)

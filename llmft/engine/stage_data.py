@@ -81,7 +81,7 @@ class StageData:
         self.log.progress("read the rows", 0, 1)
         with about("data.path"):
             train, held_out = stage_rows(
-                self.bound.spec, self.dataset, self.seed, self.encoder.refusals
+                self.bound.spec, self.dataset, self.seed, lambda: self.encoder
             )
         for rows in (train, held_out):
             if rows is not None and (note := rows.note()):

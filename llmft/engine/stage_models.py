@@ -14,12 +14,14 @@ from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
 from llmft.registry.return_checks import violation
+from llmft.runs.artifacts import ADAPTER
 from llmft.runs.upstream import (
     load_options,
     merged,
     merged_stages,
     share_frozen,
     stage_model,
+    start_adapter,
     twin,
     upstream_folder,
 )
@@ -104,9 +106,8 @@ class StageModels:
 
     @property
     def start_folder(self) -> Path | None:
-        """The folder of the stage whose adapter this one goes on with; None: it begins afresh."""
-        start = self.bound.continued
-        return upstream_folder(start, self.run) if start else None
+        """The folder of the adapter that this stage goes on with; None: it begins afresh."""
+        return start_adapter(self.bound, self.run)
 
     @property
     def tokenizer(self) -> Any:
@@ -122,7 +123,7 @@ class StageModels:
     def reference(self) -> Iterator[Any]:
         """Return a context in which the model, not yet trained, answers as the reference."""
         model = self.model
-        untrained = self.bound.continued or self.adapter.trains_base
+        untrained = self.bound.goes_on or self.adapter.trains_base
         off = nullcontext() if untrained else self.adapter.disabled(model)
         with off, self.precision():
             yield self.model
@@ -130,7 +131,7 @@ class StageModels:
     @property
     def starts_as_reference(self) -> bool:
         """Whether the model, not yet trained, must answer as the reference does."""
-        return self.bound.continued is not None or bool(self.adapter.starts_as_base())
+        return self.bound.goes_on or bool(self.adapter.starts_as_base())
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the model computes as in a training step."""
@@ -146,7 +147,8 @@ class StageModels:
         folder = upstream_folder(upstream, self.run)
         if upstream.stage is None:
             raise upstream.error or KeyError(name)
-        return stage_model(upstream.stage, self._shared_base(upstream.stage), folder, whole=True)
+        saved = folder / ADAPTER
+        return stage_model(upstream.stage, self._shared_base(upstream.stage), saved, whole=True)
 
     def reference_model(self) -> Any:
         """Return a frozen model that answers as the stage's start, on the same base weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,21 +38,24 @@ class StageScoring:
     def score(self, when: str) -> dict[str, float]:
         """Return the scores of the model as it is now, `before` or `after` training.
 
-        Of several processes the first one scores, and tells the others.
+        Several processes share the work, batch by batch; the first one tells the result.
         """
         from llmft.system import distributed
 
-        def make() -> dict[str, float]:
-            stage = self.stage
-            if stage.data.split[1] is None or self.asked is None:
-                return {}
-            stage.log.when = when
-            found, self.by_row[when] = self._scores(when, generate=True, samples=self.asked.samples)
-            fsio.write_json(stage.folder / ROW_SCORES, self.by_row)
-            stage.trackers.scored(stage.name, when, found)
-            return found
+        stage = self.stage
+        if stage.data.split[1] is None or self.asked is None:
+            return {}
+        stage.log.when = when
+        with distributed.dealing_out():
+            made, by_row = self._scores(when, generate=True, samples=self.asked.samples)
 
-        return distributed.on_rank_zero(make)
+        def keep() -> dict[str, float]:
+            self.by_row[when] = by_row
+            fsio.write_json(stage.folder / ROW_SCORES, self.by_row)
+            stage.trackers.scored(stage.name, when, made)
+            return made
+
+        return distributed.on_rank_zero(keep)
 
     def go_on(self) -> None:
         """Take up the rows' scores of the run that is resumed."""
@@ -109,15 +112,15 @@ class StageScoring:
         from llmft.system import distributed
 
         stage = self.stage
-
-        def make() -> dict[str, float] | None:
-            try:
-                with self._looking_on(stopping):
-                    return self._scores("", generate=generate, samples=0)[0]
-            except Stopped:
-                return None
-
-        found = distributed.on_rank_zero(make)
+        made: dict[str, float] | None = None
+        several = distributed.count() > 1  # then all stop at one place, or they would wait for ever
+        with (
+            suppress(Stopped, distributed.Halted),
+            distributed.dealing_out(stopping),
+            self._looking_on((lambda: False) if several else stopping),
+        ):
+            made = self._scores("", generate=generate, samples=0)[0]
+        found = distributed.on_rank_zero(lambda: made)
         if found is not None:
             told = Progress(stage.name, "score", step, self.steps, found, logged=True)
             stage.trackers.progress(told)

@@ -28,6 +28,7 @@ from llmft.evaluation.intervals import ratio_values
 from llmft.modeling.forward import label_nll
 from llmft.recipes.sources import scored_as
 from llmft.registry.return_checks import metric_of
+from llmft.system import distributed
 
 
 @dataclass
@@ -80,22 +81,27 @@ def row_losses(
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> RowLosses:
     """Return the loss of each row, and their mean over all label tokens."""
-    total, count = 0.0, 0
-    sums: list[float] = []
+
+    def losses(some: Sequence[Encoded]) -> tuple[float, int, list[float]]:
+        found = label_nll(model, some)
+        nll = found.nll_N.double()
+        by_row = nll.new_zeros(len(some)).index_add(0, found.row_N, nll).tolist()
+        return float(nll.sum()), len(nll), by_row
+
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for start in range(0, len(rows), batch_size):
-                some = rows[start : start + batch_size]
-                found = label_nll(model, some)
-                nll = found.nll_N.double()
-                total += float(nll.sum())
-                count += len(nll)
-                sums += nll.new_zeros(len(some)).index_add(0, found.row_N, nll).tolist()
-                on_batch(min(start + batch_size, len(rows)), len(rows))
+            found = distributed.dealt(
+                batches, losses, lambda done: on_batch(min(done * batch_size, len(rows)), len(rows))
+            )
     finally:
         model.train(training)
+    total, count = 0.0, 0
+    for part, tokens, _ in found:  # one after another, as one process adds them up
+        total, count = total + part, count + tokens
+    sums = [value for _, _, by_row in found for value in by_row]
     return RowLosses(sums, [row.n_labels for row in rows], total / count)
 
 

@@ -14,6 +14,7 @@ from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import decode, dense_attention, stop_ids
 from llmft.modeling.levers import levers_of
 from llmft.modeling.token_reader import left_padded
+from llmft.system import distributed
 
 
 def generate(
@@ -39,23 +40,40 @@ def generate(
     fitted = _fitted(model, tokenizer, prompts, 1)
     if cut := sum(len(new) < len(old) for new, old in zip(fitted, prompts, strict=True)):
         on_cut(cut)
-    answers = [""] * len(fitted)
-    done = 0
     if not levers_of(model).cached_decoding:
         return _read_anew(model, tokenizer, fitted, max_new_tokens, batch_size, on_batch)
+
+    def answer(chosen: Sequence[int], room: int) -> list[str]:
+        config.max_new_tokens = room
+        ids, mask = left_padded([fitted[i] for i in chosen], pad=pad)
+        device = next(model.parameters()).device
+        out = model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
+        texts: list[str] = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        return texts
+
+    batches = list(_batches(model, fitted, max_new_tokens, batch_size))
     with dense_attention(model), _plain_generation(model), torch.no_grad():
-        for chosen, room in _batches(model, fitted, max_new_tokens, batch_size):
-            config.max_new_tokens = room
-            ids, mask = left_padded([fitted[i] for i in chosen], pad=pad)
-            device = next(model.parameters()).device
-            out = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-            )
-            texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-            for i, text in zip(chosen, texts, strict=True):
-                answers[i] = text
-            done += len(chosen)
-            on_batch(done, len(fitted))
+        return _answered(batches, answer, on_batch)
+
+
+def _answered(
+    batches: Sequence[tuple[list[int], int]],
+    answer: Callable[[Sequence[int], int], list[str]],
+    on_batch: Callable[[int, int], None],
+) -> list[str]:
+    """Return the answer to each prompt, the batches dealt out over the processes."""
+    total = sum(len(chosen) for chosen, _ in batches)
+
+    def tell(done: int) -> None:
+        on_batch(sum(len(chosen) for chosen, _ in batches[:done]), total)
+
+    found = distributed.dealt(batches, lambda batch: answer(*batch), tell)
+    answers = [""] * total
+    for (chosen, _), texts in zip(batches, found, strict=True):
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
     return answers
 
 
@@ -113,17 +131,17 @@ def _read_anew(
 ) -> list[str]:
     """Return the same answers where the model's cache is not to be trusted: slow, and right."""
     stops = stop_ids(model, tokenizer)
-    answers = [""] * len(prompts)
-    done = 0
-    for chosen, room in _batches(model, prompts, max_new_tokens, batch_size):
+
+    def answer(chosen: Sequence[int], room: int) -> list[str]:
         asked = SamplingParams(room, temperature=0.0, stop_token_ids=stops)
         found = decode(model, [prompts[i] for i in chosen], asked, batch_size=batch_size)
-        texts = tokenizer.batch_decode([answer.ids for answer in found], skip_special_tokens=True)
-        for i, text in zip(chosen, texts, strict=True):
-            answers[i] = text
-        done += len(chosen)
-        on_batch(done, len(prompts))
-    return answers
+        texts: list[str] = tokenizer.batch_decode(
+            [answer.ids for answer in found], skip_special_tokens=True
+        )
+        return texts
+
+    batches = list(_batches(model, prompts, max_new_tokens, batch_size))
+    return _answered(batches, answer, on_batch)
 
 
 def _batches(

@@ -66,7 +66,7 @@ def merge(
     plain = base.load({}, varlen=False)
     refuse_not_finite(plain, base.source)
     plain = with_merged(plain, merged_stages(trained.bound, trained.run))
-    model = stage_model(trained.bound, plain, trained.folder).requires_grad_(False).eval()
+    model = stage_model(trained.bound, plain, trained.adapter_folder).requires_grad_(False).eval()
     before = before or probes.next_tokens(model, rows)
     merged = adapter.merge(model)
     del model, plain

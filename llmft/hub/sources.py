@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from llmft.hub.model_card import is_hub_id
+from llmft.modeling import peft_folder
 from llmft.recipes.recipe import Recipe
 from llmft.recipes.sources import data_blocks
 from llmft.system import hub_client
@@ -45,6 +46,9 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
         yield "model", recipe.model.path, recipe.model.revision
     if recipe.model.tokenizer and is_hub_id(recipe.model.tokenizer):
         yield "model", recipe.model.tokenizer, None
+    for stage in recipe.stages:
+        if (asked := stage.peft_start) is not None and not peft_folder.is_local(asked):
+            yield "model", *peft_folder.name_and_revision(asked)
     seen = set()
     blocks = [data_blocks(stage.data) for stage in recipe.stages if stage.data]
     for _, block in chain(*blocks):

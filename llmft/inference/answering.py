@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Alignment
+from llmft.api import Alignment, Prompt
 from llmft.api.errors import CheckpointError, DataError
-from llmft.data.encoding import Encoder
+from llmft.inference.asking import AS_TRAINED, Asking, in_turns
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.recipes.binding import RESOLVED
 from llmft.recipes.job import BoundStage, Job
@@ -22,7 +22,7 @@ from llmft.runs.upstream import (
     merged,
     merged_stages,
     stage_model,
-    upstream_folder,
+    start_adapter,
 )
 from llmft.system import hub_commits
 from llmft.system.machine import device
@@ -55,16 +55,19 @@ def answer(
     max_new_tokens: int = 64,
     with_adapter: bool = True,
     step: int | None = None,
+    asking: Asking = AS_TRAINED,
 ) -> list[str]:
     """Return the run's answer to each question, asked as its stage's data set asks.
 
     stage: default: the last finished one that made a policy. with_adapter: False asks the base
         model alone. step: use the stage's checkpoint after so many steps, for which it need not be
-        finished.
-    Raises CheckpointError where no stage made a policy, or has no such checkpoint.
+        finished. asking: a system text, several turns, or no prompt template.
+    Raises RecipeError where the stage cannot be asked so, and CheckpointError where no stage made a
+    policy, or has no such checkpoint.
     """
     from llmft.evaluation.generation import generate
 
+    asking.check()
     before_upstream()
     if step is None:
         folder = artifacts.stage_that_made(
@@ -74,22 +77,26 @@ def answer(
         folder = stage_with_checkpoint(job, run, "policy", stage, step)
     bound = job.stage(folder.name)
     base = BaseModel(job.recipe.model)
+    dataset, encoder = dataset_in(bound, run), base.encoder()
+    asked = [asking.prompt(dataset, question) for question in questions]
     model = model_of_run(
         job, bound, base, folder, varlen=False, with_adapter=with_adapter, step=step
     )
-    dataset = dataset_in(bound, run)
-    encoder = Encoder(base.tokenizer, None, base.chat_format)
-    asked = [dataset.ask(question) if dataset else question for question in questions]
-    prompts = [encoder.prompt_ids(question) for question in asked]
-    texts = generate(
-        model,
-        base.tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=8,
-        on_cut=_refuse_cut,
-    )
-    return [text.strip() for text in texts]
+
+    def answers(prompts: Sequence[Prompt]) -> list[str]:
+        texts = generate(
+            model,
+            base.tokenizer,
+            [encoder.prompt_ids(prompt) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            batch_size=8,
+            on_cut=_refuse_cut,
+        )
+        return [text.strip() for text in texts]
+
+    if asking.turns:
+        return in_turns(asking, dataset, questions, lambda prompt: answers([prompt])[0])
+    return answers(asked)
 
 
 def model_of_run(
@@ -117,7 +124,7 @@ def model_of_run(
     model = merged(model, merged_stages(bound, folder.parent.parent))
     if step is not None:
         return _at_checkpoint(bound, model, folder, step)
-    return stage_model(bound, model, folder, whole=whole)
+    return stage_model(bound, model, folder / artifacts.ADAPTER, whole=whole)
 
 
 def stage_with_checkpoint(job: Job, run: Path, kind: str, stage: str | None, step: int) -> Path:
@@ -150,7 +157,8 @@ def _at_checkpoint(bound: BoundStage, base: Any, folder: Path, step: int) -> Any
     from llmft.training.training_state import restore_weights
 
     run = folder.parent.parent
-    start = upstream_folder(bound.continued, run) if bound.continued else None
+    # The checkpoint has all that is trained: of an adapter from elsewhere nothing is needed.
+    start = start_adapter(bound, run) if bound.continued else None
     model = stage_model(bound, base, start)
     assert isinstance(bound.work, Alignment)  # a task has no checkpoints
     bound.work.extend(model)

@@ -175,4 +175,7 @@ def holds_conversations(trained: TrainedStage) -> bool:
     dataset = trained.dataset
     if dataset is None:
         return bool(getattr(trained.base.tokenizer, "chat_template", None))
-    return dataset.row_kind() == "chat" or not isinstance(dataset.ask("?"), str)
+    try:
+        return dataset.row_kind() == "chat" or not isinstance(dataset.ask("?"), str)
+    except DataError:  # a prompt template that no single question fills
+        return False

@@ -159,8 +159,11 @@ def _made_up(asked: Asked, folder: Path) -> Job:
 
 
 def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> Rows:
+    def encoder() -> Encoder:
+        return BaseModel(job.recipe.model).encoder()
+
     if asked.data is None and asked.split is None:
-        held_out = stage_rows(bound.spec, dataset, job.recipe.seed)[1]
+        held_out = stage_rows(bound.spec, dataset, job.recipe.seed, encoder)[1]
         if held_out is None:
             what = f"stage '{bound.name}' holds no rows out"
             raise RecipeError("E090", what, fix="add --data FILE, or --split NAME")

@@ -15,6 +15,7 @@ from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
+from llmft.data.encoding import Encoder
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
@@ -25,7 +26,7 @@ from llmft.system.quiet import before_upstream
 
 EMBEDDED = "embedded:"
 # As the hub has it: anything else is a folder that is not there.
-_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 
 
 def locate_model(path: str) -> str:
@@ -43,7 +44,7 @@ def locate_model(path: str) -> str:
         return str(folder)
     if folder.exists():
         raise EnvironmentFault("E201", f"'{path}' is a file, not a model folder")
-    if not _HUB_ID.fullmatch(path):
+    if not HUB_ID.fullmatch(path):
         raise EnvironmentFault(
             "E201", f"no folder '{path}'", fix="give a model's folder, or a hub id such as org/name"
         )
@@ -135,6 +136,10 @@ class BaseModel:
         declared = getattr(found, "eos_token_id", None)
         ids = declared if isinstance(declared, list | tuple) else (declared,)
         return tuple(sorted(int(i) for i in ids if i is not None))
+
+    def encoder(self, max_length: int | None = None) -> Encoder:
+        """Return what turns rows into token ids with this model's tokenizer and template."""
+        return Encoder(self.tokenizer, max_length, self.chat_format)
 
     @property
     def chat_format(self) -> ChatFormat:

@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
         raise _adapter_there(folder, names)
     for name in _READ_HERE:
         if name in names:
-            _check_settings(folder / name)
+            check_settings(folder / name)
 
 
 def check_adapter_folder(folder: Path, own: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ def check_adapter_folder(folder: Path, own: Mapping[str, Any]) -> None:
     _refuse_pickles(folder, [name for name in names if name.startswith("adapter")])
     for name in ("tokenizer_config.json", ADAPTER_CONFIG):
         if name in names:
-            _check_settings(folder / name)
+            check_settings(folder / name)
     told = json.loads(read_text(folder / ADAPTER_CONFIG, _LARGEST))
     other = sorted(
         key for key, value in told.items()
@@ -128,7 +128,8 @@ def _refuse_pickles(folder: Path, names: list[str]) -> None:
         )
 
 
-def _check_settings(path: Path) -> None:
+def check_settings(path: Path) -> None:
+    """Refuse a JSON file of settings that asks for code, or holds what cannot be."""
     try:
         settings = json.loads(read_text(path, _LARGEST))
     except (OSError, ValueError, RecursionError) as error:

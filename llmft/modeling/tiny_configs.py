@@ -49,14 +49,17 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     ),
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
-    "dots1": {"n_shared_experts": 1},
+    "dots1": {"n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {
         "num_hidden_layers": 10, "num_kv_shared_layers": 5,
         "activation_sparsity_pattern": [0.0] * 10,
         "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 2,
     },
+    "kimi_linear": {**_MLA, "num_experts_per_token": 2, "num_experts_per_tok": 2},
+    "laguna": {"num_attention_heads_per_layer": [4] * 4},
     "modernbert-decoder": {"pad_token_id": 0},
     "recurrent_gemma": {"num_hidden_layers": 3},
+    "xlnet": {"d_head": 16},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 """What must fit together in one architecture."""
@@ -95,7 +98,8 @@ def small_config(config: Any) -> Any:
 
 
 _DERIVED = ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype",
-            "quantization_config", "_name_or_path", "auto_map", "per_layer_config")  # fmt: skip
+            "quantization_config", "_name_or_path", "auto_map", "per_layer_config",
+            "attention_layers")  # fmt: skip
 
 
 def _has(config: Any, name: str) -> bool:

@@ -266,7 +266,7 @@ class PlannedModels(StageModels):
     def reference_model(self) -> Any:
         """Return the stage's start on this stage's base, without numbers."""
         _ = self.model
-        if self.bound.continued is None and not self.adapter.trains_base:
+        if not self.bound.goes_on and not self.adapter.trains_base:
             return twin(self.bare).requires_grad_(False).eval()
         return self._beside(self.bound, None)
 

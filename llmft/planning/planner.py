@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmft.api import Alignment, Task
 from llmft.api.errors import EnvironmentFault, LlmftError, StageError, WaitsForPeople
-from llmft.engine.preflight import refuse_faults
+from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.stage_preview import data_of
 from llmft.engine.trackers import Trackers
 from llmft.hub import sources
@@ -20,7 +20,7 @@ from llmft.planning.memory_tracker import OPTIMIZER, Peak
 from llmft.planning.planned_stage import PlannedStage, SampledCounts
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
-from llmft.recipes.recipe import Recipe, Stage
+from llmft.recipes.recipe import PEFT, Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.training.step_plan import Plan
 
@@ -103,7 +103,7 @@ def plan_recipe(job: Job, *, in_ram: bool = True) -> RecipePlan:
             with located(job, bound.name):
                 place = Path(scratch, bound.name)
                 stages.append(plan_stage(job, bound, base, in_ram=in_ram, folder=place))
-    return RecipePlan(job, base, tuple(stages), tuple(_network(job)))
+    return RecipePlan(job, base, tuple(stages), (*_network(job), *start_remarks(job, base)))
 
 
 def plan_stage(
@@ -124,7 +124,7 @@ def plan_stage(
         adapter=planned.models.adapter.method if planned.models.adapter else "",
         work=planned.work.method,
         data=data_of(planned.bound),
-        inputs=tuple(stages_read(stage)),
+        inputs=(*stages_read(stage), *([f"{PEFT}{start}"] if (start := stage.peft_start) else [])),
         produces=planned.work.produces,
         trains=isinstance(planned.work, Alignment),
         rounds=_rounds(recipe, stage),

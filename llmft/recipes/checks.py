@@ -22,6 +22,7 @@ OF_BITSANDBYTES = (
     "paged_lion_8bit", "paged_lion_32bit",
 )  # fmt: skip
 """The optimisers that bitsandbytes brings."""
+PEFT_FIX = "write peft:FOLDER, peft:ORG/NAME or peft:ORG/NAME@REVISION"
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
 
@@ -74,6 +75,9 @@ def _check_plugins(recipe: Recipe, blocks: Blocks) -> None:
 def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:
     """A stage brings an adapter or goes on with an earlier one, and the two may not differ."""
     base: KeyPath = ("stages", number)
+    if stage.peft_start is not None:
+        _check_peft_start(base, stage, blocks)
+        return
     if stage.merges_start:
         _check_merge(recipe, number, stage, blocks)
         return
@@ -107,6 +111,27 @@ def _check_start(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> N
             f" {{stage: {stage.start}, merge: true}}, and it stands on what that stage made"
         )
         blocks.tree.report_together("E034", paths, what, fix)
+
+
+def _check_peft_start(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
+    """An adapter from elsewhere needs a stage that trains it, and a block that describes it."""
+    key: KeyPath = (*base, "start_from")
+    if not (stage.peft_start or "").strip():
+        blocks.tree.report("E035", key, "no folder or hub id follows 'peft:'", PEFT_FIX)
+    elif stage.merges_start:
+        what = "an adapter that PEFT saved cannot be merged here"
+        fix = "merge it with PEFT's merge_and_unload, and give what it saves as model.path"
+        clash(blocks, "E034", [(*key, "merge")], what, fix)
+    elif stage.task is not None:
+        what = "a task trains nothing, and takes the adapter of a stage"
+        fix = "let a stage that trains start from it, and name that stage here"
+        clash(blocks, "E034", [key, (*base, "task")], what, fix)
+    elif stage.adapter is None and not blocks.tree.touches_broken([(*base, "adapter"), key]):
+        what = f"stage '{stage.name}' has no adapter block, which describes what 'peft:' names"
+        fix = (
+            "add one such as {method: lora, r: 8}; `llmft validate --model` says what it has to be"
+        )
+        blocks.tree.report("E034", key, what, fix)
 
 
 def _check_merge(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) -> None:

@@ -82,6 +82,11 @@ class BoundStage:
         return None if self.spec.merges_start else self.start
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it goes on training an adapter that a stage or PEFT saved."""
+        return self.continued is not None or self.spec.peft_start is not None
+
+    @property
     def stands_on(self) -> tuple[str, ...]:
         """The stages that are merged into the base under this one's adapter, the first one first.
 

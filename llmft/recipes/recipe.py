@@ -23,6 +23,9 @@ from llmft.api.settings import (
     TrainSettings,
 )
 
+PEFT = "peft:"
+"""How a start from an adapter that llmft did not make begins: peft:FOLDER or peft:ORG/NAME."""
+
 
 class StartFrom(Settings):
     """The stage that another one starts from, and how."""
@@ -42,7 +45,9 @@ class Stage(Settings):
     start_from: Line | StartFrom | None = Field(
         None,
         description="an earlier stage whose adapter this stage continues to train; or"
-        " {stage: ..., merge: true}: this stage's own adapter stands on what that stage made",
+        " {stage: ..., merge: true}: this stage's own adapter stands on what that stage made; or"
+        " peft:FOLDER, peft:ORG/NAME or peft:ORG/NAME@REVISION: an adapter that PEFT saved, which"
+        " the adapter block describes",
     )
     adapter: SerializeAsAny[AdapterConfig] | None = Field(
         None, description="what is trained; optional if start_from names a stage"
@@ -66,6 +71,16 @@ class Stage(Settings):
     @property
     def start(self) -> str | None:
         """The stage that this one starts from, as the recipe names it."""
+        return None if self.peft_start is not None else self._named_start
+
+    @property
+    def peft_start(self) -> str | None:
+        """The folder or hub id of the adapter from elsewhere that it starts from."""
+        named = self._named_start
+        return named.removeprefix(PEFT) if named is not None and named.startswith(PEFT) else None
+
+    @property
+    def _named_start(self) -> str | None:
         return self.start_from.stage if isinstance(self.start_from, StartFrom) else self.start_from
 
     @property

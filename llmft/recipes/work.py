@@ -130,7 +130,7 @@ def _check_kind(
     """What a data set, or one of several, gives must be what the alignment or task reads."""
     dataset = blocks.classes[where]
     kind = asked(blocks, where, lambda: dataset(data).row_kind())
-    if work is None or kind is None or not work.rows or kind in work.rows:
+    if work is None or kind is None or kind in work.rows:
         return
     what = (
         f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"

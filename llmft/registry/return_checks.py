@@ -74,11 +74,14 @@ def row_values_of(method: Any, given: Any) -> tuple[dict[str, float], dict[str, 
     return numbers_of(method, "'evaluate'", {**given, **means}), rows
 
 
-def refusals_of(method: Any, *of: Any) -> list[api.Refusal]:
-    """Return what `check` says: an adapter's of a model, a data set's of its settings."""
-    given: Any = method.check(*of)
+def refusals_of(method: Any, *of: Any, ask: str = "check") -> list[api.Refusal]:
+    """Return what `check` says: an adapter's of a model, a data set's of its settings.
+
+    ask: another of its methods that yields refusals.
+    """
+    given: Any = getattr(method, ask)(*of)
     if not isinstance(given, Iterable):
-        raise violation(method, f"'check' returns {shown(given)}, and nothing to go through")
+        raise violation(method, f"'{ask}' returns {shown(given)}, and nothing to go through")
     refusals = list(given)
     for refusal in refusals:
         if (wrong := not_a_refusal(refusal)) is not None:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import row_digests, stage_rows
+from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
@@ -40,6 +42,8 @@ def stage_fingerprint(
         "rows": dict(rows),
         "reads": reads(stage, run),
     }
+    if stage.peft_start is not None:
+        whole["start"] = provenance["adapters"][stage.peft_start]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,10 +83,15 @@ def all_unchanged(job: Job, run: Path) -> bool:
     Raises the error of the data where rows cannot be read any more.
     """
     provenance = fsio.read_json(run / "lock.json", artifacts.PUT_BACK)
+
+    def encoder() -> Encoder:
+        return BaseModel(job.recipe.model).encoder()
+
     for bound in job.stages:
         dataset = dataset_in(bound, run)
-        rows = row_digests(*stage_rows(bound.spec, dataset, job.recipe.seed)) if dataset else {}
-        now = stage_fingerprint(job.recipe, bound.spec, provenance, run, rows)
+        rows = stage_rows(bound.spec, dataset, job.recipe.seed, encoder) if dataset else None
+        digests = row_digests(*rows) if rows else {}
+        now = stage_fingerprint(job.recipe, bound.spec, provenance, run, digests)
         if now != recorded(run, bound.name):
             return False
     return True

@@ -161,8 +161,7 @@ def trim_metrics(place: Path, step: int, evaluated: int = 0) -> None:
         return
     lines = path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
     kept = [line for line in lines if _stays(line, step, evaluated)]
-    if len(kept) < len(lines):
-        fsio.write_text(path, "".join(f"{line}\n" for line in kept))
+    fsio.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _stays(line: str, step: int, evaluated: int) -> bool:
@@ -192,6 +191,11 @@ def changed_environment(
                 " started with",
                 fix="restore the model, or start a new run",
             )
+    kept, found = before.get("adapters", {}), now.get("adapters", {})
+    for asked in kept:
+        if found.get(asked, kept[asked]) != kept[asked]:
+            what = f"the adapter 'peft:{asked}' is not the one that the run started with"
+            raise CheckpointError("E405", what, fix="restore its files, or start a new run")
     told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
+from llmft.modeling import peft_folder
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe
@@ -161,7 +162,9 @@ def _write_recipe(folder: Path, job: Job) -> None:
 def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
     from llmft.runs.provenance import lock_of
 
-    return {**lock_of(job.recipe.seed, base, plugins_of(job)), "rows_sha256": {}}
+    asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
+    adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
+    return {**lock_of(job.recipe.seed, base, plugins_of(job)), **adapters, "rows_sha256": {}}
 
 
 def resolved_yaml(recipe: Recipe) -> str:

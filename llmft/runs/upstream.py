@@ -9,6 +9,7 @@ from typing import Any
 
 from llmft.api import Adapter, Alignment, Dataset
 from llmft.api.errors import CheckpointError
+from llmft.modeling import peft_folder
 from llmft.recipes.binding import MODELS
 from llmft.recipes.job import BoundStage, Job, Upstream
 from llmft.recipes.recipe import Recipe
@@ -123,13 +124,25 @@ def merged(base: Any, stages: list[tuple[BoundStage, Path]]) -> Any:
     for bound, folder in stages:
         adapter = bound.model_adapter
         assert adapter is not None  # a task makes no policy
-        base = model_of(adapter, "merge", adapter.merge(stage_model(bound, base, folder)))
+        model = stage_model(bound, base, folder / artifacts.ADAPTER)
+        base = model_of(adapter, "merge", adapter.merge(model))
         base.requires_grad_(False)
     return base
 
 
+def start_adapter(bound: BoundStage, run: Path) -> Path | None:
+    """Return the folder of the adapter that a stage goes on with; None: it begins afresh.
+
+    run: the folder of the stage's own run.
+    """
+    if (asked := bound.spec.peft_start) is not None:
+        return peft_folder.locate(asked)
+    start = bound.continued
+    return upstream_folder(start, run) / artifacts.ADAPTER if start else None
+
+
 def stage_model(bound: BoundStage, base: Any, saved: Path | None, *, whole: bool = False) -> Any:
-    """Return a base model with a stage's adapter: fresh, or as it is saved in a stage's folder.
+    """Return a base model with a stage's adapter: fresh, or as it is saved in an adapter's folder.
 
     base: with what the stage stands on merged into it already; see `merged_stages`.
     whole: with what the stage's alignment added too (a reward model's head), frozen, in evaluation
@@ -140,9 +153,9 @@ def stage_model(bound: BoundStage, base: Any, saved: Path | None, *, whole: bool
         return base
     if saved is None:
         return model_of(adapter, "attach", adapter.attach(base))
-    model = model_of(adapter, "load", adapter.load(base, saved / artifacts.ADAPTER))
+    model = model_of(adapter, "load", adapter.load(base, saved))
     if whole:
         assert isinstance(bound.work, Alignment)  # a task makes no model
-        bound.work.load(model, saved / artifacts.ADAPTER)
+        bound.work.load(model, saved)
         model.requires_grad_(False).eval()
     return model

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmft.api import Dataset
 from llmft.api.errors import EnvironmentFault
+from llmft.data.data_files import is_pattern
 from llmft.engine.preflight import preflight
 from llmft.engine.tiny_runs import make_upstream_runs
 from llmft.modeling.base_model import BaseModel
@@ -50,6 +51,9 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, bound in enumerate(job.written_stages):
         stage = bound.spec
+        if stage.peft_start is not None:
+            changes[f"stages.{number}.start_from"] = None
+            notes.append(f"{stage.name}: a new adapter stands in for 'peft:{stage.peft_start}'")
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
         for key, value in _of_the_work(bound):
@@ -202,9 +206,14 @@ def _of_a_source(stage: Stage, dataset: Dataset[Any], key: str, folder: Path) ->
 def _is_here(config: Any) -> bool:
     """Return whether a data set's rows need no network, as far as its settings tell."""
     if files := getattr(config, "data_files", None):
-        return all(Path(file).expanduser().is_file() for file in files.values())
+        return all(is_pattern(file) or Path(file).expanduser().is_file() for file in files.values())
     path = getattr(config, "path", None)
-    return path is None or path.startswith("embedded:") or Path(path).expanduser().exists()
+    return (
+        path is None
+        or path.startswith("embedded:")
+        or is_pattern(path)
+        or Path(path).expanduser().exists()
+    )
 
 
 def _numbers_of_the_real_model(small: Job, tiny: BaseModel) -> Changes:

@@ -29,6 +29,7 @@ log = logging.getLogger("llmft")
 Sums = dict[str, tuple[float, float]]
 """Each metric's sum, and the weight that it is divided by."""
 T = TypeVar("T")
+P = TypeVar("P")
 
 # The others wait while the first one scores or samples alone. One that has died is not waited for:
 # its connections close, or the launcher ends all. One that hangs shows no sign of life.
@@ -149,6 +150,58 @@ def all_gather(value: T) -> list[T]:
     with _in_touch():
         dist.all_gather_object(every, value)
     return every
+
+
+class Halted(Exception):
+    """Work that was dealt out was given up, because one of the processes was asked to stop."""
+
+
+_dealing: list[Callable[[], bool]] = []
+
+
+@contextmanager
+def dealing_out(stopping: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Let `dealt` share work among the processes, all of which enter the block and call it alike.
+
+    stopping: asked between two parts in each process; where it says so in one, all are Halted.
+    """
+    _dealing.append(stopping)
+    try:
+        yield
+    finally:
+        _dealing.pop()
+
+
+def deals() -> bool:
+    """Return whether work is shared just now."""
+    return bool(_dealing) and _several()
+
+
+def dealt(
+    parts: Sequence[P],
+    compute: Callable[[P], T],
+    on_part: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """Return what `compute` gives for each part, in order.
+
+    Within `dealing_out` each process computes its share, and all have all results: part k is that
+    of process k modulo their number, computed as one process would compute it. on_part: told how
+    many parts are done, all processes counted.
+    Raises Halted in every process where one of them was asked to stop.
+    """
+    number, of = (rank(), count()) if deals() else (0, 1)
+    own, stopped = list[T](), False
+    for place in range(number, len(parts), of):
+        if of > 1 and (stopped := _dealing[-1]()):
+            break
+        own.append(compute(parts[place]))
+        on_part(min(place - number + of, len(parts)))
+    if of == 1:
+        return own
+    shares = all_gather((stopped, own))
+    if any(halted for halted, _ in shares):
+        raise Halted
+    return [shares[place % of][1][place // of] for place in range(len(parts))]
 
 
 def all_reduce_max(number: int) -> int:

@@ -178,6 +178,67 @@ def of_dataset(repo: str, revision: str | None) -> str | None:
     return known(name) or _cached(name)
 
 
+def of_adapter(repo: str, revision: str | None) -> str:
+    """Return the commit from which both files of an adapter are to be loaded.
+
+    The hub is asked once; where it cannot be, the cache tells.
+    Raises EnvironmentFault (E201) where neither has it.
+    """
+    hub_client.guard()
+    name = ("model", repo, revision)
+    if commit := known(name):
+        return commit
+    from huggingface_hub import HfApi, constants, errors
+
+    if not unreachable() and not constants.is_offline_mode():
+        try:
+            info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
+            if info.sha:
+                _found[name] = info.sha
+                return info.sha
+        except errors.RevisionNotFoundError as error:
+            what = f"cannot load '{repo}': it has no revision '{revision}'"
+            raise EnvironmentFault("E201", what, fix="check what follows '@'") from error
+        except errors.RepositoryNotFoundError as error:  # that of gated ones, too
+            what = f"cannot load '{repo}': the hub has no such adapter, or you have no access to it"
+            fix = "check start_from; for a private or gated one: hf auth login"
+            raise EnvironmentFault("E201", what, fix=fix) from error
+        except Exception as error:  # of whichever HTTP library the client speaks through
+            _without_network.append(type(error).__name__)
+    if commit := _cached(name):
+        _found[name] = commit
+        return commit
+    raise not_here(name)
+
+
+def file_of_model(repo: str, commit: str, file: str, most: int) -> Path | None:
+    """Return where a file of a repository is, fetched where it is not in the cache; None: no file.
+
+    Raises EnvironmentFault (E201) where it has more bytes than `most`, or cannot be had.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import constants, errors
+
+    hub_client.guard()
+    cached = hub.try_to_load_from_cache(repo, file, revision=commit)
+    if isinstance(cached, str):
+        return Path(cached)
+    if not unreachable() and not constants.is_offline_mode():
+        try:
+            url = hub.hf_hub_url(repo, file, revision=commit)
+            size = hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS).size or 0
+        except errors.EntryNotFoundError:
+            return None
+        except Exception as error:  # of whichever HTTP library the client speaks through
+            _without_network.append(type(error).__name__)
+        else:
+            if size > most:
+                what = f"'{file}' of '{repo}' has {size:,} bytes, which no such file has"
+                raise EnvironmentFault("E201", what, fix="name another one")
+            return Path(hub.hf_hub_download(repo, file, revision=commit))
+    raise not_here(("model", repo, commit))
+
+
 def downloaded(repo: str, commit: str | None) -> Path | None:
     """Return the folder into which `hf download` has put a data set, or None where it has not."""
     folder = _cache_folder("dataset", repo) / "snapshots" / (commit or "-")

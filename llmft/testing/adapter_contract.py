@@ -128,8 +128,8 @@ class AdapterContract(SettingsContract):
         copies = measures.copies(held, base())
         assert not copies, f"weights of the base were saved with the adapter: {copies[:5]}"
         size = sum(t.numel() * t.element_size() for t in held.values())
-        # Twice its size: what is derived from the parameters may be saved beside them.
-        assert size <= 2 * own, f"{size} bytes of tensors were saved, the adapter has {own}"
+        # What is derived from them may be saved beside them, and an entry's row and column.
+        assert size <= 3 * own, f"{size} bytes of tensors were saved, the adapter has {own}"
 
     def test_a_saved_adapter_loads_exactly(
         self, settings: Mapping[str, Any], base: Any, tmp_path: Path

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded
 from llmft.api.shown_text import escaped
@@ -65,9 +65,12 @@ __all__ = [
     "add_value_head",
     "all_reduce_sum",
     "answers_of",
+    "asked_as",
     "call_trusted",
     "combine",
     "cut_at_start",
+    "dealing_out",
+    "dealt",
     "escaped",
     "exact_match",
     "f1",
@@ -85,6 +88,7 @@ __all__ = [
     "load_value_head",
     "messages_of",
     "normalize_answer",
+    "on_rank_zero",
     "open_to_append",
     "read_file",
     "read_ratings",
@@ -92,6 +96,7 @@ __all__ = [
     "read_samples",
     "records_of_parts",
     "remaining",
+    "repeats_prompt",
     "rewards",
     "save_score_head",
     "save_tensors",
@@ -112,12 +117,15 @@ __all__ = [
     "wilson",
     "with_system",
     "without_dropout",
+    "without_prompt",
     "wrapped",
     "write_json",
     "write_jsonl",
     "write_text",
 ]  # fmt: skip
 
+P = TypeVar("P")
+T = TypeVar("T")
 Shared = Sequence[tuple[int, int]]
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
@@ -234,6 +242,40 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return distributed.all_reduce_sum(tensor)
 
 
+def dealing_out() -> AbstractContextManager[None]:
+    """Return a context in which `dealt` shares work among the processes that train together.
+
+    All of them have to enter it and call `dealt` alike, as they do in `Alignment.train`. An
+    alignment's `evaluate` is within it already.
+    """
+    from llmft.system import distributed
+
+    return distributed.dealing_out()
+
+
+def dealt(
+    parts: Sequence[P],
+    compute: Callable[[P], T],
+    on_part: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """Return what `compute` gives for each part, in order; within `dealing_out` it is shared.
+
+    Each process computes some of the parts, as one process would, and all have all results. Without
+    several processes, or outside `dealing_out`, all are computed here. on_part: told how many are
+    done.
+    """
+    from llmft.system import distributed
+
+    return distributed.dealt(parts, compute, on_part)
+
+
+def on_rank_zero(make: Callable[[], T]) -> T:
+    """Return what `make` gives in the first of the processes; the others wait for it."""
+    from llmft.system import distributed
+
+    return distributed.on_rank_zero(make)
+
+
 def without_dropout(model: Any) -> AbstractContextManager[int]:
     """Turn a model's dropout off for a while, in training too; gives how many layers had any."""
     from llmft.modeling import dropout
@@ -311,7 +353,21 @@ def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise DataError("E101", f"{origin}: the column '{column}' is {kind}, not text")
+    if isinstance(value, float):
+        _refuse_spoilt(value, column, origin)
     return str(value)
+
+
+def _refuse_spoilt(value: float, column: str, origin: str) -> None:
+    if math.isinf(value):
+        raise DataError("E101", f"{origin}: the column '{column}' is {value}, not text")
+    if value.is_integer():
+        raise DataError(
+            "E101",
+            f"{origin}: the column '{column}' is the number {value}, and would be written so;"
+            " pandas makes such numbers of whole ones in a column with gaps",
+            fix="write whole numbers, or text (pandas: .astype('Int64') or .astype('string'))",
+        )
 
 
 def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
@@ -329,6 +385,53 @@ def fields_of(column: str) -> list[str]:
     if "{" not in column:
         return [column]
     return [match[1] for match in _FIELD.finditer(column) if match[1]]
+
+
+def asked_as(column: str, question: str) -> str:
+    """Return a person's question as a prompt's column or template puts it.
+
+    Raises DataError where a template reads several columns, which one question cannot fill.
+    """
+    if "{" not in column:
+        return question
+    matches = [match for match in _FIELD.finditer(column) if match[1]]
+    needed = {match[1] for match in matches if not match[2]} or {match[1] for match in matches}
+    if len(needed) != 1:
+        raise DataError(
+            "E101",
+            f"the prompt template reads {len(needed)} columns ({', '.join(sorted(needed))}), and a"
+            " question is one text",
+            fix="write the whole prompt as it was trained on, and ask it with --raw",
+        )
+    return fill(column, dict.fromkeys(needed, question), "question")
+
+
+def repeats_prompt(prompt: Any, answers: Sequence[str]) -> bool:
+    """Return whether each answer begins with the whole prompt, a text of several words."""
+    return (
+        isinstance(prompt, str)
+        and len(prompt.split()) > 1
+        and all(answer.startswith(prompt.rstrip()) for answer in answers)
+    )
+
+
+def without_prompt(
+    prompt: Any, answers: Sequence[str], rule: str | None, origin: str
+) -> tuple[str, ...]:
+    """Return answers without the prompt that they begin with, or as they are.
+
+    rule: the recipe's `repeated_prompt`. Raises DataError where they do and it says nothing.
+    """
+    if rule == "keep" or not repeats_prompt(prompt, answers):
+        return tuple(answers)
+    if rule == "strip":
+        return tuple(answer[len(prompt.rstrip()) :] for answer in answers)
+    what = "the completion begins" if len(answers) == 1 else "both answers begin"
+    raise DataError(
+        "E101",
+        f"{origin}: {what} with the prompt, which would be there twice",
+        fix="write data.repeated_prompt: strip to take it off, or keep if it is meant",
+    )
 
 
 def fill(template: str, record: Mapping[str, Any], origin: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from llmft.runs import artifacts
 from llmft.system.fsio import MANIFEST, sha256
+from llmft.system.plain_files import read_text
 from llmft.training.checkpoints import FOLDER, STATE, TENSORS
 
 Order = Mapping[str, Mapping[int, set[str]]]
@@ -35,6 +37,64 @@ def compare(straight: Path, resumed: Path, orders: tuple[Order, Order]) -> list[
         found += _stage(folder, resumed / "stages" / folder.name)
         found.append(_rows(folder.name, *(order.get(folder.name, {}) for order in orders)))
     return found
+
+
+def compare_results(
+    run: Path, again: Path, rows: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> tuple[list[Finding], float]:
+    """Return what two finished runs of one recipe have in common, by what they publish.
+
+    Also the largest difference of a loss or a score: of its size where that is above 1.
+    rows: the hashes of each stage's rows, as the runs' locks have them.
+    """
+    found: list[Finding] = []
+    gap = 0.0
+    for ours in sorted((run / "stages").iterdir(), key=_began):
+        name, theirs = ours.name, again / "stages" / ours.name
+        mine, other = rows[0].get(name, {}), rows[1].get(name, {})
+        found.append(_same_keys(name, "rows", "sets of rows", mine, other))
+        for what, unit, read in (
+            ("losses", "logged steps", _losses),
+            ("scores", "scores", _scores),
+        ):
+            pair = read(ours), read(theirs)
+            if not pair[0]:  # the run did not note them
+                continue
+            found.append(_same_keys(name, what, unit, *pair))
+            gap = max(gap, _apart(*pair))
+        tensors = _published(ours), _published(theirs)
+        if any(tensors):
+            numbers = sum(tensor.numel() for tensor in tensors[0].values())
+            compared = f"{len(tensors[0])} tensors, {numbers:,} numbers"
+            found.append(Finding(name, "weights", compared, _tensor_difference(*tensors)))
+        found.append(_same_keys(name, "answers", "files", *map(_answers, (ours, theirs))))
+    return found, gap
+
+
+def _losses(stage: Path) -> dict[str, float]:
+    """Return the logged training losses, by step."""
+    try:
+        lines = read_text(stage / "metrics.jsonl").splitlines()
+    except FileNotFoundError:  # a task, or a run without the tracker jsonl
+        return {}
+    entries = [json.loads(line) for line in lines]
+    return {
+        f"step {entry['step']}": entry["loss"]
+        for entry in entries
+        if entry["phase"] == "train" and isinstance(entry.get("loss"), int | float)
+    }
+
+
+def _apart(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
+    if ours.keys() != theirs.keys():
+        return inf
+    gaps = (abs(ours[key] - theirs[key]) / max(1.0, abs(ours[key])) for key in ours)
+    return max(gaps, default=0.0)
+
+
+def _answers(stage: Path) -> dict[str, str]:
+    path = stage / "samples.jsonl"
+    return {path.name: sha256(path)} if path.is_file() else {}
 
 
 def _stage(ours: Path, theirs: Path) -> Iterator[Finding]:
@@ -65,6 +125,7 @@ def _stage(ours: Path, theirs: Path) -> Iterator[Finding]:
 def _same_keys(
     stage: str, what: str, unit: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> Finding:
+    unit = unit.removesuffix("s") if len(ours) == 1 else unit
     unlike = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     return Finding(stage, what, f"{len(ours)} {unit}", ", ".join(unlike))
 
@@ -80,9 +141,18 @@ def _tensors(stage: Path) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     if newest := _newest(stage):
         tensors |= load_file(newest / TENSORS)
-    for path in sorted((stage / artifacts.ADAPTER).rglob("*.safetensors")):
-        tensors |= {f"adapter/{path.name}/{key}": t for key, t in load_file(path).items()}
-    return tensors
+    return tensors | _published(stage)
+
+
+def _published(stage: Path) -> dict[str, Any]:
+    """Return the tensors of the published adapter."""
+    from safetensors.torch import load_file
+
+    return {
+        f"adapter/{path.name}/{key}": tensor
+        for path in sorted((stage / artifacts.ADAPTER).rglob("*.safetensors"))
+        for key, tensor in load_file(path).items()
+    }
 
 
 def _newest(stage: Path) -> Path | None:

@@ -167,7 +167,9 @@ def _asked(trained: TrainedStage, prompts: int) -> list[Prompt]:
     dataset = trained.dataset
     if dataset is None:
         raise DataError("E105", f"stage '{trained.folder.name}' has no rows to take prompts from")
-    train, held_out = stage_rows(trained.bound.spec, dataset, trained.job.recipe.seed)
+    train, held_out = stage_rows(
+        trained.bound.spec, dataset, trained.job.recipe.seed, lambda: trained.encoder
+    )
     rows = held_out.rows if held_out is not None and held_out.rows else train.rows
     return [prompt_of(row) for row in rows[:prompts]]
 

@@ -87,6 +87,19 @@ def verify_resume(
     return verdict
 
 
+def bring_upstream_runs(recipe: Recipe, place: Path) -> None:
+    """Let stages that go on from an earlier run find it under `place`, as their output_dir."""
+    there, earlier = Path(recipe.output_dir).resolve(), place / "earlier"
+    ids = {
+        reference.target.removeprefix(ANOTHER_RUN).partition("/")[0]
+        for reference in references(recipe)
+        if reference.is_of_another_run
+    }
+    for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
+        earlier.mkdir(exist_ok=True)
+        (earlier / run.name).symlink_to(run)
+
+
 class Try:
     """One run of the recipe in its own folder, in one process after another."""
 
@@ -95,19 +108,7 @@ class Try:
         self.marks = place / "marks.jsonl"
         self.overrides = [*job.source.overrides, *changes, f"output_dir={json.dumps(str(place))}"]
         place.mkdir(parents=True)
-        self._bring_upstream_runs()
-
-    def _bring_upstream_runs(self) -> None:
-        """Let stages that go on from an earlier run find it under this try's output_dir."""
-        there, earlier = Path(self.job.recipe.output_dir).resolve(), self.place / "earlier"
-        ids = {
-            reference.target.removeprefix(ANOTHER_RUN).partition("/")[0]
-            for reference in references(self.job.recipe)
-            if reference.is_of_another_run
-        }
-        for run in (run for run_id in sorted(ids) for run in there.glob(f"*/{run_id}")):
-            earlier.mkdir(exist_ok=True)
-            (earlier / run.name).symlink_to(run)
+        bring_upstream_runs(job.recipe, place)
 
     def run(self, kill_at: Mark | None) -> Path | None:
         """Start it, or go on; return its folder, or None where it was killed as asked."""

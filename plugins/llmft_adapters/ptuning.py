@@ -45,6 +45,9 @@ class PTuning(SoftPrompt["PTuning.Config"]):
                     )
             return self
 
+    def computed_by_a_network(self) -> bool:
+        return True
+
     def peft_config(self, model: Any) -> Any:
         from peft import PromptEncoderConfig, TaskType
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, StageContext
-from llmft.toolkit import label_nll
+from llmft.toolkit import dealt, label_nll
 
 if TYPE_CHECKING:
     import torch
@@ -101,16 +101,21 @@ def over_batches(
     compute: Callable[[Sequence[Item]], torch.Tensor],
     phase: str,
 ) -> torch.Tensor:
-    """Return what `compute` gives for batches of items, end to end on the CPU, no gradients."""
+    """Return what `compute` gives for batches of items, end to end on the CPU, no gradients.
+
+    Several processes share the batches where all of them compute this together.
+    """
     import torch
 
     size = context.train.per_device_eval_batch_size
-    found = []
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+
+    def tell(done: int) -> None:
+        context.log.progress(phase, min(done * size, len(items)), len(items))
+
     with judging(context.models.model):
-        context.log.progress(phase, 0, len(items))
-        for start in range(0, len(items), size):
-            found.append(compute(items[start : start + size]).float().cpu())
-            context.log.progress(phase, min(start + size, len(items)), len(items))
+        tell(0)
+        found = dealt(batches, lambda some: compute(some).float().cpu(), tell)
     return torch.cat(found)
 
 

@@ -9,6 +9,7 @@ from llmft.api import ChatRow, Field, Line, Message, Prompt, Row, Settings, hook
 from llmft.toolkit import (
     TableConfig,
     TableDataset,
+    asked_as,
     exact_match,
     f1,
     fields_of,
@@ -64,7 +65,8 @@ class Instruction(TableDataset["Instruction.Config"]):
         return ChatRow((*self._asked(asked, given, origin), answer), origin, config.learn)
 
     def ask(self, question: str) -> Prompt:
-        return self._asked(question, "", "question")
+        asked = asked_as(self.config.columns.instruction, question)
+        return self._asked(asked, "", "question")
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns

@@ -24,11 +24,13 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    asked_as,
     fields_of,
     is_blank,
     messages_of,
     text_of,
     with_system,
+    without_prompt,
 )
 from llmft_datasets.short_answers import METRICS
 
@@ -101,6 +103,12 @@ class Jsonl(TableDataset["Jsonl.Config"]):
             " default: refuse a text that spells any",
         )
 
+        repeated_prompt: Literal["strip", "keep"] | None = Field(
+            None,
+            description="what is done with a completion that begins with its prompt: take the"
+            " prompt off, or keep it; default: refuse such a row",
+        )
+
         @model_validator(mode="after")
         def _no_contradiction(self) -> Jsonl.Config:
             columns = self.columns
@@ -126,28 +134,33 @@ class Jsonl(TableDataset["Jsonl.Config"]):
         if columns.text:
             text = _not_empty(text_of(record, columns.text, origin), origin)
             return TextRow(text, origin, self.config.special_tokens)
-        completion = _not_empty(text_of(record, columns.completion, origin), origin)
+        prompt = self._prompt(record, origin)
+        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        completion = text_of(record, columns.completion, origin)
+        (completion,) = without_prompt(asked, [completion], self.config.repeated_prompt, origin)
+        _not_empty(completion, origin)
         if self.config.chat:
             completion = completion.strip()  # a chat template sets its own space before an answer
         return CompletionRow(
-            self._prompt(record, origin),
+            prompt,
             completion,
             answers_of(record, columns.answers, origin) or (completion.strip(),),
             origin,
         )
 
     def ask(self, question: str) -> Prompt:
-        styled = self._styled(question, "")
+        styled = self._styled(asked_as(self.config.columns.prompt, question), "")
         if not self.config.chat:
             return styled
         return with_system((Message(role="user", content=styled),), self.config.system, "question")
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns
-        read = [columns.text] if columns.text else [columns.prompt, columns.completion]
-        fields = [field for column in read for field in fields_of(column)]
+        asked = fields_of(columns.text or columns.prompt)
+        answered = [] if columns.text else fields_of(columns.completion)
         return [
-            dict.fromkeys(fields, f"example {number}")
+            dict.fromkeys(answered, f"answer {number}")
+            | dict.fromkeys(asked, f"example {number}")
             | ({columns.answers: ["example"]} if columns.answers else {})
             for number in range(4)
         ]

@@ -23,7 +23,7 @@ from llmft.api import (
 MOST = 100_000_000
 """Rows of a mixture; weights that would draw more of them are taken for a mistake."""
 _BLOCK = 1000  # sources drawn at a time, as datasets.interleave_datasets draws them
-_OF_SOURCES = ("split", "limit", "on_bad_row", "max_bad_rows", "name", "weight")
+_OF_SOURCES = ("split", "limit", "on_bad_row", "max_bad_rows", "drop", "name", "weight")
 
 Stopping = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement"]
 
@@ -56,7 +56,8 @@ class Mix(Dataset["Mix.Config"]):
 
     def check(self) -> Iterator[Refusal]:
         for key in _OF_SOURCES:
-            if getattr(self.config, key) != type(self.config).model_fields[key].default:
+            usual = type(self.config).model_fields[key].get_default(call_default_factory=True)
+            if getattr(self.config, key) != usual:
                 yield (key,), f"{key} is a setting of each source", f"write {key} in the sources"
         interleaves = self.config.mixing == "interleave"
         if not interleaves and self.config.stopping_strategy != "first_exhausted":

@@ -21,6 +21,7 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    asked_as,
     fields_of,
     messages_of,
     text_of,
@@ -94,7 +95,8 @@ class Prompts(TableDataset["Prompts.Config"]):
         ]
 
     def ask(self, question: str) -> Prompt:
-        return (Message(role="user", content=question),) if self.config.chat else question
+        text = asked_as(self.config.columns.prompt, question)
+        return (Message(role="user", content=text),) if self.config.chat else text
 
 
 @hookimpl

@@ -107,18 +107,17 @@ class Python(Dataset["Python.Config"]):
         kind, in_chat = self.config.rows, self.config.chat
         answers = _ANSWERS if record.get(_ANSWERS) is not None else None
         where: dict[str, Any] = {"path": self.config.file}
+        answered = {**where, "chat": in_chat, "repeated_prompt": "keep"}  # as the code gives them
         if kind == "chat":
             return chat.Chat(chat.Chat.Config(method="chat", **where))
         if kind == "preference":
             columns = preference.Columns(answers=answers)
-            made = preference.Preference.Config(
-                method="preference", columns=columns, chat=in_chat, **where
-            )
+            made = preference.Preference.Config(method="preference", columns=columns, **answered)
             return preference.Preference(made)
         if kind == "unpaired":
             judged = unpaired.Columns(answers=answers)
             return unpaired.Unpaired(
-                unpaired.Unpaired.Config(method="unpaired", columns=judged, chat=in_chat, **where)
+                unpaired.Unpaired.Config(method="unpaired", columns=judged, **answered)
             )
         if kind == "prompt":
             asked = prompts.Columns(answers=answers)
@@ -127,7 +126,7 @@ class Python(Dataset["Python.Config"]):
             )
         text = "text" if kind == "text" else None
         own = jsonl.Columns(text=text, answers=answers)
-        return jsonl.Jsonl(jsonl.Jsonl.Config(method="jsonl", columns=own, chat=in_chat, **where))
+        return jsonl.Jsonl(jsonl.Jsonl.Config(method="jsonl", columns=own, **answered))
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from llmft.api import (
     DataError,
@@ -21,9 +21,11 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    asked_as,
     fields_of,
     messages_of,
     text_of,
+    without_prompt,
 )
 from llmft_datasets.short_answers import METRICS
 
@@ -65,6 +67,11 @@ class Unpaired(TableDataset["Unpaired.Config"]):
             False,
             description="format text prompts as a user message, with the model's chat template",
         )
+        repeated_prompt: Literal["strip", "keep"] | None = Field(
+            None,
+            description="what is done with a completion that begins with its prompt: take the"
+            " prompt off, or keep it; default: refuse such a row",
+        )
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         columns = self.config.columns
@@ -77,13 +84,16 @@ class Unpaired(TableDataset["Unpaired.Config"]):
         return UnpairedRow(prompt, completion, self._label(record, origin), right, origin)
 
     def ask(self, question: str) -> Prompt:
-        return (Message(role="user", content=question),) if self.config.chat else question
+        return self._asked(asked_as(self.config.columns.prompt or "prompt", question))
+
+    def _asked(self, text: str) -> Prompt:
+        return (Message(role="user", content=text),) if self.config.chat else text
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         columns = self.config.columns
-        fields = [*fields_of(columns.prompt or "prompt"), *fields_of(columns.completion)]
         return [
-            dict.fromkeys(fields, f"example {number}")
+            dict.fromkeys(fields_of(columns.completion), f"answer {number}")
+            | dict.fromkeys(fields_of(columns.prompt or "prompt"), f"example {number}")
             | {columns.label: number % 2 == 0}
             | ({columns.answers: ["example"]} if columns.answers else {})
             for number in range(4)
@@ -110,7 +120,8 @@ class Unpaired(TableDataset["Unpaired.Config"]):
         if isinstance(asked, list):
             return messages_of(asked, origin), completion
         text = text_of(record, column or "prompt", origin)
-        return (self.ask(text), completion.strip()) if self.config.chat else (text, completion)
+        (completion,) = without_prompt(text, [completion], self.config.repeated_prompt, origin)
+        return (self._asked(text), completion.strip()) if self.config.chat else (text, completion)
 
     def _label(self, record: Mapping[str, Any], origin: str) -> bool:
         column = self.config.columns.label

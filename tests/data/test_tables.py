@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmft.api.errors import DataError, LlmftError
+from llmft.data.data_files import ENDINGS
 from llmft.data.tables import ReadLimits, read_file, read_records
 
 CUT = gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-12]
@@ -37,6 +38,104 @@ def test_gzip_is_read_under_any_name(tmp_path, lines):
     hidden = write(tmp_path / "c.jsonl", gzip.compress(lines.read_bytes()))
     for path in (packed, hidden):
         assert [record for _, record in read_file(path)] == ROWS
+
+
+def test_zstandard_is_read_under_any_name(tmp_path, lines):
+    import pyarrow
+
+    packed = pyarrow.compress(lines.read_bytes(), codec="zstd", asbytes=True)
+    for name in ("b.jsonl.zst", "c.jsonl"):
+        path = write(tmp_path / name, packed)
+        assert [record for _, record in read_file(path)] == ROWS
+    cut = write(tmp_path / "d.jsonl.zst", packed[:-4])
+    with pytest.raises(DataError, match="ends in the middle"):
+        list(read_file(cut))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_shards_are_read_in_every_format_and_packing(tmp_path, ending):
+    for number in range(2):
+        write_rows(tmp_path / f"train-0000{number}-of-00002{ending}", [{"a": f"{number}"}])
+    found = [record for _, record in read_records(str(tmp_path), "train")]
+    assert found == [{"a": "0"}, {"a": "1"}]
+
+
+def write_rows(path, rows):
+    """Write rows in the format and packing of the path's ending."""
+    import pyarrow
+    import pyarrow.parquet
+
+    form = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    cells = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
+    text = {"jsonl": lines, "json": json.dumps(rows), "csv": cells}[form].encode()
+    if path.name.endswith(".gz"):
+        text = gzip.compress(text)
+    if path.name.endswith(".zst"):
+        text = pyarrow.compress(text, codec="zstd", asbytes=True)
+    path.write_bytes(text)
+
+
+def test_a_pattern_and_a_folder_named_as_the_split_are_read_in_order(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("b", "a"):
+        write_rows(tmp_path / "train" / f"{name}.jsonl", [{"a": name}])
+    read = ((str(tmp_path / "*" / "*.jsonl"), None), (str(tmp_path), None),
+            (None, {"train": str(tmp_path / "train" / "?.jsonl")}))  # fmt: skip
+    for path, files in read:
+        found = read_records(path, "train", data_files=files)
+        assert [record["a"] for _, record in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "code", "said"),
+    [
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "", "E107",
+         "2 of 3 shards: 'train-00001-of-00003.parquet' is missing"),
+        (["x-1-of-3.jsonl", "x-3-of-3.jsonl"], "*.jsonl", "E107", "'x-2-of-3.jsonl' is missing"),
+        (["train.jsonl", "train.csv"], "", "E109",
+         "several formats: 'train.csv' and 'train.jsonl'"),
+        (["train.jsonl", "train.jsonl.gz"], "", "E109", "in several formats"),
+        (["train.jsonl", "train-00000.jsonl"], "", "E109", "has both 'train.jsonl' and"),
+        (["a.jsonl", "b.csv"], "*", "E109", "in several formats"),
+        (["a.jsonl"], "*.json", "E107", "no file fits"),
+        (["a.jsonl", "a.txt"], "*", "E107", "an unknown file extension"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_whole_split_are_refused(tmp_path, files, path, code, said):
+    for name in files:
+        if name.endswith(".txt"):
+            write(tmp_path / name, "")
+        else:
+            write_rows(tmp_path / name, [{"a": "1"}])
+    with pytest.raises(DataError) as caught:
+        list(read_records(str(tmp_path / path), "train"))
+    assert caught.value.faults[0].code == code
+    assert said in caught.value.faults[0].what
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    write_rows(tmp_path / "a[1].jsonl", [{"a": "1"}])
+    assert len(list(read_records(str(tmp_path / "a[1].jsonl"), "train"))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a;n\nx;1,5\ny;2\n", "a\tn\nx\t1,5\ny\t2\n", '"a;b";n\r\nx;1,5\r\ny;2\r\n', "a;n\rx;1,5\ry;2"],
+)
+def test_cells_are_parted_by_what_the_header_has_in_place_of_commas(tmp_path, text):
+    read = [tuple(record.values()) for _, record in read_file(write(tmp_path / "a.csv", text))]
+    assert read == [("x", "1,5"), ("y", "2")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_may_end_with_a_carriage_return_alone(tmp_path, packed):
+    text = b'{"a": 1}\r{"a": "x\\ry"}\r'
+    path = write(tmp_path / "a.jsonl", gzip.compress(text) if packed else text)
+    assert [record for _, record in read_file(path)] == [{"a": 1}, {"a": "x\ry"}]
 
 
 def test_json_csv_and_parquet_give_the_same(tmp_path):
@@ -97,6 +196,10 @@ def test_data_files_name_their_splits(lines):
         ("a.jsonl", b'{"a": "x \\ud800 y"}', "a.jsonl:1: a text holds half of a surrogate"),
         ("a.json", b'[{"a": "x \\ud800 y"}]', "item 1: a text holds half of a surrogate"),
         ("a.csv", b"a,b,a\n1,2,3\n", "a.csv:1: two columns are called 'a'"),
+        ("a.csv", b"a;b\n1;2;3\n", "different numbers of cells, where semicolons part them"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 3}\n', "a.jsonl:2: the key 'a' is there twice"),
+        ("a.json", b'[{"m": [{"r": 1, "r": 1}]}]', "a.json: the key 'r' is there twice"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd no more", "the file ends in the middle of the data"),
     ],
 )  # fmt: skip
 def test_d7_d8_damage_is_named_with_its_place(tmp_path, name, content, said):

@@ -41,7 +41,10 @@ def test_keys_of_messages_that_carry_meaning_are_named(tmp_path):
 
 def test_a_question_beside_guessed_prompts_is_named(tmp_path):
     record = {"system": "", "question": "Who?", "chosen": "It is A.", "rejected": "It is B."}
-    assert rows_of(tmp_path, [record], Preference).unread == {"question": 1, "system": 1}
+    assert rows_of(tmp_path, [record], Preference, common_start=True).unread == {
+        "question": 1,
+        "system": 1,
+    }
 
 
 def test_what_a_method_takes_whole_counts_as_read(tmp_path):

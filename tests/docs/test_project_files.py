@@ -127,4 +127,5 @@ NOT_TENSORS = {
     "start_A",
     "start_B",
     "of_A",
+    "apply_GS",
 }

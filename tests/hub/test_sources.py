@@ -245,3 +245,31 @@ def parquet(rows: list[dict]) -> bytes:
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
     return out.getvalue()
+
+
+ADAPTER = """
+import json, sys
+from llmft.modeling import peft_folder
+from llmft.system import hub_commits
+hub_commits.begin(json.loads(sys.argv[1]))
+found = [peft_folder.read(asked) for asked in sys.argv[2:]]
+commit = hub_commits.known(("model", "org/adapter", None))
+print(json.dumps({"r": [one.settings["r"] for one in found], "commit": commit}))
+"""
+
+
+def test_an_adapter_of_the_hub_is_taken_at_one_commit(hub, tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    for commit, rank in ((OLD, 1), (NEW, 2)):
+        files = {"adapter_config.json": json.dumps({"peft_type": "LORA", "r": rank}).encode()}
+        files |= {"adapter_model.safetensors": weights, "evil.bin": b"pickle", "README.md": b"x"}
+        hub.add("model", "org/adapter", files, commit)
+    told = json.loads(python(tmp_path, ADAPTER, "[]", "org/adapter", f"org/adapter@{OLD}"))
+    assert told == {"r": [2, 1], "commit": NEW}
+    assert not [asked for asked in hub.asked if "evil" in asked or "README" in asked]
+    # The commit in a run's lock holds, whatever comes later, and without the hub.
+    hub.add("model", "org/adapter", {}, "4" * 40)
+    hub.mode = "500"
+    lock = [{"kind": "model", "name": "org/adapter", "revision": None, "commit": NEW}]
+    assert json.loads(python(tmp_path, ADAPTER, json.dumps(lock), "org/adapter"))["r"] == [2]

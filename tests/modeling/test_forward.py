@@ -187,6 +187,13 @@ def test_prompt_tokens_after_the_answer_and_padding_change_nothing(llama):
     torch.testing.assert_close(beside.nll_N[beside.row_N == 0], alone, atol=1e-6, rtol=1e-6)
 
 
+def test_the_heads_input_is_the_last_hidden_state(llama):
+    with torch.no_grad():
+        found = forward.head_input(llama, [1, 2, 3])
+        told = llama(input_ids=torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    torch.testing.assert_close(found, told.hidden_states[-1], atol=0, rtol=0)
+
+
 def test_no_label_at_all_is_an_error(llama):
     with pytest.raises(ValueError, match="no row of the batch has a label"):
         forward.label_nll(llama, [Encoded((1, 2), (-100, -100))])

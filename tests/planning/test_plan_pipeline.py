@@ -7,6 +7,7 @@ import json
 import pytest
 
 from llmft.cli.main import main
+from llmft.planning.memory_tracker import OPTIMIZER
 from llmft.planning.planner import plan_recipe
 
 TRAIN = {"per_device_train_batch_size": 2, "max_length": 48}
@@ -49,6 +50,25 @@ def pipe(recipe, tmp_path) -> dict:
         },
     ]
     return recipe
+
+
+@pytest.mark.parametrize("alignment", [
+    {"method": "grpo", "rewards": [{"method": "length", "target": 5}], "num_generations": 2,
+     "max_completion_length": 6},
+    {"method": "ppo", "reward": {"method": "length", "target": 5}, "response_length": 6},
+])  # fmt: skip
+def test_a_stage_that_draws_its_answers_is_planned_with_its_update(pipe, loaded, alignment):
+    del pipe["stages"][2:]
+    pipe["stages"][1].pop("task")
+    more = {"alignment": alignment, "train": TRAIN, "name": "policy"}
+    pipe["stages"][1].update(more)
+    planned = stages(plan_recipe(loaded(pipe)))["policy"]
+    assert planned.followed
+    peaks = {peak.phase: peak.by_kind for peak in planned.peaks}
+    assert {"rollout", "train"} <= peaks.keys()
+    assert OPTIMIZER not in peaks["rollout"]
+    own = planned.trainable_parameters
+    assert peaks["train"][OPTIMIZER] >= 2 * 4 * own  # both moments of AdamW
 
 
 def stages(plan) -> dict:

@@ -74,6 +74,7 @@ from llmft_tasks.rank import Rank
 from llmft_trackers import wandb as wandb_module
 from llmft_trackers.console import Console
 from llmft_trackers.jsonl import Jsonl as JsonlTracker
+from llmft_trackers.tensorboard import TensorBoard
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
@@ -88,6 +89,7 @@ from llmft.api import (
     StageResult,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
+from llmft.api.method_settings import DropRows
 from llmft.api.settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
@@ -98,6 +100,7 @@ from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
 from tests.plugins.adapters.lora.test_target_names import moe
+from tests.plugins.adapters.peft_method_cases import PEFT_METHODS
 from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
 
@@ -338,7 +341,7 @@ ADAPTERS: dict[type, dict[str, Case]] = {
             also={**PROMPT, "prompt_tuning_init_text": "abcd"}, was={"prompt_tuning_init"},
         ),
     },
-}  # fmt: skip
+} | PEFT_METHODS  # fmt: skip
 
 # --- alignments ----------------------------------------------------------------------------------
 
@@ -1168,6 +1171,10 @@ CHAT = {
     "said": "Rhyme.", "functions": [{"name": "f"}], "tools": [{"name": "g"}],
 }  # fmt: skip
 TRIVIA = {"question": "why", "answer": {"value": "so", "aliases": ["so", "thus"]}}
+REPEATED = {
+    "prompt": "Say it:", "completion": "Say it: c", "label": True, "chosen": "Say it: a",
+    "rejected": "Say it: b",
+}  # fmt: skip
 JUDGED = {
     "prompt": "p", "completion": "c", "label": True, "q": "why", "a": "so", "up": False,
     "right": ["x"],
@@ -1246,6 +1253,9 @@ DATASETS: dict[type, dict[str, Case]] = {
             "alpaca", rows(Jsonl, COMPLETION, look=first(lambda row: row.prompt[:5])), "Below",
             was="p",
         ),
+        "repeated_prompt": Case(
+            "strip", rows(Jsonl, REPEATED, look=first(lambda row: row.completion)), " c", was="E102"
+        ),
         "special_tokens": Case(
             "parse", rows(Jsonl, COMPLETION, look=first(lambda row: row.special_tokens)), "parse",
             also={"columns": {"text": "q"}},
@@ -1304,6 +1314,14 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "common_start": Case(
+            True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
+            "w?", was="E102",
+        ),
+        "repeated_prompt": Case(
+            "strip", rows(Preference, REPEATED, look=first(lambda row: (row.chosen, row.rejected))),
+            (" a", " b"), was="E102",
+        ),
         "chat": Case(True, asks(Preference), True),
         "max_bad_rows": Case(
             0.7, rows(Preference, PAIR, *[{"prompt": "p"}] * 3, PAIR, look=len), 2,
@@ -1316,6 +1334,10 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Unpaired: table_cases(Unpaired, JUDGED, {"prompt": "p"})
     | {
+        "repeated_prompt": Case(
+            "strip", rows(Unpaired, REPEATED, look=first(lambda row: row.completion)), " c",
+            was="E102",
+        ),
         "chat": Case(True, asks(Unpaired), True),
         "max_bad_rows": Case(
             0.7, rows(Unpaired, JUDGED, *[{"prompt": "p"}] * 3, JUDGED, look=len), 2,
@@ -1526,12 +1548,28 @@ def tables_of_wandb(config, lab: Lab) -> list[str]:
     return [message["table"] for message in told if "table" in message]
 
 
+def is_soon_written(config, lab: Lab) -> bool:
+    """Whether a number is in the file while the writer is still open."""
+    folder = lab.folder / str(config.flush_secs)
+    tracker = TensorBoard(config)
+    tracker.run_started(RunInfo("r", folder, {}, ("sft",)))
+    for step in (1, 2):  # the writer looks at the clock when it gets something
+        progress = Progress("sft", "train", step, 9, {"loss": 0.5}, logged=True)
+        tracker.progress(progress)
+        time.sleep(0.2)
+    (file,) = (folder / "tensorboard" / "sft").iterdir()
+    written = b"train/loss" in file.read_bytes()
+    tracker.run_finished({})
+    return written
+
+
 TRACKERS: dict[type, dict[str, Case]] = {
     Console: {
         "live": Case(False, drawn, 0),
         "refresh_per_second": Case(8.0, drawn, 7, was=4),
     },
     JsonlTracker: {},
+    TensorBoard: {"flush_secs": Case(0.05, is_soon_written, True, was=False)},
     Wandb: {
         "project": Case("mine", to_wandb("project"), "mine", was="llmft"),
         "entity": Case("us", to_wandb("entity"), "us"),
@@ -1597,7 +1635,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         for info in cls.Config.model_fields.values()
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
     }
-    assert nested == set(BLOCKS)
+    assert nested == {*BLOCKS, DropRows}  # tests/data/test_dropping.py has the cases of `drop`
 
 
 @pytest.mark.parametrize(("cls", "name", "case"), ONE_CASE)

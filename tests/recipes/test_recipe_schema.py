@@ -242,6 +242,7 @@ def test_r10_a_wrong_type_names_both_types(faults, setting: str, what: str, fix:
         ("adapter: {method: lora, r: 16, lora_alpha: 32}", "adapter: lora", "a block of settings", "write {method: lora}"),
         ("  - method: console", "  - console", "a block of settings", "write {method: console}"),
         ("quantization: {load_in_4bit: false}", "quantization:", "got nothing", ""),
+        ("seed: 17", "seed:", "got nothing", "remove the key for the default, 17"),
     ],
 )  # fmt: skip
 def test_r10_other_values_that_do_not_fit(faults, old: str, new: str, what: str, fix: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
-from llmft.training.step_plan import Plan
+from llmft.training.step_plan import Plan, refuse_endless_warmup
 
 
 def plan(items: int, processes: int = 1, seed: int = 1, **settings) -> Plan:
@@ -42,6 +43,13 @@ def test_the_order_follows_from_the_seed_and_no_two_seeds_share_epochs():
     orders = [plan(30, seed=seed).order(epoch) for seed in (1, 2) for epoch in (0, 1)]
     assert len(set(map(tuple, orders))) == 4
     assert plan(30, seed=2).order(1) == orders[3]
+
+
+def test_a_seed_takes_the_rows_in_the_same_order_in_every_version():
+    assert [plan(7, seed=17).order(epoch) for epoch in range(3)] == [
+        [3, 0, 4, 5, 6, 1, 2], [0, 3, 1, 4, 5, 2, 6], [0, 1, 2, 6, 3, 5, 4],
+    ]  # fmt: skip
+    assert plan(7, seed=18).order(1) == [4, 6, 2, 0, 3, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -82,3 +90,19 @@ def test_rows_over_all_processes_are_the_same_however_they_are_dealt_out(process
 def test_a_step_that_cannot_have_so_many_rows_is_a_fault_of_the_recipe(settings, what):
     with pytest.raises(ValueError, match=what):
         TrainSettings(**settings)
+
+
+@pytest.mark.parametrize(("warmup", "decay", "steps", "ends"), [
+    (3, 0, 3, True), (4, 0, 3, False), (1, 0, 1, False), (0, 0, 1, True),
+    (2, 3, 5, True), (2, 3, 6, True), (2, 3, 4, False),
+])  # fmt: skip
+def test_a_stage_must_have_room_for_its_warm_up_and_its_decay(warmup, decay, steps, ends):
+    parts = {"lr_scheduler_kwargs": {"num_decay_steps": decay}}
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", **parts} if decay else {}
+    settings = TrainSettings(warmup_steps=warmup, **schedule)
+    if ends:
+        refuse_endless_warmup("sft", settings, steps)
+        return
+    with pytest.raises(StageError, match="warm-up") as caught:
+        refuse_endless_warmup("sft", settings, steps)
+    assert caught.value.faults[0].code == "E300"

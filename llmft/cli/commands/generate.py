@@ -18,13 +18,17 @@ def answers(
     *,
     adapter: bool,
     step: int | None = None,
+    system: str = "",
+    turns: bool = False,
+    raw: bool = False,
 ) -> list[dict[str, str]]:
     """Return each question with the answer of a run's model, or of its base without `adapter`.
 
-    step: of the checkpoint after so many steps.
+    step: of the checkpoint after so many steps. system, turns, raw: see `Asking`.
     """
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.answering import answer, load_run
+        from llmft.inference.asking import Asking
 
         folder = Path(run)
         texts = answer(
@@ -35,6 +39,7 @@ def answers(
             max_new_tokens=max_new_tokens,
             with_adapter=adapter,
             step=step,
+            asking=Asking(system, turns, raw),
         )
     return [
         {"question": question, "answer": text}

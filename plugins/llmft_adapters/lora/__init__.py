@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Adapter, Refusal, TrainSettings, hookimpl
+from llmft.api import Refusal, TrainSettings, hookimpl
 from llmft_adapters.lora.biases import own_biases, put_back
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.targets import (
@@ -19,16 +18,14 @@ from llmft_adapters.lora.targets import (
     values_for_peft,
     whole_layers_for_peft,
 )
+from llmft_adapters.peft_adapter import PeftAdapter
 
 
-class Lora(Adapter[LoraConfig]):
+class Lora(PeftAdapter[LoraConfig]):
     """Low-rank adaptation: W x becomes W x + (alpha / r) B A x, with A and B trained."""
 
     method = "lora"
     Config = LoraConfig
-    mergeable = True
-    supports_packing = True
-    supports_shared_prompt = True
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from misfits(model, self.config)
@@ -43,12 +40,16 @@ class Lora(Adapter[LoraConfig]):
     def starts_as_base(self) -> bool:
         return self.config.init_lora_weights is not False  # else B is random too
 
-    def attach(self, model: Any) -> Any:
-        from peft import get_peft_model
+    def check_peft(
+        self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+    ) -> Iterable[Refusal]:
+        from llmft_adapters.lora import from_peft
 
-        config = self.peft_config(model)
+        yield from from_peft.misfits(self, model, settings, tensors)
+
+    def attach(self, model: Any) -> Any:
         kept = self._own_biases(model)
-        model = get_peft_model(model, config)
+        model = super().attach(model)
         if how := self.config.start_in_the_base:
             from llmft_adapters.lora import init_weights
 
@@ -56,16 +57,12 @@ class Lora(Adapter[LoraConfig]):
         return self.prepared(model, kept)
 
     def load(self, model: Any, folder: Path) -> Any:
-        from peft import PeftModel
-
-        config = self.peft_config(model)  # the file's own could hold any pattern
         kept = self._own_biases(model)
         if self.config.start_in_the_base:
             from llmft_adapters.lora import init_weights
 
-            return self.prepared(init_weights.load(model, folder, config), kept)
-        model = PeftModel.from_pretrained(model, folder, is_trainable=True, config=config)
-        return self.prepared(model, kept)
+            return self.prepared(init_weights.load(model, folder, self.peft_config(model)), kept)
+        return self.prepared(super().load(model, folder), kept)
 
     def prepared(self, model: Any, kept: Any) -> Any:
         """Return PEFT's model ready to train; `kept` are the base's own biases."""
@@ -123,28 +120,13 @@ class Lora(Adapter[LoraConfig]):
             from llmft_adapters.lora import init_weights
 
             init_weights.save(model, folder)
-            return
-        for config in model.peft_config.values():  # PEFT's sets have another order in each process
-            for name in ("target_modules", "exclude_modules", "target_parameters"):
-                if isinstance(names := getattr(config, name, None), set):
-                    setattr(config, name, sorted(names))
-        # "auto" would ask the hub whether the vocabulary has grown; it never does here.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            super().save(model, folder)
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[Any]:
-        with warnings.catch_warnings(), put_back(model.base_biases):
-            warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
-            with model.disable_adapter():
-                yield model
-
-    def merge(self, model: Any) -> Any:
-        if getattr(model, "is_quantized", False):
-            raise NotImplementedError(
-                "the base is quantised, and rounding it again would lose the update: load it"
-                " without model.quantization to merge"
-            )
-        return model.merge_and_unload(safe_merge=True)
+        with put_back(model.base_biases), super().disabled(model):
+            yield model
 
 
 @hookimpl

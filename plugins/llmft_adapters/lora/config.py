@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import field_validator
 
 from llmft.api import AdapterConfig, Field, Line
+from llmft_adapters.layer_choice import Exclusions, LayerNumbers, Targets, WholeLayers
 
 Rank = Annotated[int, Field(ge=1, le=65_536)]
-Layer = Annotated[int, Field(ge=0, le=100_000)]
 
 InTheBase = Literal["pissa", "olora"] | Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d?$")]
 _NOT_OFFERED = {
@@ -32,13 +31,13 @@ class LoraConfig(AdapterConfig):
         description="which biases are trained too: none, all of the model's, or those of the"
         " adapted layers; the base model keeps its own",
     )
-    target_modules: Line | list[Line] = Field(
+    target_modules: Targets = Field(
         "all-linear",
         description="names or globs of the layers that get an update, such as [q_proj, v_proj]; a"
         " string: PEFT's regex, which matches a linear layer's whole name; all-linear: every linear"
         " layer except the output layer",
     )
-    exclude_modules: Line | list[Line] | None = Field(
+    exclude_modules: Exclusions = Field(
         None,
         description="names or globs of layers that get no update, or a string: a regex, as in"
         " target_modules",
@@ -61,17 +60,11 @@ class LoraConfig(AdapterConfig):
         " PEFT's eva, corda, lora_ga and loftq are not offered: they read data first, or round the"
         " base",
     )
-    modules_to_save: list[Line] | None = Field(
-        None,
-        min_length=1,
-        max_length=100,
-        description="layers trained in full and saved with the adapter",
+    modules_to_save: WholeLayers = Field(
+        None, description="layers trained in full and saved with the adapter"
     )
-    layers_to_transform: list[Layer] | None = Field(
-        None,
-        min_length=1,
-        max_length=10_000,
-        description="indices of the layers to adapt, from 0; default: all",
+    layers_to_transform: LayerNumbers = Field(
+        None, description="indices of the layers to adapt, from 0; default: all"
     )
     rank_pattern: dict[Line, Rank] = Field(
         default_factory=dict,
@@ -86,31 +79,6 @@ class LoraConfig(AdapterConfig):
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, le=1e4, description="LoRA+: B's learning rate over A's (Hayou et al. 2024)"
     )
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _some(cls, value: Any) -> Any:
-        if value == []:
-            raise ValueError("it is empty; write names such as [q_proj], or all-linear")
-        return value
-
-    @field_validator("exclude_modules", mode="before")
-    @classmethod
-    def _some_or_none(cls, value: Any) -> Any:
-        if value == []:
-            raise ValueError("it is empty; write names such as [lm_head], or leave it out")
-        return value
-
-    @field_validator("target_modules", "exclude_modules")
-    @classmethod
-    def _a_regex(cls, value: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(value, str):
-            try:
-                re.compile(value)
-            except (re.error, OverflowError, RecursionError) as error:
-                what = f"a string is a regular expression, and this is none: {error}"
-                raise ValueError(f"{what}; write a list of names, such as [q_proj]") from error
-        return value
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 from llmft.api import Refusal
 from llmft.toolkit import TimeUp, time_limit
+from llmft_adapters.layer_choice import LayerChoice
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.experts import expert_parameters, fused_misfits, is_left_out
 
 V = TypeVar("V")
+Choice = LayerChoice | LoraConfig
+"""What chooses layers by `target_modules`; LoRA's can choose the weights of experts too."""
 SECONDS = 2.0
 """How long a recipe's regex may take over the names of all layers."""
 
@@ -31,7 +34,7 @@ def linear_layers(model: Any) -> list[str]:
     ]
 
 
-def adapted_layers(model: Any, config: LoraConfig) -> list[str]:
+def adapted_layers(model: Any, config: Choice) -> list[str]:
     """Return the full names of the layers that get an update."""
     chosen = linear_layers(model)
     if config.target_modules == "all-linear":
@@ -58,7 +61,7 @@ def _means_expert(pattern: str, name: str) -> bool:
     return bool(_matching([name, name.rpartition(".")[0]], pattern))
 
 
-def _not_excluded(chosen: list[str], config: LoraConfig) -> list[str]:
+def _not_excluded(chosen: list[str], config: Choice) -> list[str]:
     if config.exclude_modules is None:
         return chosen
     out = chosen_by(chosen, config.exclude_modules)
@@ -82,7 +85,7 @@ def _matched(regex: str, names: tuple[str, ...]) -> set[str]:
         return {name for name in names if pattern.fullmatch(name)}
 
 
-def _of_the_layers(chosen: list[str], config: LoraConfig) -> list[str]:
+def _of_the_layers(chosen: list[str], config: Choice) -> list[str]:
     if config.layers_to_transform is not None:
         wanted = set(config.layers_to_transform)
         chosen = [name for name in chosen if layer_number(name) in wanted]
@@ -95,7 +98,7 @@ def layer_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def targets_for_peft(model: Any, config: LoraConfig) -> list[str]:
+def targets_for_peft(model: Any, config: Choice) -> list[str]:
     """Return the choice as PEFT takes it: the ends of names where these say the same, else whole.
 
     'all-linear' is not handed on: PEFT would take routers along, and other layers as
@@ -120,7 +123,7 @@ def values_for_peft(model: Any, config: LoraConfig, patterns: Mapping[str, V]) -
     return found
 
 
-def whole_layers_for_peft(model: Any, config: LoraConfig) -> list[str] | None:
+def whole_layers_for_peft(model: Any, config: Choice) -> list[str] | None:
     """Return the full names of the layers trained whole, once each.
 
     PEFT takes a short one for the end of any name: 'norm' would be 'input_layernorm' too.
@@ -132,18 +135,24 @@ def whole_layers_for_peft(model: Any, config: LoraConfig) -> list[str] | None:
     return list(dict.fromkeys(found))
 
 
-def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
-    """Yield what of the choice fits no layer of this model."""
+def layer_misfits(model: Any, config: LayerChoice) -> Iterable[Refusal]:
+    """Yield what of a choice of layers fits none of this model, or cannot be trained whole."""
     layers = linear_layers(model)
-    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    slow = list(_endless(layers, config))
+    yield from slow or _wrong_layers(model, config, layers, [], [])
+    if not slow:
+        yield from _wrong_whole_layers(model, adapted_layers(model, config), config)
+
+
+def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
+    """Yield what of LoRA's settings fits no layer of this model."""
+    layers = linear_layers(model)
     if slow := list(_endless(layers, config)):
         yield from slow
         return
-    yield from _wrong_regexes(layers, kinds, config)
-    yield from _wrong_exclusions(model, layers, config)
-    patterns = config.target_modules if isinstance(config.target_modules, list) else []
     experts = expert_parameters(model)
     fused = [*experts, *dict.fromkeys(name.rpartition(".")[0] for name in experts)]
+    chosen = adapted_experts(model, config.model_copy(update={"exclude_modules": None}))
     key = "target_parameters" if config.target_parameters else "target_modules"
     yield from fused_misfits(adapted_experts(model, config), key, config)
     for number, pattern in enumerate(config.target_parameters or ()):
@@ -154,19 +163,8 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
                 f"'{pattern}' matches no stacked weight of experts in this model",
                 f"its experts have {ends}" if ends else "leave it out: the model has no experts",
             )
-    wrong_numbers = list(_wrong_numbers(layers, config))
-    yield from wrong_numbers
+    yield from _wrong_layers(model, config, layers, fused, chosen)
     adapted = adapted_layers(model, config)
-    there = adapted_layers(model, config.model_copy(update={"exclude_modules": None}))
-    for number, pattern in enumerate(patterns):
-        if not _matching(layers, pattern) and not _matching(fused, pattern):
-            yield (("target_modules", number), *_near_miss(model, pattern, kinds, fused))
-        elif not wrong_numbers and not _matching([*there, *fused], pattern):
-            yield (
-                ("target_modules", number),
-                f"'{pattern}' matches nothing in the layers of layers_to_transform",
-                "leave it out, or add its layers there",
-            )
     for key in ("rank_pattern", "alpha_pattern"):
         yield from _wrong_patterns(key, getattr(config, key), adapted)
     if config.start_in_the_base:
@@ -176,7 +174,30 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     yield from _wrong_whole_layers(model, adapted, config)
 
 
-def _endless(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+def _wrong_layers(
+    model: Any, config: Choice, layers: list[str], fused: list[str], experts: list[str]
+) -> Iterable[Refusal]:
+    """Yield what of the choice matches nothing. fused: names that mean experts' weights; experts:
+    those of them that are chosen before any are excluded."""
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    yield from _wrong_regexes(layers, kinds, config)
+    yield from _wrong_exclusions(model, config, experts)
+    wrong_numbers = list(_wrong_numbers(layers, config))
+    yield from wrong_numbers
+    there = adapted_layers(model, config.model_copy(update={"exclude_modules": None}))
+    patterns = config.target_modules if isinstance(config.target_modules, list) else []
+    for number, pattern in enumerate(patterns):
+        if not _matching(layers, pattern) and not _matching(fused, pattern):
+            yield (("target_modules", number), *_near_miss(model, pattern, kinds, fused))
+        elif not wrong_numbers and not _matching([*there, *fused], pattern):
+            yield (
+                ("target_modules", number),
+                f"'{pattern}' matches nothing in the layers of layers_to_transform",
+                "leave it out, or add its layers there",
+            )
+
+
+def _endless(layers: list[str], config: Choice) -> Iterable[Refusal]:
     """Yield which regex takes too long to match."""
     for key in ("target_modules", "exclude_modules"):
         asked = getattr(config, key)
@@ -189,7 +210,7 @@ def _endless(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
             yield (key,), what, "write a simpler one, or a list of names such as [q_proj, v_proj]"
 
 
-def _wrong_regexes(layers: list[str], kinds: str, config: LoraConfig) -> Iterable[Refusal]:
+def _wrong_regexes(layers: list[str], kinds: str, config: Choice) -> Iterable[Refusal]:
     """Yield that a string in target_modules matches nothing."""
     asked = config.target_modules
     if not isinstance(asked, str) or asked == "all-linear":
@@ -206,13 +227,13 @@ def _wrong_regexes(layers: list[str], kinds: str, config: LoraConfig) -> Iterabl
         yield ("target_modules",), what, "change one of them"
 
 
-def _wrong_exclusions(model: Any, layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+def _wrong_exclusions(model: Any, config: Choice, experts: list[str]) -> Iterable[Refusal]:
     """Yield what of exclude_modules excludes nothing, or that it leaves nothing."""
     asked = config.exclude_modules
     if asked is None:
         return
     whole = config.model_copy(update={"exclude_modules": None})
-    chosen = [*adapted_layers(model, whole), *adapted_experts(model, whole)]
+    chosen = [*adapted_layers(model, whole), *experts]
     parts: list[tuple[tuple[str | int, ...], str, str | list[str]]] = (
         [(("exclude_modules",), asked, asked)]
         if isinstance(asked, str)
@@ -289,7 +310,7 @@ def _wrong_patterns(key: str, patterns: Mapping[str, Any], adapted: list[str]) -
             taken.setdefault(name, pattern)
 
 
-def _wrong_numbers(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
+def _wrong_numbers(layers: list[str], config: Choice) -> Iterable[Refusal]:
     known = {number for name in layers if (number := layer_number(name)) is not None}
     for index, number in enumerate(config.layers_to_transform or ()):
         if number not in known:
@@ -300,7 +321,7 @@ def _wrong_numbers(layers: list[str], config: LoraConfig) -> Iterable[Refusal]:
             )
 
 
-def _wrong_whole_layers(model: Any, adapted: list[str], config: LoraConfig) -> Iterable[Refusal]:
+def _wrong_whole_layers(model: Any, adapted: list[str], config: Choice) -> Iterable[Refusal]:
     modules = dict(model.named_modules())
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     both_ends = (model.get_input_embeddings(), model.get_output_embeddings())

@@ -55,6 +55,9 @@ class Prefix(SoftPrompt["Prefix.Config"]):
                 "use lora",
             )
 
+    def computed_by_a_network(self) -> bool:
+        return self.config.prefix_projection
+
     def peft_config(self, model: Any) -> Any:
         from peft import PrefixTuningConfig, TaskType
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -89,6 +89,39 @@ class SoftPrompt(Adapter[C]):
                 f"write fewer than {places}",
             )
 
+    def check_peft(
+        self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+    ) -> Iterable[Refusal]:
+        config = self.peft_config(model)
+        kind, own = str(settings.get("peft_type"))[:40], config.peft_type.value
+        if kind != own:
+            what = (
+                f"the folder holds an adapter of PEFT's type {kind}, and '{self.method}' is {own}"
+            )
+            yield ("method",), what, "pick the method that makes it"
+            return
+        if self.computed_by_a_network():
+            what = "PEFT saves what the network gave and not the network, which would be trained"
+            yield ("method",), what, "pick prefix without prefix_projection, prompt or lora"
+            return
+        shape = (config.num_virtual_tokens, _width(config))
+        found = {name: tuple(size) for name, size in tensors.items()}
+        if found != {"prompt_embeddings": shape}:
+            theirs = found.get("prompt_embeddings")
+            has = f"virtual tokens of the shape {list(theirs)}" if theirs else "no virtual tokens"
+            fix = f"write num_virtual_tokens: {theirs[0]}" if theirs else "name another folder"
+            if theirs and theirs[1:] != shape[1:]:
+                fix = "take the base model that it was trained on"
+            yield (
+                ("num_virtual_tokens",),
+                f"the folder has {has}, and here it is {list(shape)}",
+                fix,
+            )
+
+    def computed_by_a_network(self) -> bool:
+        """Return whether a network gives the virtual tokens, and is what is trained."""
+        return False
+
     @abstractmethod
     def peft_config(self, model: Any) -> Any:
         """Return PEFT's config of this method for a model."""
@@ -142,6 +175,12 @@ class SoftPrompt(Adapter[C]):
         raise NotImplementedError(
             f"'{self.method}' cannot be merged: its virtual tokens are inputs, not weights"
         )
+
+
+def _width(config: Any) -> int:
+    """Return how many numbers PEFT keeps for a virtual token: keys and values of every layer."""
+    is_prefix = config.peft_type.value == "PREFIX_TUNING"
+    return int(config.token_dim * (2 * config.num_layers if is_prefix else 1))
 
 
 def model_facts(model: Any) -> dict[str, int]:

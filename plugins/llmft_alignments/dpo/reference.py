@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import Encoded, EncodedPair, StageContext
-from llmft.toolkit import load_tensors, save_tensors
+from llmft.toolkit import dealing_out, load_tensors, on_rank_zero, save_tensors
 from llmft_alignments.pairs import over_batches, pair_logps, pair_nll, row_logps
 
 if TYPE_CHECKING:
@@ -62,10 +62,12 @@ def _kept(
     with context.models.reference():
         key = reference_key(context.models.model, items)
         found = load_tensors(path, key) or {}
-        if name not in found:
-            found[name] = over_batches(context, items, compute, "reference")
-            save_tensors(path, found, key)
-    return found[name]
+        logps = on_rank_zero(lambda: found.get(name))  # kept there, where a run is resumed
+        if logps is None:
+            with dealing_out():
+                logps = over_batches(context, items, compute, "reference")
+            save_tensors(path, {**found, name: logps}, key)
+    return logps
 
 
 def reference_key(model: Any, items: Sequence[EncodedPair | Encoded]) -> str:

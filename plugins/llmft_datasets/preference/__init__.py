@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -24,8 +24,10 @@ from llmft.toolkit import (
     TableConfig,
     TableDataset,
     answers_of,
+    asked_as,
     messages_of,
     text_of,
+    without_prompt,
 )
 from llmft_datasets.preference import forms
 from llmft_datasets.preference.examples import example_records
@@ -37,8 +39,8 @@ class Columns(Settings):
 
     prompt: Line | None = Field(
         None,
-        description="a column or template; default: 'prompt' where there is one, else the common"
-        " beginning of both answers",
+        description="a column or template; default: 'prompt' where there is one; else the beginning"
+        " that two conversations, or two texts in Anthropic's HH format, have in common",
     )
     chosen: Line = Field("chosen", description="the better answer: a column or template")
     rejected: Line = Field("rejected", description="the worse answer: a column or template")
@@ -86,6 +88,16 @@ class Preference(TableDataset["Preference.Config"]):
             False,
             description="format text prompts as a user message, with the model's chat template",
         )
+        common_start: bool = Field(
+            False,
+            description="take the common beginning of two texts as their prompt, where no column"
+            " holds it",
+        )
+        repeated_prompt: Literal["strip", "keep"] | None = Field(
+            None,
+            description="what is done with answers that both begin with the prompt: take the prompt"
+            " off, or keep it; default: refuse such a row",
+        )
 
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         columns = self.config.columns
@@ -122,7 +134,10 @@ class Preference(TableDataset["Preference.Config"]):
         return example_records(self.config.columns)
 
     def ask(self, question: str) -> Prompt:
-        return (Message(role="user", content=question),) if self.config.chat else question
+        return self._asked(asked_as(self.config.columns.prompt or "prompt", question))
+
+    def _asked(self, text: str) -> Prompt:
+        return (Message(role="user", content=text),) if self.config.chat else text
 
     def _parts(self, record: Mapping[str, Any], origin: str) -> forms.Parts:
         columns = self.config.columns
@@ -137,16 +152,22 @@ class Preference(TableDataset["Preference.Config"]):
             )
         better, worse = text_of(record, chosen, origin), text_of(record, rejected, origin)
         if prompt is None:
-            text, better, worse = forms.split_texts(better, worse, origin)
+            others = [name for name in record if name not in (chosen, rejected)]
+            guess = self.config.common_start
+            text, better, worse = forms.split_texts(
+                better, worse, origin, guess=guess, others=others
+            )
         elif isinstance(record.get(prompt), list):
             messages = messages_of(record[prompt], origin)
             return messages, better, worse
         else:
             text = text_of(record, prompt, origin)
+            rule = self.config.repeated_prompt
+            better, worse = without_prompt(text, [better, worse], rule, origin)
         if not self.config.chat or not isinstance(text, str):
             return text, better, worse
         is_hh = text.endswith(forms.ASSISTANT) and forms.HUMAN in f"\n\n{text.lstrip()}"
-        asked = forms.hh_messages(text, origin) if is_hh else self.ask(text)
+        asked = forms.hh_messages(text, origin) if is_hh else self._asked(text)
         return asked, better.strip(), worse.strip()
 
     def _margin(self, record: Mapping[str, Any], origin: str) -> float | None:

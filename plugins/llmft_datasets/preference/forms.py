@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, takewhile
 from typing import Any
 
@@ -16,11 +16,14 @@ CHOSEN, REJECTED, MARGIN, TIE = "chosen", "rejected", "margin", "tie"
 Parts = tuple[Prompt, str, str]
 
 
-def split_texts(chosen: str, rejected: str, origin: str) -> Parts:
+def split_texts(
+    chosen: str, rejected: str, origin: str, *, guess: bool, others: Sequence[str] = ()
+) -> Parts:
     """Return the common start of two texts as their prompt, and what is left of each.
 
-    Texts in Anthropic's HH format part after the last 'Assistant:'; others at the last white space
-    before they differ, which goes to the answers.
+    Texts in Anthropic's HH format part after the last 'Assistant:'. Others part, where a guess is
+    allowed, at the last white space before they differ, which goes to the answers. others: the
+    columns beside the two.
     """
     both = zip(chosen, rejected, strict=False)
     same = chosen[: sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], both))]
@@ -32,6 +35,14 @@ def split_texts(chosen: str, rejected: str, origin: str) -> Parts:
         if HUMAN in chosen[at:] or HUMAN in rejected[at:]:
             raise DataError("E101", f"{origin}: the last turn is not the assistant's")
     else:
+        if not guess:
+            raise DataError(
+                "E101",
+                f"{origin}: no column 'prompt' beside the two answers"
+                + (f" (there is: {', '.join(others)})" if others else ""),
+                fix="name its column as data.columns.prompt, or write data.common_start: true to"
+                " take the common beginning of both answers",
+            )
         at = max(same.rfind(space) for space in " \n\t")
         if at <= 0:
             raise DataError(

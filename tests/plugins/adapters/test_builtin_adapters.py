@@ -9,6 +9,8 @@ from typing import Any
 from llmft_adapters.dora import Dora
 from llmft_adapters.full import Full
 from llmft_adapters.lora import Lora
+from llmft_adapters.peft_methods.ia3 import Ia3
+from llmft_adapters.peft_methods.randlora import RandLora
 from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
@@ -87,6 +89,20 @@ class TestDoraIn4Bits(_In4Bits):
 class TestPrefixIn4Bits(_In4Bits):
     method_class = Prefix
     configs = ({"num_virtual_tokens": 4},)
+
+
+class _BridgedIn4Bits(_In4Bits):
+    test_merging_gives_a_plain_model_of_the_same_answers = None  # type: ignore[assignment]
+
+
+class TestIa3In4Bits(_BridgedIn4Bits):
+    method_class = Ia3
+    configs = ({},)
+
+
+class TestRandLoraIn4Bits(_BridgedIn4Bits):
+    method_class = RandLora
+    configs = ({"r": 4, "save_projection": False},)
 
 
 class TestQLora(_In4Bits):

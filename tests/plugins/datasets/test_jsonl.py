@@ -7,6 +7,7 @@ from llmft_datasets.jsonl import Jsonl
 from pydantic import ValidationError
 
 from llmft.api import DataError
+from llmft.data.stage_rows import read_rows
 
 COLUMNS = {"prompt": "instruction", "input": "input", "completion": "output"}
 BARE = {"instruction": "Name a town.", "output": "Ulm."}
@@ -96,3 +97,66 @@ def test_what_has_no_effect_is_refused(settings, said):
 def test_an_answer_that_cannot_be_seen_is_empty():
     with pytest.raises(DataError, match="the text is empty"):
         jsonl(columns=COLUMNS).row({**BARE, "output": "\u200b\ufeff"}, "x:1")
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_question_is_put_as_the_rows_are(chat):
+    columns = {"prompt": "Summarise: {article}{more?}\nShort:", "completion": "summary"}
+    asked = jsonl(columns=columns, chat=chat).ask("A {fox}.")
+    text = "Summarise: A {fox}.\nShort:"
+    assert asked == text if not chat else turns(asked) == [("user", text)]
+
+
+def test_a_template_of_several_columns_is_filled_by_no_question():
+    columns = {"prompt": "{article} in {language}:", "completion": "summary"}
+    with pytest.raises(DataError, match=r"reads 2 columns \(article, language\)") as caught:
+        jsonl(columns=columns).ask("x")
+    assert "--raw" in caught.value.faults[0].fix
+
+
+def test_a_completion_that_begins_with_its_prompt_is_refused_until_the_recipe_chooses():
+    row = {"prompt": "Say it: ", "completion": "Say it: now"}
+    for chat in (False, True):
+        with pytest.raises(DataError, match="x:1: the completion begins with the prompt"):
+            jsonl(chat=chat).row(row, "x:1")
+        assert jsonl(chat=chat, repeated_prompt="strip").row(row, "x:1").completion.strip() == "now"
+        kept = jsonl(chat=chat, repeated_prompt="keep").row(row, "x:1")
+        assert kept.completion == "Say it: now"
+    assert jsonl().row({"prompt": "2+2", "completion": "2+2=4"}, "x:1").completion == "2+2=4"
+
+
+@pytest.mark.parametrize("text", [r"Q: {q}\nA:", r"{q}\n", r"{q}\tA:", r"{q}\n\nabc"])
+def test_a_backslash_and_a_letter_in_a_template_are_no_line_break(text):
+    with pytest.raises(ValidationError, match="write the template in double quotes"):
+        jsonl(columns={"prompt": text, "completion": "a"})
+
+
+@pytest.mark.parametrize("text", [r"{q} \nabla f \neq \nu", r"{q} \times \text{{a}}", "a\\nb"])
+def test_latex_in_a_template_and_columns_with_a_backslash_stay(text):
+    assert jsonl(columns={"prompt": text, "completion": "a"}).config.columns.prompt == text
+
+
+def test_columns_inside_others_are_named_with_dots(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"q": {"text": "Who?", "id": 1, "by": {"name": "A"}}, "a": {"best": "Her."}, "x": {}}'
+    )
+    columns = {"prompt": "{q.by.name}: {q.text}", "completion": "a.best"}
+    data = Jsonl(Jsonl.Config(method="jsonl", path=str(path), columns=columns))
+    found = read_rows(data, "train", None)
+    assert [(row.prompt, row.completion) for row in found.rows] == [("A: Who?", "Her.")]
+    assert found.unread == {"q.id": 1, "x": 1}
+    wrong = {**columns, "completion": "a.worst"}
+    data = Jsonl(Jsonl.Config(method="jsonl", path=str(path), columns=wrong))
+    with pytest.raises(DataError, match=r"no column 'a.worst' \(there is: .*a.best"):
+        read_rows(data, "train", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1990.0, "the number 1990.0"), (float("inf"), "inf, not text")]
+)
+def test_numbers_that_another_program_spoilt_are_named(value, said):
+    with pytest.raises(DataError, match=f"x:1: the column 'completion' is {said}"):
+        jsonl().row({"prompt": "p", "completion": value}, "x:1")
+    assert jsonl().row({"prompt": "p", "completion": 1990}, "x:1").completion == "1990"
+    assert jsonl().row({"prompt": "p", "completion": 0.5}, "x:1").completion == "0.5"

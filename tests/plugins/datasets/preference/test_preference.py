@@ -100,8 +100,31 @@ def test_hh_texts_that_part_too_early_are_refused(tmp_path, chosen, rejected, sa
     ],
 )
 def test_plain_texts_part_at_white_space(tmp_path, chosen, rejected, parts):
-    (row,) = read(tmp_path, [{"chosen": chosen, "rejected": rejected}]).rows
+    records = [{"chosen": chosen, "rejected": rejected, "question": "?"}]
+    (row,) = read(tmp_path, records, common_start=True).rows
     assert (row.prompt, row.chosen, row.rejected) == parts
+    with pytest.raises(DataError, match=r"no column 'prompt' .*\(there is: question\)") as caught:
+        read(tmp_path, records)
+    assert "data.columns.prompt" in caught.value.faults[0].fix
+
+
+PROMPT = "Q: Name a town.\nA:"
+
+
+@pytest.mark.parametrize(("rule", "answers"), [
+    ("strip", (" Ulm", " Bonn")), ("keep", (f"{PROMPT} Ulm", f"{PROMPT} Bonn")),
+])  # fmt: skip
+def test_a_prompt_inside_both_answers_is_refused_until_the_recipe_says_what_it_is(
+    tmp_path, rule, answers
+):
+    twice = {"prompt": PROMPT, "chosen": f"{PROMPT} Ulm", "rejected": f"{PROMPT} Bonn"}
+    with pytest.raises(DataError, match="both answers begin with the prompt") as caught:
+        read(tmp_path, [twice])
+    assert "repeated_prompt: strip" in caught.value.faults[0].fix
+    (row,) = read(tmp_path, [twice], repeated_prompt=rule).rows
+    assert (row.prompt, row.chosen, row.rejected) == (PROMPT, *answers)
+    once = {**twice, "rejected": " Bonn"}  # one of them may quote it
+    assert read(tmp_path, [once]).rows[0].chosen == twice["chosen"]
 
 
 USER = {"role": "user", "content": "Who?"}
