@@ -167,7 +167,7 @@ class Job:
     def code_remarks(self) -> list[str]:
         """Return what a person should know of the files of code that run."""
         return [
-            f"runs the code in '{path}' (SHA-256 {digest_of(path)[:12]}), as --trust allows"
+            f"runs the code in '{path}' (SHA-256 {digest_of(path)[:16]}), as --trust allows"
             for path in self.code()
         ]
 
