@@ -78,6 +78,19 @@ def test_what_is_asked_for_is_learnt(asked, said):
     assert report.note() == ""
 
 
+@pytest.mark.parametrize(("template", "left_out"), [("qwen2_5", "\n"), ("llama3", "")])
+def test_a_row_ends_where_generation_stops(template, left_out):
+    """What a template writes after the last answer's end is neither read nor learnt."""
+    made = tokenizer(template)
+    stop = "<|im_end|>" if template == "qwen2_5" else "<|eot_id|>"
+    (row,), _ = encode([ChatRow(TALK, "rows:1")], made, ChatFormat(stop=(stop,)))
+    text = made.apply_chat_template(list(TALK), tokenize=False)
+    whole = made(text, add_special_tokens=False)["input_ids"]
+    assert whole[: len(row.input_ids)] == list(row.input_ids)
+    assert made.decode(whole[len(row.input_ids) :]) == left_out
+    assert learnt(made, row) == [f"Hello{stop}", f"Goodbye{stop}"]
+
+
 def test_every_token_can_be_learnt():
     (row,), _ = encode([ChatRow(TALK, learn="every_token")], tokenizer("qwen2_5"))
     assert row.labels == row.input_ids
