@@ -114,6 +114,8 @@ def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"it trained biases (bias: {config['bias']})"
     if whole := config.get("modules_to_save"):
         yield f"it holds whole layers (modules_to_save: {', '.join(whole)})"
+    if config.get("trainable_token_indices"):
+        yield "it holds rows of the embedding (trainable_token_indices)"
     if config.get("target_parameters"):
         yield "it changes experts by their parameters (target_parameters)"
     for name in ("rank_pattern", "alpha_pattern"):

@@ -204,8 +204,9 @@ REMARKS = {
     "do_sample": "drop it; answers are generated greedily",
     **dict.fromkeys(
         ("add_tokens", "add_special_tokens", "new_special_tokens", "resize_vocab", "added_tokens"),
-        "add them to the tokenizer and the weights once, save both as a folder, and write it as"
-        " model.path (docs/data.md, New tokens)",
+        "add them to the tokenizer and the weights once, save both as a folder, write it as"
+        " model.path, and have the adapter train their rows: trainable_token_indices"
+        " (docs/data.md, New tokens)",
     ),
 }
 

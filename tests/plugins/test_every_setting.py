@@ -158,6 +158,13 @@ def lora_cases(adapter: type) -> dict[str, Case]:
             if p.requires_grad and "modules_to_save" in name
         }
 
+    def rows(config, lab):
+        return {
+            (name.split(".token_adapter")[0].rpartition(".")[2], p.shape[0])
+            for name, p in on(config).named_parameters()
+            if p.requires_grad and "token_adapter" in name
+        }
+
     def rates(config, lab):
         groups = adapter(config).parameter_groups(on(config), TrainSettings(learning_rate=0.01))
         return [group["lr"] for group in groups or () if "lr" in group]
@@ -178,6 +185,9 @@ def lora_cases(adapter: type) -> dict[str, Case]:
         "use_rslora": Case(True, scale("q_proj"), 16 / math.sqrt(8), was=2.0),
         "init_lora_weights": Case("orthogonal", starts_at_zero, False, was=True),
         "modules_to_save": Case(["lm_head"], whole, {"lm_head"}, was=set()),
+        "trainable_token_indices": Case(
+            [3, 5], rows, {("embed_tokens", 2), ("lm_head", 2)}, was=set()
+        ),
         "layers_to_transform": Case([1], layers, {"1"}, was={"0", "1"}),
         "rank_pattern": Case({"v_proj": 2}, rank("v_proj"), 2, was=8),
         "alpha_pattern": Case({"v_*": 4.0}, scale("v_proj"), 4 / 8, was=2.0),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api import Refusal, TrainSettings, hookimpl
+from llmft_adapters.lora import token_rows
 from llmft_adapters.lora.biases import own_biases, put_back
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.targets import (
@@ -29,11 +30,13 @@ class Lora(PeftAdapter[LoraConfig]):
 
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from misfits(model, self.config)
+        yield from token_rows.misfits(model, self.config)
 
     def on_small_copy(self) -> Lora:
         plain: dict[str, Any] = {
             "r": min(self.config.r, 4), "rank_pattern": {}, "alpha_pattern": {},
             "layers_to_transform": None,
+            "trainable_token_indices": [1, 2] if self.config.trainable_token_indices else None,
         }  # fmt: skip
         return type(self)(self.config.model_copy(update=plain))
 
@@ -90,6 +93,7 @@ class Lora(PeftAdapter[LoraConfig]):
             use_rslora=config.use_rslora,
             init_lora_weights=config.init_lora_weights if not config.start_in_the_base else True,
             modules_to_save=whole_layers_for_peft(model, config),
+            trainable_token_indices=token_rows.rows_for_peft(model, config),
             rank_pattern=values_for_peft(model, config, config.rank_pattern),
             alpha_pattern=values_for_peft(model, config, config.alpha_pattern),
         )

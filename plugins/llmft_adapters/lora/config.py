@@ -11,6 +11,10 @@ from llmft_adapters.layer_choice import Exclusions, LayerNumbers, Targets, Whole
 
 Rank = Annotated[int, Field(ge=1, le=65_536)]
 
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=100_000_000)]] | None,
+    Field(min_length=1, max_length=100_000),
+]
 InTheBase = Literal["pissa", "olora"] | Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d?$")]
 _NOT_OFFERED = {
     "eva": "needs the training rows, which an adapter does not get",
@@ -62,6 +66,11 @@ class LoraConfig(AdapterConfig):
     )
     modules_to_save: WholeLayers = Field(
         None, description="layers trained in full and saved with the adapter"
+    )
+    trainable_token_indices: TokenIds = Field(
+        None,
+        description="ids of tokens whose rows of the embedding and of the output layer are trained"
+        " and saved too, such as those of tokens that were added to the tokenizer",
     )
     layers_to_transform: LayerNumbers = Field(
         None, description="indices of the layers to adapt, from 0; default: all"

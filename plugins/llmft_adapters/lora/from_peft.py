@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from llmft.api import Refusal
+from llmft_adapters.lora.token_rows import indices_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 _SHOWN = 3
@@ -55,6 +56,8 @@ def misfits(
     yield from _of_the_start(adapter, settings)
     for key in sorted({*settings, *usual} - _SKIPPED):
         theirs, own = settings.get(key, usual.get(key)), stated.get(key)
+        if key == "trainable_token_indices":  # which layers have them is shown by the tensors
+            theirs, own = indices_of(theirs), indices_of(own)
         if theirs != own and (theirs or own):
             mine = (
                 ("method",)
@@ -158,6 +161,9 @@ def block(settings: Mapping[str, Any], tensors: Shapes) -> str:
         said["use_rslora"] = "true"
     if settings.get("bias") in ("all", "lora_only"):
         said["bias"] = settings["bias"]
+    rows = indices_of(settings.get("trainable_token_indices"))
+    if isinstance(rows, list) and all(isinstance(row, int) for row in rows):
+        said["trainable_token_indices"] = rows
     names = sorted({path.rpartition(".")[2] for path, _ in shapes})
     said["target_modules"] = f"[{', '.join(names)}]"
     whole = settings.get("modules_to_save")

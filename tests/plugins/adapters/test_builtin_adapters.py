@@ -54,12 +54,14 @@ class TestLora(AdapterContract):
         {"r": 2, "modules_to_save": ["lm_head"], "init_lora_weights": "gaussian"},
         {"r": 2, "init_lora_weights": "pissa_niter_4", "bias": "lora_only", "lora_dropout": 0.1},
         {"r": 2, "init_lora_weights": "olora", "rank_pattern": {"?_*": 3}},
+        {"r": 2, "trainable_token_indices": [71, 252]},
     )
 
 
 class TestDora(AdapterContract):
     method_class = Dora
-    configs = ({"r": 4}, {"r": 2, "lora_dropout": 0.1, "bias": "all"})
+    configs = ({"r": 4}, {"r": 2, "lora_dropout": 0.1, "bias": "all"},
+               {"r": 2, "trainable_token_indices": [252, 71]})  # fmt: skip
 
 
 class TestFull(AdapterContract):
@@ -107,7 +109,11 @@ class TestRandLoraIn4Bits(_BridgedIn4Bits):
 
 class TestQLora(_In4Bits):
     method_class = QLora
-    configs = ({"r": 4}, {"r": 2, "bnb_4bit_quant_type": "fp4"})
+    configs = (
+        {"r": 4},
+        {"r": 2, "bnb_4bit_quant_type": "fp4"},
+        {"r": 2, "trainable_token_indices": [71, 252]},
+    )
 
 
 class TestPrefix(AdapterContract):

@@ -1,0 +1,77 @@
+"""Rows of the embedding and of the output layer that are trained beside LoRA's updates.
+
+They are for tokens that were added to a tokenizer: PEFT's trainable tokens, which keep the rows
+themselves, so that a loaded adapter does not depend on what the base has in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmft.api import Refusal
+from llmft_adapters.lora.config import LoraConfig
+from llmft_adapters.lora.targets import whole_layers_for_peft
+
+KEY = "trainable_token_indices"
+
+
+def rows_for_peft(model: Any, config: LoraConfig) -> dict[str, list[int]] | None:
+    """Return the ids of the rows that are trained, by the full name of their layer.
+
+    Where the output layer is tied to the embedding, PEFT lets it follow.
+    """
+    if config.trainable_token_indices is None:
+        return None
+    return {name: list(config.trainable_token_indices) for name, _ in _tables(model)}
+
+
+def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
+    """Yield which rows this model does not have, and why they could not be trained."""
+    asked = config.trainable_token_indices
+    if asked is None:
+        return
+    rows = min(table.weight.shape[0] for _, table in _tables(model))
+    seen: set[int] = set()
+    for number, index in enumerate(asked):
+        if index >= rows:
+            fix = f"its rows are 0 to {rows - 1}; a new token needs a row: see docs/data.md"
+            yield (KEY, number), f"the embedding has no row {index}", fix
+        elif index in seen:
+            yield (KEY, number), f"{index} is there twice", "leave it out"
+        seen.add(index)
+    if config.start_in_the_base:
+        what = f"{config.start_in_the_base} is saved in a form that holds no rows of tokens"
+        yield ("init_lora_weights",), what, f"leave init_lora_weights out, or {KEY}"
+    whole = whole_layers_for_peft(model, config) or []
+    for name, table in _tables(model):
+        if any(name == block or name.startswith(f"{block}.") for block in whole):
+            what = f"'{name}' is trained in full already, by modules_to_save"
+            yield (KEY,), what, "leave it out here, or there"
+        elif not _is_plain(table):
+            kind = type(table).__name__
+            what = f"'{name}' is a {kind} with more than a weight, whose rows PEFT cannot train"
+            fix = "write modules_to_save in its place, or adapter: {method: full}"
+            yield (KEY,), what, fix
+
+
+def indices_of(value: Any) -> Any:
+    """Return a config's ids as one list, where all of its layers have the same."""
+    lists = list(value.values()) if isinstance(value, dict) else [value]
+    return lists[0] if lists and all(one == lists[0] for one in lists) else value
+
+
+def _tables(model: Any) -> list[tuple[str, Any]]:
+    """Return the embedding and, where it has weights of its own, the output layer, by name."""
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = [embedding] if output.weight is embedding.weight else [embedding, output]
+    names = {id(module): name for name, module in model.named_modules()}
+    return [(names[id(end)], end) for end in ends]
+
+
+def _is_plain(table: Any) -> bool:
+    import torch
+
+    if isinstance(table, torch.nn.Embedding):
+        return True
+    return type(table) is torch.nn.Linear and table.bias is None
