@@ -14,12 +14,17 @@ from llmft.modeling.levers import ATTRIBUTE, levers_of
 _FLAG, _COEFFICIENT = "output_router_logits", "router_aux_loss_coef"
 
 
-def own_coefficient(model: Any) -> float | None:
-    """Return the weight that a model's config gives its routers' loss; None where it has none."""
+def own_coefficient(model: Any, *, always: bool = False) -> float | None:
+    """Return the weight that a model's config gives its routers' loss; None where it has none.
+
+    always: else it is 0 where the config has not `output_router_logits: true`, without which
+    transformers' own loss leaves it out.
+    """
     config = model.config.get_text_config()
     if not (hasattr(config, _FLAG) and hasattr(config, _COEFFICIENT)):
         return None
-    return float(getattr(config, _COEFFICIENT) or 0.0)
+    used = always or bool(getattr(config, _FLAG))
+    return float(getattr(config, _COEFFICIENT) or 0.0) if used else 0.0
 
 
 @contextmanager

@@ -150,14 +150,15 @@ def label_nll(
     return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
 
 
-def router_coefficient(model: Any) -> float | None:
+def router_coefficient(model: Any, *, always: bool = False) -> float | None:
     """Return the weight that a mixture of experts gives its routers' loss; None for other models.
 
-    It is `router_aux_loss_coef` of the model's config.
+    It is `router_aux_loss_coef` of the model's config where that has `output_router_logits: true`,
+    as in transformers, or `always`; else 0.
     """
     from llmft.modeling import router_loss
 
-    return router_loss.own_coefficient(model)
+    return router_loss.own_coefficient(model, always=always)
 
 
 def router_loss(model: Any) -> AbstractContextManager[list[torch.Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import model_validator
 
@@ -21,6 +21,8 @@ from llmft.toolkit import label_nll, router_coefficient, router_loss
 
 if TYPE_CHECKING:
     import torch
+
+Coefficient = Annotated[float, Field(ge=0, le=100)]
 
 
 class Sft(Alignment["Sft.Config"]):
@@ -46,12 +48,12 @@ class Sft(Alignment["Sft.Config"]):
             description="the share of each label that is spread evenly over the vocabulary",
         )
 
-        router_aux_loss_coef: float | None = Field(
+        router_aux_loss_coef: Coefficient | Literal["config"] | None = Field(
             None,
-            ge=0,
-            le=100,
             description="of a mixture of experts: the weight of the loss that spreads tokens over"
-            " the experts (Fedus et al. 2021); default: the weight in the model's config",
+            " the experts (Fedus et al. 2021); config: the weight in the model's config, TRL's"
+            " default; default: that weight where the config has output_router_logits: true, as"
+            " transformers' own loss has it, else 0",
         )
 
         @model_validator(mode="after")
@@ -68,7 +70,10 @@ class Sft(Alignment["Sft.Config"]):
 
     def _of_routers(self, context: StageContext) -> float:
         """Return the weight of the routers' loss, 0 where the model has no routers."""
-        asked, own = self.config.router_aux_loss_coef, router_coefficient(context.models.model)
+        asked = self.config.router_aux_loss_coef
+        own = router_coefficient(context.models.model, always=asked is not None)
+        if asked is None or asked == "config":
+            return own or 0.0
         if asked and own is None:
             raise StageError(
                 "E300",
@@ -76,7 +81,7 @@ class Sft(Alignment["Sft.Config"]):
                 " mixture of experts that computes such a loss",
                 fix="leave router_aux_loss_coef out",
             )
-        return (own or 0.0) if asked is None else asked
+        return asked
 
 
 class CompletionLoss:

@@ -447,7 +447,7 @@ SFT = {
     ),
     "router_aux_loss_coef": Case(
         0.5, lambda config, lab: weight_in_a_run(moe("mixtral"), **config.model_dump(
-            include={"router_aux_loss_coef"})), 0.5, was=0.001,
+            include={"router_aux_loss_coef"})), 0.5, was=0.0,
     ),
 }  # fmt: skip
 

@@ -92,13 +92,17 @@ def weight_in_a_run(model, **settings) -> float:
     return seen[0]
 
 
-def test_the_models_own_weight_is_the_default():
+def test_the_models_own_weight_counts_where_its_config_or_the_recipe_says_so():
     model = whole()
     model.config.router_aux_loss_coef = 0.02
+    assert weight_in_a_run(model) == 0
+    assert weight_in_a_run(model, router_aux_loss_coef="config") == 0.02
+    model.config.output_router_logits = True
     assert weight_in_a_run(model) == 0.02
     assert weight_in_a_run(model, router_aux_loss_coef=0.5) == 0.5
     assert weight_in_a_run(model, router_aux_loss_coef=0) == 0
     assert weight_in_a_run(tiny_llama()) == 0
+    assert weight_in_a_run(tiny_llama(), router_aux_loss_coef="config") == 0
     assert weight_in_a_run(tiny_llama(), router_aux_loss_coef=0) == 0
 
 
