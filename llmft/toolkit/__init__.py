@@ -98,6 +98,8 @@ __all__ = [
     "remaining",
     "repeats_prompt",
     "rewards",
+    "router_coefficient",
+    "router_loss",
     "save_score_head",
     "save_tensors",
     "save_value_head",
@@ -146,6 +148,27 @@ def label_nll(
     from llmft.modeling import forward
 
     return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
+
+
+def router_coefficient(model: Any, *, always: bool = False) -> float | None:
+    """Return the weight that a mixture of experts gives its routers' loss; None for other models.
+
+    It is `router_aux_loss_coef` of the model's config where that has `output_router_logits: true`,
+    as in transformers, or `always`; else 0.
+    """
+    from llmft.modeling import router_loss
+
+    return router_loss.own_coefficient(model, always=always)
+
+
+def router_loss(model: Any) -> AbstractContextManager[list[torch.Tensor]]:
+    """Collect the routers' load-balancing loss of each forward pass in the block, one number each.
+
+    model: one that has a `router_coefficient`.
+    """
+    from llmft.modeling import router_loss
+
+    return router_loss.router_loss(model)
 
 
 def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -> torch.Tensor:

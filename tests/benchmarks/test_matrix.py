@@ -55,6 +55,7 @@ def test_a_sample_that_covers_every_pair_of_settings_comes_out_as_recorded(matri
         assert bench.run(cell) == recorded[cell], cell
 
 
+@pytest.mark.extended
 def test_validate_answers_as_the_matrix_does(bench, recorded):
     """What was refused is refused from declared capabilities alone, without running anything."""
     chosen = random.Random(3).sample(sorted(recorded, key=str), 120)

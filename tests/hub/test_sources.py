@@ -225,6 +225,7 @@ def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_nam
     assert "hf download org/absent --repo-type dataset" in told
 
 
+@pytest.mark.extended
 def test_n4_offline_weights_that_are_missing_are_named_with_their_size(filled, tmp_path):
     code = "from huggingface_hub import snapshot_download as get\n"
     code += f"get('org/tiny', revision='{OLD}', ignore_patterns='*.safetensors')\n"

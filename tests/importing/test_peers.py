@@ -699,3 +699,12 @@ def test_a_reward_function_in_a_file_beside_the_configuration_is_named(imported,
         told = imported(text.replace("my.rewards.score", other), str(tmp_path / "grpo.yaml"),
                         trainer="grpo", rows="prompts")  # fmt: skip
         assert other in grades(told, "cannot")["reward_funcs"]
+
+
+def test_trl_adds_the_routers_loss_of_a_mixture_and_the_recipe_says_so(stage_of):
+    chat = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/Capybara")
+    assert stage_of(chat, trainer="sft")[1].alignment.router_aux_loss_coef == "config"
+    off = stage_of(f"{chat}router_aux_loss_coef: 0.0\n", trainer="sft")[1]
+    assert off.alignment.router_aux_loss_coef == 0
+    some = stage_of(f"{chat}router_aux_loss_coef: 0.5\n", trainer="sft")[1]
+    assert some.alignment.router_aux_loss_coef == 0.5

@@ -103,6 +103,7 @@ from tests.plugins.adapters.lora.test_target_names import moe
 from tests.plugins.adapters.peft_method_cases import PEFT_METHODS
 from tests.plugins.alignments.grpo.conftest import objective_from
 from tests.plugins.alignments.ppo.test_objective import judged
+from tests.plugins.alignments.test_sft_routers import weight_in_a_run
 
 # --- adapters ------------------------------------------------------------------------------------
 
@@ -432,6 +433,7 @@ def sft_loss(config, lab: Lab) -> float:
     """The loss of a row of which the last three tokens are trained on."""
     seen = []
     context = composed(rows=lambda: [0], encode=lambda rows: [Encoded(IDS, IDS, "row")],
+                       model=tiny_llama(),
                        fit=lambda items, objective: seen.append((items, objective)))  # fmt: skip
     Sft(config).train(context)
     ((items, objective),) = seen
@@ -452,6 +454,10 @@ SFT = {
     ),
     "label_smoothing_factor": Case(
         0.25, sft_loss, of_sft(lambda row, label: -0.75 * row[label] - 0.25 * row.mean())
+    ),
+    "router_aux_loss_coef": Case(
+        0.5, lambda config, lab: weight_in_a_run(moe("mixtral"), **config.model_dump(
+            include={"router_aux_loss_coef"})), 0.5, was=0.0,
     ),
 }  # fmt: skip
 

@@ -107,7 +107,7 @@ def tiny(folder: Path, layers: int = 2) -> Path:
         [("lora", "sft", ""), ("lora", "sft", ", gradient_checkpointing: true"),
          ("dora", "dpo", ""), ("prefix", "orpo", ""), ("ptuning", "reward", ""),
          ("lora", "ppo", ""), ("prompt", "ppo", "")],
-        plain=[("lora", "sft", ""), ("dora", "dpo", "")],
+        plain=[("lora", "sft", "")],
     ),
 )  # fmt: skip
 def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):

@@ -10,6 +10,7 @@ import pytest
 
 from llmft.api import StageResult
 from llmft.api.errors import Interrupted, StageError
+from llmft.inference.asking import Asking
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_generate_prints_the_answers(llmft, monkeypatch):
     assert llmft("generate", "runs/x", "capital of France?") == (0, "Paris\n", "")
     assert asked == {
         "run": Path("runs/x"), "questions": ["capital of France?"], "stage": None, "step": None,
-        "max_new_tokens": 64, "with_adapter": True,
+        "max_new_tokens": 64, "with_adapter": True, "asking": Asking(),
     }  # fmt: skip
     data = llmft("generate", "runs/x", "q?", "--no-adapter", "--stage", "sft", "--json").data
     assert data["answers"] == [{"question": "q?", "answer": "Paris"}]

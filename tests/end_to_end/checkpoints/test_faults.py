@@ -11,6 +11,7 @@ import pytest
 
 from tests.end_to_end.checkpoints.faults import CRASH
 from tests.end_to_end.checkpoints.harness import state_of
+from tests.extended import extended
 
 SAMPLED = random.Random(5).sample(range(10, 120), 4)
 
@@ -49,12 +50,12 @@ def fill_and_resume(go, recipe, whole, n: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("n", SAMPLED)
+@pytest.mark.parametrize("n", extended(SAMPLED, SAMPLED[:2]))
 def test_t10_a_crash_at_a_file_system_event_loses_nothing(go, recipe, whole, n):
     assert crash_and_resume(go, recipe, whole, n)
 
 
-@pytest.mark.parametrize("n", SAMPLED[1:])
+@pytest.mark.parametrize("n", extended(SAMPLED[1:], SAMPLED[1:2]))
 def test_t11_a_full_disk_is_told_in_one_line_and_loses_nothing(go, recipe, whole, n):
     assert fill_and_resume(go, recipe, whole, n)
 

@@ -47,7 +47,7 @@ def pipeline(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("method", extended(ADAPTERS, ("lora", "prefix", "full")))
+@pytest.mark.parametrize("method", extended(ADAPTERS, ("lora",)))
 def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     recipe["stages"][0]["adapter"] = {"method": method, **ADAPTERS[method]}
     recipe["stages"][0]["train"]["neftune_noise_alpha"] = 5.0  # random numbers of every step
@@ -80,9 +80,7 @@ def test_t9_c7_a_killed_run_on_a_mixture_ends_bit_exactly(go, recipe, tmp_path):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
-@pytest.mark.parametrize(
-    "method", extended(["dpo", "orpo", "kto", "cpo", "reward"], ["dpo", "kto"])
-)
+@pytest.mark.parametrize("method", extended(["dpo", "orpo", "kto", "cpo", "reward"], ["dpo"]))
 def test_t9_c7_a_killed_preference_stage_ends_bit_exactly(go, recipe, tmp_path, method):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"say {n}:", "chosen": f" {n}", "rejected": " no"} for n in range(18)]
@@ -115,7 +113,7 @@ def test_t9_c8_a_run_killed_at_every_other_step_ends_bit_exactly(go, recipe, who
 @pytest.mark.parametrize(("step", "phase", "stage"), extended(
     [(4, "train", "sft"), (0, "load the model", "more"), (3, "train", "more"),
      (5, "evaluate", "more")],
-    plain=[(4, "train", "sft"), (3, "train", "more")],
+    plain=[(3, "train", "more")],
 ))  # fmt: skip
 def test_c12_a_stage_that_is_finished_is_not_run_again(go, recipe, pipeline, step, phase, stage):
     recipe = two_stages(recipe)
@@ -151,7 +149,9 @@ def test_t6_t7_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(
     assert ours == theirs
 
 
-@pytest.mark.parametrize("phase", ["load the model", "read the rows", "tokenise"])
+@pytest.mark.parametrize(
+    "phase", extended(["load the model", "read the rows", "tokenise"], ["tokenise"])
+)
 def test_t6_a_signal_before_the_first_step_leaves_at_once_and_saves_nothing(go, recipe, phase):
     stopped = go(recipe, "stopped", fault=at(0, signal.SIGTERM, phase=phase))
     assert stopped.code == 143
@@ -285,7 +285,9 @@ def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, re
     assert ours == theirs
 
 
-@pytest.mark.parametrize("file", ["run.json", "lock.json", "stages/sft/result.json"])
+@pytest.mark.parametrize(
+    "file", extended(["run.json", "lock.json", "stages/sft/result.json"], ["lock.json"])
+)
 def test_c1_a_damaged_file_of_a_run_is_named_and_never_a_traceback(go, recipe, file):
     recipe = two_stages(recipe)
     killed = go(recipe, "killed", fault=at(3, stage="more"))

@@ -110,6 +110,7 @@ def test_a_run_that_waits_answers_with_its_last_policy(load, registry, collect, 
             "method": "jsonl",
             "path": str(home / "prompts.jsonl"),
             "columns": {"completion": "prompt"},
+            "repeated_prompt": "keep",
         },
         "train": TRAIN,
     }

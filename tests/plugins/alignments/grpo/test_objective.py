@@ -10,7 +10,7 @@ from llmft_alignments.rloo import Rloo
 
 from llmft.api import Encoded, StageError
 
-from .conftest import TEXTS, model_of, moved, objective_of, prompts
+from .conftest import TEXTS, answers, model_of, moved, objective_of, prompts
 
 
 def sampled(objective, step: int = 0):
@@ -125,3 +125,15 @@ def test_only_neighbours_with_the_whole_prompt_in_common_share_it():
     rows = [row((1, 2), (3,)), row((1, 2), (4, 5)), row((1, 2, 3), (6,)), row((1,), (2,)),
             row((1, 2), (7,)), row((1, 2), (7,))]  # fmt: skip
     assert shared_prompts(rows) == [(0, 0), (0, 2), (0, 0), (0, 0), (0, 0), (4, 2)]
+
+
+@pytest.mark.parametrize(("masked", "uncounted"), [(False, ()), (True, (2, 5))])
+def test_an_answer_weighs_its_part_of_the_tokens_that_count(masked, uncounted):
+    """`uncounted` are the answers that have no end."""
+    objective = objective_of(
+        Grpo, model_of(), loss_type="dapo", mask_truncated_completions=masked
+    )  # fmt: skip
+    made = sampled(objective)
+    tokens = sum(len(a.ids) for n, a in enumerate(answers()) if n not in uncounted)
+    assert objective.weight(made) == pytest.approx(tokens)
+    assert objective.weight(made[:2]) == pytest.approx(tokens * 2 / len(TEXTS))

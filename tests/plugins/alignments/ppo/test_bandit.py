@@ -71,7 +71,10 @@ def expected_reward(model) -> float:
     return float((chances * worth).sum(1).mean())
 
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
+SEEDS = [
+    pytest.param(0, marks=pytest.mark.extended),
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10)),
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

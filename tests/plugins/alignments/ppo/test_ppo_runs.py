@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from llmft.api.errors import LlmftError
 from llmft.testing import AlignmentContract
+from tests.extended import extended
 
 from .conftest import metrics_of
 
@@ -69,7 +70,7 @@ def test_within_a_nucleus_too_the_first_update_has_ratio_1(run, ppo):
     assert first["entropy"] < whole["entropy"] - 0.1
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
+@pytest.mark.parametrize("top_p", extended([1.0, 0.8], [0.8]))
 def test_the_reward_is_learnt(run, ppo, top_p):
     stage = ppo(
         options={"kl_coef": 0.0, "num_ppo_epochs": 4, "response_length": 8, "top_p": top_p},

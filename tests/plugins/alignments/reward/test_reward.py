@@ -71,7 +71,7 @@ def test_the_head_is_saved_and_handed_over_exactly(run, stage):
     folder = summary.folder / "stages" / "reward"
     assert (folder / "adapter" / "head.safetensors").is_file()
     job = load_run(summary.folder, Registry.discover())
-    again = stage_model(job.stage("reward"), tiny_llama(), folder, whole=True)
+    again = stage_model(job.stage("reward"), tiny_llama(), folder / "adapter", whole=True)
     assert not any(p.requires_grad for p in again.parameters())
     assert not again.training
     report = json.loads((folder / "rewards.json").read_text())
