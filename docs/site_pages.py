@@ -19,7 +19,7 @@ OF_THE_ROOT = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "report-a-hole.md",
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
     "docs/decisions": "decisions/index.md",
 }

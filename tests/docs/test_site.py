@@ -48,6 +48,11 @@ def test_every_page_of_the_navigation_is_built(site):
         assert (site / f"{html}.html").is_file(), page
 
 
+def test_no_page_of_the_root_stands_in_place_of_one_of_docs():
+    added = runpy.run_path(str(ROOT / "docs" / "site_pages.py"))["OF_THE_ROOT"]
+    assert not [page for page in added.values() if (ROOT / "docs" / page).exists()]
+
+
 def test_what_is_said_to_a_code_hosts_reader_is_not_on_the_site(site):
     assert "make docs" not in (site / "reference" / "api" / "index.html").read_text("utf-8")
     assert "make docs" in (ROOT / "docs" / "reference" / "api.md").read_text("utf-8")
