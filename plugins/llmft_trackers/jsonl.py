@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO
 
 from llmft.api import Field, Progress, RunInfo, StageInfo, Tracker, TrackerConfig, hookimpl
 from llmft.toolkit import open_to_append
+from llmft_trackers.steps import StageSteps
 
 
 class Jsonl(Tracker[Any]):
@@ -30,8 +31,7 @@ class Jsonl(Tracker[Any]):
         super().__init__(config)
         self._folder: Path | None = None
         self._files: dict[str, TextIO] = {}
-        self._step: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._steps = StageSteps()
 
     def run_started(self, run: RunInfo) -> None:
         """Remember where the run writes."""
@@ -39,20 +39,18 @@ class Jsonl(Tracker[Any]):
 
     def stage_started(self, stage: StageInfo) -> None:
         """Remember how many steps there are: a run that goes on after the last one logs none."""
-        self._steps[stage.name] = stage.steps
+        self._steps.started(stage)
 
     def progress(self, progress: Progress) -> None:
         """Write the metrics of a logged step."""
-        if progress.logged or progress.phase == "train":
-            self._step[progress.stage] = progress.done
+        self._steps.progressed(progress)
         if progress.logged:
             self._write(progress.stage, progress.done, progress.phase, progress.metrics)
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
         """Write the scores, with the last step before them."""
-        if when == "after":
-            self._step.setdefault(stage, self._steps.get(stage, 0))
-        self._write(stage, self._step.get(stage, 0), f"score_{when}", metrics)
+        self._steps.scored(stage, when)
+        self._write(stage, self._steps.of(stage), f"score_{when}", metrics)
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
         """Close the stage's file."""

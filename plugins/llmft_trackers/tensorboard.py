@@ -19,6 +19,7 @@ from llmft.api import (
     TrackerConfig,
     hookimpl,
 )
+from llmft_trackers.steps import StageSteps
 
 
 class TensorBoard(Tracker[Any]):
@@ -50,8 +51,7 @@ class TensorBoard(Tracker[Any]):
         super().__init__(config)
         self._folder: Path | None = None
         self._writers: dict[str, Any] = {}
-        self._step: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._steps = StageSteps()
 
     def run_started(self, run: RunInfo) -> None:
         """Remember where the run writes."""
@@ -59,19 +59,17 @@ class TensorBoard(Tracker[Any]):
 
     def stage_started(self, stage: StageInfo) -> None:
         """Remember how many steps there are: a run that goes on after the last one logs none."""
-        self._steps[stage.name] = stage.steps
+        self._steps.started(stage)
 
     def progress(self, progress: Progress) -> None:
         """Write the metrics of a logged step."""
-        if progress.logged or progress.phase == "train":
-            self._step[progress.stage] = progress.done
+        self._steps.progressed(progress)
         if progress.logged:
             self._write(progress.stage, progress.phase, progress.metrics)
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
         """Write the scores, with the last step before them."""
-        if when == "after":
-            self._step.setdefault(stage, self._steps.get(stage, 0))
+        self._steps.scored(stage, when)
         self._write(stage, when, metrics)
 
     def stage_finished(self, stage: str, result: Mapping[str, Any]) -> None:
@@ -85,7 +83,7 @@ class TensorBoard(Tracker[Any]):
             self._writers.pop(stage).close()
 
     def _write(self, stage: str, prefix: str, metrics: Mapping[str, float]) -> None:
-        step = self._step.get(stage, 0)
+        step = self._steps.of(stage)
         for name, value in metrics.items():
             self._writer(stage, step).add_scalar(f"{prefix}/{name}", value, step)
 

@@ -30,6 +30,7 @@ from llmft.api import (
 )
 from llmft.toolkit import escaped, terminal_width, wrapped
 from llmft_trackers.conversation import as_text, side_by_side
+from llmft_trackers.steps import StageSteps
 from llmft_trackers.wandb.process import WandbProcess
 from llmft_trackers.wandb.server import base_url, host
 
@@ -98,8 +99,7 @@ class Wandb(Tracker[Any]):
         self._notes: list[str] = []
         self._out = sys.stdout  # the engine sends what is printed later to the log
         self._process: WandbProcess | None = None
-        self._step: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._steps = StageSteps()
 
     def run_started(self, run: RunInfo) -> None:
         """Start the process that tells wandb, and go on at once."""
@@ -126,7 +126,7 @@ class Wandb(Tracker[Any]):
 
     def stage_started(self, stage: StageInfo) -> None:
         """Tell what the stage trains, on what."""
-        self._steps[stage.name] = stage.steps
+        self._steps.started(stage)
         counts = {"trainable_parameters", "total_parameters", "rows", "tokens", "trained_tokens"}
         told = {f"{stage.name}/{name}": getattr(stage, name) for name in sorted(counts)}
         self._tell({"config": told})
@@ -134,8 +134,7 @@ class Wandb(Tracker[Any]):
 
     def progress(self, progress: Progress) -> None:
         """Tell the metrics of a logged step, on the stage's own axis of steps."""
-        if progress.logged or progress.phase == "train":
-            self._step[progress.stage] = progress.done
+        self._steps.progressed(progress)
         if not progress.logged:
             return
         phase = "" if progress.phase == "train" else f"{progress.phase}/"
@@ -143,8 +142,7 @@ class Wandb(Tracker[Any]):
 
     def scored(self, stage: str, when: str, metrics: Mapping[str, float]) -> None:
         """Tell the scores, as `<stage>/before/<metric>` and `<stage>/after/<metric>`."""
-        if when == "after":  # a run that goes on after the last step logs none
-            self._step.setdefault(stage, self._steps.get(stage, 0))
+        self._steps.scored(stage, when)
         self._log(stage, f"{when}/", metrics)
         self._say_remarks()
 
@@ -174,7 +172,7 @@ class Wandb(Tracker[Any]):
     def _log(self, stage: str, prefix: str, metrics: Mapping[str, float]) -> None:
         if metrics:
             told: dict[str, float] = {f"{stage}/{prefix}{n}": value for n, value in metrics.items()}
-            self._tell({"log": {f"{stage}/step": self._step.get(stage, 0), **told}})
+            self._tell({"log": {f"{stage}/step": self._steps.of(stage), **told}})
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         if self._process is not None:
