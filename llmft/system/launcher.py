@@ -103,7 +103,7 @@ def refuse_foreign(environment: Mapping[str, str] = os.environ) -> None:
                 )
                 raise EnvironmentFault("E210", what, fix=f"torchrun --nproc_per_node {count} ...")
         if "SLURM_PROCID" in environment and (count := environment.get(_SLURM, "1")) != "1":
-            missing = ", ".join(name for name in _OF_SRUN if not environment.get(name))
+            missing = ", ".join(_unsaid_by_srun(environment))
             what = f"srun has started {count} tasks ({_SLURM}), and does not say {missing}"
             fix = "srun --ntasks-per-node=1 torchrun --nproc_per_node=GPUS ... -m llmft run ..."
             raise EnvironmentFault("E210", what, fix=fix)
@@ -117,7 +117,7 @@ def join_srun(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if environment.get("LOCAL_RANK") or environment.get(_SLURM, "1") == "1":
         return
-    if not all(environment.get(name) for name in _OF_SRUN):
+    if _unsaid_by_srun(environment):
         return  # refused by `refuse_foreign`
     per_node = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
     node = int(environment["SLURM_NODEID"])
@@ -132,6 +132,18 @@ def join_srun(environment: MutableMapping[str, str] = os.environ) -> None:
     }
     for name, value in found.items():
         environment.setdefault(name, value)
+
+
+def _unsaid_by_srun(environment: Mapping[str, str]) -> list[str]:
+    """Return which of srun's variables are not there, or are not what srun writes."""
+    said = {name: environment.get(name, "") for name in _OF_SRUN}
+    lists = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
+    wrong = [name for name, value in said.items()
+             if not value or (name not in lists and not value.isdecimal())]  # fmt: skip
+    nodes = len(_tasks_per_node(said["SLURM_STEP_TASKS_PER_NODE"]))
+    if "SLURM_NODEID" not in wrong and int(said["SLURM_NODEID"]) >= nodes:
+        wrong.append("SLURM_STEP_TASKS_PER_NODE")
+    return wrong
 
 
 def _first_node(nodes: str) -> str:

@@ -53,6 +53,17 @@ def test_srun_with_several_tasks_that_does_not_say_which_is_refused():
     launcher.refuse_foreign({**step, **torchrun, "MASTER_PORT": "1"})
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("SLURM_NODEID", "x"), ("SLURM_STEP_ID", "batch"), ("SLURM_NODEID", "7"),
+])  # fmt: skip
+def test_what_srun_would_not_write_is_refused_by_name(name, value):
+    step = {**SRUN, name: value}
+    launcher.join_srun(step)
+    named = "SLURM_STEP_TASKS_PER_NODE" if value == "7" else name
+    with pytest.raises(EnvironmentFault, match=f"E210.*{named}"):
+        launcher.refuse_foreign(step)
+
+
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
 def test_usr_signals_ask_for_an_end_after_the_step(name):
     number = getattr(signal, name)
