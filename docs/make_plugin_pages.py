@@ -87,6 +87,27 @@ The example reads instructions in Alpaca's columns.""",
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
 a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
+    "metric": (
+        "Metric",
+        """\
+A metric scores the model's answers to held-out rows, of any data set: in `evaluate` before, during
+and after training, in `llmft evaluate --metrics`, and as `metric_for_best_model`. A class writes
+one of two methods. `score` gets one answer, with its prompt, the right answers (`references`) and
+its row, and returns a number, or several by the names that `values` lists; llmft takes the mean
+over rows. `score_corpus` gets all answers, for what is no mean over rows, such as BLEU; llmft asks
+it again without some rows, for the 95 % interval. `greater_is_better`, `value_range` and
+`needs_references` say what holds for its values; a value outside the range, or NaN, stops the run
+with an error that names the plugin.
+
+A recipe writes a metric's name, or a block with its settings; `name` in the block says what its
+score is called. A name that the data set has a metric of means that one.
+
+The example gives two values of one answer. The builtin `distinct` scores all answers together.""",
+        """\
+The kit scores ordinary, empty, very long and odd answers: each has values in the range that the
+class declares, the same each time and in any order; and nonsense is not preferred to a right
+answer.""",
+    ),
     "tracker": (
         "Tracker",
         """\

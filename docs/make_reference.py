@@ -31,6 +31,11 @@ KIND_TITLES = {
         "What scores answers: `judge` of `rank`, `reward` of `ppo`, `rewards[]` of `grpo`, `rloo`.",
     ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
+    "metric": (
+        "Metrics",
+        "`stages[].evaluate.metrics[]`: how answers to held-out rows are scored, beside the loss"
+        " and the data set's own metrics. A name of the data set's own metric means that one.",
+    ),
     "tracker": ("Trackers", "`trackers[]`: where progress and metrics are reported."),
 }
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Adapter,
         Alignment,
         Dataset,
+        MetricFunction,
         RewardFunction,
         StageContext,
         StageResult,
@@ -45,6 +46,11 @@ def llmft_rewards() -> list[type[RewardFunction[Any]]]:  # type: ignore[empty-bo
 @hookspec
 def llmft_datasets() -> list[type[Dataset[Any]]]:  # type: ignore[empty-body]
     """Return the dataset classes that this plugin offers."""
+
+
+@hookspec
+def llmft_metrics() -> list[type[MetricFunction[Any]]]:  # type: ignore[empty-body]
+    """Return the metric classes that this plugin offers."""
 
 
 @hookspec

@@ -10,7 +10,15 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from llmft.api.splits import checked_split
 
@@ -485,13 +493,23 @@ class TrainSettings(Settings):
             raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
 
 
+class MetricConfig(Settings):
+    """Base of every metric's settings."""
+
+    method: Line = Field(description="which metric method")
+    name: Name | None = Field(
+        None, description="what its score is called; default: as the method is"
+    )
+
+
 class EvaluateSettings(Settings):
     """How a stage is scored: before and after training, and during it where that is asked."""
 
-    metrics: list[Name] = Field(
-        default_factory=lambda: ["loss"],
+    metrics: list[Name | SerializeAsAny[MetricConfig]] = Field(
+        default_factory=lambda: list[str | MetricConfig](["loss"]),
         max_length=32,
-        description="loss, perplexity, or a metric of the data's method, such as exact_match;"
+        description="loss, perplexity, a metric of the data's method, such as exact_match, or any"
+        " installed metric, by its name or as a block: {method: distinct, n: 2};"
         " the alignment's own metrics are always added, even to an empty list",
     )
     split: Split | None = Field(

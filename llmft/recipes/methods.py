@@ -99,9 +99,19 @@ def _outer(data: Any) -> Iterable[tuple[KeyPath, Any, Kind]]:
             for key, kind in OF_A_STAGE.items():
                 if stage.get(key) is not None:
                     yield ("stages", index, key), stage[key], kind
+            yield from _metrics(("stages", index), stage)
     trackers = data.get("trackers")
     for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
         yield ("trackers", index), tracker, "tracker"
+
+
+def _metrics(base: KeyPath, stage: dict[str, Any]) -> Iterable[tuple[KeyPath, Any, Kind]]:
+    """Yield the metrics of a stage that are blocks; one that is a name follows from its data."""
+    evaluate = stage.get("evaluate")
+    metrics = evaluate.get("metrics") if isinstance(evaluate, dict) else None
+    for index, entry in enumerate(metrics if isinstance(metrics, list) else ()):
+        if isinstance(entry, dict):
+            yield (*base, "evaluate", "metrics", index), entry, "metric"
 
 
 def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any, Kind]]:

@@ -63,6 +63,10 @@ from llmft_datasets.python import Python
 from llmft_datasets.triviaqa import TriviaQA
 from llmft_datasets.unpaired import Columns as UnpairedColumns
 from llmft_datasets.unpaired import Unpaired
+from llmft_metrics.distinct import Distinct
+from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
+from llmft_metrics.f1 import F1
+from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
@@ -85,7 +89,9 @@ from llmft.api import (
     EncodedPrompt,
     EncodedUnpaired,
     Progress,
+    PromptRow,
     RunInfo,
+    ScoredAnswer,
     StageResult,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
@@ -96,6 +102,7 @@ from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
+from llmft.registry.return_checks import score_names
 from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
@@ -1597,11 +1604,53 @@ TRACKERS: dict[type, dict[str, Case]] = {
     },
 }
 
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def named_by(cls: type) -> Case:
+    """What a metric's score is called."""
+    return Case("mine", lambda config, lab: score_names(cls(config)), ("mine",), was=(cls.method,))
+
+
+def value_by(cls: type) -> Callable[[Any, Lab], Any]:
+    """What a metric gives two answers, whose second lines are no part of the right ones."""
+    rows = [PromptRow("?", (right,)) for right in ("a b", "a b a")]
+    texts = ["a b\nb", "a b a\nand"]
+    answers = [ScoredAnswer("?", *pair) for pair in
+               zip(texts, [row.answers for row in rows], rows, strict=True)]  # fmt: skip
+
+    def value(config: Any, lab: Lab) -> Any:
+        made = cls(config)
+        if made.is_of_corpus():
+            return made.score_corpus(answers)
+        return [made.score(answer) for answer in answers]
+
+    return value
+
+
+METRICS: dict[type, dict[str, Case]] = {
+    ExactMatchMetric: {
+        "name": named_by(ExactMatchMetric),
+        "first_line": Case(True, value_by(ExactMatchMetric), [1.0, 1.0], was=[0.0, 0.0]),
+    },
+    F1: {
+        "name": named_by(F1),
+        # normalised, 'a' is an article: b b against b, and b and against b
+        "first_line": Case(True, value_by(F1), [1.0, 1.0], was=[2 / 3, 2 / 3]),
+    },
+    FinalNumberMetric: {"name": named_by(FinalNumberMetric)},
+    Distinct: {
+        "name": named_by(Distinct),
+        # a b b | a b a and: words a b and of 7, pairs ab bb ba a-and of 5
+        "n": Case(1, value_by(Distinct), 3 / 7, was=4 / 5),
+    },
+}
+
 # --- the test ------------------------------------------------------------------------------------
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "tracker": TRACKERS,
+    "dataset": DATASETS, "metric": METRICS, "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},

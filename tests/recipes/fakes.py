@@ -15,6 +15,8 @@ from llmft.api import (
     DatasetConfig,
     Field,
     Line,
+    MetricConfig,
+    MetricFunction,
     PluginError,
     RewardConfig,
     RewardFunction,
@@ -161,6 +163,30 @@ class Longer(RewardFunction[LongerConfig]):  # type: ignore[type-var]
     Config = LongerConfig
 
 
+class WordsConfig(MetricConfig):
+    most: int = Field(5, ge=1, le=100, description="words at most")
+
+
+class CharsConfig(MetricConfig):
+    most: int = Field(ge=1, le=100, description="characters at most")
+
+
+class Words(MetricFunction[WordsConfig]):  # type: ignore[type-var]
+    method = "words"
+    Config = WordsConfig
+    greater_is_better = False
+
+    def values(self) -> tuple[str, ...]:
+        if self.config.most == 13:
+            raise ZeroDivisionError("thirteen")
+        return ("mean", "most") if self.config.most > 50 else ()
+
+
+class Chars(Words):
+    method = "chars"
+    Config = CharsConfig
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -185,6 +211,7 @@ class FakeRegistry:
         "task": {"collect": Collect, "rank": Rank},
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
+        "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},
     }

@@ -26,6 +26,7 @@ EXAMPLES: Mapping[Kind, str] = {
     "task": "rejection_sampling",
     "reward": "brief_answer",
     "dataset": "alpaca",
+    "metric": "answer_words",
     "tracker": "csv_file",
 }
 """What the example of each kind is called in the documentation."""
