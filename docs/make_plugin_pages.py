@@ -87,6 +87,22 @@ The example reads instructions in Alpaca's columns.""",
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
 a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
+    "schedule": (
+        "Learning-rate schedule",
+        """\
+A schedule says how the learning rate moves: `factor` gives what the peak is multiplied by in an
+optimiser step, from the step and the `TrainingSpan` (all steps, the warm-up, the peak). It may
+follow the scores of held-out rows too: with `follows_scores` it is told each evaluation (`scored`),
+and keeps what it has come to in `state`, as JSON, which a resumed training restores. Where
+parameters have rates of their own, as in LoRA+, `rates` may treat each group apart. A rate below 0,
+or NaN, stops the run before the update, with an error that names the plugin. Builtin schedules have
+names, with `lr_scheduler_kwargs`; any schedule is chosen by a block.
+
+The example falls in steps. The builtin `reduce_lr_on_plateau` follows scores.""",
+        """\
+The kit asks for the rates of short and of long trainings: they are finite, the peak is the highest,
+a warm-up rises, and a training that is resumed at any step has the same rates.""",
+    ),
     "metric": (
         "Metric",
         """\

@@ -1,10 +1,10 @@
 """The public contract: what a plugin author derives from. Imports no torch.
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
-`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.metrics`,
-`llmft.trackers` (the entry point's name is the method's) or `llmft.plugins`, whose hooks return
-classes derived from the ones below. See `llmft.testing` for the kit that checks a method against
-its contract, and `llmft.toolkit` for building blocks.
+`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.schedules`,
+`llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or `llmft.plugins`,
+whose hooks return classes derived from the ones below. See `llmft.testing` for the kit that checks
+a method against its contract, and `llmft.toolkit` for building blocks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from llmft.api.context import (
     StageLog,
     StageModels,
     StageSampler,
+    TrainingSpan,
 )
 from llmft.api.errors import (
     DataError,
@@ -68,7 +69,15 @@ from llmft.api.rows import (
     TextRow,
     UnpairedRow,
 )
-from llmft.api.settings import Line, MetricConfig, ModelSource, Settings, Share, TrainSettings
+from llmft.api.settings import (
+    Line,
+    MetricConfig,
+    ModelSource,
+    ScheduleConfig,
+    Settings,
+    Share,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
     pass
@@ -82,10 +91,10 @@ __all__ = [
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
     "RewardConfig",
     "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams",
-    "ScoredAnswer", "Settings", "Share",
+    "Schedule", "ScheduleConfig", "ScoredAnswer", "Settings", "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "UnpairedRow", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "TrainingSpan", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -377,6 +386,61 @@ class Dataset(_Kind[C]):
     def row_kind(self) -> RowKind:
         """Return which of the kinds in `rows` this recipe's settings give."""
         return self.rows[0]
+
+
+class Schedule(_Kind[C]):
+    """How the learning rate moves: a function of the step, and of the last evaluation if it asks.
+
+    A class writes `factor`, or `rates` where the groups of parameters are not to move together.
+    Each training has an object of its own.
+    """
+
+    supports_warmup: ClassVar[bool] = True
+    """Whether it has a warm-up; without one, `train.warmup_steps` and `warmup_ratio` are refused
+    beside it."""
+    depends_on_steps: ClassVar[bool] = True
+    """Whether the rate at a step depends on how many there are. Where it does not, a finished stage
+    can be trained longer."""
+    follows_scores: ClassVar[bool] = False
+    """Whether `scored` is to be called: the stage then has to be scored during training."""
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside other settings: (key's parts below train, what, fix)."""
+        return ()
+
+    def last_steps(self) -> int:
+        """Return how many last steps it needs for itself, behind the warm-up."""
+        return 0
+
+    def smoke_overrides(self) -> Mapping[str, Any]:
+        """Return settings that fit a training of a few steps, for `llmft run --smoke`."""
+        return {}
+
+    def factor(self, step: int, span: TrainingSpan) -> float:
+        """Return what the peak rate is multiplied by in an optimiser step (0..steps-1), from 0 up.
+
+        It is also asked for `steps`, which no update uses. A resumed training asks for the step it
+        goes on at: the factor may not depend on having been asked for earlier ones.
+        """
+        raise NotImplementedError(f"'{self.method}' has no 'factor'")
+
+    def rates(self, step: int, base: Sequence[float], span: TrainingSpan) -> Sequence[float]:
+        """Return the learning rate of each of the optimiser's groups in a step.
+
+        base: the groups' own peaks; most often all are `learning_rate`. Step 0 is asked for first.
+        """
+        factor = self.factor(step, span)
+        return [rate * factor for rate in base]
+
+    def scored(self, value: float, span: TrainingSpan) -> None:
+        """Take in the score of an evaluation: the loss, or `metric_for_best_model`."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the state that a resumed training must restore, as JSON; {}: none."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
+        """Restore what `state` returned, after step 0 was asked for; the span may be another."""
 
 
 class MetricFunction(_Kind[C]):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Dataset,
         MetricFunction,
         RewardFunction,
+        Schedule,
         StageContext,
         StageResult,
         Task,
@@ -46,6 +47,11 @@ def llmft_rewards() -> list[type[RewardFunction[Any]]]:  # type: ignore[empty-bo
 @hookspec
 def llmft_datasets() -> list[type[Dataset[Any]]]:  # type: ignore[empty-body]
     """Return the dataset classes that this plugin offers."""
+
+
+@hookspec
+def llmft_schedules() -> list[type[Schedule[Any]]]:  # type: ignore[empty-body]
+    """Return the learning-rate schedule classes that this plugin offers."""
 
 
 @hookspec

@@ -113,7 +113,8 @@ class StageRunner:
         if not items:
             raise DataError("E105", f"stage '{self.name}' has no rows left to train on")
         plan = Plan.of(len(items), self.train, self.seed, distributed.count())
-        refuse_endless_warmup(self.name, self.train, plan.steps)
+        schedule = self.bound.schedule
+        refuse_endless_warmup(self.name, self.train, plan.steps, schedule.last_steps())
         self.trackers.stage_started(self._info(items, plan.steps))
         checkpoints = self._checkpoints(items)
         saved = distributed.on_rank_zero(checkpoints.newest)
@@ -135,6 +136,7 @@ class StageRunner:
             saved=saved,
             online=online,
             validation=validation,
+            schedule=type(schedule)(schedule.config),
         )
         after = self.scoring.score("after")
         return StageResult(

@@ -11,13 +11,16 @@ from pydantic import ValidationError
 
 from llmft.api import Dataset, DatasetConfig, MetricConfig, MetricFunction, RewardFunction
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
+from llmft.api.settings import TrainSettings
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
-from llmft.recipes.methods import Methods, nested_methods
+from llmft.recipes.methods import OF_TRAINING, Methods, nested_methods
 from llmft.recipes.metrics import chosen_metrics
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, Reference, references
 from llmft.recipes.rounds import Rounds
 from llmft.recipes.sources import sources_of
+from llmft.recipes.training_methods import config_of, named_method
+from llmft.registry.contract import Kind
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
@@ -79,7 +82,13 @@ class Binder:
             tuple(rewards),
             upstream,
             tuple(self.metric(one) for one in chosen_metrics(stage.evaluate, of_data)),
+            self.of_training("schedule", stage.train),
         )
+
+    def of_training(self, kind: Kind, train: TrainSettings) -> Any:
+        """Return the method of a kind that training settings name, such as the schedule."""
+        cls = self.registry.method(kind, named_method(kind, train))
+        return cls(config_of(kind, train, cls))
 
     def metric(self, asked: str | MetricConfig) -> MetricFunction[Any]:
         """Return a metric by its name, with its own defaults, or by its block.
@@ -163,6 +172,8 @@ class Binder:
             for block in (stage.work, stage.data):
                 nested = nested_methods(block) if block else ()
                 wanted |= {(kind, inner.method) for _, kind, inner in nested}
+            blocks = [(kind, getattr(stage.train, key)) for key, kind in OF_TRAINING.items()]
+            wanted |= {(kind, one.method) for kind, one in blocks if not isinstance(one, str)}
             wanted |= {("metric", made.config.method) for made in bound[stage.name].metrics}
         every = self.registry.records(load=False)
         return [

@@ -14,6 +14,7 @@ from llmft.api import (
     MetricFunction,
     RewardConfig,
     RewardFunction,
+    Schedule,
     Task,
     Tracker,
 )
@@ -67,6 +68,7 @@ class BoundStage:
     from; None for a task on the base alone. dataset: None for a task that reads no rows. rewards:
     the reward functions that its settings choose. upstream: the stages that it names, by target.
     metrics: those that are methods of their own, beside the loss and the data's.
+    schedule: how its learning rate moves; each training makes one of its own of these settings.
     """
 
     spec: Stage
@@ -75,7 +77,8 @@ class BoundStage:
     dataset: Dataset[Any] | None
     rewards: tuple[RewardFunction[Any], ...]
     upstream: Mapping[str, Upstream]
-    metrics: tuple[MetricFunction[Any], ...] = ()
+    metrics: tuple[MetricFunction[Any], ...]
+    schedule: Schedule[Any]
 
     @property
     def name(self) -> str:

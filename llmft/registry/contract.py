@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from llmft import api
 from llmft.registry.hook_manager import ContractViolation, alone, implements
 
-Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "metric", "tracker"]
+Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "schedule", "metric", "tracker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,9 @@ KINDS: dict[Kind, KindContract] = {
     "task": KindContract("llmft.tasks", "llmft_tasks", api.Task, api.TaskConfig),
     "reward": KindContract("llmft.rewards", "llmft_rewards", api.RewardFunction, api.RewardConfig),
     "dataset": KindContract("llmft.datasets", "llmft_datasets", api.Dataset, api.DatasetConfig),
+    "schedule": KindContract(
+        "llmft.schedules", "llmft_schedules", api.Schedule, api.ScheduleConfig
+    ),
     "metric": KindContract("llmft.metrics", "llmft_metrics", api.MetricFunction, api.MetricConfig),
     "tracker": KindContract("llmft.trackers", "llmft_trackers", api.Tracker, api.TrackerConfig),
 }
@@ -89,6 +92,8 @@ def check_class(kind: Kind, cls: type[Any]) -> None:
             )
     if kind == "metric":
         _check_metric(cls)
+    if kind == "schedule" and (cls.factor, cls.rates) == (api.Schedule.factor, api.Schedule.rates):
+        raise ContractViolation(f"class '{cls.__name__}' lacks 'factor', or 'rates'")
     makes = getattr(cls, "produces", None)
     if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
         raise ContractViolation(f"class '{cls.__name__}': 'produces' must name what comes out")

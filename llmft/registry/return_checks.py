@@ -157,6 +157,33 @@ def metric_of(dataset: api.Dataset[Any], name: str) -> api.Metric:
     return checked
 
 
+def rates_of(
+    schedule: api.Schedule[Any], step: int, base: Sequence[float], span: api.TrainingSpan
+) -> list[float]:
+    """Return the learning rates that a schedule gives a step: finite, and not below 0."""
+    given: Any = schedule.rates(step, base, span)
+    if not isinstance(given, Sequence) or len(given) != len(base):
+        has = f"{len(given)}" if isinstance(given, Sequence) else shown(given)
+        raise violation(schedule, f"'rates' gives {has} rates of {len(base)} groups in step {step}")
+    for rate in given:
+        if not is_number(rate) or not math.isfinite(rate) or rate < 0:
+            what = f"the rate of step {step} is {shown(rate)}; a finite number from 0 up is wanted"
+            raise violation(schedule, what)
+    return [float(rate) for rate in given]
+
+
+def state_of(method: Any) -> dict[str, Any]:
+    """Return a method's state for a checkpoint: a mapping that JSON can hold."""
+    state: Any = method.state()
+    if not isinstance(state, Mapping):
+        raise violation(method, f"'state' returns {shown(state)}, not a mapping")
+    try:
+        json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise violation(method, f"'state' is no JSON: {error}") from error
+    return dict(state)
+
+
 def score_names(metric: api.MetricFunction[Any]) -> tuple[str, ...]:
     """Return what a metric's scores are called: as the recipe names it, or as its method is."""
     given: Any = metric.values()

@@ -39,8 +39,10 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
     if spec.train.neftune_noise_alpha:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
-    if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
+    if not isinstance(spec.train.lr_scheduler_type, str):
+        return f"TRL's arguments name no schedule of a block ('{bound.schedule.config.method}')"
     return ""
 
 

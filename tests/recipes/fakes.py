@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from llmft_schedules.curves import llmft_schedules as curves
+from llmft_schedules.plateau import llmft_schedules as plateau
 from pydantic import SerializeAsAny, model_validator
 
 from llmft.api import (
@@ -20,6 +22,8 @@ from llmft.api import (
     PluginError,
     RewardConfig,
     RewardFunction,
+    Schedule,
+    ScheduleConfig,
     Share,
     StageRef,
     Task,
@@ -187,6 +191,23 @@ class Chars(Words):
     Config = CharsConfig
 
 
+class HalvingConfig(ScheduleConfig):
+    at: int = Field(5, ge=1, le=100, description="the step at which the rate is halved")
+
+
+class Halving(Schedule[HalvingConfig]):  # type: ignore[type-var]
+    method = "halving"
+    Config = HalvingConfig
+
+    def check(self, train: Any) -> Any:
+        if self.config.at == 13:
+            raise ZeroDivisionError("thirteen")
+        return ()
+
+    def factor(self, step: int, span: Any) -> float:
+        return 1.0 if step < self.config.at else 0.5
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -211,6 +232,7 @@ class FakeRegistry:
         "task": {"collect": Collect, "rank": Rank},
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
+        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
         "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},
