@@ -87,6 +87,25 @@ The example reads instructions in Alpaca's columns.""",
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
 a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
+    "optimizer": (
+        "Optimiser",
+        """\
+An optimiser moves the parameters along their gradients. `make` gets the groups of parameters, as
+torch.optim takes them, and the recipe's `train` settings, and returns a `torch.optim.Optimizer` of
+exactly these parameters. Its rate is that of its groups, which the schedule sets before each step.
+What checkpoints hold is the optimiser's `state`, tensors and numbers, and those entries of its
+groups that `group_state` names, such as a count of steps; from that a resumed training goes on to
+the bit. An optimiser that trains other weights than those to be used, as schedule-free ones do, has
+methods `train` and `eval`: llmft calls them, and scores, saves and returns the weights after
+`eval`. `llmft plan` runs the optimiser on fake tensors, or asks `state_bytes`. Builtin optimisers
+have names; any is chosen by a block.
+
+The example steps by the sign of a momentum (Bernstein et al. 2018,
+[arXiv:1802.04434](https://arxiv.org/abs/1802.04434)).""",
+        """\
+The kit trains two small matrices: the loss falls, the groups' own rates and decays are kept, and a
+training that is resumed from what a checkpoint holds is the same to the bit.""",
+    ),
     "schedule": (
         "Learning-rate schedule",
         """\
@@ -164,6 +183,7 @@ then shows the method, or the reason why it cannot be used; `llmft show {name}` 
 HEADS = {
     "pyproject.toml": "The entry point's name is the method's name. llmft reads it from the"
     " metadata, and imports the\nmodule only when a recipe names the method.",
+    "steps.py": "Apart, because it imports torch: listing methods must stay quick.",
     "layers.py": "Apart, because it imports torch: listing methods must stay quick.",
 }
 

@@ -31,6 +31,11 @@ KIND_TITLES = {
         "What scores answers: `judge` of `rank`, `reward` of `ppo`, `rewards[]` of `grpo`, `rloo`.",
     ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
+    "optimizer": (
+        "Optimisers",
+        "`stages[].train.optim`: what moves the parameters. Those that ship with llmft are chosen"
+        " by name too. The learning rate, betas and weight decay are `train`'s.",
+    ),
     "schedule": (
         "Learning-rate schedules",
         "`stages[].train.lr_scheduler_type`: how the learning rate moves. Those that ship with"

@@ -1,10 +1,10 @@
 """The public contract: what a plugin author derives from. Imports no torch.
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
-`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.schedules`,
-`llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or `llmft.plugins`,
-whose hooks return classes derived from the ones below. See `llmft.testing` for the kit that checks
-a method against its contract, and `llmft.toolkit` for building blocks.
+`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.optimizers`,
+`llmft.schedules`, `llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or
+`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
+kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ from llmft.api.settings import (
     Line,
     MetricConfig,
     ModelSource,
+    OptimizerConfig,
     ScheduleConfig,
     Settings,
     Share,
@@ -80,14 +81,14 @@ from llmft.api.settings import (
 )
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
     "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
     "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
-    "Objective", "OnlineObjective",
+    "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
     "RewardConfig",
     "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams",
@@ -386,6 +387,48 @@ class Dataset(_Kind[C]):
     def row_kind(self) -> RowKind:
         """Return which of the kinds in `rows` this recipe's settings give."""
         return self.rows[0]
+
+
+class Optimizer(_Kind[C]):
+    """What moves the parameters along their gradients: an optimiser as torch has them.
+
+    Its learning rate is that of its groups, which llmft sets before each step. An optimiser that
+    trains other weights than those to be used, as schedule-free ones do, has the methods `train`
+    and `eval` that switch: llmft scores, saves and returns a model after `eval`, and goes on with
+    the weights before, to the bit.
+    """
+
+    package: ClassVar[str] = ""
+    """The module that it needs beside torch; where it is not installed, `validate` says so."""
+    supports_cpu: ClassVar[bool] = True
+    """Whether it works without a GPU; `--smoke` takes adamw_torch in its place where it does not
+    and there is none."""
+    group_state: ClassVar[tuple[str, ...]] = ()
+    """The entries of its groups that change in training, numbers or truth values, such as a count
+    of steps. Checkpoints hold them, and the tensors and numbers of its `state`; nothing else of it.
+    """
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside other settings: (key's parts below train, what, fix)."""
+        return ()
+
+    @abstractmethod
+    def make(
+        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
+    ) -> torch.optim.Optimizer:
+        """Return the optimiser of exactly these groups' parameters.
+
+        groups: as torch.optim takes them; a group's own `lr` and `weight_decay` go before those of
+        `train`. Raises StageError where it cannot train such parameters.
+        """
+
+    def planned(self) -> Optimizer[Any]:
+        """Return one with a state of the same size that runs on fake tensors, for `llmft plan`."""
+        return self
+
+    def state_bytes(self, parameter: torch.Tensor) -> int | None:
+        """Return the bytes of its state of a parameter; None: `plan` runs it, and counts."""
+        return None
 
 
 class Schedule(_Kind[C]):

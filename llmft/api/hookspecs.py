@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Alignment,
         Dataset,
         MetricFunction,
+        Optimizer,
         RewardFunction,
         Schedule,
         StageContext,
@@ -47,6 +48,11 @@ def llmft_rewards() -> list[type[RewardFunction[Any]]]:  # type: ignore[empty-bo
 @hookspec
 def llmft_datasets() -> list[type[Dataset[Any]]]:  # type: ignore[empty-body]
     """Return the dataset classes that this plugin offers."""
+
+
+@hookspec
+def llmft_optimizers() -> list[type[Optimizer[Any]]]:  # type: ignore[empty-body]
+    """Return the optimiser classes that this plugin offers."""
 
 
 @hookspec

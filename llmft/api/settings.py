@@ -213,6 +213,12 @@ SCHEDULE_KWARGS = {
 Shape = Literal["linear", "cosine", "1-sqrt"]
 
 
+class OptimizerConfig(Settings):
+    """Base of every optimiser's settings; the rate, betas and so on are those of `train`."""
+
+    method: Line = Field(description="which optimizer method")
+
+
 class ScheduleConfig(Settings):
     """Base of every learning-rate schedule's settings."""
 
@@ -341,11 +347,15 @@ class TrainSettings(Settings):
         description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
         " Axolotl: down, and 1 becomes 2",
     )
-    optim: Literal[
+    optim: SerializeAsAny[OptimizerConfig] | Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
         "paged_lion_8bit", "muon",
-    ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
+    ] = Field(
+        "adamw_torch",
+        description="the optimiser; muon trains matrices only; or a block for any installed one:"
+        " {method: ..., its settings}",
+    )  # fmt: skip
     weight_decay: float = Field(
         0.0,
         ge=0,

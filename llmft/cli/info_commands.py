@@ -153,7 +153,15 @@ def new_plugin(
     name: Annotated[str, typer.Argument(help="What recipes will call the method.")],
     kind: Annotated[
         Literal[
-            "adapter", "alignment", "task", "reward", "dataset", "schedule", "metric", "tracker"
+            "adapter",
+            "alignment",
+            "task",
+            "reward",
+            "dataset",
+            "optimizer",
+            "schedule",
+            "metric",
+            "tracker",
         ],
         typer.Option(help="What the method is."),
     ],

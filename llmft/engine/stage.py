@@ -137,6 +137,7 @@ class StageRunner:
             online=online,
             validation=validation,
             schedule=type(schedule)(schedule.config),
+            optimizer=self.bound.optimizer,
         )
         after = self.scoring.score("after")
         return StageResult(

@@ -175,12 +175,16 @@ class PlannedStage(StageRunner):
                 judge(self, in_training=True)
 
         groups = self._groups()
-        train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
+        optimizer = self.bound.optimizer
+        train_steps(
+            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate
+        )  # fmt: skip
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:
             steps = Plan.of(counts.items, self.train, self.seed).steps
-            refuse_endless_warmup(self.name, self.train, steps)
+            last = self.bound.schedule.last_steps()
+            refuse_endless_warmup(self.name, self.train, steps, last)
 
     def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
         chosen = self.state.chosen

@@ -82,6 +82,7 @@ class Binder:
             tuple(rewards),
             upstream,
             tuple(self.metric(one) for one in chosen_metrics(stage.evaluate, of_data)),
+            self.of_training("optimizer", stage.train),
             self.of_training("schedule", stage.train),
         )
 

@@ -18,11 +18,6 @@ from llmft.system.nearest import did_you_mean
 if TYPE_CHECKING:
     from llmft.recipes.recipe import Recipe, Stage
 
-OF_BITSANDBYTES = (
-    "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit",
-    "paged_lion_8bit", "paged_lion_32bit",
-)  # fmt: skip
-"""The optimisers that bitsandbytes brings."""
 PEFT_FIX = "write peft:FOLDER, peft:ORG/NAME or peft:ORG/NAME@REVISION"
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
@@ -229,5 +224,3 @@ def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
         clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
-    if stage.train.optim in OF_BITSANDBYTES:
-        _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

@@ -12,6 +12,7 @@ from llmft.api import (
     Alignment,
     Dataset,
     MetricFunction,
+    Optimizer,
     RewardConfig,
     RewardFunction,
     Schedule,
@@ -68,7 +69,8 @@ class BoundStage:
     from; None for a task on the base alone. dataset: None for a task that reads no rows. rewards:
     the reward functions that its settings choose. upstream: the stages that it names, by target.
     metrics: those that are methods of their own, beside the loss and the data's.
-    schedule: how its learning rate moves; each training makes one of its own of these settings.
+    optimizer: what moves its parameters. schedule: how its learning rate moves; each training makes
+    one of its own of these settings.
     """
 
     spec: Stage
@@ -78,6 +80,7 @@ class BoundStage:
     rewards: tuple[RewardFunction[Any], ...]
     upstream: Mapping[str, Upstream]
     metrics: tuple[MetricFunction[Any], ...]
+    optimizer: Optimizer[Any]
     schedule: Schedule[Any]
 
     @property

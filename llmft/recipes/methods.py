@@ -20,7 +20,7 @@ OF_A_STAGE: dict[str, Kind] = {
 }
 """The keys of a stage that hold a method's block -> the plugin kind."""
 
-OF_TRAINING: dict[str, Kind] = {"lr_scheduler_type": "schedule"}
+OF_TRAINING: dict[str, Kind] = {"optim": "optimizer", "lr_scheduler_type": "schedule"}
 """The keys of a stage's `train` that hold a method's name or its block -> the plugin kind."""
 
 BASES = tuple(contract.config for contract in KINDS.values())

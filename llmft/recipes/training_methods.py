@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Schedule
+from llmft.api import Optimizer, Schedule
 from llmft.api.errors import PluginError
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import OF_TRAINING, Blocks
@@ -46,6 +47,11 @@ def check_training(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         refusals = asked(blocks, path, lambda made=made: refusals_of(made, stage.train))
         for inner, what, fix in refusals or ():
             clash(blocks, "E040", [(*base, "train", *inner)], what, fix)
+        if isinstance(made, Optimizer) and made.package and find_spec(made.package) is None:
+            # Looked for, not imported: importing it may take seconds.
+            what = f"optim {visible(made.config.method)[:80]} needs the package {made.package},"
+            what += " which is not installed"
+            clash(blocks, "E206", [path], what, f"pip install {made.package}")
         if isinstance(made, Schedule):
             _check_schedule(base, stage, made, blocks)
 

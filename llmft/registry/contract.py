@@ -10,7 +10,17 @@ from typing import Any, Literal, get_args
 from llmft import api
 from llmft.registry.hook_manager import ContractViolation, alone, implements
 
-Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "schedule", "metric", "tracker"]
+Kind = Literal[
+    "adapter",
+    "alignment",
+    "task",
+    "reward",
+    "dataset",
+    "optimizer",
+    "schedule",
+    "metric",
+    "tracker",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,9 @@ KINDS: dict[Kind, KindContract] = {
     "task": KindContract("llmft.tasks", "llmft_tasks", api.Task, api.TaskConfig),
     "reward": KindContract("llmft.rewards", "llmft_rewards", api.RewardFunction, api.RewardConfig),
     "dataset": KindContract("llmft.datasets", "llmft_datasets", api.Dataset, api.DatasetConfig),
+    "optimizer": KindContract(
+        "llmft.optimizers", "llmft_optimizers", api.Optimizer, api.OptimizerConfig
+    ),
     "schedule": KindContract(
         "llmft.schedules", "llmft_schedules", api.Schedule, api.ScheduleConfig
     ),

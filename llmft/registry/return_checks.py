@@ -172,6 +172,25 @@ def rates_of(
     return [float(rate) for rate in given]
 
 
+def optimizer_of(
+    method: api.Optimizer[Any], groups: Sequence[Mapping[str, Any]], train: api.TrainSettings
+) -> Any:
+    """Return the torch optimiser that a method makes: of exactly these parameters, with rates."""
+    import torch
+
+    made: Any = method.make(groups, train)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise violation(method, f"'make' returns {shown(made)}, not a torch.optim.Optimizer")
+    wanted = {id(p) for group in groups for p in group["params"]}
+    has = {id(p) for group in made.param_groups for p in group["params"]}
+    if has != wanted:
+        what = f"'make' returns an optimiser of {len(has & wanted)} of {len(wanted)} parameters"
+        raise violation(method, what + (", and of others" if has - wanted else ""))
+    if not all(is_number(group.get("lr")) for group in made.param_groups):
+        raise violation(method, "a group of its optimiser has no 'lr', which the schedule sets")
+    return made
+
+
 def state_of(method: Any) -> dict[str, Any]:
     """Return a method's state for a checkpoint: a mapping that JSON can hold."""
     state: Any = method.state()

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective, OnlineObjective, Schedule
+from llmft.api import Objective, OnlineObjective, Optimizer, Schedule
 from llmft.api.context import Sum
-from llmft.api.errors import CheckpointError, Interrupted
+from llmft.api.errors import CheckpointError, Interrupted, StageError
 from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.signals import Stop, stop_requests
-from llmft.training import guard, training_state
+from llmft.training import guard, modes, training_state
 from llmft.training.checkpoints import Checkpoints, Saved, check_space
 from llmft.training.metrics import LoopReport, Window
-from llmft.training.optimizer import make_optimizer, make_schedule
+from llmft.training.optimizer import installed_method, make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
 from llmft.training.updates import FixedItems, OnlineItems, Update
 from llmft.training.validation import Validation
@@ -45,6 +45,7 @@ def train(
     online: OnlineObjective | None = None,
     validation: Validation | None = None,
     schedule: Schedule[Any] | None = None,
+    optimizer: Optimizer[Any] | None = None,
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
@@ -56,14 +57,14 @@ def train(
     validation: scores the model in between. A new best is saved, which needs `checkpoints`; it is
     what the model is in the end, where its settings say so.
     schedule: how the learning rate moves, an object of this training's own; default: the installed
-    one that the settings name.
+    one that the settings name. optimizer: what moves the parameters; default: likewise.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
     """
     training = _Training(
         model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation,
-        schedule,
+        schedule, optimizer,
     )  # fmt: skip
     if saved:
         training.restore(saved)
@@ -86,6 +87,7 @@ class _Training:
         online: OnlineObjective | None,
         validation: Validation | None,
         schedule: Schedule[Any] | None,
+        optimizer: Optimizer[Any] | None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -97,7 +99,11 @@ class _Training:
         self.plan = plan = Plan.of(len(items), settings, seed, distributed.count())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         distributed.broadcast_parameters(self.parameters)
-        self.optimizer = make_optimizer(groups or [{"params": self.parameters}], settings)
+        self.method = optimizer or installed_method("optimizer", settings)
+        self.optimizer = make_optimizer(
+            groups or [{"params": self.parameters}], settings, self.method
+        )
+        modes.to_training(self.optimizer)
         greater = validation is not None and validation.greater_is_better
         self.rates = make_schedule(
             self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule
@@ -116,7 +122,7 @@ class _Training:
         _refuse_misfit(saved, self.plan)
         facts = saved.facts
         training_state.restore(
-            self.model, self.optimizer, self.rates, saved.step, saved.tensors, facts
+            self.model, self.optimizer, self.rates, saved.step, saved.tensors, facts, self.method
         )
         self.window.restore(facts["window"])
         self.report.restore(facts["report"])
@@ -146,6 +152,7 @@ class _Training:
                 best = self._evaluate(step + 1, stop)
                 self._save_where_due(step + 1, best, stop)
         guard.refuse_none_learnt(self.report.losses)
+        modes.to_use(self.optimizer)
         if self.validation and self.checkpoints:
             _load_best(self.model, self.report, self.validation, self.checkpoints)
         self.model.eval()
@@ -190,7 +197,11 @@ class _Training:
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)
         self.report.items += update.fresh
-        fine = guard.may_update(update, norm, step, self.settings)
+        try:
+            fine = guard.may_update(update, norm, step, self.settings)
+        except StageError:
+            guard.refuse_broken_weights(self.model, self.method, step)
+            raise
         if fine:
             self.optimizer.step()
         else:
@@ -208,7 +219,8 @@ class _Training:
         if distributed.all_reduce_max(stop.signal):  # it is scored when the run goes on
             return False
         began = time.monotonic()
-        best = validation.evaluate(step, stop)
+        with modes.in_use(self.optimizer, self.parameters):
+            best = validation.evaluate(step, stop)
         if best is not None and validation.value is not None:
             self.rates.scored(validation.value)
         if best and self.checkpoints:
@@ -236,7 +248,7 @@ class _Training:
 
     def _save(self, step: int) -> None:
         assert self.checkpoints is not None
-        tensors, facts = training_state.capture(self.model, self.optimizer)
+        tensors, facts = training_state.capture(self.model, self.optimizer, self.method)
         facts |= {"window": self.window.facts(), "report": self.report.facts()}
         facts["rows_per_step"] = self.plan.rows_per_step
         facts |= self.rates.facts()

@@ -6,15 +6,19 @@ optimiser's settings are not part of it: they follow from the recipe and the ste
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from llmft.api import Optimizer
 from llmft.api.errors import CheckpointError, StageError
+from llmft.registry.return_checks import violation
 from llmft.system import distributed
 from llmft.training.learning_rates import LearningRates
+from llmft.training.modes import in_use, switch_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -24,12 +28,20 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+TRAINED = "trained/"
+"""The weights that are trained, where those that are used are others (see `modes`)."""
+
+
+def capture(
+    model: Any, optimizer: torch.optim.Optimizer, method: Optimizer[Any] | None = None
+) -> tuple[Tensors, dict[str, Any]]:
     """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
     What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
-    Raises StageError where a weight is not finite: such a state is never published.
+    method: what made the optimiser; its groups' state is kept too.
+    Raises StageError where a weight is not finite: such a state is never published. Raises
+    PluginError where a state is neither tensors nor plain data.
     """
     (tensors, facts), *others = distributed.all_gather(random_state())
     if others:
@@ -37,6 +49,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
+    used = _used_weights(model, optimizer)
     seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
@@ -45,7 +58,9 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 f"the weight '{name}' is not finite; nothing saved",
                 fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
-        tensors[f"model/{name}"] = _on_cpu(parameter)
+        tensors[f"model/{name}"] = _on_cpu(used.get(name, parameter))
+        if name in used:
+            tensors[f"{TRAINED}{name}"] = _on_cpu(parameter)
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
@@ -55,7 +70,31 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 seen.add(place)
             else:
                 numbers[name][key] = value
-    return tensors, facts | {"optimizer": numbers}
+    facts["optimizer"] = numbers
+    if method is not None and method.group_state:
+        facts["optimizer_groups"] = [
+            {key: group[key] for key in method.group_state if key in group}
+            for group in optimizer.param_groups
+        ]
+    _refuse_odd_state(method, [numbers, facts.get("optimizer_groups")])
+    return tensors, facts
+
+
+def _used_weights(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the weights that are to be used where others are trained; {} where they are these."""
+    if switch_of(optimizer, "eval") is None:
+        return {}
+    parameters = trainable(model)
+    with in_use(optimizer, list(parameters.values())):
+        return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def _refuse_odd_state(method: Any, state: Any) -> None:
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        what = f"its state is neither tensors nor plain data: {error}"
+        raise (violation(method, what) if method else TypeError(what)) from error
 
 
 def restore(
@@ -65,8 +104,9 @@ def restore(
     step: int,
     tensors: Mapping[str, torch.Tensor],
     facts: Mapping[str, Any],
+    method: Optimizer[Any] | None = None,
 ) -> None:
-    """Put back what `capture` returned after so many steps.
+    """Put back what `capture` returned after so many steps. method: what made the optimiser.
 
     Raises CheckpointError where names, shapes or dtypes are not those of the model.
     """
@@ -80,6 +120,11 @@ def restore(
             if kind == "optimizer":
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
+            elif f"{kind}/" == TRAINED:
+                parameters[rest].copy_(tensor)
+    saved = facts.get("optimizer_groups", []) if method is not None else []
+    for group, state in zip(optimizer.param_groups if saved else (), saved, strict=True):
+        group.update(state)
     rates.restore(step, facts)
     number, others = distributed.rank(), facts.get("others", ())
     if number == 0:

@@ -41,6 +41,8 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
     if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
+    if not isinstance(spec.train.optim, str):
+        return f"TRL's arguments name no optimiser of a block ('{bound.optimizer.config.method}')"
     if not isinstance(spec.train.lr_scheduler_type, str):
         return f"TRL's arguments name no schedule of a block ('{bound.schedule.config.method}')"
     return ""

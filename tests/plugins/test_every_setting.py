@@ -67,6 +67,8 @@ from llmft_metrics.distinct import Distinct
 from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
 from llmft_metrics.f1 import F1
 from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
+from llmft_optimizers import of_bitsandbytes, of_torch
+from llmft_optimizers.adafactor import Adafactor
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
@@ -1607,6 +1609,37 @@ TRACKERS: dict[type, dict[str, Case]] = {
     },
 }
 
+# --- optimisers ----------------------------------------------------------------------------------
+
+
+def momentum_of(cls: type) -> Callable[[Any, Lab], float]:
+    """Return what looks at how far a second step goes, beside the first, along one gradient."""
+
+    def see(config: Any, lab: Lab) -> float:
+        weight = torch.nn.Parameter(torch.zeros(2, 2))
+        made = cls(config).make([{"params": [weight]}], TrainSettings(learning_rate=1.0))
+        steps = []
+        for gradient in (torch.eye(2), torch.eye(2).flip(0)):
+            before = weight.detach().clone()
+            weight.grad = gradient.clone()
+            made.step()
+            steps.append(before - weight.detach())
+        return float(steps[1][0, 0] / steps[0][0, 0])  # what is left of the first gradient
+
+    return see
+
+
+OPTIMIZERS: dict[type, dict[str, Case]] = {
+    of_torch.AdamwTorch: {},
+    of_torch.AdamwTorchFused: {},
+    of_torch.Sgd: {"momentum": Case(0.5, momentum_of(of_torch.Sgd), 0.5, was=0.0)},
+    of_torch.Adagrad: {},
+    of_torch.Rmsprop: {},
+    of_torch.Muon: {"momentum": Case(0.0, momentum_of(of_torch.Muon), 0.0)},
+    Adafactor: {},
+    **{cls: {} for cls in of_bitsandbytes.llmft_optimizers()},
+}
+
 # --- learning-rate schedules ---------------------------------------------------------------------
 
 
@@ -1729,7 +1762,8 @@ METRICS: dict[type, dict[str, Case]] = {
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "schedule": SCHEDULES, "metric": METRICS, "tracker": TRACKERS,
+    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "metric": METRICS,
+    "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},

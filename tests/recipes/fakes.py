@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from llmft_optimizers.of_bitsandbytes import llmft_optimizers as small
+from llmft_optimizers.of_torch import llmft_optimizers as optimizers
 from llmft_schedules.curves import llmft_schedules as curves
 from llmft_schedules.plateau import llmft_schedules as plateau
 from pydantic import SerializeAsAny, model_validator
@@ -19,6 +21,8 @@ from llmft.api import (
     Line,
     MetricConfig,
     MetricFunction,
+    Optimizer,
+    OptimizerConfig,
     PluginError,
     RewardConfig,
     RewardFunction,
@@ -208,6 +212,19 @@ class Halving(Schedule[HalvingConfig]):  # type: ignore[type-var]
         return 1.0 if step < self.config.at else 0.5
 
 
+class Steps(Optimizer[OptimizerConfig]):
+    method = "steps"
+    Config = OptimizerConfig
+
+    def make(self, groups: Any, train: Any) -> Any:
+        raise NotImplementedError
+
+
+class Missing(Steps):
+    method = "missing"
+    package = "no_such_package"
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -232,6 +249,7 @@ class FakeRegistry:
         "task": {"collect": Collect, "rank": Rank},
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
+        "optimizer": {cls.method: cls for cls in (*optimizers(), *small(), Steps, Missing)},
         "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
         "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError
-from llmft.recipes import checks
+from llmft.recipes import checks, training_methods
 from llmft.recipes.load import load_recipe
 from tests.recipes.fakes import GOOD, FakeRegistry, Jsonl, Lora
 
@@ -51,7 +51,7 @@ def test_r11_a_contradiction_names_both_lines(faults, text: str, code: str, line
 
 @pytest.mark.parametrize("setting", ["optim: adamw_8bit", "optim: paged_adamw_32bit"])
 def test_r11_a_missing_package_is_the_machines_fault(load, monkeypatch, setting: str) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_methods, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as caught:
         load(GOOD.replace(TRAIN, "      " + setting))
     assert caught.value.exit_code == 4

@@ -19,6 +19,9 @@ def train(text: str, evaluate: str = "") -> str:
     ("lr_scheduler_type: cosine", ""),
     ("lr_scheduler_type: {method: cosine, num_cycles: 1.5}", ""),
     ("lr_scheduler_type: {method: halving}", ""),
+    ("optim: sgd", ""),
+    ("optim: {method: sgd, momentum: 0.9}", ""),
+    ("optim: {method: steps}", ""),
     ("lr_scheduler_type: {method: reduce_lr_on_plateau, patience: 1}", "eval_strategy: epoch"),
 ])  # fmt: skip
 def test_what_works_is_taken(faults, text, evaluate):
@@ -27,6 +30,10 @@ def test_what_works_is_taken(faults, text, evaluate):
 
 @pytest.mark.parametrize(("text", "code", "said", "fix"), [
     ("lr_scheduler_type: halving", "E025", "must be one of constant", "write {method: halving}"),
+    ("optim: steps", "E025", "must be one of adamw_torch", "write {method: steps}"),
+    ("optim: {method: sgd, momentum: 1.5}", "E023", "less than 1", ""),
+    ("optim: {method: sgd, beta: 0.5}", "E020", "beta", ""),
+    ("optim: {method: missing}", "E206", "optim missing needs the package no_such_package", "pip"),
     ("lr_scheduler_type: halvin", "E025", "must be one of constant", ""),
     ("lr_scheduler_type: {method: cosin}", "E024", "no schedule is called 'cosin'", ""),
     ("lr_scheduler_type: {method: cosine, power: 2}", "E020", "power", ""),

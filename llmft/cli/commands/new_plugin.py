@@ -26,6 +26,7 @@ EXAMPLES: Mapping[Kind, str] = {
     "task": "rejection_sampling",
     "reward": "brief_answer",
     "dataset": "alpaca",
+    "optimizer": "signum",
     "schedule": "stepwise",
     "metric": "answer_words",
     "tracker": "csv_file",
@@ -71,6 +72,7 @@ def plugin_files(method: str, kind: Kind) -> dict[str, str]:
         "kind": {
             "reward": "reward function",
             "dataset": "data set",
+            "optimizer": "optimiser",
             "schedule": "learning-rate schedule",
         }.get(kind, kind),
         "group": KINDS[kind].group,
