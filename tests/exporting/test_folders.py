@@ -130,7 +130,16 @@ def test_a_merged_model_has_the_rows_and_the_tokenizer_of_new_tokens(with_tokens
         ours = stage.model()(torch.tensor([ids])).logits
         assert torch.allclose(merged(torch.tensor([ids])).logits, ours, atol=1e-4)
     assert merged.generation_config.eos_token_id == [256, 258]
-    for kind in ("out", "peft"):
-        if kind == "peft":
-            export(stage, "peft", tmp_path / kind)
-        assert verify_export(stage, tmp_path / kind).fine
+    assert verify_export(stage, tmp_path / "out").fine
+
+
+def test_an_adapters_answers_end_where_the_recipe_says(with_tokens, tmp_path):
+    stage = trained_stage(with_tokens)
+    made = export(stage, "peft", tmp_path / "out")
+    prompts = [stage.base.tokenizer(f"say {n}:")["input_ids"] for n in range(20)]
+    with torch.no_grad():
+        first = {int(stage.model()(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts}
+    ends = {"stop": [stage.base.tokenizer.decode([token]) for token in first]}
+    stage.base.__dict__["source"] = stage.base.source.model_copy(update=ends)
+    assert verify_export(trained_stage(with_tokens), made.folder).fine
+    assert verify_export(stage, made.folder).fine  # its answers are one token long
