@@ -25,7 +25,7 @@ NewTokens = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
-"""So many optimiser steps; or, below 1, a share of all of a stage's steps."""
+"""So many of something, such as a stage's optimiser steps; or, below 1, a share of all."""
 
 
 class Settings(BaseModel):
@@ -530,8 +530,10 @@ class EvaluateSettings(Settings):
         description="the split of the same data to score on, or parts of splits, such as"
         " train[80%:]; default: its held-out split",
     )
-    holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
+    holdout: Interval | None = Field(
+        None,
+        description="hold out this share of the training rows, or from 1 on so many of them, and"
+        " score on these; of a mixture, of each source",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"
