@@ -448,10 +448,11 @@ CODES: dict[str, Code] = {
         "Log in with `hf auth login`, and upload again with `llmft push RUN`.",
     ),
     "E209": Code(
-        "the page cannot be served",
-        "`llmft rank` serves a page on the local address 127.0.0.1. The port is in use, or needs"
-        " permissions that you do not have.",
-        "Leave --port out to use any free port, or rank with --terminal.",
+        "the address or the port cannot be served on",
+        "`llmft rank` serves a page on the local address 127.0.0.1, and `llmft serve` an endpoint"
+        " on --host. The port is in use, or needs permissions that you do not have, or the address"
+        " is not one of this machine.",
+        "Use --port 0 for any free port, or rank with --terminal.",
     ),
     "E210": Code(
         "processes cannot train together",

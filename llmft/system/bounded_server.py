@@ -187,7 +187,7 @@ class BoundedHandler(BaseHTTPRequestHandler):
     def send_head(self, status: HTTPStatus, kind: str, more: Mapping[str, str]) -> None:
         """Begin an answer."""
         self.send_response(status)
-        for name, value in ({**self.headers_sent, "Content-Type": kind} | more).items():
+        for name, value in {**self.headers_sent, "Content-Type": kind, **more}.items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
