@@ -475,6 +475,14 @@ CODES: dict[str, Code] = {
         " own, which is ended then.",
         "Use the tokenizer that the model's authors published, or take the row out.",
     ),
+    "E213": Code(
+        "an endpoint cannot be asked",
+        "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
+        " reached, refuses the key, sends on to another address (which no key follows), fails, or"
+        " answers in another form than OpenAI's.",
+        "Check the address and that the server runs: `curl URL/models`. Its key is read from the"
+        " environment variable LLMFT_API_KEY.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
