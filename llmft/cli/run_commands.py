@@ -189,6 +189,24 @@ def report(
 
 
 @app.command()
+def watch(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option(min=0.1, max=3600.0, metavar="SECONDS", help="Between two looks."),
+    ] = 2.0,
+    json: Json = False,
+) -> Answer:
+    """Watch a run while it trains: phase, time left, curves."""
+    from llmft.cli.commands.watch import as_json, as_text
+    from llmft.cli.commands.watch import watch as look
+
+    seen = look(run, once=once, interval=interval, quiet=json)
+    return as_json(seen) if json else as_text(seen)
+
+
+@app.command()
 def runs(
     folder: Annotated[str, typer.Argument(help="The folder that holds runs.")] = "runs",
     name: Annotated[
