@@ -10,7 +10,7 @@ from pathlib import Path
 from llmft.api.errors import DataError
 from llmft.system.nearest import did_you_mean
 
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 ENDINGS = tuple(
     f"{form}{packing}"
     for form in FORMATS

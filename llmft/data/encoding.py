@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from llmft.api import (
@@ -23,6 +23,7 @@ from llmft.api import (
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
+from llmft.data import cutting
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
 from llmft.data.chat_encoding import (
@@ -113,28 +114,62 @@ class Encoder:
         self._chat = ChatEncoder(tokenizer, chat, self.end)
 
     def encode(
-        self, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
+        self,
+        rows: Sequence[Row],
+        settings: TrainSettings,
+        *,
+        refuse: bool = True,
+        wrap: bool = False,
     ) -> tuple[list[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-        refuse: False to look at rows of which too many are lost. A conversation may become several
-        rows. Raises DataError where a row cannot be written by the chat template as it is asked
+        refuse: False to look at rows of which too many are lost. wrap: cut them as `cutting.wrap`
+        does. A conversation may become several rows, and so may a text that is cut.
+        Raises DataError where a row cannot be written by the chat template as it is asked
         (E108), where `on_long_row` is 'fail' and a row is too long (E106), where a larger share
         than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
         report = EncodingReport()
         kept: list[Encoded] = []
-        most = None if settings.on_long_row == "fail" else self.max_length
-        for made in self.token_rows([(row,) for row in rows], "rows", report.remarks, most):
-            for encoded in made:
-                report.rows += 1
-                whole = self.fitted(encoded, settings.on_long_row, report)
-                if whole is not None:
-                    kept.append(whole)
+        most = self.max_length if settings.on_long_row in ("truncate", "drop") else None
+        made: Iterator[Encoded] = chain.from_iterable(
+            self.token_rows([(row,) for row in rows], "rows", report.remarks, most)
+        )
+        if settings.on_long_row == "split" and self.max_length:
+            made = self._cut(made, rows, settings, report.remarks, wrap=wrap)
+        for encoded in made:
+            report.rows += 1
+            whole = encoded if wrap else self.fitted(encoded, settings.on_long_row, report)
+            if whole is not None:
+                kept.append(whole)
         report.kept = len(kept)
         if refuse:
             report.refuse_losses(settings)
         return kept, report
+
+    def _cut(
+        self,
+        made: Iterable[Encoded],
+        rows: Sequence[Row],
+        settings: TrainSettings,
+        remarks: Counter[str],
+        *,
+        wrap: bool,
+    ) -> Iterator[Encoded]:
+        """Return token rows of plain text, each of at most `max_length` tokens."""
+        assert self.max_length is not None
+        other = next((row for row in rows if not isinstance(row, TextRow)), None)
+        if other is not None:
+            raise DataError(
+                "E101",
+                f"{other.origin}: on_long_row: split cuts plain text, and this is a"
+                f" {type(other).__name__}",
+                fix="write truncate, drop or fail",
+            )
+        if wrap:
+            joined = settings.cross_document_attention
+            return cutting.wrap(made, self.max_length, remarks, joined=joined)
+        return cutting.split(made, self.max_length, remarks)
 
     def token_rows(
         self,

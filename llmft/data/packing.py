@@ -15,11 +15,28 @@ if TYPE_CHECKING:
 Bin = tuple[Encoded, ...]
 
 
-def pack(rows: Sequence[Encoded], max_length: int) -> list[Bin]:
-    """Return the rows in bins of at most `max_length` tokens: best fit, longest first.
+def pack(rows: Sequence[Encoded], max_length: int, strategy: str = "bfd") -> list[Bin]:
+    """Return the rows in bins of at most `max_length` tokens, each row whole in one bin.
 
-    No row is cut: each stands whole in one bin. Bins are in the order in which they were opened.
+    strategy: bfd: best fit, longest first, the bins in the order in which they were opened;
+    wrapped: rows that follow one another share a bin, as `cutting.wrap` cut them to fill it.
     """
+    return _in_order(rows, max_length) if strategy == "wrapped" else _best_fit(rows, max_length)
+
+
+def _in_order(rows: Sequence[Encoded], max_length: int) -> list[Bin]:
+    bins: list[list[Encoded]] = []
+    room = 0
+    for row in rows:
+        if len(row.input_ids) > room:
+            bins.append([])
+            room = max_length
+        bins[-1].append(row)
+        room -= len(row.input_ids)
+    return [tuple(rows) for rows in bins]
+
+
+def _best_fit(rows: Sequence[Encoded], max_length: int) -> list[Bin]:
     bins: list[list[Encoded]] = []
     # Bins by the room they have left: the smallest room that fits is taken.
     by_room: dict[int, list[int]] = {}

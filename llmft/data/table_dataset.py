@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
 from llmft.data.data_files import names_files
-from llmft.data.tables import ReadLimits, read_records
+from llmft.data.tables import ReadLimits, SampleBy, read_records
 
 
 class TableConfig(DatasetConfig):
@@ -29,6 +29,11 @@ class TableConfig(DatasetConfig):
         min_length=1,
         max_length=20,
         description="a local file, or a pattern of files, for each split",
+    )
+    sample_by: SampleBy = Field(
+        "line",
+        description="what is one text of a .txt file, whose column is called 'text': a line, a"
+        " paragraph (parted by empty lines), or the whole file; datasets' name",
     )
 
     max_row_mb: int = Field(
@@ -115,6 +120,7 @@ class TableDataset(Dataset[C]):
             subset=config.subset,
             revision=config.revision,
             limits=ReadLimits(config.max_row_mb, config.max_file_mb),
+            sample_by=config.sample_by,
         )
         texts = list(_texts_in(config))
         named = {*texts, *(name for text in texts for name in _FIELD.findall(text))}

@@ -94,7 +94,8 @@ class StageRunner:
         """Announce the stage, score the adapter, train it, and score it again."""
         self._keep_preview(items)
         if self.train.packing and self.data.max_length:
-            items, objective = pack(items, self.data.max_length), PackedObjective(objective)
+            items = pack(items, self.data.max_length, self.train.packing_strategy)
+            objective = PackedObjective(objective)
         return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:

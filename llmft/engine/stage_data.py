@@ -110,12 +110,16 @@ class StageData:
         return {} if self.dataset is None else row_digests(*self.split)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Return rows as token ids, saying how many were cut or dropped."""
+        """Return rows as token ids, saying how many were cut or dropped.
+
+        With packing_strategy: wrapped, rows of training are cut to fill chunks, in their order.
+        """
+        wrap = self._are_wrapped(rows)
 
         def encode(
             encoder: Encoder, some: Sequence[Row], train: TrainSettings, *, refuse: bool
         ) -> tuple[list[Encoded], EncodingReport]:
-            return encoder.encode(some, train, refuse=refuse)
+            return encoder.encode(some, train, refuse=refuse, wrap=wrap)
 
         return self._made(rows, encode)
 
@@ -136,7 +140,7 @@ class StageData:
         items, report = self._encoded(rows, encode)
         if self._is_of_training(rows):
             self.trained_on = TrainedOn(items, report, encode)
-        elif "split" in self.__dict__ and rows is self.held_out():
+        elif self._is_held_out(rows):
             self.held_out_origins = [item.origin for item in items]
         self._tell(report)
         self._refuse_unknown_tokens(row for item in items for row in token_rows(item))
@@ -149,6 +153,13 @@ class StageData:
 
     def _is_of_training(self, rows: Sequence[Row]) -> bool:
         return "split" in self.__dict__ and rows is self.split[0].rows
+
+    def _is_held_out(self, rows: Sequence[Row]) -> bool:
+        return "split" in self.__dict__ and rows is self.held_out()
+
+    def _are_wrapped(self, rows: Sequence[Row]) -> bool:
+        """Return whether rows fill chunks: those that are scored keep as much context as fits."""
+        return self.train.packing_strategy == "wrapped" and not self._is_held_out(rows)
 
     def _tell(self, report: EncodingReport) -> None:
         """Tell what a person should know of rows that became token rows."""

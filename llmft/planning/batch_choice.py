@@ -114,4 +114,5 @@ def _bins(items: Sequence[Any], train: TrainSettings, max_length: int | None) ->
     if not (train.packing and max_length):
         return [[number] for number in range(len(items))]
     numbers = {id(item): number for number, item in enumerate(items)}
-    return [[numbers[id(row)] for row in rows] for rows in pack(items, max_length)]
+    bins = pack(items, max_length, train.packing_strategy)
+    return [[numbers[id(row)] for row in rows] for rows in bins]

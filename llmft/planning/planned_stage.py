@@ -317,7 +317,8 @@ class PlannedData(StageData):
         """Return the rows that take the most memory, having counted all."""
         if not rows:
             return self._assumed()
-        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train))
+        wrap = self._are_wrapped(rows) and not self.state.judging
+        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train, wrap=wrap))
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return the pairs that take the most memory, having counted all."""

@@ -105,7 +105,16 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     classes = [blocks.classes[path] for path, _ in several if path in blocks.classes]
     for path, config in several:
         if path in blocks.classes:
-            _check_kind(path, config, work, method, name, blocks)
+            kind = _check_kind(path, config, work, method, name, blocks)
+            if trains and stage.train.on_long_row == "split" and kind not in (None, "text"):
+                setting = "on_long_row"
+                if stage.train.packing_strategy == "wrapped":
+                    setting = "packing_strategy"
+                what = f"{setting}: {getattr(stage.train, setting)} cuts plain text, and"
+                what += f" '{visible(config.method)[:80]}' gives {kind} rows with these settings"
+                places: list[KeyPath] = [(*base, "train", setting), (*path, "method")]
+                fix = f"drop {setting}, or name a column of plain text: columns.text"
+                clash(blocks, "E041", places, what, fix)
     classes = classes or [dataset]
     metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
     known = [*LOSS_METRICS, *metrics]
@@ -126,12 +135,15 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
 
 def _check_kind(
     where: KeyPath, data: DatasetConfig, work: Any, method: KeyPath, name: str, blocks: Blocks
-) -> None:
-    """What a data set, or one of several, gives must be what the alignment or task reads."""
+) -> Any:
+    """What a data set, or one of several, gives must be what the alignment or task reads.
+
+    Returns the kind of its rows, or None where that is not known or reported already.
+    """
     dataset = blocks.classes[where]
     kind = asked(blocks, where, lambda: dataset(data).row_kind())
     if work is None or kind is None or kind in work.rows:
-        return
+        return kind
     what = (
         f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"
         f" '{name}' reads {' or '.join(work.rows)} rows"
@@ -139,6 +151,7 @@ def _check_kind(
     can = [other for other in dataset.rows if other in work.rows]
     fix = f"set it up to give {can[0]} rows" if can else f"choose another dataset or {method[-2]}"
     clash(blocks, "E042", [(*where, "method"), method], what, fix)
+    return None
 
 
 def _check_data(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None:

@@ -49,6 +49,24 @@ def test_r11_a_contradiction_names_both_lines(faults, text: str, code: str, line
     assert fault.fix
 
 
+def test_rows_that_are_no_plain_text_cannot_be_cut_into_pieces(faults) -> None:
+    packed = "      packing: true\n      max_length: 9\n      packing_strategy: wrapped"
+    for setting, train in (
+        ("packing_strategy", packed),
+        ("on_long_row", "      on_long_row: split"),
+    ):
+        fault = only(faults(GOOD.replace(TRAIN, train)), "E041")
+        assert "cuts plain text, and 'jsonl' gives completion rows" in fault.what
+        assert fault.fix.startswith(f"drop {setting}")
+
+
+def test_chunks_whose_texts_see_each_other_need_no_rows_kept_apart(faults) -> None:
+    crossing = "      packing: true\n      max_length: 9\n      packing_strategy: wrapped\n"
+    text = PREFIX.replace(TRAIN, crossing + "      cross_document_attention: true")
+    assert [f.what for f in faults(text) if "prefix" in f.what] == []
+    assert [f.what for f in faults(PREFIX.replace(TRAIN, crossing)) if "prefix" in f.what] != []
+
+
 @pytest.mark.parametrize("setting", ["optim: adamw_8bit", "optim: paged_adamw_32bit"])
 def test_r11_a_missing_package_is_the_machines_fault(load, monkeypatch, setting: str) -> None:
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
