@@ -1,78 +1,133 @@
-"""Texts longer than a row: cut into pieces of which none is lost, alone or one after another."""
+"""Texts of any length as rows: cut into pieces of which nothing is lost, alone or end to end."""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 from llmft.api import Encoded
 
+Part = tuple[Sequence[int], str, bool]
+"""Tokens of a text, the text's origin, and whether they are its last ones."""
 
-def split(rows: Iterable[Encoded], limit: int, remarks: Counter[str]) -> Iterator[Encoded]:
-    """Yield the rows, one longer than `limit` tokens as several.
 
-    Every token is in one piece; the first one of a piece is never predicted, as of any row. So a
-    last piece of one token is left out, and counted. remarks: gets what a person should know.
+class Pieces(Sequence[Encoded]):
+    """Texts as rows of at most `limit` tokens, in order; every token of them is learnt.
+
+    Tokens are held in 4 bytes each, and a row is made when it is asked for, so that a corpus takes
+    no more memory than its text. remarks: what a person should know. dropped: the origins of texts
+    of one token: the first token of a row is never predicted.
     """
-    for row in rows:
-        size = len(row.input_ids)
-        if size <= limit:
-            yield row
-            continue
-        remarks[f"rows longer than {limit:,} tokens, cut into pieces that are all kept"] += 1
-        for start in range(0, size, limit):
-            if size - start == 1:
-                remarks["last tokens that stand alone in their piece, and are left out"] += 1
+
+    def __init__(
+        self, texts: Iterable[Part], limit: int, *, wrap: bool = False, joined: bool = False
+    ) -> None:
+        """Cut texts.
+
+        wrap: they stand one after another and are cut every `limit` tokens, as in TRL's
+        pack_dataset; the pieces between two cuts are a chunk. Without it each text is cut by
+        itself. joined: a chunk is one row, whose tokens see all before them; else each of its
+        pieces is. The last chunk may be shorter. It is kept unless nothing in it is predicted.
+        """
+        self.limit = limit
+        self.remarks: Counter[str] = Counter()
+        self.dropped: list[str] = []
+        self._tokens = array("i")
+        self._ends = array("q", [0])
+        self._origins: list[str] = []
+        self._origin = ""  # of the first token of the piece that is not ended
+        if wrap:
+            self._wrap(texts, joined)
+        else:
+            self._split(texts)
+        self.remarks += Counter()  # what was met not once is no remark
+
+    def _split(self, texts: Iterable[Part]) -> None:
+        met, first = self.remarks, 0
+        for ids, origin, is_last in texts:
+            self._add(ids, origin, self.limit - self._open)
+            if not is_last:
                 continue
-            remarks["pieces of such rows"] += 1
-            yield piece(row, start, start + limit)
+            self._end()
+            if len(self) > first and self._ends[-1] - self._ends[-2] == 1:
+                self._take_back()
+                if len(self) > first:
+                    met["last tokens that stand alone in their piece, and are left out"] += 1
+                else:
+                    self.dropped.append(origin)
+            if len(self) - first > 1:
+                met[f"rows longer than {self.limit:,} tokens, cut into pieces"] += 1
+                met["pieces of such rows"] += len(self) - first
+            first = len(self)
 
+    def _wrap(self, texts: Iterable[Part], joined: bool) -> None:
+        met, room, goes_on = self.remarks, self.limit, False
+        for ids, origin, is_last in texts:
+            if ids and goes_on and room == self.limit:
+                met["chunks that end inside a row, which goes on in the next one"] += 1
+            if ids:
+                inside = (len(ids) - room - 1) // self.limit + 1 if len(ids) > room else 0
+                met["chunks that end inside a row, which goes on in the next one"] += inside
+            room = self._add(ids, origin, room)
+            goes_on = not is_last
+            if is_last and not joined:
+                self._end()
+        self._end()
+        chunks, rest = divmod(len(self._tokens), self.limit)
+        met[f"chunks of {self.limit:,} tokens, filled by rows one after another"] += chunks
+        if rest:
+            begin = chunks * self.limit
+            last = [end for end in self._ends[-rest - 1 :] if end > begin]
+            is_kept = any(b - a > 1 for a, b in zip([begin, *last], last, strict=False))
+            kept = "kept" if is_kept else "left out: nothing in it is predicted"
+            met[f"tokens in a last, shorter chunk, which is {kept}"] += rest
+            for _ in last if not is_kept else ():
+                self._take_back()
 
-def wrap(
-    rows: Iterable[Encoded], limit: int, remarks: Counter[str], *, joined: bool
-) -> Iterator[Encoded]:
-    """Yield the pieces of chunks: the rows one after another, cut every `limit` tokens.
+    @property
+    def _open(self) -> int:
+        return len(self._tokens) - self._ends[-1]
 
-    joined: a chunk is one row, whose tokens see all before them (TRL's pack_dataset, `wrapped`);
-    else its pieces are rows of their own, in order, which fill it. The last chunk may be shorter:
-    it is kept unless nothing in it is trained on. An item has the origin of its first token.
-    """
-    chunk: list[Encoded] = []
-    room = limit
-    chunks = cut = 0
-    for row in rows:
-        start, size = 0, len(row.input_ids)
-        while start < size:
-            part = piece(row, start, start + room)
-            start += len(part.input_ids)
-            room -= len(part.input_ids)
-            chunk.append(part)
+    def _add(self, ids: Sequence[int], origin: str, room: int) -> int:
+        """Add tokens, the first `room` of them to the open piece; return the room that is left."""
+        at = 0
+        while at < len(ids):
+            if not self._open:
+                self._origin = origin
+            taken = ids[at : at + room]
+            self._tokens.extend(taken)
+            at, room = at + len(taken), room - len(taken)
             if not room:
-                yield from _chunk(chunk, joined)
-                chunks += 1
-                cut += start < size
-                chunk, room = [], limit
-    remarks[f"chunks of {limit:,} tokens, filled by rows one after another"] += chunks
-    remarks["chunks that end inside a row, which goes on in the next one"] += cut
-    if chunk:
-        trained = any(part.n_labels for part in _chunk(chunk, joined))
-        kept = "kept" if trained else "left out: nothing in it is predicted"
-        remarks[f"tokens in a last, shorter chunk, which is {kept}"] += limit - room
-        if trained:
-            yield from _chunk(chunk, joined)
-    remarks += Counter()  # what was met not once is no remark
+                self._end()
+                room = self.limit
+        return room
 
+    def _end(self) -> None:
+        if self._open:
+            self._ends.append(len(self._tokens))
+            self._origins.append(self._origin)
 
-def piece(row: Encoded, start: int, end: int) -> Encoded:
-    """Return the tokens of a row from `start` to `end` as a row; the same one where it is whole."""
-    if start <= 0 and end >= len(row.input_ids):
-        return row
-    return Encoded(row.input_ids[start:end], row.labels[start:end], row.origin)
+    def _take_back(self) -> None:
+        self._ends.pop()
+        self._origins.pop()
+        del self._tokens[self._ends[-1] :]
 
+    def lengths(self) -> list[int]:
+        """Return how many tokens each row has."""
+        return [end - begin for begin, end in zip(self._ends, self._ends[1:], strict=False)]
 
-def _chunk(parts: list[Encoded], joined: bool) -> list[Encoded]:
-    if not joined or len(parts) < 2:
-        return parts
-    ids = tuple(token for part in parts for token in part.input_ids)
-    labels = tuple(label for part in parts for label in part.labels)
-    return [Encoded(ids, labels, parts[0].origin)]
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    @overload
+    def __getitem__(self, key: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Encoded]: ...
+    def __getitem__(self, key: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(key, slice):
+            return [self[number] for number in range(*key.indices(len(self)))]
+        number = range(len(self))[key]
+        ids = tuple(self._tokens[self._ends[number] : self._ends[number + 1]])
+        return Encoded(ids, ids, self._origins[number])

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from llmft.api import (
@@ -23,7 +23,6 @@ from llmft.api import (
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.settings import TrainSettings
-from llmft.data import cutting
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
 from llmft.data.chat_encoding import (
@@ -37,11 +36,14 @@ from llmft.data.chat_encoding import (
     texts_of,
 )
 from llmft.data.chat_format import PLAIN, ChatFormat
+from llmft.data.cutting import Part, Pieces
+from llmft.data.long_texts import WINDOW, Located, ids_in_windows
 from llmft.data.shortening import Shortener
 
 _CHUNK = 512
 _SHOWN = 3
 _KEPT = 8192  # tokens of a row that are looked at to see whether it can be written
+_CACHED = 2**26  # characters of texts that are cut; the tokens of more are not kept between runs
 _MARK = re.compile(r"<\|\w+\|>")
 """What control tokens look like in most families."""
 
@@ -120,44 +122,39 @@ class Encoder:
         *,
         refuse: bool = True,
         wrap: bool = False,
-    ) -> tuple[list[Encoded], EncodingReport]:
+    ) -> tuple[Sequence[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-        refuse: False to look at rows of which too many are lost. wrap: cut them as `cutting.wrap`
-        does. A conversation may become several rows, and so may a text that is cut.
+        refuse: False to look at rows of which too many are lost. wrap: texts fill chunks, see
+        `Pieces`. A conversation may become several rows, and so may a text that is cut.
         Raises DataError where a row cannot be written by the chat template as it is asked
         (E108), where `on_long_row` is 'fail' and a row is too long (E106), where a larger share
         than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
         report = EncodingReport()
-        kept: list[Encoded] = []
-        most = self.max_length if settings.on_long_row in ("truncate", "drop") else None
-        made: Iterator[Encoded] = chain.from_iterable(
-            self.token_rows([(row,) for row in rows], "rows", report.remarks, most)
-        )
         if settings.on_long_row == "split" and self.max_length:
-            made = self._cut(made, rows, settings, report.remarks, wrap=wrap)
-        for encoded in made:
-            report.rows += 1
-            whole = encoded if wrap else self.fitted(encoded, settings.on_long_row, report)
-            if whole is not None:
-                kept.append(whole)
+            joined = settings.cross_document_attention
+            pieces = self._pieces(rows, report, self.max_length, wrap=wrap, joined=joined)
+            if refuse:
+                report.refuse_losses(settings)
+            return pieces, report
+        kept: list[Encoded] = []
+        most = None if settings.on_long_row == "fail" else self.max_length
+        for made in self.token_rows([(row,) for row in rows], "rows", report.remarks, most):
+            for encoded in made:
+                report.rows += 1
+                whole = self.fitted(encoded, settings.on_long_row, report)
+                if whole is not None:
+                    kept.append(whole)
         report.kept = len(kept)
         if refuse:
             report.refuse_losses(settings)
         return kept, report
 
-    def _cut(
-        self,
-        made: Iterable[Encoded],
-        rows: Sequence[Row],
-        settings: TrainSettings,
-        remarks: Counter[str],
-        *,
-        wrap: bool,
-    ) -> Iterator[Encoded]:
-        """Return token rows of plain text, each of at most `max_length` tokens."""
-        assert self.max_length is not None
+    def _pieces(
+        self, rows: Sequence[Row], report: EncodingReport, limit: int, *, wrap: bool, joined: bool
+    ) -> Pieces:
+        """Return plain texts as rows of at most `limit` tokens."""
         other = next((row for row in rows if not isinstance(row, TextRow)), None)
         if other is not None:
             raise DataError(
@@ -166,10 +163,67 @@ class Encoder:
                 f" {type(other).__name__}",
                 fix="write truncate, drop or fail",
             )
-        if wrap:
-            joined = settings.cross_document_attention
-            return cutting.wrap(made, self.max_length, remarks, joined=joined)
-        return cutting.split(made, self.max_length, remarks)
+        texts = [row for row in rows if isinstance(row, TextRow)]
+        made = Pieces(self._parts(texts, report.remarks), limit, wrap=wrap, joined=joined)
+        report.remarks.update(made.remarks)
+        for origin in made.dropped:
+            report.count("dropped, no trained-on token", origin)
+        report.kept = len(made)
+        report.rows = report.kept + len(made.dropped)
+        return made
+
+    def _parts(self, rows: Sequence[TextRow], remarks: Counter[str]) -> Iterator[Part]:
+        """Yield the tokens of texts, of a long one a window at a time."""
+        if sum(len(row.text) for row in rows) <= _CACHED:
+            groups = self.token_rows([(row,) for row in rows], "rows", remarks)
+            yield from ((one.input_ids, one.origin, True) for made in groups for one in made)
+            return
+        chunk: list[tuple[Row, ...]] = []
+        size = 0
+        for row in rows:
+            long = len(row.text) >= 2 * WINDOW and self.tokenizer.is_fast
+            size += len(row.text)
+            if chunk and (long or size > _CACHED // 16):
+                yield from self._whole(chunk, remarks)
+                chunk, size = [], len(row.text)
+            if long:
+                yield from self._in_windows(row, remarks)
+                size = 0
+            else:
+                chunk.append((row,))
+        yield from self._whole(chunk, remarks)
+
+    def _whole(self, groups: Sequence[tuple[Row, ...]], remarks: Counter[str]) -> Iterator[Part]:
+        for made in self._made(groups, remarks, None):
+            yield from ((one.input_ids, one.origin, True) for one in made)
+
+    def _in_windows(self, row: TextRow, remarks: Counter[str]) -> Iterator[Part]:
+        try:
+            self._check_words((row,), remarks)
+        except RowFault as fault:
+            raise fault.refused() from fault
+        plain = row.special_tokens != "parse"
+
+        def read(texts: Sequence[str]) -> Sequence[Located]:
+            return self._tokens.all_located(
+                texts,
+                offsets=True,
+                add_special_tokens=False,
+                split_special_tokens=plain,
+                truncation=False,
+                verbose=False,
+            )
+
+        with naming_row(row.origin):
+            ((whole,), ((alone, _),)) = self._read(["x"], plain=plain), read(["x"])
+            begins = whole[: len(whole) - len(alone)]
+            for ids in ids_in_windows(row.text, read):
+                if begins:
+                    repeated = not plain and ids[:1] == begins == [self.tokenizer.bos_token_id]
+                    yield [] if repeated else begins, row.origin, False
+                    begins = []
+                yield ids, row.origin, False
+        yield [] if self.end is None else [self.end], row.origin, True
 
     def token_rows(
         self,

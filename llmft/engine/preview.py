@@ -190,7 +190,7 @@ class PreviewData(StageData):
 
     def _encoded(
         self, rows: Sequence[Row], encode: Encode[Items]
-    ) -> tuple[list[Items], EncodingReport]:
+    ) -> tuple[Sequence[Items], EncodingReport]:
         asked = self.train
         rule = "drop" if asked.on_long_row == "fail" else asked.on_long_row
         lenient = asked.model_copy(update={"on_long_row": rule})

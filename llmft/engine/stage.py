@@ -251,16 +251,21 @@ class StageRunner:
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
         trainable, total = count_parameters(self.models.model)
-        rows = [row for item in items for row in token_rows(item)]
+        count = tokens = trained = 0
+        for item in items:
+            count += len(item) if isinstance(item, tuple) else 1
+            for row in token_rows(item):
+                tokens += len(row.input_ids)
+                trained += row.n_labels
         return StageInfo(
             name=self.name,
             adapter=self.models.adapter.method if self.models.adapter else "",
             alignment=self.work.method,
             trainable_parameters=trainable,
             total_parameters=total,
-            rows=sum(len(item) if isinstance(item, tuple) else 1 for item in items),
-            tokens=sum(len(row.input_ids) for row in rows),
-            trained_tokens=sum(row.n_labels for row in rows),
+            rows=count,
+            tokens=tokens,
+            trained_tokens=trained,
             steps=steps,
             notes=tuple(self.log.notes),
         )

@@ -25,7 +25,7 @@ from llmft.recipes.locating import about
 
 UNREAD = "columns of the data that are not read"
 _SHOWN = 8
-Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired)
+Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, covariant=True)
 
 
 class Encode(Protocol[Items]):
@@ -36,7 +36,7 @@ class Encode(Protocol[Items]):
 
     def __call__(
         self, encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, /, *, refuse: bool
-    ) -> tuple[list[Items], EncodingReport]: ...
+    ) -> tuple[Sequence[Items], EncodingReport]: ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class StageData:
         """SHA-256 of the rows that are used, for the lock."""
         return {} if self.dataset is None else row_digests(*self.split)
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
         """Return rows as token ids, saying how many were cut or dropped.
 
         With packing_strategy: wrapped, rows of training are cut to fill chunks, in their order.
@@ -118,24 +118,24 @@ class StageData:
 
         def encode(
             encoder: Encoder, some: Sequence[Row], train: TrainSettings, *, refuse: bool
-        ) -> tuple[list[Encoded], EncodingReport]:
+        ) -> tuple[Sequence[Encoded], EncodingReport]:
             return encoder.encode(some, train, refuse=refuse, wrap=wrap)
 
         return self._made(rows, encode)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""
-        return self._made(rows, encode_pairs)
+        return list(self._made(rows, encode_pairs))
 
     def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
         """Return labelled answers as token ids, saying how many were cut or dropped."""
-        return self._made(rows, encode_unpaired)
+        return list(self._made(rows, encode_unpaired))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
-        return self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens))
+        return list(self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens)))
 
-    def _made(self, rows: Sequence[Row], encode: Encode[Items]) -> list[Items]:
+    def _made(self, rows: Sequence[Row], encode: Encode[Items]) -> Sequence[Items]:
         self.log.progress("tokenise", 0, len(rows))
         items, report = self._encoded(rows, encode)
         if self._is_of_training(rows):
@@ -148,7 +148,7 @@ class StageData:
 
     def _encoded(
         self, rows: Sequence[Row], encode: Encode[Items]
-    ) -> tuple[list[Items], EncodingReport]:
+    ) -> tuple[Sequence[Items], EncodingReport]:
         return encode(self.encoder, rows, self.train, refuse=True)
 
     def _is_of_training(self, rows: Sequence[Row]) -> bool:

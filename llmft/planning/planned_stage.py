@@ -313,7 +313,7 @@ class PlannedData(StageData):
             self.state.remark("the evaluation is not counted, as its rows are not here")
             return ()
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
         """Return the rows that take the most memory, having counted all."""
         if not rows:
             return self._assumed()
@@ -343,7 +343,7 @@ class PlannedData(StageData):
         )
 
     def _heaviest(
-        self, rows: Sequence[Row], encode: Callable[[Any], tuple[list[Any], EncodingReport]]
+        self, rows: Sequence[Row], encode: Callable[[Any], tuple[Sequence[Any], EncodingReport]]
     ) -> list[Any]:
         held_out = self.__dict__["split"][1] if "split" in self.__dict__ else None
         judged = self.state.judging or (held_out is not None and rows is held_out.rows)

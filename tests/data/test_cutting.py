@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from itertools import chain
 
 import pytest
@@ -14,7 +13,7 @@ from llmft_alignments.sft import CompletionLoss
 from llmft.api import CompletionRow, Encoded, TextRow
 from llmft.api.errors import DataError
 from llmft.api.settings import TrainSettings
-from llmft.data.cutting import split, wrap
+from llmft.data.cutting import Pieces
 from llmft.data.encoding import Encoder
 from llmft.data.packing import PackedObjective, pack
 from llmft.modeling import attention
@@ -28,6 +27,10 @@ def rows(*lengths):
     numbers = iter(range(sum(lengths)))
     made = [tuple(next(numbers) for _ in range(length)) for length in lengths]
     return [Encoded(ids, ids, f"row {n}") for n, ids in enumerate(made)]
+
+
+def pieces(given, limit, **options):
+    return Pieces([(row.input_ids, row.origin, True) for row in given], limit, **options)
 
 
 def tokens(made):
@@ -52,19 +55,35 @@ def chunks(**more):
 
 
 def test_a_long_row_becomes_pieces_that_hold_all_its_tokens_in_order():
-    given, met = rows(3, 11, 8, 4), Counter()
-    made = list(split(given, 4, met))
+    given = rows(3, 11, 8, 4)
+    made = pieces(given, 4)
     assert lengths(made) == [3, 4, 4, 3, 4, 4, 4]
     assert tokens(made) == tokens(given)
     assert [row.origin for row in made] == ["row 0"] + ["row 1"] * 3 + ["row 2"] * 2 + ["row 3"]
     assert all(row.labels == row.input_ids for row in made)
-    assert sorted(met.values()) == [2, 5]  # two rows, five pieces
+    assert sorted(made.remarks.values()) == [2, 5]  # two rows, five pieces
 
 
 def test_a_last_token_alone_is_left_out_as_nothing_predicts_it():
-    met = Counter()
-    assert lengths(split(rows(9), 4, met)) == [4, 4]
-    assert met["last tokens that stand alone in their piece, and are left out"] == 1
+    made = pieces(rows(9, 1, 2), 4)
+    assert lengths(made) == made.lengths() == [4, 4, 2]
+    assert tokens(made) == [*range(8), 10, 11]
+    assert made.remarks["last tokens that stand alone in their piece, and are left out"] == 1
+    assert made.dropped == ["row 1"]
+
+
+def test_a_text_that_comes_in_parts_is_cut_as_if_it_came_whole():
+    for wrap in (False, True):
+        for joined in (False, True):
+            whole = pieces(rows(37, 16, 5), 16, wrap=wrap, joined=joined)
+            parts = Pieces(
+                [(range(9), "row 0", False), ([], "row 0", False), (range(9, 16), "row 0", False),
+                 (range(16, 37), "row 0", False), ([], "row 0", True),
+                 (range(37, 53), "row 1", True), (range(53, 57), "row 2", False),
+                 ([57], "row 2", True)], 16, wrap=wrap, joined=joined,
+            )  # fmt: skip
+            assert list(parts) == list(whole)
+            assert parts.remarks == whole.remarks
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -72,7 +91,7 @@ def test_chunks_are_full_and_hold_every_token_once_in_order(seed):
     draw = random.Random(seed)
     given = rows(*(draw.randint(2, 50) for _ in range(40)))
     for joined in (False, True):
-        found = pack(list(wrap(given, 16, Counter(), joined=joined)), 16, "wrapped")
+        found = pack(pieces(given, 16, wrap=True, joined=joined), 16, "wrapped")
         assert [sum(lengths(bin)) for bin in found[:-1]] == [16] * (len(found) - 1)
         assert tokens(chain.from_iterable(found)) == tokens(given)
         assert all(len(bin) == 1 for bin in found) is joined
@@ -80,14 +99,14 @@ def test_chunks_are_full_and_hold_every_token_once_in_order(seed):
 
 
 def test_the_last_chunk_is_told_and_kept_unless_nothing_in_it_is_predicted():
-    met = Counter()
-    assert lengths(wrap(rows(5, 6), 4, met, joined=True)) == [4, 4, 3]
-    assert met["tokens in a last, shorter chunk, which is kept"] == 3
-    met = Counter()
-    assert lengths(wrap(rows(5, 4), 4, met, joined=False)) == [4, 1, 3]
+    made = pieces(rows(5, 6), 4, wrap=True, joined=True)
+    assert lengths(made) == [4, 4, 3]
+    assert made.remarks["tokens in a last, shorter chunk, which is kept"] == 3
+    made = pieces(rows(5, 4), 4, wrap=True)
+    assert lengths(made) == [4, 1, 3]
     left_out = "tokens in a last, shorter chunk, which is left out: nothing in it is predicted"
-    assert met[left_out] == 1
-    assert met["chunks that end inside a row, which goes on in the next one"] == 2
+    assert made.remarks[left_out] == 1
+    assert made.remarks["chunks that end inside a row, which goes on in the next one"] == 2
 
 
 @pytest.mark.parametrize("joined", [False, True])
