@@ -174,7 +174,8 @@ class Encoder:
 
     def _parts(self, rows: Sequence[TextRow], remarks: Counter[str]) -> Iterator[Part]:
         """Yield the tokens of texts, of a long one a window at a time."""
-        if sum(len(row.text) for row in rows) <= _CACHED:
+        sizes = [len(row.text) for row in rows]
+        if sum(sizes) <= _CACHED and max(sizes, default=0) < 2 * WINDOW:
             groups = self.token_rows([(row,) for row in rows], "rows", remarks)
             yield from ((one.input_ids, one.origin, True) for made in groups for one in made)
             return

@@ -55,6 +55,7 @@ def read_records(
     revision: str | None = None,
     limits: ReadLimits = USUAL,
     sample_by: SampleBy = "line",
+    streaming: bool = False,
 ) -> Iterator[Record]:
     """Yield (origin, record) of a split: of files, a folder of <split> files, or a hub data set.
 
@@ -62,11 +63,18 @@ def read_records(
         .json, .csv, .parquet or .txt file (.gz and .zst too) or a pattern of files, which is the
         whole 'train' split; a folder; 'embedded:<name>'; or a hub id. data_files: a file or
         pattern for each split, instead of path.
-    limits: of local files. sample_by: what is one text of a .txt file.
+    limits: of local files. sample_by: what is one text of a .txt file. streaming: the hub's files
+        are read over the network, and kept nowhere; local files always are read in pieces.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
     if path is not None and not data_files and not names_files(path):
-        yield from hub_records(path, subset, split, revision)
+        if streaming:
+            name: str = path
+            yield from records_of_parts(
+                split, lambda one: hub_records(name, subset, one, revision, streaming=True)
+            )
+        else:
+            yield from hub_records(path, subset, split, revision)
         return
     yield from records_of_parts(split, lambda one: _local(path, one, data_files, limits, sample_by))
 

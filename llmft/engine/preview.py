@@ -185,6 +185,7 @@ class PreviewStage(StageRunner):
 class PreviewData(StageData):
     """The stage's rows, all of them, also where a run would stop because too many are lost."""
 
+    streams = False
     refused: Fault | None = None
     _asked: Sequence[Row] | None = None
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
 from llmft.api.settings import TrainSettings
@@ -16,7 +16,8 @@ from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, leave_out_by_tokens, row_digests, stage_rows
+from llmft.data.streaming import Stream, StreamedItems
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
@@ -49,7 +50,12 @@ class TrainedOn:
 
 
 class StageData:
-    """The `data` of a StageContext. dataset: knows the folders of the stages it reads."""
+    """The `data` of a StageContext. dataset: knows the folders of the stages it reads.
+
+    streams: whether streamed rows are read to be trained on, and not to look at the first ones.
+    """
+
+    streams = True
 
     def __init__(
         self, bound: BoundStage, dataset: Any, base: BaseModel, seed: int, log: StageLog
@@ -86,6 +92,11 @@ class StageData:
         for rows in (train, held_out):
             if rows is not None and (note := rows.note()):
                 self.log.note(note)
+        if train.pin:
+            self.log.note(
+                f"streamed: what is told of rows is of the first {len(train.rows):,}, all that were"
+                " read"
+            )
         if note := mixture_note(train):
             self.log.note(note)
         self.duplicates = duplicates(train.rows, held_out.rows if held_out else (), train.of_source)
@@ -121,7 +132,23 @@ class StageData:
         ) -> tuple[Sequence[Encoded], EncodingReport]:
             return encoder.encode(some, train, refuse=refuse, wrap=wrap)
 
-        return self._made(rows, encode)
+        items = self._made(rows, encode)
+        if not (self.streams and self._is_of_training(rows) and self.dataset.config.streaming):
+            return items
+        return cast("Sequence[Encoded]", self._streamed(encode))
+
+    def _streamed(self, encode: Encode[Encoded]) -> StreamedItems:
+        """Return what all rows are trained on as, read during training."""
+
+        def prepare(rows: Rows) -> None:
+            leave_out_by_tokens(rows, self.dataset, lambda: self.encoder)
+
+        def make(rows: Sequence[Row]) -> Sequence[Encoded]:
+            items, _ = encode(self.encoder, rows, self.train, refuse=True)
+            self._refuse_unknown_tokens(items)
+            return items
+
+        return StreamedItems(Stream(self.dataset, prepare), self.seed, make)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""

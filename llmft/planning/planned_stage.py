@@ -290,6 +290,7 @@ class PlannedModels(StageModels):
 class PlannedData(StageData):
     """The rows that take the most memory, after all were counted."""
 
+    streams = False
     state: PlanState
     models: PlannedModels
 
