@@ -251,6 +251,9 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    supports_streaming: ClassVar[bool] = False
+    """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
+    else with it: of streamed rows that is no list, and has no end."""
     evaluate_generates: ClassVar[bool] = False
     """Whether `evaluate` generates answers: during training it is then asked for its metrics as
     rarely as `evaluate.generate_every` says."""
@@ -369,6 +372,13 @@ class Dataset(_Kind[C]):
     @abstractmethod
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         """Return one record as a row; raise DataError naming the origin if it cannot be used."""
+
+    def pin(self) -> str:
+        """Return what changes where the records of streamed data change, without reading them all.
+
+        A run that goes on compares it, beside the first rows. Such as commits, or files' sizes.
+        """
+        return ""
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         """Return a few made-up records as these settings read them, for `llmft run --smoke`.

@@ -96,7 +96,7 @@ class StageData(Protocol):
     def held_out(self) -> Sequence[Row]:
         """The rows the stage is scored on; empty where the recipe does not evaluate."""
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
         """The rows as token ids, long ones treated as the recipe says, counted and reported."""
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -397,8 +397,21 @@ class TrainSettings(Settings):
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
     )
-    on_long_row: Literal["truncate", "drop", "fail"] = Field(
-        "truncate", description="what happens to a row longer than max_length"
+    packing_strategy: Literal["bfd", "wrapped"] = Field(
+        "bfd",
+        description="how packing fills them, by TRL's names; bfd: with whole rows (best fit"
+        " decreasing); wrapped: plain text, row after row, cut where max_length is reached",
+    )
+    cross_document_attention: bool = Field(
+        False,
+        description="of wrapped: the tokens of a row also see the texts before theirs, as in TRL;"
+        " default: each text sees itself only",
+    )
+    on_long_row: Literal["truncate", "drop", "fail", "split"] = Field(
+        "truncate",
+        description="what happens to a row longer than max_length; split, of plain text only: it"
+        " becomes several rows, and nothing of it is lost; default: truncate, and split where"
+        " packing_strategy is wrapped",
     )
     max_dropped: Share = Field(
         0.05, description="stop if more than this share of the rows is dropped or loses its answer"
@@ -435,8 +448,21 @@ class TrainSettings(Settings):
         return self.per_device_train_batch_size * self.accumulation(processes) * processes
 
     @property
+    def packs_apart(self) -> bool:
+        """Whether packed rows have to be kept apart, so that each sees only itself."""
+        return self.packing and not self.cross_document_attention
+
+    @property
     def _warms_up(self) -> bool:
         return bool(self.warmup_steps or self.warmup_ratio)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped_splits(cls, block: Any) -> Any:
+        """Say that a long row is cut where `wrapped` cuts it, unless something else is said."""
+        if isinstance(block, dict) and block.get("packing_strategy") == "wrapped":
+            return {"on_long_row": "split", **block}
+        return block
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> TrainSettings:
@@ -483,7 +509,24 @@ class TrainSettings(Settings):
         self._refuse_misfit_of_schedule()
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
+        self._refuse_misfit_of_packing()
         return self
+
+    def _refuse_misfit_of_packing(self) -> None:
+        """Raise ValueError where settings of packing have no effect, or contradict each other."""
+        wrapped = self.packing_strategy == "wrapped"
+        if wrapped and not self.packing:
+            raise ValueError("packing_strategy is about packed rows; write packing: true")
+        if self.cross_document_attention and not wrapped:
+            raise ValueError(
+                "cross_document_attention is about rows that packing_strategy: wrapped fills; write"
+                " that, or drop it"
+            )
+        if wrapped and self.on_long_row != "split":
+            raise ValueError(
+                f"packing_strategy 'wrapped' cuts a row where max_length is reached and keeps the"
+                f" rest, so on_long_row: {self.on_long_row} has no effect; write split, or drop it"
+            )
 
     def _refuse_misfit_of_schedule(self) -> None:
         """Raise ValueError where a schedule has no such settings, or lacks one."""

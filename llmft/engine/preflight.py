@@ -250,7 +250,7 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
             f"write at most {left}",
         )
-    if stage.train.packing and not _keeps_rows_apart(base, model):
+    if stage.train.packs_apart and not _keeps_rows_apart(base, model):
         yield job.fault(
             "E041",
             ("stages", number, "train", "packing"),

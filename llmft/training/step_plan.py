@@ -14,7 +14,10 @@ from llmft.api.settings import EvaluateSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimiser steps, and which items each takes."""
+    """How many optimiser steps, and which items each takes.
+
+    items: 0 where they are streamed: a step then takes the next ones, and all steps are one pass.
+    """
 
     items: int
     batch: int
@@ -40,7 +43,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
-        return math.ceil(self.items / self.rows_per_step)
+        return math.ceil(self.items / self.rows_per_step) if self.items else self.steps
 
     def order(self, epoch: int) -> list[int]:
         """Return the order in which an epoch takes the items."""

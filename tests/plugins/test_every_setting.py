@@ -1620,8 +1620,8 @@ ONE_CASE = [
 ]
 
 
-READING = {"max_row_mb", "max_file_mb"}
-"""Limits that every table has: tests/data/test_tables.py sets them."""
+READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
+"""Settings of reading that every table has: tests/data/test_tables.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
