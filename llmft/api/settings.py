@@ -10,7 +10,15 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from llmft.api.splits import checked_split
 
@@ -236,6 +244,12 @@ SCHEDULE_KWARGS = {
 Shape = Literal["linear", "cosine", "1-sqrt"]
 
 
+class ScheduleConfig(Settings):
+    """Base of every learning-rate schedule's settings."""
+
+    method: Line = Field(description="which schedule method")
+
+
 class LrSchedulerKwargs(Settings):
     """Settings of a learning-rate schedule: transformers' names, and torch's for the plateau.
 
@@ -331,13 +345,18 @@ class TrainSettings(Settings):
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
     )
     learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
-    lr_scheduler_type: Literal[
+    lr_scheduler_type: SerializeAsAny[ScheduleConfig] | Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt",
         "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
         "warmup_stable_decay", "reduce_lr_on_plateau",
-    ] = Field("linear", description="the learning-rate schedule after the warm-up")  # fmt: skip
+    ] = Field(
+        "linear",
+        description="the learning-rate schedule after the warm-up; or a block for any installed"
+        " one: {method: ..., its settings}",
+    )  # fmt: skip
     lr_scheduler_kwargs: LrSchedulerKwargs = Field(
-        default_factory=LrSchedulerKwargs, description="settings of the schedule itself"
+        default_factory=LrSchedulerKwargs,
+        description="settings of a schedule that is not written as a block",
     )
     warmup_steps: int = Field(
         0,
@@ -531,6 +550,13 @@ class TrainSettings(Settings):
     def _refuse_misfit_of_schedule(self) -> None:
         """Raise ValueError where a schedule has no such settings, or lacks one."""
         name, given = self.lr_scheduler_type, self.lr_scheduler_kwargs.given()
+        if isinstance(name, ScheduleConfig):
+            if given:
+                raise ValueError(
+                    "lr_scheduler_kwargs has no effect where lr_scheduler_type is a block; write"
+                    f" {next(iter(given))} into that block"
+                )
+            return
         takes = SCHEDULE_KWARGS.get(name, ())
         for key in given:
             if key not in takes:
@@ -559,13 +585,23 @@ class TrainSettings(Settings):
             raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
 
 
+class MetricConfig(Settings):
+    """Base of every metric's settings."""
+
+    method: Line = Field(description="which metric method")
+    name: Name | None = Field(
+        None, description="what its score is called; default: as the method is"
+    )
+
+
 class EvaluateSettings(Settings):
     """How a stage is scored: before and after training, and during it where that is asked."""
 
-    metrics: list[Name] = Field(
-        default_factory=lambda: ["loss"],
+    metrics: list[Name | SerializeAsAny[MetricConfig]] = Field(
+        default_factory=lambda: list[str | MetricConfig](["loss"]),
         max_length=32,
-        description="loss, perplexity, or a metric of the data's method, such as exact_match;"
+        description="loss, perplexity, a metric of the data's method, such as exact_match, or any"
+        " installed metric, by its name or as a block: {method: distinct, n: 2};"
         " the alignment's own metrics are always added, even to an empty list",
     )
     split: Split | None = Field(

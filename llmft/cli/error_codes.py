@@ -218,7 +218,8 @@ CODES: dict[str, Code] = {
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method;"
+        "evaluate.metrics takes loss, perplexity, the metrics of the data's method, and installed"
+        " ones (llmft list-plugins);"
         " evaluate.metric_for_best_model one of those that the stage scores, with a direction:"
         " greater_is_better, where the metric does not say it itself.",
         "Use one of the listed metrics.",

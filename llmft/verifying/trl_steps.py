@@ -43,8 +43,10 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
     if spec.train.on_long_row == "split":
         return "on_long_row is split, and TRL cuts off what is longer where it packs no rows"
-    if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
+    if not isinstance(spec.train.lr_scheduler_type, str):
+        return f"TRL's arguments name no schedule of a block ('{bound.schedule.config.method}')"
     return ""
 
 

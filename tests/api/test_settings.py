@@ -313,7 +313,7 @@ def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
         optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
         schedule: Any = make_schedule(optimizer, settings, 4)
         for score in scores:
-            schedule.step(score)
+            schedule.scored(score)
         return float(schedule.get_last_lr()[0])
 
     return see

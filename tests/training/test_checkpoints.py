@@ -10,11 +10,13 @@ from functools import partial
 import pytest
 import torch
 
+from llmft.api import Schedule, ScheduleConfig, TrainingSpan
 from llmft.api.errors import CheckpointError, EnvironmentFault, StageError
 from llmft.api.settings import TrainSettings
 from llmft.training import checkpoints as module
 from llmft.training import training_state
 from llmft.training.checkpoints import Checkpoints, check_space, newest_carried
+from llmft.training.learning_rates import LearningRates
 from llmft.training.optimizer import make_optimizer
 from tests.end_to_end.checkpoints.damages import DAMAGES, flip
 
@@ -136,11 +138,19 @@ def test_t12_a_disk_too_small_is_told_before_training(tmp_path, monkeypatch):
         check_space(tmp_path, 2_000_000, 3)
 
 
+class Falling(Schedule):
+    def factor(self, step, span):
+        return 0.9**step
+
+
+def falling(optimizer) -> LearningRates:
+    return LearningRates(optimizer, Falling(ScheduleConfig(method="f")), TrainingSpan(9, 0, 0.1))
+
+
 def tiny(width: int = 4, dtype=torch.float32, names=("a",)):
     made = torch.nn.ModuleDict({name: torch.nn.Linear(width, 2, dtype=dtype) for name in names})
     optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    return made, optimizer, schedule
+    return made, optimizer, falling(optimizer)
 
 
 def test_t2_weights_that_are_not_finite_are_never_published():
@@ -186,7 +196,7 @@ def test_c7_every_optimiser_goes_on_to_the_bit(tmp_path, make):
         torch.manual_seed(1)
         model = torch.nn.Linear(64, 64, bias=False)
         optimizer = make(model.parameters())
-        return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.9**s)
+        return model, optimizer, falling(optimizer)
 
     def steps(model, optimizer, schedule, count):
         for _ in range(count):
