@@ -432,10 +432,66 @@ def test_bfloat16_weights_are_trained_themselves_where_nothing_keeps_float32_one
     assert not stage_of(text + "fsdp: [full_shard]\n")[1].adapter.pure_bf16
 
 
-def test_an_adapter_that_trl_trains_in_bfloat16_needs_a_decision(imported):
-    for width in ("load_in_4bit", "load_in_8bit"):
-        found = imported(f"{TRL}{width}: true\n", trainer="dpo")
-        assert "bfloat16" in grades(found, "decide")[width]
+@pytest.mark.parametrize("width", ["load_in_4bit", "load_in_8bit"])
+def test_trl_trains_the_adapter_of_a_quantised_base_in_bfloat16(stage_of, width):
+    # TRL 1.16, SFTTrainer, DPOTrainer, KTOTrainer: param.data.to(torch.bfloat16).
+    assert stage_of(f"{TRL}{width}: true\n", trainer="dpo")[1].adapter.pure_bf16
+    assert not stage_of(TRL, trainer="dpo")[1].adapter.pure_bf16
+
+
+def test_llamafactorys_pure_bf16_leaves_an_adapter_in_float32(imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: get_peft_model without autocast_adapter_dtype.
+    described = {"mine": {"file_name": "mine.json", "formatting": "sharegpt"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(described))
+    found = imported(LLAMA + "pure_bf16: true\n", str(tmp_path / "config.yaml"))
+    assert "float32" in grades(found, "none")["pure_bf16"]
+    assert "\n      pure_bf16" not in found.text
+
+
+def test_oumis_exclusions_are_one_pattern(stage_of):
+    # oumi 0.8, PeftParams.to_lora: "|".join(f"({m})" for m in lora_exclude_modules).
+    text = OUMI.replace(
+        "[q_proj, v_proj]", "[q_proj, v_proj], lora_exclude_modules: [.*vis.*, .*aud.*]"
+    )
+    assert stage_of(text)[1].adapter.exclude_modules == "(.*vis.*)|(.*aud.*)"
+
+
+def test_an_oumi_file_of_a_quantised_base(stage_of, imported):
+    text = OUMI.replace("peft: {", "peft: {q_lora: true, ")
+    adapter = stage_of(text)[1].adapter
+    assert (adapter.method, adapter.pure_bf16) == ("qlora", True)
+    # oumi 0.8, builders/models.py: prepare_model_for_kbit_training makes the rest float32.
+    assert "float32" in grades(imported(text), "speed")["peft.q_lora"]
+
+
+def test_oumis_magpie_rows_are_conversations_in_their_own_column(stage_of):
+    # oumi 0.8, datasets/sft/magpie.py: `conversations`, with from and value.
+    name = "Magpie-Align/Llama-3-Magpie-Pro-1M-v0.1"
+    rows = "{dataset_name: text_sft_jsonl, dataset_path: rows.jsonl}"
+    data = stage_of(OUMI.replace(rows, f"{{dataset_name: {name}}}"))[1].data
+    assert (data.method, data.path, data.messages_column) == ("chat", name, "conversations")
+
+
+def test_oumis_llama_3_template_writes_what_oumi_writes(stage_of):
+    # What oumi 0.8's llama3-instruct.jinja gave, read as build_chat_template reads it.
+    text = OUMI.replace(
+        "model_max_length: 512", "model_max_length: 512\n  chat_template: llama3-instruct"
+    )
+    template = stage_of(text)[0].model.chat_template
+    messages = [
+        {"role": "system", "content": " Be brief. "},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello\n"},
+    ]
+    expected = (
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|>"
+    )
+    from jinja2 import Environment
+
+    text = Environment().from_string(template).render(messages=messages, bos_token="<s>")
+    assert text == expected
 
 
 def test_an_oumi_file_with_references_within_itself(stage_of, imported):

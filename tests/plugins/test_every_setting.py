@@ -170,8 +170,17 @@ def lora_cases(adapter: type) -> dict[str, Case]:
         groups = adapter(config).parameter_groups(on(config), TrainSettings(learning_rate=0.01))
         return [group["lr"] for group in groups or () if "lr" in group]
 
+    def dtypes(config, lab):
+        model = on(config)
+        return adapter(config).trains_in_float32(), {
+            str(p.dtype)
+            for n, p in model.named_parameters()
+            if p.requires_grad and "magnitude" not in n
+        }
+
     every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     return {
+        "pure_bf16": Case(True, dtypes, (False, {"torch.bfloat16"}), was=(True, {"torch.float32"})),
         "r": Case(3, rank("q_proj"), 3, was=8),
         "lora_alpha": Case(40.0, scale("q_proj"), 40 / 8, was=16 / 8),
         "lora_dropout": Case(0.25, dropout, 0.25, was=0.0),

@@ -121,13 +121,6 @@ def adapter(t: Translation) -> None:
             missing=f"finetuning_type {visible(kind)[:40]}",
         )
         return
-    if t.get("pure_bf16") is True:
-        t.note(
-            "decide",
-            t.key("pure_bf16"),
-            "the adapter's weights are float32 here, not bfloat16",
-            missing="the adapter's weights in bfloat16",
-        )
     dora = t.key("use_dora")
     uses_dora = dora is not None and dora.value is True
     four = bits == 4
@@ -136,6 +129,14 @@ def adapter(t: Translation) -> None:
     chosen = dora if uses_dora else bits_key if four else key
     why = "" if chosen else f"the default of {t.origin}"
     t.method("adapter", "dora" if uses_dora else "qlora" if four else "lora", chosen, why)
+    pure = t.key("pure_bf16")
+    if pure is not None and pure.value is True:
+        # LLaMA-Factory 0.9.6, model/adapter.py: get_peft_model's autocast_adapter_dtype is left
+        # at true, but with KTransformers.
+        if t.configuration.get("use_kt") is True:
+            weights.adapter_in_bfloat16(t, pure, "the adapter has the type of the base")
+        else:
+            t.note("none", pure, "PEFT keeps an adapter's own weights in float32", block="adapter")
     arguments.value(t, "adapter.r", "lora_rank")
     alpha, rank = t.key("lora_alpha"), t.get("lora_rank")
     if alpha is not None:

@@ -110,6 +110,12 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
             t.set("adapter.target_modules", chosen, None, why)
 
 
+def adapter_in_bfloat16(t: Translation, key: Key | None, why: str) -> None:
+    """Let the adapter's own weights be bfloat16, as they are where the peer says why."""
+    if not t.set("adapter.pure_bf16", True, key, why):
+        t.note("decide", key, why, block="adapter", missing="the adapter's weights in bfloat16")
+
+
 def full(t: Translation, key: Key | None, why: str = "") -> None:
     """Choose full fine-tuning."""
     t.method("adapter", "full", key, why)
