@@ -111,6 +111,14 @@ class ModelSource(Settings):
         description="what is done with an answer that the chat template ends with no token at which"
         " generation stops: train on it and say so, or refuse it",
     )
+    learn_template: Literal["stop", "turn", "none", "eos"] = Field(
+        "stop",
+        description="how much of what the chat template writes around an answer is trained on."
+        " stop: all from the prompt's end to the token at which generation stops; turn: what"
+        " follows that in the turn too, such as a line break; none: only the answer's own text; eos: that"
+        " text, and the token right after it where it is the tokenizer's end-of-text or one of"
+        " model.stop",
+    )
     stop: list[Line] = Field(
         default_factory=list,
         max_length=20,
@@ -122,6 +130,16 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @model_validator(mode="after")
+    def _an_end_that_is_learnt(self) -> ModelSource:
+        if self.append_eos and self.learn_template in ("none", "eos"):
+            raise ValueError(
+                "append_eos puts a token after an answer, and learn_template:"
+                f" {self.learn_template} trains on none but what the chat template writes there;"
+                " drop one of the two"
+            )
+        return self
 
     @field_validator("chat_template")
     @classmethod

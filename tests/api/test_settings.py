@@ -469,6 +469,7 @@ MODEL = {
     "lost_text": Case("note", losing, ["hi!"], was="E108"),
     "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
     "missing_stop": Case("refuse", ending, "E108", was="hi!"),
+    "learn_template": Case("none", ending, "hi", was="hi!"),
     "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
 }

@@ -266,6 +266,36 @@ def test_a_secret_is_not_repeated(imported):
     assert token not in found.text
 
 
+def test_llamafactorys_own_data_sets_are_known_by_name(imported, stage_of, tmp_path):
+    # LLaMA-Factory 0.9.6: data/dataset_info.json, AlpacaDatasetConverter, qwen3_nothink's slots.
+    text = LLAMA.replace("dataset: mine", "dataset: identity, alpaca_en\nmax_samples: 7")
+    text = text.replace("template: llama3", "template: qwen3_nothink")
+    recipe, stage = stage_of(text, str(tmp_path / "x.yaml"))
+    assert [(one.method, one.path, one.limit, one.with_input) for one in stage.data.sources] == [
+        ("instruction", path, 7, "{instruction}\n{input}")
+        for path in ("data/identity.json", "llamafactory/alpaca_en")
+    ]
+    assert (recipe.model.learn_template, recipe.model.stop) == ("turn", ["<|im_end|>"])
+    (tmp_path / "dataset_info.json").write_text('{"identity": {"hf_hub_url": "me/mine"}}')
+    _, stage = stage_of(text.replace(", alpaca_en", ""), str(tmp_path / "x.yaml"))
+    assert stage.data.path == "me/mine"
+    remote = imported(f"{text}dataset_dir: REMOTE:a/b\n", "x.yaml")
+    assert "dataset_info.json" in grades(remote, "decide")["dataset"]
+
+
+def test_llamafactorys_qwen_templates_write_its_slots():
+    from jinja2 import Environment
+
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    said = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
+    opening = (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    )
+    for name, expected in (("qwen3_nothink", said), ("qwen", f"{opening}<|im_end|>\n{said}")):
+        template = Environment().from_string(known_templates("llamafactory")[name].text)
+        assert template.render(messages=turns) == expected
+
+
 def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, tmp_path):
     config = tmp_path / "train.yaml"
     config.write_text(LLAMA)
@@ -604,20 +634,19 @@ def test_a_template_by_name_renders_as_trls_copy_of_it(name, file, turns):
 
 
 def test_the_end_of_an_answer_is_learnt_where_axolotl_learns_it(imported, stage_of):
-    chat = AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "Qwen/Qwen2.5-7B-Instruct")
-    assert imported(chat).verdict == "same but for speed or logging"
+    # tests/data/test_chat_encoding.py holds `eos` against Axolotl's own rule.
+    recipe, stage = stage_of(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "me/unknown"))
+    assert (recipe.model.learn_template, recipe.model.stop) == ("eos", [])
+    assert stage.data.turns == "whole"  # Axolotl makes one row of a conversation
     base = AXOLOTL.replace("1B-Instruct", "1B") + "chat_template: llama3\n"
-    # its tokenizer's end-of-text is another token
-    assert "<|eot_id|>" in grades(imported(base), "decide")["eot_tokens"]
     said = f"{base}special_tokens: {{eos_token: <|eot_id|>}}\n"
-    recipe, _ = stage_of(said)
-    assert recipe.model.stop == ["<|eot_id|>"]
+    assert stage_of(said)[0].model.stop == ["<|eot_id|>"]
     assert imported(said).verdict == "same but for speed or logging"
-    assert imported(f"{base}eot_tokens: [<|eot_id|>]\n").verdict == "same but for speed or logging"
-    wrong = imported(f"{base}eot_tokens: [<|end_of_text|>]\n")
-    assert "does not learn" in grades(wrong, "decide")["eot_tokens"]
-    unknown = imported(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "arcee-ai/AFM-4.5B"))
-    assert "not known here" in grades(unknown, "decide")["eot_tokens"]
+    listed = stage_of(f"{base}eot_tokens: [<|eot_id|>, <|eom_id|>]\n")[0].model
+    assert (listed.learn_template, listed.stop) == ("eos", ["<|eot_id|>", "<|eom_id|>"])
+    # the tokenizer's own end-of-text ends no answer any more, and here it would be learnt
+    wrong = imported(f"{AXOLOTL}special_tokens: {{eos_token: <|end_of_text|>}}\n")
+    assert "another end-of-text" in grades(wrong, "decide")["special_tokens.eos_token"]
 
 
 def test_axolotls_warm_up_is_rounded_as_it_rounds(stage_of):
@@ -674,7 +703,7 @@ def test_llamafactorys_data_sets_are_joined_and_each_limited(stage_of, tmp_path)
     )
     text = LLAMA.replace("dataset: mine", "dataset: mine, yours") + "max_samples: 7\n"
     _, stage = stage_of(text, str(tmp_path / "x.yaml"))
-    assert [source.method for source in stage.data.sources] == ["chat", "jsonl"]
+    assert [source.method for source in stage.data.sources] == ["chat", "instruction"]
     assert [source.limit for source in stage.data.sources] == [7, 7]
 
 

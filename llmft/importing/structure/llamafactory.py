@@ -11,6 +11,7 @@ from llmft.api.errors import RecipeError
 from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.tables import known_templates, registered_rows
 from llmft.recipes.textfile import read_text
 from llmft.recipes.tree import visible
 
@@ -231,6 +232,12 @@ def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, 
             return None
         t.configuration.folder = str(place.parent)
         return found
+    known = registered_rows("llamafactory").get(name)
+    if known is not None and not folder.startswith(("REMOTE:", "ONLINE")):
+        t.configuration.folder = folder
+        where = f"the one that {t.origin} ships with"
+        t.note("none", key, f"{INFO} is not beside the file: '{name}' is {where}", block="data")
+        return known
     if "/" in name and name.count("/") == 1:
         return {"hf_hub_url": name}
     t.note(
@@ -317,6 +324,7 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
         )
 
 
+_OF_INSTRUCTIONS = {"prompt": "instruction", "completion": "output"}
 _COLUMNS = (
     ("prompt", "prompt", "instruction"),
     ("input", "query", "input"),
@@ -332,18 +340,25 @@ def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
     if prompt is True:
         t.note("cannot", t.key("train_on_prompt"), "the loss on prompts", missing="train_on_prompt")
         return
-    t.method("data", "jsonl")
-    t.set("data.chat", True, key)
+    plain = not columns.get("system") and not columns.get("history")
+    t.method("data", "instruction" if plain else "jsonl")
     for ours, theirs, usual in _COLUMNS:
         if (column := columns.get(theirs, usual)) is not None:
+            ours = _OF_INSTRUCTIONS.get(ours, ours) if plain else ours
             t.set(f"data.columns.{ours}", str(column), None, said=f"columns.{theirs}")
+    if plain:
+        t.set("data.with_input", "{instruction}\n{input}", None, "as LLaMA-Factory joins them")
+    else:
+        t.set("data.chat", True, key)
     if columns.get("history") and history is not True:
         t.note(
             "cannot", key, "the loss on the answers of earlier turns", missing="history is learnt"
         )
     if columns.get("tools"):
         t.note("cannot", key, "tool calls in LLaMA-Factory's own form", missing="tool calls")
-    t.note("none", None, "an answer's spaces at its start and end are left out here", block="data")
+    if not plain:
+        what = "an answer's spaces at its start and end are left out here"
+        t.note("none", None, what, block="data")
 
 
 def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key) -> None:
@@ -397,15 +412,14 @@ def template(t: Translation) -> None:
             missing="template not stated",
         )
         return
-    rule = t.table.rule("template")
-    text = rule.values.get(str(key.value)) if rule else None
-    if text is not None:
-        t.set(
-            "model.chat_template",
-            text,
-            key,
-            "as LLaMA-Factory writes it; the model's own template may differ",
-        )
+    known = known_templates("llamafactory").get(str(key.value))
+    if known is not None:
+        why = "as LLaMA-Factory writes it; the model's own template may differ"
+        t.set("model.chat_template", known.text, key, why)
+        t.set("model.stop", [known.end], None, f"what ends an answer in '{key.value}'")
+        if known.learn_end != "stop":
+            why = "LLaMA-Factory learns the line break after an answer too"
+            t.set("model.learn_template", known.learn_end, None, why)
         return
     t.note(
         "decide",
