@@ -115,8 +115,8 @@ class ModelSource(Settings):
         "stop",
         description="how much of what the chat template writes around an answer is trained on."
         " stop: all from the prompt's end to the token at which generation stops; turn: what"
-        " follows that in the turn too, such as a line break; none: only the answer's own text; eos: that"
-        " text, and the token right after it where it is the tokenizer's end-of-text or one of"
+        " follows that in the turn too, such as a line break; none: only the answer's own text;"
+        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or one of"
         " model.stop",
     )
     stop: list[Line] = Field(
