@@ -116,8 +116,8 @@ class ModelSource(Settings):
         description="how much of what the chat template writes around an answer is trained on."
         " stop: all from the prompt's end to the token at which generation stops; turn: what"
         " follows that in the turn too, such as a line break; none: only the answer's own text;"
-        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or one of"
-        " model.stop",
+        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or"
+        " one of model.stop",
     )
     stop: list[Line] = Field(
         default_factory=list,
@@ -335,6 +335,9 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="the steps of a warm-up by warmup_ratio at most"
+    )
     warmup_rounding: Literal["up", "axolotl"] = Field(
         "up",
         description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
@@ -447,6 +450,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_max_steps and not self.warmup_ratio:
+            raise ValueError("warmup_max_steps is about warmup_ratio; write that, or drop it")
         if self.warmup_rounding != "up" and not self.warmup_ratio:
             raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
@@ -518,7 +523,11 @@ class EvaluateSettings(Settings):
         " train[80%:]; default: its held-out split",
     )
     holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
+        None,
+        gt=0,
+        le=100_000_000,
+        description="hold out this share of the training rows, or from 1 so many of them, and score"
+        " on them",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"
@@ -582,6 +591,10 @@ class EvaluateSettings(Settings):
     def _one_source(self) -> EvaluateSettings:
         if self.split and self.holdout:
             raise ValueError("split and holdout exclude each other; keep one")
+        if self.holdout and self.holdout > 1 and self.holdout != int(self.holdout):
+            raise ValueError(
+                f"holdout: {self.holdout:g} is neither a share below 1 nor a whole number of rows"
+            )
         return self
 
     @model_validator(mode="after")

@@ -203,10 +203,15 @@ def stage_rows(
         return _split_rows(stage, dataset, seed, encoder)
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
+    together = stage.evaluate is not None and (stage.evaluate.holdout or 0) >= 1
+    each = stage.model_copy(update={"evaluate": None}) if together else stage
     pairs = []
     for source, (key, _) in zip(dataset.sources, keys, strict=True):
         with at_source(key):
-            pairs.append(_split_rows(stage, source, seed, encoder))
+            pairs.append(_split_rows(each, source, seed, encoder))
+    if together:
+        assert stage.evaluate is not None
+        pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
     if stage.evaluate is None:
         return train, None
@@ -372,11 +377,35 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
         raise fault
 
 
+def _held_out_together(
+    sources: Sequence[Rows], count: float, seed: int
+) -> list[tuple[Rows, Rows | None]]:
+    """Return what stays of each source and what is held out, so many rows of all together."""
+    every = [row for source in sources for row in source.rows]
+    _, held = hold_out(every, count, seed)
+    out = {id(row) for row in held}
+    pairs: list[tuple[Rows, Rows | None]] = []
+    for source in sources:
+        kept = [row for row in source.rows if id(row) not in out]
+        mine = [row for row in source.rows if id(row) in out]
+        pairs.append((replace(source, rows=kept), Rows(mine) if mine else None))
+    return pairs
+
+
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows that stay and the rows held out, at least one of each; order is kept."""
+    """Return the rows that stay and the rows held out, at least one of each; order is kept.
+
+    share: of the rows; from 1 the number of them. Raises DataError where no row would stay.
+    """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
-    count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    if share >= len(rows):
+        raise DataError(
+            "E103",
+            f"evaluate.holdout: {share:g} rows are to be held out of {len(rows)}, and none is left",
+            fix="hold out fewer rows, or a share",
+        )
+    count = int(share) if share >= 1 else min(max(1, round(len(rows) * share)), len(rows) - 1)
     held = set(random.Random(seed).sample(range(len(rows)), count))
     return (
         [row for i, row in enumerate(rows) if i not in held],

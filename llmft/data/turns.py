@@ -265,6 +265,14 @@ class TurnFinder:
             return found
         own = [(start, stop) for start, stop, part in self._traced(turn).ranges()
                if part.message == turn and found.start <= start < stop]  # fmt: skip
+        said = {part.name for _, _, part in self._traced(turn).ranges() if part.message == turn}
+        if more := sorted(name for name in said if name != "content"):
+            raise TurnFault(
+                "stop",
+                f"turn {turn}: it has {', '.join(more)}, and model.learn_template:"
+                f" {self.learn_template} says of text only what is trained on",
+                "write model.learn_template: stop",
+            )
         if not own:
             raise TurnFault(
                 "empty",

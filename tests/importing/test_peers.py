@@ -649,6 +649,87 @@ def test_the_end_of_an_answer_is_learnt_where_axolotl_learns_it(imported, stage_
     assert "another end-of-text" in grades(wrong, "decide")["special_tokens.eos_token"]
 
 
+def test_an_axolotl_warm_up_that_nobody_states_is_3_percent_and_at_most_100(stage_of, imported):
+    # Axolotl 0.18, core/builders/base.py: min(int(0.03 * total_num_steps), 100).
+    text = AXOLOTL.replace("warmup_steps: 10\n", "")
+    train = stage_of(text)[1].train
+    assert (train.warmup_ratio, train.warmup_max_steps, train.warmup_rounding) == (
+        0.03, 100, "axolotl",
+    )  # fmt: skip
+    assert imported(text).verdict == "same but for speed or logging"
+
+
+@pytest.mark.parametrize(("size", "held"), [("0.05", 0.05), ("100", 100.0)])
+def test_a_share_or_a_number_of_rows_is_held_out(stage_of, size, held):
+    # Axolotl 0.18, utils/data/sft.py: int(val_set_size) if it is above 1.
+    text = AXOLOTL.replace("val_set_size: 0.05", f"val_set_size: {size}")
+    assert stage_of(text)[1].evaluate.holdout == held
+    handbook = HANDBOOK.replace("test_split_size: 0.05", f"test_split_size: {size}")
+    _, stage = stage_of(handbook, "recipes/dpo/config.yaml")
+    assert stage.evaluate.holdout == held
+
+
+@pytest.mark.parametrize(("line", "key", "grade"), [
+    ("optimizer: adamw_torch_8bit", "optimizer", "speed"),
+    ("torch_compile_mode: max-autotune", "torch_compile_mode", "none"),
+    ("plugins: [axolotl.integrations.swanlab.SwanLabPlugin]", "plugins", "logging"),
+])  # fmt: skip
+def test_what_changes_no_more_than_rounding_or_logging_is_told(imported, line, key, grade):
+    text = AXOLOTL if not line.startswith("optim") else AXOLOTL.replace(
+        "optimizer: paged_adamw_8bit\n", ""
+    )  # fmt: skip
+    found = imported(f"{text}{line}\n")
+    assert found.verdict == "same but for speed or logging"
+    assert key in grades(found, grade)
+    assert ("optim: adamw_8bit" in found.text) == (key == "optimizer")
+
+
+def test_axolotls_ray_workers_share_a_step(stage_of):
+    ray = f"{AXOLOTL}use_ray: true\nray_num_workers: 3\n"
+    assert stage_of(ray)[1].train.gradient_accumulation_steps == 3 * 4
+    assert stage_of(ray.replace("use_ray: true\n", ""))[1].train.gradient_accumulation_steps == 4
+
+
+def test_axolotls_loss_on_the_routers(stage_of):
+    # Axolotl 0.18, schemas/deprecated.py: model_config is overrides_of_model_config; the loss is
+    # transformers' own, with the coefficient of the model's config.
+    text = f"{AXOLOTL}model_config: {{output_router_logits: true}}\n"
+    assert stage_of(text)[1].alignment.router_aux_loss_coef == "config"
+
+
+@pytest.mark.parametrize("path", ["TechxGenus/Meta-Llama-3-8B-AWQ", "nvidia/Qwen3-30B-A3B-NVFP4"])
+def test_a_base_whose_files_hold_other_numbers_cannot_be_imported(imported, path):
+    found = imported(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", path))
+    assert "a base stored by" in grades(found, "cannot")["base_model"]
+
+
+@pytest.mark.parametrize(("template", "grade"), [
+    ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", None),
+    ("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}", "decide"),
+])  # fmt: skip
+def test_another_end_of_text_changes_no_turn_that_the_template_ends(imported, template, grade):
+    # TRL 0.19, SFTTrainer: the tokenizer's eos_token is another one; it is put after texts only.
+    text = HANDBOOK.replace("[chosen, rejected]", "[messages]").replace("beta: 0.01\n", "")
+    found = imported(f'{text}eos_token: <|im_end|>\nchat_template: "{template}"\n',
+                     "recipes/sft/config.yaml")  # fmt: skip
+    assert ("eos_token" in grades(found, "decide")) == (grade == "decide")
+    assert ("stop: [" in found.text) == (grade is None)
+
+
+def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
+    # TRL 1.16, data_utils.extract_prompt: chosen[:idx], idx where the two first differ.
+    found = imported(TRL.replace("trl-lib/ultrafeedback_binarized", "Anthropic/hh-rlhf"),
+                     trainer="dpo")  # fmt: skip
+    assert found.verdict == "needs your decision"
+    assert "inside of a word" in " ".join(f.why for f in found.findings)
+
+
+def test_llamafactorys_dynamic_fine_tuning_is_dft(stage_of, tmp_path):
+    # LLaMA-Factory 0.9.6, dft_loss_func: each token's loss times its probability, as a constant.
+    text = LLAMA.replace("dataset: mine", "dataset: alpaca_en") + "use_dft_loss: true\n"
+    assert stage_of(text, str(tmp_path / "x.yaml"))[1].alignment.loss_type == "dft"
+
+
 def test_axolotls_warm_up_is_rounded_as_it_rounds(stage_of):
     share = AXOLOTL.replace("warmup_steps: 10", "warmup_ratio: 0.1")
     train = stage_of(share)[1].train

@@ -56,6 +56,8 @@ def stage(t: Translation) -> None:
         arguments.value(t, "alignment.beta", "pref_beta")
         return
     t.method("alignment", t.trainer, key)
+    if (dft := t.key("use_dft_loss")) is not None and dft.value is True:
+        t.set("alignment.loss_type", "dft", dft)
     if name == "dpo":
         if loss in _PREFERENCES:
             t.set(
@@ -413,6 +415,8 @@ def template(t: Translation) -> None:
         )
         return
     known = known_templates("llamafactory").get(str(key.value))
+    if known is not None and key.value == "qwen3" and t.draft.get("data.learn") == "last":
+        known = None  # with mask_history it takes the thoughts out of earlier turns
     if known is not None:
         why = "as LLaMA-Factory writes it; the model's own template may differ"
         t.set("model.chat_template", known.text, key, why)
@@ -446,14 +450,6 @@ def evaluation(t: Translation) -> None:
             missing="evaluation on another data set",
         )
     held = float(size) if isinstance(size, int | float) and not isinstance(size, bool) else 0.0
-    if held >= 1:
-        t.note(
-            "cannot",
-            key,
-            "a number of rows is held out; here a share is",
-            missing="val_size as a number of rows",
-        )
-        held = 0.0
     arguments.evaluation(t, holdout=held or None, key=key)
     if patience is not None:
         t.set("evaluate.early_stopping_patience", patience.value, patience)

@@ -20,6 +20,22 @@ def named(dtype: str) -> str:
     return _DTYPES.get(plain, plain)
 
 
+_STORED = re.compile(
+    r"(?:^|[-_/.])(awq|gptq|aqlm|hqq|eetq|fp8|nvfp4|mxfp4|gguf|[48]bit-mlx)(?:$|[-_/.])",
+    re.IGNORECASE,
+)
+
+
+def stored_otherwise(t: Translation) -> None:
+    """Say that a base's own files hold weights of a kind that is not trained on here."""
+    path = str(t.draft.get("model.path") or "")
+    if found := _STORED.search(path.rpartition("/")[2]):
+        entry = t.draft.entry("model.path")
+        key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
+        what = f"a base stored by {found[1].upper()}"
+        t.note("cannot", key or "model.path", what, block="model", missing=what)
+
+
 def dtype(t: Translation, name: str, key: Key | None) -> None:
     """Write the type of the base's weights; 'auto' is the checkpoint's own."""
     t.set("model.dtype", named(name), key, "" if key else arguments.unstated(t, "dtype"))

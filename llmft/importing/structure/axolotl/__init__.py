@@ -26,6 +26,7 @@ def structure(t: Translation) -> None:
     config = t.key("base_model_config")
     if config is not None and config.value != t.get("base_model"):
         t.note("cannot", config, "the config of another model", missing="base_model_config")
+    routers = t.key("model_config.output_router_logits")
     kind = t.key("model_type")
     if kind is not None:
         causal = str(kind.value).endswith(("CausalLM", "ForConditionalGeneration"))
@@ -42,6 +43,13 @@ def structure(t: Translation) -> None:
     alignment(t)
     if t.stopped:
         return
+    if routers is not None and routers.value is True:
+        if t.trainer == "sft":
+            t.set("alignment.router_aux_loss_coef", "config", routers)
+        else:
+            t.note("cannot", routers, "a loss on the routers", missing="a loss on the routers")
+    elif routers is not None:
+        t.note("decide", routers, "whether there is a loss on the routers")
     adapter(t)
     data.rows(t)
     steps.batches(t)
@@ -58,6 +66,11 @@ def structure(t: Translation) -> None:
     data.template(t)
     data.tokens(t)
     reporting(t)
+    workers = t.key("ray_num_workers")
+    if workers is not None and isinstance(workers.value, int):
+        if as_bool(t.configuration.get("use_ray")) is True:
+            t.processes = max(t.processes, workers.value)
+        t.note("none", workers, "the number of processes is said above, with use_ray")
 
 
 def alignment(t: Translation) -> None:

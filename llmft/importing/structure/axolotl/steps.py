@@ -94,12 +94,8 @@ def schedule(t: Translation) -> None:
             t.set("train.warmup_steps", _not_one(min(int(0.03 * steps), 100)), None, why)
         else:
             t.set("train.warmup_ratio", 0.03, None, why)
-            t.note(
-                "decide",
-                "warmup_ratio",
-                "the warm-up is 3 % of the steps, at most 100 of them; --anyway writes 3 %",
-                missing="warm-up not stated",
-            )
+            t.set("train.warmup_max_steps", 100, None, why)
+            t.set("train.warmup_rounding", "axolotl", None, "it rounds down to whole steps")
 
 
 _ONE = "Axolotl makes 1 step 2"
@@ -177,15 +173,7 @@ def evaluation(t: Translation) -> None:
             "another data set is scored on",
             missing="evaluation on another data set",
         )
-    if held >= 1:
-        t.note(
-            "cannot",
-            key,
-            "a number of rows is held out; here a share is",
-            block="evaluate",
-            missing="val_set_size as a number of rows",
-        )
-    elif held > 0:
+    if held > 0:
         t.set("evaluate.holdout", held, key)
     if held == 0 or tests:
         for unused in (times, every, strategy, metric, greater, best_key):
