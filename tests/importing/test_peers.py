@@ -724,6 +724,26 @@ def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
     assert "inside of a word" in " ".join(f.why for f in found.findings)
 
 
+def test_axolotls_trained_rows_of_tokens(imported, stage_of):
+    # PEFT 0.19, LoraConfig.trainable_token_indices: a list is about the embedding alone.
+    key = "peft_trainable_token_indices"
+    text = f"{AXOLOTL}{key}: {{embed_tokens: [7, 9], lm_head: [7, 9]}}\n"
+    assert stage_of(text)[1].adapter.trainable_token_indices == [7, 9]
+    alone = imported(f"{AXOLOTL}{key}: [7, 9]\n")
+    assert "weights of its own" in grades(alone, "decide")[key]
+
+
+def test_llamafactorys_oft_is_pefts(stage_of, imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: OFTConfig(oft_block_size=..., target_modules=...).
+    text = LLAMA.replace("dataset: mine", "dataset: alpaca_en").replace("type: lora", "type: oft")
+    adapter = stage_of(f"{text}oft_block_size: 16\n", str(tmp_path / "x.yaml"))[1].adapter
+    assert (adapter.method, adapter.oft_block_size, adapter.target_modules) == (
+        "oft", 16, "all-linear",
+    )  # fmt: skip
+    found = imported(f"{text}module_dropout: 0.1\n", str(tmp_path / "x.yaml"))
+    assert "module_dropout" in grades(found, "cannot")
+
+
 def test_llamafactorys_dynamic_fine_tuning_is_dft(stage_of, tmp_path):
     # LLaMA-Factory 0.9.6, dft_loss_func: each token's loss times its probability, as a constant.
     text = LLAMA.replace("dataset: mine", "dataset: alpaca_en") + "use_dft_loss: true\n"

@@ -116,6 +116,9 @@ def adapter(t: Translation) -> None:
         if bits:
             t.note("cannot", bits_key, "training all weights of a quantised base")
         return
+    if kind == "oft":
+        orthogonal(t, key, bits_key)
+        return
     if kind != "lora":
         t.note(
             "cannot",
@@ -177,6 +180,31 @@ def adapter(t: Translation) -> None:
         t.set("model.quantization.load_in_8bit", True, bits_key)
     elif bits:
         t.note("cannot", bits_key, f"a base of {bits} bits")
+
+
+def orthogonal(t: Translation, key: Key | None, bits: Key | None) -> None:
+    """Write OFT: PEFT's, of blocks of one size; its layers are those of lora_target.
+
+    LLaMA-Factory 0.9.6, model/adapter.py: OFTConfig(r, oft_block_size, target_modules,
+    module_dropout, modules_to_save).
+    """
+    t.method("adapter", "oft", key)
+    arguments.value(t, "adapter.oft_block_size", "oft_block_size")
+    target = t.key("lora_target")
+    if target is None:
+        t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}: all")
+    else:
+        weights.targets(t, "lora_target", every=("all", "all-linear"))
+    if (other := t.key("oft_target")) is not None:
+        t.note("none", other, "LLaMA-Factory reads lora_target of this adapter too")
+    for name in ("oft_rank", "module_dropout"):
+        if (found := t.key(name)) is not None and found.value:
+            t.note("cannot", found, f"OFT with {name}", missing=f"OFT with {name}")
+    if bits is not None and bits.value:
+        t.note("cannot", bits, "OFT on a quantised base", missing="OFT on a quantised base")
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"):
+        if (unused := t.key(name)) is not None:
+            t.note("none", unused, "OFT does not read it", block="adapter")
 
 
 def rows(t: Translation) -> None:

@@ -178,6 +178,7 @@ def adapter(t: Translation) -> None:
     ):
         if (found := t.key(theirs)) is not None and found.value not in ([], False):
             t.set(f"adapter.{home}", found.value, found)
+    token_rows(t)
     if four:
         why = f"the default of {t.origin}"
         t.set("adapter.bnb_4bit_quant_type", "nf4", None, why)
@@ -186,6 +187,23 @@ def adapter(t: Translation) -> None:
         t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
     if four and eight:
         t.note("decide", t.key("load_in_8bit"), "4 and 8 bits exclude each other")
+
+
+def token_rows(t: Translation) -> None:
+    """Write whose tokens' rows are trained: PEFT's trainable_token_indices."""
+    name = "peft_trainable_token_indices"
+    keys = {inner: t.key(f"{name}.{inner}") for inner in t.configuration.under(name)}
+    whole = t.key(name)
+    found = [key for key in (whole, *keys.values()) if key is not None and key.value]
+    if not found:
+        return
+    lists = [key.value if isinstance(key.value, list) else [key.value] for key in found]
+    t.set("adapter.trainable_token_indices", lists[0], found[0])
+    both = len(keys) == 2 and {"embed_tokens", "lm_head"} == set(keys)
+    if not both or any(one != lists[0] for one in lists):
+        # PEFT 0.19, LoraConfig: a list is about the embedding; an output layer tied to it follows.
+        what = "here the rows of an output layer with weights of its own are trained too"
+        t.note("decide", found[0], what, block="adapter", missing="rows of the embedding alone")
 
 
 def precision(t: Translation) -> None:
