@@ -724,6 +724,25 @@ def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
     assert "inside of a word" in " ".join(f.why for f in found.findings)
 
 
+def test_axolotls_system_turns_are_left_out(stage_of):
+    text = AXOLOTL.replace(
+        "    split: train[:500]", "    split: train\n    drop_system_message: true"
+    )
+    assert stage_of(text)[1].data.drop_system
+
+
+def test_axolotl_trains_the_weights_whose_names_begin_as_it_says(stage_of, imported):
+    # Axolotl 0.18, utils/freeze.py: LayerNamePattern.match is re.match.
+    names = "unfrozen_parameters: [^model.language_model.*, lm_head, embed_tokens]\n"
+    text = AXOLOTL.replace("adapter: qlora", "adapter:").replace("load_in_4bit: true\n", names)
+    adapter = stage_of(text)[1].adapter
+    assert (adapter.method, adapter.trainable_parameters) == (
+        "full", ["model.language_model*", "lm_head*"],
+    )  # fmt: skip
+    for odd in (AXOLOTL + names, text.replace("lm_head", "'layers.[0-9]'")):
+        assert "unfrozen_parameters" in grades(imported(odd), "cannot")
+
+
 def test_axolotls_trained_rows_of_tokens(imported, stage_of):
     # PEFT 0.19, LoraConfig.trainable_token_indices: a list is about the embedding alone.
     key = "peft_trainable_token_indices"

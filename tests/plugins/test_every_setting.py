@@ -1296,6 +1296,10 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
         "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "drop_system": Case(
+            True, rows(Chat, {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]},
+                       look=first(opening)), "p", was="s",
+        ),
         "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
         "tools_column": Case(
             "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from llmft.importing.configuration import as_bool
+from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, weights
 from llmft.importing.structure.axolotl import data, steps
@@ -129,6 +130,9 @@ def adapter(t: Translation) -> None:
     key = t.key("adapter")
     four, eight = t.get("load_in_4bit"), t.get("load_in_8bit")
     name = str(key.value) if key else ""
+    part = t.key("unfrozen_parameters")
+    if part is not None and part.value:
+        part_of_the_base(t, part, bool(name))
     if not name:
         weights.full(t, key, "no adapter is named: all weights are trained")
         for unused in (
@@ -187,6 +191,26 @@ def adapter(t: Translation) -> None:
         t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
     if four and eight:
         t.note("decide", t.key("load_in_8bit"), "4 and 8 bits exclude each other")
+
+
+def part_of_the_base(t: Translation, key: Key, adapted: bool) -> None:
+    """Write which weights are trained: those whose names begin as a pattern says.
+
+    Axolotl 0.18, utils/freeze.py: re.match with the dots as dots, so that `.*` at the end is
+    nothing but the end. With an adapter no name begins so any more, for PEFT's wrapper goes before.
+    """
+    listed = key.value if isinstance(key.value, list) else [key.value]
+    stems = [str(one).removeprefix("^").removesuffix(".*").rstrip(".") for one in listed]
+    plain = all(re.fullmatch(r"[\w.]+", stem) for stem in stems)
+    if adapted or not plain:
+        what = "training a part of the base"
+        t.note("cannot", key, what, missing=what)
+        return
+    found = [stem for stem in stems if re.match(r"model\.|lm_head|transformer\.", stem)]
+    for other in [stem for stem in stems if stem not in found]:
+        t.note("none", None, f"no weight's name begins with '{other}'", block="adapter")
+    weights.full(t, None, "no adapter is named")
+    t.set("adapter.trainable_parameters", [f"{stem}*" for stem in found], key)
 
 
 def token_rows(t: Translation) -> None:

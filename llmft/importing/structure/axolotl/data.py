@@ -262,7 +262,7 @@ def conversations(t: Translation, block: str, inner: dict[str, Key]) -> bool:
     if (eos := inner.get("train_on_eos")) is not None and eos.value != "turn":
         t.note("cannot", eos, "which ends of turns are learnt", missing="train_on_eos")
     if (dropped := inner.get("drop_system_message")) is not None and dropped.value is True:
-        t.note("cannot", dropped, "system turns left out", missing="drop_system_message")
+        t.set("data.drop_system", True, dropped)
     if (tools := inner.get("field_tools")) is not None:
         t.set("data.tools_column", str(tools.value), tools)
     return True
