@@ -474,6 +474,13 @@ CODES: dict[str, Code] = {
         " own, which is ended then.",
         "Use the tokenizer that the model's authors published, or take the row out.",
     ),
+    "E213": Code(
+        "a token cannot be added to the tokenizer",
+        "`model.add_tokens` or `model.add_special_tokens` names a text that is one token of this"
+        " tokenizer already, or of which it makes no token at all.",
+        "Leave the text out. The row of a token that is there is trained by the adapter's"
+        " trainable_token_indices.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",

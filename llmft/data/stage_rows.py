@@ -392,20 +392,19 @@ def _held_out_together(
     return pairs
 
 
-def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and the rows held out, at least one of each; order is kept.
 
-    share: of the rows; from 1 the number of them. Raises DataError where no row would stay.
+    asked: how many are held out; below 1, which share.
     """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
-    if share >= len(rows):
-        raise DataError(
-            "E103",
-            f"evaluate.holdout: {share:g} rows are to be held out of {len(rows)}, and none is left",
-            fix="hold out fewer rows, or a share",
+    if asked >= len(rows):
+        what = (
+            f"evaluate.holdout takes {asked:,} rows of {len(rows):,}, and none is left to train on"
         )
-    count = int(share) if share >= 1 else min(max(1, round(len(rows) * share)), len(rows) - 1)
+        raise DataError("E103", what, fix="write fewer, or a share such as 0.1")
+    count = int(asked) if asked >= 1 else min(max(1, round(len(rows) * asked)), len(rows) - 1)
     held = set(random.Random(seed).sample(range(len(rows)), count))
     return (
         [row for i, row in enumerate(rows) if i not in held],

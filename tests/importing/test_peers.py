@@ -659,7 +659,7 @@ def test_an_axolotl_warm_up_that_nobody_states_is_3_percent_and_at_most_100(stag
     assert imported(text).verdict == "same but for speed or logging"
 
 
-@pytest.mark.parametrize(("size", "held"), [("0.05", 0.05), ("100", 100.0)])
+@pytest.mark.parametrize(("size", "held"), [("0.05", 0.05), ("100", 100)])
 def test_a_share_or_a_number_of_rows_is_held_out(stage_of, size, held):
     # Axolotl 0.18, utils/data/sft.py: int(val_set_size) if it is above 1.
     text = AXOLOTL.replace("val_set_size: 0.05", f"val_set_size: {size}")
@@ -741,6 +741,13 @@ def test_axolotl_trains_the_weights_whose_names_begin_as_it_says(stage_of, impor
     )  # fmt: skip
     for odd in (AXOLOTL + names, text.replace("lm_head", "'layers.[0-9]'")):
         assert "unfrozen_parameters" in grades(imported(odd), "cannot")
+
+
+def test_axolotls_added_tokens_are_named_and_their_rows_start_otherwise(imported):
+    # Axolotl 0.18, loaders/tokenizer.py adds them; transformers draws their rows around the mean.
+    found = imported(f"{AXOLOTL}tokens: [<tool>, </tool>]\n")
+    assert "start as the mean" in grades(found, "decide")["tokens"]
+    assert 'add_tokens: ["<tool>", "</tool>"]' in found.text
 
 
 def test_axolotls_trained_rows_of_tokens(imported, stage_of):

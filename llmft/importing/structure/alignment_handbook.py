@@ -63,7 +63,7 @@ def rows(t: Translation) -> float | None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
-    held = float(size.value) if size is not None and isinstance(size.value, int | float) else 0.0
+    held = arguments.held_out(size.value) if size is not None else 0
     if len(listed) > 1:
         key = t.configuration.keys.get(f"{listed[0]}.id")
         forms.several(t, key, [partial(one, t, block) for block in listed])

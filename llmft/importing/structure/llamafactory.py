@@ -477,7 +477,7 @@ def evaluation(t: Translation) -> None:
             "another data set is scored on",
             missing="evaluation on another data set",
         )
-    held = float(size) if isinstance(size, int | float) and not isinstance(size, bool) else 0.0
+    held = arguments.held_out(size)
     arguments.evaluation(t, holdout=held or None, key=key)
     if patience is not None:
         t.set("evaluate.early_stopping_patience", patience.value, patience)

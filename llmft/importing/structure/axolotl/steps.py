@@ -165,7 +165,7 @@ def evaluation(t: Translation) -> None:
     best, patience = bool(t.get("load_best_model_at_end")), t.key("early_stopping_patience")
     metric, greater = t.key("metric_for_best_model"), t.key("greater_is_better")
     best_key = t.key("load_best_model_at_end")
-    held = held if isinstance(held, int | float) and not isinstance(held, bool) else 0
+    held = arguments.held_out(held)
     if tests:
         t.note(
             "cannot" if best or patience else "logging",
