@@ -167,7 +167,7 @@ class DatasetConfig(Settings):
             )
         if self.streaming and self.drop.duplicates:
             raise ValueError(
-                "drop.duplicates compares all rows, and streamed rows are never all there; drop it"
+                "drop.duplicates compares all of the data, and streaming holds one buffer; drop it"
             )
         return self
 

@@ -82,7 +82,7 @@ STEPS = TRAIN, "      max_steps: 5"
         ([STEPS, ("streaming: true", 'streaming: true, split: "train[:20%]"')], "E040",
          "counts all rows"),
         ([STEPS, ("streaming: true", "streaming: true, drop: {duplicates: true}")], "E040",
-         "compares all rows"),
+         "compares all of the data"),
         ([STEPS, ("streaming: true", "buffer_size: 7")], "E040", "about streamed rows"),
         ([STEPS, ("{method: jsonl, path: hh.jsonl, kind: preference}",
                   "{method: jsonl, path: hh.jsonl, kind: preference, streaming: true}\n"
