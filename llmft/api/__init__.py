@@ -188,6 +188,15 @@ class Adapter(_Kind[C]):
         """
         return True
 
+    def trains_new_tokens(self, model: Any) -> bool:
+        """Return whether it trains the rows of tokens that the recipe adds to the tokenizer.
+
+        They are in the embedding, and in the output layer where that has weights of its own;
+        `toolkit.new_token_ids` tells which. model: as for `check`. A recipe that adds tokens is
+        refused where it does not.
+        """
+        return False
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 
@@ -254,6 +263,9 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    supports_streaming: ClassVar[bool] = False
+    """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
+    else with it: of streamed rows that is no list, and has no end."""
     evaluate_generates: ClassVar[bool] = False
     """Whether `evaluate` generates answers: during training it is then asked for its metrics as
     rarely as `evaluate.generate_every` says."""
@@ -372,6 +384,13 @@ class Dataset(_Kind[C]):
     @abstractmethod
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         """Return one record as a row; raise DataError naming the origin if it cannot be used."""
+
+    def pin(self) -> str:
+        """Return what changes where the records of streamed data change, without reading them all.
+
+        A run that goes on compares it, beside the first rows. Such as commits, or files' sizes.
+        """
+        return ""
 
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         """Return a few made-up records as these settings read them, for `llmft run --smoke`.

@@ -105,13 +105,17 @@ class StageData(Protocol):
         """Tokens in a row at most: the recipe's, or what the model has room for."""
 
     def rows(self) -> Sequence[Row]:
-        """The training rows, as the stage's data set gives them."""
+        """The training rows, as the stage's data set gives them; of streamed ones the first."""
 
     def held_out(self) -> Sequence[Row]:
         """The rows the stage is scored on; empty where the recipe does not evaluate."""
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
+        """The rows as token ids, long ones treated as the recipe says, counted and reported.
+
+        Of streamed training rows it is what all of them are read as during training: hand it to
+        `fit` as it is (`Alignment.supports_streaming`).
+        """
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""

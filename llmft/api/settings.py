@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -28,9 +28,12 @@ _LARGEST_TEMPLATE = 1_000_000
 Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
 Split = Annotated[Line, AfterValidator(checked_split)]
 """A split, or parts of splits as `datasets` writes them."""
+NewTokens = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10_000)
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
-"""So many optimiser steps; or, below 1, a share of all of a stage's steps."""
+"""So many of something, such as a stage's optimiser steps; or, below 1, a share of all."""
 
 
 class Settings(BaseModel):
@@ -119,6 +122,14 @@ class ModelSource(Settings):
         description="what is done with an answer that the chat template ends with no token at which"
         " generation stops: train on it and say so, or refuse it",
     )
+    learn_template: Literal["stop", "turn", "none", "eos"] = Field(
+        "stop",
+        description="how much of what the chat template writes around an answer is trained on."
+        " stop: all from the prompt's end to the token at which generation stops; turn: what"
+        " follows that in the turn too, such as a line break; none: only the answer's own text;"
+        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or"
+        " one of model.stop",
+    )
     stop: list[Line] = Field(
         default_factory=list,
         max_length=20,
@@ -127,14 +138,52 @@ class ModelSource(Settings):
     tokenizer: Line | None = Field(
         None, description="a folder or hub id of a tokenizer; default: the model's own"
     )
+    add_tokens: NewTokens = Field(
+        default_factory=list,
+        description="tokens that are added to the tokenizer, each one token wherever its text"
+        " stands; its row of the embedding starts as the mean of its pieces' rows, and is trained"
+        " and saved with the adapter",
+    )
+    add_special_tokens: NewTokens = Field(
+        default_factory=list,
+        description="as add_tokens, for marks that only a chat template writes, such as"
+        " <|im_start|>; inside a message they stay text",
+    )
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @model_validator(mode="after")
+    def _an_end_that_is_learnt(self) -> ModelSource:
+        if self.append_eos and self.learn_template in ("none", "eos"):
+            raise ValueError(
+                "append_eos puts a token after an answer, and learn_template:"
+                f" {self.learn_template} trains on none but what the chat template writes there;"
+                " drop one of the two"
+            )
+        return self
 
     @field_validator("chat_template")
     @classmethod
     def _read_template(cls, text: str | None) -> str | None:
         return text if text is None else read_template(text)
+
+    @field_validator("add_tokens", "add_special_tokens")
+    @classmethod
+    def _no_blanks(cls, tokens: list[str]) -> list[str]:
+        for token in tokens:
+            if not token.strip():
+                raise ValueError(f"{token!r} is blank, and would cut every text at its spaces")
+        return tokens
+
+    @model_validator(mode="after")
+    def _each_token_once(self) -> ModelSource:
+        seen: set[str] = set()
+        for token in (*self.add_tokens, *self.add_special_tokens):
+            if token in seen:
+                raise ValueError(f"the new token '{token}' is there twice; leave one out")
+            seen.add(token)
+        return self
 
     @field_validator("chat_template_date")
     @classmethod
@@ -342,6 +391,9 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="the steps of a warm-up by warmup_ratio at most"
+    )
     warmup_rounding: Literal["up", "axolotl"] = Field(
         "up",
         description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
@@ -395,8 +447,21 @@ class TrainSettings(Settings):
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
     )
-    on_long_row: Literal["truncate", "drop", "fail"] = Field(
-        "truncate", description="what happens to a row longer than max_length"
+    packing_strategy: Literal["bfd", "wrapped"] = Field(
+        "bfd",
+        description="how packing fills them, by TRL's names; bfd: with whole rows (best fit"
+        " decreasing); wrapped: plain text, row after row, cut where max_length is reached",
+    )
+    cross_document_attention: bool = Field(
+        False,
+        description="of wrapped: the tokens of a row also see the texts before theirs, as in TRL;"
+        " default: each text sees itself only",
+    )
+    on_long_row: Literal["truncate", "drop", "fail", "split"] = Field(
+        "truncate",
+        description="what happens to a row longer than max_length; split, of plain text only: it"
+        " becomes several rows, and nothing of it is lost; default: truncate, and split where"
+        " packing_strategy is wrapped",
     )
     max_dropped: Share = Field(
         0.05, description="stop if more than this share of the rows is dropped or loses its answer"
@@ -433,8 +498,21 @@ class TrainSettings(Settings):
         return self.per_device_train_batch_size * self.accumulation(processes) * processes
 
     @property
+    def packs_apart(self) -> bool:
+        """Whether packed rows have to be kept apart, so that each sees only itself."""
+        return self.packing and not self.cross_document_attention
+
+    @property
     def _warms_up(self) -> bool:
         return bool(self.warmup_steps or self.warmup_ratio)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped_splits(cls, block: Any) -> Any:
+        """Say that a long row is cut where `wrapped` cuts it, unless something else is said."""
+        if isinstance(block, dict) and block.get("packing_strategy") == "wrapped":
+            return {"on_long_row": "split", **block}
+        return block
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> TrainSettings:
@@ -458,6 +536,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_max_steps and not self.warmup_ratio:
+            raise ValueError("warmup_max_steps is about warmup_ratio; write that, or drop it")
         if self.warmup_rounding != "up" and not self.warmup_ratio:
             raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
@@ -481,7 +561,24 @@ class TrainSettings(Settings):
         self._refuse_misfit_of_schedule()
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
+        self._refuse_misfit_of_packing()
         return self
+
+    def _refuse_misfit_of_packing(self) -> None:
+        """Raise ValueError where settings of packing have no effect, or contradict each other."""
+        wrapped = self.packing_strategy == "wrapped"
+        if wrapped and not self.packing:
+            raise ValueError("packing_strategy is about packed rows; write packing: true")
+        if self.cross_document_attention and not wrapped:
+            raise ValueError(
+                "cross_document_attention is about rows that packing_strategy: wrapped fills; write"
+                " that, or drop it"
+            )
+        if wrapped and self.on_long_row != "split":
+            raise ValueError(
+                f"packing_strategy 'wrapped' cuts a row where max_length is reached and keeps the"
+                f" rest, so on_long_row: {self.on_long_row} has no effect; write split, or drop it"
+            )
 
     def _refuse_misfit_of_schedule(self) -> None:
         """Raise ValueError where a schedule has no such settings, or lacks one."""
@@ -545,8 +642,10 @@ class EvaluateSettings(Settings):
         description="the split of the same data to score on, or parts of splits, such as"
         " train[80%:]; default: its held-out split",
     )
-    holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
+    holdout: Interval | None = Field(
+        None,
+        description="hold out this share of the training rows, or from 1 on so many of them, and"
+        " score on these; of a mixture so many of all sources together",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"

@@ -192,7 +192,7 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
         what = f"the '{name}' adapter cannot work with gradient_checkpointing"
         paths: list[KeyPath] = [(*train, "gradient_checkpointing"), method]
         clash(blocks, "E041", paths, what, f"write gradient_checkpointing: false, {drop}")
-    if stage.train.packing and not cls.supports_packing:
+    if stage.train.packs_apart and not cls.supports_packing:
         what = f"the '{name}' adapter cannot work with packing"
         clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
     bits = recipe.model.quantization.bits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from llmft.api.splits import split_parts
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.metrics import check_metrics
@@ -72,10 +73,22 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     where: KeyPath = (*base, "data")
     _check_data(where, stage.data, blocks)
     several = data_blocks(stage.data, where)
+    for path, config in [(where, stage.data), *sources_of(stage.data, where)]:
+        if config.streaming:
+            _check_streaming(base, path, stage, config, work, name, blocks)
     classes = [blocks.classes[path] for path, _ in several if path in blocks.classes]
     for path, config in several:
         if path in blocks.classes:
-            _check_kind(path, config, work, method, name, blocks)
+            kind = _check_kind(path, config, work, method, name, blocks)
+            if trains and stage.train.on_long_row == "split" and kind not in (None, "text"):
+                setting = "on_long_row"
+                if stage.train.packing_strategy == "wrapped":
+                    setting = "packing_strategy"
+                what = f"{setting}: {getattr(stage.train, setting)} cuts plain text, and"
+                what += f" '{visible(config.method)[:80]}' gives {kind} rows with these settings"
+                places: list[KeyPath] = [(*base, "train", setting), (*path, "method")]
+                fix = f"drop {setting}, or name a column of plain text: columns.text"
+                clash(blocks, "E041", places, what, fix)
     classes = classes or [dataset]
     metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
     check_metrics(base, stage, metrics, work, blocks)
@@ -83,12 +96,15 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
 
 def _check_kind(
     where: KeyPath, data: DatasetConfig, work: Any, method: KeyPath, name: str, blocks: Blocks
-) -> None:
-    """What a data set, or one of several, gives must be what the alignment or task reads."""
+) -> Any:
+    """What a data set, or one of several, gives must be what the alignment or task reads.
+
+    Returns the kind of its rows, or None where that is not known or reported already.
+    """
     dataset = blocks.classes[where]
     kind = asked(blocks, where, lambda: dataset(data).row_kind())
     if work is None or kind is None or kind in work.rows:
-        return
+        return kind
     what = (
         f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"
         f" '{name}' reads {' or '.join(work.rows)} rows"
@@ -96,6 +112,49 @@ def _check_kind(
     can = [other for other in dataset.rows if other in work.rows]
     fix = f"set it up to give {can[0]} rows" if can else f"choose another dataset or {method[-2]}"
     clash(blocks, "E042", [(*where, "method"), method], what, fix)
+    return None
+
+
+def _check_streaming(
+    base: KeyPath,
+    where: KeyPath,
+    stage: Stage,
+    data: DatasetConfig,
+    work: Any,
+    name: str,
+    blocks: Blocks,
+) -> None:
+    """What needs all rows, or their number, cannot be asked of streamed ones."""
+    key, train, asked = (*where, "streaming"), stage.train, stage.evaluate
+
+    def refuse(other: KeyPath, what: str, fix: str, code: str = "E040") -> None:
+        clash(blocks, code, [key, (*base, *other)], what, fix)
+
+    if sources_of(data, where) or where != (*base, "data"):
+        what = "what is put together of several sources cannot be streamed"
+        refuse(("data", "method"), what, "drop streaming")
+    if work is not None and not getattr(work, "supports_streaming", False):
+        what = f"'{name}' cannot work with streamed rows"
+        refuse((stage.work_kind, "method"), what, "drop streaming", "E041")
+    if train.max_steps is None:
+        what = "streamed rows have no end that is known, and max_steps is not set"
+        refuse(("train",), what, "set train.max_steps")
+    if any(part.needs_count for part in split_parts(data.split)):
+        what = f"the split '{data.split}' counts all rows, and streamed rows are not counted"
+        refuse(("data", "split"), what, "write a split such as train[100:]")
+    for block, setting in ((train, "save_strategy"), (asked, "eval_strategy")):
+        if getattr(block, setting, "") == "epoch":
+            part = "train" if block is train else "evaluate"
+            what = f"{setting}: epoch needs the number of rows, and streamed rows are not counted"
+            refuse((part, setting), what, f"write {setting}: steps")
+    if asked is None:
+        return
+    if asked.holdout:
+        what = "holdout takes a share of all rows, and streamed rows are never all there"
+        refuse(("evaluate", "holdout"), what, "name a split of its own: evaluate.split")
+    elif asked.limit is None:
+        what = "all rows of the held-out split would be read"
+        refuse(("evaluate",), what, "set evaluate.limit")
 
 
 def _check_data(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None:

@@ -263,6 +263,14 @@ def records_of(dataset: api.Dataset[Any], split: str) -> Iterator[tuple[str, Map
         yield pair
 
 
+def pin_of(dataset: api.Dataset[Any]) -> str:
+    """Return what tells a streamed data set apart from another one, and says that it is one."""
+    given: Any = dataset.pin()
+    if not isinstance(given, str):
+        raise violation(dataset, f"'pin' returns {shown(given)}, not text")
+    return f"streamed {given}"
+
+
 def row_of(dataset: api.Dataset[Any], record: Mapping[str, Any], origin: str) -> api.Row:
     """Return a record as the row that a data set makes of it."""
     row: Any = dataset.row(record, origin)

@@ -145,6 +145,8 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
             yield f"train.{name}", value
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
+        if asked.holdout is not None and asked.holdout >= 1:
+            yield "evaluate.holdout", 1  # the rows that stand in are few
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
         if asked.eval_strategy == "steps":
             yield "evaluate.eval_steps", 1

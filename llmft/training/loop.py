@@ -18,6 +18,7 @@ from llmft.api import Objective, OnlineObjective, Optimizer, Schedule
 from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted, StageError
 from llmft.api.settings import TrainSettings
+from llmft.data.streaming import StreamedItems
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
@@ -27,13 +28,13 @@ from llmft.training.checkpoints import Checkpoints, Saved, check_space
 from llmft.training.metrics import LoopReport, Window
 from llmft.training.optimizer import installed_method, make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
-from llmft.training.updates import FixedItems, OnlineItems, Update
+from llmft.training.updates import FixedItems, NextItems, OnlineItems, Update
 from llmft.training.validation import Validation
 
 
 def train(
     model: Any,
-    items: Sequence[Any],
+    items: Sequence[Any] | StreamedItems,
     objective: Objective,
     settings: TrainSettings,
     *,
@@ -49,6 +50,7 @@ def train(
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
+    items: those of each epoch, or a stream of them, of which `settings.max_steps` steps are taken.
     groups: parameter groups as torch.optim takes them; default: every trainable parameter.
     on_step: called after each step with (step, steps, metrics, whether to log).
     checkpoints: where the state goes when the settings say so, and on a signal. saved: go on there.
@@ -77,7 +79,7 @@ class _Training:
     def __init__(
         self,
         model: Any,
-        items: Sequence[Any],
+        items: Sequence[Any] | StreamedItems,
         objective: Objective,
         settings: TrainSettings,
         seed: int,
@@ -96,7 +98,9 @@ class _Training:
         self.model, self.objective, self.settings = model, objective, settings
         self.on_step, self.checkpoints = on_step, checkpoints
         self.online, self.validation = online, validation
-        self.plan = plan = Plan.of(len(items), settings, seed, distributed.count())
+        self.stream = items if isinstance(items, StreamedItems) else None
+        count = 0 if isinstance(items, StreamedItems) else len(items)
+        self.plan = plan = Plan.of(count, settings, seed, distributed.count())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         distributed.broadcast_parameters(self.parameters)
         self.method = optimizer or installed_method("optimizer", settings)
@@ -108,8 +112,12 @@ class _Training:
         self.rates = make_schedule(
             self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule
         )
-        self.source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
-        if online is not None:
+        self.source: FixedItems | NextItems | OnlineItems
+        if isinstance(items, StreamedItems):
+            self.source = NextItems(items, objective, plan)
+        elif online is None:
+            self.source = FixedItems(items, objective, plan)
+        else:
             self.source = OnlineItems(items, online, plan, self._autocast)
         model.train()
         self.window, self.report = Window(), LoopReport()
@@ -126,6 +134,8 @@ class _Training:
         )
         self.window.restore(facts["window"])
         self.report.restore(facts["report"])
+        if self.stream is not None:
+            self.stream.restore(facts["stream"])
         if self.online is not None:
             self.online.restore(facts["objective"])
         if self.validation is not None:
@@ -252,6 +262,8 @@ class _Training:
         facts |= {"window": self.window.facts(), "report": self.report.facts()}
         facts["rows_per_step"] = self.plan.rows_per_step
         facts |= self.rates.facts()
+        if self.stream is not None:
+            facts["stream"] = self.stream.state()
         if self.online is not None:
             facts["objective"] = dict(self.online.state())
         if self.validation is not None:
@@ -283,7 +295,7 @@ def _of_step(
     return {
         **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
         "learning_rate": rate,
-        "epoch": report.steps / plan.steps_per_epoch,
+        **({"epoch": report.steps / plan.steps_per_epoch} if plan.items else {}),
         **({"skipped_updates": report.skipped} if report.skipped else {}),
     }
 

@@ -14,7 +14,10 @@ from llmft.api.settings import EvaluateSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimiser steps, and which items each takes."""
+    """How many optimiser steps, and which items each takes.
+
+    items: 0 where they are streamed: a step then takes the next ones, and all steps are one pass.
+    """
 
     items: int
     batch: int
@@ -40,7 +43,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
-        return math.ceil(self.items / self.rows_per_step)
+        return math.ceil(self.items / self.rows_per_step) if self.items else self.steps
 
     def order(self, epoch: int) -> list[int]:
         """Return the order in which an epoch takes the items."""
@@ -97,6 +100,8 @@ class Plan:
 def warmup_of(settings: TrainSettings, steps: int) -> int:
     """Return the steps of the warm-up, of so many in all."""
     share = settings.warmup_ratio * steps
+    if settings.warmup_max_steps is not None:
+        share = min(share, settings.warmup_max_steps)
     if settings.warmup_rounding == "axolotl":  # its builders: int(ratio * steps), and never 1
         return 2 if int(share) == 1 else int(share)
     return settings.warmup_steps or math.ceil(share)

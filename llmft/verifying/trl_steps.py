@@ -35,10 +35,16 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
     adapter = bound.model_adapter
     if adapter is not None and adapter.virtual_tokens():
         return "TRL's collators and losses know no virtual tokens"
+    if adapter is not None and not adapter.trains_base and not adapter.trains_in_float32():
+        return "its trainers keep the adapter of such a base in float32"
     if load_options(job.recipe, adapter):
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
+    if spec.data is not None and spec.data.streaming:
+        return "its rows are streamed"
     if spec.train.neftune_noise_alpha:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
+    if spec.train.on_long_row == "split":
+        return "on_long_row is split, and TRL cuts off what is longer where it packs no rows"
     if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
     if not isinstance(spec.train.optim, str):
@@ -156,6 +162,8 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     import torch
     import transformers
 
+    from llmft.modeling.new_tokens import give_rows
+
     kind = "AutoModelForSequenceClassification" if is_reward else "AutoModelForCausalLM"
     more: dict[str, Any] = {"num_labels": 1} if is_reward else {}
     model = getattr(transformers, kind).from_pretrained(
@@ -165,6 +173,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
         attn_implementation="eager" if job.recipe.model.attn_implementation == "eager" else "sdpa",
         **more,
     )
+    give_rows(model, base.new_tokens)
     if is_reward:
         model.config.pad_token_id = pad
         model.score.float()

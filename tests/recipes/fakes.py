@@ -122,11 +122,13 @@ class Sft(Alignment[SftConfig]):  # type: ignore[type-var]
     Config = SftConfig
     rows = ("completion", "text", "chat")
     supports_packing = True
+    supports_streaming = True
 
 
 class Reward(Sft):
     method = "reward"
     rows = ("preference",)
+    supports_streaming = False
     produces = "reward_model"
 
 

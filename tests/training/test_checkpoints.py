@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from functools import partial
 
@@ -220,8 +221,6 @@ def test_c7_every_optimiser_goes_on_to_the_bit(tmp_path, make):
 
 
 def test_the_generators_of_python_numpy_and_torch_go_on():
-    import random
-
     import numpy
 
     def draw():
@@ -253,3 +252,35 @@ def test_what_the_newest_readable_checkpoint_carries_is_told(two):
     for path in folder.glob("step-*/state.json"):
         path.write_text("[")
     assert newest_carried(folder) == {}
+
+
+def test_each_process_goes_on_with_its_own_generators(tmp_path, monkeypatch):
+    """The first process writes those of all; a process more is left as it is seeded."""
+
+    def draws():
+        return float(torch.rand(())), random.random()
+
+    states, expected = [], []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        states.append(training_state.random_state())
+        expected.append(draws())
+    assert len({*expected}) == 3
+    monkeypatch.setattr(training_state.distributed, "all_gather", lambda mine: states)
+    model, optimizer, _ = tiny()
+    kept = store(tmp_path / "c")
+    kept.save(3, *training_state.capture(model, optimizer))
+    saved = kept.newest()
+    for rank, wanted in enumerate(expected):
+        monkeypatch.setattr(training_state.distributed, "rank", lambda rank=rank: rank)
+        training_state.restore(*tiny(), 3, saved.tensors, saved.facts)
+        assert draws() == wanted
+    monkeypatch.setattr(training_state.distributed, "rank", lambda: 3)
+    torch.manual_seed(9)
+    random.seed(9)
+    own, fresh = draws(), tiny()
+    torch.manual_seed(9)
+    random.seed(9)
+    training_state.restore(*fresh, 3, saved.tensors, saved.facts)
+    assert draws() == own
