@@ -743,6 +743,28 @@ def test_axolotl_trains_the_weights_whose_names_begin_as_it_says(stage_of, impor
         assert "unfrozen_parameters" in grades(imported(odd), "cannot")
 
 
+def test_experts_get_no_update_where_the_tool_gives_them_none(imported, stage_of):
+    # PEFT 0.19 and Axolotl 0.18 take torch.nn.Linear for "all linear", and experts are none now.
+    from llmft_adapters.lora import Lora
+    from llmft_adapters.lora.targets import adapted_experts, adapted_layers
+
+    from llmft.importing.structure.weights import EXPERTS
+    from tests.plugins.adapters.lora.test_target_names import moe
+
+    base = "NousResearch/Llama-3.2-1B-Instruct"
+    adapter = stage_of(AXOLOTL.replace(base, "mistralai/Mixtral-8x7B-v0.1"))[1].adapter
+    assert adapter.exclude_modules == EXPERTS
+    model = moe("mixtral")
+    every = Lora.Config(method="lora")
+    without = Lora.Config(method="lora", exclude_modules=EXPERTS)
+    assert adapted_experts(model, every)
+    assert not adapted_experts(model, without)
+    assert adapted_layers(model, without) == adapted_layers(model, every)
+    shared = imported(AXOLOTL.replace(base, "Qwen/Qwen1.5-MoE-A2.7B"))
+    assert "experts here too" in grades(shared, "decide")["lora_target_linear"]
+    assert stage_of(AXOLOTL)[1].adapter.exclude_modules is None
+
+
 def test_axolotls_added_tokens_are_named_and_their_rows_start_otherwise(imported):
     # Axolotl 0.18, loaders/tokenizer.py adds them; transformers draws their rows around the mean.
     found = imported(f"{AXOLOTL}tokens: [<tool>, </tool>]\n")
