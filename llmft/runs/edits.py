@@ -58,6 +58,8 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.max_length": "refused",
     "stages[].train.packing": "refused",
+    "stages[].train.packing_strategy": "refused",
+    "stages[].train.cross_document_attention": "refused",
     "stages[].train.on_long_row": "refused",
     "stages[].train.max_dropped": "allowed",
     "stages[].train.logging_steps": "allowed",
