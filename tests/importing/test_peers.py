@@ -724,6 +724,18 @@ def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
     assert "inside of a word" in " ".join(f.why for f in found.findings)
 
 
+def test_axolotls_streamed_rows(imported, stage_of):
+    # Axolotl 0.18, utils/data/streaming.py: shuffle(buffer_size=streaming_multipack_buffer_size).
+    text = f"{AXOLOTL}streaming: true\nmax_steps: 90\nsave_steps: 30\n"
+    text = text.replace("val_set_size: 0.05\n", "").replace("saves_per_epoch: 1\n", "")
+    text = text.replace("train[:500]", "train")
+    _, stage = stage_of(text)
+    assert (stage.data.streaming, stage.data.buffer_size) == (True, 10_000)
+    assert imported(text).verdict == "same but for speed or logging"
+    whole = imported(text.replace("sample_packing: true\n", ""))
+    assert "streaming" in grades(whole, "cannot")
+
+
 def test_axolotls_system_turns_are_left_out(stage_of):
     text = AXOLOTL.replace(
         "    split: train[:500]", "    split: train\n    drop_system_message: true"
