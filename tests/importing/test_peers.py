@@ -724,6 +724,18 @@ def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
     assert "inside of a word" in " ".join(f.why for f in found.findings)
 
 
+def test_axolotls_streamed_rows(imported, stage_of):
+    # Axolotl 0.18, utils/data/streaming.py: shuffle(buffer_size=streaming_multipack_buffer_size).
+    text = f"{AXOLOTL}streaming: true\nmax_steps: 90\nsave_steps: 30\n"
+    text = text.replace("val_set_size: 0.05\n", "").replace("saves_per_epoch: 1\n", "")
+    text = text.replace("train[:500]", "train")
+    _, stage = stage_of(text)
+    assert (stage.data.streaming, stage.data.buffer_size) == (True, 10_000)
+    assert imported(text).verdict == "same but for speed or logging"
+    whole = imported(text.replace("sample_packing: true\n", ""))
+    assert "streaming" in grades(whole, "cannot")
+
+
 def test_axolotls_system_turns_are_left_out(stage_of):
     text = AXOLOTL.replace(
         "    split: train[:500]", "    split: train\n    drop_system_message: true"
@@ -741,6 +753,28 @@ def test_axolotl_trains_the_weights_whose_names_begin_as_it_says(stage_of, impor
     )  # fmt: skip
     for odd in (AXOLOTL + names, text.replace("lm_head", "'layers.[0-9]'")):
         assert "unfrozen_parameters" in grades(imported(odd), "cannot")
+
+
+def test_experts_get_no_update_where_the_tool_gives_them_none(imported, stage_of):
+    # PEFT 0.19 and Axolotl 0.18 take torch.nn.Linear for "all linear", and experts are none now.
+    from llmft_adapters.lora import Lora
+    from llmft_adapters.lora.targets import adapted_experts, adapted_layers
+
+    from llmft.importing.structure.weights import EXPERTS
+    from tests.plugins.adapters.lora.test_target_names import moe
+
+    base = "NousResearch/Llama-3.2-1B-Instruct"
+    adapter = stage_of(AXOLOTL.replace(base, "mistralai/Mixtral-8x7B-v0.1"))[1].adapter
+    assert adapter.exclude_modules == EXPERTS
+    model = moe("mixtral")
+    every = Lora.Config(method="lora")
+    without = Lora.Config(method="lora", exclude_modules=EXPERTS)
+    assert adapted_experts(model, every)
+    assert not adapted_experts(model, without)
+    assert adapted_layers(model, without) == adapted_layers(model, every)
+    shared = imported(AXOLOTL.replace(base, "Qwen/Qwen1.5-MoE-A2.7B"))
+    assert "experts here too" in grades(shared, "decide")["lora_target_linear"]
+    assert stage_of(AXOLOTL)[1].adapter.exclude_modules is None
 
 
 def test_axolotls_added_tokens_are_named_and_their_rows_start_otherwise(imported):

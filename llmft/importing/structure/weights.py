@@ -36,6 +36,42 @@ def stored_otherwise(t: Translation) -> None:
         t.note("cannot", key or "model.path", what, block="model", missing=what)
 
 
+_MIXTURE = re.compile(
+    r"moe|mixtral|\b[aA]\d+(?:\.\d+)?[bB]\b|jamba|gpt-oss|dbrx|arctic|minimax|scout|maverick"
+    r"|deepseek-(?:v[23]|r1(?:$|-0528$))|glm-4\.[56]|kimi",
+    re.IGNORECASE,
+)
+_WITHOUT_SHARED = re.compile(r"mixtral|qwen3-[\d.]+b-a\d", re.IGNORECASE)
+EXPERTS = r".*\.experts\.(gate_up_proj|down_proj)"
+
+
+def experts(t: Translation) -> None:
+    """Leave a mixture's experts out where the peer's "every linear layer" has none of them.
+
+    transformers 5 stacks them into parameters, which are no linear layers. PEFT 0.19 gives them an
+    update only where a list of names has those that they had (transformers_weight_conversion.py),
+    as it may where experts that all tokens share have the same names.
+    """
+    path = str(t.draft.get("model.path") or "").rpartition("/")[2]
+    every = t.draft.get("adapter.target_modules") == "all-linear"
+    if not every or not _MIXTURE.search(path) or t.draft.get("adapter.exclude_modules"):
+        return
+    entry = t.draft.entry("adapter.target_modules")
+    key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
+    if _WITHOUT_SHARED.search(path) and t.table.peer in ("axolotl", "trl"):
+        why = "experts are no linear layers in transformers 5, and get no update there"
+        t.set("adapter.exclude_modules", EXPERTS, None, why)
+        return
+    t.note(
+        "decide",
+        key or "target_modules",
+        "all-linear means the experts here too, and there it depends on the versions: leave them"
+        f" out with exclude_modules: '{EXPERTS}'",
+        block="adapter",
+        missing="whether experts get an update",
+    )
+
+
 def dtype(t: Translation, name: str, key: Key | None) -> None:
     """Write the type of the base's weights; 'auto' is the checkpoint's own."""
     t.set("model.dtype", named(name), key, "" if key else arguments.unstated(t, "dtype"))

@@ -44,6 +44,9 @@ def rows(t: Translation) -> None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
+    streamed = t.key("streaming")
+    if streamed is not None and streamed.value is True:
+        stream(t, streamed, len(listed))
     if len(listed) == 1:
         one(t, listed[0])
         return
@@ -57,6 +60,21 @@ def rows(t: Translation) -> None:
         )
     key = t.configuration.keys.get(f"{listed[0]}.path")
     forms.several(t, key, [partial(one, t, block) for block in listed])
+
+
+def stream(t: Translation, key: Key, sources: int) -> None:
+    """Write that the rows are read while it trains.
+
+    Axolotl 0.18, utils/data/streaming.py: shuffled in a buffer, and packed buffer by buffer.
+    """
+    size, packed = t.key("streaming_multipack_buffer_size"), t.configuration.get("sample_packing")
+    if sources > 1 or packed is not True or as_bool(t.get("shuffle_merged_datasets")) is False:
+        t.note("cannot", key, "rows streamed otherwise than packed", missing="streamed rows")
+        return
+    t.method("data", "jsonl")  # what has the setting; the rows' own method follows
+    t.set("data.streaming", True, key)
+    why = "" if size is not None else f"the default of {t.origin}"
+    t.set("data.buffer_size", t.get("streaming_multipack_buffer_size"), size, why)
 
 
 _PLAIN = ("path", "type", "split", "name", "revision", "ds_type", "data_files")
