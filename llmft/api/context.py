@@ -31,6 +31,20 @@ Number: TypeAlias = "float | torch.Tensor"
 Sum: TypeAlias = "Number | tuple[Number, float]"
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingSpan:
+    """What a learning-rate schedule may depend on, beside the step.
+
+    steps: optimiser steps of the whole training. warmup_steps: those in which the rate rises.
+    learning_rate: the peak, `train.learning_rate`. greater_is_better: of the scores it is told.
+    """
+
+    steps: int
+    warmup_steps: int
+    learning_rate: float
+    greater_is_better: bool = False
+
+
 class Objective(Protocol):
     """What an alignment gives the training loop: rows and the loss of a batch of them."""
 

@@ -10,7 +10,15 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from llmft.api.splits import checked_split
 
@@ -20,9 +28,12 @@ _LARGEST_TEMPLATE = 1_000_000
 Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
 Split = Annotated[Line, AfterValidator(checked_split)]
 """A split, or parts of splits as `datasets` writes them."""
+NewTokens = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10_000)
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
-"""So many optimiser steps; or, below 1, a share of all of a stage's steps."""
+"""So many of something, such as a stage's optimiser steps; or, below 1, a share of all."""
 
 
 class Settings(BaseModel):
@@ -119,6 +130,17 @@ class ModelSource(Settings):
     tokenizer: Line | None = Field(
         None, description="a folder or hub id of a tokenizer; default: the model's own"
     )
+    add_tokens: NewTokens = Field(
+        default_factory=list,
+        description="tokens that are added to the tokenizer, each one token wherever its text"
+        " stands; its row of the embedding starts as the mean of its pieces' rows, and is trained"
+        " and saved with the adapter",
+    )
+    add_special_tokens: NewTokens = Field(
+        default_factory=list,
+        description="as add_tokens, for marks that only a chat template writes, such as"
+        " <|im_start|>; inside a message they stay text",
+    )
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
@@ -127,6 +149,23 @@ class ModelSource(Settings):
     @classmethod
     def _read_template(cls, text: str | None) -> str | None:
         return text if text is None else read_template(text)
+
+    @field_validator("add_tokens", "add_special_tokens")
+    @classmethod
+    def _no_blanks(cls, tokens: list[str]) -> list[str]:
+        for token in tokens:
+            if not token.strip():
+                raise ValueError(f"{token!r} is blank, and would cut every text at its spaces")
+        return tokens
+
+    @model_validator(mode="after")
+    def _each_token_once(self) -> ModelSource:
+        seen: set[str] = set()
+        for token in (*self.add_tokens, *self.add_special_tokens):
+            if token in seen:
+                raise ValueError(f"the new token '{token}' is there twice; leave one out")
+            seen.add(token)
+        return self
 
     @field_validator("chat_template_date")
     @classmethod
@@ -203,6 +242,12 @@ SCHEDULE_KWARGS = {
 """The settings of each learning-rate schedule that has some, by transformers' names."""
 
 Shape = Literal["linear", "cosine", "1-sqrt"]
+
+
+class ScheduleConfig(Settings):
+    """Base of every learning-rate schedule's settings."""
+
+    method: Line = Field(description="which schedule method")
 
 
 class LrSchedulerKwargs(Settings):
@@ -300,13 +345,18 @@ class TrainSettings(Settings):
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
     )
     learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
-    lr_scheduler_type: Literal[
+    lr_scheduler_type: SerializeAsAny[ScheduleConfig] | Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt",
         "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
         "warmup_stable_decay", "reduce_lr_on_plateau",
-    ] = Field("linear", description="the learning-rate schedule after the warm-up")  # fmt: skip
+    ] = Field(
+        "linear",
+        description="the learning-rate schedule after the warm-up; or a block for any installed"
+        " one: {method: ..., its settings}",
+    )  # fmt: skip
     lr_scheduler_kwargs: LrSchedulerKwargs = Field(
-        default_factory=LrSchedulerKwargs, description="settings of the schedule itself"
+        default_factory=LrSchedulerKwargs,
+        description="settings of a schedule that is not written as a block",
     )
     warmup_steps: int = Field(
         0,
@@ -500,6 +550,13 @@ class TrainSettings(Settings):
     def _refuse_misfit_of_schedule(self) -> None:
         """Raise ValueError where a schedule has no such settings, or lacks one."""
         name, given = self.lr_scheduler_type, self.lr_scheduler_kwargs.given()
+        if isinstance(name, ScheduleConfig):
+            if given:
+                raise ValueError(
+                    "lr_scheduler_kwargs has no effect where lr_scheduler_type is a block; write"
+                    f" {next(iter(given))} into that block"
+                )
+            return
         takes = SCHEDULE_KWARGS.get(name, ())
         for key in given:
             if key not in takes:
@@ -528,13 +585,23 @@ class TrainSettings(Settings):
             raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
 
 
+class MetricConfig(Settings):
+    """Base of every metric's settings."""
+
+    method: Line = Field(description="which metric method")
+    name: Name | None = Field(
+        None, description="what its score is called; default: as the method is"
+    )
+
+
 class EvaluateSettings(Settings):
     """How a stage is scored: before and after training, and during it where that is asked."""
 
-    metrics: list[Name] = Field(
-        default_factory=lambda: ["loss"],
+    metrics: list[Name | SerializeAsAny[MetricConfig]] = Field(
+        default_factory=lambda: list[str | MetricConfig](["loss"]),
         max_length=32,
-        description="loss, perplexity, or a metric of the data's method, such as exact_match;"
+        description="loss, perplexity, a metric of the data's method, such as exact_match, or any"
+        " installed metric, by its name or as a block: {method: distinct, n: 2};"
         " the alignment's own metrics are always added, even to an empty list",
     )
     split: Split | None = Field(
@@ -542,8 +609,10 @@ class EvaluateSettings(Settings):
         description="the split of the same data to score on, or parts of splits, such as"
         " train[80%:]; default: its held-out split",
     )
-    holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
+    holdout: Interval | None = Field(
+        None,
+        description="hold out this share of the training rows, or from 1 on so many of them, and"
+        " score on these; of a mixture, of each source",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"

@@ -405,11 +405,19 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
         raise fault
 
 
-def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows that stay and the rows held out, at least one of each; order is kept."""
+def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that stay and the rows held out, at least one of each; order is kept.
+
+    asked: how many are held out; below 1, which share.
+    """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
-    count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    if asked >= len(rows):
+        what = (
+            f"evaluate.holdout takes {asked:,} rows of {len(rows):,}, and none is left to train on"
+        )
+        raise DataError("E103", what, fix="write fewer, or a share such as 0.1")
+    count = int(asked) if asked >= 1 else min(max(1, round(len(rows) * asked)), len(rows) - 1)
     held = set(random.Random(seed).sample(range(len(rows)), count))
     return (
         [row for i, row in enumerate(rows) if i not in held],

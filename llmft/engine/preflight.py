@@ -27,10 +27,10 @@ from llmft.modeling import peft_folder
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import key_in
+from llmft.recipes.metrics import scores_answers
 from llmft.recipes.references import references, stage_references
 from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath
-from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
@@ -215,7 +215,10 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
     try:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
-        return placed(job, ("model", "path"), error)
+        return [
+            job.fault(f.code, key_in(f.path) if f.path else ("model", "path"), f.what, f.fix)
+            for f in error.faults
+        ]
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
@@ -261,6 +264,14 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
     refusals = list(refusals_of(adapter, model))
     for key, what, fix in refusals:
         yield job.fault("E047", ("stages", number, "adapter", *key), what, fix)
+    if base.new_tokens and not (bound.spec.merges_start or adapter.trains_new_tokens(model)):
+        yield job.fault(
+            "E047",
+            ("stages", number, "adapter", "method"),
+            f"'{adapter.method}' does not train the rows of the embedding that the tokens of"
+            " model.add_tokens have, so they would keep the numbers that they start with",
+            "pick lora, dora, qlora or full",
+        )
     if not refusals:
         yield from _of_its_start(job, number, bound, adapter, model)
         yield from _of_a_trial(job, number, adapter, model)
@@ -379,7 +390,7 @@ def _without_room(
     found: list[tuple[KeyPath, int, int | None]] = [
         ((stage.work_kind,), bound.work.max_new_tokens(), row)
     ]
-    if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
+    if stage.evaluate and scores_answers(stage.evaluate):
         found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
     for key, tokens, limit in found:
         if tokens and limit is not None and tokens > limit - 2:

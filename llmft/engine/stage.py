@@ -126,7 +126,8 @@ class StageRunner:
             raise DataError("E105", f"stage '{self.name}' has no rows left to train on")
         count = 0 if isinstance(items, StreamedItems) else len(items)
         plan = Plan.of(count, self.train, self.seed, distributed.count())
-        refuse_endless_warmup(self.name, self.train, plan.steps)
+        schedule = self.bound.schedule
+        refuse_endless_warmup(self.name, self.train, plan.steps, schedule.last_steps())
         shown = self._first(items)
         self.trackers.stage_started(self._info(shown, plan.steps))
         checkpoints = self._checkpoints(count)
@@ -149,6 +150,7 @@ class StageRunner:
             saved=saved,
             online=online,
             validation=validation,
+            schedule=type(schedule)(schedule.config),
         )
         after = self.scoring.score("after")
         return StageResult(

@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Alignment
 from llmft.api.splits import split_parts
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
-from llmft.recipes.sources import (
-    data_blocks,
-    metric_of_source,
-    scored_as,
-    source_names,
-    sources_of,
-)
+from llmft.recipes.metrics import check_metrics
+from llmft.recipes.sources import data_blocks, sources_of
 from llmft.recipes.tree import KeyPath, visible
 from llmft.registry.return_checks import refusals_of
-from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from llmft.api import DatasetConfig
-    from llmft.api.settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
-LOSS_METRICS = ("loss", "perplexity")
-"""The metrics that every data set has."""
 _OF_TRAINING = ("adapter", "evaluate")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
-
-
-def direction_of(
-    metric: str, work: Any, metrics: Collection[str], sources: Sequence[str] = ()
-) -> bool | None:
-    """Return whether more of a metric is better, by what it says of itself; None: it does not.
-
-    work: the class of a stage's alignment. metrics: those of its data. sources: the names of the
-    data's sources, each of which is also scored alone.
-    """
-    own: Mapping[str, bool] = getattr(work, "greater_is_better", {})
-    for name in (metric, metric_of_source(metric, sources)):
-        if name in own:
-            return own[name]
-        if name in LOSS_METRICS:
-            return False
-        if name in metrics:
-            return True
-    return None
 
 
 def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
@@ -121,20 +91,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
                 clash(blocks, "E041", places, what, fix)
     classes = classes or [dataset]
     metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
-    known = [*LOSS_METRICS, *metrics]
-    names = source_names(stage.data)
-    alone = {scored_as(source, metric) for source in names for metric in known}
-    own = getattr(work, "greater_is_better", {})
-    if stage.evaluate is not None and (twice := sorted(alone & {*known, *own})):
-        what = f"a source's own score would be called '{twice[0]}', as another score is"
-        clash(blocks, "E040", [where], what, "give that source another name")
-    for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
-        if metric not in known:
-            what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
-            path = (*base, "evaluate", "metrics", index)
-            clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")
-    if stage.evaluate is not None and work is not None and trains:
-        _check_best(base, stage.evaluate, work, metrics, names, blocks)
+    check_metrics(base, stage, metrics, work, blocks)
 
 
 def _check_kind(
@@ -193,7 +150,7 @@ def _check_streaming(
     if asked is None:
         return
     if asked.holdout:
-        what = "holdout takes a share of all rows, and streamed rows are never all there"
+        what = "holdout takes its rows from all of them, and streamed rows are never all there"
         refuse(("evaluate", "holdout"), what, "name a split of its own: evaluate.split")
     elif asked.limit is None:
         what = "all rows of the held-out split would be read"
@@ -224,40 +181,3 @@ def _check_settings(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None
         refusals = asked(blocks, where, lambda: refusals_of(dataset(data)))
         for key, what, fix in refusals or ():
             clash(blocks, "E040", [(*where, *key)], what, fix)
-
-
-def _check_best(
-    base: KeyPath,
-    asked_for: EvaluateSettings,
-    work: Any,
-    metrics: Sequence[str],
-    sources: Sequence[str],
-    blocks: Blocks,
-) -> None:
-    """The metric that chooses the best evaluation must be scored during training.
-
-    An alignment may score more than it declares a direction of: that is seen in a run.
-    """
-    metric, key = asked_for.best_metric, (*base, "evaluate", "metric_for_best_model")
-    if metric is None:
-        return
-    own = work.greater_is_better
-    scored = [*asked_for.metrics, *(name for name in own if name not in asked_for.metrics)]
-    scored += [scored_as(source, name) for source in sources for name in scored]
-    everywhere = (*LOSS_METRICS, *metrics)
-    unsaid = own and asked_for.greater_is_better is None
-    known = work.evaluate is Alignment.evaluate or metric in everywhere or unsaid
-    if metric not in scored and known:
-        what = f"'{metric}' is to choose the best evaluation, and this stage scores"
-        what += f" {', '.join(scored) or 'nothing'}"
-        fix = did_you_mean(metric.removeprefix("eval_"), scored)
-        if metric in everywhere:
-            fix = f"add {metric} to evaluate.metrics"
-        where = [key] if asked_for.metric_for_best_model else [(*base, "evaluate", "metrics")]
-        clash(blocks, "E043", where, what, fix or "name one of these in metric_for_best_model")
-        return
-    plain = metric_of_source(metric, sources)
-    generated = plain in metrics or (work.evaluate_generates and plain in own)
-    if generated and plain not in LOSS_METRICS and asked_for.generate_every is None:
-        what = f"'{metric}' scores generated answers, and none are generated during training"
-        clash(blocks, "E040", [key], what, "write generate_every: 1, or choose by another metric")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective, OnlineObjective
+from llmft.api import Objective, OnlineObjective, Schedule
 from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted
 from llmft.api.settings import TrainSettings
@@ -45,6 +45,7 @@ def train(
     saved: Saved | None = None,
     online: OnlineObjective | None = None,
     validation: Validation | None = None,
+    schedule: Schedule[Any] | None = None,
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
@@ -56,13 +57,16 @@ def train(
     step is one drawing and the updates that learn from it.
     validation: scores the model in between. A new best is saved, which needs `checkpoints`; it is
     what the model is in the end, where its settings say so.
+    schedule: how the learning rate moves, an object of this training's own; default: the installed
+    one that the settings name.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
     """
     training = _Training(
-        model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation
-    )
+        model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation,
+        schedule,
+    )  # fmt: skip
     if saved:
         training.restore(saved)
     return training.run(saved)
@@ -83,6 +87,7 @@ class _Training:
         checkpoints: Checkpoints | None,
         online: OnlineObjective | None,
         validation: Validation | None,
+        schedule: Schedule[Any] | None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -98,10 +103,9 @@ class _Training:
         distributed.broadcast_parameters(self.parameters)
         self.optimizer = make_optimizer(groups or [{"params": self.parameters}], settings)
         greater = validation is not None and validation.greater_is_better
-        self.schedule: Any = make_schedule(
-            self.optimizer, settings, plan.steps, greater_is_better=greater
+        self.rates = make_schedule(
+            self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule
         )
-        self.follows_scores = training_state.is_plateau(self.schedule)
         self.source: FixedItems | NextItems | OnlineItems
         if isinstance(items, StreamedItems):
             self.source = NextItems(items, objective, plan)
@@ -120,7 +124,7 @@ class _Training:
         _refuse_misfit(saved, self.plan)
         facts = saved.facts
         training_state.restore(
-            self.model, self.optimizer, self.schedule, saved.step, saved.tensors, facts
+            self.model, self.optimizer, self.rates, saved.step, saved.tensors, facts
         )
         self.window.restore(facts["window"])
         self.report.restore(facts["report"])
@@ -142,7 +146,7 @@ class _Training:
             for step in range(self.report.steps, self.plan.steps):
                 if self.validation and self.validation.stop:
                     break
-                rate = float(self.schedule.get_last_lr()[0])
+                rate = float(self.rates.get_last_lr()[0])
                 norms = self._step(step, stop)
                 log = self.plan.log_due(step + 1, self.settings)
                 metrics = self.window.means(clear=log) | _of_step(
@@ -178,8 +182,7 @@ class _Training:
             if fault := guard.out_of_memory(error, update, step, self.settings):
                 raise fault from error
             raise
-        if not self.follows_scores:
-            self.schedule.step()
+        self.rates.step()
         distributed.add(sums, self.source.metrics())
         self.window.add(sums)
         self.report.steps = step + 1
@@ -216,8 +219,8 @@ class _Training:
             return False
         began = time.monotonic()
         best = validation.evaluate(step, stop)
-        if self.follows_scores and best is not None and validation.value is not None:
-            self.schedule.step(validation.value)
+        if best is not None and validation.value is not None:
+            self.rates.scored(validation.value)
         if best and self.checkpoints:
             self.checkpoints.best = step
         took = time.monotonic() - began
@@ -246,8 +249,7 @@ class _Training:
         tensors, facts = training_state.capture(self.model, self.optimizer)
         facts |= {"window": self.window.facts(), "report": self.report.facts()}
         facts["rows_per_step"] = self.plan.rows_per_step
-        if self.follows_scores:
-            facts["schedule"] = training_state.schedule_facts(self.schedule)
+        facts |= self.rates.facts()
         if self.stream is not None:
             facts["stream"] = self.stream.state()
         if self.online is not None:

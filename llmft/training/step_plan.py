@@ -105,19 +105,18 @@ def warmup_of(settings: TrainSettings, steps: int) -> int:
     return settings.warmup_steps or math.ceil(share)
 
 
-def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int) -> None:
+def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int, last: int = 0) -> None:
     """Raise StageError where a stage would end in its warm-up, or train at rate 0 only.
 
-    Or where a schedule of three parts has no room for its last one.
+    Or where a schedule has no room for its last steps. last: how many those are.
     """
     warmup = warmup_of(settings, steps)
-    decay = settings.lr_scheduler_kwargs.num_decay_steps or 0
-    if decay and warmup + decay > steps:
+    if last and warmup + last > steps:
         raise StageError(
             "E300",
-            f"the warm-up and the decay of stage '{stage}' take {warmup} and {decay} steps, of"
+            f"the warm-up and the decay of stage '{stage}' take {warmup} and {last} steps, of"
             f" {steps} in all",
-            fix="lower train.lr_scheduler_kwargs.num_decay_steps, or train longer",
+            fix="lower the schedule's last steps (num_decay_steps), or train longer",
         )
     if warmup > steps or warmup == steps == 1:
         some = f"{steps} step" + "s" * (steps > 1)

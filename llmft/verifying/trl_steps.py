@@ -43,8 +43,10 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
     if spec.train.on_long_row == "split":
         return "on_long_row is split, and TRL cuts off what is longer where it packs no rows"
-    if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
+    if not isinstance(spec.train.lr_scheduler_type, str):
+        return f"TRL's arguments name no schedule of a block ('{bound.schedule.config.method}')"
     return ""
 
 
@@ -156,6 +158,8 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     import torch
     import transformers
 
+    from llmft.modeling.new_tokens import give_rows
+
     kind = "AutoModelForSequenceClassification" if is_reward else "AutoModelForCausalLM"
     more: dict[str, Any] = {"num_labels": 1} if is_reward else {}
     model = getattr(transformers, kind).from_pretrained(
@@ -165,6 +169,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
         attn_implementation="eager" if job.recipe.model.attn_implementation == "eager" else "sdpa",
         **more,
     )
+    give_rows(model, base.new_tokens)
     if is_reward:
         model.config.pad_token_id = pad
         model.score.float()

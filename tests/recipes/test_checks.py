@@ -75,7 +75,7 @@ STEPS = TRAIN, "      max_steps: 5"
     ("changes", "code", "words"),
     [
         ([("limit: 500", "limit: 5")], "E040", "no end that is known, and max_steps is not set"),
-        ([STEPS, ("limit: 500", "holdout: 0.1")], "E040", "holdout takes a share of all rows"),
+        ([STEPS, ("limit: 500", "holdout: 0.1")], "E040", "holdout takes its rows from all of them"),
         ([STEPS, (", limit: 500", "")], "E040", "all rows of the held-out split would be read"),
         ([STEPS, ("limit: 500", "limit: 5, eval_strategy: epoch")], "E040", "eval_strategy: epoch"),
         ([(TRAIN, STEPS[1] + "\n      save_strategy: epoch")], "E040", "save_strategy: epoch"),
@@ -177,6 +177,53 @@ def test_r13_a_reference_that_cannot_be(faults, old: str, new: str, code: str, w
 )
 def test_r13_what_may_be_referred_to(load, new: str) -> None:
     load(GOOD.replace("start_from: sft", new))
+
+
+PLATEAU = TRAIN + "\n      lr_scheduler_type: reduce_lr_on_plateau"
+SCORED = "{metrics: [loss], holdout: 0.1, eval_strategy: epoch}"
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "scored"),
+    [
+        (SCORED, True),
+        (SCORED.replace("epoch", "'no'"), False),
+        (SCORED.replace("loss", "f1"), False),
+        (
+            SCORED.replace("loss", "f1").replace(
+                "epoch", "epoch, metric_for_best_model: f1, generate_every: 1"
+            ),
+            True,
+        ),
+    ],
+)
+def test_r11_a_plateau_needs_a_score_during_training(faults, evaluate: str, scored: bool) -> None:
+    text = GOOD.replace(TRAIN, PLATEAU)
+    text = text.replace("{metrics: [exact_match, f1], limit: 500}", evaluate)
+    if scored:
+        assert not faults(text)
+    else:
+        fault = only(faults(text), "E040")
+        assert (fault.path, fault.place.line) == ("stages[0].train.lr_scheduler_type", 16)
+        assert "'reduce_lr_on_plateau' follows the loss" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("new", "code", "words"),
+    [
+        ("'peft:'", "E035", "no folder or hub id follows 'peft:'"),
+        ("'peft: '", "E035", "no folder or hub id follows 'peft:'"),
+        ("{stage: peft:a/b, merge: true}\n    adapter: {method: lora}", "E034", "cannot be merged here"),
+        ("peft:a/b", "E034", "has no adapter block"),
+        ("peft:a/b\n    adapter: {method: lora}", "", ""),
+    ],
+)  # fmt: skip
+def test_r13_an_adapter_from_elsewhere_is_named_and_described(faults, new, code, words) -> None:
+    found = faults(GOOD.replace("start_from: sft", f"start_from: {new}"))
+    if code:
+        assert words in only(found, code).what
+    else:
+        assert not found
 
 
 def test_r11_a_merge_needs_an_adapter_and_a_base_that_can(faults) -> None:
