@@ -122,6 +122,14 @@ class ModelSource(Settings):
         description="what is done with an answer that the chat template ends with no token at which"
         " generation stops: train on it and say so, or refuse it",
     )
+    learn_template: Literal["stop", "turn", "none", "eos"] = Field(
+        "stop",
+        description="how much of what the chat template writes around an answer is trained on."
+        " stop: all from the prompt's end to the token at which generation stops; turn: what"
+        " follows that in the turn too, such as a line break; none: only the answer's own text;"
+        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or"
+        " one of model.stop",
+    )
     stop: list[Line] = Field(
         default_factory=list,
         max_length=20,
@@ -144,6 +152,16 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @model_validator(mode="after")
+    def _an_end_that_is_learnt(self) -> ModelSource:
+        if self.append_eos and self.learn_template in ("none", "eos"):
+            raise ValueError(
+                "append_eos puts a token after an answer, and learn_template:"
+                f" {self.learn_template} trains on none but what the chat template writes there;"
+                " drop one of the two"
+            )
+        return self
 
     @field_validator("chat_template")
     @classmethod
@@ -367,6 +385,9 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="the steps of a warm-up by warmup_ratio at most"
+    )
     warmup_rounding: Literal["up", "axolotl"] = Field(
         "up",
         description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
@@ -505,6 +526,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_max_steps and not self.warmup_ratio:
+            raise ValueError("warmup_max_steps is about warmup_ratio; write that, or drop it")
         if self.warmup_rounding != "up" and not self.warmup_ratio:
             raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
@@ -612,7 +635,7 @@ class EvaluateSettings(Settings):
     holdout: Interval | None = Field(
         None,
         description="hold out this share of the training rows, or from 1 on so many of them, and"
-        " score on these; of a mixture, of each source",
+        " score on these; of a mixture so many of all sources together",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"

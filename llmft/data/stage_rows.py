@@ -219,10 +219,15 @@ def stage_rows(
         return _split_rows(stage, dataset, seed, encoder)
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
+    together = stage.evaluate is not None and (stage.evaluate.holdout or 0) >= 1
+    each = stage.model_copy(update={"evaluate": None}) if together else stage
     pairs = []
     for source, (key, _) in zip(dataset.sources, keys, strict=True):
         with at_source(key):
-            pairs.append(_split_rows(stage, source, seed, encoder))
+            pairs.append(_split_rows(each, source, seed, encoder))
+    if together:
+        assert stage.evaluate is not None
+        pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
     if stage.evaluate is None:
         return train, None
@@ -403,6 +408,21 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
         raise DataError("E103", f"the split '{split}' has no rows", fix="check data.path")
     if fault is not None and not usable:
         raise fault
+
+
+def _held_out_together(
+    sources: Sequence[Rows], count: float, seed: int
+) -> list[tuple[Rows, Rows | None]]:
+    """Return what stays of each source and what is held out, so many rows of all together."""
+    every = [row for source in sources for row in source.rows]
+    _, held = hold_out(every, count, seed)
+    out = {id(row) for row in held}
+    pairs: list[tuple[Rows, Rows | None]] = []
+    for source in sources:
+        kept = [row for row in source.rows if id(row) not in out]
+        mine = [row for row in source.rows if id(row) in out]
+        pairs.append((replace(source, rows=kept), Rows(mine) if mine else None))
+    return pairs
 
 
 def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -44,6 +44,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.lr_scheduler_kwargs": "applied",
     "stages[].train.warmup_steps": "applied",
     "stages[].train.warmup_ratio": "applied",
+    "stages[].train.warmup_max_steps": "applied",
     "stages[].train.warmup_rounding": "applied",
     "stages[].train.optim": "refused",
     "stages[].train.weight_decay": "applied",

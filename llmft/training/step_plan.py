@@ -100,6 +100,8 @@ class Plan:
 def warmup_of(settings: TrainSettings, steps: int) -> int:
     """Return the steps of the warm-up, of so many in all."""
     share = settings.warmup_ratio * steps
+    if settings.warmup_max_steps is not None:
+        share = min(share, settings.warmup_max_steps)
     if settings.warmup_rounding == "axolotl":  # its builders: int(ratio * steps), and never 1
         return 2 if int(share) == 1 else int(share)
     return settings.warmup_steps or math.ceil(share)

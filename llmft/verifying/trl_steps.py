@@ -35,6 +35,8 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
     adapter = bound.model_adapter
     if adapter is not None and adapter.virtual_tokens():
         return "TRL's collators and losses know no virtual tokens"
+    if adapter is not None and not adapter.trains_base and not adapter.trains_in_float32():
+        return "its trainers keep the adapter of such a base in float32"
     if load_options(job.recipe, adapter):
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
     if spec.data is not None and spec.data.streaming:

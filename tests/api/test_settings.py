@@ -229,6 +229,10 @@ TRAIN = {
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_max_steps": Case(
+        1, looped("rates"), [0.0, 2e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        was=[0.0, 2e-4 / 3, 4e-4 / 3],
+    ),
     "warmup_rounding": Case(
         "axolotl", looped("rates"), [0.0, 1e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
         was=[0.0, 2e-4 / 3, 4e-4 / 3],
@@ -492,6 +496,7 @@ MODEL = {
     "lost_text": Case("note", losing, ["hi!"], was="E108"),
     "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
     "missing_stop": Case("refuse", ending, "E108", was="hi!"),
+    "learn_template": Case("none", ending, "hi", was="hi!"),
     "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
     "add_tokens": Case(["<new>"], new_token, (1, False), was=(5, False)),

@@ -180,8 +180,17 @@ def lora_cases(adapter: type) -> dict[str, Case]:
         groups = adapter(config).parameter_groups(on(config), TrainSettings(learning_rate=0.01))
         return [group["lr"] for group in groups or () if "lr" in group]
 
+    def dtypes(config, lab):
+        model = on(config)
+        return adapter(config).trains_in_float32(), {
+            str(p.dtype)
+            for n, p in model.named_parameters()
+            if p.requires_grad and "magnitude" not in n
+        }
+
     every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     return {
+        "pure_bf16": Case(True, dtypes, (False, {"torch.bfloat16"}), was=(True, {"torch.float32"})),
         "r": Case(3, rank("q_proj"), 3, was=8),
         "lora_alpha": Case(40.0, scale("q_proj"), 40 / 8, was=16 / 8),
         "lora_dropout": Case(0.25, dropout, 0.25, was=0.0),
@@ -1297,6 +1306,10 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
         "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "drop_system": Case(
+            True, rows(Chat, {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]},
+                       look=first(opening)), "p", was="s",
+        ),
         "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
         "tools_column": Case(
             "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"

@@ -182,6 +182,13 @@ def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
     assert warmup_of(settings, 6) == steps
 
 
+@pytest.mark.parametrize(("most", "steps"), [(2, 2), (3, 3), (9, 4)])
+def test_a_warm_up_by_share_has_a_bound(most, steps):
+    """0.55 of 6 steps is 3.3, rounded up to 4, but for the bound."""
+    settings = TrainSettings(warmup_ratio=0.55, warmup_max_steps=most)
+    assert warmup_of(settings, 6) == steps
+
+
 SCHEDULES = {
     "constant": ({}, [1, 1, 1, 1]),
     "constant_with_warmup": ({"warmup_steps": 2}, [0, 0.5, 1, 1]),
