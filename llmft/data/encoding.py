@@ -43,7 +43,7 @@ from llmft.data.shortening import Shortener
 _CHUNK = 512
 _SHOWN = 3
 _KEPT = 8192  # tokens of a row that are looked at to see whether it can be written
-_CACHED = 2**26  # characters of texts that are cut; the tokens of more are not kept between runs
+_CACHED = 2**24  # characters of texts that are cut; the tokens of more are not kept between runs
 _MARK = re.compile(r"<\|\w+\|>")
 """What control tokens look like in most families."""
 

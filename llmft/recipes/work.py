@@ -150,7 +150,7 @@ def _check_streaming(
     if asked is None:
         return
     if asked.holdout:
-        what = "holdout takes a share of all rows, and streamed rows are never all there"
+        what = "holdout takes its rows from all of them, and streamed rows are never all there"
         refuse(("evaluate", "holdout"), what, "name a split of its own: evaluate.split")
     elif asked.limit is None:
         what = "all rows of the held-out split would be read"

@@ -75,7 +75,7 @@ STEPS = TRAIN, "      max_steps: 5"
     ("changes", "code", "words"),
     [
         ([("limit: 500", "limit: 5")], "E040", "no end that is known, and max_steps is not set"),
-        ([STEPS, ("limit: 500", "holdout: 0.1")], "E040", "holdout takes a share of all rows"),
+        ([STEPS, ("limit: 500", "holdout: 0.1")], "E040", "holdout takes its rows from all of them"),
         ([STEPS, (", limit: 500", "")], "E040", "all rows of the held-out split would be read"),
         ([STEPS, ("limit: 500", "limit: 5, eval_strategy: epoch")], "E040", "eval_strategy: epoch"),
         ([(TRAIN, STEPS[1] + "\n      save_strategy: epoch")], "E040", "save_strategy: epoch"),
