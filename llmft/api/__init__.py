@@ -176,6 +176,15 @@ class Adapter(_Kind[C]):
         """
         return True
 
+    def trains_new_tokens(self, model: Any) -> bool:
+        """Return whether it trains the rows of tokens that the recipe adds to the tokenizer.
+
+        They are in the embedding, and in the output layer where that has weights of its own;
+        `toolkit.new_token_ids` tells which. model: as for `check`. A recipe that adds tokens is
+        refused where it does not.
+        """
+        return False
+
     def starts_as_base(self) -> bool:
         """Return whether a freshly attached adapter changes nothing: the model answers as the base.
 

@@ -20,6 +20,9 @@ _LARGEST_TEMPLATE = 1_000_000
 Template = Annotated[str, Field(min_length=1, max_length=_LARGEST_TEMPLATE)]
 Split = Annotated[Line, AfterValidator(checked_split)]
 """A split, or parts of splits as `datasets` writes them."""
+NewTokens = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10_000)
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
 """So many optimiser steps; or, below 1, a share of all of a stage's steps."""
@@ -119,6 +122,17 @@ class ModelSource(Settings):
     tokenizer: Line | None = Field(
         None, description="a folder or hub id of a tokenizer; default: the model's own"
     )
+    add_tokens: NewTokens = Field(
+        default_factory=list,
+        description="tokens that are added to the tokenizer, each one token wherever its text"
+        " stands; its row of the embedding starts as the mean of its pieces' rows, and is trained"
+        " and saved with the adapter",
+    )
+    add_special_tokens: NewTokens = Field(
+        default_factory=list,
+        description="as add_tokens, for marks that only a chat template writes, such as"
+        " <|im_start|>; inside a message they stay text",
+    )
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
@@ -127,6 +141,23 @@ class ModelSource(Settings):
     @classmethod
     def _read_template(cls, text: str | None) -> str | None:
         return text if text is None else read_template(text)
+
+    @field_validator("add_tokens", "add_special_tokens")
+    @classmethod
+    def _no_blanks(cls, tokens: list[str]) -> list[str]:
+        for token in tokens:
+            if not token.strip():
+                raise ValueError(f"{token!r} is blank, and would cut every text at its spaces")
+        return tokens
+
+    @model_validator(mode="after")
+    def _each_token_once(self) -> ModelSource:
+        seen: set[str] = set()
+        for token in (*self.add_tokens, *self.add_special_tokens):
+            if token in seen:
+                raise ValueError(f"the new token '{token}' is there twice; leave one out")
+            seen.add(token)
+        return self
 
     @field_validator("chat_template_date")
     @classmethod

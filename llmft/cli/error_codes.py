@@ -476,6 +476,13 @@ CODES: dict[str, Code] = {
         "Use the tokenizer that the model's authors published, or take the row out.",
     ),
     "E213": Code(
+        "a token cannot be added to the tokenizer",
+        "`model.add_tokens` or `model.add_special_tokens` names a text that is one token of this"
+        " tokenizer already, or of which it makes no token at all.",
+        "Leave the text out. The row of a token that is there is trained by the adapter's"
+        " trainable_token_indices.",
+    ),
+    "E214": Code(
         "an endpoint cannot be asked",
         "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
         " reached, refuses the key, sends on to another address (which no key follows), fails, or"

@@ -43,7 +43,7 @@ class Served:
     @property
     def vocabulary(self) -> int:
         """How many tokens the model knows."""
-        return int(self.trained.base.config.get_text_config().vocab_size)
+        return self.trained.base.vocabulary or len(self.tokenizer)
 
     @property
     def positions(self) -> int:
@@ -177,7 +177,7 @@ def _model(trained: TrainedStage, bases: dict[str, Any], *, with_adapter: bool =
     options = load_options(trained.job.recipe, adapter)
     key = json.dumps(
         [trained.base.path, trained.base.revision, source.dtype, source.attn_implementation,
-         list(source.stop), options],
+         list(source.stop), [str(token) for token in trained.base.new_tokens], options],
         default=str,
     )  # fmt: skip
     if key not in bases:

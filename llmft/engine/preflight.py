@@ -215,7 +215,10 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
     try:
         model = base.empty()
     except (EnvironmentFault, TrustError) as error:
-        return placed(job, ("model", "path"), error)
+        return [
+            job.fault(f.code, key_in(f.path) if f.path else ("model", "path"), f.what, f.fix)
+            for f in error.faults
+        ]
     faults: list[Fault] = []
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
@@ -261,6 +264,14 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
     refusals = list(refusals_of(adapter, model))
     for key, what, fix in refusals:
         yield job.fault("E047", ("stages", number, "adapter", *key), what, fix)
+    if base.new_tokens and not (bound.spec.merges_start or adapter.trains_new_tokens(model)):
+        yield job.fault(
+            "E047",
+            ("stages", number, "adapter", "method"),
+            f"'{adapter.method}' does not train the rows of the embedding that the tokens of"
+            " model.add_tokens have, so they would keep the numbers that they start with",
+            "pick lora, dora, qlora or full",
+        )
     if not refusals:
         yield from _of_its_start(job, number, bound, adapter, model)
         yield from _of_a_trial(job, number, adapter, model)

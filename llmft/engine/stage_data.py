@@ -163,7 +163,7 @@ class StageData:
 
     def _refuse_unknown_tokens(self, rows: Iterable[Encoded]) -> None:
         """Raise DataError where a row has a token that the model has no embedding for."""
-        words = getattr(self.base.config.get_text_config(), "vocab_size", None)
+        words = self.base.vocabulary
         for row in rows:
             if words and max(row.input_ids, default=0) >= words:
                 raise DataError(

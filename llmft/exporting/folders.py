@@ -140,9 +140,20 @@ def _card(trained: TrainedStage, name: str) -> str:
 
 
 def _notes(trained: TrainedStage) -> tuple[str, ...]:
-    if not load_options(trained.job.recipe, trained.bound.model_adapter):
-        return ()
-    return (
-        "the adapter was trained beside a quantised base; beside the full-precision one its"
-        " answers differ a little: llmft verify export says by how much",
-    )
+    notes = []
+    if trained.base.new_tokens:
+        notes.append(
+            "tokens were added to the tokenizer: first"
+            f" base.resize_token_embeddings({trained.base.vocabulary}, mean_resizing=False)"
+        )
+    if trained.base.source.stop:
+        notes.append(
+            "answers end where model.stop says, and an adapter cannot say so: set"
+            f" base.generation_config.eos_token_id = {trained.base.answer_ends}"
+        )
+    if load_options(trained.job.recipe, trained.bound.model_adapter):
+        notes.append(
+            "the adapter was trained beside a quantised base; beside the full-precision one its"
+            " answers differ a little: llmft verify export says by how much"
+        )
+    return tuple(notes)

@@ -336,12 +336,20 @@ def _loading(
         text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
         use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
     adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
+    files, rows = f"base{revision}", ""
+    if count := len(recipe.model.add_tokens) + len(recipe.model.add_special_tokens):
+        text += f"{count} tokens were added to the tokenizer, which lies beside the adapter.\n\n"
+        files = f'"{adapter}"'
+        rows = (
+            "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
+            "model.resize_token_embeddings(rows, mean_resizing=False)\n"
+        )
     return (
         f"{text}```python\n{first}from peft import PeftModel\n"
         f"from transformers import {kind}, AutoTokenizer\n\n"
         f"base = {where}\n"
-        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
-        f"model = {kind}.from_pretrained(base{revision}{labels})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({files})\n"
+        f"model = {kind}.from_pretrained(base{revision}{labels})\n{rows}"
         f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
     )
 

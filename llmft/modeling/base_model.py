@@ -19,6 +19,7 @@ from llmft.data.encoding import Encoder
 from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
+from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
 from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
@@ -56,6 +57,7 @@ class BaseModel:
 
     def __init__(self, source: ModelSource) -> None:
         self.asked = source
+        self._new_tokens: tuple[NewToken, ...] = ()
 
     @cached_property
     def source(self) -> ModelSource:
@@ -120,7 +122,22 @@ class BaseModel:
         if source.chat_template is not None:
             with about("model.chat_template"):
                 tokenizer.chat_template = _template(source.chat_template)
+        self._new_tokens = add_tokens(tokenizer, source.add_tokens, source.add_special_tokens)
         return tokenizer
+
+    @property
+    def new_tokens(self) -> tuple[NewToken, ...]:
+        """The tokens that the recipe adds to the tokenizer, in its order."""
+        if not (self.asked.add_tokens or self.asked.add_special_tokens):
+            return ()  # then no tokenizer has to be read
+        _ = self.tokenizer
+        return self._new_tokens
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many ids the model has a row of the embedding for; None where it does not say."""
+        words = getattr(self.config.get_text_config(), "vocab_size", None)
+        return words and max(words, *(token.id + 1 for token in self.new_tokens), 0)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -136,6 +153,12 @@ class BaseModel:
         declared = getattr(found, "eos_token_id", None)
         ids = declared if isinstance(declared, list | tuple) else (declared,)
         return tuple(sorted(int(i) for i in ids if i is not None))
+
+    @property
+    def answer_ends(self) -> list[int]:
+        """The ids at which generation stops: the files', and those of `model.stop`."""
+        named = {stop_id(self.tokenizer, word) for word in self.source.stop}
+        return sorted({*self.stop_ids, *named})
 
     def encoder(self, max_length: int | None = None) -> Encoder:
         """Return what turns rows into token ids with this model's tokenizer and template."""
@@ -193,9 +216,9 @@ class BaseModel:
             )
         _refuse_wrong_tensors(self.path, report)
         _keep_packing(model)
+        give_rows(model, self.new_tokens)
         if source.stop:
-            named = {stop_id(self.tokenizer, word) for word in source.stop}
-            model.generation_config.eos_token_id = sorted({*self.stop_ids, *named})
+            model.generation_config.eos_token_id = self.answer_ends
         levers = proven_levers(source, config)
         setattr(model, ATTRIBUTE, levers)
         setattr(model, attention.DENSE, dense_attention(source, config))
@@ -214,12 +237,14 @@ class BaseModel:
         refuse_absurd_sizes(config, source, 0.0)
         with torch.device("meta"), loading(self.path, source.revision):
             _refuse_other_kinds(source.path, config)
-            return AutoModelForCausalLM.from_config(
+            model = AutoModelForCausalLM.from_config(
                 config,
                 dtype=getattr(torch, source.dtype),
                 attn_implementation=dense_attention(source, config),
                 trust_remote_code=False,
             )
+        give_rows(model, self.new_tokens)
+        return model
 
 
 def _template(text: str) -> str | dict[str, str]:

@@ -44,7 +44,8 @@ def make_tiny_copy(
 
     from llmft.assets.tiny_tokenizer import tiny_tokenizer
 
-    real = BaseModel(source.model_copy(update={"chat_template": None}))
+    bare: dict[str, Any] = {"chat_template": None, "add_tokens": [], "add_special_tokens": []}
+    real = BaseModel(source.model_copy(update=bare))
     config, told = _config(real)
     tokenizer = _own_tokenizer(real)
     own = tokenizer is not None

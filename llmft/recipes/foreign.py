@@ -202,12 +202,7 @@ REMARKS = {
     "dataloader_num_workers": "drop it; rows are encoded before training",
     "val_set_ratio": "write holdout: in the stage's evaluate block",
     "do_sample": "drop it; answers are generated greedily",
-    **dict.fromkeys(
-        ("add_tokens", "add_special_tokens", "new_special_tokens", "resize_vocab", "added_tokens"),
-        "add them to the tokenizer and the weights once, save both as a folder, write it as"
-        " model.path, and have the adapter train their rows: trainable_token_indices"
-        " (docs/data.md, New tokens)",
-    ),
+    "resize_vocab": "drop it; the embedding gets a row for each of model.add_tokens by itself",
 }
 
 

@@ -41,7 +41,11 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
         # The metadata of some wheels leaves out which build it is (+cpu, +cu130).
         "packages": {name: _version(name) for name in _PACKAGES} | {"torch": torch.__version__},
         "plugins": list(plugins),
-        "model": {"path": base.source.path, "sha256": model_hashes(base)},
+        "model": {
+            "path": base.source.path,
+            "sha256": model_hashes(base),
+            "new_tokens": [token.text for token in base.new_tokens],
+        },
         "git": git_state(),
     }
 

@@ -62,6 +62,14 @@ def refuse_other_bases(job: Job, provenance: Mapping[str, Any]) -> None:
                     fix="use that model's path in the recipe, or name a stage that was made on"
                     " this",
                 )
+            added = theirs.get("new_tokens", [])  # runs of an earlier version have none
+            if added != provenance["model"]["new_tokens"]:
+                shown = f"the tokens {', '.join(map(repr, added))}" if added else "no tokens"
+                raise CheckpointError(
+                    "E405",
+                    f"'{upstream.target}' was made with {shown} added to the tokenizer",
+                    fix="write the same model.add_tokens and model.add_special_tokens here",
+                )
 
 
 def _weights(model: Mapping[str, Any]) -> Any:

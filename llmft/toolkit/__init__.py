@@ -87,6 +87,7 @@ __all__ = [
     "load_tensors",
     "load_value_head",
     "messages_of",
+    "new_token_ids",
     "normalize_answer",
     "on_rank_zero",
     "open_to_append",
@@ -342,6 +343,16 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
         hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def new_token_ids(model: Any) -> tuple[int, ...]:
+    """Return the ids of the tokens that the recipe adds to the tokenizer; () for most.
+
+    model: a base model, also on torch's meta device, or one with an adapter attached.
+    """
+    from llmft.modeling import new_tokens
+
+    return new_tokens.new_token_ids(model)
 
 
 def token_ids(path: str, text: str) -> list[int]:

@@ -233,6 +233,10 @@ def _of_the_target(
     if kind == "adapter":
         from peft import PeftModel
 
+        if trained.base.source.stop:  # no adapter can say it, and `llmft export` tells
+            model.generation_config.eos_token_id = trained.base.answer_ends
+        if trained.base.new_tokens:  # the adapter has their rows
+            model.resize_token_embeddings(trained.base.vocabulary, mean_resizing=False)
         with loading(str(target)):
             model = PeftModel.from_pretrained(model, target)
     model = model.to(device()).eval()

@@ -152,6 +152,8 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
     import torch
     import transformers
 
+    from llmft.modeling.new_tokens import give_rows
+
     kind = "AutoModelForSequenceClassification" if is_reward else "AutoModelForCausalLM"
     more: dict[str, Any] = {"num_labels": 1} if is_reward else {}
     model = getattr(transformers, kind).from_pretrained(
@@ -161,6 +163,7 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
         attn_implementation="eager" if job.recipe.model.attn_implementation == "eager" else "sdpa",
         **more,
     )
+    give_rows(model, base.new_tokens)
     if is_reward:
         model.config.pad_token_id = pad
         model.score.float()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmft.api import Adapter, AdapterConfig
+from llmft_adapters.vocabulary import is_within, vocabulary_layers
 
 C = TypeVar("C", bound=AdapterConfig)
 _SETS = ("target_modules", "exclude_modules", "target_parameters", "feedforward_modules")
@@ -25,6 +26,10 @@ class PeftAdapter(Adapter[C]):
     @abstractmethod
     def peft_config(self, model: Any) -> Any:
         """Return PEFT's config for this model, its layers by name."""
+
+    def trains_new_tokens(self, model: Any) -> bool:
+        whole = getattr(self.peft_config(model), "modules_to_save", None) or ()
+        return all(is_within(name, whole) for name, _ in vocabulary_layers(model))
 
     def attach(self, model: Any) -> Any:
         from peft import get_peft_model

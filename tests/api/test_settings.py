@@ -444,6 +444,12 @@ def ending(source: ModelSource, lab: Lab) -> Any:
     return found if isinstance(found, str) else found[0]
 
 
+def new_token(source: ModelSource, lab: Lab) -> tuple[int, bool]:
+    """Return how many tokens '<new>' is, and whether it is a special one."""
+    made = BaseModel(source).tokenizer
+    return len(made("<new>")["input_ids"]), "<new>" in made.all_special_tokens
+
+
 IN_4_BITS = {"load_in_4bit": True}
 QUANTIZATION = {
     "load_in_4bit": Case(True, of_stored("load_in_4bit"), True),
@@ -471,6 +477,8 @@ MODEL = {
     "missing_stop": Case("refuse", ending, "E108", was="hi!"),
     "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
+    "add_tokens": Case(["<new>"], new_token, (1, False), was=(5, False)),
+    "add_special_tokens": Case(["<new>"], new_token, (1, True), was=(5, False)),
 }
 
 # --- the evaluation ------------------------------------------------------------------------------

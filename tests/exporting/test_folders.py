@@ -9,10 +9,12 @@ from itertools import pairwise
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
 from llmft.api.errors import RecipeError
 from llmft.exporting.folders import export
 from llmft.inference.trained import trained_stage
+from llmft.verifying.export import verify_export
 from tests.exporting.conftest import LORA
 from tests.exporting.test_merging import by_peft, logits, plain
 
@@ -88,3 +90,56 @@ def test_the_command_prints_what_to_type(lora_run, tmp_path, capsys):
     assert main(["export", str(lora_run), "--to", "vllm", "--output", str(out)]) == 0
     assert "use it: vllm serve" in capsys.readouterr().out
     assert main(["export", str(lora_run), "--to", "peft", "--output", str(out)]) == 2
+
+
+NEW_TOKENS = {"add_tokens": ["say "], "add_special_tokens": ["<end>"], "stop": ["<end>"]}
+
+
+@pytest.fixture(scope="module")
+def with_tokens(train, tmp_path_factory):
+    """A run on a base without spare rows, whose recipe adds two tokens."""
+    from llmft.modeling.tiny_models import tiny_model_folder
+    from tests.modeling.test_new_tokens import full_llama
+
+    base = tiny_model_folder(tmp_path_factory.mktemp("full"), full_llama(tied=False))
+    return train(path=str(base), **NEW_TOKENS)
+
+
+def test_rows_of_new_tokens_go_along_and_plain_peft_gives_the_runs_answers(with_tokens, tmp_path):
+    stage = trained_stage(with_tokens)
+    made = export(stage, "peft", tmp_path / "out")
+    assert "resize_token_embeddings(259," in made.notes[0]
+    assert "eos_token_id = [256, 258]" in made.notes[1]
+    found = AutoPeftModelForCausalLM.from_pretrained(made.folder).eval()  # it reads the tokenizer
+    ids = torch.tensor([[257, 49, 58, 258]])  # 'say 1:' and the end
+    with torch.no_grad():
+        ours, theirs = stage.model()(ids).logits, found(input_ids=ids).logits
+    assert theirs.shape[-1] == 259
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    start = stage.base.load({}, varlen=False).get_input_embeddings().weight[257]
+    assert not torch.equal(found.get_input_embeddings()(torch.tensor(257)), start)  # it was trained
+
+
+def test_a_merged_model_has_the_rows_and_the_tokenizer_of_new_tokens(with_tokens, tmp_path):
+    stage = trained_stage(with_tokens)
+    made = export(stage, "hf", tmp_path / "out")
+    merged = plain(made.folder)
+    ids = AutoTokenizer.from_pretrained(made.folder)("say 1:<end>")["input_ids"]
+    assert ids == [257, 49, 58, 258]
+    with torch.no_grad():
+        ours = stage.model()(torch.tensor([ids])).logits
+        assert torch.allclose(merged(torch.tensor([ids])).logits, ours, atol=1e-4)
+    assert merged.generation_config.eos_token_id == [256, 258]
+    assert verify_export(stage, tmp_path / "out").fine
+
+
+def test_an_adapters_answers_end_where_the_recipe_says(with_tokens, tmp_path):
+    stage = trained_stage(with_tokens)
+    made = export(stage, "peft", tmp_path / "out")
+    prompts = [stage.base.tokenizer(f"say {n}:")["input_ids"] for n in range(20)]
+    with torch.no_grad():
+        first = {int(stage.model()(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts}
+    ends = {"stop": [stage.base.tokenizer.decode([token]) for token in first]}
+    stage.base.__dict__["source"] = stage.base.source.model_copy(update=ends)
+    assert verify_export(trained_stage(with_tokens), made.folder).fine
+    assert verify_export(stage, made.folder).fine  # its answers are one token long

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from llmft.api import Adapter, AdapterConfig, Field, Line, Refusal, hookimpl
 from llmft_adapters.full.parameters import misfits, trained_parameters
+from llmft_adapters.vocabulary import vocabulary_layers
 
 Patterns = Annotated[list[Line], Field(max_length=1000)]
 
@@ -66,6 +67,10 @@ class Full(Adapter["Full.Config"]):
 
     def on_small_copy(self) -> Full:
         return Full(Full.Config(method=self.method))
+
+    def trains_new_tokens(self, model: Any) -> bool:
+        trained = {id(parameter) for parameter in trained_parameters(model, self.config)}
+        return all(id(layer.weight) in trained for _, layer in vocabulary_layers(model))
 
     def trains_in_float32(self) -> bool:
         return not self.config.pure_bf16

@@ -40,6 +40,9 @@ class Lora(PeftAdapter[LoraConfig]):
         }  # fmt: skip
         return type(self)(self.config.model_copy(update=plain))
 
+    def trains_new_tokens(self, model: Any) -> bool:
+        return True
+
     def starts_as_base(self) -> bool:
         return self.config.init_lora_weights is not False  # else B is random too
 

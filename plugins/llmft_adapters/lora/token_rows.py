@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmft.api import Refusal
+from llmft.toolkit import new_token_ids
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.targets import whole_layers_for_peft
+from llmft_adapters.vocabulary import is_within, vocabulary_layers
 
 KEY = "trainable_token_indices"
 
@@ -19,54 +21,54 @@ KEY = "trainable_token_indices"
 def rows_for_peft(model: Any, config: LoraConfig) -> dict[str, list[int]] | None:
     """Return the ids of the rows that are trained, by the full name of their layer.
 
-    Where the output layer is tied to the embedding, PEFT lets it follow.
+    They are the recipe's, and those of the tokens that it adds. Where the output layer is tied to
+    the embedding, PEFT lets it follow. A layer that is trained whole is left out.
     """
-    if config.trainable_token_indices is None:
-        return None
-    return {name: list(config.trainable_token_indices) for name, _ in _tables(model)}
+    asked = config.trainable_token_indices or []
+    rows = list(dict.fromkeys([*asked, *new_token_ids(model)]))
+    whole = whole_layers_for_peft(model, config) or []
+    tables = [name for name, _ in vocabulary_layers(model) if not is_within(name, whole)]
+    return dict.fromkeys(tables, rows) if rows and tables else None
 
 
 def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
     """Yield which rows this model does not have, and why they could not be trained."""
-    asked = config.trainable_token_indices
-    if asked is None:
+    asked, new = config.trainable_token_indices or (), new_token_ids(model)
+    if not (asked or new):
         return
-    rows = min(table.weight.shape[0] for _, table in _tables(model))
+    rows = min(table.weight.shape[0] for _, table in vocabulary_layers(model))
     seen: set[int] = set()
     for number, index in enumerate(asked):
         if index >= rows:
-            fix = f"its rows are 0 to {rows - 1}; a new token needs a row: see docs/data.md"
+            fix = f"its rows are 0 to {rows - 1}; model.add_tokens adds a token, and its row"
             yield (KEY, number), f"the embedding has no row {index}", fix
         elif index in seen:
             yield (KEY, number), f"{index} is there twice", "leave it out"
         seen.add(index)
     if config.start_in_the_base:
         what = f"{config.start_in_the_base} is saved in a form that holds no rows of tokens"
-        yield ("init_lora_weights",), what, f"leave init_lora_weights out, or {KEY}"
+        yield (
+            ("init_lora_weights",),
+            what,
+            f"leave init_lora_weights out, or {KEY if asked else 'model.add_tokens'}",
+        )
     whole = whole_layers_for_peft(model, config) or []
-    for name, table in _tables(model):
-        if any(name == block or name.startswith(f"{block}.") for block in whole):
-            what = f"'{name}' is trained in full already, by modules_to_save"
-            yield (KEY,), what, "leave it out here, or there"
+    for name, table in vocabulary_layers(model):
+        if is_within(name, whole):
+            if asked:
+                what = f"'{name}' is trained in full already, by modules_to_save"
+                yield (KEY,), what, "leave it out here, or there"
         elif not _is_plain(table):
             kind = type(table).__name__
             what = f"'{name}' is a {kind} with more than a weight, whose rows PEFT cannot train"
             fix = "write modules_to_save in its place, or adapter: {method: full}"
-            yield (KEY,), what, fix
+            yield (KEY if asked else "method",), what, fix
 
 
 def indices_of(value: Any) -> Any:
     """Return a config's ids as one list, where all of its layers have the same."""
     lists = list(value.values()) if isinstance(value, dict) else [value]
     return lists[0] if lists and all(one == lists[0] for one in lists) else value
-
-
-def _tables(model: Any) -> list[tuple[str, Any]]:
-    """Return the embedding and, where it has weights of its own, the output layer, by name."""
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [embedding] if output.weight is embedding.weight else [embedding, output]
-    names = {id(module): name for name, module in model.named_modules()}
-    return [(names[id(end)], end) for end in ends]
 
 
 def _is_plain(table: Any) -> bool:
