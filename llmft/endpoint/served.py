@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,7 +161,10 @@ def load(
         if base and len(found) == 1:
             model = _model(trained, bases, with_adapter=False)
             found.append(Served(BASE, trained, model, whole))
-        trained.encoder.prompt_ids("warm")
+    for served in found:  # what they need beside them is started before there are threads
+        served.text_ids(_QUESTION)
+        with suppress(LlmftError):
+            served.chat_ids([Message(role="user", content=_QUESTION)])
     return found
 
 
