@@ -87,6 +87,43 @@ The example reads instructions in Alpaca's columns.""",
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
 a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
+    "schedule": (
+        "Learning-rate schedule",
+        """\
+A schedule says how the learning rate moves: `factor` gives what the peak is multiplied by in an
+optimiser step, from the step and the `TrainingSpan` (all steps, the warm-up, the peak). It may
+follow the scores of held-out rows too: with `follows_scores` it is told each evaluation (`scored`),
+and keeps what it has come to in `state`, as JSON, which a resumed training restores. Where
+parameters have rates of their own, as in LoRA+, `rates` may treat each group apart. A rate below 0,
+or NaN, stops the run before the update, with an error that names the plugin. Builtin schedules have
+names, with `lr_scheduler_kwargs`; any schedule is chosen by a block.
+
+The example falls in steps. The builtin `reduce_lr_on_plateau` follows scores.""",
+        """\
+The kit asks for the rates of short and of long trainings: they are finite, the peak is the highest,
+a warm-up rises, and a training that is resumed at any step has the same rates.""",
+    ),
+    "metric": (
+        "Metric",
+        """\
+A metric scores the model's answers to held-out rows, of any data set: in `evaluate` before, during
+and after training, in `llmft evaluate --metrics`, and as `metric_for_best_model`. A class writes
+one of two methods. `score` gets one answer, with its prompt, the right answers (`references`) and
+its row, and returns a number, or several by the names that `values` lists; llmft takes the mean
+over rows. `score_corpus` gets all answers, for what is no mean over rows, such as BLEU; llmft asks
+it again without some rows, for the 95 % interval. `greater_is_better`, `value_range` and
+`needs_references` say what holds for its values; a value outside the range, or NaN, stops the run
+with an error that names the plugin.
+
+A recipe writes a metric's name, or a block with its settings; `name` in the block says what its
+score is called. A name that the data set has a metric of means that one.
+
+The example gives two values of one answer. The builtin `distinct` scores all answers together.""",
+        """\
+The kit scores ordinary, empty, very long and odd answers: each has values in the range that the
+class declares, the same each time and in any order; and nonsense is not preferred to a right
+answer.""",
+    ),
     "tracker": (
         "Tracker",
         """\

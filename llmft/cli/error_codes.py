@@ -218,7 +218,8 @@ CODES: dict[str, Code] = {
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method;"
+        "evaluate.metrics takes loss, perplexity, the metrics of the data's method, and installed"
+        " ones (llmft list-plugins);"
         " evaluate.metric_for_best_model one of those that the stage scores, with a direction:"
         " greater_is_better, where the metric does not say it itself.",
         "Use one of the listed metrics.",
@@ -476,19 +477,19 @@ CODES: dict[str, Code] = {
         "Use the tokenizer that the model's authors published, or take the row out.",
     ),
     "E213": Code(
-        "a token cannot be added to the tokenizer",
-        "`model.add_tokens` or `model.add_special_tokens` names a text that is one token of this"
-        " tokenizer already, or of which it makes no token at all.",
-        "Leave the text out. The row of a token that is there is trained by the adapter's"
-        " trainable_token_indices.",
-    ),
-    "E214": Code(
         "an endpoint cannot be asked",
         "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
         " reached, refuses the key, sends on to another address (which no key follows), fails, or"
         " answers in another form than OpenAI's.",
         "Check the address and that the server runs: `curl URL/models`. Its key is read from the"
         " environment variable LLMFT_API_KEY.",
+    ),
+    "E214": Code(
+        "a token cannot be added to the tokenizer",
+        "`model.add_tokens` or `model.add_special_tokens` names a text that is one token of this"
+        " tokenizer already, or of which it makes no token at all.",
+        "Leave the text out. The row of a token that is there is trained by the adapter's"
+        " trainable_token_indices.",
     ),
     # --- training
     "E300": Code(

@@ -95,7 +95,7 @@ def score(
         str,
         typer.Argument(
             help="Records with text, or prompt and completion, or prompt, chosen and rejected"
-            " (.jsonl, .json, .csv, .parquet)."
+            " (.jsonl, .json, .csv, .parquet, .txt)."
         ),
     ],
     stage: Annotated[

@@ -42,8 +42,9 @@ class Wanted:
 class Writing:
     """How conversations are written: all that is the same for the rows of a stage.
 
-    source: the template. names: what it may read beside the messages. lost, missing_stop: as in
-    TurnFinder. Two are equal where they are written alike: True is not 1 to a template.
+    source: the template. names: what it may read beside the messages. lost, missing_stop,
+    learn_template: as in TurnFinder. Two are equal where they are written alike: True is not 1 to
+    a template.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Writing:
     stops: Stops
     lost: str
     missing_stop: str
+    learn_template: str = "stop"
 
     @cached_property
     def _text(self) -> str:
@@ -143,6 +145,7 @@ def _in_some_form(
             names=names,
             lost=writing.lost,
             missing_stop=writing.missing_stop,
+            learn_template=writing.learn_template,
         )
         return _answer(finder, wanted)
 

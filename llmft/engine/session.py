@@ -307,7 +307,8 @@ class Session:
             self.job.recipe, before, provenance, folder, context.data.digests
         ):
             return None
-        if why := extending.why_not_extended(before, spec, context.folder, made.steps):
+        schedule = context.bound.schedule
+        if why := extending.why_not_extended(before, spec, schedule, context.folder, made.steps):
             return why
         kept = extending.set_result_aside(folder, context.name)
         self.trackers.note(

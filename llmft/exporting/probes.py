@@ -54,7 +54,7 @@ def probe_rows(trained: TrainedStage) -> list[tuple[int, ...]]:
         if found.get("when") == "after" and len(rows) < _ROWS:
             rows.append(encoder.completion(CompletionRow(prompt, str(found.get("answer", "")))))
     if not rows:
-        rows, _ = encoder.encode([TextRow(_TEXT)], TrainSettings())
+        rows = list(encoder.encode([TextRow(_TEXT)], TrainSettings())[0])
     return [row.input_ids[:room] for row in rows if len(row.input_ids) > 1]
 
 

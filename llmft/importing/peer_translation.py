@@ -253,5 +253,8 @@ def translated(translation: Translation) -> Translation:
     structure: Callable[[Translation], None] = module.structure
     structure(translation)
     if not translation.stopped:
+        from llmft.importing.structure.weights import stored_otherwise
+
+        stored_otherwise(translation)
         translation.apply()
     return translation

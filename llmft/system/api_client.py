@@ -79,7 +79,7 @@ class ApiClient:
         """Return what the server answers to a body.
 
         Raises Declined where it refuses what is asked (400, 404, 413, 422, 501), and
-        EnvironmentFault (E214) where it cannot be reached, refuses the key, fails, sends elsewhere,
+        EnvironmentFault (E213) where it cannot be reached, refuses the key, fails, sends elsewhere,
         or answers no JSON, too much, or too slowly.
         """
         data = json.dumps(body).encode()
@@ -132,7 +132,7 @@ class ApiClient:
         return self._fault(f"fails with status {code}" + (f": {why}" if why else ""))
 
     def _fault(self, what: str, fix: str = "") -> EnvironmentFault:
-        return EnvironmentFault("E214", f"the endpoint at {self.host} {what}", fix=fix)
+        return EnvironmentFault("E213", f"the endpoint at {self.host} {what}", fix=fix)
 
 
 def _message(told: Any) -> str:

@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 
+from llmft.api import Schedule, TrainingSpan
 from llmft.api.errors import EnvironmentFault, StageError
 from llmft.api.settings import TrainSettings
+from llmft.recipes.training_methods import config_of, named_method
+from llmft.registry.contract import Kind
+from llmft.registry.registry import Registry
+from llmft.training.learning_rates import LearningRates
 from llmft.training.step_plan import warmup_of
 
 Groups = Sequence[Mapping[str, Any]]
@@ -128,23 +133,22 @@ def make_schedule(
     steps: int,
     *,
     greater_is_better: bool = False,
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule that the settings name over so many optimiser steps.
+    schedule: Schedule[Any] | None = None,
+) -> LearningRates:
+    """Return the learning rates of so many optimiser steps.
 
-    greater_is_better: of the metric that `reduce_lr_on_plateau` is told.
+    schedule: default: the installed one that the settings name. greater_is_better: of the metric
+    that a schedule such as `reduce_lr_on_plateau` is told.
     """
-    from transformers import get_scheduler
-
-    given: dict[str, Any] = settings.lr_scheduler_kwargs.given()
-    if settings.lr_scheduler_type == "reduce_lr_on_plateau":
-        given["mode"] = "max" if greater_is_better else "min"
-    if "num_cycles" in given and settings.lr_scheduler_type == "cosine_with_restarts":
-        given["num_cycles"] = int(given["num_cycles"])
-    made: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-        settings.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=warmup_of(settings, steps),
-        num_training_steps=steps,
-        scheduler_specific_kwargs=given,
+    if schedule is None:
+        schedule = installed_method("schedule", settings)
+    span = TrainingSpan(
+        steps, warmup_of(settings, steps), settings.learning_rate, greater_is_better
     )
-    return made
+    return LearningRates(optimizer, schedule, span)
+
+
+def installed_method(kind: Kind, settings: TrainSettings) -> Any:
+    """Return the method of a kind that settings choose, where no recipe was bound to it."""
+    cls = Registry.discover().method(kind, named_method(kind, settings))
+    return cls(config_of(kind, settings, cls))

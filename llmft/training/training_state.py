@@ -6,7 +6,6 @@ optimiser's settings are not part of it: they follow from the recipe and the ste
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from llmft.api.errors import CheckpointError, StageError
 from llmft.system import distributed
+from llmft.training.learning_rates import LearningRates
 
 Tensors = dict[str, torch.Tensor]
 
@@ -61,7 +61,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
 def restore(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    rates: LearningRates,
     step: int,
     tensors: Mapping[str, torch.Tensor],
     facts: Mapping[str, Any],
@@ -80,10 +80,7 @@ def restore(
             if kind == "optimizer":
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
-    if is_plateau(schedule):
-        _restore_plateau(schedule, facts.get("schedule", {}))
-    else:
-        _go_to_step(schedule, step)
+    rates.restore(step, facts)
     number, others = distributed.rank(), facts.get("others", ())
     if number == 0:
         set_random_state(tensors, facts)
@@ -188,47 +185,3 @@ def _put(
     # Adam counts steps on the CPU, unless it is fused.
     stays = key == "step" and not optimizer.defaults.get("fused")
     state[key] = value.clone() if stays else value.to(parameter.device, copy=True)
-
-
-def _go_to_step(schedule: Any, step: int) -> None:
-    """Set the rates as so many calls of `schedule.step` would, from the recipe's own settings."""
-    schedule.last_epoch, schedule._step_count = step, step + 1
-    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    rates = [base * rate(step) for base, rate in pairs]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates
-
-
-def is_plateau(schedule: Any) -> bool:
-    """Return whether a schedule follows scores, and not the step."""
-    return isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
-
-
-def schedule_facts(schedule: Any) -> dict[str, Any]:
-    """Return what a schedule that follows scores has come to, as plain data; {} of others."""
-    if not is_plateau(schedule):
-        return {}
-    facts = {name: getattr(schedule, name) for name in _PLATEAU}
-    if not math.isfinite(facts["best"]):  # no score so far
-        del facts["best"]
-    initial = schedule.optimizer.defaults["lr"]
-    return facts | {"initial": initial, "rates": list(schedule.get_last_lr())}
-
-
-_PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-
-
-def _restore_plateau(schedule: Any, facts: Mapping[str, Any]) -> None:
-    """Put back what `schedule_facts` told; a peak that was edited since scales the rates."""
-    for name in _PLATEAU:
-        if name in facts:
-            setattr(schedule, name, facts[name])
-    if not facts:
-        return
-    now = schedule.optimizer.defaults["lr"]
-    same = now == facts["initial"]
-    rates = [rate if same else rate * now / facts["initial"] for rate in facts["rates"]]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates

@@ -122,7 +122,7 @@ class _Endpoint:
 
 
 class _shape:
-    """Turns what an answer of another form would raise into EnvironmentFault (E214)."""
+    """Turns what an answer of another form would raise into EnvironmentFault (E213)."""
 
     def __init__(self, client: ApiClient) -> None:
         self.client = client
@@ -135,7 +135,7 @@ class _shape:
             error, KeyError | IndexError | TypeError | ValueError | AttributeError | OverflowError
         ):
             what = f"the endpoint at {self.client.host} {_FORM}"
-            raise EnvironmentFault("E214", what) from error
+            raise EnvironmentFault("E213", what) from error
 
 
 def verify_endpoint(
@@ -151,7 +151,7 @@ def verify_endpoint(
 
     model: as the endpoint calls it; default: the only one, or that of the recipe's name. prompts,
     tolerance: as `verify_export` has them.
-    Raises EnvironmentFault (E214) where the endpoint cannot be asked, RecipeError (E090) where it
+    Raises EnvironmentFault (E213) where the endpoint cannot be asked, RecipeError (E090) where it
     has no such model.
     """
     named = _model(client, model, trained.job.recipe.name)
@@ -162,7 +162,7 @@ def verify_endpoint(
         by_ids = _by_ids(endpoint, own_ids)
     except Declined as declined:
         what = f"the endpoint at {client.host} declines what is asked: {declined}"
-        raise EnvironmentFault("E214", what) from declined
+        raise EnvironmentFault("E213", what) from declined
     ours = answers_of_run(trained, own_ids, max_new_tokens)
     gc.collect()
     answered = by_ids or served
@@ -217,7 +217,7 @@ def _model(client: ApiClient, wanted: str | None, recipe: str) -> str:
     except Declined as declined:
         what = f"the endpoint at {client.host} lists no models: {declined}"
         raise EnvironmentFault(
-            "E214", what, fix="give the address as http://host:port/v1"
+            "E213", what, fix="give the address as http://host:port/v1"
         ) from None
     with _shape(client):
         names = [str(one["id"]) for one in told["data"]]

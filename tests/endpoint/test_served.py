@@ -84,6 +84,18 @@ def test_what_trains_the_base_has_one_of_its_own(train, lora_run):
     }
 
 
+def test_a_run_that_adds_tokens_has_a_base_with_their_rows(serving, train, lora_run):
+    more = train(add_tokens=[f"<{n}>" for n in range(50)])  # 43 rows of the base are spare
+    one, two = load(asked_runs([f"one={lora_run}", f"two={more}"]))
+    assert (one.vocabulary, two.vocabulary) == (300, 307)
+    client: Client = serving([one, two])
+    assert client.complete(model="two", prompt=[256, 306]).data["choices"]
+    assert (
+        "306 is no token"
+        in client.complete(model="one", prompt=[256, 306]).data["error"]["message"]
+    )
+
+
 def test_names_are_the_recipes_or_those_given(lora_run, train, tmp_path):
     other = train({"method": "lora", "r": 2, "target_modules": ["o_proj"]})
     assert [one.name for one in asked_runs([str(lora_run)])] == ["tiny"]

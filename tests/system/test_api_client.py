@@ -114,7 +114,7 @@ def test_an_odd_address_is_refused(url):
 def test_what_a_server_says_is_told(serve, reply, told):
     with pytest.raises(EnvironmentFault, match=told) as caught:
         ApiClient.at(f"http://{serve(reply).place}", "key").get("/models")
-    assert caught.value.faults[0].code == "E214"
+    assert caught.value.faults[0].code == "E213"
 
 
 @pytest.mark.parametrize(("body", "why"), [

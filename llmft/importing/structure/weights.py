@@ -20,6 +20,22 @@ def named(dtype: str) -> str:
     return _DTYPES.get(plain, plain)
 
 
+_STORED = re.compile(
+    r"(?:^|[-_/.])(awq|gptq|aqlm|hqq|eetq|fp8|nvfp4|mxfp4|gguf|[48]bit-mlx)(?:$|[-_/.])",
+    re.IGNORECASE,
+)
+
+
+def stored_otherwise(t: Translation) -> None:
+    """Say that a base's own files hold weights of a kind that is not trained on here."""
+    path = str(t.draft.get("model.path") or "")
+    if found := _STORED.search(path.rpartition("/")[2]):
+        entry = t.draft.entry("model.path")
+        key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
+        what = f"a base stored by {found[1].upper()}"
+        t.note("cannot", key or "model.path", what, block="model", missing=what)
+
+
 def dtype(t: Translation, name: str, key: Key | None) -> None:
     """Write the type of the base's weights; 'auto' is the checkpoint's own."""
     t.set("model.dtype", named(name), key, "" if key else arguments.unstated(t, "dtype"))
@@ -108,6 +124,12 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
             assert family is not None
             why = f"{name}: not stated; PEFT's choice for {family.model_type}"
             t.set("adapter.target_modules", chosen, None, why)
+
+
+def adapter_in_bfloat16(t: Translation, key: Key | None, why: str) -> None:
+    """Let the adapter's own weights be bfloat16, as they are where the peer says why."""
+    if not t.set("adapter.pure_bf16", True, key, why):
+        t.note("decide", key, why, block="adapter", missing="the adapter's weights in bfloat16")
 
 
 def full(t: Translation, key: Key | None, why: str = "") -> None:
