@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ class Served:
     @property
     def vocabulary(self) -> int:
         """How many tokens the model knows."""
-        return int(self.trained.base.vocabulary or 0)
+        return self.trained.base.vocabulary or len(self.tokenizer)
 
     @property
     def positions(self) -> int:
@@ -160,7 +161,10 @@ def load(
         if base and len(found) == 1:
             model = _model(trained, bases, with_adapter=False)
             found.append(Served(BASE, trained, model, whole))
-        trained.encoder.prompt_ids("warm")
+    for served in found:  # what they need beside them is started before there are threads
+        served.text_ids(_QUESTION)
+        with suppress(LlmftError):
+            served.chat_ids([Message(role="user", content=_QUESTION)])
     return found
 
 
@@ -177,7 +181,7 @@ def _model(trained: TrainedStage, bases: dict[str, Any], *, with_adapter: bool =
     options = load_options(trained.job.recipe, adapter)
     key = json.dumps(
         [trained.base.path, trained.base.revision, source.dtype, source.attn_implementation,
-         source.stop, source.add_tokens, source.add_special_tokens, options],
+         list(source.stop), [str(token) for token in trained.base.new_tokens], options],
         default=str,
     )  # fmt: skip
     if key not in bases:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -61,7 +62,7 @@ class Endpoint(BoundedServer):
         self.served = {one.name: one for one in served}
         self.key, self.log = key, log
         self.created = int(time.time())
-        self.answerer = Answerer()
+        self.answerer, self.reading = Answerer(), threading.Lock()
         super().__init__(_Handler, port, host)
         self.answerer.start()
 
@@ -134,7 +135,8 @@ class _Handler(BoundedHandler):
                 there = ", ".join(self.server.served)
                 why = f"there is no model '{request.model}' here (there is: {there})"
                 raise BadRequest(why, "model", "model_not_found")
-            questions = request.questions(served)
+            with self.server.reading:  # tokenizers are not made for several threads
+                questions = request.questions(served)
             response = kinds[1](questions, ids=bool(request.return_token_ids))
             answering = _Answering(self, questions, response)
             if request.stream:
@@ -179,8 +181,9 @@ class _Handler(BoundedHandler):
         """Return whether the client is still there; its connection is then not at rest."""
         self.server.answered(self.connection)
         try:
-            readable = select.select([self.connection], [], [], 0)[0]
-            return not readable or self.connection.recv(1, socket.MSG_PEEK) != b""
+            watched = select.poll()  # unlike select, for any number of open files
+            watched.register(self.connection, select.POLLIN)
+            return not watched.poll(0) or self.connection.recv(1, socket.MSG_PEEK) != b""
         except (OSError, ValueError):
             return False
 

@@ -161,6 +161,19 @@ def test_several_prompts_are_answered_in_order(client):
     assert texts[1] == alone | {"index": 1}
 
 
+def test_many_at_once_get_what_each_gets_alone(client):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(number: int):
+        model, text = ("tiny", "talk")[number % 2], f"say {number}:"
+        told = client.chat(text, model=model, max_tokens=4, stream=number % 3 == 0)
+        return [e["choices"] for e in told.events] if number % 3 == 0 else told.data["choices"]
+
+    alone = [ask(number) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, range(12))) == alone
+
+
 def test_openais_own_client_is_understood(client):
     openai = pytest.importorskip("openai")
     asked = {"model": "talk", "messages": [{"role": "user", "content": "hi"}], "temperature": 0,

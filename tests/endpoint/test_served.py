@@ -12,9 +12,12 @@ import sys
 import urllib.request
 
 import pytest
+import torch
 
+from llmft.api import SamplingParams
 from llmft.api.errors import CheckpointError, DataError, LlmftError, RecipeError
 from llmft.cli.commands import serve as command
+from llmft.endpoint.answering import Question, answered
 from llmft.endpoint.served import Served, asked_runs, load
 
 from .conftest import Client
@@ -39,6 +42,36 @@ def test_runs_of_one_base_hold_it_once_and_answer_as_each_alone(serving, train, 
     assert client.complete(model="two", logprobs=1).data["choices"] == wanted
     said = [client.complete(model=m, logprobs=1).data["choices"] for m in ("tiny", "base")]
     assert said[0] != wanted != said[1] != said[0]
+
+
+def test_whatever_adapter_stands_on_it_the_base_stays_as_it_is(train, lora_run):
+    adapters = [
+        {"method": "lora", "r": 2, "target_modules": ["o_proj"], "init_lora_weights": "pissa"},
+        {"method": "lora", "r": 2, "target_modules": ["o_proj"], "bias": "all",
+         "modules_to_save": ["lm_head"]},
+        {"method": "dora", "r": 2, "target_modules": ["o_proj"]},
+        {"method": "prompt", "num_virtual_tokens": 4},
+    ]  # fmt: skip
+    runs = [lora_run, *map(train, adapters)]
+    names = ["zero", "pissa", "bias", "dora", "prompt"]
+    together = load(asked_runs([f"{n}={r}" for n, r in zip(names, runs, strict=True)]), base=True)
+    found = {one.name: one for one in together}
+    for name, run in zip(names, runs, strict=True):
+        (alone,) = load(asked_runs([f"{name}={run}"]))
+        assert said(found[name]) == said(alone)
+    base, bare = found["base"], found["base"].trained.model(with_adapter=False)
+    for (name, own), (_, there) in zip(
+        bare.named_parameters(), base.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(own, there), name
+    assert len({str(said(one)) for one in together}) == len(together)
+
+
+def said(served: Served) -> list[tuple[int, float | None]]:
+    """Return the tokens of an answer, with their log-probabilities."""
+    params = SamplingParams(6, temperature=0.0)
+    answer = answered(Question(served, served.text_ids("say 3:"), params, (0,), top=0))
+    return [(token.id, token.logp) for token in answer.tokens]
 
 
 def test_what_trains_the_base_has_one_of_its_own(train, lora_run):

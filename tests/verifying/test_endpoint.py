@@ -133,12 +133,12 @@ def test_settings_of_generation_that_act_are_named(single, verdict_on, tells):
     assert verdict.partings[0].prompt == 0
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_an_answer_may_part_at_a_tie(single, verdict_on, tells):
-    def second(logits: torch.Tensor, row: list[int]) -> None:
-        logits[int(logits.argmax())] -= 1e9
+@pytest.mark.parametrize(("tells", "place"), [(True, 2), (True, 20), (False, 2)])
+def test_an_answer_may_part_at_a_tie(single, verdict_on, tells, place):
+    def another(logits: torch.Tensor, row: list[int]) -> None:
+        logits[logits.topk(place - 1).indices] -= 1e9
 
-    verdict = verdict_on(single, Able(change=second, tells_ids=tells), tolerance=50.0)
+    verdict = verdict_on(single, Able(change=another, tells_ids=tells), tolerance=50.0)
     assert verdict.fine
     assert {part.what for part in verdict.partings} == {"a tie"}
 
