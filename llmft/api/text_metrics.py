@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -24,28 +25,40 @@ def normalize_answer(text: str) -> str:
 def exact_match(answer: str, right: Sequence[str]) -> float:
     """Return 1.0 if the normalised answer equals one of the right ones, else 0.0.
 
-    An empty answer is never right, nor is one of which nothing is left, such as 'the'; one that
-    equals a right one letter for letter is, such as 'A' in a multiple choice.
+    An empty answer is never right. Beside TriviaQA's rules, an answer that is an article only keeps
+    it, as 'A' and '(a)' of a multiple choice; a minus sign before a number counts; and accents
+    are the same however they are written.
     """
     if _is_the_same(answer, right):
         return 1.0
-    given = normalize_answer(answer)
-    return float(bool(given) and any(given == normalize_answer(text) for text in right))
+    given = _compared(answer)
+    return float(bool(given) and any(given == _compared(text) for text in right))
 
 
 def f1(answer: str, right: Sequence[str]) -> float:
     """Return the best token F1 of the normalised answer against the right ones, in [0, 1].
 
-    An answer that equals a right one letter for letter has 1.
+    An answer that equals a right one letter for letter has 1; words are compared as in
+    `exact_match`.
     """
     if _is_the_same(answer, right):
         return 1.0
-    given = normalize_answer(answer).split()
-    return max((_token_f1(given, normalize_answer(text).split()) for text in right), default=0.0)
+    given = _compared(answer).split()
+    return max((_token_f1(given, _compared(text).split()) for text in right), default=0.0)
 
 
 def _is_the_same(answer: str, right: Sequence[str]) -> bool:
     return bool(answer.strip()) and any(answer.strip() == text.strip() for text in right)
+
+
+_NEGATIVE = re.compile(r"(?<![\w)\]])[-\u2212](?=[$.]?\d)")
+_MINUS = "minus "
+
+
+def _compared(text: str) -> str:
+    """Return an answer as TriviaQA normalises it, but with minus signs and lone articles."""
+    text = _NEGATIVE.sub(_MINUS, unicodedata.normalize("NFC", text))
+    return normalize_answer(text) or " ".join(text.lower().translate(_PUNCTUATION).split())
 
 
 def _token_f1(given: Sequence[str], right: Sequence[str]) -> float:
@@ -75,8 +88,13 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-_NUMBER = re.compile(r"(?<![\w.,])-?\$?(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,30})(?:\.\d{1,30})?(?![\d])")
-_MARK, _BOXED = "####", re.compile(r"\\boxed\{([^{}]*)\}")
+_ONE = r"-?\$?(?:(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,30})(?:\.\d{1,30})?|\.\d{1,30})"
+# A fraction is one number; a date such as 1/2/2026 is not.
+_NUMBER = re.compile(rf"(?<![\w.,])(?:(?<!\d/)({_ONE})/(\d{{1,30}})(?![\d/])|({_ONE})(?!\d))")
+_MARK, _BOXED = "####", "\\boxed{"
+# LaTeX's commas of thousands, and its fractions of two numbers.
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!])(?=\d{3})")
+_FRACTION = re.compile(r"\\[dt]?frac\{(\d{1,30})\}\{(\d{1,30})\}")
 
 
 def last_number(text: str) -> Decimal | None:
@@ -84,13 +102,13 @@ def last_number(text: str) -> Decimal | None:
 
     It is the first one after the last '####', as GSM8K marks an answer (Cobbe et al. 2021); else
     the last one in the last '\\boxed{}'; else the last one in the text. '$' and the commas of
-    thousands do not count.
+    thousands do not count; 3/4 and '\\frac{3}{4}' are one number.
     """
-    text = text.replace("\u2212", "-")
+    text = _THOUSANDS.sub(",", text.replace("\u2212", "-"))
+    text = _FRACTION.sub(r"\1/\2", text)
     if _MARK in text and (marked := _numbers(text.rpartition(_MARK)[2])):
         return marked[0]
-    boxed = _BOXED.findall(text)
-    if boxed and (inside := _numbers(boxed[-1])):
+    if _BOXED in text and (inside := _numbers(_in_braces(text.rpartition(_BOXED)[2]))):
         return inside[-1]
     found = _numbers(text)
     return found[-1] if found else None
@@ -112,6 +130,20 @@ def final_number(answer: str, right: Sequence[str]) -> float:
     )  # fmt: skip
 
 
+def _in_braces(text: str) -> str:
+    """Return what stands before the brace that closes one opened before the text."""
+    depth = 1
+    for at, sign in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if not depth:
+            return text[:at]
+    return text
+
+
 def _numbers(text: str) -> list[Decimal]:
-    found = (match.group().replace("$", "").replace(",", "") for match in _NUMBER.finditer(text))
-    return [Decimal(number) for number in found]
+    return [_value(above or alone, below) for above, below, alone in _NUMBER.findall(text)]
+
+
+def _value(number: str, divisor: str) -> Decimal:
+    value = Decimal(number.replace("$", "").replace(",", ""))
+    return value / int(divisor) if divisor.strip("0") else value

@@ -15,10 +15,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from llmft.api.errors import TrustError
-from llmft.data.rendering import ChatTemplate
+from llmft.data.rendering import ChatTemplate, TemplateRefusal
 from llmft.data.turns import Stops, TurnFault, TurnFinder, TurnRow
 from llmft.system import bounded_child
 from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
+from llmft.system.nearest import did_you_mean
 
 SECONDS, MEGABYTES = bounded_child.SECONDS, bounded_child.MEGABYTES
 
@@ -28,13 +29,12 @@ class Wanted:
     """What is wanted of a conversation.
 
     kind: a method of TurnFinder: 'whole', 'rows', 'auto', 'every_token', 'roles' or 'prompt'; or
-    'text', the plain rendering. turns: the places of the assistant's turns that are trained on.
-    roles: for 'roles'. answer_next: for 'text', whether the generation prompt ends it.
+    'text', the plain rendering. turns: the places of the turns that are trained on, which are the
+    assistant's but for 'roles'. answer_next: for 'text', whether the generation prompt ends it.
     """
 
     kind: str
     turns: tuple[int, ...] = ()
-    roles: tuple[str, ...] = ()
     answer_next: bool = False
 
 
@@ -43,8 +43,8 @@ class Writing:
     """How conversations are written: all that is the same for the rows of a stage.
 
     source: the template. names: what it may read beside the messages. lost, missing_stop,
-    learn_template: as in TurnFinder. Two are equal where they are written alike: True is not 1 to
-    a template.
+    learn_template: as in TurnFinder. asked: those of the names that the recipe gives, each of which
+    is to be read. Two are equal where they are written alike: True is not 1 to a template.
     """
 
     source: str
@@ -54,6 +54,7 @@ class Writing:
     lost: str
     missing_stop: str
     learn_template: str = "stop"
+    asked: tuple[str, ...] = ()
 
     @cached_property
     def _text(self) -> str:
@@ -112,12 +113,32 @@ def _renderer(writing: Writing) -> BoundedChild:
     def work(question: Any) -> tuple[Any, list[Any], bool]:
         messages, tools, names, wanted = question
         try:
+            _refuse_unread(writing, template)
             rows = _in_some_form(writing, template, messages, tools, names, Wanted(*wanted))
         except TurnFault as fault:
             return (fault.kind, fault.what, fault.fix), [], template.reads_clock
         return None, [row.plain() for row in rows], template.reads_clock
 
     return BoundedChild(work, SECONDS, MEGABYTES)
+
+
+def _refuse_unread(writing: Writing, template: ChatTemplate) -> None:
+    """Refuse a template argument of the recipe that the template never looks at."""
+    if not writing.asked:
+        return
+    try:
+        read = template.names_read
+    except TemplateRefusal:  # told when it is rendered
+        return
+    if unread := [name for name in writing.asked if name not in read]:
+        raise TurnFault(
+            "unread",
+            f"the chat template reads no '{unread[0]}'",
+            did_you_mean(unread[0], read - _GIVEN) or "leave it out of model.chat_template_kwargs",
+        )
+
+
+_GIVEN = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
 
 
 def _in_some_form(
@@ -172,7 +193,7 @@ def _answer(finder: TurnFinder, wanted: Wanted) -> list[TurnRow]:
         case "every_token":
             return [finder.every_token()]
         case "roles":
-            return [finder.roles(wanted.roles, turns)]
+            return [finder.roles(turns)]
         case "rows":
             return finder.rows(turns)
         case "whole":

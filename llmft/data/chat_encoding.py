@@ -8,7 +8,7 @@ start, prompt and answer are tokenised apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -151,10 +151,13 @@ class ChatEncoder:
         except ValueError as error:
             raise TurnFault("refused", str(error), "name one as model.chat_template") from error
         if source not in self._writings:
+            # Of several templates one may read what another does not.
+            several = isinstance(self.tokenizer.chat_template, Mapping)
             names = {**self.tokenizer.special_tokens_map, **self.chat.template_kwargs}
             self._writings[source] = Writing(
                 source, names, self.chat.date, self.stops,
                 self.chat.lost_text, self.chat.missing_stop, self.chat.learn_template,
+                () if several else tuple(self.chat.template_kwargs),
             )  # fmt: skip
         return self._writings[source]
 
@@ -279,9 +282,19 @@ def _wanted(row: ChatRow, rows: bool) -> Wanted:
     if row.learn == "last":
         turns = turns[-1:] if turns and turns[-1] == every[-1] else ()
     if row.learn == "every_token":
+        if row.skip:
+            raise TurnFault(
+                "empty",
+                f"turn {row.skip[0]} is not to be trained on (its weight is 0), and"
+                " data.learn: every_token trains on all of it",
+                "write data.learn: all, or take the weights out of the rows",
+            )
         return Wanted("every_token")
     if isinstance(row.learn, tuple) and set(row.learn) != {"assistant"}:
-        return Wanted("roles", turns if "assistant" in row.learn else (), row.learn)
+        spoken = {n for n, m in enumerate(row.messages) if m["role"] in row.learn}
+        if not spoken - set(row.skip):
+            raise TurnFault("empty", f"there is no turn of {', '.join(row.learn)} to train on")
+        return Wanted("roles", tuple(sorted(spoken - set(row.skip))))
     if not turns:
         raise TurnFault("empty", "no turn of the assistant is left to train on")
     return Wanted("rows" if rows else row.turns, turns)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
 from llmft.api.errors import DataError
 from llmft.api.rows import Message
+from llmft.data.strict_json import strict_json
 
 ROLES = {
     "system": "system", "developer": "developer",
@@ -29,7 +31,7 @@ def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
 
     Raises DataError (E101) where a turn cannot be read; it is named by its place, from 0.
     """
-    value = _list(value)
+    value = _list(value, origin)
     if not isinstance(value, list) or not value:
         raise _fault(origin, "the messages are not a list, or it is empty")
     messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
@@ -38,14 +40,30 @@ def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
         if one == two and one != "tool":
             raise _fault(origin, f"two {one} turns follow each other (turn {turn})")
     if not spoken or spoken[0][1] != "user":
-        raise _fault(origin, "the first turn is not the user's")
+        raise _fault(
+            origin,
+            "the first turn is not the user's",
+            fix="take the turns before it out, or leave such rows out: on_bad_row: skip",
+        )
     return messages
+
+
+def messages_in(value: Any, origin: str) -> list[Any] | None:
+    """Return the messages that a column's value holds, also as JSON text; None for other text.
+
+    They are as they came: `messages_of` checks them. Raises DataError (E101) where the text is no
+    JSON.
+    """
+    if isinstance(value, str) and not _MESSAGES.match(value):
+        return None
+    found = _list(value, origin)
+    return found if isinstance(found, list) else None
 
 
 def untrained(value: Any, origin: str) -> tuple[int, ...]:
     """Return the places of the messages that say they are not to be trained on: `weight: 0`."""
     found = []
-    for turn, item in enumerate(_list(value)):
+    for turn, item in enumerate(_list(value, origin)):
         weight = item.get("weight")
         if weight is not None and (isinstance(weight, str) or weight not in (0, 1)):
             raise _fault(origin, f"turn {turn} has the weight {weight!r}; it may be 0 or 1")
@@ -61,7 +79,7 @@ def tools_of(value: Any, origin: str) -> tuple[Any, ...]:
     """Return the tools of a record: JSON schemas, a list of them or JSON text of it."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else []
+            value = strict_json(value) if value.strip() else []
         except ValueError as error:
             raise _fault(origin, f"the tools are not JSON: {error}") from error
     if value is None:
@@ -103,24 +121,29 @@ def is_blank(text: str) -> bool:
 
 
 _SETTINGS = ("system", "developer")
+# A list of objects whose first key is one of a message's, as JSON or as Python prints it.
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'")
 
 
 def _message(item: Any, turn: int, origin: str) -> Message:
     if not isinstance(item, Mapping):
         raise _fault(origin, f"turn {turn} is not a mapping")
-    said = item.get("role", item.get("from"))
+    said = _first(item, "role", "from")
     role = ROLES.get(said.lower() if isinstance(said, str) else "")
     if role is None:
         raise _fault(origin, f"turn {turn} has the unknown role '{said}'")
-    content = item.get("content", item.get("value"))
+    content = _first(item, "content", "value")
     calls = _calls(item, content if said == "function_call" else None, turn, origin)
+    if role == "tool" and not _is_parts(content):  # a tool's answer as JSON
+        content = json.dumps(content, ensure_ascii=False)
     text = "" if said == "function_call" else _text(content, turn, origin, bool(calls))
     made: dict[str, Any] = {"role": role, "content": text}
     if calls:
         if role != "assistant":
             raise _fault(origin, f"turn {turn} is the {role}'s and has tool_calls")
         made["tool_calls"] = calls
-    reasoning = next((item[key] for key in _REASONING if item.get(key) is not None), None)
+    reasoning = _first(item, *_REASONING)
     if reasoning is not None and reasoning != "":
         if not isinstance(reasoning, str) or role != "assistant":
             raise _fault(origin, f"turn {turn} has reasoning that is not a text of the assistant's")
@@ -133,6 +156,11 @@ def _message(item: Any, turn: int, origin: str) -> Message:
     return cast(Message, made)
 
 
+def _first(item: Mapping[str, Any], *keys: str) -> Any:
+    """Return what one of the keys holds: tables of columns give every key, and nothing in some."""
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
 def _text(content: Any, turn: int, origin: str, calls: bool) -> str:
     if isinstance(content, str):
         return content
@@ -140,15 +168,29 @@ def _text(content: Any, turn: int, origin: str, calls: bool) -> str:
         return ""
     if isinstance(content, Sequence):
         return "".join(_part(part, turn, origin) for part in content)
-    if isinstance(content, Mapping):  # a tool's answer as JSON
-        return json.dumps(content, ensure_ascii=False)
+    if content is not None:
+        kind = type(content).__name__
+        article = "an" if kind == "int" else "a"
+        raise _fault(origin, f"turn {turn} has {article} {kind} in place of text")
     raise _fault(origin, f"turn {turn} has no text")
+
+
+def _is_parts(content: Any) -> bool:
+    """Return whether a content is text or parts, or nothing; else a tool's answer is data."""
+    if isinstance(content, list | tuple):
+        return all(
+            isinstance(part, str) or (isinstance(part, Mapping) and "type" in part)
+            for part in content
+        )
+    return content is None or isinstance(content, str)
 
 
 def _part(part: Any, turn: int, origin: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise _fault(origin, f"turn {turn} has a part without 'text' in it")
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
         text: str = part["text"]
         return text
@@ -189,19 +231,23 @@ def _call(call: Any, turn: int, origin: str) -> dict[str, Any]:
 
 def _json(text: str, turn: int, origin: str) -> Any:
     try:
-        return json.loads(text)
+        return strict_json(text)
     except ValueError as error:
         raise _fault(origin, f"turn {turn} has a tool call that is not JSON: {error}") from error
 
 
-def _list(value: Any) -> Any:
+def _list(value: Any, origin: str) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
-        except ValueError:
-            return value
+            return strict_json(value)
+        except ValueError as error:
+            what = f"the messages are text that is not JSON: {error}"
+            if _PYTHON.match(value):
+                what = "the messages are text as Python prints a list, not JSON"
+            fix = "write them with json.dumps, or keep the file as .jsonl or .parquet"
+            raise _fault(origin, what, fix) from error
     return list(value) if isinstance(value, tuple) else value
 
 
-def _fault(origin: str, what: str) -> DataError:
-    return DataError("E101", f"{origin}: {what}")
+def _fault(origin: str, what: str, fix: str = "") -> DataError:
+    return DataError("E101", f"{origin}: {what}", fix=fix)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmft.api.errors import DataError
+from llmft.data.conversation import messages_in
 from llmft.system.nearest import nearest
 
 Goal = Literal["sft", "preferences", "reward", "rlhf"]
@@ -90,7 +91,7 @@ class _Columns:
 
     def text(self, names: Sequence[str]) -> str:
         """Return the first of the columns that holds text in every record, or ''."""
-        return self._first(names, lambda value: isinstance(value, str) and bool(value.strip()))
+        return self._first(names, _is_text)
 
     def some_text(self, names: Sequence[str]) -> str:
         """Return the first of the columns that holds text or nothing in every record, or ''."""
@@ -150,16 +151,20 @@ class _Columns:
         return " or ".join(sorted(kinds))
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not _is_messages(value)
+
+
 def _is_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(turn, dict)
-            and ("role" in turn or "from" in turn)
-            and not turn.keys().isdisjoint(("content", "value", "tool_calls"))
-            for turn in value
-        )
+    try:
+        value = messages_in(value, "")
+    except DataError:  # text of messages that is no JSON: what reads it says so
+        return True
+    return bool(value) and all(
+        isinstance(turn, dict)
+        and ("role" in turn or "from" in turn)
+        and not turn.keys().isdisjoint(("content", "value", "tool_calls"))
+        for turn in value
     )
 
 
@@ -217,7 +222,7 @@ def _unpaired(seen: _Columns) -> Form | None:
 def _instruction(seen: _Columns) -> Form | None:
     prompt, answer = seen.text(_PROMPT), seen.text(_ANSWER)
     if not (prompt and answer and prompt != answer):
-        return None
+        return _spoken_instruction(seen)
     others = [name for name in _INPUT if name != prompt.lower()]
     given = seen.some_text(others) if prompt != "prompt" else ""
     system, history = seen.some_text(_SYSTEM), seen.turns(_HISTORY)
@@ -229,6 +234,24 @@ def _instruction(seen: _Columns) -> Form | None:
         settings={"columns": columns} if columns else {}, goals=("sft",),
         read=tuple(name for name in (prompt, given, answer, system, history) if name),
         prompt=prompt, answer=answer,
+    )  # fmt: skip
+
+
+def _spoken_instruction(seen: _Columns) -> Form | None:
+    """Return how prompts of messages with their answers are read: TRL's conversational rows."""
+    prompt = seen.messages(_PROMPT)
+    answer = seen.messages(_ANSWER) or seen.text(_ANSWER)
+    if not (prompt and answer and prompt != answer):
+        return None
+    system = seen.some_text(_SYSTEM)
+    columns = _unless_usual(prompt=prompt, completion=answer) | (
+        {"system": system} if system else {}
+    )
+    settings: dict[str, Any] = {"columns": columns} if columns else {}
+    return _form(
+        seen, "instruction", f"messages in '{prompt}' with answers in '{answer}'", "jsonl",
+        settings={**settings, "chat": True}, goals=("sft",),
+        read=tuple(name for name in (prompt, answer, system) if name), spoken=True,
     )  # fmt: skip
 
 

@@ -106,6 +106,13 @@ class ChatTemplate:
         text = self._run(self._tracing, given, known, answer_next, names)
         return TracedText(text, parts, trace)
 
+    @cached_property
+    def names_read(self) -> frozenset[str]:
+        """The names that the template reads and does not set itself."""
+        from jinja2 import meta
+
+        return frozenset(meta.find_undeclared_variables(self._plain.environment.parse(self.source)))
+
     def _run(self, program: Any, messages: Any, tools: Any, answer_next: bool, names: Any) -> str:
         try:
             text: str = program.render(

@@ -20,6 +20,7 @@ from llmft.data.data_files import ENDINGS, files_of, names_files
 from llmft.data.hub_tables import hub_records
 from llmft.data.opening import CUT, opened
 from llmft.data.splits import records_of_parts
+from llmft.data.strict_json import KeyTwiceError, strict_json
 from llmft.system.memory_bound import memory_bound
 
 Record = tuple[str, Mapping[str, Any]]
@@ -219,31 +220,15 @@ def _object(line: bytes, origin: str) -> dict[str, Any]:
     return value
 
 
-class _KeyTwiceError(ValueError):
-    """An object of JSON has a key twice; Python's parser would keep the last one."""
-
-
-def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        raise _KeyTwiceError(next(k for k, _ in pairs if k in seen or seen.add(k)))  # type: ignore[func-returns-value]
-    return made
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
-
-
 def _parsed(data: bytes, origin: str) -> Any:
     """Return JSON's value; the parser's own limits are a fault of the file."""
     text = _text(data, origin)
     try:
-        return _DECODER.decode(text)
+        return strict_json(text)
     except json.JSONDecodeError:
         raise
-    except _KeyTwiceError as error:
-        what = f"{origin}: the key '{error}' is there twice in one object"
-        raise DataError("E107", what, fix="keep the one that is meant") from error
+    except KeyTwiceError as error:
+        raise DataError("E107", f"{origin}: {error}", fix="keep the one that is meant") from error
     except (RecursionError, ValueError) as error:  # brackets inside brackets; huge numbers
         what = f"{origin}: not readable JSON: {str(error).partition(';')[0].lower()}"
         raise DataError("E107", what, fix="correct or delete the line") from error

@@ -27,7 +27,7 @@ _TRIED: tuple[dict[str, Any], ...] = (
 class TurnFault(Exception):
     """A conversation, or one turn, that cannot be trained on; the fix may be empty.
 
-    kind: 'refused', 'prompt', 'lost', 'stop', 'control', 'empty' or 'whole': what is wrong.
+    kind: 'refused', 'unread', 'prompt', 'lost', 'stop', 'control', 'empty' or 'whole'.
     """
 
     def __init__(self, kind: str, what: str, fix: str = "") -> None:
@@ -178,11 +178,12 @@ class TurnFinder:
         notes = self._check(last, range(len(self.messages)))
         return TurnRow(text, ((0, len(text)),), (), self._foreign(last, text), notes)
 
-    def roles(self, roles: Sequence[str], turns: Sequence[int]) -> TurnRow:
-        """Return one row in which the turns of some roles are trained on, each with its stop.
+    def roles(self, learnt: Sequence[int]) -> TurnRow:
+        """Return one row in which turns of any roles are trained on, each with its stop.
 
-        turns: the assistant's that are trained on, whose spans are as in `whole`.
+        The spans of the assistant's turns are as in `whole`.
         """
+        turns = [turn for turn in learnt if self.messages[turn]["role"] == "assistant"]
         last = len(self.messages) - 1
         text = self.render(len(self.messages), answer_next=False)
         spans = {}
@@ -196,16 +197,16 @@ class TurnFinder:
                 )
             spans[turn] = (one.start, one.end)
         ranges = self._traced(last).ranges()
-        for turn, message in enumerate(self.messages):
+        for turn in learnt:
             own = [r for r in ranges if r[2].message == turn]
-            if message["role"] not in roles or message["role"] == "assistant" or not own:
+            if turn in turns or not own:
                 continue
             stop = max(r[1] for r in own)
             closing = _any_of(self._learnt_ends)
             after = closing.match(text, stop) if closing else None
             spans[turn] = (min(r[0] for r in own), after.end() if after else stop)
         if not spans:
-            raise TurnFault("empty", f"there is no turn of {', '.join(roles)}")
+            raise TurnFault("empty", "the turns to train on hold no text")
         answers = [self._turn(turn) for turn in turns]
         notes = (*self._check(last, turns), *self._unended_notes(answers))
         order = sorted(spans, key=lambda turn: spans[turn])

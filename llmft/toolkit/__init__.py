@@ -22,6 +22,7 @@ from llmft.api.text_metrics import (
 )
 from llmft.data.conversation import (
     is_blank,
+    messages_in,
     messages_of,
     tools_of,
     untrained,
@@ -86,6 +87,7 @@ __all__ = [
     "load_score_head",
     "load_tensors",
     "load_value_head",
+    "messages_in",
     "messages_of",
     "new_token_ids",
     "normalize_answer",
@@ -131,6 +133,7 @@ P = TypeVar("P")
 T = TypeVar("T")
 Shared = Sequence[tuple[int, int]]
 
+_AS_CHAT = "messages go through the chat template: data.chat: true, or data.method: chat"
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*?)(\??)\}")
 
 
@@ -371,22 +374,40 @@ def token_ids(path: str, text: str) -> list[int]:
 def text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
     """Return a record's text in a column, or by a template such as 'Question: {question}'.
 
-    Raises DataError where the column is missing or holds no text.
+    Raises DataError where the column is missing or holds no text, or messages written as text; in
+    a template these are text.
     """
     if "{" in column:
         return fill(column, record, origin)
-    if column not in record:
+    value = record.get(column)
+    if isinstance(value, str) and messages_in(value, origin):
         raise DataError(
             "E101",
-            f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
-            fix=f"map the right one under data.columns in place of '{column}'",
+            f"{origin}: the column '{column}' holds messages, not text",
+            fix=f"{_AS_CHAT}; or write '{{{column}}}' if they are meant as text",
+        )
+    return _text_of(record, column, origin)
+
+
+def _text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
+    if column not in record:
+        called = next((name for name in record if str(name).strip() == column), None)
+        there = ", ".join(str(name) if name == str(name).strip() else repr(name) for name in record)
+        raise DataError(
+            "E101",
+            f"{origin}: no column '{column}' (there is: {there})",
+            fix=f"map the right one under data.columns in place of '{column}'"
+            if called is None
+            else f"take the blanks around '{column}' out of the file's names",
         )
     value = record[column]
     if isinstance(value, float) and math.isnan(value):
         value = None  # as pandas writes what is missing
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
-        raise DataError("E101", f"{origin}: the column '{column}' is {kind}, not text")
+        fix = "write what is meant as text, such as yes and no" if isinstance(value, bool) else ""
+        what = f"{origin}: the column '{column}' is {kind}, not text"
+        raise DataError("E101", what, fix=_AS_CHAT if isinstance(value, list) else fix)
     if isinstance(value, float):
         _refuse_spoilt(value, column, origin)
     return str(value)
@@ -483,7 +504,7 @@ def fill(template: str, record: Mapping[str, Any], origin: str) -> str:
         if absent and optional:
             return ""
         try:
-            return text_of(record, name, origin)
+            return _text_of(record, name, origin)
         except DataError as error:
             if not absent:
                 raise

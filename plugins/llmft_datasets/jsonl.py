@@ -27,6 +27,7 @@ from llmft.toolkit import (
     asked_as,
     fields_of,
     is_blank,
+    messages_in,
     messages_of,
     text_of,
     with_system,
@@ -136,6 +137,9 @@ class Jsonl(TableDataset["Jsonl.Config"]):
             return TextRow(text, origin, self.config.special_tokens)
         prompt = self._prompt(record, origin)
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        answered = messages_in(record.get(columns.completion), origin) if self.config.chat else None
+        if answered is not None:
+            return self._spoken(prompt, answered, record, origin)
         completion = text_of(record, columns.completion, origin)
         (completion,) = without_prompt(asked, [completion], self.config.repeated_prompt, origin)
         _not_empty(completion, origin)
@@ -165,8 +169,36 @@ class Jsonl(TableDataset["Jsonl.Config"]):
             for number in range(4)
         ]
 
+    def _spoken(
+        self, prompt: Prompt, answered: Sequence[Any], record: Mapping[str, Any], origin: str
+    ) -> Row:
+        """Return the row of a completion that is messages, as TRL has it: the assistant's one."""
+        assert not isinstance(prompt, str)
+        *before, answer = messages_of([*prompt, *answered], origin)
+        if len(answered) != 1 or answer["role"] != "assistant":
+            raise DataError(
+                "E101",
+                f"{origin}: the column '{self.config.columns.completion}' is not one turn of the"
+                " assistant's",
+                fix="put the prompt's and the completion's messages into one column, for"
+                " data.method: chat",
+            )
+        text = answer["content"]
+        right = answers_of(record, self.config.columns.answers, origin) or ((text,) if text else ())
+        more = answer if len(answer) > len(("role", "content")) else None
+        return CompletionRow(tuple(before), text, right, origin, more)
+
     def _prompt(self, record: Mapping[str, Any], origin: str) -> Prompt:
         columns = self.config.columns
+        if self.config.chat and (asked := messages_in(record.get(columns.prompt), origin)):
+            if self.config.prompt_style != "plain" or columns.input or columns.history:
+                raise DataError(
+                    "E101",
+                    f"{origin}: the column '{columns.prompt}' holds messages, to which neither"
+                    " prompt_style nor columns.input and columns.history apply",
+                    fix="leave these out, or name a column of text as data.columns.prompt",
+                )
+            return self._with_system(messages_of(asked, origin), record, origin)
         text = text_of(record, columns.prompt, origin)
         given = _optional(record, columns.input, origin)
         styled = self._styled(text, "" if is_blank(given) else given)
@@ -174,7 +206,12 @@ class Jsonl(TableDataset["Jsonl.Config"]):
             return styled
         earlier = _history(record.get(columns.history), origin) if columns.history else ()
         messages = (*earlier, Message(role="user", content=styled))
-        own = _optional(record, columns.system, origin)
+        return self._with_system(messages, record, origin)
+
+    def _with_system(
+        self, messages: tuple[Message, ...], record: Mapping[str, Any], origin: str
+    ) -> tuple[Message, ...]:
+        own = _optional(record, self.config.columns.system, origin)
         messages = with_system(messages, own, origin)
         if messages[0]["role"] not in ("system", "developer"):
             messages = with_system(messages, self.config.system, origin)

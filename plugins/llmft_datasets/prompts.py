@@ -23,6 +23,7 @@ from llmft.toolkit import (
     answers_of,
     asked_as,
     fields_of,
+    messages_in,
     messages_of,
     text_of,
     tools_of,
@@ -64,9 +65,9 @@ class Prompts(TableDataset["Prompts.Config"]):
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         columns = self.config.columns
-        asked = record.get(columns.prompt)
+        asked = messages_in(record.get(columns.prompt), origin)
         prompt: Prompt
-        if isinstance(asked, list):
+        if asked is not None:
             prompt = messages_of(asked, origin)
             if tools := tools_of(record.get("tools"), origin):
                 prompt = Conversation(prompt, tools)

@@ -23,6 +23,7 @@ from llmft.toolkit import (
     answers_of,
     asked_as,
     fields_of,
+    messages_in,
     messages_of,
     text_of,
     without_prompt,
@@ -103,10 +104,11 @@ class Unpaired(TableDataset["Unpaired.Config"]):
         columns = self.config.columns
         column = columns.prompt or ("prompt" if record.get("prompt") is not None else None)
         asked = record.get(column) if column else None
-        answer = record.get(columns.completion)
-        if isinstance(answer, list):
-            before = list(messages_of(asked, origin)) if isinstance(asked, list) else []
-            if column and not isinstance(asked, list):
+        spoken = messages_in(asked, origin)
+        answer = messages_in(record.get(columns.completion), origin)
+        if answer is not None:
+            before = list(messages_of(spoken, origin)) if spoken is not None else []
+            if column and spoken is None:
                 before = [Message(role="user", content=text_of(record, column, origin))]
             turns = messages_of([*before, *answer], origin)
             last = turns[-1]
@@ -117,8 +119,8 @@ class Unpaired(TableDataset["Unpaired.Config"]):
                 raise DataError("E101", what)
             return turns[:-1], last["content"]
         completion = text_of(record, columns.completion, origin)
-        if isinstance(asked, list):
-            return messages_of(asked, origin), completion
+        if spoken is not None:
+            return messages_of(spoken, origin), completion
         text = text_of(record, column or "prompt", origin)
         (completion,) = without_prompt(text, [completion], self.config.repeated_prompt, origin)
         return (self._asked(text), completion.strip()) if self.config.chat else (text, completion)

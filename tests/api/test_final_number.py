@@ -26,6 +26,16 @@ from llmft.api.text_metrics import final_number, last_number
         ("7.0", 7),
         ("5kg", 5),
         ("model B52", None),
+        ("about .5", Decimal("0.5")),
+        ("it is -.25", Decimal("-0.25")),
+        ("so 3/4 of it", Decimal("0.75")),
+        ("on 1/2/2026", 2026),
+        ("5/0", 5),
+        ("\\boxed{\\frac{3}{4}}, of 8", Decimal("0.75")),
+        ("\\boxed{\\text{42}}, as 6 * 7", 42),
+        ("\\boxed{1{,}000}", 1000),
+        ("10\\,000 or 20,\\!000", 20_000),
+        ("1" * 30, int("1" * 30)),
         ("9" * 100_000, None),
         ("", None),
         ("no number", None),
@@ -39,5 +49,7 @@ def test_an_answer_is_right_by_its_number_alone():
     assert final_number("That makes 72.0 clips", ("48 + 24 = 72\n#### 72",)) == 1.0
     assert final_number("#### 73", ("#### 72", "#### 73")) == 1.0
     assert final_number("#### 71", ("#### 72",)) == 0.0
+    assert final_number("1/4", ("3/4",)) == 0.0
+    assert final_number("2/6", ("\\frac{1}{3}",)) == 1.0
     assert final_number("no number", ("none",)) == 0.0
     assert final_number("5", ()) == 0.0

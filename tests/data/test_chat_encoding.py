@@ -70,6 +70,7 @@ TALK = (
     ({"learn": ("user",)}, ["Hi<|im_end|>", "Bye<|im_end|>"]),
     ({"learn": ("user", "assistant"), "skip": (1,)},
      ["Hi<|im_end|>", "Bye<|im_end|>", "Goodbye<|im_end|>"]),
+    ({"learn": ("user", "assistant"), "skip": (0, 1)}, ["Bye<|im_end|>", "Goodbye<|im_end|>"]),
 ])  # fmt: skip
 def test_what_is_asked_for_is_learnt(asked, said):
     made = tokenizer("qwen2_5")
@@ -94,6 +95,23 @@ def test_a_row_ends_where_generation_stops(template, left_out):
 def test_every_token_can_be_learnt():
     (row,), _ = encode([ChatRow(TALK, learn="every_token")], tokenizer("qwen2_5"))
     assert row.labels == row.input_ids
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"learn": "every_token", "skip": (1,)}, "turn 1 is not to be trained on .* every_token"),
+    ({"learn": ("user",), "skip": (0, 2)}, "no turn of user to train on"),
+])  # fmt: skip
+def test_weights_that_leave_nothing_or_contradict_the_recipe_are_refused(asked, said):
+    with pytest.raises(DataError, match=f"rows:1: .*{said}"):
+        encode([ChatRow(TALK, "rows:1", **asked)], tokenizer("qwen2_5"))
+
+
+def test_a_template_argument_that_is_not_read_is_refused_with_the_one_meant():
+    row, made = ChatRow(TALK, "rows:1"), tokenizer("qwen3")
+    encode([row], made, ChatFormat(template_kwargs={"enable_thinking": False}))
+    with pytest.raises(DataError, match="reads no 'enable_thinkin'") as caught:
+        encode([row], made, ChatFormat(template_kwargs={"enable_thinkin": False}))
+    assert "did you mean 'enable_thinking'?" in caught.value.faults[0].fix
 
 
 def test_rewritten_turns_become_rows_and_are_counted():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from llmft_datasets.chat import Chat
 
 from llmft.api import ChatRow, CompletionRow, Conversation
 from llmft.api.errors import DataError
-from llmft.data.conversation import messages_of, tools_of, untrained
+from llmft.data.conversation import messages_in, messages_of, tools_of, untrained
 from llmft.data.stage_rows import Rows
 
 ASKED = {"role": "user", "content": "Weather?"}
@@ -57,7 +59,7 @@ def test_parts_of_text_are_joined_and_others_named():
      "turn 1 has a tool call that is not JSON"),
     ([{**ASKED, "tool_calls": CALLS}], "turn 0 is the user's and has tool_calls"),
     ([ASKED, CALLED, ANSWERED[1]], "two assistant turns follow each other"),
-    ([ASKED, {"role": "assistant", "content": 7}], "turn 1 has no text"),
+    ([ASKED, {"role": "assistant", "content": 7}], "turn 1 has an int in place of text"),
 ])  # fmt: skip
 def test_what_is_no_turn_is_named(turns, said):
     with pytest.raises(DataError, match=said):
@@ -132,3 +134,49 @@ def test_weights_move_with_a_system_text_that_is_put_before():
 def test_the_last_answer_alone_keeps_its_tool_calls():
     row = chat(learn="last").row({"messages": [ASKED, CALLED]}, "x:1")
     assert row == CompletionRow((ASKED,), "", (), "x:1", CALLED)
+
+
+TALK_TEXT = json.dumps(TALK)
+
+
+def test_messages_as_json_text_are_messages_and_as_python_prints_them_are_named():
+    assert messages_in(TALK_TEXT, "x:1") == messages_in(TALK, "x:1") == TALK
+    assert messages_in("[1] is a list", "x:1") is None
+    assert messages_in("[{", "x:1") is None
+    with pytest.raises(DataError, match=r"x:1: .* as Python prints a list") as caught:
+        messages_of(str(TALK), "x:1")
+    assert "json.dumps" in caught.value.faults[0].fix
+
+
+@pytest.mark.parametrize("read", [messages_of, untrained])
+def test_a_key_twice_in_json_text_is_refused(read):
+    with pytest.raises(DataError, match=r"x:1: .*the key 'content' is there twice"):
+        read('[{"role": "user", "content": "a", "content": "b"}]', "x:1")
+    call = '{"name": "f", "name": "g"}'
+    with pytest.raises(DataError, match="the key 'name' is there twice"):
+        messages_of([ASKED, {"from": "function_call", "value": call}], "x:1")
+    with pytest.raises(DataError, match="the key 'name' is there twice"):
+        tools_of(f"[{call}]", "x:1")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"), [([{"t": 3}], '[{"t": 3}]'), ({"t": None}, '{"t": null}'), (42, "42")]
+)
+def test_a_tools_answer_may_be_data(data, text):
+    said = messages_of([ASKED, CALLED, {"role": "tool", "content": data}, ANSWERED[1]], "x:1")
+    assert said[2]["content"] == text
+
+
+def test_a_key_that_holds_nothing_is_not_there():
+    turn = {"role": None, "content": None, "from": "human", "value": "Weather?"}
+    assert messages_of([turn, ANSWERED[1]], "x:1") == (ASKED, ANSWERED[1])
+
+
+def test_data_in_place_of_a_users_text_is_named():
+    for content, what in (
+        ({"t": 3}, "a dict"),
+        (7, "an int"),
+        ([{"t": 3}], "a part without 'text'"),
+    ):
+        with pytest.raises(DataError, match=f"turn 0 has {what}"):
+            messages_of([{"role": "user", "content": content}], "x:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -25,6 +26,10 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
                              {"columns": {"prompt": "Input", "completion": "Output"}}),
     "capitals": ({"Question": "Who?", "Answer": "Her."}, "instruction", "jsonl",
                  {"columns": {"prompt": "Question", "completion": "Answer"}}),
+    "talks as JSON text": ({"messages": json.dumps(TURNS)}, "chat", "chat", {}),
+    "TRL's prompts of messages": ({"prompt": TURNS[:1], "completion": TURNS[1:], "system": None},
+                                  "instruction", "jsonl",
+                                  {"columns": {"system": "system"}, "chat": True}),
     "a system text": ({"system": "Be brief.", "question": "Who?", "response": "Her."},
                       "instruction", "jsonl",
                       {"columns": {"prompt": "question", "completion": "response",

@@ -294,7 +294,7 @@ def test_every_token_and_turns_of_roles_can_be_learnt():
     row = finder().every_token()
     assert learnt(row) == [row.text]
     assert row.text.endswith("Goodbye<|im_end|>\n")
-    row = finder().roles(("user", "assistant"), (4,))
+    row = finder().roles((1, 3, 4))
     assert learnt(row) == ["Hi<|im_end|>", "Bye<|im_end|>", "Goodbye<|im_end|>"]
 
 

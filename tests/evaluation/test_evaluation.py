@@ -98,6 +98,14 @@ def test_drawn_answers_at_temperature_0_are_the_greedy_one():
         ("B", ["A"], 0, 0),
         ("+", ["-"], 0, 0),
         ("-", ["-"], 1, 1),
+        ("a", ["A"], 1, 1),
+        ("(A)", ["A"], 1, 1),
+        ("A.", ["A"], 1, 1),
+        ("A dog", ["Dog"], 1, 1),
+        ("-5", ["5"], 0, 2 / 3),
+        ("\u22125", ["-5"], 1, 1),
+        ("1914-1918", ["1914 1918"], 1, 1),
+        ("e\u0301t\u00e9", ["\u00e9te\u0301"], 1, 1),
     ],
 )
 def test_answers_are_scored_as_triviaqa_scores_them(answer, right, exact, f1):

@@ -25,6 +25,7 @@ from llmft.toolkit import (
     TableDataset,
     answers_of,
     asked_as,
+    messages_in,
     messages_of,
     text_of,
     without_prompt,
@@ -144,12 +145,14 @@ class Preference(TableDataset["Preference.Config"]):
         ranked = columns.candidates is not None
         chosen = forms.CHOSEN if ranked else columns.chosen
         rejected = forms.REJECTED if ranked else columns.rejected
-        prompt = columns.prompt or ("prompt" if record.get("prompt") is not None else None)
-        if isinstance(record.get(chosen), list) or isinstance(record.get(rejected), list):
-            before = record.get(prompt) if prompt else None
-            return forms.split_conversations(
-                before, record.get(chosen), record.get(rejected), origin
-            )
+        prompt = columns.prompt or ("prompt" if _peeked(record, "prompt") is not None else None)
+        answers = [messages_in(record.get(column), origin) for column in (chosen, rejected)]
+        if any(answer is not None for answer in answers):
+            before = _peeked(record, prompt) if prompt else None
+            parts, is_read = forms.split_conversations(before, answers[0], answers[1], origin)
+            if prompt and is_read:
+                record.get(prompt)
+            return parts
         better, worse = text_of(record, chosen, origin), text_of(record, rejected, origin)
         if prompt is None:
             others = [name for name in record if name not in (chosen, rejected)]
@@ -157,9 +160,8 @@ class Preference(TableDataset["Preference.Config"]):
             text, better, worse = forms.split_texts(
                 better, worse, origin, guess=guess, others=others
             )
-        elif isinstance(record.get(prompt), list):
-            messages = messages_of(record[prompt], origin)
-            return messages, better, worse
+        elif (spoken := messages_in(record.get(prompt), origin)) is not None:
+            return messages_of(spoken, origin), better, worse
         else:
             text = text_of(record, prompt, origin)
             rule = self.config.repeated_prompt
@@ -167,8 +169,8 @@ class Preference(TableDataset["Preference.Config"]):
         if not self.config.chat or not isinstance(text, str):
             return text, better, worse
         is_hh = text.endswith(forms.ASSISTANT) and forms.HUMAN in f"\n\n{text.lstrip()}"
-        asked = forms.hh_messages(text, origin) if is_hh else self._asked(text)
-        return asked, better.strip(), worse.strip()
+        turns = forms.hh_messages(text, origin) if is_hh else self._asked(text)
+        return turns, better.strip(), worse.strip()
 
     def _margin(self, record: Mapping[str, Any], origin: str) -> float | None:
         columns = self.config.columns
@@ -185,6 +187,11 @@ class Preference(TableDataset["Preference.Config"]):
         if margin < 0:
             raise DataError("E101", f"{origin}: the rejected answer is better, by {-margin:g}")
         return margin
+
+
+def _peeked(record: Mapping[str, Any], column: str) -> Any:
+    """Return a record's value without reading it: a prompt that goes unused is to be named so."""
+    return dict.get(record, column) if isinstance(record, dict) else record.get(column)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from itertools import combinations, takewhile
 from typing import Any
 
 from llmft.api import DataError, Message, Prompt
-from llmft.toolkit import messages_of
+from llmft.toolkit import messages_in, messages_of
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 CHOSEN, REJECTED, MARGIN, TIE = "chosen", "rejected", "margin", "tie"
@@ -70,15 +70,22 @@ def hh_messages(prompt: str, origin: str) -> tuple[Message, ...]:
     return messages_of(messages, origin)
 
 
-def split_conversations(prompt: Any, chosen: Any, rejected: Any, origin: str) -> Parts:
-    """Return two conversations as their common messages, and the last answer of each.
+def split_conversations(
+    prompt: Any, chosen: list[Any] | None, rejected: list[Any] | None, origin: str
+) -> tuple[Parts, bool]:
+    """Return two conversations as their common messages and the last answer of each.
 
-    prompt: the messages before the answers, or None or a text where the conversations hold them.
+    prompt: the messages before the answers; or a text, which is the user's turn where the
+    conversations hold the answers alone; or None. Returned beside it: whether the prompt is in it.
     """
-    before = prompt if isinstance(prompt, list) else []
+    before = messages_in(prompt, origin) or []
+    before = [dict(turn) if isinstance(turn, Mapping) else turn for turn in before]
+    if isinstance(prompt, str) and not before:
+        alone = all(answer is not None and len(answer) == 1 for answer in (chosen, rejected))
+        before = [{"role": "user", "content": prompt}] if alone else []
     whole = []
     for answer in (chosen, rejected):
-        if not isinstance(answer, list):
+        if answer is None:
             raise DataError("E101", f"{origin}: one answer is messages, the other is not")
         own = answer[: len(before)] == before
         whole.append(messages_of(answer if own else [*before, *answer], origin))
@@ -87,10 +94,12 @@ def split_conversations(prompt: Any, chosen: Any, rejected: Any, origin: str) ->
         raise DataError("E101", f"{origin}: the conversations part before the last answer")
     if not one[-1]["role"] == other[-1]["role"] == "assistant":
         raise DataError("E101", f"{origin}: the last turn is not the assistant's")
-    for answer in (one[-1], other[-1]):
-        if more := sorted(set(answer) - {"role", "content"}):
+    for message in (one[-1], other[-1]):
+        if more := sorted(set(message) - {"role", "content"}):
             raise DataError("E101", f"{origin}: an answer has {more[0]}, and only text is compared")
-    return one[:-1], one[-1]["content"], other[-1]["content"]
+    known = [" ".join(message["content"].split()) for message in one[:-1]]
+    is_in = bool(before) or any(" ".join(str(prompt).split()) in text for text in known)
+    return (one[:-1], one[-1]["content"], other[-1]["content"]), is_in
 
 
 def ranked_pairs(
@@ -107,7 +116,8 @@ def ranked_pairs(
         return
     answers, numbers = found
     better = numbers if scores else [-number for number in numbers]
-    rest = {key: value for key, value in record.items() if key != candidates}
+    used = (candidates, scores or ranks)
+    rest = {key: value for key, value in record.items() if key not in used}
     for i, j in combinations(range(len(answers)), 2):
         first, second = (i, j) if better[i] >= better[j] else (j, i)
         gap = better[first] - better[second]

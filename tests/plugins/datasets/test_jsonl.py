@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from llmft_datasets.jsonl import Jsonl
 from pydantic import ValidationError
@@ -160,3 +162,48 @@ def test_numbers_that_another_program_spoilt_are_named(value, said):
         jsonl().row({"prompt": "p", "completion": value}, "x:1")
     assert jsonl().row({"prompt": "p", "completion": 1990}, "x:1").completion == "1990"
     assert jsonl().row({"prompt": "p", "completion": 0.5}, "x:1").completion == "0.5"
+
+
+ASKED = [{"role": "user", "content": "Which town?"}]
+ANSWER = {"role": "assistant", "content": "Ulm."}
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_prompt_and_a_completion_may_be_messages(as_text):
+    """TRL's conversational prompt-completion rows, in JSONL or as JSON text in CSV."""
+    given = {"prompt": ASKED, "completion": [ANSWER]}
+    record = {k: json.dumps(v) for k, v in given.items()} if as_text else given
+    row = jsonl(chat=True, system="Be brief.").row(record, "x:1")
+    assert turns(row.prompt) == [("system", "Be brief."), ("user", "Which town?")]
+    assert (row.completion, row.answers, row.message) == ("Ulm.", ("Ulm.",), None)
+    thought = {**ANSWER, "reasoning_content": "A town."}
+    assert jsonl(chat=True).row({**given, "completion": [thought]}, "x:1").message == thought
+    assert jsonl(chat=True).row({**given, "completion": "Ulm."}, "x:1").completion == "Ulm."
+
+
+@pytest.mark.parametrize("value", [ASKED, json.dumps(ASKED)])
+def test_messages_are_not_learnt_as_text_unless_a_template_says_so(value):
+    record = {"prompt": value, "completion": "Ulm."}
+    with pytest.raises(DataError, match=r"'prompt' (is a list|holds messages), not text") as caught:
+        jsonl().row(record, "x:1")
+    assert "data.chat: true" in caught.value.faults[0].fix
+    meant = jsonl(columns={"prompt": "{prompt}"})
+    if isinstance(value, str):
+        assert meant.row(record, "x:1").prompt == value
+
+
+def test_messages_that_do_not_fit_the_settings_are_refused():
+    several = {"prompt": ASKED, "completion": [ANSWER, *ASKED, ANSWER]}
+    with pytest.raises(DataError, match="not one turn of the assistant's"):
+        jsonl(chat=True).row(several, "x:1")
+    with pytest.raises(DataError, match="holds messages, to which neither"):
+        jsonl(chat=True, prompt_style="alpaca").row({**several, "completion": "Ulm."}, "x:1")
+
+
+def test_a_truth_value_and_a_name_with_blanks_are_refused_with_what_to_do():
+    with pytest.raises(DataError, match="is a bool, not text") as caught:
+        jsonl().row({"prompt": "Even?", "completion": True}, "x:1")
+    assert "yes and no" in caught.value.faults[0].fix
+    with pytest.raises(DataError, match=r"there is: prompt, ' completion'") as caught:
+        jsonl().row({"prompt": "Even?", " completion": "yes"}, "x:1")
+    assert "blanks around 'completion'" in caught.value.faults[0].fix

@@ -137,13 +137,34 @@ def said(text):
 @pytest.mark.parametrize("prompt", [None, "Who?", [USER]])
 @pytest.mark.parametrize("whole", [True, False])
 def test_conversations(tmp_path, prompt, whole):
-    if not whole and prompt != [USER]:
+    if not whole and prompt is None:
         pytest.skip("the conversation would have no user's turn")
     before = [USER] if whole else []
     record = {"chosen": [*before, said("Ann")], "rejected": [*before, said("Bob")]}
     record |= {} if prompt is None else {"prompt": prompt}
-    (row,) = read(tmp_path, [record]).rows
-    assert (row.prompt, row.chosen, row.rejected) == ((USER,), "Ann", "Bob")
+    as_text = {
+        key: value if key == "prompt" else json.dumps(value) for key, value in record.items()
+    }
+    for given in (record, as_text):  # JSON text, as CSV has it
+        rows = read(tmp_path, [given])
+        (row,) = rows.rows
+        assert (row.prompt, row.chosen, row.rejected) == ((USER,), "Ann", "Bob")
+        assert not rows.unread
+
+
+def test_a_prompt_that_is_in_none_of_the_messages_is_named_as_unread(tmp_path):
+    record = {"prompt": "Be rude.", "chosen": [USER, said("a")], "rejected": [USER, said("b")]}
+    rows = read(tmp_path, [record])
+    assert rows.rows[0].prompt == (USER,)
+    assert set(rows.unread) == {"prompt"}
+    rows = read(tmp_path, [record, {**record, "prompt": " Who? "}])
+    assert not rows.unread
+
+
+def test_the_scores_of_candidates_are_read(tmp_path):
+    record = {"prompt": "p", "all": ["a", "b"], "scores": [1, 2], "more": 1}
+    rows = read(tmp_path, [record], {"candidates": "all", "scores": "scores"})
+    assert set(rows.unread) == {"more"}
 
 
 @pytest.mark.parametrize(
