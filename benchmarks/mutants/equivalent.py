@@ -13,6 +13,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "- if not (train.packing and max_length):\n+ if not (train.packing):",
     ): "TrainSettings refuses packing without a max_length, so with packing there is always one",
     (
+        "llmft/recipes/tree.py",
+        "- return any(path[:end] in self.broken for end in range(len(path) + 1))\n"
+        "+ return any(path[:end] in self.broken for end in range(len(path) + 2))",
+    ): "a slice that ends behind the path is the path, which is looked for already",
+    (
         "llmft/training/metrics.py",
         "- seconds = max(time.monotonic() - self.since, 1e-9)\n"
         "+ seconds = max(time.monotonic() - self.since, 2e-09)",

@@ -96,9 +96,11 @@ a line that no near test holds. Tests farther away, such as most of those of who
 asked, nor are those that take minutes (`--slow`). A seed draws from the source as it stands: from
 another version it draws other mutants.
 
-**{score(outcomes)}**, of {len(outcomes)} drawn by seed {seed}, as many of each area.
+**{score(outcomes)}**,
+of {len(outcomes)} drawn by seed {seed}, as many of each area.
 {_how(outcomes)}
-{_fresh(*fresh) if fresh else ""}{note and note + chr(10)}
+{_fresh(*fresh) if fresh else ""}
+{note and note + chr(10)}
 | area | mutants there are | drawn | killed | equivalent | killed of the rest |
 |---|---|---|---|---|---|
 {table}
@@ -121,14 +123,14 @@ def _how(outcomes: Sequence[Outcome]) -> str:
     late = sum(one.by == "time" for one in outcomes)
     plain = sum(one.killed for one in outcomes) - extended - late
     return (
-        f"A plain `pytest` notices {plain} of them; {extended} are noticed by cases that only"
-        f" `pytest --extended` runs, as CI does, and {late} by a test that does not end in time."
+        f"Of these a plain `pytest` notices {plain}, cases that only `pytest --extended` has"
+        f" notice {extended}, and\nin {late} a test does not end in time."
     )
 
 
 def _fresh(seed: int, outcomes: Sequence[Outcome]) -> str:
     return f"""
-Of a fresh sample, {len(outcomes)} drawn by seed {seed}, to whose survivors no test has been added:
+Of a fresh sample, {len(outcomes)} drawn by seed {seed}, no test was written for a survivor:
 **{score(outcomes)}**.
 {_how(outcomes)}
 """
