@@ -230,7 +230,7 @@ TRAIN = {
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
     "warmup_max_steps": Case(
-        1, looped("rates"), [0.0, 2e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        1, looped("rates"), [0.0, 2e-4, 1e-4], also={**BATCH, "warmup_ratio": 0.7},
         was=[0.0, 2e-4 / 3, 4e-4 / 3],
     ),
     "warmup_rounding": Case(
