@@ -41,7 +41,7 @@ _WAIVED = (
 # other adapters and optimisers, bases of other kinds, models that are no causal language model.
 _OTHER_METHODS = (
     "trainer ", "a diffusion language model", "a process reward model", "classes of a sequence",
-    "classes or embeddings", "a multimodal", "quantisation-aware", "entropy-aware", "dynamic fine-",
+    "classes or embeddings", "a multimodal", "quantisation-aware", "entropy-aware",
     "anchored supervised", "a mixture of depths", "training in FP8", "Megatron", "finetuning_type ",
     "tuner_type ", "GaLore", "ReFT", "LLaMA-Pro", "LISA", "LoftQ", "ReLoRA", "APOLLO", "Adam-mini",
     "a base stored by", "experts stored in", "random weights", "training from random weights",
@@ -111,8 +111,15 @@ def tables(items: list[dict[str, Any]], rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+# Trainers that exist here, though their files cannot be imported yet.
+_HERE = tuple(f"trainer {name}" for name in (
+    "sft", "dpo", "orpo", "kto", "cpo", "rm", "reward", "ppo", "ppo_tldr", "grpo", "rloo",
+))  # fmt: skip
+
+
 def _foreign(row: Row) -> bool:
-    return any(what.startswith(_OTHER_METHODS) for what in row.blocking)
+    named = [what for what in row.blocking if what not in _HERE]
+    return any(what.startswith(_OTHER_METHODS) for what in named)
 
 
 def main() -> int:

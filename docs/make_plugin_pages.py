@@ -87,6 +87,62 @@ The example reads instructions in Alpaca's columns.""",
 The kit reads the files that `write` makes: each row is of the declared kind and names its origin,
 a second reading gives the same, bad records are refused with their place, and metrics are fair.""",
     ),
+    "optimizer": (
+        "Optimiser",
+        """\
+An optimiser moves the parameters along their gradients. `make` gets the groups of parameters, as
+torch.optim takes them, and the recipe's `train` settings, and returns a `torch.optim.Optimizer` of
+exactly these parameters. Its rate is that of its groups, which the schedule sets before each step.
+What checkpoints hold is the optimiser's `state`, tensors and numbers, and those entries of its
+groups that `group_state` names, such as a count of steps; from that a resumed training goes on to
+the bit. An optimiser that trains other weights than those to be used, as schedule-free ones do, has
+methods `train` and `eval`: llmft calls them, and scores, saves and returns the weights after
+`eval`. `llmft plan` runs the optimiser on fake tensors, or asks `state_bytes`. Builtin optimisers
+have names; any is chosen by a block.
+
+The example steps by the sign of a momentum (Bernstein et al. 2018,
+[arXiv:1802.04434](https://arxiv.org/abs/1802.04434)).""",
+        """\
+The kit trains two small matrices: the loss falls, the groups' own rates and decays are kept, and a
+training that is resumed from what a checkpoint holds is the same to the bit.""",
+    ),
+    "schedule": (
+        "Learning-rate schedule",
+        """\
+A schedule says how the learning rate moves: `factor` gives what the peak is multiplied by in an
+optimiser step, from the step and the `TrainingSpan` (all steps, the warm-up, the peak). It may
+follow the scores of held-out rows too: with `follows_scores` it is told each evaluation (`scored`),
+and keeps what it has come to in `state`, as JSON, which a resumed training restores. Where
+parameters have rates of their own, as in LoRA+, `rates` may treat each group apart. A rate below 0,
+or NaN, stops the run before the update, with an error that names the plugin. Builtin schedules have
+names, with `lr_scheduler_kwargs`; any schedule is chosen by a block.
+
+The example falls in steps. The builtin `reduce_lr_on_plateau` follows scores.""",
+        """\
+The kit asks for the rates of short and of long trainings: they are finite, the peak is the highest,
+a warm-up rises, and a training that is resumed at any step has the same rates.""",
+    ),
+    "metric": (
+        "Metric",
+        """\
+A metric scores the model's answers to held-out rows, of any data set: in `evaluate` before, during
+and after training, in `llmft evaluate --metrics`, and as `metric_for_best_model`. A class writes
+one of two methods. `score` gets one answer, with its prompt, the right answers (`references`) and
+its row, and returns a number, or several by the names that `values` lists; llmft takes the mean
+over rows. `score_corpus` gets all answers, for what is no mean over rows, such as BLEU; llmft asks
+it again without some rows, for the 95 % interval. `greater_is_better`, `value_range` and
+`needs_references` say what holds for its values; a value outside the range, or NaN, stops the run
+with an error that names the plugin.
+
+A recipe writes a metric's name, or a block with its settings; `name` in the block says what its
+score is called. A name that the data set has a metric of means that one.
+
+The example gives two values of one answer. The builtin `distinct` scores all answers together.""",
+        """\
+The kit scores ordinary, empty, very long and odd answers: each has values in the range that the
+class declares, the same each time and in any order; and nonsense is not preferred to a right
+answer.""",
+    ),
     "tracker": (
         "Tracker",
         """\
@@ -127,6 +183,7 @@ then shows the method, or the reason why it cannot be used; `llmft show {name}` 
 HEADS = {
     "pyproject.toml": "The entry point's name is the method's name. llmft reads it from the"
     " metadata, and imports the\nmodule only when a recipe names the method.",
+    "steps.py": "Apart, because it imports torch: listing methods must stay quick.",
     "layers.py": "Apart, because it imports torch: listing methods must stay quick.",
 }
 

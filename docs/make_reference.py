@@ -31,6 +31,21 @@ KIND_TITLES = {
         "What scores answers: `judge` of `rank`, `reward` of `ppo`, `rewards[]` of `grpo`, `rloo`.",
     ),
     "dataset": ("Data sets", "`stages[].data`: the rows."),
+    "optimizer": (
+        "Optimisers",
+        "`stages[].train.optim`: what moves the parameters. Those that ship with llmft are chosen"
+        " by name too. The learning rate, betas and weight decay are `train`'s.",
+    ),
+    "schedule": (
+        "Learning-rate schedules",
+        "`stages[].train.lr_scheduler_type`: how the learning rate moves. Those that ship with"
+        " llmft are chosen by name too, with `lr_scheduler_kwargs`.",
+    ),
+    "metric": (
+        "Metrics",
+        "`stages[].evaluate.metrics[]`: how answers to held-out rows are scored, beside the loss"
+        " and the data set's own metrics. A name of the data set's own metric means that one.",
+    ),
     "tracker": ("Trackers", "`trackers[]`: where progress and metrics are reported."),
 }
 

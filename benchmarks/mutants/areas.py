@@ -34,11 +34,20 @@ PPO = [
 ]
 GRPO = [f"tests/plugins/alignments/grpo/test_{name}.py" for name in ("objective", "trl_referee")]
 RUNS = "tests/plugins/alignments/test_preference_runs.py"
+REFEREE = "tests/plugins/alignments/test_trl_preference_referee.py"
+REWARD = "tests/plugins/alignments/reward/test_reward.py"
 LOOP, STATE = "tests/training/test_loop.py", "tests/training/test_checkpoints.py"
+PROCESSES = "tests/training/test_processes.py"
 EVERY, REFERENCE = "tests/plugins/test_every_setting.py", "tests/cli/test_recipe_reference.py"
+READING = [f"tests/recipes/test_{name}.py" for name in ("checks", "load", "wording")]
 FAULTS = "tests/end_to_end/faults/test_training.py"
-EARLIER = "tests/end_to_end/pipeline/test_earlier_runs.py"
-AGAIN = "tests/end_to_end/pipeline/test_what_runs_again.py"
+RESUME = "tests/end_to_end/checkpoints/test_resume.py"
+DAMAGED = "tests/end_to_end/trust/test_damaged_runs.py"
+EARLIER, AGAIN, CRASHES = (
+    f"tests/end_to_end/pipeline/test_{name}.py"
+    for name in ("earlier_runs", "what_runs_again", "stage_crashes")
+)
+ROWS, PEFT = (f"tests/engine/test_{name}.py" for name in ("rows_per_step", "peft_start"))
 FARTHER = {
     **{
         f"llmft/planning/{name}.py": [MEMORY, PIPELINE, COUNTS]
@@ -48,16 +57,36 @@ FARTHER = {
         f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
         for name in ("evaluation_cost", "planned_stage", "planner", "fitting")
     },
-    "plugins/llmft_alignments/preference_maths.py": [LOSSES, DPO],
-    "plugins/llmft_alignments/pairs.py": [DPO],
-    "plugins/llmft_alignments/orpo.py": [EVERY, REFERENCE, RUNS],
-    "plugins/llmft_alignments/sft.py": ["tests/plugins/alignments/test_sft_trl_referee.py", LOOP],
+    **{
+        f"plugins/llmft_alignments/grpo/{name}.py": [*GRPO, EVERY]
+        for name in ("__init__", "maths", "method", "objective", "rollouts")
+    },
+    **{f"llmft/recipes/{name}.py": READING for name in ("checks", "load", "wording", "yamlfile")},
+    "plugins/llmft_alignments/preference_maths.py": [
+        LOSSES,
+        REFEREE,
+        "tests/plugins/alignments/test_kto.py",
+        DPO,
+    ],
+    "plugins/llmft_alignments/pairs.py": [DPO, REFEREE],
+    "plugins/llmft_alignments/orpo.py": [REFEREE, EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/sft.py": [
+        *(f"tests/plugins/alignments/test_sft_{name}.py" for name in ("trl_referee", "routers")),
+        LOOP,
+        EVERY,
+        REFERENCE,
+    ],
     "plugins/llmft_alignments/dpo/__init__.py": [EVERY, REFERENCE, RUNS],
-    "plugins/llmft_alignments/dpo/reference.py": [RUNS],
-    "plugins/llmft_alignments/dpo/reranking.py": [RUNS],
+    "plugins/llmft_alignments/dpo/losses.py": [REFEREE],
+    "plugins/llmft_alignments/dpo/reference.py": [RUNS, EVERY],
+    "plugins/llmft_alignments/dpo/reranking.py": [RUNS, EVERY],
+    "plugins/llmft_alignments/grpo/config.py": [REFERENCE, GRPO[0], EVERY],
     "plugins/llmft_alignments/ppo/__init__.py": [PPO[-1], EVERY],
     "plugins/llmft_alignments/ppo/config.py": [EVERY, REFERENCE, PPO[-1]],
-    "plugins/llmft_alignments/online/diagnostics.py": PPO[1:2],
+    "plugins/llmft_alignments/online/diagnostics.py": [
+        "tests/plugins/alignments/ppo/test_diagnostics.py",
+        PPO[1],
+    ],
     "plugins/llmft_alignments/online/sampling.py": [*PPO[1:], *GRPO],
     "plugins/llmft_alignments/online/scoring.py": GRPO,
     "plugins/llmft_alignments/online/statistics.py": [*PPO[:1], *GRPO],
@@ -66,20 +95,32 @@ FARTHER = {
     "plugins/llmft_alignments/ppo/objective.py": PPO[1:],
     "plugins/llmft_alignments/ppo/rollouts.py": PPO,
     "plugins/llmft_alignments/reward/__init__.py": [DPO, EVERY, REFERENCE],
-    "plugins/llmft_alignments/reward/report.py": [DPO],
-    "llmft/modeling/forward.py": ["tests/modeling/test_last_layer.py"],
+    "plugins/llmft_alignments/reward/report.py": [REWARD, DPO],
+    "llmft/modeling/forward.py": ["tests/modeling/test_last_layer.py", REWARD],
     "llmft/recipes/json_schema.py": ["tests/cli/test_schema.py"],
     "llmft/recipes/recipe.py": ["tests/recipes/test_recipe_schema.py", REFERENCE],
-    "llmft/runs/artifacts.py": [EARLIER, AGAIN],
-    "llmft/runs/resuming.py": [AGAIN],
-    "llmft/runs/upstream.py": [EARLIER, AGAIN],
-    "llmft/system/fsio.py": [STATE],
-    "llmft/training/guard.py": [LOOP, FAULTS],
-    "llmft/training/loop.py": [FAULTS, STATE],
+    "llmft/runs/accepted.py": ["tests/end_to_end/checkpoints/test_accepted.py"],
+    "llmft/runs/artifacts.py": [DAMAGED, EARLIER, AGAIN],
+    "llmft/runs/edits.py": ["tests/runs/test_resuming.py", AGAIN],
+    "llmft/runs/fingerprint.py": [ROWS, AGAIN],
+    "llmft/runs/provenance.py": ["tests/runs/test_resuming.py", "tests/runs/test_run_folder.py"],
+    "llmft/runs/resuming.py": ["tests/runs/test_restarts.py", ROWS, AGAIN, CRASHES, RESUME],
+    "llmft/runs/run_folder.py": [PEFT, AGAIN, RESUME],
+    "llmft/runs/upstream.py": [EARLIER, AGAIN, PEFT, "tests/exporting/test_trained_bases.py"],
+    "llmft/system/fsio.py": [STATE, DAMAGED],
+    "llmft/training/checkpoints.py": [RESUME],
+    "llmft/training/guard.py": [PROCESSES, LOOP, FAULTS],
+    "llmft/training/loop.py": [
+        FAULTS,
+        STATE,
+        PROCESSES,
+        "tests/training/test_validation.py",
+        "tests/end_to_end/checkpoints/test_resume_evaluation.py",
+    ],
     "llmft/training/metrics.py": [LOOP, STATE],
-    "llmft/training/step_plan.py": [LOOP],
-    "llmft/training/training_state.py": [STATE],
-    "llmft/training/updates.py": [LOOP, *PPO[-1:]],
+    "llmft/training/step_plan.py": [PROCESSES, LOOP],
+    "llmft/training/training_state.py": [STATE, RESUME],
+    "llmft/training/updates.py": [PROCESSES, LOOP, *PPO[-1:]],
 }
 """Tests that are nearest to a file though they stand elsewhere, as they span layers."""
 

@@ -22,6 +22,8 @@ SLOW_IMPORTS = (
     "transformers.generation", "torch.distributed", "torch._dynamo", "trl",
 )  # fmt: skip
 NONE_COLLECTED = 5
+OF_EXTENDED = "cases of an --extended run:"
+"""Stands in what a child said before the cases that a plain run leaves out."""
 
 
 @dataclass
@@ -147,8 +149,13 @@ def _be_child(root: Path, tests: Sequence[str]) -> None:
         import pytest
 
         options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
-        for test in tests:  # file by file: what the nearest one kills needs no other
-            code = int(pytest.main([*options, test]))
+        runs = [[*options, test] for test in tests]
+        if more := [test for test in tests if "extended" in (root / test).read_text("utf-8")]:
+            runs += [[*options, "--extended", "-m", "extended", test] for test in more]
+        for run in runs:  # file by file: what the nearest one kills needs no other
+            if "--extended" in run:
+                print(OF_EXTENDED, flush=True)
+            code = int(pytest.main(run))
             if code not in (0, NONE_COLLECTED):
                 break
         else:

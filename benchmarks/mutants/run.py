@@ -1,11 +1,14 @@
 """Changes llmft's source in small ways, one at a time, and counts how often a test notices.
 
 `python benchmarks/mutants/run.py` takes 200 mutants at random, as many of each area, runs the test
-files nearest to each changed file (those at its path in tests/), and writes docs/mutants.md.
+files nearest to each changed file (those at its path in tests/, and those in areas.py), and writes
+docs/mutants.md. What a plain run of these files lets pass is tried with the cases that only
+`pytest --extended` has, and the page tells how many those kill; tests marked `slow` never run.
 `--sample N --seed S` takes others, and writes only where `--page` says so; `--file` keeps to some
 files, `--list` runs nothing. It works on copies of the tree, and leaves with 1 below 90 %.
 `--results FILE` notes each outcome there. What the file has as killed is not tried again, so that a
-stopped run goes on, and after new tests only the survivors are tried.
+stopped run goes on, and after new tests only the survivors are tried. `--fresh SEED N` tells on the
+page of another sample too, which an earlier run noted in that file.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from areas import AREAS, files_of, tests_of
 from children import Copy, Job, copied, run_all, warm
+from equivalent import EQUIVALENT
 from mutate import Mutant, mutants, parses
 from page import Outcome, as_page, as_text
 
@@ -42,10 +46,16 @@ def main() -> int:
     parser.add_argument("--area", action="append", choices=[*AREAS], help="keep to this area")
     parser.add_argument("--file", action="append", help="keep to files whose path has this in it")
     parser.add_argument("--jobs", type=int, default=2, help="tests side by side")
-    parser.add_argument("--seconds", type=float, default=300.0, help="time for one mutant at most")
+    parser.add_argument("--seconds", type=float, default=900.0, help="time for one mutant at most")
     parser.add_argument("--green", action="store_true", help="the unchanged tree was just tested")
     parser.add_argument("--results", type=Path, help="note each outcome in this file, and go on")
     parser.add_argument("--page", type=Path, help="the page to write")
+    parser.add_argument(
+        "--fresh", nargs=2, type=int, metavar=("SEED", "N"), help="tell of this sample too"
+    )
+    parser.add_argument(
+        "--note", default="", help="a text for the page, such as what was drawn from"
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants, and run nothing")
     asked = parser.parse_args()
     chosen = sample(ROOT, asked.sample or 200, asked.seed, asked.area or [*AREAS], asked.file)
@@ -54,18 +64,27 @@ def main() -> int:
             print(f"{area}: {mutant.file}:{mutant.line} {mutant.what}")
             print(mutant.diff((ROOT / mutant.file).read_bytes()))
         return 0
+    fresh = None
+    if asked.fresh:
+        seed, size = asked.fresh
+        other = sample(ROOT, size, seed, [*AREAS], None)
+        found = noted(asked.results, other)
+        if len(found) < len(other):
+            parser.error(f"--results has {len(found)} of the {len(other)} mutants of --fresh")
+        fresh = (seed, in_order(found.values()))
     started = time.monotonic()
-    killed = noted(asked.results, chosen)
+    killed = {m: one for m, one in noted(asked.results, chosen).items() if one.killed}
     left = [(area, mutant) for area, mutant in chosen if mutant not in killed]
-    outcomes = [*killed.values()]
-    outcomes += measured(left, asked.jobs, asked.seconds, green=asked.green, results=asked.results)
-    outcomes.sort(key=lambda outcome: (outcome.area, outcome.file, outcome.line))
-    minutes = (time.monotonic() - started) / 60
-    text = as_text(outcomes)
-    print(text)
+    outcomes = in_order([
+        *killed.values(),
+        *measured(left, asked.jobs, asked.seconds, green=asked.green, results=asked.results),
+    ])  # fmt: skip
+    print(as_text(outcomes))
+    print(f"\n{len(left)} tried in {(time.monotonic() - started) / 60:.0f} minutes")
     page = asked.page or (None if asked.sample else ROOT / "docs" / "mutants.md")
     if page:
-        page.write_text(as_page(outcomes, asked.seed, minutes, counts(ROOT)), "utf-8")
+        text = as_page(outcomes, asked.seed, counts(ROOT), fresh, asked.note)
+        page.write_text(text, "utf-8")
     of = [outcome for outcome in outcomes if not outcome.reason]
     return int(sum(outcome.killed for outcome in of) < WANTED * len(of))
 
@@ -91,13 +110,23 @@ def sample(
 
 
 def noted(results: Path | None, chosen: Sequence[tuple[str, Mutant]]) -> dict[Mutant, Outcome]:
-    """Return those of the mutants that a file has as killed, with their outcomes."""
+    """Return those of the mutants that a file has, with the last outcome of each."""
     if results is None or not results.exists():
         return {}
     lines = [Outcome(**json.loads(line)) for line in results.read_text("utf-8").splitlines()]
-    killed = {(one.file, one.line, one.diff): one for one in lines if one.killed}
+    found = {(one.file, one.line, one.diff): one for one in lines}
     keys = {m: (m.file, m.line, m.diff((ROOT / m.file).read_bytes())) for _, m in chosen}
-    return {mutant: killed[key] for mutant, key in keys.items() if key in killed}
+    reasons = {key: EQUIVALENT.get((key[0], key[2]), "") for key in keys.values()}
+    return {
+        mutant: found[key] if found[key].killed else replace(found[key], reason=reasons[key])
+        for mutant, key in keys.items()
+        if key in found
+    }
+
+
+def in_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return outcomes by area, file and line."""
+    return sorted(outcomes, key=lambda one: (one.area, one.file, one.line))
 
 
 def counts(root: Path) -> dict[str, int]:

@@ -1,10 +1,10 @@
 """The public contract: what a plugin author derives from. Imports no torch.
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
-`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.trackers` (the entry
-point's name is the method's) or `llmft.plugins`, whose hooks return classes derived from the ones
-below. See `llmft.testing` for the kit that checks a method against its contract, and
-`llmft.toolkit` for building blocks.
+`llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.optimizers`,
+`llmft.schedules`, `llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or
+`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
+kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from llmft.api.context import (
     StageLog,
     StageModels,
     StageSampler,
+    TrainingSpan,
 )
 from llmft.api.errors import (
     DataError,
@@ -64,26 +65,37 @@ from llmft.api.rows import (
     Row,
     RowKind,
     SampledAnswer,
+    ScoredAnswer,
     TextRow,
     UnpairedRow,
 )
-from llmft.api.settings import Line, ModelSource, Settings, Share, TrainSettings
+from llmft.api.settings import (
+    Line,
+    MetricConfig,
+    ModelSource,
+    OptimizerConfig,
+    ScheduleConfig,
+    Settings,
+    Share,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
     "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
     "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
-    "Line", "LlmftError", "Message", "Metric", "ModelSource", "Objective", "OnlineObjective",
+    "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
+    "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
     "RewardConfig",
-    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams", "Settings",
-    "Share",
+    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams",
+    "Schedule", "ScheduleConfig", "ScoredAnswer", "Settings", "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "UnpairedRow", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "TrainingSpan", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -251,6 +263,9 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
+    supports_streaming: ClassVar[bool] = False
+    """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
+    else with it: of streamed rows that is no list, and has no end."""
     evaluate_generates: ClassVar[bool] = False
     """Whether `evaluate` generates answers: during training it is then asked for its metrics as
     rarely as `evaluate.generate_every` says."""
@@ -370,6 +385,13 @@ class Dataset(_Kind[C]):
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         """Return one record as a row; raise DataError naming the origin if it cannot be used."""
 
+    def pin(self) -> str:
+        """Return what changes where the records of streamed data change, without reading them all.
+
+        A run that goes on compares it, beside the first rows. Such as commits, or files' sizes.
+        """
+        return ""
+
     def example_records(self) -> Sequence[Mapping[str, Any]]:
         """Return a few made-up records as these settings read them, for `llmft run --smoke`.
 
@@ -384,6 +406,146 @@ class Dataset(_Kind[C]):
     def row_kind(self) -> RowKind:
         """Return which of the kinds in `rows` this recipe's settings give."""
         return self.rows[0]
+
+
+class Optimizer(_Kind[C]):
+    """What moves the parameters along their gradients: an optimiser as torch has them.
+
+    Its learning rate is that of its groups, which llmft sets before each step. An optimiser that
+    trains other weights than those to be used, as schedule-free ones do, has the methods `train`
+    and `eval` that switch: llmft scores, saves and returns a model after `eval`, and goes on with
+    the weights before, to the bit.
+    """
+
+    package: ClassVar[str] = ""
+    """The module that it needs beside torch; where it is not installed, `validate` says so."""
+    supports_cpu: ClassVar[bool] = True
+    """Whether it works without a GPU; `--smoke` takes adamw_torch in its place where it does not
+    and there is none."""
+    group_state: ClassVar[tuple[str, ...]] = ()
+    """The entries of its groups that change in training, numbers or truth values, such as a count
+    of steps. Checkpoints hold them, and the tensors and numbers of its `state`; nothing else of it.
+    """
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside other settings: (key's parts below train, what, fix)."""
+        return ()
+
+    @abstractmethod
+    def make(
+        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
+    ) -> torch.optim.Optimizer:
+        """Return the optimiser of exactly these groups' parameters.
+
+        groups: as torch.optim takes them; a group's own `lr` and `weight_decay` go before those of
+        `train`. Raises StageError where it cannot train such parameters.
+        """
+
+    def planned(self) -> Optimizer[Any]:
+        """Return one with a state of the same size that runs on fake tensors, for `llmft plan`."""
+        return self
+
+    def state_bytes(self, parameter: torch.Tensor) -> int | None:
+        """Return the bytes of its state of a parameter; None: `plan` runs it, and counts."""
+        return None
+
+
+class Schedule(_Kind[C]):
+    """How the learning rate moves: a function of the step, and of the last evaluation if it asks.
+
+    A class writes `factor`, or `rates` where the groups of parameters are not to move together.
+    Each training has an object of its own.
+    """
+
+    supports_warmup: ClassVar[bool] = True
+    """Whether it has a warm-up; without one, `train.warmup_steps` and `warmup_ratio` are refused
+    beside it."""
+    depends_on_steps: ClassVar[bool] = True
+    """Whether the rate at a step depends on how many there are. Where it does not, a finished stage
+    can be trained longer."""
+    follows_scores: ClassVar[bool] = False
+    """Whether `scored` is to be called: the stage then has to be scored during training."""
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside other settings: (key's parts below train, what, fix)."""
+        return ()
+
+    def last_steps(self) -> int:
+        """Return how many last steps it needs for itself, behind the warm-up."""
+        return 0
+
+    def smoke_overrides(self) -> Mapping[str, Any]:
+        """Return settings that fit a training of a few steps, for `llmft run --smoke`."""
+        return {}
+
+    def factor(self, step: int, span: TrainingSpan) -> float:
+        """Return what the peak rate is multiplied by in an optimiser step (0..steps-1), from 0 up.
+
+        It is also asked for `steps`, which no update uses. A resumed training asks for the step it
+        goes on at: the factor may not depend on having been asked for earlier ones.
+        """
+        raise NotImplementedError(f"'{self.method}' has no 'factor'")
+
+    def rates(self, step: int, base: Sequence[float], span: TrainingSpan) -> Sequence[float]:
+        """Return the learning rate of each of the optimiser's groups in a step.
+
+        base: the groups' own peaks; most often all are `learning_rate`. Step 0 is asked for first.
+        """
+        factor = self.factor(step, span)
+        return [rate * factor for rate in base]
+
+    def scored(self, value: float, span: TrainingSpan) -> None:
+        """Take in the score of an evaluation: the loss, or `metric_for_best_model`."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the state that a resumed training must restore, as JSON; {}: none."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
+        """Restore what `state` returned, after step 0 was asked for; the span may be another."""
+
+
+class MetricFunction(_Kind[C]):
+    """What scores a model's answers to held-out rows: each by itself, or all of them together.
+
+    A class writes one of `score` and `score_corpus`. The model's answers, the mean over rows, the
+    count of rows and the 95 % interval are llmft's. Of several processes each asks it, with the
+    same answers, and the first one's values count.
+    """
+
+    greater_is_better: ClassVar[bool] = True
+    """Whether more of it is better: what `metric_for_best_model` goes by."""
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Between which numbers every value is, the bounds included; infinite where there is none."""
+    needs_references: ClassVar[bool] = True
+    """Whether a row without a right answer cannot be scored; such a row then is a DataError."""
+
+    def values(self) -> Sequence[str]:
+        """Return the names of the values that it gives, where these are several.
+
+        Their scores are called `<metric>_<value>`. Default: (): one value, called as the metric.
+        """
+        return ()
+
+    def score(self, answer: ScoredAnswer) -> float | Mapping[str, float]:
+        """Return the value of one answer, or where `values` names some, each of them by its name.
+
+        It is a finite number within `value_range`, and depends on nothing but the answer.
+        """
+        raise NotImplementedError(f"'{self.method}' scores all answers together")
+
+    def score_corpus(self, answers: Sequence[ScoredAnswer]) -> float | Mapping[str, float]:
+        """Return the value of all answers together (one at least), or each value by its name.
+
+        It does not depend on their order. For the 95 % interval it is asked again, without some
+        of them: 100 times at most (jackknife), and only before and after training.
+        """
+        raise NotImplementedError(f"'{self.method}' scores each answer by itself")
+
+    @classmethod
+    def is_of_corpus(cls) -> bool:
+        """Return whether it scores all answers together."""
+        return cls.score_corpus is not MetricFunction.score_corpus
 
 
 class Tracker(_Kind[C]):

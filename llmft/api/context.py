@@ -31,6 +31,20 @@ Number: TypeAlias = "float | torch.Tensor"
 Sum: TypeAlias = "Number | tuple[Number, float]"
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingSpan:
+    """What a learning-rate schedule may depend on, beside the step.
+
+    steps: optimiser steps of the whole training. warmup_steps: those in which the rate rises.
+    learning_rate: the peak, `train.learning_rate`. greater_is_better: of the scores it is told.
+    """
+
+    steps: int
+    warmup_steps: int
+    learning_rate: float
+    greater_is_better: bool = False
+
+
 class Objective(Protocol):
     """What an alignment gives the training loop: rows and the loss of a batch of them."""
 
@@ -91,13 +105,17 @@ class StageData(Protocol):
         """Tokens in a row at most: the recipe's, or what the model has room for."""
 
     def rows(self) -> Sequence[Row]:
-        """The training rows, as the stage's data set gives them."""
+        """The training rows, as the stage's data set gives them; of streamed ones the first."""
 
     def held_out(self) -> Sequence[Row]:
         """The rows the stage is scored on; empty where the recipe does not evaluate."""
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """The rows as token ids, long ones treated as the recipe says, counted and reported."""
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
+        """The rows as token ids, long ones treated as the recipe says, counted and reported.
+
+        Of streamed training rows it is what all of them are read as during training: hand it to
+        `fit` as it is (`Alignment.supports_streaming`).
+        """
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Preference rows as token ids; a prompt too long loses its start, an answer nothing."""

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
         Adapter,
         Alignment,
         Dataset,
+        MetricFunction,
+        Optimizer,
         RewardFunction,
+        Schedule,
         StageContext,
         StageResult,
         Task,
@@ -45,6 +48,21 @@ def llmft_rewards() -> list[type[RewardFunction[Any]]]:  # type: ignore[empty-bo
 @hookspec
 def llmft_datasets() -> list[type[Dataset[Any]]]:  # type: ignore[empty-body]
     """Return the dataset classes that this plugin offers."""
+
+
+@hookspec
+def llmft_optimizers() -> list[type[Optimizer[Any]]]:  # type: ignore[empty-body]
+    """Return the optimiser classes that this plugin offers."""
+
+
+@hookspec
+def llmft_schedules() -> list[type[Schedule[Any]]]:  # type: ignore[empty-body]
+    """Return the learning-rate schedule classes that this plugin offers."""
+
+
+@hookspec
+def llmft_metrics() -> list[type[MetricFunction[Any]]]:  # type: ignore[empty-body]
+    """Return the metric classes that this plugin offers."""
 
 
 @hookspec

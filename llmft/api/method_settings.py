@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -125,6 +125,18 @@ class DatasetConfig(Settings):
     limit: int | None = Field(
         None, ge=1, le=10_000_000_000, description="use only this many rows, the first of the split"
     )
+    streaming: bool = Field(
+        False,
+        description="read the rows while the stage trains, for train.max_steps steps, and hold only"
+        " buffer_size of them",
+    )
+    buffer_size: int = Field(
+        1000,
+        ge=1,
+        le=100_000_000,
+        description="of streaming: rows that are read together, in which they are shuffled and"
+        " packed; datasets' name",
+    )
     on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="what happens to a row that cannot be used; skipped rows are counted"
     )
@@ -146,6 +158,18 @@ class DatasetConfig(Settings):
         description="of one of several sources: how often its rows are drawn, beside the weights of"
         " the others",
     )
+
+    @model_validator(mode="after")
+    def _of_streaming(self) -> Self:
+        if not self.streaming and self.buffer_size != 1000:
+            raise ValueError(
+                "buffer_size is about streamed rows; write streaming: true, or drop it"
+            )
+        if self.streaming and self.drop.duplicates:
+            raise ValueError(
+                "drop.duplicates compares all of the data, and streaming holds one buffer; drop it"
+            )
+        return self
 
 
 class TrackerConfig(Settings):

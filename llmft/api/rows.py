@@ -242,6 +242,20 @@ class SampledAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """An answer to a held-out row, as metrics see it.
+
+    references: the right answers; () where the row has none. row: as the data set gave it, with
+    its origin.
+    """
+
+    prompt: Prompt
+    answer: str
+    references: tuple[str, ...]
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedPair:
     """A preference as token ids: two whole rows that begin with the same prompt.
 

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from llmft.api.splits import checked_split
 
@@ -25,7 +33,7 @@ NewTokens = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
-"""So many optimiser steps; or, below 1, a share of all of a stage's steps."""
+"""So many of something, such as a stage's optimiser steps; or, below 1, a share of all."""
 
 
 class Settings(BaseModel):
@@ -114,6 +122,14 @@ class ModelSource(Settings):
         description="what is done with an answer that the chat template ends with no token at which"
         " generation stops: train on it and say so, or refuse it",
     )
+    learn_template: Literal["stop", "turn", "none", "eos"] = Field(
+        "stop",
+        description="how much of what the chat template writes around an answer is trained on."
+        " stop: all from the prompt's end to the token at which generation stops; turn: what"
+        " follows that in the turn too, such as a line break; none: only the answer's own text;"
+        " eos: that text, and the token right after it where it is the tokenizer's end-of-text or"
+        " one of model.stop",
+    )
     stop: list[Line] = Field(
         default_factory=list,
         max_length=20,
@@ -136,6 +152,16 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @model_validator(mode="after")
+    def _an_end_that_is_learnt(self) -> ModelSource:
+        if self.append_eos and self.learn_template in ("none", "eos"):
+            raise ValueError(
+                "append_eos puts a token after an answer, and learn_template:"
+                f" {self.learn_template} trains on none but what the chat template writes there;"
+                " drop one of the two"
+            )
+        return self
 
     @field_validator("chat_template")
     @classmethod
@@ -236,6 +262,18 @@ SCHEDULE_KWARGS = {
 Shape = Literal["linear", "cosine", "1-sqrt"]
 
 
+class OptimizerConfig(Settings):
+    """Base of every optimiser's settings; the rate, betas and so on are those of `train`."""
+
+    method: Line = Field(description="which optimizer method")
+
+
+class ScheduleConfig(Settings):
+    """Base of every learning-rate schedule's settings."""
+
+    method: Line = Field(description="which schedule method")
+
+
 class LrSchedulerKwargs(Settings):
     """Settings of a learning-rate schedule: transformers' names, and torch's for the plateau.
 
@@ -331,13 +369,18 @@ class TrainSettings(Settings):
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
     )
     learning_rate: float = Field(2e-4, gt=0, le=10, description="the peak learning rate")
-    lr_scheduler_type: Literal[
+    lr_scheduler_type: SerializeAsAny[ScheduleConfig] | Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt",
         "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
         "warmup_stable_decay", "reduce_lr_on_plateau",
-    ] = Field("linear", description="the learning-rate schedule after the warm-up")  # fmt: skip
+    ] = Field(
+        "linear",
+        description="the learning-rate schedule after the warm-up; or a block for any installed"
+        " one: {method: ..., its settings}",
+    )  # fmt: skip
     lr_scheduler_kwargs: LrSchedulerKwargs = Field(
-        default_factory=LrSchedulerKwargs, description="settings of the schedule itself"
+        default_factory=LrSchedulerKwargs,
+        description="settings of a schedule that is not written as a block",
     )
     warmup_steps: int = Field(
         0,
@@ -348,16 +391,23 @@ class TrainSettings(Settings):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="the warm-up as a share of all steps, instead of warmup_steps"
     )
+    warmup_max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="the steps of a warm-up by warmup_ratio at most"
+    )
     warmup_rounding: Literal["up", "axolotl"] = Field(
         "up",
         description="how warmup_ratio becomes whole steps: up, as transformers has it, or as"
         " Axolotl: down, and 1 becomes 2",
     )
-    optim: Literal[
+    optim: SerializeAsAny[OptimizerConfig] | Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
         "paged_lion_8bit", "muon",
-    ] = Field("adamw_torch", description="the optimiser; muon trains matrices only")  # fmt: skip
+    ] = Field(
+        "adamw_torch",
+        description="the optimiser; muon trains matrices only; or a block for any installed one:"
+        " {method: ..., its settings}",
+    )  # fmt: skip
     weight_decay: float = Field(
         0.0,
         ge=0,
@@ -397,8 +447,21 @@ class TrainSettings(Settings):
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
     )
-    on_long_row: Literal["truncate", "drop", "fail"] = Field(
-        "truncate", description="what happens to a row longer than max_length"
+    packing_strategy: Literal["bfd", "wrapped"] = Field(
+        "bfd",
+        description="how packing fills them, by TRL's names; bfd: with whole rows (best fit"
+        " decreasing); wrapped: plain text, row after row, cut where max_length is reached",
+    )
+    cross_document_attention: bool = Field(
+        False,
+        description="of wrapped: the tokens of a row also see the texts before theirs, as in TRL;"
+        " default: each text sees itself only",
+    )
+    on_long_row: Literal["truncate", "drop", "fail", "split"] = Field(
+        "truncate",
+        description="what happens to a row longer than max_length; split, of plain text only: it"
+        " becomes several rows, and nothing of it is lost; default: truncate, and split where"
+        " packing_strategy is wrapped",
     )
     max_dropped: Share = Field(
         0.05, description="stop if more than this share of the rows is dropped or loses its answer"
@@ -435,8 +498,21 @@ class TrainSettings(Settings):
         return self.per_device_train_batch_size * self.accumulation(processes) * processes
 
     @property
+    def packs_apart(self) -> bool:
+        """Whether packed rows have to be kept apart, so that each sees only itself."""
+        return self.packing and not self.cross_document_attention
+
+    @property
     def _warms_up(self) -> bool:
         return bool(self.warmup_steps or self.warmup_ratio)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped_splits(cls, block: Any) -> Any:
+        """Say that a long row is cut where `wrapped` cuts it, unless something else is said."""
+        if isinstance(block, dict) and block.get("packing_strategy") == "wrapped":
+            return {"on_long_row": "split", **block}
+        return block
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> TrainSettings:
@@ -460,6 +536,8 @@ class TrainSettings(Settings):
                 f" rate {'stays 0' if most == 1 else 'never reaches its peak'}; lower warmup_steps"
                 " or warmup_ratio, or raise max_steps"
             )
+        if self.warmup_max_steps and not self.warmup_ratio:
+            raise ValueError("warmup_max_steps is about warmup_ratio; write that, or drop it")
         if self.warmup_rounding != "up" and not self.warmup_ratio:
             raise ValueError("warmup_rounding is about warmup_ratio; write that, or drop it")
         if self.warmup_ratio and self.lr_scheduler_type == "constant":
@@ -483,11 +561,35 @@ class TrainSettings(Settings):
         self._refuse_misfit_of_schedule()
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
+        self._refuse_misfit_of_packing()
         return self
+
+    def _refuse_misfit_of_packing(self) -> None:
+        """Raise ValueError where settings of packing have no effect, or contradict each other."""
+        wrapped = self.packing_strategy == "wrapped"
+        if wrapped and not self.packing:
+            raise ValueError("packing_strategy is about packed rows; write packing: true")
+        if self.cross_document_attention and not wrapped:
+            raise ValueError(
+                "cross_document_attention is about rows that packing_strategy: wrapped fills; write"
+                " that, or drop it"
+            )
+        if wrapped and self.on_long_row != "split":
+            raise ValueError(
+                f"packing_strategy 'wrapped' cuts a row where max_length is reached and keeps the"
+                f" rest, so on_long_row: {self.on_long_row} has no effect; write split, or drop it"
+            )
 
     def _refuse_misfit_of_schedule(self) -> None:
         """Raise ValueError where a schedule has no such settings, or lacks one."""
         name, given = self.lr_scheduler_type, self.lr_scheduler_kwargs.given()
+        if isinstance(name, ScheduleConfig):
+            if given:
+                raise ValueError(
+                    "lr_scheduler_kwargs has no effect where lr_scheduler_type is a block; write"
+                    f" {next(iter(given))} into that block"
+                )
+            return
         takes = SCHEDULE_KWARGS.get(name, ())
         for key in given:
             if key not in takes:
@@ -516,13 +618,23 @@ class TrainSettings(Settings):
             raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
 
 
+class MetricConfig(Settings):
+    """Base of every metric's settings."""
+
+    method: Line = Field(description="which metric method")
+    name: Name | None = Field(
+        None, description="what its score is called; default: as the method is"
+    )
+
+
 class EvaluateSettings(Settings):
     """How a stage is scored: before and after training, and during it where that is asked."""
 
-    metrics: list[Name] = Field(
-        default_factory=lambda: ["loss"],
+    metrics: list[Name | SerializeAsAny[MetricConfig]] = Field(
+        default_factory=lambda: list[str | MetricConfig](["loss"]),
         max_length=32,
-        description="loss, perplexity, or a metric of the data's method, such as exact_match;"
+        description="loss, perplexity, a metric of the data's method, such as exact_match, or any"
+        " installed metric, by its name or as a block: {method: distinct, n: 2};"
         " the alignment's own metrics are always added, even to an empty list",
     )
     split: Split | None = Field(
@@ -530,8 +642,10 @@ class EvaluateSettings(Settings):
         description="the split of the same data to score on, or parts of splits, such as"
         " train[80%:]; default: its held-out split",
     )
-    holdout: float | None = Field(
-        None, gt=0, lt=1, description="hold out this share of the training rows, and score on it"
+    holdout: Interval | None = Field(
+        None,
+        description="hold out this share of the training rows, or from 1 on so many of them, and"
+        " score on these; of a mixture so many of all sources together",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"

@@ -218,7 +218,8 @@ CODES: dict[str, Code] = {
     ),
     "E043": Code(
         "unknown metric",
-        "evaluate.metrics takes loss, perplexity, and the metrics of the data's method;"
+        "evaluate.metrics takes loss, perplexity, the metrics of the data's method, and installed"
+        " ones (llmft list-plugins);"
         " evaluate.metric_for_best_model one of those that the stage scores, with a direction:"
         " greater_is_better, where the metric does not say it itself.",
         "Use one of the listed metrics.",
@@ -448,10 +449,11 @@ CODES: dict[str, Code] = {
         "Log in with `hf auth login`, and upload again with `llmft push RUN`.",
     ),
     "E209": Code(
-        "the page cannot be served",
-        "`llmft rank` serves a page on the local address 127.0.0.1. The port is in use, or needs"
-        " permissions that you do not have.",
-        "Leave --port out to use any free port, or rank with --terminal.",
+        "the address or the port cannot be served on",
+        "`llmft rank` serves a page on the local address 127.0.0.1, and `llmft serve` an endpoint"
+        " on --host. The port is in use, or needs permissions that you do not have, or the address"
+        " is not one of this machine.",
+        "Use --port 0 for any free port, or rank with --terminal.",
     ),
     "E210": Code(
         "processes cannot train together",
@@ -475,6 +477,14 @@ CODES: dict[str, Code] = {
         "Use the tokenizer that the model's authors published, or take the row out.",
     ),
     "E213": Code(
+        "an endpoint cannot be asked",
+        "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
+        " reached, refuses the key, sends on to another address (which no key follows), fails, or"
+        " answers in another form than OpenAI's.",
+        "Check the address and that the server runs: `curl URL/models`. Its key is read from the"
+        " environment variable LLMFT_API_KEY.",
+    ),
+    "E214": Code(
         "a token cannot be added to the tokenizer",
         "`model.add_tokens` or `model.add_special_tokens` names a text that is one token of this"
         " tokenizer already, or of which it makes no token at all.",

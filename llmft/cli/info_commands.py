@@ -152,7 +152,17 @@ def import_(
 def new_plugin(
     name: Annotated[str, typer.Argument(help="What recipes will call the method.")],
     kind: Annotated[
-        Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"],
+        Literal[
+            "adapter",
+            "alignment",
+            "task",
+            "reward",
+            "dataset",
+            "optimizer",
+            "schedule",
+            "metric",
+            "tracker",
+        ],
         typer.Option(help="What the method is."),
     ],
     output: Annotated[

@@ -273,7 +273,9 @@ def verify_losses(
 @verify_app.command("export")
 def verify_export(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
-    target: Annotated[str, typer.Argument(help="What merge or export made of it.")],
+    target: Annotated[
+        str, typer.Argument(help="What merge or export made of it, or an endpoint's URL.")
+    ],
     stage: Annotated[
         str | None, typer.Option(help="The stage; default: the last that made a policy.")
     ] = None,
@@ -289,10 +291,14 @@ def verify_export(
             min=0.0, metavar="NATS", help="Of log-probabilities; default: by the data types."
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The endpoint's model; default: the only one."),
+    ] = None,
     json: Json = False,
 ) -> Answer:
-    """Prove that an exported folder answers as the run does, or say where they part."""
+    """Prove that an exported folder or an endpoint answers as the run does."""
     from llmft.cli.commands.verify_export import as_json, as_text, verify
 
-    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance)
+    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model)
     return as_json(verdict) if json else as_text(verdict)

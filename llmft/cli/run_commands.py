@@ -95,7 +95,7 @@ def score(
         str,
         typer.Argument(
             help="Records with text, or prompt and completion, or prompt, chosen and rejected"
-            " (.jsonl, .json, .csv, .parquet)."
+            " (.jsonl, .json, .csv, .parquet, .txt)."
         ),
     ],
     stage: Annotated[
@@ -186,6 +186,24 @@ def report(
 
     made = write(run, data)
     return made if json else as_text(made)
+
+
+@app.command()
+def watch(
+    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option(min=0.1, max=3600.0, metavar="SECONDS", help="Between two looks."),
+    ] = 2.0,
+    json: Json = False,
+) -> Answer:
+    """Watch a run while it trains: phase, time left, curves."""
+    from llmft.cli.commands.watch import as_json, as_text
+    from llmft.cli.commands.watch import watch as look
+
+    seen = look(run, once=once, interval=interval, quiet=json)
+    return as_json(seen) if json else as_text(seen)
 
 
 @app.command()
@@ -383,3 +401,35 @@ def export(
 
     made = exported(run, to, output, stage)
     return made if json else as_text(made)
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs' folders, or NAME=RUN to name the model."),
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage; default: the last that made a policy.")
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Where to listen; off this machine a key is needed."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0: any that is free.")
+    ] = 8000,
+    base: Annotated[
+        bool, typer.Option("--base", help="Serve the untrained model too, as 'base'.")
+    ] = False,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Use the chat template also where training used none."),
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Serve runs as models behind an OpenAI-compatible endpoint."""
+    from llmft.cli.commands.serve import serve as start
+
+    start(runs, stage, host=host, port=port, chat=chat, base=base, as_json=json)
+    return ""

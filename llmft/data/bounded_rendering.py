@@ -42,9 +42,9 @@ class Wanted:
 class Writing:
     """How conversations are written: all that is the same for the rows of a stage.
 
-    source: the template. names: what it may read beside the messages. lost, missing_stop: as in
-    TurnFinder. asked: those of the names that the recipe gives, each of which is to be read. Two
-    are equal where they are written alike: True is not 1 to a template.
+    source: the template. names: what it may read beside the messages. lost, missing_stop,
+    learn_template: as in TurnFinder. asked: those of the names that the recipe gives, each of which
+    is to be read. Two are equal where they are written alike: True is not 1 to a template.
     """
 
     source: str
@@ -53,6 +53,7 @@ class Writing:
     stops: Stops
     lost: str
     missing_stop: str
+    learn_template: str = "stop"
     asked: tuple[str, ...] = ()
 
     @cached_property
@@ -165,6 +166,7 @@ def _in_some_form(
             names=names,
             lost=writing.lost,
             missing_stop=writing.missing_stop,
+            learn_template=writing.learn_template,
         )
         return _answer(finder, wanted)
 

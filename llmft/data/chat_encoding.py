@@ -156,7 +156,7 @@ class ChatEncoder:
             names = {**self.tokenizer.special_tokens_map, **self.chat.template_kwargs}
             self._writings[source] = Writing(
                 source, names, self.chat.date, self.stops,
-                self.chat.lost_text, self.chat.missing_stop,
+                self.chat.lost_text, self.chat.missing_stop, self.chat.learn_template,
                 () if several else tuple(self.chat.template_kwargs),
             )  # fmt: skip
         return self._writings[source]
@@ -182,7 +182,8 @@ class ChatEncoder:
             labels[first:last] = place.ids[first:last]
             if turn is None or turn in row.unended:
                 continue
-            if last == first or place.ids[last - 1] not in self.stops.ids:
+            cut = self.chat.learn_template != "stop"
+            if last == first or not (cut or place.ids[last - 1] in self.stops.ids):
                 ended = row.text[:stop][-20:]
                 what = f"the end of the answer, {ended!r}, is no token at which generation stops"
                 fix = "name one token of the tokenizer as model.stop, or give another template"

@@ -20,7 +20,8 @@ class ChatFormat:
     settings stop generation; stop: more such tokens, as text. lost_text: what is done where the
     template leaves out a message's text. append_eos: whether end-of-text is put after an
     answer that the template ends with no stop. missing_stop: what is done with such an answer
-    where nothing is put after it.
+    where nothing is put after it. learn_template: how much of what the template writes around an
+    answer is trained on.
     """
 
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class ChatFormat:
     lost_text: Literal["refuse", "note"] = "refuse"
     append_eos: bool = False
     missing_stop: Literal["note", "refuse"] = "note"
+    learn_template: Literal["stop", "turn", "none", "eos"] = "stop"
 
 
 PLAIN = ChatFormat()
@@ -43,8 +45,10 @@ def stops_of(tokenizer: Any, chat: ChatFormat, end: int | None) -> Stops:
     added = tokenizer.added_tokens_decoder
     words = {str(added[i]) if i in added else str(tokenizer.decode([i])) for i in ids} - {""}
     special = {str(token) for token in added.values() if token.special}
-    appended = str(tokenizer.eos_token or "") if chat.append_eos else ""
-    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids, appended)
+    end_of_text = str(tokenizer.eos_token or "")
+    appended = end_of_text if chat.append_eos else ""
+    own = tuple(word for word in (end_of_text, *chat.stop) if word)
+    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids, appended, own)
 
 
 def stop_id(tokenizer: Any, word: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 from llmft.api.errors import DataError
 from llmft.system.nearest import did_you_mean
 
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 ENDINGS = tuple(
     f"{form}{packing}"
     for form in FORMATS
@@ -22,6 +24,7 @@ ENDINGS = tuple(
 _SHARD = re.compile(r"-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]{16})?$")
 _PATTERN = re.compile(r"[*?\[]")
 _MOST_FILES = 100_000
+_END = 2**20  # bytes
 
 
 def files_of(path: str | None, split: str, data_files: Mapping[str, str] | None) -> list[Path]:
@@ -74,6 +77,23 @@ def names_files(path: str) -> bool:
     if path.startswith("embedded:") or Path(path).expanduser().exists() or is_pattern(path):
         return True
     return path.endswith(ENDINGS) or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def size_and_ends(file: Path) -> tuple[int, str]:
+    """Return a file's size, and the SHA-256 of its first and last MB: what is told without reading.
+
+    Raises DataError (E107) where it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            hasher = hashlib.sha256(stream.read(_END))
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - _END, 0))
+            hasher.update(stream.read(_END))
+    except OSError as error:
+        what = f"'{file}' cannot be read: {error.strerror or error}"
+        raise DataError("E107", what, fix="change its permissions, or copy it") from error
+    return size, hasher.hexdigest()
 
 
 def stem(file: Path) -> str:

@@ -36,11 +36,14 @@ from llmft.data.chat_encoding import (
     texts_of,
 )
 from llmft.data.chat_format import PLAIN, ChatFormat
+from llmft.data.cutting import Part, Pieces
+from llmft.data.long_texts import WINDOW, Located, ids_in_windows
 from llmft.data.shortening import Shortener
 
 _CHUNK = 512
 _SHOWN = 3
 _KEPT = 8192  # tokens of a row that are looked at to see whether it can be written
+_CACHED = 2**24  # characters of texts that are cut; the tokens of more are not kept between runs
 _MARK = re.compile(r"<\|\w+\|>")
 """What control tokens look like in most families."""
 
@@ -113,16 +116,28 @@ class Encoder:
         self._chat = ChatEncoder(tokenizer, chat, self.end)
 
     def encode(
-        self, rows: Sequence[Row], settings: TrainSettings, *, refuse: bool = True
-    ) -> tuple[list[Encoded], EncodingReport]:
+        self,
+        rows: Sequence[Row],
+        settings: TrainSettings,
+        *,
+        refuse: bool = True,
+        wrap: bool = False,
+    ) -> tuple[Sequence[Encoded], EncodingReport]:
         """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-        refuse: False to look at rows of which too many are lost. A conversation may become several
-        rows. Raises DataError where a row cannot be written by the chat template as it is asked
+        refuse: False to look at rows of which too many are lost. wrap: texts fill chunks, see
+        `Pieces`. A conversation may become several rows, and so may a text that is cut.
+        Raises DataError where a row cannot be written by the chat template as it is asked
         (E108), where `on_long_row` is 'fail' and a row is too long (E106), where a larger share
         than `max_dropped` is lost (E104), and where nothing is left to learn (E105).
         """
         report = EncodingReport()
+        if settings.on_long_row == "split" and self.max_length:
+            joined = settings.cross_document_attention
+            pieces = self._pieces(rows, report, self.max_length, wrap=wrap, joined=joined)
+            if refuse:
+                report.refuse_losses(settings)
+            return pieces, report
         kept: list[Encoded] = []
         most = None if settings.on_long_row == "fail" else self.max_length
         for made in self.token_rows([(row,) for row in rows], "rows", report.remarks, most):
@@ -135,6 +150,81 @@ class Encoder:
         if refuse:
             report.refuse_losses(settings)
         return kept, report
+
+    def _pieces(
+        self, rows: Sequence[Row], report: EncodingReport, limit: int, *, wrap: bool, joined: bool
+    ) -> Pieces:
+        """Return plain texts as rows of at most `limit` tokens."""
+        other = next((row for row in rows if not isinstance(row, TextRow)), None)
+        if other is not None:
+            raise DataError(
+                "E101",
+                f"{other.origin}: on_long_row: split cuts plain text, and this is a"
+                f" {type(other).__name__}",
+                fix="write truncate, drop or fail",
+            )
+        texts = [row for row in rows if isinstance(row, TextRow)]
+        made = Pieces(self._parts(texts, report.remarks), limit, wrap=wrap, joined=joined)
+        report.remarks.update(made.remarks)
+        for origin in made.dropped:
+            report.count("dropped, no trained-on token", origin)
+        report.kept = len(made)
+        report.rows = report.kept + len(made.dropped)
+        return made
+
+    def _parts(self, rows: Sequence[TextRow], remarks: Counter[str]) -> Iterator[Part]:
+        """Yield the tokens of texts, of a long one a window at a time."""
+        sizes = [len(row.text) for row in rows]
+        if sum(sizes) <= _CACHED and max(sizes, default=0) < 2 * WINDOW:
+            groups = self.token_rows([(row,) for row in rows], "rows", remarks)
+            yield from ((one.input_ids, one.origin, True) for made in groups for one in made)
+            return
+        chunk: list[tuple[Row, ...]] = []
+        size = 0
+        for row in rows:
+            long = len(row.text) >= 2 * WINDOW and self.tokenizer.is_fast
+            size += len(row.text)
+            if chunk and (long or size > _CACHED // 16):
+                yield from self._whole(chunk, remarks)
+                chunk, size = [], len(row.text)
+            if long:
+                yield from self._in_windows(row, remarks)
+                size = 0
+            else:
+                chunk.append((row,))
+        yield from self._whole(chunk, remarks)
+
+    def _whole(self, groups: Sequence[tuple[Row, ...]], remarks: Counter[str]) -> Iterator[Part]:
+        for made in self._made(groups, remarks, None):
+            yield from ((one.input_ids, one.origin, True) for one in made)
+
+    def _in_windows(self, row: TextRow, remarks: Counter[str]) -> Iterator[Part]:
+        try:
+            self._check_words((row,), remarks)
+        except RowFault as fault:
+            raise fault.refused() from fault
+        plain = row.special_tokens != "parse"
+
+        def read(texts: Sequence[str]) -> Sequence[Located]:
+            return self._tokens.all_located(
+                texts,
+                offsets=True,
+                add_special_tokens=False,
+                split_special_tokens=plain,
+                truncation=False,
+                verbose=False,
+            )
+
+        with naming_row(row.origin):
+            ((whole,), ((alone, _),)) = self._read(["x"], plain=plain), read(["x"])
+            begins = whole[: len(whole) - len(alone)]
+            for ids in ids_in_windows(row.text, read):
+                if begins:
+                    repeated = not plain and ids[:1] == begins == [self.tokenizer.bos_token_id]
+                    yield [] if repeated else begins, row.origin, False
+                    begins = []
+                yield ids, row.origin, False
+        yield [] if self.end is None else [self.end], row.origin, True
 
     def token_rows(
         self,

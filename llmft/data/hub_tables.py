@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from llmft.api.errors import DataError, EnvironmentFault
@@ -14,16 +15,49 @@ _COMMIT_FOLDER = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")
 
 
 def hub_records(
-    path: str, subset: str | None, split: str, revision: str | None
+    path: str, subset: str | None, split: str, revision: str | None, *, streaming: bool = False
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (origin, record) of a split of a hub data set.
 
-    Without a network: what an earlier run, or `hf download`, left in the cache.
+    streaming: of a whole split; its files are read over the network, and kept nowhere. Else,
+    without a network: what an earlier run, or `hf download`, left in the cache.
     Raises DataError (E109) where there is no such split, EnvironmentFault (E201).
     """
-    table = _loaded(path, subset, split, revision)
-    for number, record in enumerate(table, 1):
-        yield f"{path}[{split}]: row {number}", record
+    if not streaming:
+        table = _loaded(path, subset, split, revision)
+        for number, record in enumerate(table, 1):
+            yield f"{path}[{split}]: row {number}", record
+        return
+    number = 0
+    with _faults(path, revision):
+        for number, record in enumerate(_streamed(path, subset, split, revision), 1):
+            yield f"{path}[{split}]: row {number}", record
+
+
+def _streamed(path: str, subset: str | None, split: str, revision: str | None) -> Any:
+    import datasets
+
+    hub_client.guard()
+    commit = hub_commits.of_dataset(path, revision)
+    if commit is not None:
+        hub_commits.remember(("dataset", path, revision), commit)
+    return datasets.load_dataset(
+        path, subset, split=split, revision=commit or revision, streaming=True
+    )
+
+
+@contextmanager
+def _faults(path: str, revision: str | None) -> Iterator[None]:
+    """Say as a fault what `datasets` raises where a data set cannot be read."""
+    try:
+        with hub_commits.as_reachable():
+            yield
+    except ValueError as error:
+        if "split" in str(error).lower():
+            raise DataError("E109", f"'{path}': {str(error).splitlines()[0]}") from error
+        raise _not_found(path, revision, error) from error
+    except (OSError, RuntimeError) as error:  # unreachable, unknown, or not allowed
+        raise _not_found(path, revision, error) from error
 
 
 def _loaded(path: str, subset: str | None, split: str, revision: str | None) -> Any:

@@ -65,8 +65,9 @@ class ShownRow:
     """One row as it is trained on.
 
     picked: why it is shown, some of `PICKS`. turn: '2 of 3' where a conversation makes a row for
-    each turn. lost: what happened to it, where it was cut or dropped. whole_tokens: its length
-    before it was cut. answers: the right answers to a prompt. ids: input_ids and labels by name.
+    each turn. piece: the same of a text that is cut into pieces. lost: what happened to it, where
+    it was cut or dropped. whole_tokens: its length before it was cut. answers: the right answers to
+    a prompt. ids: input_ids and labels by name.
     """
 
     origin: str
@@ -77,6 +78,7 @@ class ShownRow:
     whole_tokens: int | None = None
     answers: tuple[str, ...] = ()
     ids: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    piece: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +411,7 @@ def _shown(
         item.origin,
         picked,
         parts,
-        turn,
+        "" if isinstance(row, TextRow) else turn,
         lost,
         max(tokens, default=None),
         item.answers if isinstance(item, EncodedPrompt) else (),
@@ -417,6 +419,7 @@ def _shown(
             name or "row": {"input_ids": list(one.input_ids), "labels": list(one.labels)}
             for name, one in zip(names, token_rows(item), strict=True)
         },
+        turn if isinstance(row, TextRow) else "",
     )
 
 

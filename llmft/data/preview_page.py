@@ -113,6 +113,8 @@ def headline(row: ShownRow) -> str:
     parts = [", ".join(row.picked), row.origin or "a row without a place"]
     if row.turn:
         parts.append(f"turn {row.turn}")
+    if row.piece:
+        parts.append(f"piece {row.piece}")
     tokens = sum(part.tokens for part in row.parts)
     if len(row.parts) == 1 and tokens:
         parts.append(f"{tokens:,} tokens, {row.parts[0].trained_tokens:,} trained on")

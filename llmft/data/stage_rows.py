@@ -21,7 +21,7 @@ from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.recipes.sources import source_names, sources_of
 from llmft.recipes.tree import KeyPath
-from llmft.registry.return_checks import mixture_of, records_of, row_of
+from llmft.registry.return_checks import mixture_of, pin_of, records_of, row_of
 
 _SHOWN = 3
 _CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
@@ -32,6 +32,7 @@ class Rows:
     """The rows of one split, what was skipped as bad, and what a stated rule left out.
 
     unread: columns and keys that the data set never looked at, and in how many rows they are.
+    pin: of streamed data, of which `rows` are the first ones: what tells all of it apart.
     sources: where the data are put together of several, what was read of each, by its name; `rows`
     then holds their rows as they are trained or scored on.
     """
@@ -42,11 +43,12 @@ class Rows:
     left_out: Counter[str] = field(default_factory=Counter)
     unread: dict[str, int] = field(default_factory=dict)
     sources: dict[str, Rows] = field(default_factory=dict)
+    pin: str = ""
 
     @property
     def digest(self) -> str:
         """Return a SHA-256 over the rows as they are used, origins left out."""
-        hasher = hashlib.sha256()
+        hasher = hashlib.sha256(self.pin.encode())
         for row in self.rows:
             said = json.dumps(_said(row), ensure_ascii=False, sort_keys=True, default=str)
             hasher.update(said.encode())
@@ -107,9 +109,30 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
     Raises DataError at a bad row where `on_bad_row` is 'fail' (the first three are named), where
     more than `max_bad_rows` are bad, and where no row is left.
     """
+    found = usable_rows(dataset, islice(records_of(dataset, split), limit))
+    if not found.rows:
+        raise DataError(
+            "E103",
+            f"the split '{split}' has no rows"
+            + (f" left: {note}" if (note := found.note()) else ""),
+            fix="check data.path and data.split",
+        )
+    return found
+
+
+def usable_rows(
+    dataset: Dataset[Any], records: Iterator[tuple[str, Mapping[str, Any]]], most: int | None = None
+) -> Rows:
+    """Return the usable rows of records, `most` of them and no record after the last of these.
+
+    Raises DataError as `read_rows` does, but where no row is left.
+    """
     found, unread, dropped = Rows([]), Unread(), Dropped(dataset.config.drop)
     strict = dataset.config.on_bad_row == "fail"
-    for origin, record in islice(records_of(dataset, split), limit):
+    while most is None or len(found.rows) < most:
+        if (pair := next(records, None)) is None:
+            break
+        origin, record = pair
         record = unread.watched(record)
         try:
             if why := dropped.record(record, origin):
@@ -142,13 +165,6 @@ def read_rows(dataset: Dataset[Any], split: str, limit: int | None) -> Rows:
             fix=first.faults[0].fix or "correct the rows, or set data.on_bad_row: skip",
         )
     _refuse_too_many(found, dataset)
-    if not found.rows:
-        raise DataError(
-            "E103",
-            f"the split '{split}' has no rows"
-            + (f" left: {note}" if (note := found.note()) else ""),
-            fix="check data.path and data.split",
-        )
     found.unread = unread.columns
     return found
 
@@ -203,10 +219,15 @@ def stage_rows(
         return _split_rows(stage, dataset, seed, encoder)
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
+    together = stage.evaluate is not None and (stage.evaluate.holdout or 0) >= 1
+    each = stage.model_copy(update={"evaluate": None}) if together else stage
     pairs = []
     for source, (key, _) in zip(dataset.sources, keys, strict=True):
         with at_source(key):
-            pairs.append(_split_rows(stage, source, seed, encoder))
+            pairs.append(_split_rows(each, source, seed, encoder))
+    if together:
+        assert stage.evaluate is not None
+        pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
     if stage.evaluate is None:
         return train, None
@@ -231,13 +252,21 @@ def _split_rows(
     stage: Stage, dataset: Dataset[Any], seed: int, encoder: Callable[[], Encoder] | None
 ) -> tuple[Rows, Rows | None]:
     train, held_out = _read_both(stage, dataset, seed)
-    drop = dataset.config.drop
     for rows in (train, held_out):
-        if rows is not None and encoder is not None and dataset.config.on_bad_row == "skip":
-            leave_out(rows, encoder().refusals(rows.rows), dataset)
-        if rows is not None and encoder is not None and drop.by_length:
-            _drop_by_length(rows, drop, encoder())
+        if rows is not None and encoder is not None:
+            leave_out_by_tokens(rows, dataset, encoder)
     return train, held_out
+
+
+def leave_out_by_tokens(found: Rows, dataset: Dataset[Any], encoder: Callable[[], Encoder]) -> None:
+    """Take out rows that cannot be written where bad ones are skipped, and those of a length.
+
+    Raises DataError where more than `max_bad_rows` are, and where no row is left.
+    """
+    if dataset.config.on_bad_row == "skip":
+        leave_out(found, encoder().refusals(found.rows), dataset)
+    if dataset.config.drop.by_length:
+        _drop_by_length(found, dataset.config.drop, encoder())
 
 
 def _drop_by_length(found: Rows, drop: DropRows, encoder: Encoder) -> None:
@@ -250,8 +279,17 @@ def _drop_by_length(found: Rows, drop: DropRows, encoder: Encoder) -> None:
 
 
 def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
-    train = read_rows(dataset, dataset.config.split, dataset.config.limit)
-    asked = stage.evaluate
+    asked, config = stage.evaluate, dataset.config
+    if config.streaming:
+        some = islice(records_of(dataset, config.split), config.limit)
+        train = usable_rows(dataset, some, config.buffer_size)
+        if not train.rows:
+            raise DataError(
+                "E103", f"the split '{config.split}' has no rows", fix="check data.path"
+            )
+        train.pin = pin_of(dataset)
+    else:
+        train = read_rows(dataset, config.split, config.limit)
     if asked is None:
         return train, None
     if asked.holdout:
@@ -372,11 +410,34 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
         raise fault
 
 
-def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows that stay and the rows held out, at least one of each; order is kept."""
+def _held_out_together(
+    sources: Sequence[Rows], count: float, seed: int
+) -> list[tuple[Rows, Rows | None]]:
+    """Return what stays of each source and what is held out, so many rows of all together."""
+    every = [row for source in sources for row in source.rows]
+    _, held = hold_out(every, count, seed)
+    out = {id(row) for row in held}
+    pairs: list[tuple[Rows, Rows | None]] = []
+    for source in sources:
+        kept = [row for row in source.rows if id(row) not in out]
+        mine = [row for row in source.rows if id(row) in out]
+        pairs.append((replace(source, rows=kept), Rows(mine) if mine else None))
+    return pairs
+
+
+def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that stay and the rows held out, at least one of each; order is kept.
+
+    asked: how many are held out; below 1, which share.
+    """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
-    count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    if asked >= len(rows):
+        what = (
+            f"evaluate.holdout takes {asked:,} rows of {len(rows):,}, and none is left to train on"
+        )
+        raise DataError("E103", what, fix="write fewer, or a share such as 0.1")
+    count = int(asked) if asked >= 1 else min(max(1, round(len(rows) * asked)), len(rows) - 1)
     held = set(random.Random(seed).sample(range(len(rows)), count))
     return (
         [row for i, row in enumerate(rows) if i not in held],

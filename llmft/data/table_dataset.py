@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 
 from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
-from llmft.data.data_files import names_files
-from llmft.data.tables import ReadLimits, read_records
+from llmft.api.splits import split_parts
+from llmft.data.data_files import files_of, names_files, size_and_ends
+from llmft.data.tables import ReadLimits, SampleBy, read_records
+from llmft.system import hub_commits
 
 
 class TableConfig(DatasetConfig):
@@ -29,6 +31,11 @@ class TableConfig(DatasetConfig):
         min_length=1,
         max_length=20,
         description="a local file, or a pattern of files, for each split",
+    )
+    sample_by: SampleBy = Field(
+        "line",
+        description="what is one text of a .txt file, whose column is called 'text': a line, a"
+        " paragraph (parted by empty lines), or the whole file; datasets' name",
     )
 
     max_row_mb: int = Field(
@@ -105,6 +112,16 @@ class TableDataset(Dataset[C]):
         """Return whether the settings name files, not a data set on the hub."""
         return self.config.data_files is not None or names_files(self.config.path or "")
 
+    def pin(self) -> str:
+        """Return the commit of a hub data set; of local files their names, sizes and ends."""
+        config = self.config
+        if not self.is_local():
+            commit = hub_commits.of_dataset(config.path or "", config.revision)
+            return f"{config.path} {config.subset} {config.split} {commit or config.revision}"
+        names = {part.name for part in split_parts(config.split)}
+        files = [f for one in sorted(names) for f in files_of(config.path, one, config.data_files)]
+        return f"{config.split} {[(file.name, *size_and_ends(file)) for file in files]}"
+
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the raw records of a split, each with its origin."""
         config = self.config
@@ -115,6 +132,8 @@ class TableDataset(Dataset[C]):
             subset=config.subset,
             revision=config.revision,
             limits=ReadLimits(config.max_row_mb, config.max_file_mb),
+            sample_by=config.sample_by,
+            streaming=config.streaming,
         )
         texts = list(_texts_in(config))
         named = {*texts, *(name for text in texts for name in _FIELD.findall(text))}

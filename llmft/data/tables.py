@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from llmft.api.errors import DataError
 from llmft.data.data_files import ENDINGS, files_of, names_files
@@ -40,6 +40,10 @@ class ReadLimits:
     file_mb: int = 512
 
 
+SampleBy = Literal["line", "paragraph", "document"]
+"""What is one text of a .txt file: `datasets`' words."""
+
+
 USUAL = ReadLimits()
 
 
@@ -51,32 +55,49 @@ def read_records(
     subset: str | None = None,
     revision: str | None = None,
     limits: ReadLimits = USUAL,
+    sample_by: SampleBy = "line",
+    streaming: bool = False,
 ) -> Iterator[Record]:
     """Yield (origin, record) of a split: of files, a folder of <split> files, or a hub data set.
 
     split: or parts of splits, as datasets writes them: train[:20%]+validation. path: a .jsonl,
-        .json, .csv or .parquet file (.gz and .zst too) or a pattern of files, which is the whole
-        'train' split; a folder; 'embedded:<name>'; or a hub id. data_files: a file or pattern for
-        each split, instead of path.
-    limits: of local files.
+        .json, .csv, .parquet or .txt file (.gz and .zst too) or a pattern of files, which is the
+        whole 'train' split; a folder; 'embedded:<name>'; or a hub id. data_files: a file or
+        pattern for each split, instead of path.
+    limits: of local files. sample_by: what is one text of a .txt file. streaming: the hub's files
+        are read over the network, and kept nowhere; local files always are read in pieces.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
     if path is not None and not data_files and not names_files(path):
-        yield from hub_records(path, subset, split, revision)
+        if streaming:
+            name: str = path
+            yield from records_of_parts(
+                split, lambda one: hub_records(name, subset, one, revision, streaming=True)
+            )
+        else:
+            yield from hub_records(path, subset, split, revision)
         return
-    yield from records_of_parts(split, lambda one: _local(path, one, data_files, limits))
+    yield from records_of_parts(split, lambda one: _local(path, one, data_files, limits, sample_by))
 
 
 def _local(
-    path: str | None, split: str, data_files: Mapping[str, str] | None, limits: ReadLimits
+    path: str | None,
+    split: str,
+    data_files: Mapping[str, str] | None,
+    limits: ReadLimits,
+    sample_by: SampleBy,
 ) -> Iterator[Record]:
     """Yield the records of one whole split of local files."""
     for file in files_of(path, split, data_files):
-        yield from read_file(file, limits)
+        yield from read_file(file, limits, sample_by)
 
 
-def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
+def read_file(
+    path: Path, limits: ReadLimits = USUAL, sample_by: SampleBy = "line"
+) -> Iterator[Record]:
     """Yield (`file:line`, record) of one local file, read in pieces.
+
+    sample_by: what is one record of a .txt file, which has one column, `text`.
 
     Raises DataError (E107) where a record, or a file that is read whole, unpacks to more than the
     limits.
@@ -98,6 +119,8 @@ def read_file(path: Path, limits: ReadLimits = USUAL) -> Iterator[Record]:
             yield from _json(path, stream, limits)
         elif plain.endswith(".jsonl"):
             yield from _jsonl(path, stream, limits)
+        elif plain.endswith(".txt"):
+            yield from _texts(path, stream, limits, sample_by)
         else:
             raise DataError(
                 "E107",
@@ -120,6 +143,55 @@ def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record
         raise DataError(
             "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
         ) from error
+
+
+def _texts(
+    path: Path, stream: IO[bytes], limits: ReadLimits, sample_by: SampleBy
+) -> Iterator[Record]:
+    """Yield the texts of a file: its lines, its paragraphs (parted by empty lines), or all of it.
+
+    Lines and paragraphs have no line break at their end; an empty one is no text.
+    """
+    number, most, size = 0, limits.row_mb * _MB, 0
+    found: list[bytes] = []
+    begin = 1
+
+    def text() -> Iterator[Record]:
+        whole = b"".join(found)
+        origin = str(path) if sample_by == "document" else f"{path}:{begin}"
+        if whole.strip():
+            kept = whole if sample_by == "document" else whole.rstrip(b"\r\n")
+            yield origin, {"text": _text(kept, origin)}
+        found.clear()
+
+    try:
+        while line := stream.readline(most + 1):
+            number += 1
+            if sample_by == "line" or (sample_by == "paragraph" and not line.strip()):
+                yield from text()
+                size = 0
+            if not found:
+                begin = number
+            size += len(line)
+            if size > most:
+                raise _text_too_large(f"{path}:{begin}", limits, sample_by)
+            if found or line.strip() or sample_by == "document":
+                found.append(line)
+        yield from text()
+    except CUT as error:
+        raise DataError(
+            "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
+        ) from error
+
+
+def _text_too_large(origin: str, limits: ReadLimits, sample_by: SampleBy) -> DataError:
+    smaller = {"document": "paragraph", "paragraph": "line"}.get(sample_by)
+    return DataError(
+        "E107",
+        f"{origin}: the {sample_by} is larger than {limits.row_mb} MB",
+        fix=(f"write data.sample_by: {smaller}, or " if smaller else "")
+        + "raise data.max_row_mb if it is meant",
+    )
 
 
 def _too_large(origin: str, limits: ReadLimits, cell: str = "") -> DataError:

@@ -64,7 +64,8 @@ class Stops:
 
     ends: tokens that may follow the stop, such as end-of-text. control: every special token.
     ids: the stop tokens' ids. appended: the end-of-text that is put after an answer where the
-    template ends it with none of the stops; '': such an answer is refused.
+    template ends it with none of the stops; '': such an answer is refused. named: the end-of-text,
+    and the stops that the recipe names.
     """
 
     stops: tuple[str, ...]
@@ -72,6 +73,7 @@ class Stops:
     control: tuple[str, ...] = ()
     ids: frozenset[int] = frozenset()
     appended: str = ""
+    named: tuple[str, ...] = ()
 
     def spelled(self, text: str) -> str:
         """Return the first control token that a text spells, or ''."""
@@ -126,7 +128,8 @@ class TurnFinder:
     """The messages of a row under a template, from which rows to train on are made.
 
     lost: 'refuse' a text that the template leaves out, or 'note' it. missing_stop: the same for an
-    answer that the template ends with no token at which generation stops.
+    answer that the template ends with no token at which generation stops. learn_template: as in
+    ModelSource: 'stop', 'turn', 'none' or 'eos'.
     """
 
     def __init__(
@@ -139,10 +142,11 @@ class TurnFinder:
         names: Mapping[str, Any] | None = None,
         lost: str = "refuse",
         missing_stop: str = "refuse",
+        learn_template: str = "stop",
     ) -> None:
         self.template, self.messages, self.tools = template, messages, tools or None
         self.stops, self.names = stops, names
-        self.lost, self.missing_stop = lost, missing_stop
+        self.lost, self.missing_stop, self.learn_template = lost, missing_stop, learn_template
         self._turns: dict[int, _Turn | TurnFault] = {}
         self._traces: dict[int, TracedText] = {}
 
@@ -198,7 +202,7 @@ class TurnFinder:
             if turn in turns or not own:
                 continue
             stop = max(r[1] for r in own)
-            closing = _any_of(self.stops.stops)
+            closing = _any_of(self._learnt_ends)
             after = closing.match(text, stop) if closing else None
             spans[turn] = (min(r[0] for r in own), after.end() if after else stop)
         if not spans:
@@ -223,7 +227,7 @@ class TurnFinder:
         found = self._turns.get(turn)
         if found is None:
             try:
-                found = self._found(turn)
+                found = self._bare(turn, self._found(turn))
             except TurnFault as fault:
                 found = fault
             self._turns[turn] = found
@@ -243,6 +247,7 @@ class TurnFinder:
         known = self._without_foreign(turn, text)
         end = self.stops.end_of(known, len(asked))
         if end is not None:
+            end = len(text) if self.learn_template == "turn" else end
             return _Turn(len(asked), end, text[:end])
         if followed := self.stops.followed(known, len(asked)):
             raise TurnFault("stop", *followed)
@@ -252,7 +257,44 @@ class TurnFinder:
         if self.stops.appended:
             text = text[:end] + self.stops.appended
             return _Turn(len(asked), len(text), text)
+        end = len(text) if self.learn_template == "turn" else end
         return _Turn(len(asked), end, text[:end], closing)
+
+    def _bare(self, turn: int, found: _Turn) -> _Turn:
+        """Return a turn of which only the answer's own text is learnt, and with `eos` its end."""
+        if self.learn_template not in ("none", "eos"):
+            return found
+        own = [(start, stop) for start, stop, part in self._traced(turn).ranges()
+               if part.message == turn and found.start <= start < stop]  # fmt: skip
+        said = {part.name for _, _, part in self._traced(turn).ranges() if part.message == turn}
+        if more := sorted(name for name in said if name != "content"):
+            raise TurnFault(
+                "stop",
+                f"turn {turn}: it has {', '.join(more)}, and model.learn_template:"
+                f" {self.learn_template} says of text only what is trained on",
+                "write model.learn_template: stop",
+            )
+        if not own:
+            raise TurnFault(
+                "empty",
+                f"turn {turn}: the chat template writes no text of the answer after the prompt, and"
+                f" no more is trained on (model.learn_template: {self.learn_template})",
+                "leave the row out, or write model.learn_template: stop",
+            )
+        start, end = min(own)[0], max(stop for _, stop in own)
+        text = self.render(turn + 1, answer_next=False)
+        if not text.startswith(found.text[:start]):
+            raise self._otherwise(turn, found.text[: found.start], text)
+        ends = _any_of(self._learnt_ends)
+        later = ends.search(text, end) if ends else None
+        if later and text[end : later.start()]:
+            raise TurnFault(
+                "stop",
+                f"turn {turn}: between the answer and {later.group()!r} the chat template writes"
+                f" {text[end : later.start()]!r}, which model.learn_template: eos does not learn",
+                "write model.learn_template: stop or none",
+            )
+        return _Turn(start, later.end() if later else end, text[: later.end() if later else end])
 
     def _last_of(self, turn: int, asked: str, text: str) -> tuple[int, str]:
         """Return where an answer without a stop ends, and what the template closes it with.
@@ -374,6 +416,12 @@ class TurnFinder:
             "take it out of the rows, give a template that writes it as model.chat_template,"
             " or train without it: model.lost_text: note",
         )
+
+    @property
+    def _learnt_ends(self) -> tuple[str, ...]:
+        """The tokens that are learnt right after a turn's text."""
+        learnt = {"none": (), "eos": self.stops.named}
+        return learnt.get(self.learn_template, self.stops.stops)
 
     @cached_property
     def _spelled(self) -> bool:

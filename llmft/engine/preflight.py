@@ -27,10 +27,10 @@ from llmft.modeling import peft_folder
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import key_in
+from llmft.recipes.metrics import scores_answers
 from llmft.recipes.references import references, stage_references
 from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath
-from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
@@ -250,7 +250,7 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             f"a row of {asked} tokens does not fit the model's {positions} positions{taken}",
             f"write at most {left}",
         )
-    if stage.train.packing and not _keeps_rows_apart(base, model):
+    if stage.train.packs_apart and not _keeps_rows_apart(base, model):
         yield job.fault(
             "E041",
             ("stages", number, "train", "packing"),
@@ -390,7 +390,7 @@ def _without_room(
     found: list[tuple[KeyPath, int, int | None]] = [
         ((stage.work_kind,), bound.work.max_new_tokens(), row)
     ]
-    if stage.evaluate and set(stage.evaluate.metrics) - set(LOSS_METRICS):
+    if stage.evaluate and scores_answers(stage.evaluate):
         found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
     for key, tokens, limit in found:
         if tokens and limit is not None and tokens > limit - 2:

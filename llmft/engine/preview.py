@@ -185,12 +185,13 @@ class PreviewStage(StageRunner):
 class PreviewData(StageData):
     """The stage's rows, all of them, also where a run would stop because too many are lost."""
 
+    streams = False
     refused: Fault | None = None
     _asked: Sequence[Row] | None = None
 
     def _encoded(
         self, rows: Sequence[Row], encode: Encode[Items]
-    ) -> tuple[list[Items], EncodingReport]:
+    ) -> tuple[Sequence[Items], EncodingReport]:
         asked = self.train
         rule = "drop" if asked.on_long_row == "fail" else asked.on_long_row
         lenient = asked.model_copy(update={"on_long_row": rule})

@@ -14,6 +14,7 @@ from pluggy import PluginManager
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults, start_remarks
+from llmft.engine.progress_file import ProgressFile
 from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
@@ -141,7 +142,7 @@ class Session:
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
-        self.trackers = Trackers([*job.make_trackers(), *listeners, Recorder()])
+        self.trackers = Trackers([*job.make_trackers(), *listeners, ProgressFile(), Recorder()])
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""
@@ -306,7 +307,8 @@ class Session:
             self.job.recipe, before, provenance, folder, context.data.digests
         ):
             return None
-        if why := extending.why_not_extended(before, spec, context.folder, made.steps):
+        schedule = context.bound.schedule
+        if why := extending.why_not_extended(before, spec, schedule, context.folder, made.steps):
             return why
         kept = extending.set_result_aside(folder, context.name)
         self.trackers.note(

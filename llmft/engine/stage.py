@@ -20,6 +20,7 @@ from llmft.api import (
 )
 from llmft.data.packing import PackedObjective, pack
 from llmft.data.preview_page import preview_page
+from llmft.data.streaming import StreamedItems
 from llmft.engine.stage_data import StageData
 from llmft.engine.stage_log import StageLog
 from llmft.engine.stage_models import StageModels
@@ -90,11 +91,19 @@ class StageRunner:
         function.start(self)
         return function
 
-    def fit(self, items: Sequence[Any], objective: Objective) -> StageResult:
-        """Announce the stage, score the adapter, train it, and score it again."""
+    def fit(self, items: Any, objective: Objective) -> StageResult:
+        """Announce the stage, score the adapter, train it, and score it again.
+
+        items: a sequence, or what `data.encode` gives of streamed rows.
+        """
         self._keep_preview(items)
         if self.train.packing and self.data.max_length:
-            items, objective = pack(items, self.data.max_length), PackedObjective(objective)
+            limit, strategy = self.data.max_length, self.train.packing_strategy
+            if isinstance(items, StreamedItems):
+                items = items.grouped(lambda rows: pack(rows, limit, strategy))
+            else:
+                items = pack(items, limit, strategy)
+            objective = PackedObjective(objective)
         return self._fit(items, CheckedObjective(objective, self.work), None)
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
@@ -104,7 +113,10 @@ class StageRunner:
         return self._fit(prompts, checked, checked)
 
     def _fit(
-        self, items: Sequence[Any], objective: Objective, online: OnlineObjective | None
+        self,
+        items: Sequence[Any] | StreamedItems,
+        objective: Objective,
+        online: OnlineObjective | None,
     ) -> StageResult:
         from llmft.system import distributed
         from llmft.training import loop
@@ -112,10 +124,13 @@ class StageRunner:
 
         if not items:
             raise DataError("E105", f"stage '{self.name}' has no rows left to train on")
-        plan = Plan.of(len(items), self.train, self.seed, distributed.count())
-        refuse_endless_warmup(self.name, self.train, plan.steps)
-        self.trackers.stage_started(self._info(items, plan.steps))
-        checkpoints = self._checkpoints(items)
+        count = 0 if isinstance(items, StreamedItems) else len(items)
+        plan = Plan.of(count, self.train, self.seed, distributed.count())
+        schedule = self.bound.schedule
+        refuse_endless_warmup(self.name, self.train, plan.steps, schedule.last_steps())
+        shown = self._first(items)
+        self.trackers.stage_started(self._info(shown, plan.steps))
+        checkpoints = self._checkpoints(count)
         saved = distributed.on_rank_zero(checkpoints.newest)
         before = self._before(saved)
         carried = {"before": before, "samples": list(self.log.samples), "reads": dict(self.reads)}
@@ -135,6 +150,8 @@ class StageRunner:
             saved=saved,
             online=online,
             validation=validation,
+            schedule=type(schedule)(schedule.config),
+            optimizer=self.bound.optimizer,
         )
         after = self.scoring.score("after")
         return StageResult(
@@ -154,14 +171,21 @@ class StageRunner:
             generation=self.scoring.generation,
         )
 
-    def _keep_preview(self, items: Sequence[Any]) -> None:
+    def _first(self, items: Sequence[Any] | StreamedItems) -> Sequence[Any]:
+        """Return the items, of streamed ones the first."""
+        made = self.data.trained_on
+        if not isinstance(items, StreamedItems):
+            return items
+        return made.items if made is not None else ()
+
+    def _keep_preview(self, items: Sequence[Any] | StreamedItems) -> None:
         """Write the page that shows what is trained on, once for all processes."""
         from llmft.system import distributed
 
         made = self.data.trained_on
         if distributed.rank() or made is None:
             return
-        shown = preview_of(self, made, items, picks=ROWS_ON_PAGE)
+        shown = preview_of(self, made, self._first(items), picks=ROWS_ON_PAGE)
         title = f"{self.job.recipe.name}/{self.name}"
         fsio.write_text(self.folder / PAGE, preview_page(title, [shown]))
 
@@ -183,12 +207,12 @@ class StageRunner:
             )
         return {"best_step": step, f"best_{metric}": value}
 
-    def _checkpoints(self, items: Sequence[Any]) -> Checkpoints:
+    def _checkpoints(self, count: int) -> Checkpoints:
         rows = {f"{split} rows": digest for split, digest in self.data.digests.items()}
         return Checkpoints(
             self.folder / CHECKPOINTS,
             self.run.name,
-            {**rows, "number of items": len(items)},
+            {**rows, "number of items": count},
             self.train.save_total_limit,
             self.log.note,
             self.accept_data,
@@ -250,16 +274,21 @@ class StageRunner:
 
     def _info(self, items: Sequence[Any], steps: int) -> StageInfo:
         trainable, total = count_parameters(self.models.model)
-        rows = [row for item in items for row in token_rows(item)]
+        count = tokens = trained = 0
+        for item in items:
+            count += len(item) if isinstance(item, tuple) else 1
+            for row in token_rows(item):
+                tokens += len(row.input_ids)
+                trained += row.n_labels
         return StageInfo(
             name=self.name,
             adapter=self.models.adapter.method if self.models.adapter else "",
             alignment=self.work.method,
             trainable_parameters=trainable,
             total_parameters=total,
-            rows=sum(len(item) if isinstance(item, tuple) else 1 for item in items),
-            tokens=sum(len(row.input_ids) for row in rows),
-            trained_tokens=sum(row.n_labels for row in rows),
+            rows=count,
+            tokens=tokens,
+            trained_tokens=trained,
             steps=steps,
             notes=tuple(self.log.notes),
         )

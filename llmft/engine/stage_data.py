@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
 from llmft.api.settings import TrainSettings
@@ -16,7 +16,8 @@ from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
-from llmft.data.stage_rows import Rows, row_digests, stage_rows
+from llmft.data.stage_rows import Rows, leave_out_by_tokens, row_digests, stage_rows
+from llmft.data.streaming import Stream, StreamedItems
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
@@ -25,7 +26,7 @@ from llmft.recipes.locating import about
 
 UNREAD = "columns of the data that are not read"
 _SHOWN = 8
-Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired)
+Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, covariant=True)
 
 
 class Encode(Protocol[Items]):
@@ -36,7 +37,7 @@ class Encode(Protocol[Items]):
 
     def __call__(
         self, encoder: Encoder, rows: Sequence[Row], settings: TrainSettings, /, *, refuse: bool
-    ) -> tuple[list[Items], EncodingReport]: ...
+    ) -> tuple[Sequence[Items], EncodingReport]: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,12 @@ class TrainedOn:
 
 
 class StageData:
-    """The `data` of a StageContext. dataset: knows the folders of the stages it reads."""
+    """The `data` of a StageContext. dataset: knows the folders of the stages it reads.
+
+    streams: whether streamed rows are read to be trained on, and not to look at the first ones.
+    """
+
+    streams = True
 
     def __init__(
         self, bound: BoundStage, dataset: Any, base: BaseModel, seed: int, log: StageLog
@@ -86,6 +92,11 @@ class StageData:
         for rows in (train, held_out):
             if rows is not None and (note := rows.note()):
                 self.log.note(note)
+        if train.pin:
+            self.log.note(
+                f"streamed: what is told of rows is of the first {len(train.rows):,}, all that were"
+                " read"
+            )
         if note := mixture_note(train):
             self.log.note(note)
         self.duplicates = duplicates(train.rows, held_out.rows if held_out else (), train.of_source)
@@ -109,34 +120,54 @@ class StageData:
         """SHA-256 of the rows that are used, for the lock."""
         return {} if self.dataset is None else row_digests(*self.split)
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Return rows as token ids, saying how many were cut or dropped."""
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
+        """Return rows as token ids, saying how many were cut or dropped.
+
+        With packing_strategy: wrapped, rows of training are cut to fill chunks, in their order.
+        """
+        wrap = self._are_wrapped(rows)
 
         def encode(
             encoder: Encoder, some: Sequence[Row], train: TrainSettings, *, refuse: bool
-        ) -> tuple[list[Encoded], EncodingReport]:
-            return encoder.encode(some, train, refuse=refuse)
+        ) -> tuple[Sequence[Encoded], EncodingReport]:
+            return encoder.encode(some, train, refuse=refuse, wrap=wrap)
 
-        return self._made(rows, encode)
+        items = self._made(rows, encode)
+        if not (self.streams and self._is_of_training(rows) and self.dataset.config.streaming):
+            return items
+        return cast("Sequence[Encoded]", self._streamed(encode))
+
+    def _streamed(self, encode: Encode[Encoded]) -> StreamedItems:
+        """Return what all rows are trained on as, read during training."""
+
+        def prepare(rows: Rows) -> None:
+            leave_out_by_tokens(rows, self.dataset, lambda: self.encoder)
+
+        def make(rows: Sequence[Row]) -> Sequence[Encoded]:
+            items, _ = encode(self.encoder, rows, self.train, refuse=True)
+            self._refuse_unknown_tokens(items)
+            return items
+
+        return StreamedItems(Stream(self.dataset, prepare), self.seed, make)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""
-        return self._made(rows, encode_pairs)
+        return list(self._made(rows, encode_pairs))
 
     def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
         """Return labelled answers as token ids, saying how many were cut or dropped."""
-        return self._made(rows, encode_unpaired)
+        return list(self._made(rows, encode_unpaired))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""
-        return self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens))
+        return list(self._made(rows, partial(encode_prompts, max_new_tokens=max_new_tokens)))
 
-    def _made(self, rows: Sequence[Row], encode: Encode[Items]) -> list[Items]:
+    def _made(self, rows: Sequence[Row], encode: Encode[Items]) -> Sequence[Items]:
         self.log.progress("tokenise", 0, len(rows))
         items, report = self._encoded(rows, encode)
         if self._is_of_training(rows):
             self.trained_on = TrainedOn(items, report, encode)
-        elif "split" in self.__dict__ and rows is self.held_out():
+        elif self._is_held_out(rows):
             self.held_out_origins = [item.origin for item in items]
         self._tell(report)
         self._refuse_unknown_tokens(row for item in items for row in token_rows(item))
@@ -144,11 +175,18 @@ class StageData:
 
     def _encoded(
         self, rows: Sequence[Row], encode: Encode[Items]
-    ) -> tuple[list[Items], EncodingReport]:
+    ) -> tuple[Sequence[Items], EncodingReport]:
         return encode(self.encoder, rows, self.train, refuse=True)
 
     def _is_of_training(self, rows: Sequence[Row]) -> bool:
         return "split" in self.__dict__ and rows is self.split[0].rows
+
+    def _is_held_out(self, rows: Sequence[Row]) -> bool:
+        return "split" in self.__dict__ and rows is self.held_out()
+
+    def _are_wrapped(self, rows: Sequence[Row]) -> bool:
+        """Return whether rows fill chunks: those that are scored keep as much context as fits."""
+        return self.train.packing_strategy == "wrapped" and not self._is_held_out(rows)
 
     def _tell(self, report: EncodingReport) -> None:
         """Tell what a person should know of rows that became token rows."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import Alignment, Encoded, Progress
 from llmft.api.errors import Fault, RecipeError
 from llmft.evaluation.intervals import Score, differences_of, scores_of
+from llmft.recipes.metrics import direction_of, scores_loss
 from llmft.recipes.sources import scored_as, source_names
-from llmft.recipes.work import LOSS_METRICS, direction_of
-from llmft.registry.return_checks import row_values_of
+from llmft.registry.return_checks import row_values_of, score_names
 from llmft.runs import artifacts
 from llmft.system import fsio
 
@@ -67,18 +67,19 @@ class StageScoring:
         self, before: Mapping[str, float], after: Mapping[str, float]
     ) -> dict[str, dict[str, Score]]:
         """Return every score with its rows and its 95 % interval, and the paired differences."""
+        from llmft.evaluation.evaluation import ranges_of
+
         if not after:
             return {}
         rows = len(self.stage.data.held_out())
         names = source_names(self.stage.spec.data) if self.stage.spec.data else ()
-        shares = list(self.stage.dataset.metrics)
-        bounded = [*shares, *(scored_as(source, name) for source in names for name in shares)]
+        ranges = ranges_of(self.stage.dataset, self.stage.bound.metrics, names)
         found = {
             when: {
                 name: {"value": value, "low": None, "high": None, "n": rows}
                 for name, value in metrics.items()
             }
-            | scores_of(self.by_row.get(when, {}), bounded)
+            | scores_of(self.by_row.get(when, {}), ranges)
             for when, metrics in (("before", before), ("after", after))
         }
         values = (self.by_row.get(when, {}) for when in ("before", "after"))
@@ -152,7 +153,7 @@ class StageScoring:
         assert asked is not None
         found: dict[str, float] = {}
         by_row: dict[str, list[float]] = {}
-        if set(asked.metrics) & set(LOSS_METRICS):
+        if scores_loss(asked):
             encoded, note = self._encoded
             if when == "before" and note:
                 stage.log.note(f"to compute the loss, {note}")
@@ -169,14 +170,16 @@ class StageScoring:
             for part in parts:
                 found |= part.metrics
                 by_row |= part.values
-        theirs = [name for name in asked.metrics if name in stage.dataset.metrics]
-        if theirs and generate:
+        theirs = [n for n in asked.metrics if isinstance(n, str) and n in stage.dataset.metrics]
+        if (theirs or stage.bound.metrics) and generate:
             answers = evaluation.score_sources(
                 rows,
                 stage.dataset,
                 lambda prompts: stage.sampler.generate(prompts, asked.max_new_tokens),
                 theirs,
                 samples,
+                stage.bound.metrics,
+                intervals=bool(when),
             )
             found |= answers.metrics
             by_row |= answers.values
@@ -217,7 +220,10 @@ class StageScoring:
         if asked.greater_is_better is not None:
             return asked.greater_is_better
         names = source_names(stage.spec.data) if stage.spec.data else ()
-        direction = direction_of(metric, type(stage.work), stage.dataset.metrics, names)
+        directions = dict.fromkeys(stage.dataset.metrics, True)
+        for made in stage.bound.metrics:
+            directions |= dict.fromkeys(score_names(made), made.greater_is_better)
+        direction = direction_of(metric, type(stage.work), directions, names)
         if direction is None:
             what = f"'{metric}' does not say whether more of it is better"
             raise RecipeError.of([self._fault(what, "write greater_is_better: true, or false")])

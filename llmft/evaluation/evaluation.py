@@ -15,19 +15,26 @@ from llmft.api import (
     Dataset,
     Encoded,
     Metric,
+    MetricFunction,
     PreferenceRow,
     Prompt,
     PromptRow,
     Row,
+    ScoredAnswer,
     UnpairedRow,
 )
 from llmft.api.errors import DataError
 from llmft.data.encoding import answers_of
 from llmft.data.stage_rows import Rows, equal_shares
-from llmft.evaluation.intervals import ratio_values
+from llmft.evaluation.intervals import Range, corpus_values, ratio_values
 from llmft.modeling.forward import label_nll
 from llmft.recipes.sources import scored_as
-from llmft.registry.return_checks import metric_of
+from llmft.registry.return_checks import (
+    metric_of,
+    score_names,
+    values_of_answer,
+    values_of_corpus,
+)
 from llmft.system import distributed
 
 
@@ -35,12 +42,14 @@ from llmft.system import distributed
 class Scores:
     """Metrics, and the answers they were computed from.
 
-    values: of a metric that is the mean over rows, the value of each.
+    values: of a metric that is the mean over rows, the value of each. answered: all of the answers,
+    of which `samples` has some with their scores.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     values: dict[str, list[float]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    answered: list[ScoredAnswer] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,11 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 709.0))
 
 
-def loss_scores(metrics: Sequence[str], losses: RowLosses, source: str = "") -> Scores:
-    """Return the loss and the perplexity, those of them that are asked. source: whose; '': all."""
+def loss_scores(metrics: Sequence[Any], losses: RowLosses, source: str = "") -> Scores:
+    """Return the loss and the perplexity, those of them that are asked. source: whose; '': all.
+
+    metrics: all that a recipe asks for, by name or as blocks.
+    """
     loss, of_loss = losses.mean, losses.values()
     surprise = perplexity(loss)
     values = {
@@ -142,7 +154,7 @@ def loss_scores(metrics: Sequence[str], losses: RowLosses, source: str = "") -> 
     }
     found = Scores()
     for name in metrics:
-        if name in values:
+        if isinstance(name, str) and name in values:
             called = scored_as(source, name) if source else name
             found.metrics[called], found.values[called] = values[name]
     return found
@@ -153,34 +165,73 @@ def score_answers(
     answer: Callable[[Sequence[Prompt]], list[str]],
     metrics: Mapping[str, Metric],
     samples: int,
+    functions: Sequence[MetricFunction[Any]] = (),
+    *,
+    intervals: bool = True,
 ) -> Scores:
-    """Return the mean of each metric over the rows' answers, and the first answers themselves.
+    """Return each metric of the rows' answers, and the first answers themselves.
 
+    metrics: of the rows' data set. functions: metrics that a recipe chose beside them. intervals:
+    of a metric over all answers together, also the pseudo-values of the rows, which take time.
     Raises DataError where a row has no prompt, or no right answer to compare with.
     """
-    prompts, right = [], []
+    needing = [*metrics, *(type(one).method for one in functions if one.needs_references)]
+    answered = _answered(rows, answer, needing)
+    alone = [one for one in functions if not one.is_of_corpus()]
+    per_row = [
+        {name: metric(one.answer, one.references) for name, metric in metrics.items()}
+        | {name: value for made in alone for name, value in values_of_answer(made, one).items()}
+        for one in answered
+    ]
+    names = list(per_row[0]) if per_row else []
+    means = {name: math.fsum(scores[name] for scores in per_row) / len(per_row) for name in names}
+    shown = [
+        {"prompt": one.prompt, "answer": one.answer, "right": list(one.references), **scores}
+        for one, scores in zip(answered, per_row, strict=True)
+    ][:samples]
+    values = {name: [float(scores[name]) for scores in per_row] for name in names}
+    found = Scores(means, values, shown, answered)
+    _score_together(found, functions, intervals)
+    return found
+
+
+def _answered(
+    rows: Sequence[Row], answer: Callable[[Sequence[Prompt]], list[str]], needing: Sequence[str]
+) -> list[ScoredAnswer]:
+    """Return the rows' answers with their references. needing: the metrics that need some."""
+    asked = []
     for row in rows:
         prompt, answers = _question(row)
-        if metrics and not answers:
+        if needing and not answers:
             raise DataError(
                 "E101",
-                f"{row.origin}: the row has no right answer, which {', '.join(metrics)} needs",
+                f"{row.origin}: the row has no right answer, which {', '.join(needing)} needs",
                 fix="evaluate loss only, or name the column of the answers",
             )
-        prompts.append(prompt)
-        right.append(answers)
-    given = answer(prompts)
-    per_row = [
-        {name: metric(text, answers) for name, metric in metrics.items()}
-        for text, answers in zip(given, right, strict=True)
+        asked.append((prompt, answers, row))
+    given = answer([prompt for prompt, _, _ in asked])
+    return [
+        ScoredAnswer(prompt, text, tuple(answers), row)
+        for text, (prompt, answers, row) in zip(given, asked, strict=True)
     ]
-    means = {name: math.fsum(scores[name] for scores in per_row) / len(per_row) for name in metrics}
-    shown = [
-        {"prompt": prompt, "answer": text, "right": list(answers), **scores}
-        for prompt, text, answers, scores in zip(prompts, given, right, per_row, strict=True)
-    ][:samples]
-    values = {name: [float(scores[name]) for scores in per_row] for name in metrics}
-    return Scores(means, values, shown)
+
+
+def _score_together(
+    found: Scores, functions: Sequence[MetricFunction[Any]], intervals: bool
+) -> None:
+    """Add the metrics that score all of the answers together."""
+    answered = found.answered
+    for metric in (one for one in functions if one.is_of_corpus() and answered):
+        whole = values_of_corpus(metric, answered)
+        found.metrics |= whole
+        if intervals:
+
+            def without(
+                rows: Sequence[int], metric: MetricFunction[Any] = metric
+            ) -> dict[str, float]:
+                return values_of_corpus(metric, [answered[row] for row in rows])
+
+            found.values |= corpus_values(len(answered), whole, without)
 
 
 def score_sources(
@@ -189,6 +240,9 @@ def score_sources(
     answer: Callable[[Sequence[Prompt]], list[str]],
     metrics: Sequence[str],
     samples: int,
+    functions: Sequence[MetricFunction[Any]] = (),
+    *,
+    intervals: bool = True,
 ) -> Scores:
     """Return `score_answers` by a data set's metrics; of several sources, each alone as well.
 
@@ -197,24 +251,39 @@ def score_sources(
     """
     if not rows.sources:
         named = {name: metric_of(dataset, name) for name in metrics}
-        return score_answers(rows.rows, answer, named, samples)
-    whole = Scores()
-    every: dict[str, list[float]] = {name: [] for name in metrics}
+        return score_answers(rows.rows, answer, named, samples, functions, intervals=intervals)
+    whole, alone = Scores(), Scores()
     lengths = [len(part.rows) for part in rows.sources.values()]
     shares = equal_shares(samples, lengths)
     for source, (called, part), share in zip(
         dataset.sources, rows.sources.items(), shares, strict=True
     ):
         named = {name: metric_of(source, name) for name in metrics}
-        found = score_answers(part.rows, answer, named, share)
+        found = score_answers(part.rows, answer, named, share, functions, intervals=intervals)
+        for name, value in found.metrics.items():
+            alone.metrics[scored_as(called, name)] = value
         for name, values in found.values.items():
-            every[name] += values
-            whole.metrics[scored_as(called, name)] = found.metrics[name]
-            whole.values[scored_as(called, name)] = values
+            whole.values.setdefault(name, []).extend(values)
+            alone.values[scored_as(called, name)] = values
+        whole.answered += found.answered
         whole.samples += [{**sample, "source": called} for sample in found.samples]
-    means = {name: math.fsum(values) / len(values) for name, values in every.items()}
-    whole.metrics, whole.values = {**means, **whole.metrics}, {**every, **whole.values}
+    together = [name for one in functions if one.is_of_corpus() for name in score_names(one)]
+    whole.values = {name: some for name, some in whole.values.items() if name not in together}
+    whole.metrics = {name: math.fsum(some) / len(some) for name, some in whole.values.items()}
+    _score_together(whole, functions, intervals)
+    whole.metrics |= alone.metrics
+    whole.values |= alone.values
     return whole
+
+
+def ranges_of(
+    dataset: Dataset[Any], functions: Sequence[MetricFunction[Any]], sources: Sequence[str]
+) -> dict[str, Range]:
+    """Return the range of each score of a stage's answers. sources: the names of the data's."""
+    found = dict.fromkeys(dataset.metrics, (0.0, 1.0))
+    for metric in functions:
+        found |= dict.fromkeys(score_names(metric), metric.value_range)
+    return found | {scored_as(s, name): ends for s in sources for name, ends in found.items()}
 
 
 def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:

@@ -7,18 +7,22 @@ as the loss, has pseudo-values (`ratio_values`), whose mean it is (Tukey's jackk
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 Score = dict[str, float | int | None]
 """`value`, `low`, `high` and `n`; the bounds are None where one row says nothing of them."""
 _Z = 1.959963984540054
 
 
-def score_of(values: Sequence[float], *, bounded: bool = False) -> Score:
+Range = tuple[float, float]
+"""The lowest and the highest value that a metric can have."""
+
+
+def score_of(values: Sequence[float], *, within: Range = (-math.inf, math.inf)) -> Score:
     """Return the mean of the rows' values with its interval.
 
-    Where every value is 0 or 1, Wilson's (1927); else Student's t. bounded: values are in [0, 1],
-    and so is the interval.
+    Where every value is 0 or 1, Wilson's (1927); else Student's t. within: the metric's range, in
+    which the interval is.
     """
     mean = math.fsum(values) / len(values)
     if set(values) <= {0.0, 1.0}:
@@ -27,7 +31,7 @@ def score_of(values: Sequence[float], *, bounded: bool = False) -> Score:
         return {"value": mean, "low": None, "high": None, "n": 1}
     else:
         low, high = _around(mean, values)
-        low, high = (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+        low, high = max(low, within[0]), min(high, within[1])
     return {"value": mean, "low": low, "high": high, "n": len(values)}
 
 
@@ -52,9 +56,14 @@ def difference_of(before: Sequence[float], after: Sequence[float]) -> Score:
     return {"value": mean, "low": low, "high": high, "n": count}
 
 
-def scores_of(values: Mapping[str, Sequence[float]], bounded: Sequence[str]) -> dict[str, Score]:
-    """Return the score of each metric from its rows' values. bounded: metrics within [0, 1]."""
-    return {name: score_of(rows, bounded=name in bounded) for name, rows in values.items()}
+def scores_of(
+    values: Mapping[str, Sequence[float]], ranges: Mapping[str, Range]
+) -> dict[str, Score]:
+    """Return the score of each metric from its rows' values. ranges: of metrics that have one."""
+    no_range = (-math.inf, math.inf)
+    return {
+        name: score_of(rows, within=ranges.get(name, no_range)) for name, rows in values.items()
+    }
 
 
 def differences_of(
@@ -72,6 +81,36 @@ def ratio_values(sums: Sequence[float], weights: Sequence[float]) -> list[float]
     """Return pseudo-values, one a row, whose mean is sum(sums) / sum(weights)."""
     ratio, weight = math.fsum(sums) / math.fsum(weights), math.fsum(weights) / len(weights)
     return [ratio + (s - ratio * w) / weight for s, w in zip(sums, weights, strict=True)]
+
+
+GROUPS = 100
+"""So many times at most a metric of all rows is computed again for its interval."""
+
+
+def corpus_values(
+    count: int, whole: Mapping[str, float], without: Callable[[Sequence[int]], Mapping[str, float]]
+) -> dict[str, list[float]]:
+    """Return pseudo-values, one a row, for metrics of all rows together: their mean is `whole`.
+
+    Their interval is that of the jackknife that leaves groups of rows out (Shao and Tu 1995,
+    section 2.3), here up to `GROUPS` of them. without: gives the metrics of the rows that are left,
+    by number.
+    """
+    groups = min(count, GROUPS)
+    if groups < 2:
+        return {name: [value] * count for name, value in whole.items()}
+    left = [
+        without([row for row in range(count) if row % groups != group]) for group in range(groups)
+    ]
+    # Each row of a group has the group's value, as if it were one of `count` independent ones; the
+    # factor gives their mean the jackknife's variance. Of one row a group it is Tukey's, count - 1.
+    factor = math.sqrt((groups - 1) * (count - 1))
+    found = {}
+    for name, value in whole.items():
+        each = [left[row % groups][name] for row in range(count)]
+        mean = math.fsum(each) / count
+        found[name] = [value + factor * (mean - one) for one in each]
+    return found
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -24,20 +24,22 @@ class Distance:
 
     tokens: how many next tokens were compared. max_logp, mean_logp: the largest and the mean
     difference of their log-probabilities, in nats. same_top: the share of places at which both have
-    the same likeliest token.
+    the same likeliest token; None where that is not known.
     """
 
     tokens: int
     max_logp: float
     mean_logp: float
-    same_top: float
+    same_top: float | None
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"log-probabilities of {self.tokens} tokens differ by {self.max_logp:.2e} at most,"
-            f" {self.mean_logp:.2e} in the mean; the likeliest token is the same at"
-            f" {self.same_top:.1%}"
+            f" {self.mean_logp:.2e} in the mean"
         )
+        if self.same_top is None:
+            return told
+        return f"{told}; the likeliest token is the same at {self.same_top:.1%}"
 
 
 def probe_rows(trained: TrainedStage) -> list[tuple[int, ...]]:
@@ -52,7 +54,7 @@ def probe_rows(trained: TrainedStage) -> list[tuple[int, ...]]:
         if found.get("when") == "after" and len(rows) < _ROWS:
             rows.append(encoder.completion(CompletionRow(prompt, str(found.get("answer", "")))))
     if not rows:
-        rows, _ = encoder.encode([TextRow(_TEXT)], TrainSettings())
+        rows = list(encoder.encode([TextRow(_TEXT)], TrainSettings())[0])
     return [row.input_ids[:room] for row in rows if len(row.input_ids) > 1]
 
 

@@ -22,6 +22,22 @@ _CONTINUED = re.compile(r"\\[ \t]*$")
 _NUMBER = re.compile(r"-\.?[0-9]")
 _REDIRECTION = re.compile(r"(?:\d*|&)(?:>[>|]?|<)(?P<target>.*)", re.DOTALL)
 _ENDS = ("|", "&", ";")  # of a command; what comes after it is another one
+# NAME=value on a line of its own, of the whole script: not in a branch or a loop.
+_SET = re.compile(
+    r"""^(?:export[ ]+)?(?P<name>[A-Za-z_]\w*)=(?P<value>"[^"]*"|'[^']*'|[^\s"';&|()]*)[ \t]*$"""
+)
+_CHANGED = re.compile(
+    r"(?:^|[\s;&|(])(?:read[ ]+(?:-\w+[ ]+)*)?([A-Za-z_]\w*)\+?=|\bread[ ]+(\w+)|\bfor[ ]+(\w+)"
+)
+_OPENS, _CLOSES = (
+    re.compile(r"^\s*(?:if|case|for|while|until)\b"),
+    re.compile(r"\b(?:fi|esac|done)\b"),
+)
+_SECRET = re.compile(r"token|key|secret|passw", re.IGNORECASE)
+_KNOWN = re.compile(r"'[^']*'|\$\{(?P<braced>[A-Za-z_]\w*)\}|\$(?P<plain>[A-Za-z_]\w*)")
+_EXPR = re.compile(
+    r"\$\(expr[ ]+(\d+(?:[ ]+[-+*/][ ]+\d+)*)[ ]*\)|\$\(\([ ]*(\d+(?:[ ]*[-+*/][ ]*\d+)*)[ ]*\)\)"
+)
 _OF_SHELL = re.compile(r"\$[\w{(@*]|`")
 
 
@@ -62,23 +78,78 @@ def find_commands(text: str, file: str) -> list[Command]:
     lines = text.splitlines()
     commands: list[Command] = []
     headings: list[str] = []
+    script = _Variables()
     number = 0
     while number < len(lines):
         line = lines[number]
+        script.read(line)
         if heading := _HEADING.match(line):
             headings.append(heading[1])
         if heading or not (start := _START.match(line)):
             number += 1
             continue
         end = _end(lines, number)
-        flags = _flags(lines, number, start.end(), end, file)
+        known = [script.put_into(one) for one in lines[number:end]]
+        start = _START.match(known[0]) or start
+        flags = _flags(lines, known, number, start.end(), end, file)
         place = Place(file, number + 1, start.start("script") + 1, line, len(start["script"]))
-        before = _before(lines, number, line[: start.start("script")])
+        before = script.put_into(_before(lines, number, line[: start.start("script")]))
         launcher = _launcher(before)
         headed = tuple(headings)
         commands.append(Command(start["script"], flags, headed, place, launcher, before))
         number = end
     return commands
+
+
+class _Variables:
+    """What a script itself sets variables to, as far as that is plain text for all the rest."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self._depth = 0
+
+    def read(self, line: str) -> None:
+        """Note what a line sets; what a branch, a loop or another program sets is forgotten.
+
+        So is what may be a secret.
+        """
+        found = _SET.match(line)
+        value = found["value"] if found else ""
+        plain = "`" not in value and ("$" not in value or value.startswith("'"))
+        if found and plain and not self._depth and not _SECRET.search(found["name"]):
+            self.values[found["name"]] = value.strip("'\"")
+            return
+        self._depth = max(0, self._depth + bool(_OPENS.match(line)) - len(_CLOSES.findall(line)))
+        for names in _CHANGED.findall(line):
+            for name in names:
+                self.values.pop(name, None)
+
+    def put_into(self, line: str) -> str:
+        """Return a line with the variables that are known, and sums of whole numbers."""
+
+        def value(found: re.Match[str]) -> str:
+            name = found["braced"] or found["plain"]
+            return self.values.get(name, found[0]) if name else found[0]
+
+        return _EXPR.sub(_sum, _KNOWN.sub(value, line)) if "$" in line else line
+
+
+def _sum(found: re.Match[str]) -> str:
+    """Return the whole number that `expr` or `$((...))` makes of others: / rounds down."""
+    words = re.findall(r"\d+|[-+*/]", found[1] or found[2])
+    terms, signs = [int(words[0])], []
+    for operator, word in zip(words[1::2], words[2::2], strict=True):
+        if operator == "*":
+            terms[-1] *= int(word)
+        elif operator == "/":
+            if not int(word):
+                return found[0]
+            terms[-1] //= int(word)
+        else:
+            signs.append(operator)
+            terms.append(int(word))
+    rest = zip(signs, terms[1:], strict=True)
+    return str(terms[0] + sum(term if sign == "+" else -term for sign, term in rest))
 
 
 def _before(lines: list[str], number: int, before: str) -> str:
@@ -108,10 +179,12 @@ def _end(lines: list[str], first: int) -> int:
     return number
 
 
-def _flags(lines: list[str], first: int, column: int, end: int, file: str) -> tuple[Flag, ...]:
+def _flags(
+    lines: list[str], known: list[str], first: int, column: int, end: int, file: str
+) -> tuple[Flag, ...]:
     found: list[tuple[str, list[str], Place]] = []
     faults: list[Fault] = []
-    for token, place in _tokens(lines, first, column, end, file, faults):
+    for token, place in _tokens(lines, known, first, column, end, file, faults):
         if token.startswith("-") and not _NUMBER.match(token):
             name, equals, value = token.lstrip("-").partition("=")
             found.append((name.replace("-", "_"), _unquoted(value) if equals else [], place))
@@ -135,13 +208,22 @@ def _flags(lines: list[str], first: int, column: int, end: int, file: str) -> tu
 
 
 def _tokens(
-    lines: list[str], first: int, column: int, end: int, file: str, faults: list[Fault]
+    lines: list[str],
+    known: list[str],
+    first: int,
+    column: int,
+    end: int,
+    file: str,
+    faults: list[Fault],
 ) -> Iterator[tuple[str, Place]]:
-    """Yield the script's words with their places; comments, pipes and redirections are no words."""
+    """Yield the script's words with their places; comments, pipes and redirections are no words.
+
+    known: the command's lines with the values of variables, in place of `lines[first:end]`.
+    """
     into_file = False  # the next word is the file of a '>' before it
     for number in range(first, end):
         line = lines[number]
-        code, at = _CONTINUED.sub("", line), column if number == first else 0
+        code, at = _CONTINUED.sub("", known[number - first]), column if number == first else 0
         words = list(_TOKEN.finditer(code, at))
         if comment := next((word for word in words if word.group().startswith("#")), None):
             code, words = code[: comment.start()], words[: words.index(comment)]
@@ -157,7 +239,8 @@ def _tokens(
             elif into_file:
                 into_file = False
             elif plain := token.rstrip(";"):
-                yield plain, Place(file, number + 1, word.start() + 1, line, len(plain))
+                at_column = min(word.start(), max(0, len(line) - 1)) + 1
+                yield plain, Place(file, number + 1, at_column, line, len(plain))
             if token.endswith(";"):
                 return
 

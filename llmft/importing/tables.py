@@ -118,6 +118,13 @@ def known_rows() -> dict[str, dict[str, Any]]:
 
 
 @cache
+def registered_rows(peer: str) -> dict[str, dict[str, Any]]:
+    """Return what a peer ships with of public data sets: the names it knows -> their facts."""
+    found: dict[str, dict[str, Any]] = _data(f"{peer}-data")["rows"]
+    return found
+
+
+@cache
 def known_keys() -> dict[str, list[list[str]]]:
     """Return, for each peer, the lists of keys by which a file of it is known."""
     found: dict[str, list[list[str]]] = _data("peers")["peers"]
@@ -125,10 +132,14 @@ def known_keys() -> dict[str, list[list[str]]]:
 
 
 class ChatTemplate(Settings):
-    """A chat template that a tool knows by name, and the token that ends an answer in it."""
+    """A chat template that a tool knows by name, and the token that ends an answer in it.
+
+    learn_end: `turn` where the tool learns all that its template writes after an answer.
+    """
 
     text: str
     end: str
+    learn_end: Literal["stop", "turn"] = "stop"
 
 
 class Ends(Settings):
@@ -140,9 +151,12 @@ class Ends(Settings):
 
 
 @cache
-def known_templates() -> dict[str, ChatTemplate]:
-    """Return the chat templates that are written out here, by the tools' names."""
-    found = _data("templates")["templates"]
+def known_templates(tool: str = "templates") -> dict[str, ChatTemplate]:
+    """Return the chat templates that are written out here, by the tools' names.
+
+    tool: a tool that has templates of its own under names that others have too.
+    """
+    found = _data("templates")[tool]
     return {name: ChatTemplate(**one) for name, one in found.items()}
 
 

@@ -109,16 +109,20 @@ def model_of_run(
     with_adapter: bool = True,
     whole: bool = False,
     step: int | None = None,
+    loaded: Any = None,
 ) -> Any:
     """Return the model that a finished stage made, on the device, frozen.
 
     folder: the stage's. with_adapter: False gives the base alone. whole: with what the alignment
     added, such as a reward model's head. step: as it was at a checkpoint, finished or not.
+    loaded: the base, where it is on the device already; it becomes the model.
     """
-    options = load_options(job.recipe, bound.model_adapter)
-    model = base.load(options, varlen=varlen)
-    model = model if options else model.to(device())
-    refuse_not_finite(model, base.source)
+    model = loaded
+    if model is None:
+        options = load_options(job.recipe, bound.model_adapter)
+        model = base.load(options, varlen=varlen)
+        model = model if options else model.to(device())
+        refuse_not_finite(model, base.source)
     if not with_adapter:
         return model
     model = merged(model, merged_stages(bound, folder.parent.parent))

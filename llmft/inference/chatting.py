@@ -10,6 +10,7 @@ from typing import Any
 
 from llmft.api import Message, Prompt, SamplingParams
 from llmft.api.errors import DataError, RecipeError
+from llmft.inference.growing_text import GrowingText
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import max_positions
 
@@ -134,25 +135,15 @@ class Conversation:
         ids = self.trained.encoder.prompt_ids(self._prompt(messages))
         params = replace(self.params, max_new_tokens=self._room(len(ids)))
         stops = stop_ids(model, tokenizer)
-        taken: list[int] = []
-        shown = ""
-
-        def take(_: int, token: int) -> None:
-            nonlocal shown
-            taken.append(token)
-            text = tokenizer.decode(taken, skip_special_tokens=True)
-            if not text.endswith("\ufffd"):  # half of a letter
-                on_text(text[len(shown) :])
-                shown = text
-
+        said = GrowingText(tokenizer)
         with suppress(Stopped):
             decode(
                 model, [ids], replace(params, stop_token_ids=stops), batch_size=1,
-                seed=(self.seed, self.answered), stopping=stopping, on_token=take,
+                seed=(self.seed, self.answered), stopping=stopping,
+                on_token=lambda _, token: on_text(said.add(token)),
             )  # fmt: skip
-        text: str = tokenizer.decode(taken, skip_special_tokens=True)
-        on_text(text[len(shown) :])
-        return text
+        on_text(said.end())
+        return said.text
 
     def _room(self, prompt: int) -> int:
         """Return how many tokens the answer may have behind a prompt of so many."""

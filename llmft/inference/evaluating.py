@@ -9,21 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset
+from llmft.api import Dataset, MetricFunction
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
+from llmft.evaluation.evaluation import ranges_of
 from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
-from llmft.recipes.binding import RESOLVED
+from llmft.recipes.binding import RESOLVED, Binder
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.load import load_recipe
+from llmft.recipes.metrics import LOSS_METRICS
 from llmft.recipes.sources import source_names
-from llmft.recipes.work import LOSS_METRICS
 from llmft.registry.registry import Registry
+from llmft.registry.return_checks import score_names
 from llmft.runs import artifacts
 from llmft.runs.upstream import dataset_in
 from llmft.system.machine import device
@@ -173,6 +175,43 @@ def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> R
     return read_split(bound.spec, dataset, asked.split, asked.limit)
 
 
+def _metrics(
+    bound: BoundStage, dataset: Dataset[Any], asked: Asked
+) -> tuple[list[str], list[MetricFunction[Any]]]:
+    """Return what the scores are called that are wanted, and the metrics that are methods.
+
+    A name means the recipe's own metric of that name, with its settings; else one of the data, or
+    an installed one with its defaults.
+    """
+    told = bound.spec.evaluate
+    own = {name: made for made in bound.metrics for name in score_names(made)}
+    called = {made.config.name or type(made).method: made for made in bound.metrics}
+    usual = [one for one in told.metrics if isinstance(one, str)] if told else []
+    usual = usual if told else ["loss", *dataset.metrics]
+    wanted = asked.metrics or dict.fromkeys([*usual, *own])
+    names: list[str] = []
+    found: list[MetricFunction[Any]] = []
+    for name in wanted:
+        made = own.get(name) or called.get(name)
+        if made is None and name not in (*LOSS_METRICS, *dataset.metrics):
+            made = _installed(name, [*LOSS_METRICS, *dataset.metrics, *own])
+        names += score_names(made) if made is not None else (name,)
+        if made is not None and made not in found:
+            found.append(made)
+    return list(dict.fromkeys(names)), found
+
+
+def _installed(name: str, others: Sequence[str]) -> MetricFunction[Any]:
+    registry = Registry.discover()
+    installed = registry.names("metric")
+    if name not in installed:
+        known = dict.fromkeys([*others, *installed])
+        what = f"no metric is called '{name}'; there is {', '.join(known)}"
+        fix = did_you_mean(name, list(known)) or "use one of these"
+        raise RecipeError("E043", what, fix=fix)
+    return Binder(registry).metric(name)
+
+
 def _scored(
     model: Any,
     base: BaseModel,
@@ -186,13 +225,7 @@ def _scored(
 
     model.requires_grad_(False).eval()
     told, train = bound.spec.evaluate, bound.spec.train
-    names = asked.metrics or (tuple(told.metrics) if told else ("loss", *dataset.metrics))
-    known = (*LOSS_METRICS, *dataset.metrics)
-    for name in names:
-        if name not in known:
-            what = f"no metric is called '{name}'; this data has {', '.join(known)}"
-            fix = did_you_mean(name, known) or "use one of these"
-            raise RecipeError("E043", what, fix=fix)
+    names, functions = _metrics(bound, dataset, asked)
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
     scores: dict[str, Score] = {}
     if set(names) & set(LOSS_METRICS):
@@ -204,10 +237,11 @@ def _scored(
         for source, numbers in rows.by_source([row.origin for row in encoded]).items():
             parts.append(evaluation.loss_scores(names, losses.of(numbers), source))
         for part in parts:
-            scores |= scores_of(part.values, ())
-    named = [name for name in names if name in dataset.metrics]
+            scores |= scores_of(part.values, {})
+    of_functions = [name for made in functions for name in score_names(made)]
+    named = [name for name in names if name in dataset.metrics and name not in of_functions]
     samples: Sequence[Mapping[str, Any]] = ()
-    if named:
+    if named or functions:
         found = evaluation.score_sources(
             rows,
             dataset,
@@ -221,8 +255,9 @@ def _scored(
             ),
             named,
             len(rows.rows),
+            functions,
         )
-        scores |= scores_of(found.values, list(found.values))
+        scores |= scores_of(found.values, ranges_of(dataset, functions, list(rows.sources)))
         samples = found.samples
     ordered = {name: scores[name] for name in names if name in scores} | scores
     return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)

@@ -15,7 +15,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.registry.registry import Registry
 from llmft.runs import artifacts
-from llmft.runs.upstream import dataset_in
+from llmft.runs.upstream import dataset_in, twin
 from llmft.system import fsio
 from llmft.system.quiet import before_upstream
 
@@ -63,11 +63,15 @@ class TrainedStage:
         """What the run stood on."""
         return fsio.read_json(self.run / "lock.json", artifacts.PUT_BACK)
 
-    def model(self, *, varlen: bool = False, with_adapter: bool = True) -> Any:
-        """Return the model that the stage made, on the device, in evaluation mode and frozen."""
+    def model(self, *, varlen: bool = False, with_adapter: bool = True, on: Any = None) -> Any:
+        """Return the model that the stage made, on the device, in evaluation mode and frozen.
+
+        on: its base, loaded already; its weights are shared, and it stays as it is.
+        """
         model = model_of_run(
-            self.job, self.bound, self.base, self.folder, varlen=varlen, with_adapter=with_adapter
-        )
+            self.job, self.bound, self.base, self.folder, varlen=varlen, with_adapter=with_adapter,
+            loaded=twin(on) if on is not None else None,
+        )  # fmt: skip
         return model.requires_grad_(False).eval()
 
 

@@ -176,6 +176,7 @@ class BaseModel:
             source.lost_text,
             source.append_eos,
             source.missing_stop,
+            source.learn_template,
         )
 
     @property

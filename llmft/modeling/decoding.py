@@ -37,6 +37,7 @@ def decode(
     stopping: Callable[[], bool] = lambda: False,
     on_batch: Callable[[int, int], None] = lambda *_: None,
     on_token: Callable[[int, int], None] = lambda *_: None,
+    on_logits: Callable[[torch.Tensor], None] = lambda _: None,
 ) -> list[Answer]:
     """Return an answer to each prompt (token ids), in the prompts' order.
 
@@ -47,7 +48,8 @@ def decode(
     numbers: the number by which each answer's random numbers are named; default: its place.
     stopping: asked before each token; Stopped is raised once it says so. on_batch: told after each
     batch how many prompts are answered, and of how many. on_token: told the prompt's place and
-    the id of each token as it is taken.
+    the id of each token as it is taken. on_logits: told, before, the logits (B, V) that the next
+    token of each unfinished answer of the batch is sampled from.
     """
     numbers = range(len(prompts)) if numbers is None else numbers
     answers = [Answer() for _ in prompts]
@@ -62,7 +64,7 @@ def decode(
             rows = [answers[i] for i in chosen]
             asked = [prompts[i] for i in chosen]
             told = partial(_placed, on_token, chosen)
-            _answer(model, asked, rows, params, rolls, keep_nuclei, stopping, told)
+            _answer(model, asked, rows, params, rolls, keep_nuclei, stopping, told, on_logits)
             on_batch(start + len(chosen), len(prompts))
     return answers
 
@@ -90,6 +92,7 @@ def _answer(
     keep_nuclei: bool,
     stopping: Callable[[], bool],
     on_token: Callable[[int, int], None],
+    on_logits: Callable[[torch.Tensor], None],
 ) -> None:
     device = next(model.parameters()).device
     read_on = reader(model, prompts, device)
@@ -100,6 +103,7 @@ def _answer(
     for t in range(params.max_new_tokens):
         if stopping():
             raise Stopped
+        on_logits(logits_BV)
         logps_BV = log_probabilities(logits_BV, params)
         ids_B = logps_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[:, t])
         taken_B = logps_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1)

@@ -32,7 +32,7 @@ def add_tokens(
 ) -> tuple[NewToken, ...]:
     """Add tokens to a tokenizer, the plain ones first, and return them with their ids.
 
-    Raises EnvironmentFault (E213) for one that the tokenizer has already, or cannot add.
+    Raises EnvironmentFault (E214) for one that the tokenizer has already, or cannot add.
     """
     if not (plain or special):
         return ()
@@ -58,14 +58,14 @@ def _pieces(tokenizer: Any, bounded: BoundedTokens, text: str, key: str) -> tupl
     if text in tokenizer.get_added_vocab() or (len(ids) == 1 and tokenizer.decode(ids) == text):
         known = tokenizer.convert_tokens_to_ids(text) if len(ids) != 1 else ids[0]
         raise EnvironmentFault(
-            "E213",
+            "E214",
             f"{text!r} is a token of this tokenizer already (id {known})",
             fix="leave it out; the adapter's trainable_token_indices trains a token that is there",
             path=key,
         )
     if not ids:
         raise EnvironmentFault(
-            "E213",
+            "E214",
             f"the tokenizer makes nothing of {text!r}, so its row has nothing to start from",
             fix="write another text",
             path=key,

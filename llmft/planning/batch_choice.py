@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from llmft.api.settings import TrainSettings
-from llmft.data.packing import pack
+from llmft.data.packing import bins_of
 from llmft.modeling.counting import token_rows
 from llmft.training.step_plan import Plan
 
@@ -70,7 +70,7 @@ def choose(
     tokens = [tokens_in(item) for item in items]
     labels = [sum(row.n_labels for row in token_rows(item)) for item in items]
     longest = [longest_in(item) for item in items]
-    bins = _bins(items, train, max_length)
+    bins = _bins(longest, train, max_length)
     plan = Plan.of(len(bins), train, seed)
     looked = islice(range(min(plan.steps, plan.steps_per_epoch * 20)), STEPS_LOOKED_AT)
     batches = [
@@ -109,9 +109,10 @@ def choose(
     return counts, Chosen([[items[i] for i in batch] for batch in heaviest], judged)
 
 
-def _bins(items: Sequence[Any], train: TrainSettings, max_length: int | None) -> list[list[int]]:
+def _bins(
+    lengths: Sequence[int], train: TrainSettings, max_length: int | None
+) -> Sequence[Sequence[int]]:
     """Return the numbers of the items in each thing that a batch counts: an item, or a bin."""
     if not (train.packing and max_length):
-        return [[number] for number in range(len(items))]
-    numbers = {id(item): number for number, item in enumerate(items)}
-    return [[numbers[id(row)] for row in rows] for rows in pack(items, max_length)]
+        return [[number] for number in range(len(lengths))]
+    return bins_of(lengths, max_length, train.packing_strategy)

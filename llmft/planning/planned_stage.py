@@ -175,12 +175,16 @@ class PlannedStage(StageRunner):
                 judge(self, in_training=True)
 
         groups = self._groups()
-        train_steps(self.models.model, batches, objective, self.train, groups, memory, evaluate)
+        optimizer = self.bound.optimizer
+        train_steps(
+            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate
+        )  # fmt: skip
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:
             steps = Plan.of(counts.items, self.train, self.seed).steps
-            refuse_endless_warmup(self.name, self.train, steps)
+            last = self.bound.schedule.last_steps()
+            refuse_endless_warmup(self.name, self.train, steps, last)
 
     def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
         chosen = self.state.chosen
@@ -290,6 +294,7 @@ class PlannedModels(StageModels):
 class PlannedData(StageData):
     """The rows that take the most memory, after all were counted."""
 
+    streams = False
     state: PlanState
     models: PlannedModels
 
@@ -313,11 +318,12 @@ class PlannedData(StageData):
             self.state.remark("the evaluation is not counted, as its rows are not here")
             return ()
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+    def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
         """Return the rows that take the most memory, having counted all."""
         if not rows:
             return self._assumed()
-        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train))
+        wrap = self._are_wrapped(rows) and not self.state.judging
+        return self._heaviest(rows, lambda some: self.encoder.encode(some, self.train, wrap=wrap))
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return the pairs that take the most memory, having counted all."""
@@ -342,7 +348,7 @@ class PlannedData(StageData):
         )
 
     def _heaviest(
-        self, rows: Sequence[Row], encode: Callable[[Any], tuple[list[Any], EncodingReport]]
+        self, rows: Sequence[Row], encode: Callable[[Any], tuple[Sequence[Any], EncodingReport]]
     ) -> list[Any]:
         held_out = self.__dict__["split"][1] if "split" in self.__dict__ else None
         judged = self.state.judging or (held_out is not None and rows is held_out.rows)

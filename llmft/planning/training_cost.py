@@ -7,16 +7,11 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective
+from llmft.api import Objective, Optimizer
 from llmft.api.settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
-from llmft.training.optimizer import OF_BITSANDBYTES, make_optimizer
-
-BLOCK = 256
-"""bitsandbytes keeps a scale for so many numbers of an 8-bit state,"""
-SMALL = 4096
-"""and states of smaller tensors in 32 bits."""
+from llmft.training.optimizer import make_optimizer
 
 
 def train_steps(
@@ -25,19 +20,20 @@ def train_steps(
     objective: Objective,
     settings: TrainSettings,
     groups: Sequence[Mapping[str, Any]] | None,
+    method: Optimizer[Any],
     memory: MemoryTracker,
     evaluate: Callable[[], None] = lambda: None,
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
-    evaluate: what is computed between two steps, with the optimiser's state there. A checkpoint
-    is written from where the tensors are, so that it takes nothing more.
+    method: makes the optimiser. evaluate: what is computed between two steps, with the optimiser's
+    state there. A checkpoint is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.add(p.grad, GRADIENTS))
     model.train()
-    optimizer = _optimizer(groups or [{"params": trained}], settings, memory)
+    optimizer = _optimizer(groups or [{"params": trained}], settings, method, memory)
     # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
@@ -67,17 +63,17 @@ def _update(optimizer: torch.optim.Optimizer | None, memory: MemoryTracker) -> N
 
 
 def _optimizer(
-    groups: Sequence[Mapping[str, Any]], settings: TrainSettings, memory: MemoryTracker
+    groups: Sequence[Mapping[str, Any]],
+    settings: TrainSettings,
+    method: Optimizer[Any],
+    memory: MemoryTracker,
 ) -> torch.optim.Optimizer | None:
-    """Return torch's optimiser, or None and its state counted where it is bitsandbytes' own."""
-    if settings.optim not in OF_BITSANDBYTES:
-        plain = settings.optim.removesuffix("_fused")
+    """Return the optimiser, or None and its state counted where it says itself how much that is."""
+    method = method.planned()
+    parameters = [p for group in groups for p in group["params"]]
+    sizes = [size for p in parameters if (size := method.state_bytes(p)) is not None]
+    if len(sizes) < len(parameters):
         with memory.making(OPTIMIZER):  # adagrad has its state from the start
-            return make_optimizer(groups, settings.model_copy(update={"optim": plain}))
-    for parameter in (p for group in groups for p in group["params"]):
-        count = parameter.numel()
-        narrow = "8bit" in settings.optim and count >= SMALL
-        states = 1 if "lion" in settings.optim else 2
-        size = count + 4 * -(-count // BLOCK) if narrow else 4 * count
-        memory.live[OPTIMIZER] += states * size
+            return make_optimizer(groups, settings, method)
+    memory.live[OPTIMIZER] += sum(sizes)
     return None

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset, DatasetConfig, RewardFunction
-from llmft.api.errors import CheckpointError, LlmftError
+from pydantic import ValidationError
+
+from llmft.api import Dataset, DatasetConfig, MetricConfig, MetricFunction, RewardFunction
+from llmft.api.errors import CheckpointError, LlmftError, RecipeError
+from llmft.api.settings import TrainSettings
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
-from llmft.recipes.methods import Methods, nested_methods
+from llmft.recipes.methods import OF_TRAINING, Methods, nested_methods
+from llmft.recipes.metrics import chosen_metrics
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import ANOTHER_RUN, Reference, references
 from llmft.recipes.rounds import Rounds
 from llmft.recipes.sources import sources_of
+from llmft.recipes.training_methods import config_of, named_method
+from llmft.registry.contract import Kind
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
@@ -41,7 +47,7 @@ class Binder:
         return Job(
             recipe, written, rounds, tuple(bound.values()),
             make_trackers=lambda: tuple(self._made("tracker", one) for one in recipe.trackers),
-            records=tuple(self._records(recipe)),
+            records=tuple(self._records(recipe, bound)),
             hooks=lambda: self.registry.cross_cutting(recipe.plugins),
             load=self._load,
             source=source,
@@ -66,14 +72,40 @@ class Binder:
         rewards: list[RewardFunction[Any]] = [
             self._made(kind, config) for _, kind, config in nested_methods(stage.work)
         ]
+        dataset = self._dataset(stage.data) if stage.data is not None else None
+        of_data = dataset.metrics if dataset is not None else ()
         return BoundStage(
             stage,
             adapter,
             self._made(stage.work_kind, stage.work),
-            self._dataset(stage.data) if stage.data is not None else None,
+            dataset,
             tuple(rewards),
             upstream,
+            tuple(self.metric(one) for one in chosen_metrics(stage.evaluate, of_data)),
+            self.of_training("optimizer", stage.train),
+            self.of_training("schedule", stage.train),
         )
+
+    def of_training(self, kind: Kind, train: TrainSettings) -> Any:
+        """Return the method of a kind that training settings name, such as the schedule."""
+        cls = self.registry.method(kind, named_method(kind, train))
+        return cls(config_of(kind, train, cls))
+
+    def metric(self, asked: str | MetricConfig) -> MetricFunction[Any]:
+        """Return a metric by its name, with its own defaults, or by its block.
+
+        Raises RecipeError where it has settings that must be given.
+        """
+        if isinstance(asked, str):
+            config = self.registry.method("metric", asked).Config
+            try:
+                asked = config.model_validate({"method": asked})
+            except ValidationError as error:
+                what = f"the metric '{asked}' has settings that must be given"
+                fix = f"write it as a block in evaluate.metrics: {{method: {asked}, ...}}"
+                raise RecipeError("E021", what, fix=fix) from error
+        made: MetricFunction[Any] = self._made("metric", asked)
+        return made
 
     def _dataset(self, data: DatasetConfig) -> Dataset[Any]:
         """Return a data set; one that has sources has the metrics that all of them share."""
@@ -131,7 +163,7 @@ class Binder:
             self._jobs[run] = load_recipe(run / RESOLVED, self.registry, other_runs=seen)
         return self._jobs[run]
 
-    def _records(self, recipe: Recipe) -> list[Any]:
+    def _records(self, recipe: Recipe, bound: Mapping[str, BoundStage]) -> list[Any]:
         """Return the records of the methods that a recipe names, as the lock keeps them."""
         wanted = {("tracker", tracker.method) for tracker in recipe.trackers}
         for stage in recipe.stages:
@@ -141,5 +173,17 @@ class Binder:
             for block in (stage.work, stage.data):
                 nested = nested_methods(block) if block else ()
                 wanted |= {(kind, inner.method) for _, kind, inner in nested}
+            blocks = [(kind, getattr(stage.train, key)) for key, kind in OF_TRAINING.items()]
+            wanted |= {(kind, one.method) for kind, one in blocks if not isinstance(one, str)}
+            wanted |= {("metric", made.config.method) for made in bound[stage.name].metrics}
         every = self.registry.records(load=False)
-        return [record for record in every if (record.kind, record.method) in wanted]
+        return [
+            record
+            for record in every
+            if {(record.kind, name) for name in _spellings(record)} & wanted
+        ]
+
+
+def _spellings(record: Any) -> tuple[str, str]:
+    """Return how a recipe may name a method: by its name, or with its distribution before it."""
+    return record.method, f"{record.distribution}:{record.method}"

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from llmft.api.errors import LlmftError
 from llmft.recipes.asking import asked_plugin
-from llmft.recipes.methods import Blocks, Methods, find_methods
+from llmft.recipes.methods import OF_TRAINING, Blocks, Methods, find_methods
 from llmft.recipes.tree import KeyPath, Tree, visible
 from llmft.recipes.unknown import answer_unknown, model_in
 from llmft.recipes.wording import Error, answer, literal_choices
@@ -162,6 +162,9 @@ def _report(blocks: Blocks, path: KeyPath, errors: list[Error], removed: set[str
     else:
         value = error["input"]
         code, what, fix = answer(errors, tree.written(path, value), field)
+        kind = OF_TRAINING.get(str(path[-1])) if path[-2:-1] == ("train",) else None
+        if kind and value in blocks.registry.names(kind):
+            fix = f"only those have a name of their own; write {{method: {value}}}"
         tree.report(code, path, what, fix or _as_block(blocks, path, value, field))
 
 

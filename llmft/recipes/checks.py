@@ -10,6 +10,7 @@ from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.references import adapter_stage, check_references, start_of
 from llmft.recipes.rounds import check_repeat
+from llmft.recipes.training_methods import check_training
 from llmft.recipes.tree import KeyPath, visible
 from llmft.recipes.work import check_rows, check_work
 from llmft.system.nearest import did_you_mean
@@ -17,11 +18,6 @@ from llmft.system.nearest import did_you_mean
 if TYPE_CHECKING:
     from llmft.recipes.recipe import Recipe, Stage
 
-OF_BITSANDBYTES = (
-    "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit",
-    "paged_lion_8bit", "paged_lion_32bit",
-)  # fmt: skip
-"""The optimisers that bitsandbytes brings."""
 PEFT_FIX = "write peft:FOLDER, peft:ORG/NAME or peft:ORG/NAME@REVISION"
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)  # on Windows
 
@@ -38,6 +34,7 @@ def check_recipe(recipe: Recipe, blocks: Blocks) -> None:
         _check_start(recipe, number, stage, blocks)
         _check_adapter(recipe, number, stage, blocks)
         check_rows(base, stage, blocks)
+        check_training(base, stage, blocks)
         _check_precision(recipe, base, stage, blocks)
 
 
@@ -195,7 +192,7 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
         what = f"the '{name}' adapter cannot work with gradient_checkpointing"
         paths: list[KeyPath] = [(*train, "gradient_checkpointing"), method]
         clash(blocks, "E041", paths, what, f"write gradient_checkpointing: false, {drop}")
-    if stage.train.packing and not cls.supports_packing:
+    if stage.train.packs_apart and not cls.supports_packing:
         what = f"the '{name}' adapter cannot work with packing"
         clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
     bits = recipe.model.quantization.bits
@@ -227,16 +224,3 @@ def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
         clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")
-    asked = stage.evaluate
-    scored = (
-        asked and asked.eval_strategy != "no" and (asked.best_metric or "loss" in asked.metrics)
-    )
-    if stage.train.lr_scheduler_type == "reduce_lr_on_plateau" and not scored:
-        what = "'reduce_lr_on_plateau' follows the loss, or metric_for_best_model, during training,"
-        what += " and neither is scored there"
-        path = (*base, "train", "lr_scheduler_type")
-        clash(
-            blocks, "E040", [path], what, "write evaluate: {metrics: [loss], eval_strategy: epoch}"
-        )
-    if stage.train.optim in OF_BITSANDBYTES:
-        _need_bitsandbytes(blocks, (*base, "train", "optim"), f"optim {stage.train.optim}")

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Adapter, Alignment, Dataset, RewardConfig, RewardFunction, Task, Tracker
+from llmft.api import (
+    Adapter,
+    Alignment,
+    Dataset,
+    MetricFunction,
+    Optimizer,
+    RewardConfig,
+    RewardFunction,
+    Schedule,
+    Task,
+    Tracker,
+)
 from llmft.api.errors import CheckpointError, Fault, LlmftError
 from llmft.recipes.methods import nested_methods
 from llmft.recipes.recipe import Recipe, Stage
@@ -57,6 +68,9 @@ class BoundStage:
     spec: what the recipe says. adapter: what it trains, its own or that of the stage it starts
     from; None for a task on the base alone. dataset: None for a task that reads no rows. rewards:
     the reward functions that its settings choose. upstream: the stages that it names, by target.
+    metrics: those that are methods of their own, beside the loss and the data's.
+    optimizer: what moves its parameters. schedule: how its learning rate moves; each training makes
+    one of its own of these settings.
     """
 
     spec: Stage
@@ -65,6 +79,9 @@ class BoundStage:
     dataset: Dataset[Any] | None
     rewards: tuple[RewardFunction[Any], ...]
     upstream: Mapping[str, Upstream]
+    metrics: tuple[MetricFunction[Any], ...]
+    optimizer: Optimizer[Any]
+    schedule: Schedule[Any]
 
     @property
     def name(self) -> str:

@@ -20,6 +20,9 @@ OF_A_STAGE: dict[str, Kind] = {
 }
 """The keys of a stage that hold a method's block -> the plugin kind."""
 
+OF_TRAINING: dict[str, Kind] = {"optim": "optimizer", "lr_scheduler_type": "schedule"}
+"""The keys of a stage's `train` that hold a method's name or its block -> the plugin kind."""
+
 BASES = tuple(contract.config for contract in KINDS.values())
 
 
@@ -99,9 +102,28 @@ def _outer(data: Any) -> Iterable[tuple[KeyPath, Any, Kind]]:
             for key, kind in OF_A_STAGE.items():
                 if stage.get(key) is not None:
                     yield ("stages", index, key), stage[key], kind
+            yield from _of_training(("stages", index), stage)
+            yield from _metrics(("stages", index), stage)
     trackers = data.get("trackers")
     for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
         yield ("trackers", index), tracker, "tracker"
+
+
+def _of_training(base: KeyPath, stage: dict[str, Any]) -> Iterable[tuple[KeyPath, Any, Kind]]:
+    """Yield the methods that `train` has as blocks; those by name are builtin ones."""
+    train = stage.get("train")
+    for key, kind in OF_TRAINING.items():
+        if isinstance(train, dict) and isinstance(train.get(key), dict):
+            yield (*base, "train", key), train[key], kind
+
+
+def _metrics(base: KeyPath, stage: dict[str, Any]) -> Iterable[tuple[KeyPath, Any, Kind]]:
+    """Yield the metrics of a stage that are blocks; one that is a name follows from its data."""
+    evaluate = stage.get("evaluate")
+    metrics = evaluate.get("metrics") if isinstance(evaluate, dict) else None
+    for index, entry in enumerate(metrics if isinstance(metrics, list) else ()):
+        if isinstance(entry, dict):
+            yield (*base, "evaluate", "metrics", index), entry, "metric"
 
 
 def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any, Kind]]:

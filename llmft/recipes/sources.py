@@ -11,7 +11,7 @@ from llmft.api import DatasetConfig
 from llmft.recipes.methods import nested_methods
 from llmft.recipes.tree import KeyPath
 
-_ENDINGS = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.(gz|zst))?$")
+_ENDINGS = re.compile(r"(\.(jsonl|json|csv|parquet|txt))?(\.(gz|zst))?$")
 _LONGEST = 40
 
 

@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Alignment
+from llmft.api.splits import split_parts
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
-from llmft.recipes.sources import (
-    data_blocks,
-    metric_of_source,
-    scored_as,
-    source_names,
-    sources_of,
-)
+from llmft.recipes.metrics import check_metrics
+from llmft.recipes.sources import data_blocks, sources_of
 from llmft.recipes.tree import KeyPath, visible
 from llmft.registry.return_checks import refusals_of
-from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from llmft.api import DatasetConfig
-    from llmft.api.settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
-LOSS_METRICS = ("loss", "perplexity")
-"""The metrics that every data set has."""
 _OF_TRAINING = ("adapter", "evaluate")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
-
-
-def direction_of(
-    metric: str, work: Any, metrics: Collection[str], sources: Sequence[str] = ()
-) -> bool | None:
-    """Return whether more of a metric is better, by what it says of itself; None: it does not.
-
-    work: the class of a stage's alignment. metrics: those of its data. sources: the names of the
-    data's sources, each of which is also scored alone.
-    """
-    own: Mapping[str, bool] = getattr(work, "greater_is_better", {})
-    for name in (metric, metric_of_source(metric, sources)):
-        if name in own:
-            return own[name]
-        if name in LOSS_METRICS:
-            return False
-        if name in metrics:
-            return True
-    return None
 
 
 def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
@@ -102,36 +73,38 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     where: KeyPath = (*base, "data")
     _check_data(where, stage.data, blocks)
     several = data_blocks(stage.data, where)
+    for path, config in [(where, stage.data), *sources_of(stage.data, where)]:
+        if config.streaming:
+            _check_streaming(base, path, stage, config, work, name, blocks)
     classes = [blocks.classes[path] for path, _ in several if path in blocks.classes]
     for path, config in several:
         if path in blocks.classes:
-            _check_kind(path, config, work, method, name, blocks)
+            kind = _check_kind(path, config, work, method, name, blocks)
+            if trains and stage.train.on_long_row == "split" and kind not in (None, "text"):
+                setting = "on_long_row"
+                if stage.train.packing_strategy == "wrapped":
+                    setting = "packing_strategy"
+                what = f"{setting}: {getattr(stage.train, setting)} cuts plain text, and"
+                what += f" '{visible(config.method)[:80]}' gives {kind} rows with these settings"
+                places: list[KeyPath] = [(*base, "train", setting), (*path, "method")]
+                fix = f"drop {setting}, or name a column of plain text: columns.text"
+                clash(blocks, "E041", places, what, fix)
     classes = classes or [dataset]
     metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
-    known = [*LOSS_METRICS, *metrics]
-    names = source_names(stage.data)
-    alone = {scored_as(source, metric) for source in names for metric in known}
-    own = getattr(work, "greater_is_better", {})
-    if stage.evaluate is not None and (twice := sorted(alone & {*known, *own})):
-        what = f"a source's own score would be called '{twice[0]}', as another score is"
-        clash(blocks, "E040", [where], what, "give that source another name")
-    for index, metric in enumerate(stage.evaluate.metrics if stage.evaluate else ()):
-        if metric not in known:
-            what = f"no metric is called '{metric}'; this data has {', '.join(known)}"
-            path = (*base, "evaluate", "metrics", index)
-            clash(blocks, "E043", [path], what, did_you_mean(metric, known) or "use one of these")
-    if stage.evaluate is not None and work is not None and trains:
-        _check_best(base, stage.evaluate, work, metrics, names, blocks)
+    check_metrics(base, stage, metrics, work, blocks)
 
 
 def _check_kind(
     where: KeyPath, data: DatasetConfig, work: Any, method: KeyPath, name: str, blocks: Blocks
-) -> None:
-    """What a data set, or one of several, gives must be what the alignment or task reads."""
+) -> Any:
+    """What a data set, or one of several, gives must be what the alignment or task reads.
+
+    Returns the kind of its rows, or None where that is not known or reported already.
+    """
     dataset = blocks.classes[where]
     kind = asked(blocks, where, lambda: dataset(data).row_kind())
     if work is None or kind is None or kind in work.rows:
-        return
+        return kind
     what = (
         f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"
         f" '{name}' reads {' or '.join(work.rows)} rows"
@@ -139,6 +112,49 @@ def _check_kind(
     can = [other for other in dataset.rows if other in work.rows]
     fix = f"set it up to give {can[0]} rows" if can else f"choose another dataset or {method[-2]}"
     clash(blocks, "E042", [(*where, "method"), method], what, fix)
+    return None
+
+
+def _check_streaming(
+    base: KeyPath,
+    where: KeyPath,
+    stage: Stage,
+    data: DatasetConfig,
+    work: Any,
+    name: str,
+    blocks: Blocks,
+) -> None:
+    """What needs all rows, or their number, cannot be asked of streamed ones."""
+    key, train, asked = (*where, "streaming"), stage.train, stage.evaluate
+
+    def refuse(other: KeyPath, what: str, fix: str, code: str = "E040") -> None:
+        clash(blocks, code, [key, (*base, *other)], what, fix)
+
+    if sources_of(data, where) or where != (*base, "data"):
+        what = "what is put together of several sources cannot be streamed"
+        refuse(("data", "method"), what, "drop streaming")
+    if work is not None and not getattr(work, "supports_streaming", False):
+        what = f"'{name}' cannot work with streamed rows"
+        refuse((stage.work_kind, "method"), what, "drop streaming", "E041")
+    if train.max_steps is None:
+        what = "streamed rows have no end that is known, and max_steps is not set"
+        refuse(("train",), what, "set train.max_steps")
+    if any(part.needs_count for part in split_parts(data.split)):
+        what = f"the split '{data.split}' counts all rows, and streamed rows are not counted"
+        refuse(("data", "split"), what, "write a split such as train[100:]")
+    for block, setting in ((train, "save_strategy"), (asked, "eval_strategy")):
+        if getattr(block, setting, "") == "epoch":
+            part = "train" if block is train else "evaluate"
+            what = f"{setting}: epoch needs the number of rows, and streamed rows are not counted"
+            refuse((part, setting), what, f"write {setting}: steps")
+    if asked is None:
+        return
+    if asked.holdout:
+        what = "holdout takes its rows from all of them, and streamed rows are never all there"
+        refuse(("evaluate", "holdout"), what, "name a split of its own: evaluate.split")
+    elif asked.limit is None:
+        what = "all rows of the held-out split would be read"
+        refuse(("evaluate",), what, "set evaluate.limit")
 
 
 def _check_data(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None:
@@ -165,40 +181,3 @@ def _check_settings(where: KeyPath, data: DatasetConfig, blocks: Blocks) -> None
         refusals = asked(blocks, where, lambda: refusals_of(dataset(data)))
         for key, what, fix in refusals or ():
             clash(blocks, "E040", [(*where, *key)], what, fix)
-
-
-def _check_best(
-    base: KeyPath,
-    asked_for: EvaluateSettings,
-    work: Any,
-    metrics: Sequence[str],
-    sources: Sequence[str],
-    blocks: Blocks,
-) -> None:
-    """The metric that chooses the best evaluation must be scored during training.
-
-    An alignment may score more than it declares a direction of: that is seen in a run.
-    """
-    metric, key = asked_for.best_metric, (*base, "evaluate", "metric_for_best_model")
-    if metric is None:
-        return
-    own = work.greater_is_better
-    scored = [*asked_for.metrics, *(name for name in own if name not in asked_for.metrics)]
-    scored += [scored_as(source, name) for source in sources for name in scored]
-    everywhere = (*LOSS_METRICS, *metrics)
-    unsaid = own and asked_for.greater_is_better is None
-    known = work.evaluate is Alignment.evaluate or metric in everywhere or unsaid
-    if metric not in scored and known:
-        what = f"'{metric}' is to choose the best evaluation, and this stage scores"
-        what += f" {', '.join(scored) or 'nothing'}"
-        fix = did_you_mean(metric.removeprefix("eval_"), scored)
-        if metric in everywhere:
-            fix = f"add {metric} to evaluate.metrics"
-        where = [key] if asked_for.metric_for_best_model else [(*base, "evaluate", "metrics")]
-        clash(blocks, "E043", where, what, fix or "name one of these in metric_for_best_model")
-        return
-    plain = metric_of_source(metric, sources)
-    generated = plain in metrics or (work.evaluate_generates and plain in own)
-    if generated and plain not in LOSS_METRICS and asked_for.generate_every is None:
-        what = f"'{metric}' scores generated answers, and none are generated during training"
-        clash(blocks, "E040", [key], what, "write generate_every: 1, or choose by another metric")

@@ -267,7 +267,7 @@ class _Builder:
         node.refused = True
         self.tree.faults.append(Fault(code, what, fix, dotted(path), node.place))
         if len(self.tree.faults) >= MAX_FAULTS:
-            what = f"more than {MAX_FAULTS} faults; the rest is not checked"
+            what = f"{MAX_FAULTS} faults so far; the rest is not checked"
             raise _stop("E002", node.place, what)
 
     def lay_out(self, node: _Node, path: KeyPath) -> None:

@@ -10,7 +10,17 @@ from typing import Any, Literal, get_args
 from llmft import api
 from llmft.registry.hook_manager import ContractViolation, alone, implements
 
-Kind = Literal["adapter", "alignment", "task", "reward", "dataset", "tracker"]
+Kind = Literal[
+    "adapter",
+    "alignment",
+    "task",
+    "reward",
+    "dataset",
+    "optimizer",
+    "schedule",
+    "metric",
+    "tracker",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,13 @@ KINDS: dict[Kind, KindContract] = {
     "task": KindContract("llmft.tasks", "llmft_tasks", api.Task, api.TaskConfig),
     "reward": KindContract("llmft.rewards", "llmft_rewards", api.RewardFunction, api.RewardConfig),
     "dataset": KindContract("llmft.datasets", "llmft_datasets", api.Dataset, api.DatasetConfig),
+    "optimizer": KindContract(
+        "llmft.optimizers", "llmft_optimizers", api.Optimizer, api.OptimizerConfig
+    ),
+    "schedule": KindContract(
+        "llmft.schedules", "llmft_schedules", api.Schedule, api.ScheduleConfig
+    ),
+    "metric": KindContract("llmft.metrics", "llmft_metrics", api.MetricFunction, api.MetricConfig),
     "tracker": KindContract("llmft.trackers", "llmft_trackers", api.Tracker, api.TrackerConfig),
 }
 
@@ -86,9 +103,26 @@ def check_class(kind: Kind, cls: type[Any]) -> None:
             raise ContractViolation(
                 f"class '{cls.__name__}': 'rows' must be a tuple of {_quoted(kinds)}"
             )
+    if kind == "metric":
+        _check_metric(cls)
+    if kind == "schedule" and (cls.factor, cls.rates) == (api.Schedule.factor, api.Schedule.rates):
+        raise ContractViolation(f"class '{cls.__name__}' lacks 'factor', or 'rates'")
     makes = getattr(cls, "produces", None)
     if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
         raise ContractViolation(f"class '{cls.__name__}': 'produces' must name what comes out")
+
+
+def _check_metric(cls: type[api.MetricFunction[Any]]) -> None:
+    alone, together = cls.score is not api.MetricFunction.score, cls.is_of_corpus()
+    if alone == together:
+        which = "both 'score' and 'score_corpus'" if alone else "neither 'score' nor 'score_corpus'"
+        raise ContractViolation(f"class '{cls.__name__}' has {which}; one of them is wanted")
+    bounds = cls.value_range
+    pair = isinstance(bounds, tuple) and len(bounds) == 2
+    if not (pair and all(type(end) in (int, float) for end in bounds) and bounds[0] < bounds[1]):
+        raise ContractViolation(
+            f"class '{cls.__name__}': 'value_range' is {bounds!r}, not a pair of numbers"
+        )
 
 
 def _check_config(cls: type[Any], base: type[api.Settings]) -> None:

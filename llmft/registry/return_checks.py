@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -156,6 +157,101 @@ def metric_of(dataset: api.Dataset[Any], name: str) -> api.Metric:
     return checked
 
 
+def rates_of(
+    schedule: api.Schedule[Any], step: int, base: Sequence[float], span: api.TrainingSpan
+) -> list[float]:
+    """Return the learning rates that a schedule gives a step: finite, and not below 0."""
+    given: Any = schedule.rates(step, base, span)
+    if not isinstance(given, Sequence) or len(given) != len(base):
+        has = f"{len(given)}" if isinstance(given, Sequence) else shown(given)
+        raise violation(schedule, f"'rates' gives {has} rates of {len(base)} groups in step {step}")
+    for rate in given:
+        if not is_number(rate) or not math.isfinite(rate) or rate < 0:
+            what = f"the rate of step {step} is {shown(rate)}; a finite number from 0 up is wanted"
+            raise violation(schedule, what)
+    return [float(rate) for rate in given]
+
+
+def optimizer_of(
+    method: api.Optimizer[Any], groups: Sequence[Mapping[str, Any]], train: api.TrainSettings
+) -> Any:
+    """Return the torch optimiser that a method makes: of exactly these parameters, with rates."""
+    import torch
+
+    made: Any = method.make(groups, train)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise violation(method, f"'make' returns {shown(made)}, not a torch.optim.Optimizer")
+    wanted = {id(p) for group in groups for p in group["params"]}
+    has = {id(p) for group in made.param_groups for p in group["params"]}
+    if has != wanted:
+        what = f"'make' returns an optimiser of {len(has & wanted)} of {len(wanted)} parameters"
+        raise violation(method, what + (", and of others" if has - wanted else ""))
+    if not all(is_number(group.get("lr")) for group in made.param_groups):
+        raise violation(method, "a group of its optimiser has no 'lr', which the schedule sets")
+    return made
+
+
+def state_of(method: Any) -> dict[str, Any]:
+    """Return a method's state for a checkpoint: a mapping that JSON can hold."""
+    state: Any = method.state()
+    if not isinstance(state, Mapping):
+        raise violation(method, f"'state' returns {shown(state)}, not a mapping")
+    try:
+        json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise violation(method, f"'state' is no JSON: {error}") from error
+    return dict(state)
+
+
+def score_names(metric: api.MetricFunction[Any]) -> tuple[str, ...]:
+    """Return what a metric's scores are called: as the recipe names it, or as its method is."""
+    given: Any = metric.values()
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    named = several and all(isinstance(one, str) and _VALUE_NAME.fullmatch(one) for one in given)
+    if not named or len(set(given)) < len(given):
+        what = f"'values' returns {given!r:.80}, not names of letters, digits and '_', each another"
+        raise violation(metric, what)
+    own = metric.config.name or type(metric).method
+    return tuple(f"{own}_{value}" for value in given) or (own,)
+
+
+_VALUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+def values_of_answer(metric: api.MetricFunction[Any], answer: api.ScoredAnswer) -> dict[str, float]:
+    """Return what a metric gives one answer, by the scores' names."""
+    where = f" ({answer.row.origin})" if answer.row.origin else ""
+    return _metric_values(metric, "score", metric.score(answer), where)
+
+
+def values_of_corpus(
+    metric: api.MetricFunction[Any], answers: Sequence[api.ScoredAnswer]
+) -> dict[str, float]:
+    """Return what a metric gives all answers together, by the scores' names."""
+    return _metric_values(metric, "score_corpus", metric.score_corpus(answers), "")
+
+
+def _metric_values(metric: Any, call: str, given: Any, where: str) -> dict[str, float]:
+    names, values = score_names(metric), list(metric.values())
+    if not values:
+        found = {names[0]: given}
+    elif isinstance(given, Mapping) and set(given) == set(values):
+        found = {name: given[value] for name, value in zip(names, values, strict=True)}
+    else:
+        has = f"{sorted(map(str, given))}" if isinstance(given, Mapping) else shown(given)
+        raise violation(metric, f"'{call}' returns {has}, not the values {values}{where}")
+    low, high = metric.value_range
+    for value in found.values():
+        if not isinstance(value, Real) or not math.isfinite(value):  # True and False are values too
+            raise violation(metric, f"'{call}' gives {shown(value)}, not a finite number{where}")
+        number = float(value)
+        slack = 1e-9 * max(1.0, abs(number))
+        if not low - slack <= number <= high + slack:
+            what = f"'{call}' gives {shown(number)}, outside its own range from {low:g} to {high:g}"
+            raise violation(metric, what + where)
+    return {name: float(value) for name, value in found.items()}
+
+
 def records_of(dataset: api.Dataset[Any], split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield a data set's records of a split, each with its origin."""
     given: Any = dataset.records(split)
@@ -165,6 +261,14 @@ def records_of(dataset: api.Dataset[Any], split: str) -> Iterator[tuple[str, Map
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise violation(dataset, f"'records' yields {shown(pair)}, not (origin, record)")
         yield pair
+
+
+def pin_of(dataset: api.Dataset[Any]) -> str:
+    """Return what tells a streamed data set apart from another one, and says that it is one."""
+    given: Any = dataset.pin()
+    if not isinstance(given, str):
+        raise violation(dataset, f"'pin' returns {shown(given)}, not text")
+    return f"streamed {given}"
 
 
 def row_of(dataset: api.Dataset[Any], record: Mapping[str, Any], origin: str) -> api.Row:

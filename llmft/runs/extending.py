@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from llmft.api import Schedule
 from llmft.recipes.recipe import Stage
 from llmft.runs import artifacts
 from llmft.runs.edits import Edit
@@ -13,8 +15,6 @@ from llmft.system import fsio
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 
 _LENGTH = ("num_train_epochs", "max_steps")
-# Their rate at a step follows from the step alone, and not from how many there are.
-_STEADY = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
 def before_it_was_longer(stage: Stage, edits: Sequence[Edit]) -> Stage | None:
@@ -26,23 +26,25 @@ def before_it_was_longer(stage: Stage, edits: Sequence[Edit]) -> Stage | None:
     return stage.model_copy(update={"train": stage.train.model_copy(update=lengths)})
 
 
-def why_not_extended(before: Stage, after: Stage, folder: Path, steps: int) -> str:
+def why_not_extended(
+    before: Stage, after: Stage, schedule: Schedule[Any], folder: Path, steps: int
+) -> str:
     """Return why a stage cannot go on from its end to train longer; '' where it can.
 
-    folder: the finished stage's. steps: how many it has taken.
+    schedule: that of its learning rate. folder: the finished stage's. steps: how many it has taken.
     """
     then, now = before.train, after.train
-    kind = now.lr_scheduler_type
     if then.max_steps is not None and now.max_steps is None:
         return "max_steps was removed, so its end may come sooner or later than before"
     if now.max_steps is not None and now.max_steps < steps:
         return f"it has taken {steps} steps, and is to take {now.max_steps}"
     if now.max_steps is None and now.num_train_epochs < then.num_train_epochs:
         return f"it has taken {then.num_train_epochs:g} epochs, and is to take fewer"
-    if kind not in _STEADY:
+    if schedule.depends_on_steps or schedule.follows_scores:
         return (
-            f"lr_scheduler_type: {kind} spreads the learning rate over all steps, so those that"
-            " it has taken would have had other rates (constant_with_warmup would go on)"
+            f"lr_scheduler_type: {schedule.config.method} spreads the learning rate over all steps,"
+            " so those that it has taken would have had other rates (constant_with_warmup would"
+            " go on)"
         )
     if now.warmup_ratio:
         return (

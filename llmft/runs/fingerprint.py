@@ -12,6 +12,7 @@ from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import row_digests, stage_rows
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
+from llmft.recipes.metrics import chosen_metrics
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.runs import artifacts
@@ -135,10 +136,15 @@ def _versions(stage: Stage, provenance: Mapping[str, Any]) -> list[str]:
     Of a file of the user's own code, its SHA-256.
     """
     methods = set(_methods(stage.model_dump(mode="json")))
+    named = [("metric", one) for one in chosen_metrics(stage.evaluate, ()) if isinstance(one, str)]
     return [
         f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
         for p in provenance["plugins"]
-        if p["kind"] not in ("tracker", "file") and p["method"] in methods
+        if p["kind"] not in ("tracker", "file")
+        and (
+            {p["method"], f"{p['distribution']}:{p['method']}"} & methods
+            or (p["kind"], p["method"]) in named
+        )
     ] + [f"file {p['sha256']}" for p in provenance["plugins"] if stage.name in p.get("stages", ())]
 
 

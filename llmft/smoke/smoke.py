@@ -16,7 +16,6 @@ from llmft.engine.preflight import preflight
 from llmft.engine.tiny_runs import make_upstream_runs
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
-from llmft.recipes.checks import OF_BITSANDBYTES
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
@@ -144,12 +143,10 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     for name, value in small.items():
         if value != getattr(train, name):
             yield f"train.{name}", value
-    if train.lr_scheduler_kwargs.num_decay_steps:
-        yield "train.lr_scheduler_kwargs.num_decay_steps", 1
-    if train.optim in OF_BITSANDBYTES and not _has_gpu():
-        yield "train.optim", "adamw_torch"
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
+        if asked.holdout is not None and asked.holdout >= 1:
+            yield "evaluate.holdout", 1  # the rows that stand in are few
         yield "evaluate.max_new_tokens", min(asked.max_new_tokens, TOKENS)
         if asked.eval_strategy == "steps":
             yield "evaluate.eval_steps", 1
@@ -163,6 +160,15 @@ def _of_the_work(bound: BoundStage) -> Changes:
     for name, value in smoke_overrides_of(bound.work).items():
         if value != getattr(stage.work, name):
             yield f"{stage.work_kind}.{name}", value
+    if stage.alignment is None:
+        return
+    if not bound.optimizer.supports_cpu and not _has_gpu():
+        yield "train.optim", "adamw_torch"
+    schedule = bound.schedule
+    own = isinstance(stage.train.lr_scheduler_type, str)
+    for name, value in smoke_overrides_of(schedule).items():
+        if value != getattr(schedule.config, name):
+            yield f"train.{'lr_scheduler_kwargs' if own else 'lr_scheduler_type'}.{name}", value
 
 
 def _of_the_data(bound: BoundStage, folder: Path) -> Changes:

@@ -16,11 +16,15 @@ from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder,
 from llmft.testing.adapter_contract import AdapterContract
 from llmft.testing.alignment_contract import AlignmentContract
 from llmft.testing.dataset_contract import DatasetContract
+from llmft.testing.metric_contract import MetricContract
+from llmft.testing.optimizer_contract import OptimizerContract
 from llmft.testing.reward_contract import RewardContract
+from llmft.testing.schedule_contract import ScheduleContract
 from llmft.testing.task_contract import TaskContract
 from llmft.testing.tracker_contract import TrackerContract
 
 __all__ = [
-    "AdapterContract", "AlignmentContract", "DatasetContract", "RewardContract", "TaskContract",
-    "TrackerContract", "tiny_gpt2", "tiny_llama", "tiny_model_folder", "tiny_tokenizer",
+    "AdapterContract", "AlignmentContract", "DatasetContract", "MetricContract",
+    "OptimizerContract", "RewardContract", "ScheduleContract", "TaskContract", "TrackerContract",
+    "tiny_gpt2", "tiny_llama", "tiny_model_folder", "tiny_tokenizer",
 ]  # fmt: skip

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +11,7 @@ import pytest
 from llmft import api
 from llmft.registry.contract import Kind
 from llmft.testing.config_checks import SettingsContract
+from llmft.testing.outside import reaching_outside
 
 PROMPTS: tuple[api.Prompt, ...] = (
     "Question: Where is Oslo?\nAnswer:",
@@ -65,7 +64,7 @@ class RewardContract(SettingsContract):
 
     def test_it_reaches_for_no_network_and_no_process(self, settings: Mapping[str, Any]) -> None:
         # It is asked thousands of times in a run, on machines that may have no network.
-        with _reached() as reached, contextlib.suppress(OSError):
+        with reaching_outside() as reached:
             function = self.make(settings)
             for case in _cases():
                 function.score(*case)
@@ -78,28 +77,3 @@ def _cases() -> Iterator[tuple[api.Prompt, str, Sequence[str]]]:
         for completion in COMPLETIONS:
             for answers in ANSWERS:
                 yield prompt, completion, answers
-
-
-_OUTSIDE = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen")
-_listening: list[list[str]] = []
-_hooked: list[bool] = []
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[list[str]]:
-    """Collect what is asked of the network, and the programs that are started."""
-    if not _hooked:  # an audit hook stays for the life of the process: one is enough
-        sys.addaudithook(_heard)
-        _hooked.append(True)
-    found: list[str] = []
-    _listening.append(found)
-    try:
-        yield found
-    finally:
-        _listening.remove(found)
-
-
-def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening and event in _OUTSIDE:
-        for found in _listening:
-            found.append(event)

@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from llmft.api import Optimizer
 from llmft.api.errors import EnvironmentFault, StageError
 from llmft.api.settings import TrainSettings
+from llmft.registry.return_checks import owner_of
 from llmft.system import distributed
 from llmft.training.updates import Update
 
@@ -34,6 +36,17 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
         f"the {what} is not finite at step {step + 1}, before its update; rows: {shown}",
         fix="lower train.learning_rate or train.max_grad_norm, or use bf16 instead of float16",
     )
+
+
+def refuse_broken_weights(model: Any, method: Optimizer[Any], step: int) -> None:
+    """Raise StageError where an update before this step (from 0) has left a weight not finite."""
+    for name, parameter in model.named_parameters() if step else ():
+        if parameter.requires_grad and not bool(parameter.isfinite().all()):
+            raise StageError(
+                "E301",
+                f"{owner_of(method)} left the weight '{name}' not finite in step {step}, or before",
+                fix="lower train.learning_rate, or choose another train.optim",
+            )
 
 
 def refuse_none_learnt(losses: Sequence[float | None]) -> None:

@@ -14,26 +14,27 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective, OnlineObjective
+from llmft.api import Objective, OnlineObjective, Optimizer, Schedule
 from llmft.api.context import Sum
-from llmft.api.errors import CheckpointError, Interrupted
+from llmft.api.errors import CheckpointError, Interrupted, StageError
 from llmft.api.settings import TrainSettings
+from llmft.data.streaming import StreamedItems
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.signals import Stop, stop_requests
-from llmft.training import guard, training_state
+from llmft.training import guard, modes, training_state
 from llmft.training.checkpoints import Checkpoints, Saved, check_space
 from llmft.training.metrics import LoopReport, Window
-from llmft.training.optimizer import make_optimizer, make_schedule
+from llmft.training.optimizer import installed_method, make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
-from llmft.training.updates import FixedItems, OnlineItems, Update
+from llmft.training.updates import FixedItems, NextItems, OnlineItems, Update
 from llmft.training.validation import Validation
 
 
 def train(
     model: Any,
-    items: Sequence[Any],
+    items: Sequence[Any] | StreamedItems,
     objective: Objective,
     settings: TrainSettings,
     *,
@@ -44,9 +45,12 @@ def train(
     saved: Saved | None = None,
     online: OnlineObjective | None = None,
     validation: Validation | None = None,
+    schedule: Schedule[Any] | None = None,
+    optimizer: Optimizer[Any] | None = None,
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
+    items: those of each epoch, or a stream of them, of which `settings.max_steps` steps are taken.
     groups: parameter groups as torch.optim takes them; default: every trainable parameter.
     on_step: called after each step with (step, steps, metrics, whether to log).
     checkpoints: where the state goes when the settings say so, and on a signal. saved: go on there.
@@ -54,13 +58,16 @@ def train(
     step is one drawing and the updates that learn from it.
     validation: scores the model in between. A new best is saved, which needs `checkpoints`; it is
     what the model is in the end, where its settings say so.
+    schedule: how the learning rate moves, an object of this training's own; default: the installed
+    one that the settings name. optimizer: what moves the parameters; default: likewise.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
     """
     training = _Training(
-        model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation
-    )
+        model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation,
+        schedule, optimizer,
+    )  # fmt: skip
     if saved:
         training.restore(saved)
     return training.run(saved)
@@ -72,7 +79,7 @@ class _Training:
     def __init__(
         self,
         model: Any,
-        items: Sequence[Any],
+        items: Sequence[Any] | StreamedItems,
         objective: Objective,
         settings: TrainSettings,
         seed: int,
@@ -81,6 +88,8 @@ class _Training:
         checkpoints: Checkpoints | None,
         online: OnlineObjective | None,
         validation: Validation | None,
+        schedule: Schedule[Any] | None,
+        optimizer: Optimizer[Any] | None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -89,17 +98,26 @@ class _Training:
         self.model, self.objective, self.settings = model, objective, settings
         self.on_step, self.checkpoints = on_step, checkpoints
         self.online, self.validation = online, validation
-        self.plan = plan = Plan.of(len(items), settings, seed, distributed.count())
+        self.stream = items if isinstance(items, StreamedItems) else None
+        count = 0 if isinstance(items, StreamedItems) else len(items)
+        self.plan = plan = Plan.of(count, settings, seed, distributed.count())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         distributed.broadcast_parameters(self.parameters)
-        self.optimizer = make_optimizer(groups or [{"params": self.parameters}], settings)
-        greater = validation is not None and validation.greater_is_better
-        self.schedule: Any = make_schedule(
-            self.optimizer, settings, plan.steps, greater_is_better=greater
+        self.method = optimizer or installed_method("optimizer", settings)
+        self.optimizer = make_optimizer(
+            groups or [{"params": self.parameters}], settings, self.method
         )
-        self.follows_scores = training_state.is_plateau(self.schedule)
-        self.source: FixedItems | OnlineItems = FixedItems(items, objective, plan)
-        if online is not None:
+        modes.to_training(self.optimizer)
+        greater = validation is not None and validation.greater_is_better
+        self.rates = make_schedule(
+            self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule
+        )
+        self.source: FixedItems | NextItems | OnlineItems
+        if isinstance(items, StreamedItems):
+            self.source = NextItems(items, objective, plan)
+        elif online is None:
+            self.source = FixedItems(items, objective, plan)
+        else:
             self.source = OnlineItems(items, online, plan, self._autocast)
         model.train()
         self.window, self.report = Window(), LoopReport()
@@ -112,10 +130,12 @@ class _Training:
         _refuse_misfit(saved, self.plan)
         facts = saved.facts
         training_state.restore(
-            self.model, self.optimizer, self.schedule, saved.step, saved.tensors, facts
+            self.model, self.optimizer, self.rates, saved.step, saved.tensors, facts, self.method
         )
         self.window.restore(facts["window"])
         self.report.restore(facts["report"])
+        if self.stream is not None:
+            self.stream.restore(facts["stream"])
         if self.online is not None:
             self.online.restore(facts["objective"])
         if self.validation is not None:
@@ -132,7 +152,7 @@ class _Training:
             for step in range(self.report.steps, self.plan.steps):
                 if self.validation and self.validation.stop:
                     break
-                rate = float(self.schedule.get_last_lr()[0])
+                rate = float(self.rates.get_last_lr()[0])
                 norms = self._step(step, stop)
                 log = self.plan.log_due(step + 1, self.settings)
                 metrics = self.window.means(clear=log) | _of_step(
@@ -142,6 +162,7 @@ class _Training:
                 best = self._evaluate(step + 1, stop)
                 self._save_where_due(step + 1, best, stop)
         guard.refuse_none_learnt(self.report.losses)
+        modes.to_use(self.optimizer)
         if self.validation and self.checkpoints:
             _load_best(self.model, self.report, self.validation, self.checkpoints)
         self.model.eval()
@@ -168,8 +189,7 @@ class _Training:
             if fault := guard.out_of_memory(error, update, step, self.settings):
                 raise fault from error
             raise
-        if not self.follows_scores:
-            self.schedule.step()
+        self.rates.step()
         distributed.add(sums, self.source.metrics())
         self.window.add(sums)
         self.report.steps = step + 1
@@ -187,7 +207,11 @@ class _Training:
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)
         self.report.items += update.fresh
-        fine = guard.may_update(update, norm, step, self.settings)
+        try:
+            fine = guard.may_update(update, norm, step, self.settings)
+        except StageError:
+            guard.refuse_broken_weights(self.model, self.method, step)
+            raise
         if fine:
             self.optimizer.step()
         else:
@@ -205,9 +229,10 @@ class _Training:
         if distributed.all_reduce_max(stop.signal):  # it is scored when the run goes on
             return False
         began = time.monotonic()
-        best = validation.evaluate(step, stop)
-        if self.follows_scores and best is not None and validation.value is not None:
-            self.schedule.step(validation.value)
+        with modes.in_use(self.optimizer, self.parameters):
+            best = validation.evaluate(step, stop)
+        if best is not None and validation.value is not None:
+            self.rates.scored(validation.value)
         if best and self.checkpoints:
             self.checkpoints.best = step
         took = time.monotonic() - began
@@ -233,11 +258,12 @@ class _Training:
 
     def _save(self, step: int) -> None:
         assert self.checkpoints is not None
-        tensors, facts = training_state.capture(self.model, self.optimizer)
+        tensors, facts = training_state.capture(self.model, self.optimizer, self.method)
         facts |= {"window": self.window.facts(), "report": self.report.facts()}
         facts["rows_per_step"] = self.plan.rows_per_step
-        if self.follows_scores:
-            facts["schedule"] = training_state.schedule_facts(self.schedule)
+        facts |= self.rates.facts()
+        if self.stream is not None:
+            facts["stream"] = self.stream.state()
         if self.online is not None:
             facts["objective"] = dict(self.online.state())
         if self.validation is not None:
@@ -269,7 +295,7 @@ def _of_step(
     return {
         **({"grad_norm": sum(norms) / len(norms)} if norms else {}),
         "learning_rate": rate,
-        "epoch": report.steps / plan.steps_per_epoch,
+        **({"epoch": report.steps / plan.steps_per_epoch} if plan.items else {}),
         **({"skipped_updates": report.skipped} if report.skipped else {}),
     }
 

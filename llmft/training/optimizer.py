@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 
-from llmft.api.errors import EnvironmentFault, StageError
+from llmft.api import Optimizer, Schedule, TrainingSpan
 from llmft.api.settings import TrainSettings
+from llmft.recipes.training_methods import config_of, named_method
+from llmft.registry.contract import Kind
+from llmft.registry.registry import Registry
+from llmft.registry.return_checks import optimizer_of
+from llmft.training.learning_rates import LearningRates
 from llmft.training.step_plan import warmup_of
 
 Groups = Sequence[Mapping[str, Any]]
@@ -57,69 +62,17 @@ def decay_groups(groups: Groups, model: torch.nn.Module, settings: TrainSettings
     return found
 
 
-OF_BITSANDBYTES = {
-    "adamw_8bit": "AdamW8bit",
-    "paged_adamw_8bit": "PagedAdamW8bit",
-    "paged_adamw_32bit": "PagedAdamW32bit",
-    "lion_8bit": "Lion8bit",
-    "lion_32bit": "Lion32bit",
-    "paged_lion_8bit": "PagedLion8bit",
-    "paged_lion_32bit": "PagedLion32bit",
-}
-"""The class of each of bitsandbytes' optimisers."""
+def make_optimizer(
+    groups: Groups, settings: TrainSettings, method: Optimizer[Any] | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimiser of the settings, over groups as torch.optim takes them.
 
-
-def make_optimizer(groups: Groups, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimiser that the settings name, over groups as torch.optim takes them.
-
-    Each is made as transformers' Trainer makes it, from the same settings; muon as torch has it,
-    with the learning rate of an AdamW of the same update size (Liu et al. 2025, arXiv:2502.16982).
-    Raises StageError where muon is to train what is no matrix.
+    method: default: the installed one that the settings name.
     """
-    params = [dict(group) for group in groups]
-    usual: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    betas: dict[str, Any] = {"betas": (settings.adam_beta1, settings.adam_beta2)}
-    name = settings.optim
-    if name == "sgd":
-        return torch.optim.SGD(params, **usual)
-    if name == "rmsprop":
-        return torch.optim.RMSprop(params, **usual)
-    if name == "adagrad":
-        return torch.optim.Adagrad(params, **usual)
-    if name == "adafactor":
-        from transformers.optimization import Adafactor
-
-        made: torch.optim.Optimizer = Adafactor(
-            params, scale_parameter=False, relative_step=False, **usual
-        )
-        return made
-    if name == "muon":
-        _refuse_other_than_matrices(params)
-        return torch.optim.Muon(params, adjust_lr_fn="match_rms_adamw", **usual)
-    if name.startswith("adamw_torch"):
-        fused = name == "adamw_torch_fused"
-        eps = settings.adam_epsilon
-        return torch.optim.AdamW(params, fused=fused, eps=eps, **betas, **usual)
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise EnvironmentFault(
-            "E206", f"optim '{settings.optim}' needs bitsandbytes", fix="pip install bitsandbytes"
-        ) from error
-    epsilon: dict[str, Any] = {} if "lion" in name else {"eps": settings.adam_epsilon}
-    cls: type[torch.optim.Optimizer] = getattr(bitsandbytes.optim, OF_BITSANDBYTES[name])
-    return cls(params, **usual, **betas, **epsilon)
-
-
-def _refuse_other_than_matrices(groups: Groups) -> None:
-    for parameter in (p for group in groups for p in group["params"]):
-        if parameter.dim() != 2:
-            raise StageError(
-                "E300",
-                f"optim 'muon' trains matrices, and this stage trains a tensor of the shape"
-                f" {list(parameter.shape)} too",
-                fix="choose another train.optim, or an adapter that trains matrices only",
-            )
+    if method is None:
+        method = installed_method("optimizer", settings)
+    made: torch.optim.Optimizer = optimizer_of(method, groups, settings)
+    return made
 
 
 def make_schedule(
@@ -128,23 +81,22 @@ def make_schedule(
     steps: int,
     *,
     greater_is_better: bool = False,
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule that the settings name over so many optimiser steps.
+    schedule: Schedule[Any] | None = None,
+) -> LearningRates:
+    """Return the learning rates of so many optimiser steps.
 
-    greater_is_better: of the metric that `reduce_lr_on_plateau` is told.
+    schedule: default: the installed one that the settings name. greater_is_better: of the metric
+    that a schedule such as `reduce_lr_on_plateau` is told.
     """
-    from transformers import get_scheduler
-
-    given: dict[str, Any] = settings.lr_scheduler_kwargs.given()
-    if settings.lr_scheduler_type == "reduce_lr_on_plateau":
-        given["mode"] = "max" if greater_is_better else "min"
-    if "num_cycles" in given and settings.lr_scheduler_type == "cosine_with_restarts":
-        given["num_cycles"] = int(given["num_cycles"])
-    made: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-        settings.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=warmup_of(settings, steps),
-        num_training_steps=steps,
-        scheduler_specific_kwargs=given,
+    if schedule is None:
+        schedule = installed_method("schedule", settings)
+    span = TrainingSpan(
+        steps, warmup_of(settings, steps), settings.learning_rate, greater_is_better
     )
-    return made
+    return LearningRates(optimizer, schedule, span)
+
+
+def installed_method(kind: Kind, settings: TrainSettings) -> Any:
+    """Return the method of a kind that settings choose, where no recipe was bound to it."""
+    cls = Registry.discover().method(kind, named_method(kind, settings))
+    return cls(config_of(kind, settings, cls))

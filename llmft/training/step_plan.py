@@ -14,7 +14,10 @@ from llmft.api.settings import EvaluateSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimiser steps, and which items each takes."""
+    """How many optimiser steps, and which items each takes.
+
+    items: 0 where they are streamed: a step then takes the next ones, and all steps are one pass.
+    """
 
     items: int
     batch: int
@@ -40,7 +43,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
-        return math.ceil(self.items / self.rows_per_step)
+        return math.ceil(self.items / self.rows_per_step) if self.items else self.steps
 
     def order(self, epoch: int) -> list[int]:
         """Return the order in which an epoch takes the items."""
@@ -97,24 +100,25 @@ class Plan:
 def warmup_of(settings: TrainSettings, steps: int) -> int:
     """Return the steps of the warm-up, of so many in all."""
     share = settings.warmup_ratio * steps
+    if settings.warmup_max_steps is not None:
+        share = min(share, settings.warmup_max_steps)
     if settings.warmup_rounding == "axolotl":  # its builders: int(ratio * steps), and never 1
         return 2 if int(share) == 1 else int(share)
     return settings.warmup_steps or math.ceil(share)
 
 
-def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int) -> None:
+def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int, last: int = 0) -> None:
     """Raise StageError where a stage would end in its warm-up, or train at rate 0 only.
 
-    Or where a schedule of three parts has no room for its last one.
+    Or where a schedule has no room for its last steps. last: how many those are.
     """
     warmup = warmup_of(settings, steps)
-    decay = settings.lr_scheduler_kwargs.num_decay_steps or 0
-    if decay and warmup + decay > steps:
+    if last and warmup + last > steps:
         raise StageError(
             "E300",
-            f"the warm-up and the decay of stage '{stage}' take {warmup} and {decay} steps, of"
+            f"the warm-up and the decay of stage '{stage}' take {warmup} and {last} steps, of"
             f" {steps} in all",
-            fix="lower train.lr_scheduler_kwargs.num_decay_steps, or train longer",
+            fix="lower the schedule's last steps (num_decay_steps), or train longer",
         )
     if warmup > steps or warmup == steps == 1:
         some = f"{steps} step" + "s" * (steps > 1)

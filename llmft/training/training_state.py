@@ -6,15 +6,19 @@ optimiser's settings are not part of it: they follow from the recipe and the ste
 
 from __future__ import annotations
 
-import math
+import json
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from llmft.api import Optimizer
 from llmft.api.errors import CheckpointError, StageError
+from llmft.registry.return_checks import violation
 from llmft.system import distributed
+from llmft.training.learning_rates import LearningRates
+from llmft.training.modes import in_use, switch_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -24,12 +28,20 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+TRAINED = "trained/"
+"""The weights that are trained, where those that are used are others (see `modes`)."""
+
+
+def capture(
+    model: Any, optimizer: torch.optim.Optimizer, method: Optimizer[Any] | None = None
+) -> tuple[Tensors, dict[str, Any]]:
     """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
     What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
-    Raises StageError where a weight is not finite: such a state is never published.
+    method: what made the optimiser; its groups' state is kept too.
+    Raises StageError where a weight is not finite: such a state is never published. Raises
+    PluginError where a state is neither tensors nor plain data.
     """
     (tensors, facts), *others = distributed.all_gather(random_state())
     if others:
@@ -37,6 +49,7 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
+    used = _used_weights(model, optimizer)
     seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
@@ -45,7 +58,9 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 f"the weight '{name}' is not finite; nothing saved",
                 fix="lower train.learning_rate, and continue from the previous checkpoint",
             )
-        tensors[f"model/{name}"] = _on_cpu(parameter)
+        tensors[f"model/{name}"] = _on_cpu(used.get(name, parameter))
+        if name in used:
+            tensors[f"{TRAINED}{name}"] = _on_cpu(parameter)
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
@@ -55,18 +70,43 @@ def capture(model: Any, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict
                 seen.add(place)
             else:
                 numbers[name][key] = value
-    return tensors, facts | {"optimizer": numbers}
+    facts["optimizer"] = numbers
+    if method is not None and method.group_state:
+        facts["optimizer_groups"] = [
+            {key: group[key] for key in method.group_state if key in group}
+            for group in optimizer.param_groups
+        ]
+    _refuse_odd_state(method, [numbers, facts.get("optimizer_groups")])
+    return tensors, facts
+
+
+def _used_weights(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the weights that are to be used where others are trained; {} where they are these."""
+    if switch_of(optimizer, "eval") is None:
+        return {}
+    parameters = trainable(model)
+    with in_use(optimizer, list(parameters.values())):
+        return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def _refuse_odd_state(method: Any, state: Any) -> None:
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        what = f"its state is neither tensors nor plain data: {error}"
+        raise (violation(method, what) if method else TypeError(what)) from error
 
 
 def restore(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    rates: LearningRates,
     step: int,
     tensors: Mapping[str, torch.Tensor],
     facts: Mapping[str, Any],
+    method: Optimizer[Any] | None = None,
 ) -> None:
-    """Put back what `capture` returned after so many steps.
+    """Put back what `capture` returned after so many steps. method: what made the optimiser.
 
     Raises CheckpointError where names, shapes or dtypes are not those of the model.
     """
@@ -80,10 +120,12 @@ def restore(
             if kind == "optimizer":
                 name, _, entry = rest.rpartition("/")
                 _put(optimizer, parameters[name], entry, tensor)
-    if is_plateau(schedule):
-        _restore_plateau(schedule, facts.get("schedule", {}))
-    else:
-        _go_to_step(schedule, step)
+            elif f"{kind}/" == TRAINED:
+                parameters[rest].copy_(tensor)
+    saved = facts.get("optimizer_groups", []) if method is not None else []
+    for group, state in zip(optimizer.param_groups if saved else (), saved, strict=True):
+        group.update(state)
+    rates.restore(step, facts)
     number, others = distributed.rank(), facts.get("others", ())
     if number == 0:
         set_random_state(tensors, facts)
@@ -188,47 +230,3 @@ def _put(
     # Adam counts steps on the CPU, unless it is fused.
     stays = key == "step" and not optimizer.defaults.get("fused")
     state[key] = value.clone() if stays else value.to(parameter.device, copy=True)
-
-
-def _go_to_step(schedule: Any, step: int) -> None:
-    """Set the rates as so many calls of `schedule.step` would, from the recipe's own settings."""
-    schedule.last_epoch, schedule._step_count = step, step + 1
-    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    rates = [base * rate(step) for base, rate in pairs]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates
-
-
-def is_plateau(schedule: Any) -> bool:
-    """Return whether a schedule follows scores, and not the step."""
-    return isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
-
-
-def schedule_facts(schedule: Any) -> dict[str, Any]:
-    """Return what a schedule that follows scores has come to, as plain data; {} of others."""
-    if not is_plateau(schedule):
-        return {}
-    facts = {name: getattr(schedule, name) for name in _PLATEAU}
-    if not math.isfinite(facts["best"]):  # no score so far
-        del facts["best"]
-    initial = schedule.optimizer.defaults["lr"]
-    return facts | {"initial": initial, "rates": list(schedule.get_last_lr())}
-
-
-_PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-
-
-def _restore_plateau(schedule: Any, facts: Mapping[str, Any]) -> None:
-    """Put back what `schedule_facts` told; a peak that was edited since scales the rates."""
-    for name in _PLATEAU:
-        if name in facts:
-            setattr(schedule, name, facts[name])
-    if not facts:
-        return
-    now = schedule.optimizer.defaults["lr"]
-    same = now == facts["initial"]
-    rates = [rate if same else rate * now / facts["initial"] for rate in facts["rates"]]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llmft.api import Objective, OnlineObjective
+from llmft.data.streaming import StreamedItems
 from llmft.system import distributed
 from llmft.training.step_plan import Plan
 
@@ -54,6 +55,30 @@ class FixedItems:
         passes = [[self.items[i] for i in batch] for batch in mine]
         numbers = [i for batch in mine for i in batch]
         yield Update(passes, numbers, weight, sum(map(len, batches)))
+
+    def metrics(self) -> Sums:
+        """Return what a step is measured by besides its passes: nothing."""
+        return {}
+
+
+class NextItems:
+    """Items that are read during training: a step is one update of the next ones.
+
+    Of several processes each reads all of them, and takes its share.
+    """
+
+    def __init__(self, items: StreamedItems, objective: Objective, plan: Plan) -> None:
+        self.items, self.objective, self.plan = items, objective, plan
+
+    def updates(self, step: int, stopping: Callable[[], bool]) -> Iterator[Update]:
+        """Yield the step's one update."""
+        size, per_step = self.plan.batch, self.plan.rows_per_step
+        chosen = self.items.take(per_step)
+        weight = sum(self.objective.weight(chosen[i : i + size]) for i in range(0, per_step, size))
+        mine = range(0, per_step, size)[distributed.rank() :: distributed.count()]
+        passes = [chosen[i : i + size] for i in mine]
+        numbers = [step * per_step + i + place for i in mine for place in range(size)]
+        yield Update(passes, numbers, weight, per_step)
 
     def metrics(self) -> Sums:
         """Return what a step is measured by besides its passes: nothing."""

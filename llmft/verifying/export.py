@@ -39,7 +39,7 @@ TOLERANCES = {
     "bfloat16": (0.5, 0.05),
     "quantised": (1.5, 0.2),
 }
-_TOP = 5
+_TOP = 64  # where little was learnt, many tokens are about as likely
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,16 @@ class Parting:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. causes: why they part, in words; empty where they do not."""
+    """What was found. causes: why they part, in words; empty where they do not.
+
+    how: in what way it was asked, line by line.
+    """
 
     checks: tuple[Check, ...]
     partings: tuple[Parting, ...]
     causes: tuple[str, ...]
     distance: Distance
+    how: tuple[str, ...] = ()
 
     @property
     def fine(self) -> bool:
@@ -79,8 +83,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """One model's answers to the same ids, and its numbers on the run's own answers."""
+class Answers:
+    """One model's answers to the same ids, and its numbers on the run's own answers.
+
+    numbers: as `next_tokens` gives them. top: the likeliest tokens at each place of an answer, and
+    their log-probabilities; empty where they are not known.
+    """
 
     dtype: str
     ids: list[list[int]]
@@ -104,25 +112,17 @@ def verify_export(
     Raises CheckpointError where the folder is neither, DataError where there are no rows.
     """
     kind = _kind_of(target, trained)
-    asked = _asked(trained, prompts)
-    own_ids = [tuple(trained.encoder.prompt_ids(prompt)) for prompt in asked]
-    if limit := max_positions(trained.base.config):
-        adapter = trained.bound.model_adapter
-        room = limit - (adapter.virtual_tokens() if adapter else 0) - max_new_tokens
-        fits = [i for i, ids in enumerate(own_ids) if 0 < len(ids) <= room]
-        asked, own_ids = [asked[i] for i in fits], [own_ids[i] for i in fits]
-    if not own_ids:
-        raise DataError("E105", "no prompt leaves room for an answer", fix="lower --max-new-tokens")
-    ours = _of_the_run(trained, own_ids, max_new_tokens)
+    asked, own_ids = asked_prompts(trained, prompts, max_new_tokens)
+    ours = answers_of_run(trained, own_ids, max_new_tokens)
     gc.collect()
     tokenizer = _tokenizer(target)
     theirs = _of_the_target(target, kind, trained, own_ids, ours.ids, max_new_tokens)
     target_ids = _plain_ids(tokenizer, asked)
     quantised = bool(load_options(trained.job.recipe, trained.bound.model_adapter))
-    most, mean = _tolerances(ours.dtype, theirs.dtype, quantised, tolerance)
+    most, mean = tolerances(ours.dtype, theirs.dtype, quantised, tolerance)
     apart = distance(ours.numbers, theirs.numbers)
-    partings = [*_id_partings(trained.base.tokenizer, own_ids, target_ids)]
-    answers = list(_answer_partings(trained.base.tokenizer, ours, theirs, most))
+    partings = [*id_partings(trained.base.tokenizer, own_ids, target_ids)]
+    answers = list(answer_partings(trained.base.tokenizer, ours, theirs, most))
     ids_fine, ties = not partings, sum(part.what == "a tie" for part in answers)
     answers_fine = len(answers) == ties
     count = len(own_ids)
@@ -163,7 +163,13 @@ def _kind_of(target: Path, trained: TrainedStage) -> str:
     return "model"
 
 
-def _asked(trained: TrainedStage, prompts: int) -> list[Prompt]:
+def asked_prompts(
+    trained: TrainedStage, prompts: int, max_new_tokens: int
+) -> tuple[list[Prompt], list[tuple[int, ...]]]:
+    """Return so many of the stage's held-out prompts, else of its rows', and their ids.
+
+    Those that leave no room for an answer are left out; DataError (E105) where all are.
+    """
     dataset = trained.dataset
     if dataset is None:
         raise DataError("E105", f"stage '{trained.folder.name}' has no rows to take prompts from")
@@ -171,12 +177,22 @@ def _asked(trained: TrainedStage, prompts: int) -> list[Prompt]:
         trained.bound.spec, dataset, trained.job.recipe.seed, lambda: trained.encoder
     )
     rows = held_out.rows if held_out is not None and held_out.rows else train.rows
-    return [prompt_of(row) for row in rows[:prompts]]
+    asked = [prompt_of(row) for row in rows[:prompts]]
+    own_ids = [tuple(trained.encoder.prompt_ids(prompt)) for prompt in asked]
+    if limit := max_positions(trained.base.config):
+        adapter = trained.bound.model_adapter
+        room = limit - (adapter.virtual_tokens() if adapter else 0) - max_new_tokens
+        fits = [i for i, ids in enumerate(own_ids) if 0 < len(ids) <= room]
+        asked, own_ids = [asked[i] for i in fits], [own_ids[i] for i in fits]
+    if not own_ids:
+        raise DataError("E105", "no prompt leaves room for an answer", fix="lower --max-new-tokens")
+    return asked, own_ids
 
 
-def _of_the_run(
+def answers_of_run(
     trained: TrainedStage, prompts: Sequence[tuple[int, ...]], max_new_tokens: int
-) -> _Answers:
+) -> Answers:
+    """Return what the run itself answers to token ids, as llmft loads it."""
     model = trained.model()
     stops = stop_ids(model, trained.base.tokenizer)
     params = SamplingParams(max_new_tokens, temperature=0.0, stop_token_ids=stops)
@@ -191,7 +207,7 @@ def _of_the_run(
             logps_TV = torch.log_softmax(logits_TV[len(prompt) - 1 : -1].float(), -1)
             best = logps_TV.topk(min(_TOP, logps_TV.shape[1]), dim=-1)
             top.append((best.indices.cpu(), best.values.cpu()))
-    return _Answers(trained.base.source.dtype, ids, next_tokens(model, rows), top)
+    return Answers(trained.base.source.dtype, ids, next_tokens(model, rows), top)
 
 
 def _of_the_target(
@@ -201,7 +217,7 @@ def _of_the_target(
     prompts: Sequence[tuple[int, ...]],
     answers: Sequence[Sequence[int]],
     max_new_tokens: int,
-) -> _Answers:
+) -> Answers:
     from transformers import AutoModelForCausalLM
 
     where: Path | str = target
@@ -240,7 +256,7 @@ def _of_the_target(
     computes = str(next(model.parameters()).dtype).removeprefix("torch.")
     virtual = trained.bound.model_adapter.virtual_tokens() if trained.bound.model_adapter else 0
     numbers = next_tokens(_Cut(model, virtual) if kind == "adapter" and virtual else model, rows)
-    return _Answers(computes, found, numbers, [])
+    return Answers(computes, found, numbers, [])
 
 
 def _refuse_other_modes(settings: Any, target: Path) -> None:
@@ -308,9 +324,8 @@ def _plain_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...
     ]
 
 
-def _tolerances(
-    ours: str, theirs: str, quantised: bool, given: float | None
-) -> tuple[float, float]:
+def tolerances(ours: str, theirs: str, quantised: bool, given: float | None) -> tuple[float, float]:
+    """Return the largest and the mean difference allowed. ours, theirs: what computes."""
     if given is not None:
         return given, given
     kinds = [ours, theirs, *(["quantised"] if quantised else [])]
@@ -318,9 +333,10 @@ def _tolerances(
     return max(found)
 
 
-def _id_partings(
+def id_partings(
     tokenizer: Any, ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]
 ) -> list[Parting]:
+    """Return the prompts whose ids differ."""
     return [
         Parting(number, "token ids in", _some(tokenizer, a), _some(tokenizer, b))
         for number, (a, b) in enumerate(zip(ours, theirs, strict=True))
@@ -328,7 +344,7 @@ def _id_partings(
     ]
 
 
-def _answer_partings(tokenizer: Any, ours: _Answers, theirs: _Answers, most: float) -> Any:
+def answer_partings(tokenizer: Any, ours: Answers, theirs: Answers, most: float) -> Any:
     """Yield where answers differ; `a tie` where the run finds both tokens as likely.
 
     most: by how much less likely the other token may be.

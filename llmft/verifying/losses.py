@@ -71,6 +71,7 @@ def changes_for(job: Job, stage: str) -> list[str]:
     changes = ["trackers=[{method: jsonl}]"]
     changes += ["push_to_hub=null"] if job.written.push_to_hub else []
     train = {"save_strategy": "no", "logging_steps": 1, "packing": "false"}
+    train |= {"packing_strategy": "bfd", "cross_document_attention": "false"}
     changes += [f"stages.{stage}.train.{name}={value}" for name, value in train.items()]
     spec = next(one for one in job.written.stages if one.name == stage)
     return [*changes, *([f"stages.{stage}.evaluate=null"] if spec.evaluate else [])]

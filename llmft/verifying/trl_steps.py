@@ -35,12 +35,22 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
     adapter = bound.model_adapter
     if adapter is not None and adapter.virtual_tokens():
         return "TRL's collators and losses know no virtual tokens"
+    if adapter is not None and not adapter.trains_base and not adapter.trains_in_float32():
+        return "its trainers keep the adapter of such a base in float32"
     if load_options(job.recipe, adapter):
         return "the base is quantised, and TRL trains such an adapter in bfloat16"
+    if spec.data is not None and spec.data.streaming:
+        return "its rows are streamed"
     if spec.train.neftune_noise_alpha:
         return "neftune_noise_alpha draws noise, and no two trainers the same"
-    if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if spec.train.on_long_row == "split":
+        return "on_long_row is split, and TRL cuts off what is longer where it packs no rows"
+    if bound.schedule.follows_scores:
         return "its schedule follows the scores of held-out rows"
+    if not isinstance(spec.train.optim, str):
+        return f"TRL's arguments name no optimiser of a block ('{bound.optimizer.config.method}')"
+    if not isinstance(spec.train.lr_scheduler_type, str):
+        return f"TRL's arguments name no schedule of a block ('{bound.schedule.config.method}')"
     return ""
 
 

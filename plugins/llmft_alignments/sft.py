@@ -32,6 +32,7 @@ class Sft(Alignment["Sft.Config"]):
     rows = ("completion", "chat", "text")
     produces = "policy"
     supports_packing = True
+    supports_streaming = True
 
     class Config(AlignmentConfig):
         """The loss: SFTConfig's and TrainingArguments' names."""

@@ -61,6 +61,9 @@ class Chat(TableDataset["Chat.Config"]):
         system: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
             None, description="a system text for conversations that have none"
         )
+        drop_system: bool = Field(
+            False, description="leave out the system turn that a conversation begins with"
+        )
         system_column: Line | None = Field(
             None,
             description="the column with a row's system text; default: 'system' if it is there",
@@ -94,9 +97,13 @@ class Chat(TableDataset["Chat.Config"]):
                 f"{origin}: no column '{column}' (there is: {', '.join(map(str, record))})",
                 fix="name the right one as data.messages_column",
             )
-        spoken = messages_of(record[column], origin)
+        spoken = every = messages_of(record[column], origin)
+        if self.config.drop_system and spoken[0]["role"] in ("system", "developer"):
+            spoken = spoken[1:]
+            if not spoken:
+                raise DataError("E101", f"{origin}: there is no turn but the system's")
         messages = self._with_system(spoken, record, origin)
-        before = len(messages) - len(spoken)
+        before = len(messages) - len(every)
         skip = tuple(turn + before for turn in untrained(record[column], origin))
         if learn != "last":
             if not any(message["role"] == "assistant" for message in messages):

@@ -75,7 +75,7 @@ class Columns(Settings):
 
 
 class Jsonl(TableDataset["Jsonl.Config"]):
-    """Prompts with completions, or plain text, from .jsonl, .json, .csv, .parquet or the hub."""
+    """Prompts with completions, or plain text, from local files of any format, or the hub."""
 
     method = "jsonl"
     rows = ("completion", "text")

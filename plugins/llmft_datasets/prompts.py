@@ -43,7 +43,7 @@ class Columns(Settings):
 
 
 class Prompts(TableDataset["Prompts.Config"]):
-    """Prompts for a policy to answer, from .jsonl, .json, .csv, .parquet or the hub."""
+    """Prompts for a policy to answer, from local files of any format, or the hub."""
 
     method = "prompts"
     rows = ("prompt",)

@@ -154,8 +154,11 @@ def stage(lab: Lab, train: Any = None, evaluate: Any = None) -> dict[str, Any]:
     return made | ({"evaluate": evaluate.model_dump(mode="json")} if evaluate else {})
 
 
-def to_train(look: Callable[[Any, Any], Any]) -> Callable[[Any, Lab], Any]:
-    """Return what runs a stage as far as its training, and looks at the model and the items."""
+def to_train(look: Callable[[Any, Any], Any], **data: Any) -> Callable[[Any, Lab], Any]:
+    """Return what runs a stage as far as its training, and looks at the model and the items.
+
+    data: further settings of its data block.
+    """
 
     def see(settings: TrainSettings, lab: Lab) -> Any:
         found: list[Any] = []
@@ -167,7 +170,8 @@ def to_train(look: Callable[[Any, Any], Any]) -> Callable[[Any, Lab], Any]:
         with lab.patch.context() as patch:
             patch.setattr(loop, "train", train)
             try:
-                lab.run(stage(lab, settings))
+                made = stage(lab, settings)
+                lab.run({**made, "data": {**made["data"], **data}})
             except Reached:
                 return found[0]
             except LlmftError as error:
@@ -207,6 +211,11 @@ def eval_batches(settings: TrainSettings, lab: Lab) -> list[int]:
     return sizes
 
 
+def packed_lengths(model: Any, items: Any) -> list[int]:
+    return [sum(lengths(model, item)) for item in items]
+
+
+AS_TEXT = {"columns": {"text": "{prompt}{completion}"}}
 BATCH = {"per_device_train_batch_size": 4}
 SAVING = {**BATCH, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
 SHORT = {"max_length": 20, "max_dropped": 0.5}
@@ -220,6 +229,10 @@ TRAIN = {
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),
     "warmup_steps": Case(2, looped("rates"), [0.0, 1e-4, 2e-4], also=BATCH),
+    "warmup_max_steps": Case(
+        1, looped("rates"), [0.0, 2e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
+        was=[0.0, 2e-4 / 3, 4e-4 / 3],
+    ),
     "warmup_rounding": Case(
         "axolotl", looped("rates"), [0.0, 1e-4, 2e-4], also={**BATCH, "warmup_ratio": 0.7},
         was=[0.0, 2e-4 / 3, 4e-4 / 3],
@@ -244,6 +257,14 @@ TRAIN = {
     "packing": Case(
         True, to_train(lambda model, items: {isinstance(item, tuple) for item in items}), {True},
         also={"max_length": 64}, was={False},
+    ),
+    "packing_strategy": Case(
+        "wrapped", to_train(packed_lengths, **AS_TEXT), [64, 64, 64, 64, 10],
+        also={"max_length": 64, "packing": True},
+    ),
+    "cross_document_attention": Case(
+        True, to_train(lambda model, items: {len(item) for item in items}, **AS_TEXT), {1},
+        also={"max_length": 64, "packing": True, "packing_strategy": "wrapped"},
     ),
     "on_long_row": Case(
         "drop", to_train(lambda model, items: len(items)), 8, also=SHORT, was=12
@@ -296,7 +317,7 @@ def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
         optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
         schedule: Any = make_schedule(optimizer, settings, 4)
         for score in scores:
-            schedule.step(score)
+            schedule.scored(score)
         return float(schedule.get_last_lr()[0])
 
     return see
@@ -475,6 +496,7 @@ MODEL = {
     "lost_text": Case("note", losing, ["hi!"], was="E108"),
     "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
     "missing_stop": Case("refuse", ending, "E108", was="hi!"),
+    "learn_template": Case("none", ending, "hi", was="hi!"),
     "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
     "add_tokens": Case(["<new>"], new_token, (1, False), was=(5, False)),
@@ -624,3 +646,26 @@ def test_a_setting_acts(cls, name, tmp_path, tmp_path_factory, monkeypatch, run)
         if isinstance(case.value, str) and case.value in folders:
             case = Case(folders[case.value], case.see, case.seen)
     check(cls, name, case, Lab(tmp_path, monkeypatch, run), **base)
+
+
+WRAPPED = {"packing": True, "packing_strategy": "wrapped", "max_length": 8}
+
+
+def test_wrapped_cuts_long_rows_unless_something_else_is_said():
+    assert TrainSettings(**WRAPPED).on_long_row == "split"
+    assert TrainSettings(**WRAPPED, on_long_row="split").packs_apart
+    assert not TrainSettings(**WRAPPED, cross_document_attention=True).packs_apart
+    assert TrainSettings(packing=True, max_length=8).on_long_row == "truncate"
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"packing_strategy": "wrapped"}, "is about packed rows; write packing: true"),
+        ({"cross_document_attention": True}, "packing_strategy: wrapped fills"),
+        ({**WRAPPED, "on_long_row": "drop"}, "on_long_row: drop has no effect"),
+    ],
+)
+def test_packing_that_contradicts_itself_is_refused(block, words):
+    with pytest.raises(ValueError, match=words):
+        TrainSettings.model_validate(block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -135,8 +137,85 @@ def test_the_score_counts_equivalent_mutants_as_neither():
 
     some = [outcome(True)] * 8 + [outcome(False), outcome(False, "it is only a limit")]
     assert score(some) == "8 of 10 killed (80.0%); 1 equivalent; 88.9% of the others"
-    page = as_page(some, 3, 1.2, {"saving": 1234})
+    page = as_page(some, 3, {"saving": 1234})
     assert "| saving | 1,234 | 10 | 8 | 1 | 89% |" in page
     assert page.index("## Survivors") < page.index("`a.py:3`") < page.index("## Equivalent")
     assert "it is only a limit" in page
     assert as_text(some).count("a.py:3") == 2
+
+
+def test_the_page_tells_what_a_plain_run_of_the_tests_would_notice():
+    from page import Outcome, as_page
+
+    def outcome(by: str, extended: bool = False, file: str = "a.py") -> Outcome:
+        return Outcome("saving", file, 3, "", "- 1\n+ 2", bool(by), by, "", extended)
+
+    some = [outcome("t.py::a")] * 3 + [outcome("t.py::b", extended=True), outcome("time")]
+    page = as_page(some, 3, {"saving": 9}, (7, [outcome("", file="b.py")]), "Drawn elsewhere.")
+    told = " ".join(page.split())
+    assert "a plain `pytest` notices 3, cases that only `pytest --extended` has" in told
+    assert "notice 1, and in 1 a test does not end in time" in told
+    assert "1 drawn by seed 7, no test was written for a survivor: **0 of 1 killed" in told
+    assert page.index("Drawn elsewhere.") < page.index("| area |")
+    assert page.index("## Survivors of the fresh sample") < page.index("b.py:3")
+
+
+def test_a_case_that_only_an_extended_run_has_is_tried_after_the_plain_ones(tmp_path):
+    """The plain case lets the change pass, and the kill says that it was the other one."""
+    import json
+    import subprocess
+
+    for folder in ("llmft", "plugins", "tests"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "llmft/code.py").write_text("x = 1\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = extended\n")
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "tests/test_code.py").write_text(
+        "import pytest\nfrom pathlib import Path\n"
+        "def test_plain(): pass\n"
+        "@pytest.mark.extended\n"
+        "def test_more(): assert 'x = 1' in Path('llmft/code.py').read_text()\n"
+        "@pytest.mark.slow\n@pytest.mark.extended\ndef test_slow(): assert False\n"
+    )
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from children import Copy, Job, run_all\n"
+        "from mutate import Mutant\n"
+        "from page import Outcome\n"
+        "mutant = Mutant('llmft/code.py', 1, '', 4, 5, '2')\n"
+        "before = Path('llmft/code.py').read_bytes()\n"
+        "jobs = [Job(mutant.file, source, ['tests/test_code.py'], 60.0)\n"
+        "        for source in (mutant.source(before), before)]\n"
+        "run_all(jobs, [Copy(Path.cwd())], lambda job: None)\n"
+        "found = [Outcome.of('', mutant, before, job) for job in jobs]\n"
+        "print(json.dumps([[one.killed, one.extended, one.by] for one in found]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PROGRAM)], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    changed, unchanged = json.loads(done.stdout)
+    assert changed == [True, True, "tests/test_code.py::test_more"]
+    assert unchanged == [False, False, ""]
+
+
+def test_of_several_outcomes_of_a_mutant_the_last_one_counts(tmp_path):
+    import json
+
+    from page import Outcome
+    from run import noted, sample
+
+    chosen = sample(ROOT, 5, 3, ["saving"], ["runs/locking"])
+    lines = []
+    for killed in (False, True):
+        for area, one in chosen[:4]:
+            diff = one.diff((ROOT / one.file).read_bytes())
+            outcome = Outcome(area, one.file, one.line, one.what, diff, killed, "", "")
+            lines.append({k: v for k, v in vars(outcome).items() if k != "extended"})
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = noted(path, chosen)
+    assert list(found) == [mutant for _, mutant in chosen[:4]]
+    assert all(one.killed for one in found.values())

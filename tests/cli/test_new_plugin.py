@@ -109,6 +109,13 @@ def test_the_command_says_what_it_wrote(llmft, tmp_path):
     assert "exists already" in again.err
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_knows_every_kind(llmft, kind, tmp_path):
+    folder = tmp_path / "mine"
+    ran = llmft("new-plugin", "my-own", "--kind", kind, "--output", str(folder), "--json")
+    assert f'"{KINDS[kind].group}"' in (folder / "pyproject.toml").read_text("utf-8"), ran
+
+
 def test_the_folder_is_named_after_the_distribution(llmft, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = llmft("new-plugin", "my_reward", "--kind", "reward")

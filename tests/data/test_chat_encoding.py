@@ -221,3 +221,65 @@ def test_template_arguments_of_a_row_and_of_the_recipe_reach_the_template():
     assert of_row == of_recipe
     assert made.decode(of_row).endswith("<think>\n\n</think>\n\n")
     assert made.decode(of_row) != made.decode(Encoder(made, None).prompt_ids(TALK[:1]))
+
+
+def axolotls_labels(made, messages, ends) -> tuple[list[int], list[int]]:
+    """Return ids and labels by Axolotl 0.18's rule, written anew from ChatTemplateStrategy.
+
+    A turn of the assistant is where its tokens differ from those of a dummy text; the first of the
+    end tokens is learnt too where it stands within three tokens after that.
+    """
+
+    def ids_of(turns):
+        return made.apply_chat_template(turns, tokenize=True, return_dict=False)
+
+    ids = ids_of(messages)
+    labels = [-100] * len(ids)
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        full = ids_of(messages[: number + 1])
+        dummy = ids_of([*messages[:number], {"role": "assistant", "content": "[[dummy_message]]"}])
+        both = range(min(len(full), len(dummy)))
+        start = next(i for i in both if full[i] != dummy[i])
+        end = len(full) - next(i for i in both if full[-1 - i] != dummy[-1 - i])
+        labels[start:end] = ids[start:end]
+        place = next((i for i in range(end, len(ids)) if ids[i] in ends), None)
+        if place is not None and place - end <= 3:
+            labels[place] = ids[place]
+    return ids, labels
+
+
+@pytest.mark.parametrize(("name", "refused"), [
+    ("qwen2_5", ()), ("llama3", ()), ("gemma", ("system",)), ("lfm2", ()),
+    # Axolotl's row has earlier turns as later ones leave them, without the thoughts' marks.
+    ("qwen3", ("turns", "system")), ("qwen3_6", ("turns", "system")),
+])  # fmt: skip
+@pytest.mark.parametrize("ended", [True, False])
+def test_with_eos_what_axolotl_learns_is_learnt_or_the_row_is_refused(name, refused, ended):
+    made = tokenizer(name)
+    if ended:
+        stops = program.encoder_for(name, made)._chat.stops.stops
+        made.eos_token = next(stop for stop in stops if stop in TEMPLATES[name])
+    encoder = Encoder(made, None, ChatFormat(learn_template="eos"))
+    system = {"role": "system", "content": "Be brief."}
+    told = set()
+    for shape, messages in (("turn", TALK[:2]), ("turns", TALK), ("system", (system, *TALK))):
+        try:
+            (found,), _ = encoder.encode([ChatRow(messages, turns="whole")], TrainSettings())
+        except DataError:
+            told.add(shape)
+            continue
+        ids, labels = axolotls_labels(made, list(messages), {made.eos_token_id})
+        count = len(found.input_ids)
+        assert list(found.input_ids) == ids[:count]
+        assert list(found.labels) == labels[:count]
+        assert set(labels[count:]) <= {-100}
+        assert (labels[count - 1] == made.eos_token_id) == (ended or name == "llama3")
+    assert told == set(refused)
+
+
+def test_an_end_of_text_that_does_not_follow_the_answer_is_refused():
+    # Phi-3's own template ends a turn with <|end|> and the conversation with the end-of-text.
+    with pytest.raises(DataError, match="between the answer and '</s>' the chat template writes"):
+        encode([ChatRow(TALK[:2])], tokenizer("phi3"), ChatFormat(learn_template="eos"))

@@ -111,6 +111,11 @@ def test_held_out_rows_leave_the_training_rows():
     assert sorted(stay + held) == list(range(100))
     assert hold_out(list(range(100)), 0.1, seed=1) == (stay, held)
     assert hold_out(list(range(100)), 0.1, seed=2) != (stay, held)
+    assert hold_out(list(range(100)), 10, seed=1) == (stay, held)
+    assert len(hold_out(list(range(100)), 1, seed=1)[1]) == 1
+    assert len(hold_out(list(range(100)), 99, seed=1)[0]) == 1
+    with pytest.raises(DataError, match="takes 100 rows of 100, and none is left"):
+        hold_out(list(range(100)), 100, seed=1)
 
 
 def test_the_digest_follows_the_rows_not_their_place(tmp_path):

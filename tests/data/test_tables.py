@@ -56,8 +56,8 @@ def test_zstandard_is_read_under_any_name(tmp_path, lines):
 def test_shards_are_read_in_every_format_and_packing(tmp_path, ending):
     for number in range(2):
         write_rows(tmp_path / f"train-0000{number}-of-00002{ending}", [{"a": f"{number}"}])
-    found = [record for _, record in read_records(str(tmp_path), "train")]
-    assert found == [{"a": "0"}, {"a": "1"}]
+    found = [list(record.values()) for _, record in read_records(str(tmp_path), "train")]
+    assert found == [["0"], ["1"]]
 
 
 def write_rows(path, rows):
@@ -71,7 +71,8 @@ def write_rows(path, rows):
         return
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     cells = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
-    text = {"jsonl": lines, "json": json.dumps(rows), "csv": cells}[form].encode()
+    plain = "\n".join(row.get("a", "") for row in rows)
+    text = {"jsonl": lines, "json": json.dumps(rows), "csv": cells, "txt": plain}[form].encode()
     if path.name.endswith(".gz"):
         text = gzip.compress(text)
     if path.name.endswith(".zst"):
@@ -102,12 +103,12 @@ def test_a_pattern_and_a_folder_named_as_the_split_are_read_in_order(tmp_path):
         (["train.jsonl", "train-00000.jsonl"], "", "E109", "has both 'train.jsonl' and"),
         (["a.jsonl", "b.csv"], "*", "E109", "in several formats"),
         (["a.jsonl"], "*.json", "E107", "no file fits"),
-        (["a.jsonl", "a.txt"], "*", "E107", "an unknown file extension"),
+        (["a.jsonl", "a.md"], "*", "E107", "an unknown file extension"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_whole_split_are_refused(tmp_path, files, path, code, said):
     for name in files:
-        if name.endswith(".txt"):
+        if name.endswith(".md"):
             write(tmp_path / name, "")
         else:
             write_rows(tmp_path / name, [{"a": "1"}])
@@ -186,7 +187,7 @@ def test_data_files_name_their_splits(lines):
         ("a.csv", b"a,b\n1,2,3\n", "a.csv:2: the row and the header have different"),
         ("a.csv", b"a,b\n1\n", "a.csv:2: the row and the header have different"),
         ("a.parquet", b"PAR1 nothing", "not a complete parquet file"),
-        ("a.txt", b"text", "an unknown file extension"),
+        ("a.md", b"text", "an unknown file extension"),
         ("a.jsonl.gz", CUT, "the file ends in the middle of the data"),
         ("a.json.gz", CUT, "the file ends in the middle of the data"),
         ("a.csv.gz", CUT, "the file ends in the middle of the data"),
@@ -335,6 +336,70 @@ def test_parquet_that_unpacks_to_much_is_refused_in_little_memory(tmp_path, how)
     assert "a.parquet: row" in said
     assert "larger than 2 MB" in said
     assert most < 1300
+
+
+STORY = "One.\r\nTwo\r\n\r\n \n\nThree\n"
+
+
+@pytest.mark.parametrize(
+    ("by", "found"),
+    [
+        ("line", [("1", "One."), ("2", "Two"), ("6", "Three")]),
+        ("paragraph", [("1", "One.\r\nTwo"), ("6", "Three")]),
+        ("document", [("", STORY)]),
+    ],
+)
+def test_a_text_file_gives_its_lines_paragraphs_or_itself(tmp_path, by, found):
+    path = write(tmp_path / "story.txt.gz", gzip.compress(b"\xef\xbb\xbf" + STORY.encode()))
+    made = list(read_records(str(path), "train", sample_by=by))
+    assert made == [(f"{path}:{at}" if at else str(path), {"text": text}) for at, text in found]
+
+
+def test_a_text_file_reads_as_datasets_reads_it(tmp_path):
+    import datasets
+
+    path = write(tmp_path / "story.txt", "One.\nTwo\n\nThree\n")
+    for by in ("line", "paragraph", "document"):
+        loaded = datasets.load_dataset(
+            "text", data_files=str(path), split="train", sample_by=by, cache_dir=str(tmp_path / by)
+        )
+        theirs = [text for text in loaded["text"] if text.strip()]
+        if by == "paragraph":
+            theirs = [text.rstrip("\n") for text in theirs]
+        assert [record["text"] for _, record in read_file(path, sample_by=by)] == theirs
+
+
+@pytest.mark.parametrize(("by", "fix"), [("document", "sample_by: paragraph"), ("line", "raise")])
+def test_a_text_above_the_bound_is_refused_with_a_smaller_part(tmp_path, by, fix):
+    path = write(tmp_path / "story.txt", "x" * 600_000 + ("\n" if by == "document" else "") * 2
+                 + "y" * 600_000)  # fmt: skip
+    with pytest.raises(DataError, match=f"the {by} is larger than 1 MB") as caught:
+        list(read_file(path, ReadLimits(1, 2), by))
+    assert fix in caught.value.faults[0].fix
+    if by == "document":
+        assert len(list(read_file(path, ReadLimits(1, 2), "paragraph"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"a\nb\xff\n", ":2: byte 2 is not UTF-8"),
+        (gzip.compress(b"a\n" * 9999)[:-9], "ends in the middle"),
+    ],
+)
+def test_a_damaged_text_file_is_named(tmp_path, text, words):
+    path = write(tmp_path / "story.txt", text)
+    with pytest.raises(DataError, match=words):
+        list(read_file(path))
+
+
+def test_how_a_text_file_is_parted_is_a_setting(tmp_path):
+    from llmft_datasets.jsonl import Jsonl
+
+    path = str(write(tmp_path / "story.txt", STORY))
+    for more, count in (({}, 3), ({"sample_by": "paragraph"}, 2), ({"sample_by": "document"}, 1)):
+        dataset = Jsonl(Jsonl.Config(method="jsonl", path=path, columns={"text": "text"}, **more))
+        assert len([dataset.row(r, at).text for at, r in dataset.records("train")]) == count
 
 
 def test_the_bounds_are_settings():

@@ -196,6 +196,47 @@ def test_lost_text_may_be_noted_instead():
     assert learnt(row) == ["Hello<|im_end|>", "Goodbye<|im_end|>"]
 
 
+@pytest.mark.parametrize(("learn_template", "end"), [
+    ("stop", "<|im_end|>"), ("turn", "<|im_end|>\n"), ("none", ""), ("eos", ""),
+])  # fmt: skip
+def test_how_much_after_an_answer_is_learnt(learn_template, end):
+    # eos: Axolotl 0.18, ChatTemplateStrategy: labels are the text of a turn, and the first of
+    # eot_tokens or end-of-text after it; turn: LLaMA-Factory 0.9.6, which learns the whole of its
+    # slot "{{content}}<|im_end|>\n".
+    made = finder(CHATML, learn_template=learn_template)
+    assert learnt(made.whole((2, 4))) == [f"Hello{end}", f"Goodbye{end}"]
+    assert learnt(made.rows((2,))[0]) == [f"Hello{end}"]
+    kept = finder(UNENDED, missing_stop="note", learn_template=learn_template).whole((2, 4))
+    assert learnt(kept)[0] == "Hello" + end.replace("<|im_end|>", "<end>")
+    assert bool(kept.notes) == (learn_template in ("stop", "turn"))
+
+
+def test_the_end_of_an_answer_is_learnt_where_it_is_named():
+    stops = dataclasses.replace(STOPS, named=("<|im_end|>",))
+    row = finder(CHATML, stops=stops, learn_template="eos").whole((2, 4))
+    assert learnt(row) == ["Hello<|im_end|>", "Goodbye<|im_end|>"]
+    apart = CHATML.replace("<|im_end|>", "!<|im_end|>")
+    with pytest.raises(TurnFault, match="between the answer and"):
+        finder(apart, stops=stops, learn_template="eos").whole((2,))
+
+
+def test_what_a_template_opens_an_answer_with_is_learnt_only_as_generated():
+    # As Qwen3 writes an answer without reasoning.
+    opens = CHATML.replace(
+        "m.content", "('<think></think>' if m.role == 'assistant' else '') + m.content"
+    )
+    assert learnt(finder(opens).whole((4,))) == ["<think></think>Goodbye<|im_end|>"]
+    assert learnt(finder(opens, learn_template="none").whole((4,))) == ["Goodbye"]
+
+
+@pytest.mark.parametrize("learn_template", ["none", "eos"])
+def test_an_answer_of_nothing_has_nothing_to_learn_without_its_end(learn_template):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
+    made = finder(CHATML, messages, learn_template=learn_template)
+    with pytest.raises(TurnFault, match="turn 1: the chat template writes no text of the answer"):
+        made.whole((1,))
+
+
 UNENDED = CHATML.replace("<|im_end|>\n'", "<end>\n'")
 
 

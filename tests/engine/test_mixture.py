@@ -87,6 +87,15 @@ def test_rows_are_held_out_of_each_source_before_they_are_mixed(bound, sources):
     assert all(".jsonl:" in row.origin for row in train.rows)
 
 
+def test_so_many_rows_are_held_out_of_all_sources_together(bound, sources):
+    train, held = rows_of(bound(stage(sources, {"holdout": 5})))
+    assert (len(train.rows), len(held.rows)) == (9, 5)
+    assert not {row.origin for row in train.rows} & {row.origin for row in held.rows}
+    assert rows_of(bound(stage(sources, {"holdout": 5})))[1].digest == held.digest
+    with pytest.raises(LlmftError, match="takes 14 rows of 14, and none is left to train on"):
+        rows_of(bound(stage(sources, {"holdout": 14})))
+
+
 def test_the_digest_covers_the_order_and_the_weights(bound, sources):
     def digest(*weights, seed=17):
         weighed = [s | {"weight": w} for s, w in zip(sources, weights, strict=True)]

@@ -99,6 +99,24 @@ def test_a_run_that_would_stop_is_shown_and_says_why(job, sft, tmp_path):
     assert found.refused.line().startswith("error[E105]")
 
 
+def test_pieces_of_texts_and_their_counts_are_shown(job, sft):
+    sft["data"]["columns"] = {"text": "{prompt}{completion}"}
+    sft["train"] |= {"packing": True, "packing_strategy": "wrapped", "max_length": 8}
+    (found,) = preview(job(sft))
+    whole = sum(len(row["prompt"] + row["completion"]) + 1 for row in ROWS)
+    assert (found.tokens, found.counts) == (whole, {})
+    assert found.remarks["chunks of 8 tokens, filled by rows one after another"] == whole // 8
+    assert {row.piece for row in found.rows} >= {"1 of 2", "2 of 2"}
+    assert {row.turn for row in found.rows} == {""}
+    sft["train"] |= {"cross_document_attention": True}
+    (found,) = preview(job(sft))
+    assert set(found.histogram[-1]) & {8}
+    assert found.items == -(-whole // 8)
+    first = next(row for row in found.rows if "first" in row.picked)
+    text = "".join(piece.text for part in first.parts for piece in part.pieces)
+    assert text == "Q1? a</s>Q2?"[: len(text)]
+
+
 def test_what_a_method_finds_wrong_with_its_rows_is_told(job, tmp_path):
     (found,) = preview(job(on_pairs(tmp_path, "reward", use_margin=True)))
     assert "use_margin is set, and the pair has no margin" in found.refused.what

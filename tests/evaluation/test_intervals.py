@@ -8,6 +8,7 @@ import random
 import pytest
 
 from llmft.evaluation.intervals import (
+    corpus_values,
     difference_of,
     differences_of,
     ratio_values,
@@ -39,9 +40,9 @@ def test_a_mean_has_students_interval_within_what_it_can_be():
     score = score_of([1.0, 2.0, 4.0])
     half = 4.3027 * math.sqrt((16 / 9 + 1 / 9 + 25 / 9) / 2 / 3)
     assert (score["low"], score["high"]) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-4)
-    assert score_of([0.2, 0.9], bounded=True)["high"] == 1.0
+    assert score_of([0.2, 0.9], within=(0.0, 1.0))["high"] == 1.0
     assert score_of([0.4]) == {"value": 0.4, "low": None, "high": None, "n": 1}
-    assert scores_of({"a": [0.2, 0.9], "b": [0.2, 0.9]}, ["a"])["b"]["high"] > 1
+    assert scores_of({"a": [0.2, 0.9], "b": [0.2, 0.9]}, {"a": (0.0, 1.0)})["b"]["high"] > 1
 
 
 def test_a_difference_is_paired():
@@ -81,3 +82,30 @@ def test_pseudo_values_have_the_ratio_as_their_mean_and_cover_it():
 def test_only_metrics_of_the_same_rows_are_compared():
     before = {"a": [1.0, 2.0], "b": [1.0]}
     assert set(differences_of(before, {"a": [2.0, 3.5], "b": [1.0, 2.0], "c": [1.0]})) == {"a"}
+
+
+def mean_of(values, name="m"):
+    return lambda rows: {name: math.fsum(values[row] for row in rows) / len(rows)}
+
+
+def test_the_jackknife_of_a_mean_gives_back_the_rows_values():
+    values = [3.0, 1.0, 4.0, 1.0, 5.0]
+    whole = mean_of(values)(range(5))
+    assert corpus_values(5, whole, mean_of(values))["m"] == pytest.approx(values)
+
+
+def test_the_jackknife_of_groups_has_its_variance():
+    random.seed(3)
+    values = [random.random() for _ in range(300)]
+    whole = mean_of(values)(range(300))
+    found = corpus_values(300, whole, mean_of(values))["m"]
+    assert math.fsum(found) / 300 == pytest.approx(whole["m"])
+    left = [mean_of(values)([r for r in range(300) if r % 100 != g])["m"] for g in range(100)]
+    middle = math.fsum(left) / 100
+    wanted = 99 / 100 * math.fsum((one - middle) ** 2 for one in left)  # delete-a-group jackknife
+    variance = math.fsum((one - whole["m"]) ** 2 for one in found) / 299 / 300
+    assert variance == pytest.approx(wanted, rel=1e-9)
+
+
+def test_one_row_has_no_jackknife():
+    assert corpus_values(1, {"m": 0.5}, lambda rows: pytest.fail("asked")) == {"m": [0.5]}

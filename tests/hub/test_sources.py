@@ -274,3 +274,29 @@ def test_an_adapter_of_the_hub_is_taken_at_one_commit(hub, tmp_path):
     hub.mode = "500"
     lock = [{"kind": "model", "name": "org/adapter", "revision": None, "commit": NEW}]
     assert json.loads(python(tmp_path, ADAPTER, json.dumps(lock), "org/adapter"))["r"] == [2]
+
+
+def test_rows_are_streamed_from_the_hub_kept_nowhere_and_pinned_to_its_commit(filled, tmp_path):
+    name = recipe(tmp_path, "streamed", f", revision: '{OLD}'")
+    text = Path(name).read_text()
+    rows = "path: org/rows, streaming: true, buffer_size: 3"
+    Path(name).write_text(text.replace("path: org/rows", rows))
+    done = run(tmp_path, ["run", name])
+    assert done["code"] == 0, done["err"]
+    assert "of the first 3, all that were read" in done["out"]
+    assert {"kind": "dataset", "name": "org/rows", "revision": None, "commit": DATA} in lock(
+        tmp_path, "streamed"
+    )
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert not any(b"completion" in path.read_bytes() for path in kept)
+    asked = [one for one in filled.asked if "train.jsonl" in one]
+    assert asked
+    assert all(DATA in one for one in asked)
+    code = (
+        "from llmft.api.errors import LlmftError\nfrom llmft.data import hub_tables\n"
+        "for name, split in (('org/rows', 'absent'), ('org/none', 'train')):\n"
+        "    try:\n"
+        "        list(hub_tables.hub_records(name, None, split, None, streaming=True))\n"
+        "    except LlmftError as error:\n        print(error.faults[0].code)\n"
+    )
+    assert python(tmp_path, code).split() == ["E109", "E201"]

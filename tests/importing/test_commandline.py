@@ -6,6 +6,7 @@ import pytest
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands.import_ import import_command
+from llmft.importing.commandline import find_commands
 
 TAIL = "lora.py --dataset_name triviaqa --model_id gpt2"
 GPT2 = f"python {TAIL}"
@@ -181,3 +182,38 @@ def test_s1_a_secret_in_a_command_is_never_printed(flags):
         said = f"{fault.line()}\n{fault.place.source}"
         assert fault.place.source
         assert not any(secret in said for secret in ("hf_AbC", "pass-phrase", "0123456789abcdef"))
+
+
+SCRIPT = """\
+nproc_per_node=2
+export MODEL="Qwen/Qwen2.5-7B"
+SYSTEM='You are $5 worth.'
+NPROC_PER_NODE=$nproc_per_node \\
+swift sft --model $MODEL --name ${MODEL}-it --quoted '$MODEL' \\
+    --gradient_accumulation_steps $(expr 16 / $nproc_per_node) --sum $((1 + 2 * 3)) \\
+    --learning_rate 1e-4
+"""
+
+
+def test_variables_that_the_script_itself_sets_are_known():
+    (command,) = find_commands(SCRIPT, "train.sh")
+    assert {flag.name: flag.values for flag in command.flags} == {
+        "model": ("Qwen/Qwen2.5-7B",), "name": ("Qwen/Qwen2.5-7B-it",), "quoted": ("$MODEL",),
+        "gradient_accumulation_steps": ("8",), "sum": ("7",), "learning_rate": ("1e-4",),
+    }  # fmt: skip
+    assert "NPROC_PER_NODE=2" in command.before
+
+
+@pytest.mark.parametrize("changed", [
+    "if true; then MODEL=other; fi", "  MODEL=other", "read MODEL", "MODEL=$1", "MODEL=$(cat name)",
+    "for MODEL in a b; do", "if true; then\nMODEL=other\nfi", "MODEL+=x", "MODEL=`cat name`",
+])  # fmt: skip
+def test_variables_that_may_be_something_else_are_not(changed):
+    text = f"MODEL=mine\n{changed}\nswift sft --model $MODEL\n"
+    with pytest.raises(RecipeError, match="only the shell knows"):
+        find_commands(text, "train.sh")
+    with pytest.raises(RecipeError, match="only the shell knows"):
+        find_commands("HF_TOKEN=hf_x\nswift sft --hub_token $HF_TOKEN\n", "train.sh")
+    assert find_commands("MODEL=mine\nswift sft --model $MODEL\n", "x")[0].flags[0].values == (
+        "mine",
+    )  # fmt: skip

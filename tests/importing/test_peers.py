@@ -266,6 +266,36 @@ def test_a_secret_is_not_repeated(imported):
     assert token not in found.text
 
 
+def test_llamafactorys_own_data_sets_are_known_by_name(imported, stage_of, tmp_path):
+    # LLaMA-Factory 0.9.6: data/dataset_info.json, AlpacaDatasetConverter, qwen3_nothink's slots.
+    text = LLAMA.replace("dataset: mine", "dataset: identity, alpaca_en\nmax_samples: 7")
+    text = text.replace("template: llama3", "template: qwen3_nothink")
+    recipe, stage = stage_of(text, str(tmp_path / "x.yaml"))
+    assert [(one.method, one.path, one.limit, one.with_input) for one in stage.data.sources] == [
+        ("instruction", path, 7, "{instruction}\n{input}")
+        for path in ("data/identity.json", "llamafactory/alpaca_en")
+    ]
+    assert (recipe.model.learn_template, recipe.model.stop) == ("turn", ["<|im_end|>"])
+    (tmp_path / "dataset_info.json").write_text('{"identity": {"hf_hub_url": "me/mine"}}')
+    _, stage = stage_of(text.replace(", alpaca_en", ""), str(tmp_path / "x.yaml"))
+    assert stage.data.path == "me/mine"
+    remote = imported(f"{text}dataset_dir: REMOTE:a/b\n", "x.yaml")
+    assert "dataset_info.json" in grades(remote, "decide")["dataset"]
+
+
+def test_llamafactorys_qwen_templates_write_its_slots():
+    from jinja2 import Environment
+
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    said = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
+    opening = (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    )
+    for name, expected in (("qwen3_nothink", said), ("qwen", f"{opening}<|im_end|>\n{said}")):
+        template = Environment().from_string(known_templates("llamafactory")[name].text)
+        assert template.render(messages=turns) == expected
+
+
 def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, tmp_path):
     config = tmp_path / "train.yaml"
     config.write_text(LLAMA)
@@ -432,10 +462,66 @@ def test_bfloat16_weights_are_trained_themselves_where_nothing_keeps_float32_one
     assert not stage_of(text + "fsdp: [full_shard]\n")[1].adapter.pure_bf16
 
 
-def test_an_adapter_that_trl_trains_in_bfloat16_needs_a_decision(imported):
-    for width in ("load_in_4bit", "load_in_8bit"):
-        found = imported(f"{TRL}{width}: true\n", trainer="dpo")
-        assert "bfloat16" in grades(found, "decide")[width]
+@pytest.mark.parametrize("width", ["load_in_4bit", "load_in_8bit"])
+def test_trl_trains_the_adapter_of_a_quantised_base_in_bfloat16(stage_of, width):
+    # TRL 1.16, SFTTrainer, DPOTrainer, KTOTrainer: param.data.to(torch.bfloat16).
+    assert stage_of(f"{TRL}{width}: true\n", trainer="dpo")[1].adapter.pure_bf16
+    assert not stage_of(TRL, trainer="dpo")[1].adapter.pure_bf16
+
+
+def test_llamafactorys_pure_bf16_leaves_an_adapter_in_float32(imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: get_peft_model without autocast_adapter_dtype.
+    described = {"mine": {"file_name": "mine.json", "formatting": "sharegpt"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(described))
+    found = imported(LLAMA + "pure_bf16: true\n", str(tmp_path / "config.yaml"))
+    assert "float32" in grades(found, "none")["pure_bf16"]
+    assert "\n      pure_bf16" not in found.text
+
+
+def test_oumis_exclusions_are_one_pattern(stage_of):
+    # oumi 0.8, PeftParams.to_lora: "|".join(f"({m})" for m in lora_exclude_modules).
+    text = OUMI.replace(
+        "[q_proj, v_proj]", "[q_proj, v_proj], lora_exclude_modules: [.*vis.*, .*aud.*]"
+    )
+    assert stage_of(text)[1].adapter.exclude_modules == "(.*vis.*)|(.*aud.*)"
+
+
+def test_an_oumi_file_of_a_quantised_base(stage_of, imported):
+    text = OUMI.replace("peft: {", "peft: {q_lora: true, ")
+    adapter = stage_of(text)[1].adapter
+    assert (adapter.method, adapter.pure_bf16) == ("qlora", True)
+    # oumi 0.8, builders/models.py: prepare_model_for_kbit_training makes the rest float32.
+    assert "float32" in grades(imported(text), "speed")["peft.q_lora"]
+
+
+def test_oumis_magpie_rows_are_conversations_in_their_own_column(stage_of):
+    # oumi 0.8, datasets/sft/magpie.py: `conversations`, with from and value.
+    name = "Magpie-Align/Llama-3-Magpie-Pro-1M-v0.1"
+    rows = "{dataset_name: text_sft_jsonl, dataset_path: rows.jsonl}"
+    data = stage_of(OUMI.replace(rows, f"{{dataset_name: {name}}}"))[1].data
+    assert (data.method, data.path, data.messages_column) == ("chat", name, "conversations")
+
+
+def test_oumis_llama_3_template_writes_what_oumi_writes(stage_of):
+    # What oumi 0.8's llama3-instruct.jinja gave, read as build_chat_template reads it.
+    text = OUMI.replace(
+        "model_max_length: 512", "model_max_length: 512\n  chat_template: llama3-instruct"
+    )
+    template = stage_of(text)[0].model.chat_template
+    messages = [
+        {"role": "system", "content": " Be brief. "},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello\n"},
+    ]
+    expected = (
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|>"
+    )
+    from jinja2 import Environment
+
+    text = Environment().from_string(template).render(messages=messages, bos_token="<s>")
+    assert text == expected
 
 
 def test_an_oumi_file_with_references_within_itself(stage_of, imported):
@@ -548,20 +634,180 @@ def test_a_template_by_name_renders_as_trls_copy_of_it(name, file, turns):
 
 
 def test_the_end_of_an_answer_is_learnt_where_axolotl_learns_it(imported, stage_of):
-    chat = AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "Qwen/Qwen2.5-7B-Instruct")
-    assert imported(chat).verdict == "same but for speed or logging"
+    # tests/data/test_chat_encoding.py holds `eos` against Axolotl's own rule.
+    recipe, stage = stage_of(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "me/unknown"))
+    assert (recipe.model.learn_template, recipe.model.stop) == ("eos", [])
+    assert stage.data.turns == "whole"  # Axolotl makes one row of a conversation
     base = AXOLOTL.replace("1B-Instruct", "1B") + "chat_template: llama3\n"
-    # its tokenizer's end-of-text is another token
-    assert "<|eot_id|>" in grades(imported(base), "decide")["eot_tokens"]
     said = f"{base}special_tokens: {{eos_token: <|eot_id|>}}\n"
-    recipe, _ = stage_of(said)
-    assert recipe.model.stop == ["<|eot_id|>"]
+    assert stage_of(said)[0].model.stop == ["<|eot_id|>"]
     assert imported(said).verdict == "same but for speed or logging"
-    assert imported(f"{base}eot_tokens: [<|eot_id|>]\n").verdict == "same but for speed or logging"
-    wrong = imported(f"{base}eot_tokens: [<|end_of_text|>]\n")
-    assert "does not learn" in grades(wrong, "decide")["eot_tokens"]
-    unknown = imported(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", "arcee-ai/AFM-4.5B"))
-    assert "not known here" in grades(unknown, "decide")["eot_tokens"]
+    listed = stage_of(f"{base}eot_tokens: [<|eot_id|>, <|eom_id|>]\n")[0].model
+    assert (listed.learn_template, listed.stop) == ("eos", ["<|eot_id|>", "<|eom_id|>"])
+    # the tokenizer's own end-of-text ends no answer any more, and here it would be learnt
+    wrong = imported(f"{AXOLOTL}special_tokens: {{eos_token: <|end_of_text|>}}\n")
+    assert "another end-of-text" in grades(wrong, "decide")["special_tokens.eos_token"]
+
+
+def test_an_axolotl_warm_up_that_nobody_states_is_3_percent_and_at_most_100(stage_of, imported):
+    # Axolotl 0.18, core/builders/base.py: min(int(0.03 * total_num_steps), 100).
+    text = AXOLOTL.replace("warmup_steps: 10\n", "")
+    train = stage_of(text)[1].train
+    assert (train.warmup_ratio, train.warmup_max_steps, train.warmup_rounding) == (
+        0.03, 100, "axolotl",
+    )  # fmt: skip
+    assert imported(text).verdict == "same but for speed or logging"
+
+
+@pytest.mark.parametrize(("size", "held"), [("0.05", 0.05), ("100", 100)])
+def test_a_share_or_a_number_of_rows_is_held_out(stage_of, size, held):
+    # Axolotl 0.18, utils/data/sft.py: int(val_set_size) if it is above 1.
+    text = AXOLOTL.replace("val_set_size: 0.05", f"val_set_size: {size}")
+    assert stage_of(text)[1].evaluate.holdout == held
+    handbook = HANDBOOK.replace("test_split_size: 0.05", f"test_split_size: {size}")
+    _, stage = stage_of(handbook, "recipes/dpo/config.yaml")
+    assert stage.evaluate.holdout == held
+
+
+@pytest.mark.parametrize(("line", "key", "grade"), [
+    ("optimizer: adamw_torch_8bit", "optimizer", "speed"),
+    ("torch_compile_mode: max-autotune", "torch_compile_mode", "none"),
+    ("plugins: [axolotl.integrations.swanlab.SwanLabPlugin]", "plugins", "logging"),
+])  # fmt: skip
+def test_what_changes_no_more_than_rounding_or_logging_is_told(imported, line, key, grade):
+    text = AXOLOTL if not line.startswith("optim") else AXOLOTL.replace(
+        "optimizer: paged_adamw_8bit\n", ""
+    )  # fmt: skip
+    found = imported(f"{text}{line}\n")
+    assert found.verdict == "same but for speed or logging"
+    assert key in grades(found, grade)
+    assert ("optim: adamw_8bit" in found.text) == (key == "optimizer")
+
+
+def test_axolotls_ray_workers_share_a_step(stage_of):
+    ray = f"{AXOLOTL}use_ray: true\nray_num_workers: 3\n"
+    assert stage_of(ray)[1].train.gradient_accumulation_steps == 3 * 4
+    assert stage_of(ray.replace("use_ray: true\n", ""))[1].train.gradient_accumulation_steps == 4
+
+
+def test_axolotls_loss_on_the_routers(stage_of):
+    # Axolotl 0.18, schemas/deprecated.py: model_config is overrides_of_model_config; the loss is
+    # transformers' own, with the coefficient of the model's config.
+    text = f"{AXOLOTL}model_config: {{output_router_logits: true}}\n"
+    assert stage_of(text)[1].alignment.router_aux_loss_coef == "config"
+
+
+@pytest.mark.parametrize("path", ["TechxGenus/Meta-Llama-3-8B-AWQ", "nvidia/Qwen3-30B-A3B-NVFP4"])
+def test_a_base_whose_files_hold_other_numbers_cannot_be_imported(imported, path):
+    found = imported(AXOLOTL.replace("NousResearch/Llama-3.2-1B-Instruct", path))
+    assert "a base stored by" in grades(found, "cannot")["base_model"]
+
+
+@pytest.mark.parametrize(("template", "grade"), [
+    ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", None),
+    ("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}", "decide"),
+])  # fmt: skip
+def test_another_end_of_text_changes_no_turn_that_the_template_ends(imported, template, grade):
+    # TRL 0.19, SFTTrainer: the tokenizer's eos_token is another one; it is put after texts only.
+    text = HANDBOOK.replace("[chosen, rejected]", "[messages]").replace("beta: 0.01\n", "")
+    found = imported(f'{text}eos_token: <|im_end|>\nchat_template: "{template}"\n',
+                     "recipes/sft/config.yaml")  # fmt: skip
+    assert ("eos_token" in grades(found, "decide")) == (grade == "decide")
+    assert ("stop: [" in found.text) == (grade is None)
+
+
+def test_the_prompt_of_pairs_of_texts_is_no_whole_word_in_trl(imported):
+    # TRL 1.16, data_utils.extract_prompt: chosen[:idx], idx where the two first differ.
+    found = imported(TRL.replace("trl-lib/ultrafeedback_binarized", "Anthropic/hh-rlhf"),
+                     trainer="dpo")  # fmt: skip
+    assert found.verdict == "needs your decision"
+    assert "inside of a word" in " ".join(f.why for f in found.findings)
+
+
+def test_axolotls_streamed_rows(imported, stage_of):
+    # Axolotl 0.18, utils/data/streaming.py: shuffle(buffer_size=streaming_multipack_buffer_size).
+    text = f"{AXOLOTL}streaming: true\nmax_steps: 90\nsave_steps: 30\n"
+    text = text.replace("val_set_size: 0.05\n", "").replace("saves_per_epoch: 1\n", "")
+    text = text.replace("train[:500]", "train")
+    _, stage = stage_of(text)
+    assert (stage.data.streaming, stage.data.buffer_size) == (True, 10_000)
+    assert imported(text).verdict == "same but for speed or logging"
+    whole = imported(text.replace("sample_packing: true\n", ""))
+    assert "streaming" in grades(whole, "cannot")
+
+
+def test_axolotls_system_turns_are_left_out(stage_of):
+    text = AXOLOTL.replace(
+        "    split: train[:500]", "    split: train\n    drop_system_message: true"
+    )
+    assert stage_of(text)[1].data.drop_system
+
+
+def test_axolotl_trains_the_weights_whose_names_begin_as_it_says(stage_of, imported):
+    # Axolotl 0.18, utils/freeze.py: LayerNamePattern.match is re.match.
+    names = "unfrozen_parameters: [^model.language_model.*, lm_head, embed_tokens]\n"
+    text = AXOLOTL.replace("adapter: qlora", "adapter:").replace("load_in_4bit: true\n", names)
+    adapter = stage_of(text)[1].adapter
+    assert (adapter.method, adapter.trainable_parameters) == (
+        "full", ["model.language_model*", "lm_head*"],
+    )  # fmt: skip
+    for odd in (AXOLOTL + names, text.replace("lm_head", "'layers.[0-9]'")):
+        assert "unfrozen_parameters" in grades(imported(odd), "cannot")
+
+
+def test_experts_get_no_update_where_the_tool_gives_them_none(imported, stage_of):
+    # PEFT 0.19 and Axolotl 0.18 take torch.nn.Linear for "all linear", and experts are none now.
+    from llmft_adapters.lora import Lora
+    from llmft_adapters.lora.targets import adapted_experts, adapted_layers
+
+    from llmft.importing.structure.weights import EXPERTS
+    from tests.plugins.adapters.lora.test_target_names import moe
+
+    base = "NousResearch/Llama-3.2-1B-Instruct"
+    adapter = stage_of(AXOLOTL.replace(base, "mistralai/Mixtral-8x7B-v0.1"))[1].adapter
+    assert adapter.exclude_modules == EXPERTS
+    model = moe("mixtral")
+    every = Lora.Config(method="lora")
+    without = Lora.Config(method="lora", exclude_modules=EXPERTS)
+    assert adapted_experts(model, every)
+    assert not adapted_experts(model, without)
+    assert adapted_layers(model, without) == adapted_layers(model, every)
+    shared = imported(AXOLOTL.replace(base, "Qwen/Qwen1.5-MoE-A2.7B"))
+    assert "experts here too" in grades(shared, "decide")["lora_target_linear"]
+    assert stage_of(AXOLOTL)[1].adapter.exclude_modules is None
+
+
+def test_axolotls_added_tokens_are_named_and_their_rows_start_otherwise(imported):
+    # Axolotl 0.18, loaders/tokenizer.py adds them; transformers draws their rows around the mean.
+    found = imported(f"{AXOLOTL}tokens: [<tool>, </tool>]\n")
+    assert "start as the mean" in grades(found, "decide")["tokens"]
+    assert 'add_tokens: ["<tool>", "</tool>"]' in found.text
+
+
+def test_axolotls_trained_rows_of_tokens(imported, stage_of):
+    # PEFT 0.19, LoraConfig.trainable_token_indices: a list is about the embedding alone.
+    key = "peft_trainable_token_indices"
+    text = f"{AXOLOTL}{key}: {{embed_tokens: [7, 9], lm_head: [7, 9]}}\n"
+    assert stage_of(text)[1].adapter.trainable_token_indices == [7, 9]
+    alone = imported(f"{AXOLOTL}{key}: [7, 9]\n")
+    assert "weights of its own" in grades(alone, "decide")[key]
+
+
+def test_llamafactorys_oft_is_pefts(stage_of, imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: OFTConfig(oft_block_size=..., target_modules=...).
+    text = LLAMA.replace("dataset: mine", "dataset: alpaca_en").replace("type: lora", "type: oft")
+    adapter = stage_of(f"{text}oft_block_size: 16\n", str(tmp_path / "x.yaml"))[1].adapter
+    assert (adapter.method, adapter.oft_block_size, adapter.target_modules) == (
+        "oft", 16, "all-linear",
+    )  # fmt: skip
+    found = imported(f"{text}module_dropout: 0.1\n", str(tmp_path / "x.yaml"))
+    assert "module_dropout" in grades(found, "cannot")
+
+
+def test_llamafactorys_dynamic_fine_tuning_is_dft(stage_of, tmp_path):
+    # LLaMA-Factory 0.9.6, dft_loss_func: each token's loss times its probability, as a constant.
+    text = LLAMA.replace("dataset: mine", "dataset: alpaca_en") + "use_dft_loss: true\n"
+    assert stage_of(text, str(tmp_path / "x.yaml"))[1].alignment.loss_type == "dft"
 
 
 def test_axolotls_warm_up_is_rounded_as_it_rounds(stage_of):
@@ -618,7 +864,7 @@ def test_llamafactorys_data_sets_are_joined_and_each_limited(stage_of, tmp_path)
     )
     text = LLAMA.replace("dataset: mine", "dataset: mine, yours") + "max_samples: 7\n"
     _, stage = stage_of(text, str(tmp_path / "x.yaml"))
-    assert [source.method for source in stage.data.sources] == ["chat", "jsonl"]
+    assert [source.method for source in stage.data.sources] == ["chat", "instruction"]
     assert [source.limit for source in stage.data.sources] == [7, 7]
 
 

@@ -82,7 +82,7 @@ def test_a_token_that_is_there_is_refused_at_its_place(
     with pytest.raises(EnvironmentFault) as caught:
         _ = BaseModel(ModelSource(path=str(folder), **tokens)).tokenizer
     (fault,) = caught.value.faults
-    assert (fault.code, fault.path) == ("E213", key)
+    assert (fault.code, fault.path) == ("E214", key)
     assert fact in fault.what
 
 

@@ -106,3 +106,16 @@ def test_no_path_changes_a_gradient(packed, frozen, with_entropy, split, nuclei,
 def test_rows_without_a_label_are_refused():
     with pytest.raises(ValueError, match="no row"):
         token_stats(tiny_llama(), [Encoded((1, 2), (-100, -100))])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_models_own_logits_are_made_only_where_its_head_is_trained(frozen, monkeypatch):
+    """Under an adapter all logits at once, with their gradient, would be most of the memory."""
+    made = []
+    plain = forward.logits_at
+    monkeypatch.setattr(forward, "logits_at", lambda *a: made.append(plain(*a)) or made[-1])
+    model = tiny_llama().requires_grad_(False)
+    model.lm_head.requires_grad_(not frozen)
+    token_stats(model, ROWS)
+    (out,) = made
+    assert out.shape[-1] == (model.config.hidden_size if frozen else model.config.vocab_size)

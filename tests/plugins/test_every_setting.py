@@ -63,12 +63,20 @@ from llmft_datasets.python import Python
 from llmft_datasets.triviaqa import TriviaQA
 from llmft_datasets.unpaired import Columns as UnpairedColumns
 from llmft_datasets.unpaired import Unpaired
+from llmft_metrics.distinct import Distinct
+from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
+from llmft_metrics.f1 import F1
+from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
+from llmft_optimizers import of_bitsandbytes, of_torch
+from llmft_optimizers.adafactor import Adafactor
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
 from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
+from llmft_schedules import curves
+from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
 from llmft_trackers import wandb as wandb_module
@@ -85,8 +93,11 @@ from llmft.api import (
     EncodedPrompt,
     EncodedUnpaired,
     Progress,
+    PromptRow,
     RunInfo,
+    ScoredAnswer,
     StageResult,
+    TrainingSpan,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
@@ -96,6 +107,7 @@ from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
+from llmft.registry.return_checks import score_names
 from llmft.system import trust
 from tests.composed import composed
 from tests.every_setting import Case, Lab, check, without_case
@@ -170,8 +182,17 @@ def lora_cases(adapter: type) -> dict[str, Case]:
         groups = adapter(config).parameter_groups(on(config), TrainSettings(learning_rate=0.01))
         return [group["lr"] for group in groups or () if "lr" in group]
 
+    def dtypes(config, lab):
+        model = on(config)
+        return adapter(config).trains_in_float32(), {
+            str(p.dtype)
+            for n, p in model.named_parameters()
+            if p.requires_grad and "magnitude" not in n
+        }
+
     every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     return {
+        "pure_bf16": Case(True, dtypes, (False, {"torch.bfloat16"}), was=(True, {"torch.float32"})),
         "r": Case(3, rank("q_proj"), 3, was=8),
         "lora_alpha": Case(40.0, scale("q_proj"), 40 / 8, was=16 / 8),
         "lora_dropout": Case(0.25, dropout, 0.25, was=0.0),
@@ -1287,6 +1308,10 @@ DATASETS: dict[type, dict[str, Case]] = {
         ),
         "turns": Case("rows", rows(Chat, CHAT, look=first(lambda row: row.turns)), "rows"),
         "system": Case("Be brief.", rows(Chat, CHAT, look=first(opening)), "Be brief.", was="p"),
+        "drop_system": Case(
+            True, rows(Chat, {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]},
+                       look=first(opening)), "p", was="s",
+        ),
         "system_column": Case("said", rows(Chat, CHAT, look=first(opening)), "Rhyme.", was="p"),
         "tools_column": Case(
             "functions", rows(Chat, CHAT, look=first(tool)), "f", was="g"
@@ -1597,14 +1622,165 @@ TRACKERS: dict[type, dict[str, Case]] = {
     },
 }
 
+# --- optimisers ----------------------------------------------------------------------------------
+
+
+def momentum_of(cls: type) -> Callable[[Any, Lab], float]:
+    """Return what looks at how far a second step goes, beside the first, along one gradient."""
+
+    def see(config: Any, lab: Lab) -> float:
+        weight = torch.nn.Parameter(torch.zeros(2, 2))
+        made = cls(config).make([{"params": [weight]}], TrainSettings(learning_rate=1.0))
+        steps = []
+        for gradient in (torch.eye(2), torch.eye(2).flip(0)):
+            before = weight.detach().clone()
+            weight.grad = gradient.clone()
+            made.step()
+            steps.append(before - weight.detach())
+        return float(steps[1][0, 0] / steps[0][0, 0])  # what is left of the first gradient
+
+    return see
+
+
+OPTIMIZERS: dict[type, dict[str, Case]] = {
+    of_torch.AdamwTorch: {},
+    of_torch.AdamwTorchFused: {},
+    of_torch.Sgd: {"momentum": Case(0.5, momentum_of(of_torch.Sgd), 0.5, was=0.0)},
+    of_torch.Adagrad: {},
+    of_torch.Rmsprop: {},
+    of_torch.Muon: {"momentum": Case(0.0, momentum_of(of_torch.Muon), 0.0)},
+    Adafactor: {},
+    **{cls: {} for cls in of_bitsandbytes.llmft_optimizers()},
+}
+
+# --- learning-rate schedules ---------------------------------------------------------------------
+
+
+def factor_at(step: int, cls: type, steps: int = 4, warmup: int = 0) -> Callable[[Any, Lab], float]:
+    """Return what looks at the factor in a step of so many, of a peak of 1."""
+    span = TrainingSpan(steps, warmup, 1.0)
+    return lambda config, lab: float(cls(config).factor(step, span))
+
+
+def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
+    """Return what looks at the rate after these scores, of a peak of 1."""
+
+    def see(config: Any, lab: Lab) -> float:
+        made, span = ReduceLrOnPlateau(config), TrainingSpan(4, 0, 1.0)
+        made.rates(0, [1.0], span)
+        for score in scores:
+            made.scored(score, span)
+        return float(made.rates(1, [1.0], span)[0])
+
+    return see
+
+
+AT_ONCE = {"patience": 0}
+HALF_WAY, AT_END = {"num_decay_steps": 4}, {"min_lr_rate": 0.25}
+Lowest, Wsd = curves.CosineWithMinLr, curves.WarmupStableDecay
+LOWEST = {
+    "num_cycles": Case(1.0, factor_at(4, Lowest), 1.0, also=AT_END, was=0.25),
+    "min_lr": Case(0.25, factor_at(4, Lowest), 0.25, alone=True),
+    "min_lr_rate": Case(0.25, factor_at(4, Lowest), 0.25, alone=True),
+}
+SCHEDULES: dict[type, dict[str, Case]] = {
+    curves.Constant: {},
+    curves.ConstantWithWarmup: {},
+    curves.Linear: {},
+    curves.Cosine: {"num_cycles": Case(1.0, factor_at(2, curves.Cosine), 0.0, was=0.5)},
+    curves.CosineWithRestarts: {
+        "num_cycles": Case(2.0, factor_at(2, curves.CosineWithRestarts), 1.0, was=0.5)
+    },
+    curves.CosineWithMinLr: LOWEST,
+    curves.CosineWarmupWithMinLr: {
+        # transformers counts this one's steps from 1
+        "num_cycles": Case(1.0, factor_at(3, curves.CosineWarmupWithMinLr), 1.0, also=AT_END,
+                           was=0.25),
+        "min_lr": Case(0.25, factor_at(3, curves.CosineWarmupWithMinLr), 0.25, alone=True),
+        "min_lr_rate": Case(0.25, factor_at(3, curves.CosineWarmupWithMinLr), 0.25, alone=True),
+        "warmup_lr_rate": Case(0.5, factor_at(0, curves.CosineWarmupWithMinLr, warmup=3), 0.5,
+                               also=AT_END, was=1 / 3),
+    },
+    curves.Polynomial: {
+        "lr_end": Case(0.25, factor_at(4, curves.Polynomial), 0.25, was=1e-7),
+        "power": Case(2.0, factor_at(2, curves.Polynomial), 0.25, was=0.5),
+    },
+    curves.InverseSqrt: {
+        "timescale": Case(4, factor_at(4, curves.InverseSqrt), math.sqrt(0.5),
+                          was=math.sqrt(10_000 / 10_004))
+    },
+    curves.WarmupStableDecay: {
+        "num_decay_steps": Case(2, factor_at(3, Wsd), 0.5, alone=True),
+        "warmup_type": Case("cosine", factor_at(1, Wsd, steps=8, warmup=4),
+                            (1 - math.cos(math.pi / 4)) / 2, also=HALF_WAY, was=0.25),
+        "decay_type": Case("linear", factor_at(1, Wsd), 0.75, also=HALF_WAY,
+                           was=(1 + math.cos(math.pi / 4)) / 2),
+        "min_lr_ratio": Case(0.5, factor_at(4, Wsd), 0.5, also=HALF_WAY, was=0.0),
+        "num_cycles": Case(1.0, factor_at(2, Wsd), 0.0, also=HALF_WAY, was=0.5),
+    },
+    ReduceLrOnPlateau: {
+        "factor": Case(0.5, plateau_after(1, 1), 0.5, also=AT_ONCE, was=0.1),
+        "patience": Case(0, plateau_after(1, 1), 0.1, was=1.0),
+        "threshold": Case(0.5, plateau_after(1, 0.75), 0.1, also=AT_ONCE, was=1.0),
+        "threshold_mode": Case("abs", plateau_after(4, 3), 1.0,
+                               also={**AT_ONCE, "threshold": 0.3}, was=0.1),
+        "cooldown": Case(2, plateau_after(1, 1, 1), 0.1, also=AT_ONCE, was=0.01),
+        "min_lr": Case(0.25, plateau_after(1, 1), 0.25, also=AT_ONCE, was=0.1),
+    },
+}  # fmt: skip
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def named_by(cls: type) -> Case:
+    """What a metric's score is called."""
+    return Case("mine", lambda config, lab: score_names(cls(config)), ("mine",), was=(cls.method,))
+
+
+def value_by(cls: type) -> Callable[[Any, Lab], Any]:
+    """What a metric gives two answers, whose second lines are no part of the right ones."""
+    rows = [PromptRow("?", (right,)) for right in ("a b", "a b a")]
+    texts = ["a b\nb", "a b a\nand"]
+    answers = [ScoredAnswer("?", *pair) for pair in
+               zip(texts, [row.answers for row in rows], rows, strict=True)]  # fmt: skip
+
+    def value(config: Any, lab: Lab) -> Any:
+        made = cls(config)
+        if made.is_of_corpus():
+            return made.score_corpus(answers)
+        return [made.score(answer) for answer in answers]
+
+    return value
+
+
+METRICS: dict[type, dict[str, Case]] = {
+    ExactMatchMetric: {
+        "name": named_by(ExactMatchMetric),
+        "first_line": Case(True, value_by(ExactMatchMetric), [1.0, 1.0], was=[0.0, 0.0]),
+    },
+    F1: {
+        "name": named_by(F1),
+        # normalised, 'a' is an article: b b against b, and b and against b
+        "first_line": Case(True, value_by(F1), [1.0, 1.0], was=[2 / 3, 2 / 3]),
+    },
+    FinalNumberMetric: {"name": named_by(FinalNumberMetric)},
+    Distinct: {
+        "name": named_by(Distinct),
+        # a b b | a b a and: words a b and of 7, pairs ab bb ba a-and of 5
+        "n": Case(1, value_by(Distinct), 3 / 7, was=4 / 5),
+    },
+}
+
 # --- the test ------------------------------------------------------------------------------------
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "tracker": TRACKERS,
+    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "metric": METRICS,
+    "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
+    Wsd: {"num_decay_steps": 2},
     Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
     Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
@@ -1620,8 +1796,8 @@ ONE_CASE = [
 ]
 
 
-READING = {"max_row_mb", "max_file_mb"}
-"""Limits that every table has: tests/data/test_tables.py sets them."""
+READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
+"""Settings of reading that every table has: tests/data/test_tables.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():

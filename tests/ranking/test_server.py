@@ -18,6 +18,7 @@ import pytest
 from llmft.api.errors import EnvironmentFault
 from llmft.ranking import server as serving
 from llmft.ranking.requests import Desk
+from llmft.system import bounded_server
 
 from .conftest import lines, served
 
@@ -105,7 +106,7 @@ def test_a_post_is_json_of_a_stated_and_small_size(ask, decide, ratings):
         assert decide(headers=JSON | {"Content-Type": kind}).status == 415
     assert ask("POST", path, headers=JSON).status == 411
     assert ask("POST", path, headers=JSON | {"Transfer-Encoding": "chunked"}).status == 411
-    for size in (serving.LARGEST_BODY + 1, 10**15, "9" * 5000):
+    for size in (bounded_server.LARGEST_BODY + 1, 10**15, "9" * 5000):
         assert ask("POST", path, headers=JSON | {"Content-Length": str(size)}).status == 413
     assert ask("POST", path, b"{", JSON).status == 400
     assert ask("POST", path, b"[" * 60_000, JSON).status == 400
@@ -165,10 +166,10 @@ def test_a_sample_is_shown_without_a_word_on_which_completion_is_which(ask, sess
 
 def test_a_decision_is_on_disk_before_the_answer_says_so(decide, ratings, samples, monkeypatch):
     events = []
-    fsync, send = os.fsync, serving._Handler._send
+    fsync, send = os.fsync, serving._Handler.send_body
     monkeypatch.setattr(os, "fsync", lambda handle: events.append("fsync") or fsync(handle))
     monkeypatch.setattr(
-        serving._Handler, "_send", lambda *args: events.append("answer") or send(*args)
+        serving._Handler, "send_body", lambda *args: events.append("answer") or send(*args)
     )
     answer = decide()
     assert answer.data["saved"] == samples[2].id
@@ -245,7 +246,7 @@ def test_more_idle_connections_than_a_process_may_open_do_not_shut_the_page_out(
             assert ask().status == 200
             time.sleep(0.1)
         assert time.process_time() - began < 2  # it does not spin
-        assert len(server._since) <= serving.MOST_CONNECTIONS
+        assert len(server._since) <= bounded_server.MOST_CONNECTIONS
         assert threading.active_count() < 200
     finally:
         for one in held:
@@ -254,7 +255,7 @@ def test_more_idle_connections_than_a_process_may_open_do_not_shut_the_page_out(
 
 
 def test_a_request_that_comes_byte_by_byte_is_ended(server, monkeypatch):
-    monkeypatch.setattr(serving, "DEADLINE", 1.0)
+    monkeypatch.setattr(server, "deadline", 1.0)
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as slow:
         began, ended = time.monotonic(), False
         while not ended and time.monotonic() - began < 15:
@@ -271,7 +272,7 @@ def test_a_request_that_comes_byte_by_byte_is_ended(server, monkeypatch):
 
 
 def test_a_connection_that_goes_on_asking_is_kept(server, monkeypatch):
-    monkeypatch.setattr(serving, "DEADLINE", 2.0)
+    monkeypatch.setattr(server, "deadline", 2.0)
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     with closing(connection):
         for _ in range(5):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from llmft_optimizers.of_bitsandbytes import llmft_optimizers as small
+from llmft_optimizers.of_torch import llmft_optimizers as optimizers
+from llmft_schedules.curves import llmft_schedules as curves
+from llmft_schedules.plateau import llmft_schedules as plateau
 from pydantic import SerializeAsAny, model_validator
 
 from llmft.api import (
@@ -15,9 +19,15 @@ from llmft.api import (
     DatasetConfig,
     Field,
     Line,
+    MetricConfig,
+    MetricFunction,
+    Optimizer,
+    OptimizerConfig,
     PluginError,
     RewardConfig,
     RewardFunction,
+    Schedule,
+    ScheduleConfig,
     Share,
     StageRef,
     Task,
@@ -112,11 +122,13 @@ class Sft(Alignment[SftConfig]):  # type: ignore[type-var]
     Config = SftConfig
     rows = ("completion", "text", "chat")
     supports_packing = True
+    supports_streaming = True
 
 
 class Reward(Sft):
     method = "reward"
     rows = ("preference",)
+    supports_streaming = False
     produces = "reward_model"
 
 
@@ -161,6 +173,60 @@ class Longer(RewardFunction[LongerConfig]):  # type: ignore[type-var]
     Config = LongerConfig
 
 
+class WordsConfig(MetricConfig):
+    most: int = Field(5, ge=1, le=100, description="words at most")
+
+
+class CharsConfig(MetricConfig):
+    most: int = Field(ge=1, le=100, description="characters at most")
+
+
+class Words(MetricFunction[WordsConfig]):  # type: ignore[type-var]
+    method = "words"
+    Config = WordsConfig
+    greater_is_better = False
+
+    def values(self) -> tuple[str, ...]:
+        if self.config.most == 13:
+            raise ZeroDivisionError("thirteen")
+        return ("mean", "most") if self.config.most > 50 else ()
+
+
+class Chars(Words):
+    method = "chars"
+    Config = CharsConfig
+
+
+class HalvingConfig(ScheduleConfig):
+    at: int = Field(5, ge=1, le=100, description="the step at which the rate is halved")
+
+
+class Halving(Schedule[HalvingConfig]):  # type: ignore[type-var]
+    method = "halving"
+    Config = HalvingConfig
+
+    def check(self, train: Any) -> Any:
+        if self.config.at == 13:
+            raise ZeroDivisionError("thirteen")
+        return ()
+
+    def factor(self, step: int, span: Any) -> float:
+        return 1.0 if step < self.config.at else 0.5
+
+
+class Steps(Optimizer[OptimizerConfig]):
+    method = "steps"
+    Config = OptimizerConfig
+
+    def make(self, groups: Any, train: Any) -> Any:
+        raise NotImplementedError
+
+
+class Missing(Steps):
+    method = "missing"
+    package = "no_such_package"
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -185,6 +251,9 @@ class FakeRegistry:
         "task": {"collect": Collect, "rank": Rank},
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
+        "optimizer": {cls.method: cls for cls in (*optimizers(), *small(), Steps, Missing)},
+        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
+        "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},
     }

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError
-from llmft.recipes import checks
+from llmft.recipes import checks, training_methods
 from llmft.recipes.load import load_recipe
 from tests.recipes.fakes import GOOD, FakeRegistry, Jsonl, Lora
 
@@ -49,9 +49,65 @@ def test_r11_a_contradiction_names_both_lines(faults, text: str, code: str, line
     assert fault.fix
 
 
+def test_rows_that_are_no_plain_text_cannot_be_cut_into_pieces(faults) -> None:
+    packed = "      packing: true\n      max_length: 9\n      packing_strategy: wrapped"
+    for setting, train in (
+        ("packing_strategy", packed),
+        ("on_long_row", "      on_long_row: split"),
+    ):
+        fault = only(faults(GOOD.replace(TRAIN, train)), "E041")
+        assert "cuts plain text, and 'jsonl' gives completion rows" in fault.what
+        assert fault.fix.startswith(f"drop {setting}")
+
+
+def test_chunks_whose_texts_see_each_other_need_no_rows_kept_apart(faults) -> None:
+    crossing = "      packing: true\n      max_length: 9\n      packing_strategy: wrapped\n"
+    text = PREFIX.replace(TRAIN, crossing + "      cross_document_attention: true")
+    assert [f.what for f in faults(text) if "prefix" in f.what] == []
+    assert [f.what for f in faults(PREFIX.replace(TRAIN, crossing)) if "prefix" in f.what] != []
+
+
+STREAMED = "{method: jsonl, path: rows.jsonl, streaming: true}"
+STEPS = TRAIN, "      max_steps: 5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ([("limit: 500", "limit: 5")], "E040", "no end that is known, and max_steps is not set"),
+        ([STEPS, ("limit: 500", "holdout: 0.1")], "E040", "holdout takes its rows from all of them"),
+        ([STEPS, (", limit: 500", "")], "E040", "all rows of the held-out split would be read"),
+        ([STEPS, ("limit: 500", "limit: 5, eval_strategy: epoch")], "E040", "eval_strategy: epoch"),
+        ([(TRAIN, STEPS[1] + "\n      save_strategy: epoch")], "E040", "save_strategy: epoch"),
+        ([STEPS, ("streaming: true", 'streaming: true, split: "train[:20%]"')], "E040",
+         "counts all rows"),
+        ([STEPS, ("streaming: true", "streaming: true, drop: {duplicates: true}")], "E040",
+         "compares all of the data"),
+        ([STEPS, ("streaming: true", "buffer_size: 7")], "E040", "about streamed rows"),
+        ([STEPS, ("{method: jsonl, path: hh.jsonl, kind: preference}",
+                  "{method: jsonl, path: hh.jsonl, kind: preference, streaming: true}\n"
+                  "    train: {max_steps: 3}")], "E041", "'reward' cannot work with streamed rows"),
+    ],
+)  # fmt: skip
+def test_what_needs_all_rows_is_refused_of_streamed_ones(faults, changes, code, words) -> None:
+    text = GOOD.replace("{method: jsonl, path: rows.jsonl, split: train}", STREAMED)
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    found = [fault for fault in faults(text) if words in fault.what]
+    assert [fault.code for fault in found] == [code]
+    assert found[0].fix
+
+
+def test_streamed_rows_with_steps_and_a_limit_are_fine(faults) -> None:
+    text = GOOD.replace("{method: jsonl, path: rows.jsonl, split: train}", STREAMED)
+    text = text.replace(*STEPS)
+    assert [fault.what for fault in faults(text) if "stream" in fault.what] == []
+
+
 @pytest.mark.parametrize("setting", ["optim: adamw_8bit", "optim: paged_adamw_32bit"])
 def test_r11_a_missing_package_is_the_machines_fault(load, monkeypatch, setting: str) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_methods, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as caught:
         load(GOOD.replace(TRAIN, "      " + setting))
     assert caught.value.exit_code == 4
@@ -121,6 +177,53 @@ def test_r13_a_reference_that_cannot_be(faults, old: str, new: str, code: str, w
 )
 def test_r13_what_may_be_referred_to(load, new: str) -> None:
     load(GOOD.replace("start_from: sft", new))
+
+
+PLATEAU = TRAIN + "\n      lr_scheduler_type: reduce_lr_on_plateau"
+SCORED = "{metrics: [loss], holdout: 0.1, eval_strategy: epoch}"
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "scored"),
+    [
+        (SCORED, True),
+        (SCORED.replace("epoch", "'no'"), False),
+        (SCORED.replace("loss", "f1"), False),
+        (
+            SCORED.replace("loss", "f1").replace(
+                "epoch", "epoch, metric_for_best_model: f1, generate_every: 1"
+            ),
+            True,
+        ),
+    ],
+)
+def test_r11_a_plateau_needs_a_score_during_training(faults, evaluate: str, scored: bool) -> None:
+    text = GOOD.replace(TRAIN, PLATEAU)
+    text = text.replace("{metrics: [exact_match, f1], limit: 500}", evaluate)
+    if scored:
+        assert not faults(text)
+    else:
+        fault = only(faults(text), "E040")
+        assert (fault.path, fault.place.line) == ("stages[0].train.lr_scheduler_type", 16)
+        assert "'reduce_lr_on_plateau' follows the loss" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("new", "code", "words"),
+    [
+        ("'peft:'", "E035", "no folder or hub id follows 'peft:'"),
+        ("'peft: '", "E035", "no folder or hub id follows 'peft:'"),
+        ("{stage: peft:a/b, merge: true}\n    adapter: {method: lora}", "E034", "cannot be merged here"),
+        ("peft:a/b", "E034", "has no adapter block"),
+        ("peft:a/b\n    adapter: {method: lora}", "", ""),
+    ],
+)  # fmt: skip
+def test_r13_an_adapter_from_elsewhere_is_named_and_described(faults, new, code, words) -> None:
+    found = faults(GOOD.replace("start_from: sft", f"start_from: {new}"))
+    if code:
+        assert words in only(found, code).what
+    else:
+        assert not found
 
 
 def test_r11_a_merge_needs_an_adapter_and_a_base_that_can(faults) -> None:

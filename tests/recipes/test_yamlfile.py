@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from llmft.api.errors import LlmftError, RecipeError
 from llmft.recipes.load import load_recipe
 from llmft.recipes.scalar import scalar
-from llmft.recipes.yamlfile import MAX_DEPTH, parse
+from llmft.recipes.yamlfile import MAX_DEPTH, MAX_FAULTS, MAX_NODES, parse
 from tests.recipes.fakes import GOOD, FakeRegistry
 
 
@@ -141,6 +141,24 @@ def test_r7_the_deepest_block_is_counted_with_the_files_own_and_the_innermost_va
     assert caught.value.faults[0].code == "E002"
 
 
+def test_r7_so_many_values_are_read_and_one_more_is_not() -> None:
+    """The block, its key and the list are three of them."""
+    items = MAX_NODES - 3
+    assert len(parse(f"a: [{'1,' * items}]", "r.yaml").data["a"]) == items
+    with pytest.raises(RecipeError, match=r"E002.*more than 10,000 values"):
+        parse(f"a: [{'1,' * (items + 1)}]", "r.yaml")
+
+
+def test_r7_of_very_many_faults_the_first_are_told() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse("a:\n" + "- !x 1\n" * (MAX_FAULTS + 50), "r.yaml")
+    codes = [fault.code for fault in caught.value.faults]
+    assert codes == ["E009"] * MAX_FAULTS + ["E002"]
+    assert caught.value.faults[-1].what == "100 faults so far; the rest is not checked"
+    few = parse("a:\n" + "- !x 1\n" * (MAX_FAULTS - 1), "r.yaml")
+    assert len(few.faults) == MAX_FAULTS - 1
+
+
 def test_r7_bombs_take_little_time_and_memory(tmp_path: Path) -> None:
     """All of them in one process of limited memory: that also shows that none leaves much behind."""
     for number, text in enumerate(BOMBS.values()):
@@ -203,6 +221,27 @@ def test_r8_what_is_no_recipe_is_named(faults, text: bytes, code: str) -> None:
     found = faults(text)
     assert code in [fault.code for fault in found]
     assert all(fault.place for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ('a: 1\nb: "x\nc: 2\n', 2, "this quote is never closed"),
+        ("a: 1\nb: 'x\nc: 2\n", 2, "this quote is never closed"),
+        ('a: 1\nb: "x\n---\nc: 2"\n', 3, "found unexpected document separator"),
+    ],
+)
+def test_r8_what_is_wrong_inside_a_quote_is_told(text: str, line: int, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, "r.yaml")
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.place.line, fault.what) == ("E005", line, what)
+
+
+def test_r8_a_merge_key_in_quotes_is_a_key_like_any_other(faults) -> None:
+    assert [fault.code for fault in faults(GOOD + "<<: {seed: 3}\n")] == ["E008"]
+    (fault,) = faults(GOOD + "'<<': {seed: 3}\n")
+    assert (fault.code, fault.path) == ("E020", "<<")
 
 
 def test_r8_bad_utf8_names_line_and_byte(faults) -> None:

@@ -133,3 +133,21 @@ def test_what_is_made_is_said_in_words():
     assert [artifacts._words(kind) for kind in ("reward_model", "samples")] == [
         "a reward model", "samples"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["sft", "../../etc"], ["a/b"], ["/etc"], [""], ["."], [".."], ["a\0b"], ["x" * 101],
+     ["sft", 3], ["sft", None], ["sft", "sft"]],
+)  # fmt: skip
+def test_a_stage_whose_name_leads_elsewhere_makes_the_run_damaged(names, tmp_path):
+    """No recipe can have such a stage: somebody else wrote the file."""
+    (tmp_path / "run.json").write_text(json.dumps({"stages": names}))
+    with pytest.raises(CheckpointError, match=r"E401.*run.json' is damaged"):
+        artifacts.stages_of(tmp_path)
+
+
+def test_the_longest_names_that_are_read_are_longer_than_any_recipes(tmp_path):
+    names = ["x" * 64, "y" * 100]
+    (tmp_path / "run.json").write_text(json.dumps({"stages": names}))
+    assert artifacts.stages_of(tmp_path) == names

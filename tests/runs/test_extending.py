@@ -14,6 +14,7 @@ from llmft.registry.registry import Registry
 from llmft.runs.edits import Edit
 from llmft.runs.extending import before_it_was_longer, why_not_extended
 from llmft.system import fsio
+from llmft.training.optimizer import installed_method
 
 
 @pytest.fixture
@@ -73,10 +74,14 @@ def stage(**train) -> Stage:
     return Stage.model_construct(name="sft", train=Stage.model_fields["train"].annotation(**train))
 
 
+def why(before, after, folder):
+    return why_not_extended(before, after, installed_method("schedule", after.train), folder, 5)
+
+
 STEADY = {"lr_scheduler_type": "constant"}
 
 
-@pytest.mark.parametrize(("before", "after", "why"), [
+@pytest.mark.parametrize(("before", "after", "told"), [
     (STEADY, STEADY | {"num_train_epochs": 2.0}, ""),
     (STEADY | {"max_steps": 5}, STEADY | {"max_steps": 9}, ""),
     ({}, {"num_train_epochs": 2.0}, "lr_scheduler_type: linear"),
@@ -87,15 +92,15 @@ STEADY = {"lr_scheduler_type": "constant"}
      {"lr_scheduler_type": "inverse_sqrt", "warmup_ratio": 0.1, "num_train_epochs": 2.0},
      "warmup_ratio is a share"),
 ])  # fmt: skip
-def test_why_a_stage_cannot_go_on_from_its_end(before, after, why, tmp_path):
+def test_why_a_stage_cannot_go_on_from_its_end(before, after, told, tmp_path):
     (tmp_path / "checkpoints/step-5").mkdir(parents=True)
-    said = why_not_extended(stage(**before), stage(**after), tmp_path, 5)
-    assert why in said
-    assert bool(said) == bool(why)
+    said = why(stage(**before), stage(**after), tmp_path)
+    assert told in said
+    assert bool(said) == bool(told)
 
 
 def test_a_stage_without_a_checkpoint_of_its_end_cannot_go_on(tmp_path):
-    said = why_not_extended(stage(**STEADY), stage(**STEADY, num_train_epochs=2.0), tmp_path, 5)
+    said = why(stage(**STEADY), stage(**STEADY, num_train_epochs=2.0), tmp_path)
     assert "no checkpoint of its end" in said
 
 

@@ -17,12 +17,22 @@ import pytest
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, RecipeError
 from llmft.api.settings import TrainSettings
+from llmft.modeling.base_model import BaseModel
 from llmft.recipes.load import load_recipe
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.registry.registry import Registry
 from llmft.runs import locking
 from llmft.runs.edits import EDITS, edits_between
-from llmft.runs.resuming import changed_environment, newest_run, trim_metrics
+from llmft.runs.resuming import (
+    changed_environment,
+    clear_unfinished,
+    examine,
+    newest_run,
+    trim_metrics,
+    unfinished_run,
+)
+from llmft.runs.run_folder import write_inputs
+from llmft.system import fsio
 from llmft.system.signals import leave_on_signal, noted_interrupts, stop_requests
 from tests.end_to_end.checkpoints.harness import tiny_recipe
 
@@ -88,7 +98,6 @@ def test_an_unchanged_recipe_has_no_edits(load):
 @pytest.fixture
 def lock() -> dict:
     from llmft.api.settings import ModelSource
-    from llmft.modeling.base_model import BaseModel
     from llmft.runs.provenance import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
@@ -112,7 +121,6 @@ def test_c9_two_builds_of_one_version_of_torch_are_told_apart(lock, monkeypatch)
     import torch
 
     from llmft.api.settings import ModelSource
-    from llmft.modeling.base_model import BaseModel
     from llmft.runs import provenance
 
     assert lock["packages"]["torch"] == torch.__version__
@@ -320,9 +328,74 @@ def test_the_newest_unfinished_run_is_resumed_whatever_its_hash(names, finished,
     folders = [run_folder(tmp_path, name, str(at) in finished) for at, name in enumerate(names)]
     job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
     assert newest_run(job) == folders[newest].resolve()
+    left = set(range(len(names))) - {int(at) for at in finished}
+    assert unfinished_run(job) == (folders[newest].resolve() if left else None)
 
 
 def test_without_a_run_there_is_nothing_to_resume(tmp_path):
     job = SimpleNamespace(recipe=SimpleNamespace(output_dir=str(tmp_path), name="tiny"))
     with pytest.raises(CheckpointError, match=r"E402.*no run in .*tiny"):
         newest_run(job)
+    assert unfinished_run(job) is None
+
+
+def test_what_a_kill_left_of_an_adapter_is_taken_away(tmp_path):
+    for name in ("adapter", ".staging-adapter-x", "checkpoints"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.json").write_text("{}")
+    clear_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    clear_unfinished(tmp_path)
+
+
+@pytest.fixture
+def job_of(recipe, tmp_path):
+    """Return a job of two stages; what is given is set in the second."""
+
+    def job_of(**adapter):
+        data = copy.deepcopy(recipe)
+        second = copy.deepcopy(data["stages"][0]) | {"name": "more"}
+        second["adapter"] |= adapter
+        data["stages"].append(second)
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(data, indent=1))
+        return load_recipe(path, Registry.discover())
+
+    return job_of
+
+
+@pytest.fixture
+def begun(job_of, tmp_path):
+    """The folder of a run of these stages, of which none has begun."""
+    folder = tmp_path / "run"
+    for name in ("sft", "more"):
+        (folder / "stages" / name).mkdir(parents=True)
+    job = job_of()
+    write_inputs(folder, job, BaseModel(job.recipe.model))
+    return folder
+
+
+def finish(folder: Path, *names: str) -> None:
+    for name in names:
+        place = folder / "stages" / name
+        with fsio.staged_folder(place / "adapter", folder.name):
+            pass
+        fsio.write_json(place / "result.json", {"produces": "policy", "steps": 3})
+
+
+def test_a_run_is_finished_when_all_its_stages_are(begun, job_of):
+    job = job_of()
+    for done, names in ((False, ()), (False, ("sft",)), (True, ("more",))):
+        finish(begun, *names)
+        assert examine(job, begun).finished is done
+    assert not examine(job_of(r=8), begun).finished, "a stage runs again with the edit"
+
+
+def test_c5_an_edit_that_cannot_be_taken_over_is_placed_in_the_recipe(begun, job_of):
+    assert [edit.kind for edit in examine(job_of(r=8), begun).edits] == ["refused"]
+    (begun / "stages/more/checkpoints/step-2").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"E404.*cannot continue with this one") as caught:
+        examine(job_of(r=8), begun)
+    (fault,) = caught.value.faults
+    assert fault.path == "stages[1].adapter.r"
+    assert fault.place.source.strip().startswith('"r": 8')

@@ -11,11 +11,13 @@ import time
 import pytest
 import torch
 
-from llmft.api.errors import LlmftError
+from llmft.api.errors import Interrupted, LlmftError, WaitsForPeople
 from llmft.api.text_metrics import shown_score
 from llmft.inference.answering import answer, load_run
+from llmft.modeling.base_model import BaseModel
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.runs import resuming, run_folder
 from llmft.runs.run_folder import new_run_folder
 
 
@@ -213,3 +215,56 @@ def test_runs_of_one_second_get_names_of_their_own(tmp_path, recipe, monkeypatch
     made = [new_run_folder(asked.recipe).name for _ in range(3)]
     digest = made[0].rpartition("-")[2]
     assert made == [f"20260102-030405{n}-{digest}" for n in ("", "-2", "-3")]
+
+
+@pytest.fixture
+def begun(recipe, tmp_path):
+    """Return a job of the recipe with overrides, and the folder of a run of it that has begun."""
+    (tmp_path / "r.yaml").write_text(json.dumps({**recipe, "output_dir": str(tmp_path / "runs")}))
+
+    def job(*overrides: str):
+        return load_recipe(tmp_path / "r.yaml", Registry.discover(), overrides)
+
+    first = job()
+    folder = new_run_folder(first.recipe)
+    run_folder.write_inputs(folder, first, BaseModel(first.recipe.model))
+    return job, folder
+
+
+def test_a_run_that_goes_on_writes_down_with_what(begun, monkeypatch):
+    """What is edited, and in how many processes, is that of the next resume too."""
+    make, folder = begun
+    lock = json.loads((folder / "lock.json").read_text())
+    assert lock["processes"] == 1
+    job = make("stages.sft.train.learning_rate=0.5")
+    previous = resuming.examine(job, folder)
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    _, notes = run_folder.reopen(folder, job, BaseModel(job.recipe.model), previous, {"at": "x"})
+    assert json.loads((folder / "lock.json").read_text())["processes"] == 2
+    monkeypatch.undo()
+    resolved = load_recipe(folder / "resolved.yaml", Registry.discover()).recipe
+    assert resolved.stages[0].train.learning_rate == 0.5
+    told = " | ".join(notes)
+    assert "ended without notice at x" in told
+    assert "edited since: stages.sft.train.learning_rate: 0.01 -> 0.5" in told
+    (entry,) = json.loads((folder / "run.json").read_text())["resumed"]
+    assert entry["edits"] == ["stages.sft.train.learning_rate: 0.01 -> 0.5"]
+
+
+def test_whoever_is_waited_for_is_told_what_to_type(begun):
+    make, folder = begun
+    job = make("seed=4")
+    resume = f"{folder} --resume --until sft --set seed=4"
+    stopped = run_folder.saying_how_to_go_on(Interrupted(15, "stopped"), job, folder, "sft", False)
+    assert (stopped.exit_code, stopped.faults[0].what) == (143, "stopped")
+    assert stopped.faults[0].fix.startswith("continue with: ")
+    assert stopped.faults[0].fix.endswith(resume)
+    waits = run_folder.saying_who_ranks(WaitsForPeople("3 pairs"), job, folder, "sft", False)
+    assert (waits.exit_code, waits.faults[0].what) == (9, "3 pairs")
+    assert waits.faults[0].fix.startswith(f"rank with: llmft rank {folder}; then continue with: ")
+    assert waits.faults[0].fix.endswith(resume)
+    smoke = run_folder.saying_how_to_go_on(Interrupted(2, "stopped"), job, folder, None, True)
+    assert smoke.faults[0].fix == "", "a smoke run is not gone on with"

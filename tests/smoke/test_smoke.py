@@ -123,7 +123,7 @@ PIPELINE = """
     start_from: sft
     alignment: {method: dpo}
     data: {method: from_stage, stage: rank}
-    evaluate: {metrics: [], holdout: 0.2}
+    evaluate: {metrics: [], holdout: 500}
 repeat: {stages: [collect, rank, dpo], rounds: 5}
 """
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import pytest
 
-from llmft.api.errors import CheckpointError, EnvironmentFault
+from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
 from llmft.system import fsio
 
 
@@ -315,3 +316,56 @@ def test_a_file_that_the_manifest_does_not_name_is_none_of_the_folders(tmp_path)
     fsio.write_json(tmp_path / "made" / fsio.MANIFEST, {"run_id": "run-1", "sha256": {}})
     with pytest.raises(CheckpointError, match=r"a\.json' is not a file"):
         fsio.verify_folder(tmp_path / "made")
+
+
+def test_the_room_that_is_told_is_that_of_the_nearest_folder_there_is(tmp_path, monkeypatch):
+    """The file's own disk, which need not be the root's; neither file nor folders may be there."""
+    asked = []
+
+    def usage(path):
+        asked.append(path)
+        return fsio.shutil._ntuple_diskusage(10**9, 0, 7 * 10**6)
+
+    monkeypatch.setattr(fsio.shutil, "disk_usage", usage)
+    with (
+        pytest.raises(EnvironmentFault, match="7 MB free"),
+        fsio.disk_errors(tmp_path / "runs" / "tiny" / "a.json", 12),
+    ):
+        raise OSError(errno.ENOSPC, "no space")
+    assert asked == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("there", "code", "said"),
+    [("folder", "E203", "it is a folder"), ("file", "E090", "there already"),
+     ("broken link", "E090", "there already"), ("", "", "")],
+)  # fmt: skip
+def test_what_is_there_already_is_not_written_over(there, code, said, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    if there == "folder":
+        path.mkdir()
+    elif there == "file":
+        path.write_text("mine")
+    elif there:
+        path.symlink_to(tmp_path / "nothing")
+    if code:
+        with pytest.raises(LlmftError, match=f"{code}.*{said}"):
+            fsio.write_new_jsonl(path, [{"a": 1}])
+    else:
+        fsio.write_new_jsonl(path, [{"a": 1}])
+        assert path.read_text() == '{"a": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "{}"), ("run.json", '{"stages": 3}'), ("result.json", '{"produces": 3}'),
+        ("lock.json", '{"model": 3}'), ("lock.json", '{"model": {"path": "m", "sha256": []}}'),
+    ],
+)  # fmt: skip
+def test_a_file_of_a_run_without_what_a_run_writes_is_damaged(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=rf"E401.*{name}' is damaged.*fix: do so"):
+        fsio.read_json(tmp_path / name, "do so")
+    (tmp_path / "other.json").write_text(text)
+    assert fsio.read_json(tmp_path / "other.json", "do so") == json.loads(text)

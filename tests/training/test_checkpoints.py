@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from functools import partial
 
 import pytest
 import torch
 
+from llmft.api import Schedule, ScheduleConfig, TrainingSpan
 from llmft.api.errors import CheckpointError, EnvironmentFault, StageError
 from llmft.api.settings import TrainSettings
 from llmft.training import checkpoints as module
 from llmft.training import training_state
 from llmft.training.checkpoints import Checkpoints, check_space, newest_carried
+from llmft.training.learning_rates import LearningRates
 from llmft.training.optimizer import make_optimizer
 from tests.end_to_end.checkpoints.damages import DAMAGES, flip
 
@@ -136,11 +139,19 @@ def test_t12_a_disk_too_small_is_told_before_training(tmp_path, monkeypatch):
         check_space(tmp_path, 2_000_000, 3)
 
 
+class Falling(Schedule):
+    def factor(self, step, span):
+        return 0.9**step
+
+
+def falling(optimizer) -> LearningRates:
+    return LearningRates(optimizer, Falling(ScheduleConfig(method="f")), TrainingSpan(9, 0, 0.1))
+
+
 def tiny(width: int = 4, dtype=torch.float32, names=("a",)):
     made = torch.nn.ModuleDict({name: torch.nn.Linear(width, 2, dtype=dtype) for name in names})
     optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    return made, optimizer, schedule
+    return made, optimizer, falling(optimizer)
 
 
 def test_t2_weights_that_are_not_finite_are_never_published():
@@ -186,7 +197,7 @@ def test_c7_every_optimiser_goes_on_to_the_bit(tmp_path, make):
         torch.manual_seed(1)
         model = torch.nn.Linear(64, 64, bias=False)
         optimizer = make(model.parameters())
-        return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.9**s)
+        return model, optimizer, falling(optimizer)
 
     def steps(model, optimizer, schedule, count):
         for _ in range(count):
@@ -210,8 +221,6 @@ def test_c7_every_optimiser_goes_on_to_the_bit(tmp_path, make):
 
 
 def test_the_generators_of_python_numpy_and_torch_go_on():
-    import random
-
     import numpy
 
     def draw():
@@ -243,3 +252,35 @@ def test_what_the_newest_readable_checkpoint_carries_is_told(two):
     for path in folder.glob("step-*/state.json"):
         path.write_text("[")
     assert newest_carried(folder) == {}
+
+
+def test_each_process_goes_on_with_its_own_generators(tmp_path, monkeypatch):
+    """The first process writes those of all; a process more is left as it is seeded."""
+
+    def draws():
+        return float(torch.rand(())), random.random()
+
+    states, expected = [], []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        states.append(training_state.random_state())
+        expected.append(draws())
+    assert len({*expected}) == 3
+    monkeypatch.setattr(training_state.distributed, "all_gather", lambda mine: states)
+    model, optimizer, _ = tiny()
+    kept = store(tmp_path / "c")
+    kept.save(3, *training_state.capture(model, optimizer))
+    saved = kept.newest()
+    for rank, wanted in enumerate(expected):
+        monkeypatch.setattr(training_state.distributed, "rank", lambda rank=rank: rank)
+        training_state.restore(*tiny(), 3, saved.tensors, saved.facts)
+        assert draws() == wanted
+    monkeypatch.setattr(training_state.distributed, "rank", lambda: 3)
+    torch.manual_seed(9)
+    random.seed(9)
+    own, fresh = draws(), tiny()
+    torch.manual_seed(9)
+    random.seed(9)
+    training_state.restore(*fresh, 3, saved.tensors, saved.facts)
+    assert draws() == own

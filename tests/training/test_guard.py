@@ -51,9 +51,16 @@ def test_a_large_sum_of_many_labels_is_finite():
     assert guard.may_update(update(1e308, 1e3), 1.0, 0, TrainSettings())
 
 
-def test_a_few_rows_are_all_named():
-    with pytest.raises(StageError, match=r"rows: a:1, a:2$|rows: a:1, a:2"):
-        guard.may_update(update(math.nan, items=[Item("a:1"), Item("a:2")]), 1, 0, TrainSettings())
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [(2, "a:0, a:1"), (4, "a:0, a:1, a:2, a:3"), (5, "a:0, a:1, a:2, a:3 and 1 more"),
+     (9, "a:0, a:1, a:2, a:3 and 5 more")],
+)  # fmt: skip
+def test_a_few_rows_are_all_named_and_of_many_how_many(rows, shown):
+    items = [Item(f"a:{n}") for n in range(rows)]
+    with pytest.raises(StageError) as caught:
+        guard.may_update(update(math.nan, items=items), 1, 0, TrainSettings())
+    assert caught.value.faults[0].what.endswith(f"; rows: {shown}")
 
 
 @pytest.mark.parametrize(

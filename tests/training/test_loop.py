@@ -390,6 +390,32 @@ class Drawing(CompletionLoss):
         self.draws = state["draws"]
 
 
+def test_of_a_step_of_several_updates_the_mean_gradient_norm_is_told():
+    """The rate is so small that both updates have the gradient of the first weights."""
+
+    class Noting(Drawing):
+        def loss(self, model, batch):
+            halves.append(batch)
+            return super().loss(model, batch)
+
+    settings = TrainSettings(
+        per_device_train_batch_size=12, max_steps=1, optim="sgd", learning_rate=1e-12
+    )
+    halves, lines, objective = [], [], Noting()
+    loop.train(
+        tiny_llama(), items(), objective, settings, seed=3, online=objective,
+        on_step=lambda step, steps, metrics, log: lines.append(metrics),
+    )  # fmt: skip
+    norms = []
+    for half in list(halves):
+        model = tiny_llama()
+        loss, _ = CompletionLoss().loss(model, half)
+        (loss / sum(row.n_labels for row in half)).backward()
+        norms.append(math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters())))
+    assert [len(half) for half in halves] == [6, 6]
+    assert lines[0]["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)
+
+
 def online(folder, objective, saved=None, **change):
     model, lines = tiny_llama(), []
     settings = SAVING.model_copy(update={"save_strategy": "no", **change})

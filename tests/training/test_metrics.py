@@ -34,6 +34,15 @@ def test_means_are_weighted_and_tokens_are_counted_by_the_second(clock):
     assert window.means(clear=True) == {}
 
 
+def test_time_in_which_nothing_was_trained_is_left_out(clock):
+    """Such as an evaluation's: 40 tokens took the other 4 of 10 seconds."""
+    window = Window()
+    window.add({"tokens": (40.0, 1.0)})
+    clock[0] += 10
+    window.pause(6.0)
+    assert window.means(clear=True) == pytest.approx({"tokens_per_second": 10.0})
+
+
 def test_a_step_without_a_loss_leaves_the_last_one():
     window = Window()
     assert math.isnan(window.last_loss)

@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from llmft.api.errors import StageError
 from llmft.api.settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
-from llmft.training.optimizer import decay_groups, joined_groups, make_optimizer, make_schedule
+from llmft.training.optimizer import (
+    decay_groups,
+    installed_method,
+    joined_groups,
+    make_optimizer,
+    make_schedule,
+)
 from llmft.training.step_plan import refuse_endless_warmup, warmup_of
 
 A, B, HEAD = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
@@ -176,6 +182,13 @@ def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
     assert warmup_of(settings, 6) == steps
 
 
+@pytest.mark.parametrize(("most", "steps"), [(2, 2), (3, 3), (9, 4)])
+def test_a_warm_up_by_share_has_a_bound(most, steps):
+    """0.55 of 6 steps is 3.3, rounded up to 4, but for the bound."""
+    settings = TrainSettings(warmup_ratio=0.55, warmup_max_steps=most)
+    assert warmup_of(settings, 6) == steps
+
+
 SCHEDULES = {
     "constant": ({}, [1, 1, 1, 1]),
     "constant_with_warmup": ({"warmup_steps": 2}, [0, 0.5, 1, 1]),
@@ -255,9 +268,10 @@ def test_a_decay_longer_than_the_training_is_refused():
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 8},
         warmup_steps=3,
     )  # fmt: skip
-    refuse_endless_warmup("s", settings, 11)
+    last = installed_method("schedule", settings).last_steps()
+    refuse_endless_warmup("s", settings, 11, last)
     with pytest.raises(StageError, match="take 3 and 8 steps, of 10 in all"):
-        refuse_endless_warmup("s", settings, 10)
+        refuse_endless_warmup("s", settings, 10, last)
 
 
 @pytest.mark.parametrize("optim", [

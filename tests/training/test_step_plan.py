@@ -101,8 +101,8 @@ def test_a_stage_must_have_room_for_its_warm_up_and_its_decay(warmup, decay, ste
     schedule = {"lr_scheduler_type": "warmup_stable_decay", **parts} if decay else {}
     settings = TrainSettings(warmup_steps=warmup, **schedule)
     if ends:
-        refuse_endless_warmup("sft", settings, steps)
+        refuse_endless_warmup("sft", settings, steps, decay)
         return
     with pytest.raises(StageError, match="warm-up") as caught:
-        refuse_endless_warmup("sft", settings, steps)
+        refuse_endless_warmup("sft", settings, steps, decay)
     assert caught.value.faults[0].code == "E300"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import count, islice
 from types import SimpleNamespace
 
 import pytest
 
 from llmft.api.settings import TrainSettings
 from llmft.modeling.decoding import Stopped
+from llmft.system import distributed
 from llmft.training.step_plan import Plan
-from llmft.training.updates import FixedItems, OnlineItems, Update
+from llmft.training.updates import FixedItems, NextItems, OnlineItems, Update
 
 
 def plan(items: int, batch: int, accumulation: int = 1, steps: int | None = None) -> Plan:
@@ -33,6 +35,28 @@ def test_a_step_takes_its_items_in_passes_and_their_weight_is_all_of_theirs():
     assert sorted([*first.numbers, *last.numbers]) == list(range(7))
     taken = [item for update in (first, last) for one in update.passes for item in one]
     assert taken == [items[number] for number in [*first.numbers, *last.numbers]]
+    assert source.metrics() == {}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_streamed_items_are_dealt_out_and_weigh_the_same_in_each_process(monkeypatch, processes):
+    objective = SimpleNamespace(weight=lambda batch: float(sum(batch)))
+    monkeypatch.setattr(distributed, "count", lambda: processes)
+    taken, weights = {}, set()
+    for rank in range(processes):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        numbers = count()
+        stream = SimpleNamespace(take=lambda n, numbers=numbers: list(islice(numbers, n)))
+        source = NextItems(stream, objective, plan(0, 2, 3, steps=2))
+        for step in range(2):
+            (update,) = source.updates(step, None)
+            weights.add((step, update.weight, update.fresh))
+            assert all(len(one) == 2 for one in update.passes)
+            items = [item for one in update.passes for item in one]
+            assert items == update.numbers
+            taken[rank] = taken.get(rank, []) + items
+    assert weights == {(0, 15.0, 6), (1, 51.0, 6)}
+    assert sorted(item for items in taken.values() for item in items) == list(range(12))
     assert source.metrics() == {}
 
 

@@ -148,6 +148,7 @@ def test_noise_on_the_embeddings_has_no_counterpart(verify):
         ((PAIRS, "orpo", "preference"), "it is compared for sft, dpo, reward"),
         ((ROWS, "sft", "jsonl", {"method": "prompt", "num_virtual_tokens": 4}), "virtual tokens"),
         ((ROWS, "sft", "jsonl", {**LORA, "loraplus_lr_ratio": 4.0}), "learning rate of their own"),
+        ((ROWS, "sft", "jsonl", {**LORA, "pure_bf16": True}), "in float32"),
         ((CHATS, "sft", "chat"), "its trainer refuses"),  # a template without generation marks
     ],
 )

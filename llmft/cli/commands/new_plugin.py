@@ -26,6 +26,9 @@ EXAMPLES: Mapping[Kind, str] = {
     "task": "rejection_sampling",
     "reward": "brief_answer",
     "dataset": "alpaca",
+    "optimizer": "signum",
+    "schedule": "stepwise",
+    "metric": "answer_words",
     "tracker": "csv_file",
 }
 """What the example of each kind is called in the documentation."""
@@ -66,7 +69,12 @@ def plugin_files(method: str, kind: Kind) -> dict[str, str]:
         "Name": _class_name(method),
         "package": f"llmft_{method}",
         "distribution": f"llmft-{method.replace('_', '-')}",
-        "kind": {"reward": "reward function", "dataset": "data set"}.get(kind, kind),
+        "kind": {
+            "reward": "reward function",
+            "dataset": "data set",
+            "optimizer": "optimiser",
+            "schedule": "learning-rate schedule",
+        }.get(kind, kind),
         "group": KINDS[kind].group,
     }
     values["use"] = _filled(f"{kind}/use.yaml", values).rstrip()

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.api.errors import CheckpointError
+from llmft.api.errors import CheckpointError, RecipeError
 from llmft.cli.commands.output import printable, table
+from llmft.cli.commands.serve import KEY_VARIABLE
 from llmft.system.quiet import captured_output
 
 if TYPE_CHECKING:
+    from llmft.system.api_client import ApiClient
     from llmft.verifying.export import Verdict
 
 _SHOWN = 5
@@ -25,18 +27,31 @@ def verify(
     prompts: int,
     max_new_tokens: int,
     tolerance: float | None,
+    model: str | None,
 ) -> Verdict:
-    """Return the verdict on an exported folder; raise CheckpointError (E407) where it differs."""
+    """Return the verdict on an exported folder, or on a running endpoint by its URL.
+
+    Raises CheckpointError (E407) where it does not answer as the run does.
+    """
+    client = None
+    if target.lower().startswith(("http://", "https://")):
+        client = _client(target)
+    elif model is not None:
+        what = "--model names a model of an endpoint, and the target is no URL"
+        raise RecipeError("E090", what, fix="leave it out")
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.trained import trained_stage
+        from llmft.verifying.endpoint import verify_endpoint
         from llmft.verifying.export import verify_export
 
-        verdict = verify_export(
-            trained_stage(Path(run), stage, fix="name a run that trained a policy"),
-            Path(target),
-            prompts=prompts,
-            max_new_tokens=max_new_tokens,
-            tolerance=tolerance,
+        trained = trained_stage(Path(run), stage, fix="name a run that trained a policy")
+        sizes: Any = {
+            "prompts": prompts, "max_new_tokens": max_new_tokens, "tolerance": tolerance,
+        }  # fmt: skip
+        verdict = (
+            verify_export(trained, Path(target), **sizes)
+            if client is None
+            else verify_endpoint(trained, client, model=model, **sizes)
         )
     if not verdict.fine:
         print(printable(as_text(verdict)), file=sys.stderr)
@@ -48,6 +63,17 @@ def verify(
     return verdict
 
 
+def _client(url: str) -> ApiClient:
+    """Return what asks the endpoint, after saying which host that is and whether it gets a key."""
+    from llmft.system.api_client import ApiClient
+
+    client = ApiClient.at(url, os.environ.get(KEY_VARIABLE) or None)
+    key = f"with the key of {KEY_VARIABLE}" if client.key else f"without a key ({KEY_VARIABLE})"
+    plain = ", unencrypted" if client.base.startswith("http:") else ""
+    print(printable(f"asking {client.host}{plain}, {key}"), file=sys.stderr, flush=True)
+    return client
+
+
 def as_json(verdict: Verdict) -> dict[str, Any]:
     """Return the verdict as plain data."""
     return {
@@ -56,6 +82,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "partings": [asdict(part) for part in verdict.partings],
         "causes": list(verdict.causes),
         "distance": asdict(verdict.distance),
+        "how": list(verdict.how),
     }
 
 
@@ -65,13 +92,15 @@ def as_text(verdict: Verdict) -> str:
         (c.what, c.compared, c.found, c.allowed, "as the run" if c.fine else "DIFFERS")
         for c in verdict.checks
     ]
-    parts = [table(("what", "compared", "found", "allowed", "verdict"), rows)]
+    parts = ["\n".join(verdict.how)] if verdict.how else []
+    parts += [table(("what", "compared", "found", "allowed", "verdict"), rows)]
     for part in verdict.partings[:_SHOWN]:
         parts.append(
             f"prompt {part.prompt + 1}: {part.what}\n  run:    {part.run}\n  target: {part.target}"
         )
     if more := len(verdict.partings) - _SHOWN:
         parts += [f"and {more} more"] if more > 0 else []
-    parts.append("the same: what was exported answers as the run does" if verdict.fine
+    what = "the endpoint" if verdict.how else "what was exported"
+    parts.append(f"the same: {what} answers as the run does" if verdict.fine
                  else f"not the same: {'; '.join(verdict.causes)}")  # fmt: skip
     return "\n\n".join(parts)

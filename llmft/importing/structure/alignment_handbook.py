@@ -25,6 +25,7 @@ def structure(t: Translation) -> None:
     t.method("alignment", t.trainer)
     trl.loss(t)
     held = rows(t)
+    trl.end_of_text(t)
     arguments.training_arguments(t)
     arguments.evaluation(
         t,
@@ -62,16 +63,7 @@ def rows(t: Translation) -> float | None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
-    held = float(size.value) if size is not None and isinstance(size.value, int | float) else 0.0
-    if size is not None and held >= 1:
-        t.note(
-            "cannot",
-            size,
-            "a number of rows is held out; here a share is",
-            block="evaluate",
-            missing="test_split_size as a number of rows",
-        )
-        held = 0.0
+    held = arguments.held_out(size.value) if size is not None else 0
     if len(listed) > 1:
         key = t.configuration.keys.get(f"{listed[0]}.id")
         forms.several(t, key, [partial(one, t, block) for block in listed])

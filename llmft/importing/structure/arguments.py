@@ -126,6 +126,13 @@ def saving(t: Translation) -> None:
         t.set("train.save_total_limit", kept.value, kept)
 
 
+def held_out(size: Any) -> int | float:
+    """Return how many rows are held out: a share, or from 1 their number; 0 where none are."""
+    if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
+        return 0
+    return int(size) if size >= 1 else size
+
+
 def annotation(name: str) -> str:
     from llmft.api.settings import TrainSettings
 

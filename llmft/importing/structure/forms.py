@@ -63,6 +63,12 @@ def are_chats(t: Translation) -> bool:
     return any(source.get("method") == "chat" for source in sources)
 
 
+def only_chats(t: Translation) -> bool:
+    """Return whether the rows are conversations, those of each of several data sets."""
+    sources = t.draft.get("data.sources") or [{"method": t.draft.get("data.method")}]
+    return all(source.get("method") == "chat" for source in sources)
+
+
 def facts_of(path: str) -> Mapping[str, Any] | None:
     """Return what is known of a public data set's rows: `form` and columns."""
     return known_rows().get(path.lower())
@@ -159,7 +165,19 @@ def rows_of(t: Translation, form: str, facts: Mapping[str, Any], *, learn: str) 
         t.method("data", "preference")
         if facts.get("chat"):
             t.set("data.chat", True)
+        if facts.get("common_start"):
+            # TRL 1.16, extract_prompt: all that both have in common, but for a space at its end.
+            t.set("data.common_start", True)
+            t.note(
+                "decide",
+                None,
+                "where the answers of a pair begin with the same letters, TRL's prompt ends inside"
+                " of a word; here it ends before that word",
+                block="data",
+                missing="a prompt that ends inside of a word",
+            )
         columns.pop("chat", None)
+        columns.pop("common_start", None)
     elif form == "prompts":
         t.method("data", "prompts")
         if facts.get("chat"):

@@ -11,6 +11,7 @@ from llmft.api.errors import RecipeError
 from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.tables import known_templates, registered_rows
 from llmft.recipes.textfile import read_text
 from llmft.recipes.tree import visible
 
@@ -55,6 +56,8 @@ def stage(t: Translation) -> None:
         arguments.value(t, "alignment.beta", "pref_beta")
         return
     t.method("alignment", t.trainer, key)
+    if (dft := t.key("use_dft_loss")) is not None and dft.value is True:
+        t.set("alignment.loss_type", "dft", dft)
     if name == "dpo":
         if loss in _PREFERENCES:
             t.set(
@@ -113,6 +116,9 @@ def adapter(t: Translation) -> None:
         if bits:
             t.note("cannot", bits_key, "training all weights of a quantised base")
         return
+    if kind == "oft":
+        orthogonal(t, key, bits_key)
+        return
     if kind != "lora":
         t.note(
             "cannot",
@@ -121,13 +127,6 @@ def adapter(t: Translation) -> None:
             missing=f"finetuning_type {visible(kind)[:40]}",
         )
         return
-    if t.get("pure_bf16") is True:
-        t.note(
-            "decide",
-            t.key("pure_bf16"),
-            "the adapter's weights are float32 here, not bfloat16",
-            missing="the adapter's weights in bfloat16",
-        )
     dora = t.key("use_dora")
     uses_dora = dora is not None and dora.value is True
     four = bits == 4
@@ -136,6 +135,14 @@ def adapter(t: Translation) -> None:
     chosen = dora if uses_dora else bits_key if four else key
     why = "" if chosen else f"the default of {t.origin}"
     t.method("adapter", "dora" if uses_dora else "qlora" if four else "lora", chosen, why)
+    pure = t.key("pure_bf16")
+    if pure is not None and pure.value is True:
+        # LLaMA-Factory 0.9.6, model/adapter.py: get_peft_model's autocast_adapter_dtype is left
+        # at true, but with KTransformers.
+        if t.configuration.get("use_kt") is True:
+            weights.adapter_in_bfloat16(t, pure, "the adapter has the type of the base")
+        else:
+            t.note("none", pure, "PEFT keeps an adapter's own weights in float32", block="adapter")
     arguments.value(t, "adapter.r", "lora_rank")
     alpha, rank = t.key("lora_alpha"), t.get("lora_rank")
     if alpha is not None:
@@ -173,6 +180,31 @@ def adapter(t: Translation) -> None:
         t.set("model.quantization.load_in_8bit", True, bits_key)
     elif bits:
         t.note("cannot", bits_key, f"a base of {bits} bits")
+
+
+def orthogonal(t: Translation, key: Key | None, bits: Key | None) -> None:
+    """Write OFT: PEFT's, of blocks of one size; its layers are those of lora_target.
+
+    LLaMA-Factory 0.9.6, model/adapter.py: OFTConfig(r, oft_block_size, target_modules,
+    module_dropout, modules_to_save).
+    """
+    t.method("adapter", "oft", key)
+    arguments.value(t, "adapter.oft_block_size", "oft_block_size")
+    target = t.key("lora_target")
+    if target is None:
+        t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}: all")
+    else:
+        weights.targets(t, "lora_target", every=("all", "all-linear"))
+    if (other := t.key("oft_target")) is not None:
+        t.note("none", other, "LLaMA-Factory reads lora_target of this adapter too")
+    for name in ("oft_rank", "module_dropout"):
+        if (found := t.key(name)) is not None and found.value:
+            t.note("cannot", found, f"OFT with {name}", missing=f"OFT with {name}")
+    if bits is not None and bits.value:
+        t.note("cannot", bits, "OFT on a quantised base", missing="OFT on a quantised base")
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"):
+        if (unused := t.key(name)) is not None:
+            t.note("none", unused, "OFT does not read it", block="adapter")
 
 
 def rows(t: Translation) -> None:
@@ -230,6 +262,12 @@ def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, 
             return None
         t.configuration.folder = str(place.parent)
         return found
+    known = registered_rows("llamafactory").get(name)
+    if known is not None and not folder.startswith(("REMOTE:", "ONLINE")):
+        t.configuration.folder = folder
+        where = f"the one that {t.origin} ships with"
+        t.note("none", key, f"{INFO} is not beside the file: '{name}' is {where}", block="data")
+        return known
     if "/" in name and name.count("/") == 1:
         return {"hf_hub_url": name}
     t.note(
@@ -316,6 +354,7 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
         )
 
 
+_OF_INSTRUCTIONS = {"prompt": "instruction", "completion": "output"}
 _COLUMNS = (
     ("prompt", "prompt", "instruction"),
     ("input", "query", "input"),
@@ -331,18 +370,25 @@ def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
     if prompt is True:
         t.note("cannot", t.key("train_on_prompt"), "the loss on prompts", missing="train_on_prompt")
         return
-    t.method("data", "jsonl")
-    t.set("data.chat", True, key)
+    plain = not columns.get("system") and not columns.get("history")
+    t.method("data", "instruction" if plain else "jsonl")
     for ours, theirs, usual in _COLUMNS:
         if (column := columns.get(theirs, usual)) is not None:
+            ours = _OF_INSTRUCTIONS.get(ours, ours) if plain else ours
             t.set(f"data.columns.{ours}", str(column), None, said=f"columns.{theirs}")
+    if plain:
+        t.set("data.with_input", "{instruction}\n{input}", None, "as LLaMA-Factory joins them")
+    else:
+        t.set("data.chat", True, key)
     if columns.get("history") and history is not True:
         t.note(
             "cannot", key, "the loss on the answers of earlier turns", missing="history is learnt"
         )
     if columns.get("tools"):
         t.note("cannot", key, "tool calls in LLaMA-Factory's own form", missing="tool calls")
-    t.note("none", None, "an answer's spaces at its start and end are left out here", block="data")
+    if not plain:
+        what = "an answer's spaces at its start and end are left out here"
+        t.note("none", None, what, block="data")
 
 
 def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key) -> None:
@@ -396,15 +442,16 @@ def template(t: Translation) -> None:
             missing="template not stated",
         )
         return
-    rule = t.table.rule("template")
-    text = rule.values.get(str(key.value)) if rule else None
-    if text is not None:
-        t.set(
-            "model.chat_template",
-            text,
-            key,
-            "as LLaMA-Factory writes it; the model's own template may differ",
-        )
+    known = known_templates("llamafactory").get(str(key.value))
+    if known is not None and key.value == "qwen3" and t.draft.get("data.learn") == "last":
+        known = None  # with mask_history it takes the thoughts out of earlier turns
+    if known is not None:
+        why = "as LLaMA-Factory writes it; the model's own template may differ"
+        t.set("model.chat_template", known.text, key, why)
+        t.set("model.stop", [known.end], None, f"what ends an answer in '{key.value}'")
+        if known.learn_end != "stop":
+            why = "LLaMA-Factory learns the line break after an answer too"
+            t.set("model.learn_template", known.learn_end, None, why)
         return
     t.note(
         "decide",
@@ -430,15 +477,7 @@ def evaluation(t: Translation) -> None:
             "another data set is scored on",
             missing="evaluation on another data set",
         )
-    held = float(size) if isinstance(size, int | float) and not isinstance(size, bool) else 0.0
-    if held >= 1:
-        t.note(
-            "cannot",
-            key,
-            "a number of rows is held out; here a share is",
-            missing="val_size as a number of rows",
-        )
-        held = 0.0
+    held = arguments.held_out(size)
     arguments.evaluation(t, holdout=held or None, key=key)
     if patience is not None:
         t.set("evaluate.early_stopping_patience", patience.value, patience)

@@ -8,6 +8,7 @@ from functools import partial
 from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.tables import known_templates
 from llmft.recipes.tree import visible
 
 _TRAINERS = {"TRL_SFT": "sft", "TRL_DPO": "dpo", "TRL_KTO": "kto", "TRL_GRPO": "grpo"}
@@ -47,7 +48,12 @@ def structure(t: Translation) -> None:
     else:
         t.set("train.on_long_row", "fail", None, "oumi cuts a longer pair in another way")
     template = t.key("model.chat_template")
-    if template is not None and template.value != "auto":
+    rule = t.table.rule("model.chat_template")
+    known = rule.values.get(str(template.value)) if rule and template is not None else None
+    if template is not None and known is not None:
+        text = known_templates()[known].text
+        t.set("model.chat_template", text, template, "as oumi writes turns of text")
+    elif template is not None and template.value != "auto":
         t.note(
             "decide",
             template,
@@ -83,6 +89,11 @@ def adapter(t: Translation) -> None:
     ):
         arguments.value(t, f"adapter.{home}", f"peft.{name}")
     weights.targets(t, "peft.lora_target_modules")
+    excluded = t.key("peft.lora_exclude_modules")
+    if excluded is not None and excluded.value:
+        # oumi 0.8, PeftParams.to_lora: PEFT gets one pattern, which fits a module's whole name.
+        listed = excluded.value if isinstance(excluded.value, list) else [excluded.value]
+        t.set("adapter.exclude_modules", "|".join(f"({one})" for one in listed), excluded)
     for home, name in (("modules_to_save", "lora_modules_to_save"), ("bias", "lora_bias")):
         if (found := t.key(f"peft.{name}")) is not None:
             t.set(f"adapter.{home}", found.value, found)
@@ -96,13 +107,15 @@ def adapter(t: Translation) -> None:
             ("bnb_4bit_compute_dtype", "bnb_4bit_compute_dtype"),
         ):
             arguments.value(t, f"adapter.{home}", f"peft.{name}")
-        if t.trainer == "sft":
-            t.note(
-                "decide",
-                quantised,
-                "TRL trains the adapter of a quantised base in bfloat16; here it is float32",
-                missing="the adapter's weights in bfloat16",
-            )
+        weights.adapter_in_bfloat16(
+            t, quantised, "TRL trains the adapter of a quantised base in bfloat16"
+        )
+        # oumi 0.8, builders/models.py: prepare_model_for_kbit_training.
+        t.note(
+            "speed",
+            quantised,
+            "oumi computes a quantised base's norms, embeddings and output layer in float32",
+        )
 
 
 def rows(t: Translation) -> None:
@@ -144,7 +157,7 @@ def one(t: Translation, block: str, learn: str) -> None:
         read.add("dataset_kwargs.include_system_prompt")
         alpaca(t, inside, learn, key)
     elif name in _CHATS and t.trainer == "sft":
-        forms.rows_of(t, "chat", {}, learn=learn)
+        forms.rows_of(t, "chat", _CHATS[name], learn=learn)
         forms.source(t, name, key, inside.get("subset"))
     else:
         t.note(
@@ -167,7 +180,12 @@ def one(t: Translation, block: str, learn: str) -> None:
 
 
 ALPACA = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca")
-_CHATS = ("HuggingFaceH4/ultrachat_200k",)
+# Data sets whose class (src/oumi/datasets/sft) hands on the turns as they are, and their column.
+_CHATS: dict[str, dict[str, str]] = {
+    "HuggingFaceH4/ultrachat_200k": {},
+    "Magpie-Align/Llama-3-Magpie-Pro-1M-v0.1": {"messages": "conversations"},
+    "Magpie-Align/Magpie-Pro-300K-Filtered": {"messages": "conversations"},
+}
 # In which form a row is handed on; none of them changes its tokens.
 _OF_FORM = ("dataset_kwargs.return_conversations", "dataset_kwargs.return_conversations_format")
 

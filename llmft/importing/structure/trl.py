@@ -41,6 +41,7 @@ def structure(t: Translation) -> None:
     t.method("alignment", ALIGNMENTS[trainer])
     loss(t)
     rows(t)
+    end_of_text(t)
     arguments.training_arguments(t)
     arguments.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
     precision(t)
@@ -105,15 +106,11 @@ def adapter(t: Translation) -> None:
         compute = str(t.get("dtype") or t.get("torch_dtype") or "float32")
         if compute in ("float32", "bfloat16", "float16"):
             t.set("adapter.bnb_4bit_compute_dtype", compute, t.key("dtype") or t.key("torch_dtype"))
-    if four or eight:
-        t.note(
-            "decide",
-            t.key("load_in_4bit") if four else t.key("load_in_8bit"),
-            f"{t.table.title} trains the adapter of a quantised base in bfloat16, where small"
-            " updates are lost; here it is float32",
-            block="adapter",
-            missing="the adapter's weights in bfloat16",
-        )
+    # TRL 0.19 does so of 4 bits only (peft_module_casting_to_bf16), 1.16 of 8 bits too.
+    if four or (eight and t.table.peer == "trl"):
+        chosen = t.key("load_in_4bit") if four else t.key("load_in_8bit")
+        why = f"{t.table.title} trains the adapter of a quantised base in bfloat16"
+        weights.adapter_in_bfloat16(t, chosen, why)
 
 
 def loss(t: Translation) -> None:
@@ -314,6 +311,29 @@ def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key
         )
     if learn_key is not None and form != "chat":
         t.note("decide", learn_key, "it acts on conversations only", block="data")
+
+
+def end_of_text(t: Translation) -> None:
+    """Write the token that is to be the end-of-text: it is put after texts, and after no turn.
+
+    TRL 0.19 and 1.16, SFTTrainer: it is the tokenizer's then; conversations end as the chat
+    template writes them, which reads it where it has the word eos_token.
+    """
+    key = t.key("eos_token")
+    if key is None:
+        return
+    template = t.configuration.get("chat_template")
+    plain = isinstance(template, str) and "eos_token" not in template
+    if t.trainer == "sft" and forms.only_chats(t) and plain:
+        t.set("model.stop", [str(key.value)], key, "no text is put after a turn")
+        return
+    t.note(
+        "decide",
+        key,
+        "another token would end the answers; here the model's own does, or the chat template's",
+        block="model",
+        missing="eos_token",
+    )
 
 
 def _test_split(t: Translation) -> str:

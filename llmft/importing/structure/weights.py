@@ -20,6 +20,58 @@ def named(dtype: str) -> str:
     return _DTYPES.get(plain, plain)
 
 
+_STORED = re.compile(
+    r"(?:^|[-_/.])(awq|gptq|aqlm|hqq|eetq|fp8|nvfp4|mxfp4|gguf|[48]bit-mlx)(?:$|[-_/.])",
+    re.IGNORECASE,
+)
+
+
+def stored_otherwise(t: Translation) -> None:
+    """Say that a base's own files hold weights of a kind that is not trained on here."""
+    path = str(t.draft.get("model.path") or "")
+    if found := _STORED.search(path.rpartition("/")[2]):
+        entry = t.draft.entry("model.path")
+        key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
+        what = f"a base stored by {found[1].upper()}"
+        t.note("cannot", key or "model.path", what, block="model", missing=what)
+
+
+_MIXTURE = re.compile(
+    r"moe|mixtral|\b[aA]\d+(?:\.\d+)?[bB]\b|jamba|gpt-oss|dbrx|arctic|minimax|scout|maverick"
+    r"|deepseek-(?:v[23]|r1(?:$|-0528$))|glm-4\.[56]|kimi",
+    re.IGNORECASE,
+)
+_WITHOUT_SHARED = re.compile(r"mixtral|qwen3-[\d.]+b-a\d", re.IGNORECASE)
+EXPERTS = r".*\.experts\.(gate_up_proj|down_proj)"
+
+
+def experts(t: Translation) -> None:
+    """Leave a mixture's experts out where the peer's "every linear layer" has none of them.
+
+    transformers 5 stacks them into parameters, which are no linear layers. PEFT 0.19 gives them an
+    update only where a list of names has those that they had (transformers_weight_conversion.py),
+    as it may where experts that all tokens share have the same names.
+    """
+    path = str(t.draft.get("model.path") or "").rpartition("/")[2]
+    every = t.draft.get("adapter.target_modules") == "all-linear"
+    if not every or not _MIXTURE.search(path) or t.draft.get("adapter.exclude_modules"):
+        return
+    entry = t.draft.entry("adapter.target_modules")
+    key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
+    if _WITHOUT_SHARED.search(path) and t.table.peer in ("axolotl", "trl"):
+        why = "experts are no linear layers in transformers 5, and get no update there"
+        t.set("adapter.exclude_modules", EXPERTS, None, why)
+        return
+    t.note(
+        "decide",
+        key or "target_modules",
+        "all-linear means the experts here too, and there it depends on the versions: leave them"
+        f" out with exclude_modules: '{EXPERTS}'",
+        block="adapter",
+        missing="whether experts get an update",
+    )
+
+
 def dtype(t: Translation, name: str, key: Key | None) -> None:
     """Write the type of the base's weights; 'auto' is the checkpoint's own."""
     t.set("model.dtype", named(name), key, "" if key else arguments.unstated(t, "dtype"))
@@ -108,6 +160,12 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
             assert family is not None
             why = f"{name}: not stated; PEFT's choice for {family.model_type}"
             t.set("adapter.target_modules", chosen, None, why)
+
+
+def adapter_in_bfloat16(t: Translation, key: Key | None, why: str) -> None:
+    """Let the adapter's own weights be bfloat16, as they are where the peer says why."""
+    if not t.set("adapter.pure_bf16", True, key, why):
+        t.note("decide", key, why, block="adapter", missing="the adapter's weights in bfloat16")
 
 
 def full(t: Translation, key: Key | None, why: str = "") -> None:

@@ -46,6 +46,9 @@ class Lora(PeftAdapter[LoraConfig]):
     def starts_as_base(self) -> bool:
         return self.config.init_lora_weights is not False  # else B is random too
 
+    def trains_in_float32(self) -> bool:
+        return not self.config.pure_bf16
+
     def check_peft(
         self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
     ) -> Iterable[Refusal]:
@@ -76,6 +79,8 @@ class Lora(PeftAdapter[LoraConfig]):
 
         take_over(model)
         model.base_biases = kept
+        if self.config.pure_bf16:
+            _in_bfloat16(model)
         return model
 
     def peft_config(self, model: Any) -> Any:
@@ -134,6 +139,18 @@ class Lora(PeftAdapter[LoraConfig]):
     def disabled(self, model: Any) -> Iterator[Any]:
         with put_back(model.base_biases), super().disabled(model):
             yield model
+
+
+def _in_bfloat16(model: Any) -> None:
+    """Give what is trained bfloat16 values, but for DoRA's magnitudes.
+
+    Their steps are smaller than bfloat16 can hold (TRL 1.16, SFTTrainer.__init__).
+    """
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_magnitude_vector" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 @hookimpl

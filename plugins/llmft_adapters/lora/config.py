@@ -85,6 +85,12 @@ class LoraConfig(AdapterConfig):
         max_length=1000,
         description="the alpha of layers with these names or globs; the first match counts",
     )
+    pure_bf16: bool = Field(
+        False,
+        description="train the adapter's own weights in bfloat16, without float32 masters, as TRL"
+        " does beside a quantised base: updates smaller than their rounding are lost; DoRA's"
+        " magnitudes stay float32",
+    )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, le=1e4, description="LoRA+: B's learning rate over A's (Hayou et al. 2024)"
     )

@@ -60,6 +60,42 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+def test_t9_c7_a_killed_run_on_chunks_of_text_ends_bit_exactly(go, recipe):
+    recipe["stages"][0]["data"]["columns"] = {"text": "{prompt}{completion}"}
+    recipe["stages"][0]["train"] |= {
+        "packing": True, "packing_strategy": "wrapped", "max_length": 16, "max_steps": 5,
+    }  # fmt: skip
+    whole = go(recipe, "whole")
+    assert whole.code == 0, whole.text
+    assert "chunks of 16 tokens" in whole.text
+    assert go(recipe, "killed", fault=at(3)).code == -signal.SIGKILL  # in the second epoch
+    resumed = go(recipe, "killed", resume=True)
+    assert resumed.code == 0, resumed.text
+    assert "continues after step 2" in resumed.text
+    assert state_of(resumed.folder) == state_of(whole.folder)
+
+
+def test_t9_c7_a_killed_run_on_streamed_rows_ends_bit_exactly(go, recipe, rows_file):
+    recipe["stages"][0]["data"] |= {
+        "columns": {"text": "{prompt}{completion}"}, "streaming": True, "buffer_size": 7,
+    }  # fmt: skip
+    recipe["stages"][0]["train"] |= {
+        "packing": True, "packing_strategy": "wrapped", "max_length": 16, "save_steps": 1,
+        "per_device_train_batch_size": 2, "max_steps": 7,
+    }  # fmt: skip
+    whole = go(recipe, "whole")
+    assert whole.code == 0, whole.text
+    assert "of the first 7, all that were read" in whole.text
+    for step in (2, 6):  # in the first pass over 18 rows, and in the second
+        resume = step > 2
+        stopped = go(recipe, "killed", resume=resume, fault=at(step))
+        assert stopped.code == -signal.SIGKILL
+    resumed = go(recipe, "killed", resume=True)
+    assert resumed.code == 0, resumed.text
+    assert "continues after step 5" in resumed.text
+    assert state_of(resumed.folder) == state_of(whole.folder)
+
+
 def test_t9_c7_a_killed_run_on_a_mixture_ends_bit_exactly(go, recipe, tmp_path):
     other = tmp_path / "other.jsonl"
     rows = [{"prompt": f"name {n}:", "completion": f" n{n}"} for n in range(7)]

@@ -55,8 +55,8 @@ def test_a_ratings_folder_that_is_a_link_is_refused(tmp_path, target, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["log.txt", "lock", "stages/sft/metrics.jsonl", "stages/sft/checkpoints", "logs/x",
-             "wandb", "stages/more/deep/file"],
+    "name", ["log.txt", "lock", "progress.json", "stages/sft/metrics.jsonl",
+             "stages/sft/checkpoints", "logs/x", "wandb", "stages/more/deep/file"],
 )  # fmt: skip
 def test_a_run_folder_from_elsewhere_changes_no_other_file(
     finished, target, name, capsys, monkeypatch

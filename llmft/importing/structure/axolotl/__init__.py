@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from llmft.importing.configuration import as_bool
+from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, weights
 from llmft.importing.structure.axolotl import data, steps
@@ -26,6 +27,7 @@ def structure(t: Translation) -> None:
     config = t.key("base_model_config")
     if config is not None and config.value != t.get("base_model"):
         t.note("cannot", config, "the config of another model", missing="base_model_config")
+    routers = t.key("model_config.output_router_logits")
     kind = t.key("model_type")
     if kind is not None:
         causal = str(kind.value).endswith(("CausalLM", "ForConditionalGeneration"))
@@ -42,6 +44,13 @@ def structure(t: Translation) -> None:
     alignment(t)
     if t.stopped:
         return
+    if routers is not None and routers.value is True:
+        if t.trainer == "sft":
+            t.set("alignment.router_aux_loss_coef", "config", routers)
+        else:
+            t.note("cannot", routers, "a loss on the routers", missing="a loss on the routers")
+    elif routers is not None:
+        t.note("decide", routers, "whether there is a loss on the routers")
     adapter(t)
     data.rows(t)
     steps.batches(t)
@@ -58,6 +67,11 @@ def structure(t: Translation) -> None:
     data.template(t)
     data.tokens(t)
     reporting(t)
+    workers = t.key("ray_num_workers")
+    if workers is not None and isinstance(workers.value, int):
+        if as_bool(t.configuration.get("use_ray")) is True:
+            t.processes = max(t.processes, workers.value)
+        t.note("none", workers, "the number of processes is said above, with use_ray")
 
 
 def alignment(t: Translation) -> None:
@@ -116,6 +130,9 @@ def adapter(t: Translation) -> None:
     key = t.key("adapter")
     four, eight = t.get("load_in_4bit"), t.get("load_in_8bit")
     name = str(key.value) if key else ""
+    part = t.key("unfrozen_parameters")
+    if part is not None and part.value:
+        part_of_the_base(t, part, bool(name))
     if not name:
         weights.full(t, key, "no adapter is named: all weights are trained")
         for unused in (
@@ -165,6 +182,7 @@ def adapter(t: Translation) -> None:
     ):
         if (found := t.key(theirs)) is not None and found.value not in ([], False):
             t.set(f"adapter.{home}", found.value, found)
+    token_rows(t)
     if four:
         why = f"the default of {t.origin}"
         t.set("adapter.bnb_4bit_quant_type", "nf4", None, why)
@@ -173,6 +191,43 @@ def adapter(t: Translation) -> None:
         t.set("model.quantization.load_in_8bit", True, t.key("load_in_8bit"))
     if four and eight:
         t.note("decide", t.key("load_in_8bit"), "4 and 8 bits exclude each other")
+
+
+def part_of_the_base(t: Translation, key: Key, adapted: bool) -> None:
+    """Write which weights are trained: those whose names begin as a pattern says.
+
+    Axolotl 0.18, utils/freeze.py: re.match with the dots as dots, so that `.*` at the end is
+    nothing but the end. With an adapter no name begins so any more, for PEFT's wrapper goes before.
+    """
+    listed = key.value if isinstance(key.value, list) else [key.value]
+    stems = [str(one).removeprefix("^").removesuffix(".*").rstrip(".") for one in listed]
+    plain = all(re.fullmatch(r"[\w.]+", stem) for stem in stems)
+    if adapted or not plain:
+        what = "training a part of the base"
+        t.note("cannot", key, what, missing=what)
+        return
+    found = [stem for stem in stems if re.match(r"model\.|lm_head|transformer\.", stem)]
+    for other in [stem for stem in stems if stem not in found]:
+        t.note("none", None, f"no weight's name begins with '{other}'", block="adapter")
+    weights.full(t, None, "no adapter is named")
+    t.set("adapter.trainable_parameters", [f"{stem}*" for stem in found], key)
+
+
+def token_rows(t: Translation) -> None:
+    """Write whose tokens' rows are trained: PEFT's trainable_token_indices."""
+    name = "peft_trainable_token_indices"
+    keys = {inner: t.key(f"{name}.{inner}") for inner in t.configuration.under(name)}
+    whole = t.key(name)
+    found = [key for key in (whole, *keys.values()) if key is not None and key.value]
+    if not found:
+        return
+    lists = [key.value if isinstance(key.value, list) else [key.value] for key in found]
+    t.set("adapter.trainable_token_indices", lists[0], found[0])
+    both = len(keys) == 2 and {"embed_tokens", "lm_head"} == set(keys)
+    if not both or any(one != lists[0] for one in lists):
+        # PEFT 0.19, LoraConfig: a list is about the embedding; an output layer tied to it follows.
+        what = "here the rows of an output layer with weights of its own are trained too"
+        t.note("decide", found[0], what, block="adapter", missing="rows of the embedding alone")
 
 
 def precision(t: Translation) -> None:

@@ -44,6 +44,9 @@ def rows(t: Translation) -> None:
     for block in listed:
         for inner in t.configuration.under(block):
             t.taken.add(f"{block}.{inner}")
+    streamed = t.key("streaming")
+    if streamed is not None and streamed.value is True:
+        stream(t, streamed, len(listed))
     if len(listed) == 1:
         one(t, listed[0])
         return
@@ -57,6 +60,21 @@ def rows(t: Translation) -> None:
         )
     key = t.configuration.keys.get(f"{listed[0]}.path")
     forms.several(t, key, [partial(one, t, block) for block in listed])
+
+
+def stream(t: Translation, key: Key, sources: int) -> None:
+    """Write that the rows are read while it trains.
+
+    Axolotl 0.18, utils/data/streaming.py: shuffled in a buffer, and packed buffer by buffer.
+    """
+    size, packed = t.key("streaming_multipack_buffer_size"), t.configuration.get("sample_packing")
+    if sources > 1 or packed is not True or as_bool(t.get("shuffle_merged_datasets")) is False:
+        t.note("cannot", key, "rows streamed otherwise than packed", missing="streamed rows")
+        return
+    t.method("data", "jsonl")  # what has the setting; the rows' own method follows
+    t.set("data.streaming", True, key)
+    why = "" if size is not None else f"the default of {t.origin}"
+    t.set("data.buffer_size", t.get("streaming_multipack_buffer_size"), size, why)
 
 
 _PLAIN = ("path", "type", "split", "name", "revision", "ds_type", "data_files")
@@ -262,7 +280,7 @@ def conversations(t: Translation, block: str, inner: dict[str, Key]) -> bool:
     if (eos := inner.get("train_on_eos")) is not None and eos.value != "turn":
         t.note("cannot", eos, "which ends of turns are learnt", missing="train_on_eos")
     if (dropped := inner.get("drop_system_message")) is not None and dropped.value is True:
-        t.note("cannot", dropped, "system turns left out", missing="drop_system_message")
+        t.set("data.drop_system", True, dropped)
     if (tools := inner.get("field_tools")) is not None:
         t.set("data.tools_column", str(tools.value), tools)
     return True
@@ -364,50 +382,32 @@ def template(t: Translation) -> None:
 
 
 def end_of_answers(t: Translation, template: str, end: str, listed: Key | None) -> None:
-    """Say whether the token that ends an answer is learnt; here it always is.
+    """Let a turn's text be learnt, and its end where Axolotl learns it.
 
-    Axolotl learns it where it is the tokenizer's end-of-text or one of eot_tokens. end: the token,
-    where the template is written out here.
+    end: the token that ends an answer, where the template is written out here.
     """
     own = t.key("special_tokens.eos_token")
     known = ends_of(str(t.draft.get("model.path") or ""))
     if not end and known is not None and template == "tokenizer_default":
         end = known.end
-    eos = str(own.value) if own is not None else known.eos if known is not None else ""
+    other = own is not None and own.value != (known.eos if known else "") and listed is None
+    if own is not None and other and (not end or (known is not None and end == known.eos)):
+        what = f"another end-of-text, '{visible(str(own.value))[:40]}', in place of its own"
+        t.note("decide", own, what, missing="which token ends an answer")
+    named = [] if listed is None else listed.value
+    named = [str(one) for one in (named if isinstance(named, list) else [named])]
     if own is not None:
-        t.set("model.stop", [eos], own)
-    if listed is not None:
-        names = listed.value if isinstance(listed.value, list) else [listed.value]
-        if not end or end in names:
-            t.note("none", listed, "the token that ends an answer is always learnt", block="data")
-        else:
-            t.note(
-                "decide",
-                listed,
-                f"Axolotl does not learn '{end}', which ends an answer; here it is learnt",
-                block="data",
-                missing="the end of an answer is not learnt",
-            )
-    elif not end or not eos:
-        t.note(
-            "decide",
-            "eot_tokens",
-            "Axolotl learns the end of an answer only where it is the tokenizer's end-of-text, and"
-            " this tokenizer's is not known here; here it is always learnt: name it as eot_tokens",
-            block="data",
-            missing="which token ends an answer",
-        )
-    elif end == eos:
-        t.note("none", None, f"an answer's end, '{end}', is learnt, as there", block="data")
-    else:
-        t.note(
-            "decide",
-            "eot_tokens",
-            f"Axolotl does not learn '{end}', which ends an answer, for the end-of-text is '{eos}';"
-            " here it is learnt",
-            block="data",
-            missing="the end of an answer is not learnt",
-        )
+        named.append(str(own.value))
+    # Axolotl 0.18, ChatTemplateStrategy: learnt is a turn's text, and the first of eot_tokens and
+    # of the end-of-text within three tokens after it; the whole conversation is one row.
+    t.set("model.learn_template", "eos", None, "Axolotl learns a turn's text, and the end-of-text")
+    if named:
+        t.set("model.stop", list(dict.fromkeys(named)), listed or own)
+    for source in t.draft.get("data.sources") or []:
+        if source.get("method") == "chat":
+            source["turns"] = "whole"
+    if t.draft.get("data.method") == "chat":
+        t.set("data.turns", "whole", None, "Axolotl makes one row of a conversation")
 
 
 def tokens(t: Translation) -> None:

@@ -94,12 +94,8 @@ def schedule(t: Translation) -> None:
             t.set("train.warmup_steps", _not_one(min(int(0.03 * steps), 100)), None, why)
         else:
             t.set("train.warmup_ratio", 0.03, None, why)
-            t.note(
-                "decide",
-                "warmup_ratio",
-                "the warm-up is 3 % of the steps, at most 100 of them; --anyway writes 3 %",
-                missing="warm-up not stated",
-            )
+            t.set("train.warmup_max_steps", 100, None, why)
+            t.set("train.warmup_rounding", "axolotl", None, "it rounds down to whole steps")
 
 
 _ONE = "Axolotl makes 1 step 2"
@@ -169,7 +165,7 @@ def evaluation(t: Translation) -> None:
     best, patience = bool(t.get("load_best_model_at_end")), t.key("early_stopping_patience")
     metric, greater = t.key("metric_for_best_model"), t.key("greater_is_better")
     best_key = t.key("load_best_model_at_end")
-    held = held if isinstance(held, int | float) and not isinstance(held, bool) else 0
+    held = arguments.held_out(held)
     if tests:
         t.note(
             "cannot" if best or patience else "logging",
@@ -177,15 +173,7 @@ def evaluation(t: Translation) -> None:
             "another data set is scored on",
             missing="evaluation on another data set",
         )
-    if held >= 1:
-        t.note(
-            "cannot",
-            key,
-            "a number of rows is held out; here a share is",
-            block="evaluate",
-            missing="val_set_size as a number of rows",
-        )
-    elif held > 0:
+    if held > 0:
         t.set("evaluate.holdout", held, key)
     if held == 0 or tests:
         for unused in (times, every, strategy, metric, greater, best_key):

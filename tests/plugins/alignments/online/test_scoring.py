@@ -90,3 +90,14 @@ def test_a_reward_of_too_few_answers_is_refused():
 
     with pytest.raises(DataError, match=r"E112.*'letters' gives 1 scores of 2"):
         scorer_of(Lazy).scores(*given())
+
+
+@pytest.mark.parametrize("reward", [None, "high", [1.0], float("nan"), float("inf"), 1j])
+def test_a_reward_that_is_no_finite_number_is_refused_with_its_row(reward):
+    class Odd(Letters):
+        def score_batch(self, batch):
+            return [1, reward]
+
+    said = r"E112.*rows:2: the reward of 'letters' for an answer is "
+    with pytest.raises(DataError, match=said):
+        scorer_of(Odd).scores(*given())

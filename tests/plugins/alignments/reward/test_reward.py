@@ -7,7 +7,13 @@ import math
 
 import pytest
 import torch
-from llmft_alignments.reward.report import as_markdown, calibration, histograms, measured
+from llmft_alignments.reward.report import (
+    as_markdown,
+    calibration,
+    histograms,
+    measured,
+    write_report,
+)
 
 from llmft.api import Encoded
 from llmft.cli import main
@@ -191,6 +197,30 @@ def test_calibration_by_hand():
     error, bins = calibration(gap)
     assert error == pytest.approx(0.2)
     assert bins == [{"pairs": 10, "confidence": pytest.approx(0.8), "right": 0.6}]
+
+
+def test_each_tenth_of_a_pairs_confidence_is_a_bin_of_its_own():
+    """Ten bins over [0.5, 1], the first and the last among them."""
+    middles = [0.525 + 0.05 * number for number in range(10)]
+    gap = torch.tensor([math.log(p / (1 - p)) for p in middles], dtype=torch.float64)
+    gap[0] *= -1
+    error, bins = calibration(gap)
+    assert [one["pairs"] for one in bins] == [1] * 10
+    assert [one["confidence"] for one in bins] == pytest.approx(middles)
+    assert [one["right"] for one in bins] == [0.0] + [1.0] * 9
+    assert error == pytest.approx((middles[0] + sum(1 - p for p in middles[1:])) / 10)
+
+
+def test_the_report_is_written_to_be_read_by_people_and_by_programs(tmp_path):
+    rewards = torch.tensor([[1.0, 0.0], [2.0, -1.0], [0.5, 1.5]])
+    metrics = measured(rewards)
+    write_report(tmp_path, rewards, metrics)
+    found = json.loads((tmp_path / "rewards.json").read_text())
+    assert found["metrics"] == pytest.approx(metrics)
+    assert (found["chosen"], found["rejected"]) == ([1.0, 2.0, 0.5], [0.0, -1.0, 1.5])
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# Reward model on 3 held-out pairs\n")
+    assert "| accuracy | 0.6667 |" in text
 
 
 def test_the_report_counts_every_answer():

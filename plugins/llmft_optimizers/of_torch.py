@@ -1,0 +1,133 @@
+"""The optimisers of torch, each made as transformers' Trainer makes it, from the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmft.api import (
+    Field,
+    Optimizer,
+    OptimizerConfig,
+    StageError,
+    TrainSettings,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+def usual(train: TrainSettings) -> dict[str, Any]:
+    """Return what every optimiser is given: the peak rate and the weight decay."""
+    return {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+
+
+def copied(groups: Groups) -> list[dict[str, Any]]:
+    """Return the groups as an optimiser may keep and change them."""
+    return [dict(group) for group in groups]
+
+
+class AdamwTorch(Optimizer[OptimizerConfig]):
+    """AdamW (Loshchilov and Hutter 2019), as torch has it."""
+
+    method = "adamw_torch"
+    Config = OptimizerConfig
+    fused = False
+
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        import torch
+
+        betas = (train.adam_beta1, train.adam_beta2)
+        return torch.optim.AdamW(
+            copied(groups), fused=self.fused, eps=train.adam_epsilon, betas=betas, **usual(train)
+        )
+
+
+class AdamwTorchFused(AdamwTorch):
+    """AdamW in torch's fused kernel: the same, in fewer passes over the memory."""
+
+    method = "adamw_torch_fused"
+    fused = True
+
+    def planned(self) -> Optimizer[Any]:
+        return AdamwTorch(OptimizerConfig(method="adamw_torch"))
+
+
+class Sgd(Optimizer["Sgd.Config"]):
+    """Stochastic gradient descent, without momentum where none is set."""
+
+    method = "sgd"
+
+    class Config(OptimizerConfig):
+        """The momentum."""
+
+        momentum: float = Field(0.0, ge=0, lt=1, description="decay of the momentum; 0: none")
+
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        import torch
+
+        return torch.optim.SGD(copied(groups), momentum=self.config.momentum, **usual(train))
+
+
+class Adagrad(Optimizer[OptimizerConfig]):
+    """Adagrad (Duchi et al. 2011), as torch has it."""
+
+    method = "adagrad"
+    Config = OptimizerConfig
+
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        import torch
+
+        return torch.optim.Adagrad(copied(groups), **usual(train))
+
+
+class Rmsprop(Optimizer[OptimizerConfig]):
+    """RMSprop, as torch has it."""
+
+    method = "rmsprop"
+    Config = OptimizerConfig
+
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        import torch
+
+        return torch.optim.RMSprop(copied(groups), **usual(train))
+
+
+class Muon(Optimizer["Muon.Config"]):
+    """Muon, as torch has it: momentum made orthogonal; it trains matrices only.
+
+    With the learning rate of an AdamW of the same update size (Liu et al. 2025, arXiv:2502.16982).
+    """
+
+    method = "muon"
+
+    class Config(OptimizerConfig):
+        """The momentum."""
+
+        momentum: float = Field(0.95, ge=0, lt=1, description="decay of the momentum")
+
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        import torch
+
+        for parameter in (p for group in groups for p in group["params"]):
+            if parameter.dim() != 2:
+                raise StageError(
+                    "E300",
+                    f"optim 'muon' trains matrices, and this stage trains a tensor of the shape"
+                    f" {list(parameter.shape)} too",
+                    fix="choose another train.optim, or an adapter that trains matrices only",
+                )
+        return torch.optim.Muon(
+            copied(groups),
+            adjust_lr_fn="match_rms_adamw",
+            momentum=self.config.momentum,
+            **usual(train),
+        )
+
+
+@hookimpl
+def llmft_optimizers() -> list[type[Optimizer[Any]]]:
+    return [AdamwTorch, AdamwTorchFused, Sgd, Adagrad, Rmsprop, Muon]

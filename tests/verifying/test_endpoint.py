@@ -1,0 +1,194 @@
+"""Endpoints held against a run: of every ability, and with every fault that they can have."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llmft.api.errors import EnvironmentFault, RecipeError
+from llmft.cli.main import main
+from llmft.exporting.merging import merge
+from llmft.inference.trained import trained_stage
+from llmft.system.api_client import ApiClient
+from llmft.verifying.endpoint import verify_endpoint
+from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
+from tests.verifying.other_endpoint import Able, OtherEndpoint
+from tests.verifying.test_export import _chat_run, names
+
+# ruff: noqa: F811 - fixtures by their names
+
+
+@pytest.fixture(scope="module")
+def single(lora_run, tmp_path_factory):
+    """A run of plain prompts, and its merged folder."""
+    trained = trained_stage(lora_run)
+    return trained, merge(trained, tmp_path_factory.mktemp("single") / "out").folder
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """A run of conversations, and its merged folder."""
+    folder = tmp_path_factory.mktemp("talk")
+    rows = folder / "chats.jsonl"
+    said = [(f"say {n}", str(n % 7)) for n in range(20)]
+    turns = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a, b in said
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in turns))
+    trained = _chat_run(rows, folder)
+    return trained, merge(trained, folder / "out").folder
+
+
+@pytest.fixture
+def verdict_on():
+    """Return the verdict on an endpoint with these abilities."""
+    started = []
+
+    def verify(made, able: Able, **more):
+        started.append(OtherEndpoint(made[1], able))
+        client = ApiClient.at(started[-1].url)
+        return verify_endpoint(made[0], client, prompts=3, max_new_tokens=6, **more)
+
+    yield verify
+    for one in started:
+        one.close()
+
+
+@pytest.mark.parametrize(("able", "how"), [
+    (Able(), "of all tokens"),
+    (Able(strict=True), "of all tokens"),
+    (Able(tells_ids=False), "counted only"),
+    (Able(echo=False), "of its own answers"),
+    (Able(ids_in=False, tells_ids=False), "as texts"),
+    (Able(ids_in=False, tells_ids=False, chat_form=True), "as texts"),
+    (Able(echo=False, counts_end=False), "of its own answers"),
+])  # fmt: skip
+def test_an_endpoint_of_the_same_weights_is_the_same_however_little_it_tells(
+    single, talk, verdict_on, able, how
+):
+    for made in (single, talk):
+        verdict = verdict_on(made, able)
+        assert verdict.fine, verdict
+        assert not verdict.causes
+        assert verdict.distance.tokens > 8
+        assert verdict.distance.max_logp < 1e-4
+        assert any(how in line for line in verdict.how)
+
+
+@pytest.mark.parametrize("less", [
+    {}, {"echo": False}, {"ids_in": False, "tells_ids": False},
+    {"ids_in": False, "tells_ids": False, "chat_form": True},
+])  # fmt: skip
+def test_log_probabilities_are_compared_in_whatever_form_they_come(talk, verdict_on, less):
+    verdict = verdict_on(talk, Able(shift=-0.25, **less))
+    assert len(names(verdict)) == 2
+    assert verdict.distance.max_logp == pytest.approx(0.25, abs=1e-4)
+    assert verdict.distance.mean_logp == pytest.approx(0.25, abs=1e-4)
+
+
+def test_a_token_at_the_start_is_named(single, verdict_on):
+    verdict = verdict_on(single, Able(before=(256,)))
+    assert names(verdict) == ["token ids in"]
+    assert "at the end" not in verdict.causes[0]
+    assert verdict.causes[0].startswith("BOS: ")
+    counted = verdict_on(single, Able(before=(7,), tells_ids=False))
+    assert names(counted) == ["token ids in"]
+    assert counted.causes == ("BOS: the endpoint reads one token more in each prompt",)
+
+
+def test_another_template_is_named(talk, verdict_on):
+    other = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    for able in (Able(template=other), Able(template=other, tells_ids=False)):
+        verdict = verdict_on(talk, able)
+        assert names(verdict) == ["token ids in"]
+        assert verdict.causes[0].startswith("template: ")
+    same_count = Able(template="<user>{{ messages[0].content }}!<assistant>")
+    assert names(verdict_on(talk, same_count)) == ["token ids in"]
+
+
+def test_another_precision_is_named_and_can_be_accepted(single, verdict_on):
+    verdict = verdict_on(single, Able(dtype=torch.bfloat16))
+    assert "log-probabilities, largest difference" in names(verdict)
+    assert verdict.causes[0].startswith("dtype: ")
+    assert verdict_on(single, Able(dtype=torch.bfloat16), tolerance=0.5).fine
+
+
+def test_other_weights_are_named(single, talk, verdict_on):
+    verdict = verdict_on((single[0], talk[1]), Able())
+    assert "log-probabilities, mean difference" in names(verdict)
+    assert any(cause.startswith("weights: ") for cause in verdict.causes)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_settings_of_generation_that_act_are_named(single, verdict_on, tells):
+    def penalty(logits: torch.Tensor, row: list[int]) -> None:
+        logits[int(logits.argmax())] -= 5.0
+
+    verdict = verdict_on(single, Able(change=penalty, tells_ids=tells))
+    assert names(verdict) == ["greedy answers"]
+    assert verdict.causes[0].startswith("generation: ")
+    assert verdict.partings[0].prompt == 0
+
+
+@pytest.mark.parametrize(("tells", "place"), [(True, 2), (True, 20), (False, 2)])
+def test_an_answer_may_part_at_a_tie(single, verdict_on, tells, place):
+    def another(logits: torch.Tensor, row: list[int]) -> None:
+        logits[logits.topk(place - 1).indices] -= 1e9
+
+    verdict = verdict_on(single, Able(change=another, tells_ids=tells), tolerance=50.0)
+    assert verdict.fine
+    assert {part.what for part in verdict.partings} == {"a tie"}
+
+
+def test_without_log_probabilities_nothing_is_proven(single, verdict_on):
+    verdict = verdict_on(single, Able(logprobs=False))
+    assert not verdict.fine
+    assert "unproven" in verdict.causes[0]
+
+
+def test_a_model_is_chosen_by_its_name(single, verdict_on):
+    able = Able(name="mine")
+    assert "as 'mine'" in verdict_on(single, able).how[0]
+    assert able.seen[-1]["model"] == "mine"
+    with pytest.raises(RecipeError, match=r"no model 'x' \(it has: mine\)"):
+        verdict_on(single, able, model="x")
+
+
+def test_the_command_shows_the_host_first_and_fails_where_they_part(single, verdict_on, capsys):
+    run, few = str(single[0].run), ["--prompts", "2", "--max-new-tokens", "4"]
+    endpoint = OtherEndpoint(single[1], Able())
+    try:
+        assert main(["verify", "export", run, endpoint.url, *few]) == 0
+        told = capsys.readouterr()
+        host = endpoint.url.removeprefix("http://").removesuffix("/v1")
+        assert told.err.startswith(f"asking {host}, unencrypted, without a key (LLMFT_API_KEY)")
+        assert "the endpoint answers as the run does" in told.out
+        endpoint.able.before = (7,)
+        endpoint.able.name = "\x1b[2J"
+        assert main(["verify", "export", run, endpoint.url, *few]) == 6
+        told = capsys.readouterr()
+        assert "error[E407]" in told.err
+        assert "\x1b" not in told.err
+        assert main(["verify", "export", run, str(single[1]), "--model", "x"]) == 2
+        assert main(["verify", "export", run, "http://me:secret@127.0.0.1/v1"]) == 2
+        assert "secret" not in capsys.readouterr().err
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize("told", [
+    [], {}, {"choices": []}, {"choices": [None]}, {"choices": [{"text": "a", "logprobs": 3}]},
+    {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": ["x"]}}]},
+    {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [1e99]}}]},
+    {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": []}}]},
+    {"choices": [{"text": "a"}], "usage": {"prompt_tokens": "3"}},
+    {"choices": [{"text": "a", "prompt_token_ids": ["x"]}]},
+])  # fmt: skip
+def test_answers_of_another_form_are_refused(single, monkeypatch, told):
+    monkeypatch.setattr(ApiClient, "get", lambda *_: {"data": [{"id": "x"}]})
+    monkeypatch.setattr(ApiClient, "post", lambda *_: told)
+    with pytest.raises(EnvironmentFault, match="another form than OpenAI's"):
+        verify_endpoint(single[0], ApiClient("http://127.0.0.1:1/v1"), prompts=1)
