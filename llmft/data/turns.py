@@ -314,7 +314,10 @@ class TurnFinder:
 
     def _unended_notes(self, turns: Sequence[_Turn]) -> tuple[str, ...]:
         known = ", ".join(repr(stop) for stop in self.stops.stops) or "none is known"
-        closings = sorted({turn.unended for turn in turns if turn.unended is not None})
+        # Before the last line may stand what is in the row, such as the end of a call's arguments.
+        closings = sorted(
+            {turn.unended.split("\n")[-1] for turn in turns if turn.unended is not None}
+        )
         return tuple(
             (
                 f"the chat template ends an answer with {closing!r}"

@@ -405,9 +405,10 @@ def _text_of(record: Mapping[str, Any], column: str, origin: str) -> str:
         value = None  # as pandas writes what is missing
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "empty" if value is None else f"a {type(value).__name__}"
+        messages = isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
         fix = "write what is meant as text, such as yes and no" if isinstance(value, bool) else ""
         what = f"{origin}: the column '{column}' is {kind}, not text"
-        raise DataError("E101", what, fix=_AS_CHAT if isinstance(value, list) else fix)
+        raise DataError("E101", what, fix=_AS_CHAT if messages else fix)
     if isinstance(value, float):
         _refuse_spoilt(value, column, origin)
     return str(value)
@@ -426,13 +427,25 @@ def _refuse_spoilt(value: float, column: str, origin: str) -> None:
 
 
 def answers_of(record: Mapping[str, Any], column: str | None, origin: str) -> tuple[str, ...]:
-    """Return the right answers in a column, a text or a list of texts; none without a column."""
+    """Return the right answers in a column, a text or a list of texts; none without a column.
+
+    Raises DataError where they are all empty, as an answer never is.
+    """
     if column is None:
         return ()
     value = record.get(column)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    return (text_of(record, column, origin),)
+    if isinstance(value, list):
+        found = tuple(_text_of({column: item}, column, origin) for item in value)
+    else:
+        found = (text_of(record, column, origin),)
+    right = tuple(text for text in found if not is_blank(text))
+    if found and not right:
+        raise DataError(
+            "E101",
+            f"{origin}: the column '{column}' holds no right answer",
+            fix="fill it, or leave such rows out: on_bad_row: skip",
+        )
+    return right
 
 
 def fields_of(column: str) -> list[str]:

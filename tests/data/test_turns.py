@@ -246,6 +246,8 @@ def test_an_answer_without_a_stop_may_be_noted_and_ends_where_the_template_ends_
     assert row.unended == (2, 4)
     (note,) = row.notes
     assert note.startswith("the chat template ends an answer with '<end>', where generation does")
+    rows = finder(UNENDED.replace("<end>", "}\n<end>"), missing_stop="note")
+    assert rows.whole((2, 4)).notes == (note,)  # what stands before may be the row's own
     bare = finder(UNENDED.replace("<end>", ""), missing_stop="note").whole((4,))
     assert learnt(bare) == ["Goodbye"]
     assert bare.notes[0].startswith("the chat template writes nothing after an answer")

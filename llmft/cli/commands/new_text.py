@@ -128,7 +128,7 @@ def _stages(wish: Wish) -> list[tuple[str, str, str, Mapping[str, Any]]]:
         asked = f"{{{form.prompt}}}\n"  # an answer in plain text begins a line
         own["columns"] = {**form.settings.get("columns", {}), "prompt": asked}
     if wish.goal == "sft":
-        if form.name == "instruction" and not wish.chat:
+        if form.name == "instruction" and not wish.chat and not form.spoken:
             own["prompt_style"] = "alpaca"
         return [("sft", "", form.method, own)]
     if wish.goal == "preferences":

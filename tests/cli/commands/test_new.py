@@ -22,6 +22,7 @@ CHATML = (
 TALK = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Her."}]
 ROWS = {
     "chat": {"messages": TALK},
+    "spoken": {"prompt": TALK[:1], "completion": TALK[1:]},
     "instruction": {"instruction": "Say it.", "input": "a", "output": "b", "id": "x"},
     "pairs": {"prompt": "Who?", "chosen": "Her.", "rejected": "Him."},
     "thumbs": {"question": "Who?", "answer": "Her."},
@@ -66,6 +67,7 @@ def made(model: Path, data: str, *words: str) -> dict:
 
 CASES = {
     "chat": ("chat", (), ["sft"]),
+    "spoken": ("spoken", (), ["sft"]),
     "instruction": ("instruction", (), ["sft"]),
     "text, all weights": ("text", ("--adapter", "full"), ["sft"]),
     "dpo": ("pairs", ("--goal", "preferences"), ["dpo"]),
@@ -75,12 +77,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", extended(CASES, ("chat", "kto")))
+@pytest.mark.parametrize("case", extended(CASES, ("chat", "spoken", "kto")))
 def test_what_is_written_validates_with_a_plain_model(rows, plain_model, case, capsys):
     form, words, methods = CASES[case]
     recipe = made(plain_model, rows(form), *words)
     assert [stage["alignment"]["method"] for stage in recipe["stages"]] == methods
-    assert ("chat_template" in recipe["model"]) == (form == "chat")
+    assert ("chat_template" in recipe["model"]) == (form in ("chat", "spoken"))
     assert "30 rows" in capsys.readouterr().out
     assert main(["validate", "my.yaml", "--model"]) == 0
 

@@ -207,3 +207,13 @@ def test_a_truth_value_and_a_name_with_blanks_are_refused_with_what_to_do():
     with pytest.raises(DataError, match=r"there is: prompt, ' completion'") as caught:
         jsonl().row({"prompt": "Even?", " completion": "yes"}, "x:1")
     assert "blanks around 'completion'" in caught.value.faults[0].fix
+
+
+def test_right_answers_may_be_numbers_and_none_is_refused():
+    data = jsonl(columns={"answers": "a"})
+    row = {"prompt": "2+2?", "completion": "4"}
+    assert data.row({**row, "a": [4, " four", ""]}, "x:1").answers == ("4", " four")
+    assert data.row({**row, "a": []}, "x:1").answers == ("4",)  # the completion
+    for empty in ("", ["", " "]):
+        with pytest.raises(DataError, match="x:1: the column 'a' holds no right answer"):
+            data.row({**row, "a": empty}, "x:1")
