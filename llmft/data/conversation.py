@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from llmft.api.errors import DataError
 from llmft.api.rows import Message
-from llmft.data.strict_json import strict_json
+from llmft.data.strict_json import KeyTwiceError, strict_json
 
 ROLES = {
     "system": "system", "developer": "developer",
@@ -240,6 +240,8 @@ def _list(value: Any, origin: str) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return strict_json(value)
+        except KeyTwiceError as error:
+            raise _fault(origin, str(error), "keep the one that is meant") from error
         except ValueError as error:
             what = f"the messages are text that is not JSON: {error}"
             if _PYTHON.match(value):
