@@ -45,9 +45,37 @@ def _unpacked(path: Path, first: bytes) -> IO[bytes]:
     if first == _ZSTD:
         import pyarrow
 
-        packed = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        packed = _Damaged(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
         return cast(IO[bytes], io.BufferedReader(packed, _LOOKED_AT))
     return path.open("rb", buffering=_LOOKED_AT)
+
+
+class _Damaged(io.RawIOBase):
+    """A pyarrow stream that goes on failing where it failed once.
+
+    pyarrow's own gives bytes of whatever memory it has after that.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._failed = stream, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._failed:
+            raise OSError("the packed data is damaged")
+        try:
+            piece = self._stream.read(len(buffer))
+        except OSError:
+            self._failed = True
+            raise
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class _LineFeeds(io.RawIOBase):
