@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +35,8 @@ reward_funcs: rewards.py
 plugins: [rewards]
 """
 EVERY_COMMAND = """
-import os, sys, glob
+import os, sys, glob, signal, socket, time
 from llmft.cli.main import main
-codes = {}
 def llmft(*words, wanted=0):
     code = main(list(words))
     if code != wanted:
@@ -74,7 +74,37 @@ llmft("import", "--check", ".")
 llmft("import", "factory.yaml", "--anyway", "--output", "new.yaml", wanted=2)
 llmft("new-plugin", "my_reward", "--kind", "reward", "--output", "plugin")
 llmft("verify", "resume", "r.yaml", "--kills", "1", "--steps", "2")
+llmft("verify", "losses", "r.yaml", "--steps", "1")
+llmft("reproduce", run)
+llmft("watch", run, "--once")
+llmft("new", "first.yaml", "--model", "embedded:model", "--data", "rows.jsonl")
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+child = os.fork()
+if not child:
+    os._exit(main(["serve", run, "--port", str(port)]))
+end = time.monotonic() + 120
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        break
+    except OSError:
+        if time.monotonic() > end or os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit("nothing serves")
+        time.sleep(0.1)
+llmft("verify", "export", run, f"http://127.0.0.1:{port}", "--prompts", "1", *few)
+os.kill(child, signal.SIGTERM)
+if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 143:
+    sys.exit("serve did not end")
 """
+
+
+def test_every_command_is_tried_among_hostile_files():
+    golden = (Path(__file__).parents[2] / "golden" / "cli.txt").read_text()
+    commands = [line.split()[1:] for line in golden.splitlines() if line.startswith("llmft ")]
+    assert len(commands) > 25
+    for words in commands:
+        assert ", ".join(map(json.dumps, words)) in EVERY_COMMAND, words
 
 
 @pytest.mark.extended
