@@ -116,6 +116,33 @@ def test_trl_gets_its_own_defaults_and_not_ours(stage_of):
     assert train.on_long_row == "fail"  # TRL cuts a long pair otherwise
 
 
+TEXTS = """\
+model_name_or_path: Qwen/Qwen2-0.5B
+dataset_name: roneneldan/TinyStories
+learning_rate: 1e-4
+max_length: 256
+output_dir: out
+packing: true
+"""
+
+
+@pytest.mark.parametrize(("strategy", "said"), [
+    ("wrapped", ("wrapped", "split", True)), ("bfd_split", ("bfd", "split", False)),
+    ("bfd", ("bfd", "truncate", False)),
+])  # fmt: skip
+def test_trls_ways_to_pack_texts(strategy, said, stage_of, imported):
+    text = f"{TEXTS}packing_strategy: {strategy}\n"
+    _, stage = stage_of(text, trainer="sft")
+    train = stage.train
+    assert train.packing
+    assert (train.packing_strategy, train.on_long_row, train.cross_document_attention) == said
+    apart = "packing" in grades(imported(text, trainer="sft"), "decide")
+    assert apart == (strategy != "wrapped")  # without FlashAttention its rows see each other
+    talks = text.replace("roneneldan/TinyStories", "trl-lib/Capybara")
+    cut = "packing_strategy" in grades(imported(talks, trainer="sft"), "cannot")
+    assert cut == (strategy != "bfd")
+
+
 def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
     found = import_any(CAPYBARA, Choices())
     assert found.peer == "trl"

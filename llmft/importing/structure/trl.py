@@ -400,23 +400,32 @@ def length(t: Translation) -> None:
 
 
 def packing(t: Translation) -> None:
-    """Write packing: whole rows share a row of the batch, and do not see each other."""
+    """Write packing: rows share a row of the batch, whole or, of plain text, cut."""
     key, strategy = t.key("packing"), t.get("packing_strategy")
     strategy_key = t.key("packing_strategy")
     if not t.get("packing"):
         if strategy_key is not None:
             t.note("none", strategy_key, "it acts with packing only", block="train")
         return
-    if strategy != "bfd":
-        t.note(
-            "cannot",
-            strategy_key,
-            "rows cut and joined to rows of max_length",
-            missing="packing by cutting rows",
-        )
-        return
     kind = t.key("attn_implementation")
-    if kind is None or "flash" not in str(kind.value):
+    if strategy in ("wrapped", "bfd_split"):
+        if t.draft.get("data.columns.text") is None:
+            t.note(
+                "cannot",
+                strategy_key,
+                "conversations and prompts are not cut: of plain text alone a part is a text",
+                missing="packing by cutting conversations",
+            )
+            return
+        t.set("train.on_long_row", "split", strategy_key)
+    elif strategy != "bfd":
+        t.note("decide", strategy_key, f"{t.table.title} has no such strategy")
+        return
+    if strategy == "wrapped":
+        # TRL 1.16: pack_dataset gives no seq_lengths, so a chunk is one row to every attention.
+        t.set("train.packing_strategy", "wrapped", strategy_key)
+        t.set("train.cross_document_attention", True, strategy_key)
+    elif kind is None or "flash" not in str(kind.value):
         t.note(
             "decide",
             key,
