@@ -7,9 +7,13 @@ from typing import Any
 
 
 def vocabulary_layers(model: Any) -> list[tuple[str, Any]]:
-    """Return the embedding and, where it has weights of its own, the output layer, by name."""
+    """Return the embedding and, where it has weights of its own, the output layer, by name.
+
+    A model that classifies has no output layer of tokens.
+    """
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [embedding] if output.weight is embedding.weight else [embedding, output]
+    tied = output is None or output.weight is embedding.weight
+    ends = [embedding] if tied else [embedding, output]
     names = {id(module): name for name, module in model.named_modules()}
     return [(names[id(end)], end) for end in ends]
 

@@ -26,9 +26,11 @@ def rows_for_peft(model: Any, config: LoraConfig) -> dict[str, list[int]] | None
     """
     asked = config.trainable_token_indices or []
     rows = list(dict.fromkeys([*asked, *new_token_ids(model)]))
+    if not rows:
+        return None
     whole = whole_layers_for_peft(model, config) or []
     tables = [name for name, _ in vocabulary_layers(model) if not is_within(name, whole)]
-    return dict.fromkeys(tables, rows) if rows and tables else None
+    return dict.fromkeys(tables, rows) or None
 
 
 def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
