@@ -7,6 +7,7 @@ so that one mistake does not hide another, and checks across blocks see as much 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -35,17 +36,21 @@ def find_blocks(tree: Tree, root: type[BaseModel], registry: Methods) -> Blocks:
 def _find_models(blocks: Blocks, raw: Any, model: type[BaseModel], path: KeyPath) -> None:
     """Note the model of a block and of the blocks inside it, also of those that were left out."""
     blocks.models[path] = model
-    for name, field in model.model_fields.items():
-        inner = model_in(field.annotation)
+    for name, inner, several in _models_in(model):
         value = raw.get(name) if isinstance(raw, dict) else None
-        if inner is None:
-            continue
         where = (*path, name)
         if isinstance(value, list):
             for index, item in enumerate(value):
                 _find_one(blocks, item, inner, (*where, index))
-        elif "list" not in str(field.annotation):
+        elif not several:
             _find_one(blocks, value, inner, where)
+
+
+@cache
+def _models_in(model: type[BaseModel]) -> tuple[tuple[str, type[BaseModel], bool], ...]:
+    """Return the fields of a model that hold another, with it, and whether they hold several."""
+    found = ((n, model_in(f.annotation), str(f.annotation)) for n, f in model.model_fields.items())
+    return tuple((name, inner, "list" in text) for name, inner, text in found if inner is not None)
 
 
 def _find_one(blocks: Blocks, raw: Any, model: type[BaseModel], path: KeyPath) -> None:

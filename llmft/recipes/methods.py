@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol, get_args
 
 from pydantic import BaseModel
@@ -128,20 +129,23 @@ def _metrics(base: KeyPath, stage: dict[str, Any]) -> Iterable[tuple[KeyPath, An
 
 def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any, Kind]]:
     """Yield the blocks inside a method's settings that themselves choose a method."""
-    for name, entry in model.model_fields.items():
-        kind = nested_kind(entry.annotation)
-        if kind is not None:
-            for where, inner in _one_or_several((*path, name), raw.get(name)):
-                yield where, inner, kind
+    for name, kind in _choosing(model):
+        for where, inner in _one_or_several((*path, name), raw.get(name)):
+            yield where, inner, kind
 
 
 def nested_methods(config: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Kind, Any]]:
     """Yield the path, kind and settings of each method that is chosen inside a block at a path."""
-    for name, entry in type(config).model_fields.items():
-        kind = nested_kind(entry.annotation)
-        if kind is not None:
-            for where, inner in _one_or_several((*path, name), getattr(config, name, None)):
-                yield where, kind, inner
+    for name, kind in _choosing(type(config)):
+        for where, inner in _one_or_several((*path, name), getattr(config, name, None)):
+            yield where, kind, inner
+
+
+@cache
+def _choosing(model: type[BaseModel]) -> tuple[tuple[str, Kind], ...]:
+    """Return the fields of a block that choose a method, with its kind."""
+    found = ((name, nested_kind(entry.annotation)) for name, entry in model.model_fields.items())
+    return tuple((name, kind) for name, kind in found if kind is not None)
 
 
 def _one_or_several(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:

@@ -48,6 +48,9 @@ class Registry:
         self.remarks = tuple(remarks)
         self.manager = HookManager()
         self._entries = list(offers)
+        self._same: dict[tuple[str, str], list[MethodEntry]] = {}
+        for offer in self._entries:
+            self._same.setdefault((offer.group, offer.name), []).append(offer)
         self._results: dict[MethodEntry, LoadResult] = {}
         self._imports: Imports = {}
         self._acting: list[object] = []
@@ -107,7 +110,7 @@ class Registry:
         return [offer for offer in self._entries if _GROUPS[offer.group] == kind]
 
     def _sharing(self, offer: MethodEntry) -> list[MethodEntry]:
-        return [o for o in self._entries if (o.group, o.name) == (offer.group, offer.name)]
+        return self._same[offer.group, offer.name]
 
     def _spelling(self, offer: MethodEntry) -> str:
         return offer.full_name if len(self._sharing(offer)) > 1 else offer.name
