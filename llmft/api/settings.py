@@ -33,7 +33,7 @@ NewTokens = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[int, Field(ge=1, le=100_000_000)] | Annotated[float, Field(gt=0, lt=1)]
-"""So many of something, such as a stage's optimiser steps; or, below 1, a share of all."""
+"""A number, such as of optimiser steps or rows; or, below 1, a share of all."""
 
 
 class Settings(BaseModel):
@@ -644,8 +644,8 @@ class EvaluateSettings(Settings):
     )
     holdout: Interval | None = Field(
         None,
-        description="hold out this share of the training rows, or from 1 on so many of them, and"
-        " score on these; of a mixture so many of all sources together",
+        description="hold out this share of the training rows, or from 1 on this number of rows,"
+        " and score on them; a number is taken from all sources of a mixture together",
     )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"

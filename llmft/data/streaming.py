@@ -25,7 +25,7 @@ Prepare = Callable[[Rows], None]
 class Stream:
     """A data set's rows, read from a record on, `size` of them at a time.
 
-    They begin anew after the last one, or after `limit` records.
+    They start again after the last one, or after `limit` records.
     """
 
     def __init__(self, dataset: Dataset[Any], prepare: Prepare = lambda rows: None) -> None:

@@ -18,7 +18,7 @@ def models(names: Sequence[str], created: int) -> Data:
 
 
 def model(name: str, created: int) -> Data:
-    """Return what is told of one model."""
+    """Return the description of one model."""
     return {"id": name, "object": "model", "created": created, "owned_by": "llmft"}
 
 

@@ -94,8 +94,8 @@ class StageData:
                 self.log.note(note)
         if train.pin:
             self.log.note(
-                f"streamed: what is told of rows is of the first {len(train.rows):,}, all that were"
-                " read"
+                f"streamed: what is said about rows covers the first {len(train.rows):,}, all"
+                " that were read"
             )
         if note := mixture_note(train):
             self.log.note(note)

@@ -166,7 +166,7 @@ def _kind_of(target: Path, trained: TrainedStage) -> str:
 def asked_prompts(
     trained: TrainedStage, prompts: int, max_new_tokens: int
 ) -> tuple[list[Prompt], list[tuple[int, ...]]]:
-    """Return so many of the stage's held-out prompts, else of its rows', and their ids.
+    """Return the first held-out prompts of the stage, else those of its rows, and their ids.
 
     Those that leave no room for an answer are left out; DataError (E105) where all are.
     """
