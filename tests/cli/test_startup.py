@@ -23,7 +23,8 @@ print(code, *sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
 @pytest.mark.parametrize(
     "args",
     [
-        ("--help",), ("run", "--help"), ("validate", "RECIPE"), ("list-plugins",),
+        ("--help",), ("run", "--help"), ("serve", "--help"), ("watch", "--help"),
+        ("validate", "RECIPE"), ("list-plugins",),
         ("list-recipes",), ("show", "lora"), ("schema",), ("explain", "E012"), ("doctor",),
         ("version",),
     ],
