@@ -283,7 +283,7 @@ def test_rows_are_streamed_from_the_hub_kept_nowhere_and_pinned_to_its_commit(fi
     Path(name).write_text(text.replace("path: org/rows", rows))
     done = run(tmp_path, ["run", name])
     assert done["code"] == 0, done["err"]
-    assert "of the first 3, all that were read" in done["out"]
+    assert "covers the first 3, all that were read" in done["out"]
     assert {"kind": "dataset", "name": "org/rows", "revision": None, "commit": DATA} in lock(
         tmp_path, "streamed"
     )

@@ -85,7 +85,7 @@ def test_t9_c7_a_killed_run_on_streamed_rows_ends_bit_exactly(go, recipe, rows_f
     }  # fmt: skip
     whole = go(recipe, "whole")
     assert whole.code == 0, whole.text
-    assert "of the first 7, all that were read" in whole.text
+    assert "covers the first 7, all that were read" in whole.text
     for step in (2, 6):  # in the first pass over 18 rows, and in the second
         resume = step > 2
         stopped = go(recipe, "killed", resume=resume, fault=at(step))
