@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
+    CallbackConfig,
     DatasetConfig,
     TaskConfig,
     TrackerConfig,
@@ -66,6 +67,12 @@ class Stage(Settings):
         None,
         description="how the stage is scored before, after and during training; default: not"
         " scored",
+    )
+    plugins: list[SerializeAsAny[CallbackConfig]] = Field(
+        default_factory=list,
+        max_length=20,
+        description="what acts after each optimiser step of the stage, such as"
+        " {method: ema, decay: 0.999}",
     )
 
     @property

@@ -48,6 +48,8 @@ from llmft_alignments.ppo.rollouts import RolloutSampler
 from llmft_alignments.reward import Reward, RewardObjective
 from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
+from llmft_callbacks.ema import Ema
+from llmft_callbacks.loss_watchdog import LossWatchdog
 from llmft_datasets.chat import Chat
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.instruction import Columns as InstructionColumns
@@ -98,6 +100,7 @@ from llmft.api import (
     ScoredAnswer,
     StageResult,
     TrainingSpan,
+    TrainingStep,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
@@ -1729,6 +1732,74 @@ SCHEDULES: dict[type, dict[str, Case]] = {
     },
 }  # fmt: skip
 
+# --- callbacks -----------------------------------------------------------------------------------
+
+
+def averaged(*path: float) -> Callable[[Any, Lab], list[float]]:
+    """Return what looks at the averages of a weight that starts at 8 and takes these values."""
+
+    def see(config: Any, lab: Lab) -> list[float]:
+        weight = torch.nn.Parameter(torch.tensor([8.0]))
+        ema, found = Ema(config), []
+        ema.on_train_begin(TrainingStep(0, len(path), {"w": weight}))
+        for step, value in enumerate(path, 1):
+            weight.data.fill_(value)
+            ema.on_step_end(TrainingStep(step, len(path), {"w": weight}))
+            found.append(float(ema.weights("result")["w"]))
+        return found
+
+    return see
+
+
+def ended(*losses: float) -> Callable[[Any, Lab], tuple[int, str]]:
+    """Return what looks at which step these losses end, and how; (0, ""): none."""
+
+    def see(config: Any, lab: Lab) -> tuple[int, str]:
+        watchdog = LossWatchdog(config)
+        for step, loss in enumerate(losses, 1):
+            try:
+                watchdog.on_step_end(TrainingStep(step, 9, {}, {"loss": loss}))
+            except LlmftError:
+                return step, "fail"
+            if not watchdog.should_continue():
+                return step, "end"
+        return 0, ""
+
+    return see
+
+
+HALF, RISES = {"decay": 0.5}, {"use_ema_warmup": True}
+NEVER = {"plateau_patience": 9}
+CALLBACKS: dict[type, dict[str, Case]] = {
+    Ema: {
+        "decay": Case(0.5, averaged(0.0, 3.0), [0.0, 2.0]),
+        "bias_correction": Case(False, averaged(0.0, 4.0), [4.0, 4.0], also=HALF,
+                                was=[0.0, 8 / 3]),
+        # decays of 0, and then 1 - 2^(-2/3)
+        "use_ema_warmup": Case(True, averaged(0.0, 4.0), [0.0, 4 * 2 ** (-2 / 3)]),
+        "inv_gamma": Case(3.0, averaged(0.0, 4.0), [0.0, 4 * (4 / 3) ** (-2 / 3)], also=RISES),
+        "power": Case(1.0, averaged(0.0, 4.0), [0.0, 2.0], also=RISES),
+        "update_after_step": Case(1, averaged(5.0, 6.0, 9.0), [5.0, 6.0, 8.0], also=HALF),
+    },
+    LossWatchdog: {
+        "threshold": Case(5.0, ended(6, 6, 6), (3, "fail"), also=NEVER, was=(0, "")),
+        "spike_factor": Case(2.0, ended(1, 1, 3, 3, 3), (5, "fail"), also={**NEVER, "window": 2},
+                             was=(0, "")),
+        "patience": Case(1, ended(6, 6, 6), (1, "fail"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "on_spike": Case("end", ended(6, 6, 6), (3, "end"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "plateau_patience": Case(2, ended(1, 1, 1), (3, "end"),
+                                 also={"window": 1, "threshold": 9.0}, was=(0, "")),
+        "min_delta": Case(0.5, ended(4, 3.9, 3.8), (3, "end"),
+                          also={"window": 1, "plateau_patience": 2}, was=(0, "")),
+        "on_plateau": Case("fail", ended(1, 1, 1), (3, "fail"),
+                           also={"window": 1, "plateau_patience": 2}, was=(3, "end")),
+        "window": Case(2, ended(1, 1, 1, 1), (4, "end"), also={"plateau_patience": 2},
+                       was=(0, "")),
+    },
+}  # fmt: skip
+
 # --- metrics -------------------------------------------------------------------------------------
 
 
@@ -1775,8 +1846,8 @@ METRICS: dict[type, dict[str, Case]] = {
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "metric": METRICS,
-    "tracker": TRACKERS,
+    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "callback": CALLBACKS,
+    "metric": METRICS, "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},

@@ -15,6 +15,8 @@ from llmft.api import (
     AdapterConfig,
     Alignment,
     AlignmentConfig,
+    Callback,
+    CallbackConfig,
     Dataset,
     DatasetConfig,
     Field,
@@ -227,6 +229,34 @@ class Missing(Steps):
     package = "no_such_package"
 
 
+class WatchConfig(CallbackConfig):
+    every: int = Field(5, ge=1, le=100, description="steps between two looks")
+
+
+class Watch(Callback[WatchConfig]):  # type: ignore[type-var]
+    method = "watch"
+    Config = WatchConfig
+
+    def check(self, train: Any) -> Any:
+        if self.config.every == 13:
+            raise ZeroDivisionError("thirteen")
+        if train.max_steps is not None and self.config.every > train.max_steps:
+            yield ("every",), "it never looks", "lower it"
+
+
+class Follow(Watch):
+    method = "follow"
+    follows_scores = True
+
+
+class Average(Watch):
+    method = "average"
+    gives_weights = True
+
+    def weights(self, use: Any) -> Any:
+        return {}
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -253,6 +283,7 @@ class FakeRegistry:
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
         "optimizer": {cls.method: cls for cls in (*optimizers(), *small(), Steps, Missing)},
         "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
+        "callback": {"watch": Watch, "follow": Follow, "average": Average},
         "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},
