@@ -78,6 +78,7 @@ from llmft_rewards.length import Length
 from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
 from llmft_schedules import curves
+from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
@@ -1665,11 +1666,11 @@ def factor_at(step: int, cls: type, steps: int = 4, warmup: int = 0) -> Callable
     return lambda config, lab: float(cls(config).factor(step, span))
 
 
-def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
+def plateau_after(*scores: float, cls: type = ReduceLrOnPlateau) -> Callable[[Any, Lab], float]:
     """Return what looks at the rate after these scores, of a peak of 1."""
 
     def see(config: Any, lab: Lab) -> float:
-        made, span = ReduceLrOnPlateau(config), TrainingSpan(4, 0, 1.0)
+        made, span = cls(config), TrainingSpan(4, 0, 1.0)
         made.rates(0, [1.0], span)
         for score in scores:
             made.scored(score, span)
@@ -1678,7 +1679,13 @@ def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
     return see
 
 
+def greedy_after(*scores: float) -> Callable[[Any, Lab], float]:
+    """Return what looks at greedy's rate: the first score is always an improvement."""
+    return plateau_after(*scores, cls=Greedy)
+
+
 AT_ONCE = {"patience": 0}
+RISES_TO = {"patience": 0, "max_lr": 8.0, "factor": 0.5}
 HALF_WAY, AT_END = {"num_decay_steps": 4}, {"min_lr_rate": 0.25}
 Lowest, Wsd = curves.CosineWithMinLr, curves.WarmupStableDecay
 LOWEST = {
@@ -1729,6 +1736,26 @@ SCHEDULES: dict[type, dict[str, Case]] = {
                                also={**AT_ONCE, "threshold": 0.3}, was=0.1),
         "cooldown": Case(2, plateau_after(1, 1, 1), 0.1, also=AT_ONCE, was=0.01),
         "min_lr": Case(0.25, plateau_after(1, 1), 0.25, also=AT_ONCE, was=0.1),
+    },
+    Greedy: {
+        "factor": Case(0.5, greedy_after(2, 2), 0.5, also=AT_ONCE, was=0.95),
+        "patience": Case(1, greedy_after(2, 2, 2), 0.95, was=1.0),
+        "threshold": Case(0.5, greedy_after(2, 1.75), 0.95, also=AT_ONCE, was=1.0),
+        "threshold_mode": Case("rel", greedy_after(4, 3), 1.0,
+                               also={**RISES_TO, "threshold": 0.3}, was=4.0),
+        "cooldown": Case(1, greedy_after(2, 2, 2), 1.0, also=RISES_TO, was=0.5),
+        "warmup": Case(1, greedy_after(4, 3, 2), 4.0, also=RISES_TO, was=8.0),
+        "min_lr": Case(0.75, greedy_after(2, 2, 2), 0.75, also={"patience": 0, "factor": 0.5},
+                       was=0.25),
+        "max_lr": Case(1.5, greedy_after(2), 1.5, also={"patience": 0, "factor": 0.5}, was=1.0),
+        "eps": Case(0.9, greedy_after(2, 2), 1.0, also={"patience": 0, "factor": 0.5}, was=0.5),
+        # The means of 4, 2 and 2.5 fall all the time.
+        "smooth": Case(True, greedy_after(4, 2, 2.5), 1.0, also={"patience": 0, "factor": 0.5},
+                       was=0.5),
+        "window_size": Case(1, greedy_after(4, 2, 2.5), 0.5,
+                            also={"patience": 0, "factor": 0.5, "smooth": True}, was=1.0),
+        "reset_start": Case(1, greedy_after(2, 2, 2), 1.0,
+                            also={"patience": 0, "factor": 0.5, "min_lr": 0.25}, was=0.25),
     },
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from llmft_optimizers.of_bitsandbytes import llmft_optimizers as small
 from llmft_optimizers.of_torch import llmft_optimizers as optimizers
 from llmft_schedules.curves import llmft_schedules as curves
+from llmft_schedules.greedy import llmft_schedules as greedy
 from llmft_schedules.plateau import llmft_schedules as plateau
 from pydantic import SerializeAsAny, model_validator
 
@@ -282,7 +283,7 @@ class FakeRegistry:
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
         "optimizer": {cls.method: cls for cls in (*optimizers(), *small(), Steps, Missing)},
-        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
+        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), *greedy(), Halving)},
         "callback": {"watch": Watch, "follow": Follow, "average": Average},
         "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
