@@ -69,6 +69,8 @@ from llmft_metrics.distinct import Distinct
 from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
 from llmft_metrics.f1 import F1
 from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
+from llmft_metrics.rouge import Rouge
+from llmft_metrics.sacre import Bleu, Chrf
 from llmft_optimizers import of_bitsandbytes, of_torch
 from llmft_optimizers.adafactor import Adafactor
 from llmft_rewards.exact_match import ExactMatch
@@ -1851,6 +1853,18 @@ def value_by(cls: type) -> Callable[[Any, Lab], Any]:
     return value
 
 
+def beside(cls: type, text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what a metric of all answers gives one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: cls(config).score_corpus([answer])
+
+
+def unigrams(text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what looks at ROUGE-1 of one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: Rouge(config).score(answer)["1"]
+
+
 METRICS: dict[type, dict[str, Case]] = {
     ExactMatchMetric: {
         "name": named_by(ExactMatchMetric),
@@ -1862,6 +1876,54 @@ METRICS: dict[type, dict[str, Case]] = {
         "first_line": Case(True, value_by(F1), [1.0, 1.0], was=[2 / 3, 2 / 3]),
     },
     FinalNumberMetric: {"name": named_by(FinalNumberMetric)},
+    Bleu: {
+        "name": named_by(Bleu),
+        "first_line": Case(True, beside(Bleu, "a b c d\nx", "a b c d"), 100.0),
+        "lowercase": Case(True, beside(Bleu, "A B C D", "a b c d"), 100.0, was=0.0),
+        # of 4 words 3 are right, of 3 pairs 2; and the answer is shorter by one of 5
+        "tokenize": Case(
+            "none",
+            beside(Bleu, "a b c d.", "a b c d ."),
+            100 * math.sqrt(1 / 2) * math.exp(1 - 5 / 4),
+            also={"max_ngram_order": 2},
+            was=100.0,
+        ),
+        "smooth_method": Case("none", beside(Bleu, "a b x d", "a b c d"), 0.0),
+        "max_ngram_order": Case(1, beside(Bleu, "a b x d", "a b c d"), 75.0),
+    },
+    Chrf: {
+        "name": named_by(Chrf),
+        "first_line": Case(True, beside(Chrf, "abc\nx", "abc"), 100.0),
+        "lowercase": Case(True, beside(Chrf, "ABC", "abc"), 100.0, was=0.0),
+        # precision 1, recall 2/3
+        "char_order": Case(1, beside(Chrf, "ab", "abc"), 500 * (2 / 3) / (4 + 2 / 3)),
+        "beta": Case(
+            1,
+            beside(Chrf, "ab", "abc"),
+            80.0,
+            also={"char_order": 1},
+            was=500 * (2 / 3) / (4 + 2 / 3),
+        ),
+        # of three characters two are right, of two words one
+        "word_order": Case(
+            1,
+            beside(Chrf, "ab c", "ab d"),
+            100 * (2 / 3 + 1 / 2) / 2,
+            also={"char_order": 1},
+            was=200 / 3,
+        ),
+    },
+    Rouge: {
+        "name": Case("r", lambda config, lab: score_names(Rouge(config))[0], "r_1", was="rouge_1"),
+        "first_line": Case(True, unigrams("the cat\nsat", "the cat"), 1.0, was=0.8),
+        "rouge_types": Case(
+            ["rougeL"],
+            lambda config, lab: Rouge(config).values(),
+            ("L",),
+            was=("1", "2", "L", "Lsum"),
+        ),
+        "use_stemmer": Case(True, unigrams("cats running", "cat run"), 1.0, was=0.0),
+    },
     Distinct: {
         "name": named_by(Distinct),
         # a b b | a b a and: words a b and of 7, pairs ab bb ba a-and of 5
