@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError
-from llmft.api.settings import ModelSource, is_template
+from llmft.api.model_settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
 from llmft.data.encoding import Encoder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel, locate_model, max_positions
 from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 

@@ -364,7 +364,7 @@ def token_ids(path: str, text: str) -> list[int]:
     It is looked through and bounded as a recipe's model is. Raises EnvironmentFault where it cannot
     be loaded or takes too long, and TrustError where it would run code.
     """
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.data.bounded_tokens import BoundedTokens
     from llmft.modeling.base_model import BaseModel
 

@@ -19,14 +19,10 @@ from safetensors.torch import load_file
 
 from llmft.api import ChatRow, Encoded, Message
 from llmft.api.errors import DataError, LlmftError
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.model_settings import ModelSource, Quantization
 from llmft.api.rows import IGNORED
-from llmft.api.settings import (
-    EvaluateSettings,
-    LrSchedulerKwargs,
-    ModelSource,
-    Quantization,
-    TrainSettings,
-)
+from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel

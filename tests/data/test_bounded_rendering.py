@@ -8,7 +8,7 @@ import pytest
 
 from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
 from llmft.api.errors import DataError, TrustError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import bounded_rendering
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs

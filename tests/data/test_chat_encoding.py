@@ -11,7 +11,7 @@ from llmft_datasets.chat import Chat
 
 from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.chat_format import ChatFormat
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs

@@ -13,7 +13,7 @@ from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded
 from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop
@@ -504,7 +504,8 @@ def test_t4_memory_that_is_out_is_one_error_and_others_stay_what_they_are(error)
 
 def following(folder, scores, saved=None, stop_after=0, **change):
     """Train by reduce_lr_on_plateau on these scores; return the rates, and the model."""
-    from llmft.api.settings import EvaluateSettings, LrSchedulerKwargs
+    from llmft.api.evaluate_settings import EvaluateSettings
+    from llmft.api.train_settings import LrSchedulerKwargs
     from llmft.training.validation import Validation
 
     settings = SAVING.model_copy(

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
 from llmft.training.optimizer import (
     decay_groups,

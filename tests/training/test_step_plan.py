@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.training.step_plan import Plan, refuse_endless_warmup
 
 

@@ -14,7 +14,7 @@ from llmft_alignments.preference_maths import kto_loss
 
 from llmft.api import ChatRow, Encoded, PreferenceRow, UnpairedRow
 from llmft.api.errors import DataError, LlmftError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation.evaluation import as_answered

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.api.errors import RecipeError
-from llmft.api.settings import PushToHub
+from llmft.api.push_settings import PushToHub
 from llmft.engine.session import run_recipe
 from llmft.exporting.folders import export
 from llmft.exporting.merging import merge
