@@ -121,6 +121,7 @@ def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
     ("adapter", "alignment"),
     extended([("lora", "sft"), ("dropped", "dpo"), ("prompt", "ppo")], [("lora", "sft")]),
 )
+@pytest.mark.extended
 def test_autocast_mixes_no_types(tmp_path, adapter, alignment):
     text = recipe(tiny(tmp_path), tmp_path / "out", adapter, alignment, ", bf16: true")
     loss, _ = run_on_gpu(text.replace('model"}', 'model", dtype: bfloat16}'), tmp_path)
