@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmft.api import Callback, Objective, Optimizer
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import CALLBACKS, GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.registry.return_checks import bytes_of_callback

@@ -11,7 +11,7 @@ import torch
 
 from llmft import api
 from llmft.api.errors import LlmftError, PluginError
-from llmft.api.settings import EvaluateSettings
+from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.registry.contract import Kind
 from llmft.registry.return_checks import (
     bytes_of_callback,

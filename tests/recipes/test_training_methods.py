@@ -71,4 +71,4 @@ def test_greedys_floor_above_the_rate_is_refused(faults, name):
     (fault,) = faults(train(f"lr_scheduler_type: {name}", "eval_strategy: epoch"))
     assert (fault.code, fault.path[-6:]) == ("E040", "min_lr")
     assert fault.what == "min_lr is not below learning_rate: it is 0.001 by default"
-    assert fault.line, "it has a place, though the key is not there"
+    assert fault.place.line, "it has a place, though the key is not there"

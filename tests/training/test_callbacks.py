@@ -15,7 +15,8 @@ from llmft_callbacks.ema import Ema
 
 from llmft.api import Callback, CallbackConfig
 from llmft.api.errors import CheckpointError, Interrupted, PluginError
-from llmft.api.settings import EvaluateSettings, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop, training_state
 from llmft.training.validation import Validation

@@ -111,7 +111,7 @@ stages:
     (fault,) = caught.value.faults
     assert (fault.code, fault.fix) == ("E206", f"pip install {package}")
     assert isinstance(caught.value, EnvironmentFault)
-    assert fault.line == 9
+    assert fault.place.line == 9
 
 
 def test_a_run_has_them_with_intervals(run, tmp_path, monkeypatch):
