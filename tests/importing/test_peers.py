@@ -563,30 +563,6 @@ def test_an_oumi_file_with_references_within_itself(stage_of, imported):
     assert other.verdict == "cannot yet"
 
 
-SWIFT = (
-    "NPROC_PER_NODE=2 swift sft --model Qwen/Qwen2.5-7B-Instruct --tuner_type lora"
-    " --dataset a.jsonl"
-    " --system Hello --torch_dtype bfloat16 --num_train_epochs 1 --gradient_accumulation_steps 8"
-    " --split_dataset_ratio 0.01 --max_length 2048 --warmup_ratio 0.05 --output_dir out"
-)
-
-
-def test_a_swift_command_with_rows_of_its_own():
-    found = import_any(SWIFT, Choices())
-    assert found.peer == "ms-swift"
-    if found.text:  # `system` may be a setting that this version does not have
-        for line in ("learning_rate: 0.0001", "adam_beta2: 0.95", "weight_decay: 0.1",
-                     "gradient_accumulation_steps: 16", "on_long_row: drop", "lora_alpha: 32",
-                     "lr_scheduler_type: cosine", "holdout: 0.01"):  # fmt: skip
-            assert line in found.text
-    else:
-        assert {f.missing for f in found.findings if f.grade == "cannot"} == {"data.system"}
-    named = import_any(SWIFT.replace("a.jsonl", "swift/self-cognition#500"), Choices())
-    assert named.verdict == "cannot yet"
-    grpo = SWIFT.replace("swift sft", "swift rlhf --rlhf_type grpo")
-    assert import_any(grpo, Choices()).verdict == "cannot yet"
-
-
 def test_alpaca_rows_get_alpacas_prompts_and_a_spaced_tokenizer_needs_a_decision(
     stage_of, imported
 ):

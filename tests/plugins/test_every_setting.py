@@ -1427,6 +1427,7 @@ DATASETS: dict[type, dict[str, Case]] = {
                        [(name,)], was=[])
             for name, value in {
                 "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "num_samples": 5, "replace": [{"column": "a", "text": "b", "by": "c"}],
                 "name": "whole", "weight": 2.0,
             }.items()
         },
@@ -1798,6 +1799,8 @@ ONE_CASE = [
 
 READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
 """Settings of reading that every table has: tests/data/test_tables.py sets them."""
+OF_ROWS = {"num_samples", "replace"}
+"""Settings that act before any data set's `row`: tests/data/test_samples.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
@@ -1812,7 +1815,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         f"{kind} {cls.method}": fields
         for kind, classes in CASES.items()
         for cls, cases in classes.items()
-        if (fields := without_case(cls.Config, cases) - READING)
+        if (fields := without_case(cls.Config, cases) - READING - OF_ROWS)
     }
     missing |= {
         block.__module__: fields
