@@ -984,3 +984,34 @@ def test_the_handbooks_prompts_are_cut_at_512_tokens_where_nothing_is_said(stage
     assert "max_prompt_length" in grades(
         imported(f"{TRL}max_prompt_length: 9\n", trainer="dpo"), "cannot"
     )
+
+
+PRETRAIN = """\
+model_name_or_path: Qwen/Qwen2.5-0.5B
+stage: pt
+finetuning_type: full
+dataset: c4_demo
+template: default
+cutoff_len: 1024
+bf16: true
+output_dir: out
+"""
+
+
+def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
+    _, stage = stage_of(PRETRAIN)
+    train, data = stage.train, stage.data
+    assert (data.method, data.path, data.columns.text) == ("jsonl", "data/c4_demo.jsonl", "text")
+    assert (train.packing_strategy, train.on_long_row, train.max_length) == (
+        "wrapped",
+        "split",
+        1024,
+    )
+    assert train.cross_document_attention
+    # What it leaves out of each thousand documents is not the same, and told.
+    assert "thousand documents" in grades(imported(PRETRAIN), "decide")["stage"]
+    apart = f"{PRETRAIN}packing: false\n"
+    assert imported(apart).verdict == "same"
+    assert stage_of(apart)[1].train.on_long_row == "truncate"
+    llama = apart.replace("template: default", "template: llama3")
+    assert "end_of_text" in grades(imported(llama), "decide")["template"]
