@@ -39,6 +39,7 @@ from llmft.api.errors import (
     StageError,
     WaitsForPeople,
 )
+from llmft.api.evaluate_settings import MetricConfig
 from llmft.api.events import Progress, RunInfo, StageInfo, StageResult
 from llmft.api.method_settings import (
     AdapterConfig,
@@ -49,6 +50,7 @@ from llmft.api.method_settings import (
     TaskConfig,
     TrackerConfig,
 )
+from llmft.api.model_settings import ModelSource
 from llmft.api.rows import (
     Answer,
     ChatRow,
@@ -69,16 +71,8 @@ from llmft.api.rows import (
     TextRow,
     UnpairedRow,
 )
-from llmft.api.settings import (
-    Line,
-    MetricConfig,
-    ModelSource,
-    OptimizerConfig,
-    ScheduleConfig,
-    Settings,
-    Share,
-    TrainSettings,
-)
+from llmft.api.settings import Line, Settings, Share
+from llmft.api.train_settings import OptimizerConfig, ScheduleConfig, TrainSettings
 
 if TYPE_CHECKING:
     import torch

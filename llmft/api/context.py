@@ -19,7 +19,7 @@ from llmft.api.rows import (
     Prompt,
     Row,
 )
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch

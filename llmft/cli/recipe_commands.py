@@ -162,7 +162,7 @@ def fetch(
     trust: Trust = None,
     json: Json = False,
 ) -> Answer:
-    """Bring a recipe's model and data into the cache, for a machine without a network."""
+    """Fetch what a recipe takes from the hub into the cache."""
     from llmft.cli.commands.fetch import as_text
     from llmft.cli.commands.fetch import fetch as fetched
 

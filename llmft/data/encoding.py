@@ -22,7 +22,7 @@ from llmft.api import (
 )
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.bounded_tokens import BoundedTokens
 from llmft.data.cache import through_cache
 from llmft.data.chat_encoding import (

@@ -8,7 +8,7 @@ from itertools import takewhile
 from llmft.api import Encoded, EncodedPair, PreferenceRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder, EncodingReport, answers_of
 
 

@@ -9,13 +9,13 @@ from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar, cast
 
 from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
-from llmft.api.settings import TrainSettings
 from llmft.api.shown_text import on_one_line
+from llmft.api.train_settings import TrainSettings
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
-from llmft.data.preview import token_rows
 from llmft.data.prompt_encoding import encode_prompts
+from llmft.data.shown_rows import token_rows
 from llmft.data.stage_rows import Rows, leave_out_by_tokens, row_digests, stage_rows
 from llmft.data.streaming import Stream, StreamedItems
 from llmft.data.unpaired_encoding import encode_unpaired

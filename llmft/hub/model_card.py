@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llmft.api.model_settings import RopeScaling
 from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import shown_score
 from llmft.modeling.base_model import EMBEDDED
@@ -344,13 +345,40 @@ def _loading(
             "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
             "model.resize_token_embeddings(rows, mean_resizing=False)\n"
         )
+    config, classes = "", f"{kind}, AutoTokenizer"
+    if rope := recipe.model.rope_scaling:
+        text += "The base's positions are stretched, for longer rows.\n\n"
+        config, labels, classes = (
+            _stretched(rope, revision),
+            ", config=config",
+            f"AutoConfig, {classes}",
+        )
+        labels += ", num_labels=1" if scores else ""
     return (
         f"{text}```python\n{first}from peft import PeftModel\n"
-        f"from transformers import {kind}, AutoTokenizer\n\n"
-        f"base = {where}\n"
+        f"from transformers import {classes}\n\n"
+        f"base = {where}\n{config}"
         f"tokenizer = AutoTokenizer.from_pretrained({files})\n"
         f"model = {kind}.from_pretrained(base{revision}{labels})\n{rows}"
         f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
+    )
+
+
+def _stretched(rope: RopeScaling, revision: str) -> str:
+    """Return the lines that do to a base's config what `model.rope_scaling` does."""
+    given = rope.model_dump(exclude_none=True)
+    original = given.pop("original_max_position_embeddings", "text.max_position_embeddings")
+    made = [f'"{name}": {value!r}'.replace("'", '"') for name, value in given.items()]
+    if rope.rope_type != "linear":
+        made.append('"original_max_position_embeddings": longest')
+    return (
+        f"config = AutoConfig.from_pretrained(base{revision})\n"
+        f"text = config.get_text_config()\nlongest = {original}\n"
+        'kept = ("rope_theta", "partial_rotary_factor")\n'
+        "rope = {name: value for name, value in text.rope_parameters.items() if name in kept}\n"
+        f"text.rope_parameters = {{**rope, {', '.join(made)}}}\n"
+        "longest = max(text.max_position_embeddings, int(longest * "
+        f"{rope.factor}))\ntext.max_position_embeddings = longest\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from llmft.api.settings import is_template
+from llmft.api.model_settings import is_template
 from llmft.hub.model_card import is_hub_id
 from llmft.modeling import peft_folder
 from llmft.recipes.recipe import Recipe

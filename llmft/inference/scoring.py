@@ -8,7 +8,7 @@ from typing import Any
 
 from llmft.api import CompletionRow, Dataset, Encoded, TextRow
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import cut_at_start
 from llmft.data.tables import read_file

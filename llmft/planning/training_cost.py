@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmft.api import Objective, Optimizer
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.training.optimizer import make_optimizer

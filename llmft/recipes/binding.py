@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from llmft.api import Dataset, DatasetConfig, MetricConfig, MetricFunction, RewardFunction
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
 from llmft.recipes.methods import OF_TRAINING, Methods, nested_methods
 from llmft.recipes.metrics import chosen_metrics

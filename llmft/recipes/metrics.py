@@ -17,7 +17,7 @@ from llmft.registry.return_checks import score_names
 from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from llmft.api.settings import EvaluateSettings
+    from llmft.api.evaluate_settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
 LOSS_METRICS = ("loss", "perplexity")

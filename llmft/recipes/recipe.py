@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
+from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
@@ -13,15 +14,10 @@ from llmft.api.method_settings import (
     TaskConfig,
     TrackerConfig,
 )
-from llmft.api.settings import (
-    EvaluateSettings,
-    Line,
-    ModelSource,
-    Name,
-    PushToHub,
-    Settings,
-    TrainSettings,
-)
+from llmft.api.model_settings import ModelSource
+from llmft.api.push_settings import PushToHub
+from llmft.api.settings import Line, Name, Settings
+from llmft.api.train_settings import TrainSettings
 
 PEFT = "peft:"
 """How a start from an adapter that llmft did not make begins: peft:FOLDER or peft:ORG/NAME."""

@@ -14,7 +14,7 @@ from llmft.registry.contract import Kind
 from llmft.registry.return_checks import refusals_of
 
 if TYPE_CHECKING:
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
     from llmft.recipes.recipe import Stage
 
 _KEYS = {kind: key for key, kind in OF_TRAINING.items()}

@@ -108,6 +108,7 @@ __all__ = [
     "save_value_head",
     "shown_score",
     "start_python",
+    "tensor_like",
     "terminal_width",
     "text_of",
     "time_limit",
@@ -152,6 +153,16 @@ def label_nll(
     from llmft.modeling import forward
 
     return forward.label_nll(model, rows, shared, label_smoothing=label_smoothing)
+
+
+def tensor_like(numbers: Sequence[Any] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return numbers, lists of them or a CPU's tensor on another one's device, and of its dtype.
+
+    Unlike `Tensor.new_tensor`, it does not let the host wait for a GPU.
+    """
+    from llmft.modeling import segments
+
+    return segments.tensor_like(numbers, like)
 
 
 def router_coefficient(model: Any, *, always: bool = False) -> float | None:
@@ -364,7 +375,7 @@ def token_ids(path: str, text: str) -> list[int]:
     It is looked through and bounded as a recipe's model is. Raises EnvironmentFault where it cannot
     be loaded or takes too long, and TrustError where it would run code.
     """
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.data.bounded_tokens import BoundedTokens
     from llmft.modeling.base_model import BaseModel
 

@@ -17,7 +17,7 @@ import torch
 from llmft.api import Objective, OnlineObjective, Optimizer, Schedule
 from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.streaming import StreamedItems
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings

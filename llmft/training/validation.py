@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmft.api.settings import EvaluateSettings
+from llmft.api.evaluate_settings import EvaluateSettings
 
 
 class Scorer(Protocol):

@@ -27,7 +27,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", extended(CASES, ("lora, checkpointing", "qlora", "full")))
 def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, registry):
     adapter, train = CASES[case]
     stage = recipe["stages"][0]

@@ -101,7 +101,7 @@ from llmft.api import (
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer

@@ -8,7 +8,7 @@ from llmft_schedules import curves
 from llmft_schedules.plateau import ReduceLrOnPlateau
 
 from llmft.api import Schedule, TrainingSpan
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.testing import ScheduleContract
 from llmft.training.learning_rates import LearningRates
 from llmft.training.optimizer import installed_method, make_schedule
