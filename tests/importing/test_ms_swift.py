@@ -7,6 +7,7 @@ import json
 import pytest
 from jinja2 import Environment
 from llmft_datasets.instruction import Instruction
+from llmft_datasets.preference import Preference
 
 from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices
@@ -187,13 +188,43 @@ def test_a_thinking_model_has_no_template_here():
 
 def test_every_data_set_of_the_table_says_what_its_rows_are():
     for name, facts in registered_rows("ms-swift").items():
-        assert facts["form"] in ("chat", "instruction"), name
+        assert facts["form"] in ("chat", "instruction", "preference"), name
         assert set(facts) <= {
             "hub", "form", "columns", "split", "replace", "placeholders", "subsets",
         }, name  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["grpo", "orpo", "ppo", "rm"])
+PAIRS = SWIFT.replace(" --system Hello", "").replace(
+    "a.jsonl", "hjh0119/shareAI-Llama3-DPO-zh-en-emoji"
+)
+
+
+def test_pairs_of_the_registry_keep_their_spaces(recipe_of, tmp_path):
+    command = PAIRS.replace("swift sft", "swift rlhf --rlhf_type dpo --rpo_alpha 0.1")
+    _, stage = recipe_of(command)
+    alignment = stage.alignment
+    assert (alignment.loss_type, alignment.loss_weights, alignment.beta) == (
+        ["sigmoid", "sft"], [1.0, 0.1], 0.1,
+    )  # fmt: skip
+    assert stage.train.on_long_row == "drop"
+    row = {"question": "Q\ufe0f ", "answer_zh": "A\ufe0f ", "answer_en": " B"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    local = stage.data.model_copy(update={"path": str(path)})
+    asked = stage.model_copy(update={"data": local, "evaluate": None})
+    (found,) = stage_rows(asked, Preference(local), 1)[0].rows
+    assert found.prompt == ({"role": "user", "content": "Q "},)
+    assert (found.chosen, found.rejected) == ("A ", " B")
+    orpo = recipe_of(command.replace("dpo --rpo_alpha 0.1", "orpo"))[1].alignment
+    assert (orpo.method, orpo.beta, orpo.learn_prompt) == ("orpo", 0.1, False)
+    for wrong in (command.replace("hjh0119/shareAI-Llama3-DPO-zh-en-emoji", "swift/no_robots"),
+                  SWIFT.replace("a.jsonl", "hjh0119/shareAI-Llama3-DPO-zh-en-emoji")):  # fmt: skip
+        assert "rows of another form" in grades(wrong, "cannot")
+    spoken = command.replace("--torch_dtype", "--system Hi --torch_dtype")
+    assert "system of pairs" in grades(spoken, "cannot")
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "rm"])
 def test_other_trainers_are_named(kind):
     command = SWIFT.replace("swift sft", f"swift rlhf --rlhf_type {kind}")
     assert f"trainer {kind}" in grades(command, "cannot")

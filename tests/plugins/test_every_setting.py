@@ -1355,6 +1355,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Preference, {"prompt": "p", "chosen": " c ", "rejected": " r"},
+                 look=first(lambda row: (row.chosen, row.rejected))),
+            (" c ", " r"), also={"chat": True}, was=("c", "r"),
+        ),
         "common_start": Case(
             True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
             "w?", was="E102",

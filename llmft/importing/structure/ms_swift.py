@@ -20,7 +20,7 @@ def structure(t: Translation) -> None:
     """Translate what several flags of ms-swift say together."""
     kind = t.key("rlhf_type")
     name = str(kind.value) if kind is not None else t.trainer.lower()
-    if name not in ("sft", "dpo"):
+    if name not in ("sft", "dpo", "orpo"):
         what = f"there is no import of ms-swift's '{visible(name)[:40]}' yet"
         t.stop(kind, what, f"trainer {visible(name)[:40]}")
         return
@@ -30,10 +30,11 @@ def structure(t: Translation) -> None:
     t.method("alignment", name, kind)
     loss = t.key("loss_type")
     if name == "dpo":
+        preferences(t, loss)
+    elif name == "orpo":
         arguments.value(t, "alignment.beta", "beta")
         if loss is not None:
-            listed = loss.value if isinstance(loss.value, list) else [loss.value]
-            t.set("alignment.loss_type", [str(one) for one in listed], loss)
+            t.note("cannot", loss, "another loss", missing="loss_type of orpo")
     elif loss is not None:
         t.note("cannot", loss, "another loss", missing="loss_type of sft")
     dynamic = t.key("enable_dft_loss")
@@ -54,6 +55,20 @@ def structure(t: Translation) -> None:
     precision(t)
     weights.attention(t, "attn_impl")
     length(t)
+
+
+def preferences(t: Translation, loss: Key | None) -> None:
+    """Write DPO's losses; rpo_alpha adds that of the better answers, the mean over their tokens."""
+    arguments.value(t, "alignment.beta", "beta")
+    said = [] if loss is None else loss.value if isinstance(loss.value, list) else [loss.value]
+    names, alpha = [str(one) for one in said], t.key("rpo_alpha")
+    if alpha is not None and alpha.value:
+        names = [*(names or ["sigmoid"]), "sft"]
+        if len(names) > 2:
+            t.note("cannot", alpha, "rpo_alpha beside several losses", missing="rpo_alpha")
+        t.set("alignment.loss_weights", [1.0, arguments.number(alpha.value)], alpha)
+    if names:
+        t.set("alignment.loss_type", names, loss or alpha)
 
 
 def adapter(t: Translation) -> None:
@@ -148,9 +163,7 @@ def rows(t: Translation) -> None:
         t.note("decide", "dataset", "no flag names the rows", missing="no rows are named")
         return
     assert key is not None
-    if t.trainer == "dpo":
-        t.note("cannot", key, "ms-swift's form of preferences", missing="rows of preferences")
-    elif len(listed) == 1:
+    if len(listed) == 1:
         one(t, str(listed[0]), key)
     else:
         forms.several(t, key, [partial(one, t, str(said), key) for said in listed])
@@ -168,7 +181,9 @@ def one(t: Translation, said: str, key: Key) -> None:
     if not t.draft.get("data.method"):
         return
     system = t.key("system")
-    if system is not None and str(system.value).endswith(".txt"):
+    if system is not None and t.draft.get("data.method") == "preference":
+        t.note("cannot", system, "a system text for pairs", block="data", missing="system of pairs")
+    elif system is not None and str(system.value).endswith(".txt"):
         t.note("decide", system, "the system text stands in a file", missing="system in a file")
     elif system is not None:
         t.set("data.system", str(system.value).replace("\\n", "\n"), system)
@@ -181,6 +196,9 @@ def one(t: Translation, said: str, key: Key) -> None:
 
 def local(t: Translation, name: str, key: Key) -> None:
     """Write rows in a file: conversations, or what --rows says."""
+    if t.trainer != "sft":
+        t.note("cannot", key, "ms-swift's form of preferences", missing="rows of preferences")
+        return
     if t.rows in ("instruction", "prompt-completion"):
         t.method("data", "instruction", key)
         if t.rows == "prompt-completion":
@@ -202,11 +220,19 @@ def registered(t: Translation, name: str, subset: str, use_hf: bool, key: Key) -
         t.note("cannot", key, what, block="data", missing="rows of ms-swift's registry")
         return
     facts = {**found, **parts.get(subset, {})}
+    if (facts["form"] == "preference") != (t.trainer != "sft"):
+        what = f"'{t.trainer}' cannot train on the rows of '{visible(name)[:60]}'"
+        t.note("cannot", key, what, block="data", missing="rows of another form")
+        return
     columns = facts.get("columns", {})
     if facts["form"] == "chat":
         forms.rows_of(t, "chat", columns, learn="all")
     else:
-        t.method("data", "instruction", key)
+        pairs = facts["form"] == "preference"
+        t.method("data", "preference" if pairs else "instruction", key)
+        if pairs:
+            t.set("data.chat", True)
+            t.set("data.strip_answers", False)
         for ours, column in columns.items():
             t.set(f"data.columns.{ours}", column)
     t.set("data.path", str(facts["hub"]), key)
