@@ -491,6 +491,12 @@ CODES: dict[str, Code] = {
         "Leave the text out. The row of a token that is there is trained by the adapter's"
         " trainable_token_indices.",
     ),
+    "E215": Code(
+        "a file in the cache is damaged",
+        "`llmft fetch` compares each file that it brings with the sum by which the hub names it:"
+        " SHA-256 of large files, Git's hash of others. This one is another file.",
+        "Delete the printed file, and fetch again.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",

@@ -1417,6 +1417,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Preference, {"prompt": "p", "chosen": " c ", "rejected": " r"},
+                 look=first(lambda row: (row.chosen, row.rejected))),
+            (" c ", " r"), also={"chat": True}, was=("c", "r"),
+        ),
         "common_start": Case(
             True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
             "w?", was="E102",
@@ -1491,6 +1497,7 @@ DATASETS: dict[type, dict[str, Case]] = {
                        [(name,)], was=[])
             for name, value in {
                 "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "num_samples": 5, "replace": [{"column": "a", "text": "b", "by": "c"}],
                 "name": "whole", "weight": 2.0,
             }.items()
         },
@@ -2026,6 +2033,8 @@ ONE_CASE = [
 
 READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
 """Settings of reading that every table has: tests/data/test_tables.py sets them."""
+OF_ROWS = {"num_samples", "replace"}
+"""Settings that act before any data set's `row`: tests/data/test_samples.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
@@ -2040,7 +2049,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         f"{kind} {cls.method}": fields
         for kind, classes in CASES.items()
         for cls, cases in classes.items()
-        if (fields := without_case(cls.Config, cases) - READING)
+        if (fields := without_case(cls.Config, cases) - READING - OF_ROWS)
     }
     missing |= {
         block.__module__: fields
