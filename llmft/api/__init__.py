@@ -2,9 +2,10 @@
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
 `llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.optimizers`,
-`llmft.schedules`, `llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or
-`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
-kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
+`llmft.schedules`, `llmft.callbacks`, `llmft.metrics`, `llmft.trackers` (the entry point's name is
+the method's) or `llmft.plugins`, whose hooks return classes derived from the ones below. See
+`llmft.testing` for the kit that checks a method against its contract, and `llmft.toolkit` for
+building blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import pluggy
 from pydantic import Field
@@ -28,6 +29,7 @@ from llmft.api.context import (
     StageModels,
     StageSampler,
     TrainingSpan,
+    TrainingStep,
 )
 from llmft.api.errors import (
     DataError,
@@ -44,6 +46,7 @@ from llmft.api.events import Progress, RunInfo, StageInfo, StageResult
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
+    CallbackConfig,
     DatasetConfig,
     RewardConfig,
     StageRef,
@@ -78,8 +81,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "Callback",
+    "CallbackConfig", "ChatRow", "CompletionRow", "Conversation", "DataError", "Dataset",
+    "DatasetConfig", "Encoded",
     "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
     "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
@@ -89,7 +93,7 @@ __all__ = [
     "Schedule", "ScheduleConfig", "ScoredAnswer", "Settings", "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "TrainingSpan", "UnpairedRow", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "TrainingSpan", "TrainingStep", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -497,6 +501,77 @@ class Schedule(_Kind[C]):
 
     def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
         """Restore what `state` returned, after step 0 was asked for; the span may be another."""
+
+
+class Callback(_Kind[C]):
+    """What acts in a stage's training after each optimiser step: a step hook.
+
+    It reads the step, the trained parameters and the metrics, and changes none of them; random
+    numbers are put back after each call. It may end the training, and give other weights to be
+    used. Each training has an object of its own. Of several processes each has one, and all see the
+    same numbers; the training ends where one of them says so. TrainerCallback's names.
+    """
+
+    gives_weights: ClassVar[bool] = False
+    """Whether `weights` gives some; a stage has one such callback at most."""
+    follows_scores: ClassVar[bool] = False
+    """Whether it needs `on_evaluate`: the stage then has to be scored during training."""
+    depends_on_steps: ClassVar[bool] = False
+    """Whether what it does at a step depends on how many there are. Where it does, a finished stage
+    cannot be trained longer."""
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside these settings: (key's parts in its block, what, fix)."""
+        return ()
+
+    def smoke_overrides(self) -> Mapping[str, Any]:
+        """Return settings that fit a training of a few steps, for `llmft run --smoke`."""
+        return {}
+
+    def state_bytes(self, parameter: torch.Tensor) -> int:
+        """Return the bytes that it holds of a trained parameter, for `llmft plan`."""
+        return 0
+
+    def on_train_begin(self, training: TrainingStep) -> None:
+        """Take in the parameters before the first step; a resumed training then restores."""
+
+    def on_step_end(self, training: TrainingStep) -> None:
+        """Take in a step that was just taken, before anything is scored or saved.
+
+        Raises StageError where the training is not to go on; nothing of the step is saved then.
+        """
+
+    def on_evaluate(self, training: TrainingStep, scores: Mapping[str, float]) -> None:
+        """Take in the scores of held-out rows after a step, where the stage is scored then."""
+
+    def should_continue(self) -> bool:
+        """Return whether training goes on; False ends it as its last step would, with scores.
+
+        It is asked after each step and its evaluation, more than once, and after a restore: the
+        answer follows from the state.
+        """
+        return True
+
+    def stop_reason(self) -> str:
+        """Return why it does not go on, for a person: asked where `should_continue` is False."""
+        return f"'{self.method}' ended the training"
+
+    def weights(
+        self, use: Literal["evaluation", "checkpoint", "result"]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the weights to be used in place of the trained ones, by the parameters' names.
+
+        Any floating type; a parameter that is left out, or all ({}), is used as it is trained. A
+        checkpoint keeps both; its best one is scored, and becomes the result, with these.
+        """
+        return {}
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what a resumed training must restore: tensors, and plain data as in JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned, after `on_train_begin`; the tensors are on the CPU."""
 
 
 class MetricFunction(_Kind[C]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -43,6 +43,21 @@ class TrainingSpan:
     warmup_steps: int
     learning_rate: float
     greater_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """Where a training is, as a callback sees it.
+
+    step: optimiser steps taken; steps: of the whole training. parameters: those that are trained,
+    by name. metrics: of this step alone: the objective's own, such as `loss` (none where the update
+    was skipped), `grad_norm` before clipping, `learning_rate`, `epoch`; empty before the first.
+    """
+
+    step: int
+    steps: int
+    parameters: Mapping[str, torch.Tensor]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):

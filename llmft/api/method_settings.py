@@ -32,6 +32,12 @@ class AlignmentConfig(Settings):
     method: Line = Field(description="which alignment method")
 
 
+class CallbackConfig(Settings):
+    """Base of every callback's settings."""
+
+    method: Line = Field(description="which callback method")
+
+
 class TaskConfig(Settings):
     """Base of every task's settings."""
 

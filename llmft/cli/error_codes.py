@@ -539,6 +539,14 @@ CODES: dict[str, Code] = {
         "Write model.attn_implementation: eager, which takes the plainest path; report the model's"
         " name and the message.",
     ),
+    "E308": Code(
+        "a plugin stopped the training",
+        "A plugin of the stage, such as `loss_watchdog`, found that training is not to go on: its"
+        " loss stays too high, has a spike, or no longer falls. Nothing of that step was saved, and"
+        " the last checkpoint is from before.",
+        "Lower train.learning_rate, or raise warmup_steps, and continue with --resume, from the"
+        " last checkpoint. Limits that are too strict are changed in a new run.",
+    ),
     # --- runs and checkpoints
     "E401": Code(
         "a checkpoint, or another file of a run, is damaged",

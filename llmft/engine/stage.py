@@ -152,7 +152,11 @@ class StageRunner:
             validation=validation,
             schedule=type(schedule)(schedule.config),
             optimizer=self.bound.optimizer,
+            callbacks=[type(one)(one.config) for one in self.bound.callbacks],
         )
+        if report.ended_by:
+            where = f"at step {report.steps} of {plan.steps}"
+            self.log.note(f"ended {where}: {report.ended_by}")
         after = self.scoring.score("after")
         return StageResult(
             produces=self.work.produces,
@@ -195,7 +199,7 @@ class StageRunner:
         if validation is None or metric is None or validation.best is None:
             return {}
         step, value = validation.best
-        if steps < planned:
+        if steps < planned and validation.stop:
             self.log.note(
                 f"stopped early, at step {steps} of {planned}: {validation.waited} evaluations"
                 f" without a better {metric}"

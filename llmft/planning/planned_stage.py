@@ -46,6 +46,7 @@ from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import (
     ADAPTER,
+    CALLBACKS,
     EARLIER,
     MAPPED,
     TRAINED,
@@ -171,13 +172,20 @@ class PlannedStage(StageRunner):
         asked, memory = self.spec.evaluate, self.state.memory
 
         def evaluate() -> None:
-            if asked is not None and asked.eval_strategy != "no":
-                judge(self, in_training=True)
+            if asked is None or asked.eval_strategy == "no":
+                return
+            gives = any(one.gives_weights for one in self.bound.callbacks)
+            trained = [p for p in self.models.model.parameters() if p.requires_grad and gives]
+            with memory.making(CALLBACKS):  # the trained weights, while others are in use
+                held = [parameter.clone() for parameter in trained]
+            judge(self, in_training=True)
+            del held
 
         groups = self._groups()
         optimizer = self.bound.optimizer
         train_steps(
-            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate
+            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate,
+            self.bound.callbacks,
         )  # fmt: skip
 
     def _refuse_endless_warmup(self) -> None:

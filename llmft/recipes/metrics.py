@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from llmft.api import Alignment, MetricConfig, MetricFunction
-from llmft.api.errors import PluginError
+from llmft.api.errors import LlmftError, PluginError
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.sources import metric_of_source, scored_as, source_names
@@ -126,6 +126,9 @@ def _made(
         what = f"the metric '{visible(entry)[:80]}' has settings that must be given"
         fix = f"write {{method: {entry}, {missing[0] if missing else '...'}: ...}}"
         clash(blocks, "E021", [path], what, fix)
+        return None
+    except LlmftError as error:  # such as a package that it needs
+        blocks.tree.adopt(error.faults, path)
         return None
     return cast("MetricFunction[Any] | None", asked(blocks, path, lambda: cls(config)))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmft.api import DatasetConfig
     from llmft.recipes.recipe import Stage
 
-_OF_TRAINING = ("adapter", "evaluate")
+_OF_TRAINING = ("adapter", "evaluate", "plugins")
 _OF_TASKS = ("per_device_eval_batch_size", "max_length")  # what a task reads of `train`
 
 

@@ -33,6 +33,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].data.max_row_mb": "allowed",
     "stages[].data.max_file_mb": "allowed",
     "stages[].evaluate": "refused",
+    "stages[].plugins": "refused",
     "stages[].train.num_train_epochs": "applied",
     "stages[].train.max_steps": "applied",
     "stages[].train.per_device_train_batch_size": "refused",

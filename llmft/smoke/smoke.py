@@ -164,6 +164,10 @@ def _of_the_work(bound: BoundStage) -> Changes:
         return
     if not bound.optimizer.supports_cpu and not _has_gpu():
         yield "train.optim", "adamw_torch"
+    for number, callback in enumerate(bound.callbacks):
+        for name, value in smoke_overrides_of(callback).items():
+            if value != getattr(callback.config, name):
+                yield f"plugins.{number}.{name}", value
     schedule = bound.schedule
     own = isinstance(stage.train.lr_scheduler_type, str)
     for name, value in smoke_overrides_of(schedule).items():

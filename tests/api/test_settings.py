@@ -319,13 +319,12 @@ def rate_at(step: int, name: str, **train: Any) -> Callable[[Any, Lab], float]:
     return see
 
 
-def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
-    """Return what looks at the rate of reduce_lr_on_plateau after these scores, of a peak of 1."""
+def rate_after(*scores: float, name: str = "reduce_lr_on_plateau") -> Callable[[Any, Lab], float]:
+    """Return what looks at the rate of a schedule after these scores, of a peak of 1."""
 
     def see(kwargs: LrSchedulerKwargs, lab: Lab) -> float:
         settings = TrainSettings(
-            optim="sgd", learning_rate=1.0, lr_scheduler_type="reduce_lr_on_plateau",
-            lr_scheduler_kwargs=kwargs,
+            optim="sgd", learning_rate=1.0, lr_scheduler_type=name, lr_scheduler_kwargs=kwargs
         )  # fmt: skip
         optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
         schedule: Any = make_schedule(optimizer, settings, 4)
@@ -336,7 +335,12 @@ def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
     return see
 
 
+def greedy_after(*scores: float) -> Callable[[Any, Lab], float]:
+    return rate_after(*scores, name="greedy")
+
+
 WSD, AT_ONCE = "warmup_stable_decay", {"patience": 0}
+HALVES = {**AT_ONCE, "factor": 0.5}
 LR_KWARGS = {
     "num_cycles": Case(1.0, rate_at(2, "cosine"), 0.0, was=0.5),
     "min_lr": Case(0.25, rate_at(4, "cosine_with_min_lr"), 0.25, alone=True),
@@ -364,6 +368,16 @@ LR_KWARGS = {
         "abs", rate_after(4.0, 3.0), 1.0, also={**AT_ONCE, "threshold": 0.5}, was=0.1
     ),
     "cooldown": Case(2, rate_after(1.0, 1.0, 1.0), 0.1, also=AT_ONCE, was=0.01),
+    "warmup": Case(1, greedy_after(4.0, 3.0, 2.0), 4.0, also={**HALVES, "max_lr": 8.0}, was=8.0),
+    "max_lr": Case(1.5, greedy_after(2.0), 1.5, also=HALVES, was=1.0),
+    "eps": Case(0.9, greedy_after(2.0, 2.0), 1.0, also=HALVES, was=0.5),
+    "smooth": Case(True, greedy_after(4.0, 2.0, 2.5), 1.0, also=HALVES, was=0.5),
+    "window_size": Case(
+        1, greedy_after(4.0, 2.0, 2.5), 0.5, also={**HALVES, "smooth": True}, was=1.0
+    ),
+    "reset_start": Case(
+        1, greedy_after(2.0, 2.0, 2.0), 1.0, also={**HALVES, "min_lr": 0.25}, was=0.25
+    ),
 }  # fmt: skip
 
 # --- the model -----------------------------------------------------------------------------------

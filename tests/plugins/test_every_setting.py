@@ -48,6 +48,8 @@ from llmft_alignments.ppo.rollouts import RolloutSampler
 from llmft_alignments.reward import Reward, RewardObjective
 from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
+from llmft_callbacks.ema import Ema
+from llmft_callbacks.loss_watchdog import LossWatchdog
 from llmft_datasets.chat import Chat
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.instruction import Columns as InstructionColumns
@@ -67,6 +69,8 @@ from llmft_metrics.distinct import Distinct
 from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
 from llmft_metrics.f1 import F1
 from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
+from llmft_metrics.rouge import Rouge
+from llmft_metrics.sacre import Bleu, Chrf
 from llmft_optimizers import of_bitsandbytes, of_torch
 from llmft_optimizers.adafactor import Adafactor
 from llmft_rewards.exact_match import ExactMatch
@@ -76,6 +80,7 @@ from llmft_rewards.length import Length
 from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
 from llmft_schedules import curves
+from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
@@ -98,6 +103,7 @@ from llmft.api import (
     ScoredAnswer,
     StageResult,
     TrainingSpan,
+    TrainingStep,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
@@ -1669,11 +1675,11 @@ def factor_at(step: int, cls: type, steps: int = 4, warmup: int = 0) -> Callable
     return lambda config, lab: float(cls(config).factor(step, span))
 
 
-def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
+def plateau_after(*scores: float, cls: type = ReduceLrOnPlateau) -> Callable[[Any, Lab], float]:
     """Return what looks at the rate after these scores, of a peak of 1."""
 
     def see(config: Any, lab: Lab) -> float:
-        made, span = ReduceLrOnPlateau(config), TrainingSpan(4, 0, 1.0)
+        made, span = cls(config), TrainingSpan(4, 0, 1.0)
         made.rates(0, [1.0], span)
         for score in scores:
             made.scored(score, span)
@@ -1682,7 +1688,13 @@ def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
     return see
 
 
+def greedy_after(*scores: float) -> Callable[[Any, Lab], float]:
+    """Return what looks at greedy's rate: the first score is always an improvement."""
+    return plateau_after(*scores, cls=Greedy)
+
+
 AT_ONCE = {"patience": 0}
+RISES_TO = {"patience": 0, "max_lr": 8.0, "factor": 0.5}
 HALF_WAY, AT_END = {"num_decay_steps": 4}, {"min_lr_rate": 0.25}
 Lowest, Wsd = curves.CosineWithMinLr, curves.WarmupStableDecay
 LOWEST = {
@@ -1734,6 +1746,94 @@ SCHEDULES: dict[type, dict[str, Case]] = {
         "cooldown": Case(2, plateau_after(1, 1, 1), 0.1, also=AT_ONCE, was=0.01),
         "min_lr": Case(0.25, plateau_after(1, 1), 0.25, also=AT_ONCE, was=0.1),
     },
+    Greedy: {
+        "factor": Case(0.5, greedy_after(2, 2), 0.5, also=AT_ONCE, was=0.95),
+        "patience": Case(1, greedy_after(2, 2, 2), 0.95, was=1.0),
+        "threshold": Case(0.5, greedy_after(2, 1.75), 0.95, also=AT_ONCE, was=1.0),
+        "threshold_mode": Case("rel", greedy_after(4, 3), 1.0,
+                               also={**RISES_TO, "threshold": 0.3}, was=4.0),
+        "cooldown": Case(1, greedy_after(2, 2, 2), 1.0, also=RISES_TO, was=0.5),
+        "warmup": Case(1, greedy_after(4, 3, 2), 4.0, also=RISES_TO, was=8.0),
+        "min_lr": Case(0.75, greedy_after(2, 2, 2), 0.75, also={"patience": 0, "factor": 0.5},
+                       was=0.25),
+        "max_lr": Case(1.5, greedy_after(2), 1.5, also={"patience": 0, "factor": 0.5}, was=1.0),
+        "eps": Case(0.9, greedy_after(2, 2), 1.0, also={"patience": 0, "factor": 0.5}, was=0.5),
+        # The means of 4, 2 and 2.5 fall all the time.
+        "smooth": Case(True, greedy_after(4, 2, 2.5), 1.0, also={"patience": 0, "factor": 0.5},
+                       was=0.5),
+        "window_size": Case(1, greedy_after(4, 2, 2.5), 0.5,
+                            also={"patience": 0, "factor": 0.5, "smooth": True}, was=1.0),
+        "reset_start": Case(1, greedy_after(2, 2, 2), 1.0,
+                            also={"patience": 0, "factor": 0.5, "min_lr": 0.25}, was=0.25),
+    },
+}  # fmt: skip
+
+# --- callbacks -----------------------------------------------------------------------------------
+
+
+def averaged(*path: float) -> Callable[[Any, Lab], list[float]]:
+    """Return what looks at the averages of a weight that starts at 8 and takes these values."""
+
+    def see(config: Any, lab: Lab) -> list[float]:
+        weight = torch.nn.Parameter(torch.tensor([8.0]))
+        ema, found = Ema(config), []
+        ema.on_train_begin(TrainingStep(0, len(path), {"w": weight}))
+        for step, value in enumerate(path, 1):
+            weight.data.fill_(value)
+            ema.on_step_end(TrainingStep(step, len(path), {"w": weight}))
+            found.append(float(ema.weights("result")["w"]))
+        return found
+
+    return see
+
+
+def ended(*losses: float) -> Callable[[Any, Lab], tuple[int, str]]:
+    """Return what looks at which step these losses end, and how; (0, ""): none."""
+
+    def see(config: Any, lab: Lab) -> tuple[int, str]:
+        watchdog = LossWatchdog(config)
+        for step, loss in enumerate(losses, 1):
+            try:
+                watchdog.on_step_end(TrainingStep(step, 9, {}, {"loss": loss}))
+            except LlmftError:
+                return step, "fail"
+            if not watchdog.should_continue():
+                return step, "end"
+        return 0, ""
+
+    return see
+
+
+HALF, RISES = {"decay": 0.5}, {"use_ema_warmup": True}
+NEVER = {"plateau_patience": 9}
+CALLBACKS: dict[type, dict[str, Case]] = {
+    Ema: {
+        "decay": Case(0.5, averaged(0.0, 3.0), [0.0, 2.0]),
+        "bias_correction": Case(False, averaged(0.0, 4.0), [4.0, 4.0], also=HALF,
+                                was=[0.0, 8 / 3]),
+        # decays of 0, and then 1 - 2^(-2/3)
+        "use_ema_warmup": Case(True, averaged(0.0, 4.0), [0.0, 4 * 2 ** (-2 / 3)]),
+        "inv_gamma": Case(3.0, averaged(0.0, 4.0), [0.0, 4 * (4 / 3) ** (-2 / 3)], also=RISES),
+        "power": Case(1.0, averaged(0.0, 4.0), [0.0, 2.0], also=RISES),
+        "update_after_step": Case(1, averaged(5.0, 6.0, 9.0), [5.0, 6.0, 8.0], also=HALF),
+    },
+    LossWatchdog: {
+        "threshold": Case(5.0, ended(6, 6, 6), (3, "fail"), also=NEVER, was=(0, "")),
+        "spike_factor": Case(2.0, ended(1, 1, 3, 3, 3), (5, "fail"), also={**NEVER, "window": 2},
+                             was=(0, "")),
+        "patience": Case(1, ended(6, 6, 6), (1, "fail"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "on_spike": Case("end", ended(6, 6, 6), (3, "end"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "plateau_patience": Case(2, ended(1, 1, 1), (3, "end"),
+                                 also={"window": 1, "threshold": 9.0}, was=(0, "")),
+        "min_delta": Case(0.5, ended(4, 3.9, 3.8), (3, "end"),
+                          also={"window": 1, "plateau_patience": 2}, was=(0, "")),
+        "on_plateau": Case("fail", ended(1, 1, 1), (3, "fail"),
+                           also={"window": 1, "plateau_patience": 2}, was=(3, "end")),
+        "window": Case(2, ended(1, 1, 1, 1), (4, "end"), also={"plateau_patience": 2},
+                       was=(0, "")),
+    },
 }  # fmt: skip
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -1760,6 +1860,18 @@ def value_by(cls: type) -> Callable[[Any, Lab], Any]:
     return value
 
 
+def beside(cls: type, text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what a metric of all answers gives one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: cls(config).score_corpus([answer])
+
+
+def unigrams(text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what looks at ROUGE-1 of one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: Rouge(config).score(answer)["1"]
+
+
 METRICS: dict[type, dict[str, Case]] = {
     ExactMatchMetric: {
         "name": named_by(ExactMatchMetric),
@@ -1771,6 +1883,54 @@ METRICS: dict[type, dict[str, Case]] = {
         "first_line": Case(True, value_by(F1), [1.0, 1.0], was=[2 / 3, 2 / 3]),
     },
     FinalNumberMetric: {"name": named_by(FinalNumberMetric)},
+    Bleu: {
+        "name": named_by(Bleu),
+        "first_line": Case(True, beside(Bleu, "a b c d\nx", "a b c d"), 100.0),
+        "lowercase": Case(True, beside(Bleu, "A B C D", "a b c d"), 100.0, was=0.0),
+        # of 4 words 3 are right, of 3 pairs 2; and the answer is shorter by one of 5
+        "tokenize": Case(
+            "none",
+            beside(Bleu, "a b c d.", "a b c d ."),
+            100 * math.sqrt(1 / 2) * math.exp(1 - 5 / 4),
+            also={"max_ngram_order": 2},
+            was=100.0,
+        ),
+        "smooth_method": Case("none", beside(Bleu, "a b x d", "a b c d"), 0.0),
+        "max_ngram_order": Case(1, beside(Bleu, "a b x d", "a b c d"), 75.0),
+    },
+    Chrf: {
+        "name": named_by(Chrf),
+        "first_line": Case(True, beside(Chrf, "abc\nx", "abc"), 100.0),
+        "lowercase": Case(True, beside(Chrf, "ABC", "abc"), 100.0, was=0.0),
+        # precision 1, recall 2/3
+        "char_order": Case(1, beside(Chrf, "ab", "abc"), 500 * (2 / 3) / (4 + 2 / 3)),
+        "beta": Case(
+            1,
+            beside(Chrf, "ab", "abc"),
+            80.0,
+            also={"char_order": 1},
+            was=500 * (2 / 3) / (4 + 2 / 3),
+        ),
+        # of three characters two are right, of two words one
+        "word_order": Case(
+            1,
+            beside(Chrf, "ab c", "ab d"),
+            100 * (2 / 3 + 1 / 2) / 2,
+            also={"char_order": 1},
+            was=200 / 3,
+        ),
+    },
+    Rouge: {
+        "name": Case("r", lambda config, lab: score_names(Rouge(config))[0], "r_1", was="rouge_1"),
+        "first_line": Case(True, unigrams("the cat\nsat", "the cat"), 1.0, was=0.8),
+        "rouge_types": Case(
+            ["rougeL"],
+            lambda config, lab: Rouge(config).values(),
+            ("L",),
+            was=("1", "2", "L", "Lsum"),
+        ),
+        "use_stemmer": Case(True, unigrams("cats running", "cat run"), 1.0, was=0.0),
+    },
     Distinct: {
         "name": named_by(Distinct),
         # a b b | a b a and: words a b and of 7, pairs ab bb ba a-and of 5
@@ -1782,8 +1942,8 @@ METRICS: dict[type, dict[str, Case]] = {
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "metric": METRICS,
-    "tracker": TRACKERS,
+    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "callback": CALLBACKS,
+    "metric": METRICS, "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
