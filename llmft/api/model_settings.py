@@ -49,6 +49,59 @@ class Quantization(Settings):
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
 
+class RopeScaling(Settings):
+    """How rotary positions are stretched for longer rows: transformers' names.
+
+    linear: Chen et al. 2023, arXiv:2306.15595; yarn: Peng et al. 2023, arXiv:2309.00071; llama3: as
+    Llama 3.1's own. (`dynamic` is not here: its positions follow the longest row of a batch, so a
+    row would not be trained on as it is alone.)
+    """
+
+    rope_type: Literal["linear", "yarn", "llama3"] = Field(description="how they are stretched")
+    factor: float = Field(
+        gt=1, le=1000, description="rows may be so many times as long as the base's own"
+    )
+    original_max_position_embeddings: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="the longest row that the base was trained on; default: its"
+        " max_position_embeddings",
+    )
+    attention_factor: float | None = Field(
+        None, gt=0, le=100, description="of yarn: what attention is scaled by; default: by factor"
+    )
+    beta_fast: float | None = Field(
+        None, gt=0, le=10_000, description="of yarn: turns above which nothing changes; default: 32"
+    )
+    beta_slow: float | None = Field(
+        None, gt=0, le=10_000, description="of yarn: turns below which all is stretched; default: 1"
+    )
+    low_freq_factor: float | None = Field(
+        None, gt=0, le=10_000, description="of llama3: as Llama 3.1's config has it, there 1"
+    )
+    high_freq_factor: float | None = Field(
+        None, gt=0, le=10_000, description="of llama3: as Llama 3.1's config has it, there 4"
+    )
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> RopeScaling:
+        own = {
+            "yarn": ("attention_factor", "beta_fast", "beta_slow"),
+            "llama3": ("low_freq_factor", "high_freq_factor"),
+        }
+        for kind, names in own.items():
+            for name in names:
+                if kind != self.rope_type and getattr(self, name) is not None:
+                    raise ValueError(f"{name} has an effect only with rope_type: {kind}; drop it")
+        if self.rope_type == "llama3":
+            if self.low_freq_factor is None or self.high_freq_factor is None:
+                raise ValueError("rope_type: llama3 needs low_freq_factor and high_freq_factor")
+            if self.low_freq_factor >= self.high_freq_factor:
+                raise ValueError("low_freq_factor is not below high_freq_factor; lower it")
+        return self
+
+
 class ModelSource(Settings):
     """Which base model, and how it is loaded."""
 
@@ -120,6 +173,9 @@ class ModelSource(Settings):
         default_factory=list,
         description="as add_tokens, for marks that only a chat template writes, such as"
         " <|im_start|>; inside a message they stay text",
+    )
+    rope_scaling: RopeScaling | None = Field(
+        None, description="stretch rotary positions, for rows longer than the base's own"
     )
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"

@@ -21,6 +21,10 @@ SCHEDULE_KWARGS = {
     "reduce_lr_on_plateau": (
         "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr",
     ),
+    "greedy": (
+        "factor", "patience", "threshold", "threshold_mode", "cooldown", "warmup", "min_lr",
+        "max_lr", "eps", "smooth", "window_size", "reset_start",
+    ),
 }  # fmt: skip
 """The settings of each learning-rate schedule that has some, by transformers' names."""
 
@@ -78,7 +82,10 @@ class LrSchedulerKwargs(Settings):
         None, ge=0, lt=1, description="the rate at the end as a share of the peak; default: 0"
     )
     factor: float | None = Field(
-        None, gt=0, lt=1, description="what the rate is multiplied by; default: 0.1"
+        None,
+        gt=0,
+        lt=1,
+        description="what the rate is multiplied by; default: 0.1; greedy: 0.95",
     )
     patience: int | None = Field(
         None,
@@ -87,13 +94,42 @@ class LrSchedulerKwargs(Settings):
         description="evaluations without an improvement before that; default: 10",
     )
     threshold: float | None = Field(
-        None, ge=0, le=1e9, description="the least improvement that counts; default: 1e-4"
+        None,
+        ge=0,
+        le=1e9,
+        description="the least improvement that counts; default: 1e-4; greedy: 1e-6",
     )
     threshold_mode: Literal["rel", "abs"] | None = Field(
-        None, description="whether threshold is a share of the best value; default: rel"
+        None,
+        description="whether threshold is a share of the best value; default: rel; greedy: abs",
     )
     cooldown: int | None = Field(
         None, ge=0, le=100_000_000, description="evaluations to wait after a fall; default: 0"
+    )
+    warmup: int | None = Field(
+        None,
+        ge=0,
+        le=100_000_000,
+        description="of greedy: evaluations to wait after a rise; default: 0",
+    )
+    max_lr: float | None = Field(
+        None, gt=0, le=10, description="of greedy: the rate above which none is raised; default: 1"
+    )
+    eps: float | None = Field(
+        None, ge=0, le=1, description="of greedy: the least change that is made; default: 1e-8"
+    )
+    smooth: bool | None = Field(
+        None, description="of greedy: compare the mean of the last window_size scores"
+    )
+    window_size: int | None = Field(
+        None, ge=1, le=100_000, description="of smooth: scores in the mean; default: 50"
+    )
+    reset_start: int | None = Field(
+        None,
+        ge=0,
+        le=100_000_000,
+        description="of greedy: falls that are wanted at min_lr before the rate begins again at its"
+        " start; default: 500",
     )
 
     def given(self) -> dict[str, float | str]:
@@ -137,7 +173,7 @@ class TrainSettings(Settings):
     lr_scheduler_type: SerializeAsAny[ScheduleConfig] | Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt",
         "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
-        "warmup_stable_decay", "reduce_lr_on_plateau",
+        "warmup_stable_decay", "reduce_lr_on_plateau", "greedy",
     ] = Field(
         "linear",
         description="the learning-rate schedule after the warm-up; or a block for any installed"
@@ -208,6 +244,13 @@ class TrainSettings(Settings):
         ge=2,
         le=10_000_000,
         description="the most tokens in a row; default: the model's limit",
+    )
+    max_prompt_length: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="of pairs and of answers with a label: the most tokens of a prompt; a longer"
+        " one loses its start, as in TRL's DPO before it knew max_length alone",
     )
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
@@ -378,6 +421,6 @@ class TrainSettings(Settings):
             )
         if (self.lr_scheduler_kwargs.min_lr or 0) >= self.learning_rate:
             raise ValueError("lr_scheduler_kwargs: min_lr is not below learning_rate; lower it")
-        if name == "reduce_lr_on_plateau" and self._warms_up:
+        if name in ("reduce_lr_on_plateau", "greedy") and self._warms_up:
             key = "warmup_steps" if self.warmup_steps else "warmup_ratio"
-            raise ValueError(f"the 'reduce_lr_on_plateau' schedule has no warm-up; drop {key}")
+            raise ValueError(f"the '{name}' schedule has no warm-up; drop {key}")

@@ -10,6 +10,7 @@ from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
+    CallbackConfig,
     DatasetConfig,
     TaskConfig,
     TrackerConfig,
@@ -62,6 +63,12 @@ class Stage(Settings):
         None,
         description="how the stage is scored before, after and during training; default: not"
         " scored",
+    )
+    plugins: list[SerializeAsAny[CallbackConfig]] = Field(
+        default_factory=list,
+        max_length=20,
+        description="what acts after each optimiser step of the stage, such as"
+        " {method: ema, decay: 0.999}",
     )
 
     @property
