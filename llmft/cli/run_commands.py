@@ -178,13 +178,16 @@ def report(
     data: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the curves here too, as CSV.")
     ] = None,
+    png: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Draw them into this new folder, as PNG.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Write a run's report.html anew: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
-    made = write(run, data)
+    made = write(run, data, png)
     return made if json else as_text(made)
 
 

@@ -36,14 +36,16 @@ from llmft.verifying.export import (
 )
 
 PACKAGE = "llama_cpp"
-# The largest and the mean difference of log-probabilities, in nats, by llama.cpp's types: by the
-# bits of a weight. llama.cpp holds keys and values in float16 also where weights are in float32.
+# The largest and the mean difference of log-probabilities, in nats, by llama.cpp's types. About
+# twice what a model of 15 million parameters showed on 853 tokens of stories; larger models lose
+# less. llama.cpp holds keys and values in float16 also where weights are in float32.
 GGUF_TOLERANCES = {
-    "F32": (0.1, 0.01), "F16": (0.1, 0.01), "BF16": (0.5, 0.05), "Q8_0": (0.5, 0.05),
-    "Q6": (1.0, 0.1), "Q5": (1.5, 0.15), "Q4": (2.5, 0.3), "IQ4": (2.5, 0.3),
-    "Q3": (4.0, 0.6), "IQ3": (4.0, 0.6),
+    "F32": (0.1, 0.01), "F16": (0.1, 0.01), "BF16": (0.5, 0.05), "Q8_0": (2.0, 0.1),
+    "Q6": (2.0, 0.15), "Q5": (4.0, 0.3), "Q4": (12.0, 0.7), "IQ4": (12.0, 0.7),
+    "Q3": (12.0, 1.0), "IQ3": (12.0, 1.0),
 }  # fmt: skip
-_LOWEST = (6.0, 1.2)
+_LOWEST = (12.0, 1.5)
+_TIE = 4.0  # times the mean difference: the largest is that of tokens that no answer has
 
 
 class _Runtime:
@@ -148,7 +150,8 @@ def verify_gguf(
     apart = distance(ours.numbers, theirs.numbers)
     tokenizer = trained.base.tokenizer
     partings = id_partings(tokenizer, own_ids, ids_in)
-    answers = list(answer_partings(tokenizer, ours, theirs, most))
+    tie = most if tolerance is not None else min(most, _TIE * mean)
+    answers = list(answer_partings(tokenizer, ours, theirs, tie))
     close = apart.max_logp <= most and apart.mean_logp <= mean
     causes = [*_causes_of_ids(trained, facts, own_ids, ids_in)]
     if not close:
