@@ -53,7 +53,7 @@ def found(kind: str) -> levers.Levers:
     """Return the levers of a model type; with a reason where it cannot be tried."""
     from transformers import CONFIG_MAPPING
 
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.modeling.base_model import dense_attention
 
     try:

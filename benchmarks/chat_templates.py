@@ -192,7 +192,7 @@ def tried(encoder: Any, shape: str, **asked: Any) -> tuple[str, list[str]]:
     from llmft_datasets.chat import Chat
 
     from llmft.api.errors import DataError
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
 
     chat = Chat(Chat.Config(method="chat", path="rows.jsonl", **asked))
     try:

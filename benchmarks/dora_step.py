@@ -25,7 +25,7 @@ from llmft_adapters.dora import Dora
 from llmft_adapters.lora import Lora
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 
 SIZES = ((256, 4), (512, 4), (1024, 2), (2048, 1))

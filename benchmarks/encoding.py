@@ -35,7 +35,8 @@ def main(count: int) -> None:
     import trl
 
     from llmft.api import ChatRow, CompletionRow, Row
-    from llmft.api.settings import ModelSource, TrainSettings
+    from llmft.api.model_settings import ModelSource
+    from llmft.api.train_settings import TrainSettings
     from llmft.data.encoding import Encoder
     from llmft.modeling.base_model import BaseModel
 

@@ -122,6 +122,29 @@ The example falls in steps. The builtin `reduce_lr_on_plateau` follows scores.""
 The kit asks for the rates of short and of long trainings: they are finite, the peak is the highest,
 a warm-up rises, and a training that is resumed at any step has the same rates.""",
     ),
+    "callback": (
+        "Callback",
+        """\
+A callback acts during a stage's training, after each optimiser step, whatever the alignment is. It
+is told the step, the trained parameters and the metrics (`on_step_end`), and the scores of held-out
+rows where there are some (`on_evaluate`); it changes none of them. It may end the training
+(`should_continue`): the stage then ends as it would with its last step, with scores and a result. A
+StageError ends the run instead, before anything of the step is saved. With `gives_weights` it gives
+other weights (`weights`) to be used in place of the trained ones: by the evaluations, by the best
+checkpoint, and as the stage's result, or by some of these. What it keeps in `state`, tensors and
+plain data, is in each checkpoint, and a resumed training restores it. Random numbers are put back
+after each call. In a distributed training each process has one, which sees the same numbers. `llmft
+plan` counts what `state_bytes` says.
+
+The example ends a training at a target. The builtin `ema` gives weights, and `loss_watchdog` fails
+or ends a training; both are written with this contract alone. So could be early stopping
+(`on_evaluate`, `should_continue`) and the best checkpoint as the result (copies in `state`, which
+`weights` gives for the result): builtin `evaluate.early_stopping_patience` and
+`load_best_model_at_end` are part of the loop, as they choose which checkpoints are kept.""",
+        """\
+The kit trains two small matrices: every update is what it would be without the callback; a resumed
+training ends at the same step with the same weights and state; and the given weights fit.""",
+    ),
     "metric": (
         "Metric",
         """\

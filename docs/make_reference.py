@@ -41,6 +41,10 @@ KIND_TITLES = {
         "`stages[].train.lr_scheduler_type`: how the learning rate moves. Those that ship with"
         " llmft are chosen by name too, with `lr_scheduler_kwargs`.",
     ),
+    "callback": (
+        "Callbacks",
+        "`stages[].plugins[]`: what acts after each optimiser step of a stage.",
+    ),
     "metric": (
         "Metrics",
         "`stages[].evaluate.metrics[]`: how answers to held-out rows are scored, beside the loss"

@@ -197,7 +197,8 @@ def _model(dice: float) -> str:
     import torch
 
     from llmft.api import ChatRow, CompletionRow
-    from llmft.api.settings import ModelSource, TrainSettings
+    from llmft.api.model_settings import ModelSource
+    from llmft.api.train_settings import TrainSettings
     from llmft.data.encoding import Encoder
     from llmft.modeling.base_model import BaseModel, locate_model
     from llmft.system.architectures import architecture_of

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -23,8 +26,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+
+from pydantic import BaseModel
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "security.md"
@@ -125,12 +131,15 @@ class Ground:
         from inputs import make
 
         self.place = place
+        _import_all()
         self.seeds = make(place / "seeds")
         for kind in KINDS:
             shutil.copytree(self.seeds / kind, place / "case")
             if (outcome := _in_a_process(kind, place / "case", 0.0, verbose=True)) != "right":
                 raise RuntimeError(f"the unchanged input of {kind} is not read: {outcome}")
             shutil.rmtree(place / "case")
+        gc.collect()
+        gc.freeze()  # a child then copies no page for the collector's marks
 
     def tried(self, number: int, seed: int, verbose: bool = False) -> tuple[str, str, str]:
         """Return an input's kind, what came of it, and what was changed in it."""
@@ -153,6 +162,28 @@ class Ground:
         if _state(outside) != before:
             outcome = "wrote outside"
         return kind, outcome, told
+
+
+def _import_all() -> None:
+    """Import every module of llmft, and read its own tables, so that no child has to."""
+    import llmft
+    from llmft.importing import tables
+
+    for module in pkgutil.walk_packages(llmft.__path__, "llmft."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for model in _below(BaseModel):
+        if model.__module__.startswith("llmft"):
+            model.model_rebuild()
+    tables.known_rows()
+    for peer in tables.known_keys():
+        tables.table(peer)
+
+
+def _below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for each in model.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
 def _state(outside: Path) -> dict[str, bytes]:

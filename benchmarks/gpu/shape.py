@@ -90,7 +90,7 @@ def trained(
     """Train for some steps in llmft's own loop; return when each ended, and the tokens it had."""
     from llmft_alignments.sft import CompletionLoss
 
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
     from llmft.training import loop
 
     ends: list[tuple[float, int]] = []

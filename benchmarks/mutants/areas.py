@@ -8,6 +8,8 @@ AREAS = {
     "losses and PPO": (
         "plugins/llmft_alignments/preference_maths.py", "plugins/llmft_alignments/pairs.py",
         "plugins/llmft_alignments/orpo.py", "plugins/llmft_alignments/sft.py",
+        "plugins/llmft_alignments/kto.py", "plugins/llmft_alignments/cpo.py",
+        "plugins/llmft_alignments/start.py",
         "plugins/llmft_alignments/dpo", "plugins/llmft_alignments/ppo",
         "plugins/llmft_alignments/online", "plugins/llmft_alignments/grpo",
         "plugins/llmft_alignments/rloo.py", "plugins/llmft_alignments/reward",
@@ -38,6 +40,7 @@ REFEREE = "tests/plugins/alignments/test_trl_preference_referee.py"
 REWARD = "tests/plugins/alignments/reward/test_reward.py"
 LOOP, STATE = "tests/training/test_loop.py", "tests/training/test_checkpoints.py"
 PROCESSES = "tests/training/test_processes.py"
+DECLARED = "tests/plugins/alignments/test_declarations.py"
 EVERY, REFERENCE = "tests/plugins/test_every_setting.py", "tests/cli/test_recipe_reference.py"
 READING = [f"tests/recipes/test_{name}.py" for name in ("checks", "load", "wording")]
 FAULTS = "tests/end_to_end/faults/test_training.py"
@@ -55,12 +58,19 @@ FARTHER = {
     },
     **{
         f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
-        for name in ("evaluation_cost", "planned_stage", "planner", "fitting")
+        for name in ("evaluation_cost", "planned_stage", "fitting")
     },
+    "llmft/planning/planner.py": [
+        "tests/planning/test_plan_files.py",
+        PIPELINE,
+        COUNTS,
+        "tests/planning/test_plan_command.py",
+    ],
     **{
         f"plugins/llmft_alignments/grpo/{name}.py": [*GRPO, EVERY]
-        for name in ("__init__", "maths", "method", "objective", "rollouts")
+        for name in ("__init__", "maths", "objective", "rollouts")
     },
+    "plugins/llmft_alignments/grpo/method.py": [DECLARED, *GRPO, EVERY],
     **{f"llmft/recipes/{name}.py": READING for name in ("checks", "load", "wording", "yamlfile")},
     "plugins/llmft_alignments/preference_maths.py": [
         LOSSES,
@@ -69,19 +79,22 @@ FARTHER = {
         DPO,
     ],
     "plugins/llmft_alignments/pairs.py": [DPO, REFEREE],
-    "plugins/llmft_alignments/orpo.py": [REFEREE, EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/kto.py": [DECLARED, REFEREE, EVERY, REFERENCE],
+    "plugins/llmft_alignments/cpo.py": [DECLARED, REFEREE, EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/start.py": [RUNS],
+    "plugins/llmft_alignments/orpo.py": [DECLARED, REFEREE, EVERY, REFERENCE, RUNS],
     "plugins/llmft_alignments/sft.py": [
         *(f"tests/plugins/alignments/test_sft_{name}.py" for name in ("trl_referee", "routers")),
         LOOP,
         EVERY,
         REFERENCE,
     ],
-    "plugins/llmft_alignments/dpo/__init__.py": [EVERY, REFERENCE, RUNS],
+    "plugins/llmft_alignments/dpo/__init__.py": [DECLARED, EVERY, REFERENCE, RUNS],
     "plugins/llmft_alignments/dpo/losses.py": [REFEREE],
     "plugins/llmft_alignments/dpo/reference.py": [RUNS, EVERY],
     "plugins/llmft_alignments/dpo/reranking.py": [RUNS, EVERY],
     "plugins/llmft_alignments/grpo/config.py": [REFERENCE, GRPO[0], EVERY],
-    "plugins/llmft_alignments/ppo/__init__.py": [PPO[-1], EVERY],
+    "plugins/llmft_alignments/ppo/__init__.py": [DECLARED, PPO[-1], EVERY],
     "plugins/llmft_alignments/ppo/config.py": [EVERY, REFERENCE, PPO[-1]],
     "plugins/llmft_alignments/online/diagnostics.py": [
         "tests/plugins/alignments/ppo/test_diagnostics.py",
@@ -94,7 +107,7 @@ FARTHER = {
     "plugins/llmft_alignments/ppo/maths.py": PPO[:2],
     "plugins/llmft_alignments/ppo/objective.py": PPO[1:],
     "plugins/llmft_alignments/ppo/rollouts.py": PPO,
-    "plugins/llmft_alignments/reward/__init__.py": [DPO, EVERY, REFERENCE],
+    "plugins/llmft_alignments/reward/__init__.py": [DECLARED, DPO, EVERY, REFERENCE],
     "plugins/llmft_alignments/reward/report.py": [REWARD, DPO],
     "llmft/modeling/forward.py": ["tests/modeling/test_last_layer.py", REWARD],
     "llmft/recipes/json_schema.py": ["tests/cli/test_schema.py"],

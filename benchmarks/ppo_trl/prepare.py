@@ -38,7 +38,7 @@ def write_inputs(folder: Path, task: Task, seeds: list[int]) -> None:
 
     There are as many prompts as make whole batches.
     """
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
     from llmft.training.step_plan import Plan
 
     write_task(folder, task)

@@ -169,7 +169,8 @@ def prepared(task: Task) -> tuple[Any, list[Any], Any]:
     from model_folder import broadcast_parameters, write_model
 
     from llmft.api import CompletionRow, PreferenceRow
-    from llmft.api.settings import ModelSource, TrainSettings
+    from llmft.api.model_settings import ModelSource
+    from llmft.api.train_settings import TrainSettings
     from llmft.data.encoding import Encoder
     from llmft.data.pair_encoding import encode_pairs
     from llmft.modeling.base_model import BaseModel

@@ -2,9 +2,10 @@
 
 A plugin is a module with an entry point in one of the groups `llmft.adapters`,
 `llmft.alignments`, `llmft.tasks`, `llmft.rewards`, `llmft.datasets`, `llmft.optimizers`,
-`llmft.schedules`, `llmft.metrics`, `llmft.trackers` (the entry point's name is the method's) or
-`llmft.plugins`, whose hooks return classes derived from the ones below. See `llmft.testing` for the
-kit that checks a method against its contract, and `llmft.toolkit` for building blocks.
+`llmft.schedules`, `llmft.callbacks`, `llmft.metrics`, `llmft.trackers` (the entry point's name is
+the method's) or `llmft.plugins`, whose hooks return classes derived from the ones below. See
+`llmft.testing` for the kit that checks a method against its contract, and `llmft.toolkit` for
+building blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import pluggy
 from pydantic import Field
@@ -28,6 +29,7 @@ from llmft.api.context import (
     StageModels,
     StageSampler,
     TrainingSpan,
+    TrainingStep,
 )
 from llmft.api.errors import (
     DataError,
@@ -39,25 +41,31 @@ from llmft.api.errors import (
     StageError,
     WaitsForPeople,
 )
+from llmft.api.evaluate_settings import MetricConfig
 from llmft.api.events import Progress, RunInfo, StageInfo, StageResult
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
+    CallbackConfig,
     DatasetConfig,
     RewardConfig,
     StageRef,
     TaskConfig,
     TrackerConfig,
 )
+from llmft.api.model_settings import ModelSource
 from llmft.api.rows import (
     Answer,
     ChatRow,
+    ClassificationRow,
     CompletionRow,
     Conversation,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
+    Label,
     Message,
     PreferenceRow,
     Prompt,
@@ -69,24 +77,18 @@ from llmft.api.rows import (
     TextRow,
     UnpairedRow,
 )
-from llmft.api.settings import (
-    Line,
-    MetricConfig,
-    ModelSource,
-    OptimizerConfig,
-    ScheduleConfig,
-    Settings,
-    Share,
-    TrainSettings,
-)
+from llmft.api.settings import Line, Settings, Share
+from llmft.api.train_settings import OptimizerConfig, ScheduleConfig, TrainSettings
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "ChatRow",
-    "CompletionRow", "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded",
-    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
+    "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "Callback",
+    "CallbackConfig", "ChatRow", "ClassificationRow", "CompletionRow", "Conversation", "DataError",
+    "Dataset", "DatasetConfig", "Encoded", "EncodedClassification",
+    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "Label",
+    "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
     "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
@@ -95,7 +97,7 @@ __all__ = [
     "Schedule", "ScheduleConfig", "ScoredAnswer", "Settings", "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
-    "TrainSettings", "TrainingSpan", "UnpairedRow", "WaitsForPeople", "hookimpl",
+    "TrainSettings", "TrainingSpan", "TrainingStep", "UnpairedRow", "WaitsForPeople", "hookimpl",
 ]  # fmt: skip
 
 API_VERSION = 1
@@ -272,6 +274,14 @@ class Alignment(_Work[C]):
     greater_is_better: ClassVar[Mapping[str, bool]] = {}
     """Of metrics that `evaluate` returns, whether more is better: each may choose the best
     checkpoint. A metric that is not here has to be given a direction in the recipe."""
+    own_loss: ClassVar[bool] = False
+    """Whether the `loss` of held-out rows is one that `evaluate` returns, as where no token is
+    predicted; there then is no perplexity, and no answer to score."""
+    value_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Of metrics that `evaluate` returns, between which numbers each is, the bounds included."""
+    corpus_metrics: ClassVar[tuple[str, ...]] = ()
+    """Of metrics that `evaluate` returns as a value for each row, those that are no mean over rows:
+    the values are a jackknife's, and say nothing of a part of the rows."""
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:
@@ -286,6 +296,25 @@ class Alignment(_Work[C]):
         calls it, with the same rows, and the first one's values count; see `toolkit.dealt`.
         """
         return {}
+
+    def check(self, model: Any) -> Iterable[Refusal]:
+        """Yield what cannot work on this model: (key's parts, what is wrong, fix); see Refusal.
+
+        model: the base on torch's meta device, without weights.
+        """
+        return ()
+
+    def prepare(self, context: StageContext) -> None:
+        """Find out from the training rows what `extend` needs.
+
+        `llmft plan` asks it before the model is there; `train` does so by itself.
+        """
+
+    def recall(self, folder: Path) -> None:
+        """Take up what `train` wrote into a stage's folder and `extend` needs.
+
+        It is asked where a checkpoint of a stage is loaded that is not trained now.
+        """
 
     def extend(self, model: Any) -> None:
         """Add to the model what is trained beside the adapter, such as a head."""
@@ -366,6 +395,13 @@ class Dataset(_Kind[C]):
         row once, source after source.
         """
         return [(number, row) for number, count in enumerate(counts) for row in range(count)]
+
+    def unlabelled(self, record: Mapping[str, Any], origin: str) -> Row:
+        """Return one record as a row to be classified, whose label need not be there.
+
+        Raises DataError as `row` does.
+        """
+        return self.row(record, origin)
 
     def is_local(self) -> bool:
         """Return whether its records are read from this machine, without any network.
@@ -503,6 +539,77 @@ class Schedule(_Kind[C]):
 
     def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
         """Restore what `state` returned, after step 0 was asked for; the span may be another."""
+
+
+class Callback(_Kind[C]):
+    """What acts in a stage's training after each optimiser step: a step hook.
+
+    It reads the step, the trained parameters and the metrics, and changes none of them; random
+    numbers are put back after each call. It may end the training, and give other weights to be
+    used. Each training has an object of its own. Of several processes each has one, and all see the
+    same numbers; the training ends where one of them says so. TrainerCallback's names.
+    """
+
+    gives_weights: ClassVar[bool] = False
+    """Whether `weights` gives some; a stage has one such callback at most."""
+    follows_scores: ClassVar[bool] = False
+    """Whether it needs `on_evaluate`: the stage then has to be scored during training."""
+    depends_on_steps: ClassVar[bool] = False
+    """Whether what it does at a step depends on how many there are. Where it does, a finished stage
+    cannot be trained longer."""
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        """Yield what cannot work beside these settings: (key's parts in its block, what, fix)."""
+        return ()
+
+    def smoke_overrides(self) -> Mapping[str, Any]:
+        """Return settings that fit a training of a few steps, for `llmft run --smoke`."""
+        return {}
+
+    def state_bytes(self, parameter: torch.Tensor) -> int:
+        """Return the bytes that it holds of a trained parameter, for `llmft plan`."""
+        return 0
+
+    def on_train_begin(self, training: TrainingStep) -> None:
+        """Take in the parameters before the first step; a resumed training then restores."""
+
+    def on_step_end(self, training: TrainingStep) -> None:
+        """Take in a step that was just taken, before anything is scored or saved.
+
+        Raises StageError where the training is not to go on; nothing of the step is saved then.
+        """
+
+    def on_evaluate(self, training: TrainingStep, scores: Mapping[str, float]) -> None:
+        """Take in the scores of held-out rows after a step, where the stage is scored then."""
+
+    def should_continue(self) -> bool:
+        """Return whether training goes on; False ends it as its last step would, with scores.
+
+        It is asked after each step and its evaluation, more than once, and after a restore: the
+        answer follows from the state.
+        """
+        return True
+
+    def stop_reason(self) -> str:
+        """Return why it does not go on, for a person: asked where `should_continue` is False."""
+        return f"'{self.method}' ended the training"
+
+    def weights(
+        self, use: Literal["evaluation", "checkpoint", "result"]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the weights to be used in place of the trained ones, by the parameters' names.
+
+        Any floating type; a parameter that is left out, or all ({}), is used as it is trained. A
+        checkpoint keeps both; its best one is scored, and becomes the result, with these.
+        """
+        return {}
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what a resumed training must restore: tensors, and plain data as in JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned, after `on_train_begin`; the tensors are on the CPU."""
 
 
 class MetricFunction(_Kind[C]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -13,13 +13,14 @@ from llmft.api.method_settings import RewardConfig
 from llmft.api.rows import (
     Answer,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
     Prompt,
     Row,
 )
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,21 @@ class TrainingSpan:
     warmup_steps: int
     learning_rate: float
     greater_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """Where a training is, as a callback sees it.
+
+    step: optimiser steps taken; steps: of the whole training. parameters: those that are trained,
+    by name. metrics: of this step alone: the objective's own, such as `loss` (none where the update
+    was skipped), `grad_norm` before clipping, `learning_rate`, `epoch`; empty before the first.
+    """
+
+    step: int
+    steps: int
+    parameters: Mapping[str, torch.Tensor]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -124,6 +140,12 @@ class StageData(Protocol):
         """Unpaired rows as token ids; a prompt too long loses its start, an answer nothing.
 
         Of a preference, both answers are taken: all the chosen ones before all the rejected.
+        """
+
+    def encode_classification(self, rows: Sequence[Row]) -> list[EncodedClassification]:
+        """Rows to classify as token ids, as the tokenizer gives them, with their labels.
+
+        A text too long loses its end, as tokenizers truncate it; a conversation its start.
         """
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:

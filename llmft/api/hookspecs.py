@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llmft.api import (
         Adapter,
         Alignment,
+        Callback,
         Dataset,
         MetricFunction,
         Optimizer,
@@ -58,6 +59,11 @@ def llmft_optimizers() -> list[type[Optimizer[Any]]]:  # type: ignore[empty-body
 @hookspec
 def llmft_schedules() -> list[type[Schedule[Any]]]:  # type: ignore[empty-body]
     """Return the learning-rate schedule classes that this plugin offers."""
+
+
+@hookspec
+def llmft_callbacks() -> list[type[Callback[Any]]]:  # type: ignore[empty-body]
+    """Return the callback classes that this plugin offers."""
 
 
 @hookspec

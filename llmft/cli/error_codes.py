@@ -492,6 +492,12 @@ CODES: dict[str, Code] = {
         " trainable_token_indices.",
     ),
     "E215": Code(
+        "a file in the cache is damaged",
+        "`llmft fetch` compares each file that it brings with the sum by which the hub names it:"
+        " SHA-256 of large files, Git's hash of others. This one is another file.",
+        "Delete the printed file, and fetch again.",
+    ),
+    "E216": Code(
         "a program for an export is missing, or failed",
         "`llmft export --to gguf` and `--to ollama` run llama.cpp's own converter and quantiser."
         " One is neither in the folder that --llama-cpp names nor on PATH, or ended with an error:"
@@ -540,6 +546,14 @@ CODES: dict[str, Code] = {
         " dropout off it is not so: a path of the computation is wrong for this model.",
         "Write model.attn_implementation: eager, which takes the plainest path; report the model's"
         " name and the message.",
+    ),
+    "E308": Code(
+        "a plugin stopped the training",
+        "A plugin of the stage, such as `loss_watchdog`, found that training is not to go on: its"
+        " loss stays too high, has a spike, or no longer falls. Nothing of that step was saved, and"
+        " the last checkpoint is from before.",
+        "Lower train.learning_rate, or raise warmup_steps, and continue with --resume, from the"
+        " last checkpoint. Limits that are too strict are changed in a new run.",
     ),
     # --- runs and checkpoints
     "E401": Code(

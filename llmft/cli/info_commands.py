@@ -160,6 +160,7 @@ def new_plugin(
             "dataset",
             "optimizer",
             "schedule",
+            "callback",
             "metric",
             "tracker",
         ],

@@ -156,6 +156,22 @@ def validate(
 
 
 @app.command()
+def fetch(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    set: Set = None,
+    trust: Trust = None,
+    json: Json = False,
+) -> Answer:
+    """Fetch what a recipe takes from the hub into the cache."""
+    from llmft.cli.commands.fetch import as_text
+    from llmft.cli.commands.fetch import fetch as fetched
+
+    allow(trust)
+    answer = fetched(recipe, set or [])
+    return answer if json else as_text(answer)
+
+
+@app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     set: Set = None,

@@ -94,13 +94,13 @@ def score(
     file: Annotated[
         str,
         typer.Argument(
-            help="Records with text, or prompt and completion, or prompt, chosen and rejected"
-            " (.jsonl, .json, .csv, .parquet, .txt)."
+            help="Records with text, or prompt and completion, or prompt, chosen and rejected; for"
+            " a classifier as its data were (.jsonl, .json, .csv, .parquet, .txt)."
         ),
     ],
     stage: Annotated[
         str | None,
-        typer.Option(help="The stage that scores; default: the last that made a reward model."),
+        typer.Option(help="The stage that scores; default: the last that can."),
     ] = None,
     step: Annotated[
         int | None,
@@ -112,7 +112,7 @@ def score(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Score texts with a trained reward model."""
+    """Score texts with a trained reward model, or classify them with a trained classifier."""
     from llmft.cli.commands.score import as_text, scores
 
     found = scores(run, file, stage, output, step)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llmft.api.shown_text import on_one_line
-from llmft.data.preview import Part, Piece, ShownRow, SourcePreview, StagePreview
+from llmft.data.preview import SourcePreview, StagePreview
+from llmft.data.shown_rows import Part, Piece, ShownRow
 from llmft.system.html_page import html_page
 
 _MOST = 20_000

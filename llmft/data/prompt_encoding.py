@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llmft.api import CompletionRow, EncodedPrompt, PromptRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder, EncodingReport
 
 

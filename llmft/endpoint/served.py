@@ -181,7 +181,8 @@ def _model(trained: TrainedStage, bases: dict[str, Any], *, with_adapter: bool =
     options = load_options(trained.job.recipe, adapter)
     key = json.dumps(
         [trained.base.path, trained.base.revision, source.dtype, source.attn_implementation,
-         list(source.stop), [str(token) for token in trained.base.new_tokens], options],
+         list(source.stop), source.rope_scaling,
+         [str(token) for token in trained.base.new_tokens], options],
         default=str,
     )  # fmt: skip
     if key not in bases:

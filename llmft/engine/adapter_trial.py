@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmft.api import Adapter
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import dense_attention, proven_levers
 from llmft.modeling.levers import Levers, remembered
 

@@ -308,7 +308,11 @@ class Session:
         ):
             return None
         schedule = context.bound.schedule
-        if why := extending.why_not_extended(before, spec, schedule, context.folder, made.steps):
+        callbacks = context.bound.callbacks
+        why = extending.why_not_extended(
+            before, spec, schedule, context.folder, made.steps, callbacks
+        )
+        if why:
             return why
         kept = extending.set_result_aside(folder, context.name)
         self.trackers.note(

@@ -10,6 +10,7 @@ from typing import Any
 from llmft.api import (
     Alignment,
     DataError,
+    EncodedPrompt,
     Objective,
     OnlineObjective,
     Progress,
@@ -152,7 +153,11 @@ class StageRunner:
             validation=validation,
             schedule=type(schedule)(schedule.config),
             optimizer=self.bound.optimizer,
+            callbacks=[type(one)(one.config) for one in self.bound.callbacks],
         )
+        if report.ended_by:
+            where = f"at step {report.steps} of {plan.steps}"
+            self.log.note(f"ended {where}: {report.ended_by}")
         after = self.scoring.score("after")
         return StageResult(
             produces=self.work.produces,
@@ -195,7 +200,7 @@ class StageRunner:
         if validation is None or metric is None or validation.best is None:
             return {}
         step, value = validation.best
-        if steps < planned:
+        if steps < planned and validation.stop:
             self.log.note(
                 f"stopped early, at step {steps} of {planned}: {validation.waited} evaluations"
                 f" without a better {metric}"
@@ -291,6 +296,7 @@ class StageRunner:
             trained_tokens=trained,
             steps=steps,
             notes=tuple(self.log.notes),
+            samples_rows=bool(items) and isinstance(items[0], EncodedPrompt),
         )
 
     def _on_step(self, step: int, steps: int, metrics: Mapping[str, float], log: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import Alignment, Row
 from llmft.api.errors import Fault
 from llmft.data.encoding import Encoder
-from llmft.data.preview import PICKS, Item, Seen, StagePreview, stage_preview
+from llmft.data.preview import PICKS, Seen, StagePreview, stage_preview
+from llmft.data.shown_rows import Item
 from llmft.engine.stage_data import TrainedOn, mixture_note, unread_note
 from llmft.recipes.job import BoundStage
 from llmft.recipes.sources import source_names

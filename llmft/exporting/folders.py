@@ -16,6 +16,7 @@ from llmft.exporting.merging import merge, mergeable_adapter, refuse_existing
 from llmft.exporting.probes import Distance
 from llmft.hub.model_card import Place, card, merged_card
 from llmft.inference.trained import TrainedStage
+from llmft.modeling.rope_scaling import positions_of
 from llmft.runs.upstream import load_options
 from llmft.system import fsio
 
@@ -53,7 +54,7 @@ def export(
     adapter that vLLM can hold beside its base; `gguf`, merged, as one file for llama.cpp; `ollama`,
     that with a Modelfile.
     Raises RecipeError (E090) where the folder is there already, or the program cannot take it, and
-    EnvironmentFault (E206, E215) where llama.cpp's programs are missing or fail.
+    EnvironmentFault (E206, E216) where llama.cpp's programs are missing or fail.
     """
     refuse_existing(output)
     if to in ("gguf", "ollama"):
@@ -87,7 +88,7 @@ def export(
         (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         (staged / "README.md").write_text(_card(trained, output.name), "utf-8")
         template = (staged / "chat_template.jinja").is_file()
-    notes = _notes(trained)
+    notes = _notes(trained, to)
     if to == "peft":
         code = f'PeftModel.from_pretrained(base, "{output}")'
         return Exported(output, to, code, notes)
@@ -96,6 +97,8 @@ def export(
     words += ["--enable-lora", *options, "--lora-modules", f"{trained.job.recipe.name}={output}"]
     words += ["--tokenizer", str(output)] if trained.job.recipe.model.tokenizer else []
     words += ["--chat-template", f"{output}/chat_template.jinja"] if template else []
+    if trained.base.source.rope_scaling:
+        words += ["--hf-overrides", json.dumps(positions_of(trained.base.config))]
     return Exported(output, to, shlex.join(words), notes)
 
 
@@ -191,7 +194,7 @@ def _card(trained: TrainedStage, name: str) -> str:
     )
 
 
-def _notes(trained: TrainedStage) -> tuple[str, ...]:
+def _notes(trained: TrainedStage, to: str) -> tuple[str, ...]:
     notes = []
     if trained.base.new_tokens:
         notes.append(
@@ -202,6 +205,13 @@ def _notes(trained: TrainedStage) -> tuple[str, ...]:
         notes.append(
             "answers end where model.stop says, and an adapter cannot say so: set"
             f" base.generation_config.eos_token_id = {trained.base.answer_ends}"
+        )
+    if trained.base.source.rope_scaling and to == "peft":
+        stretched = positions_of(trained.base.config)
+        notes.append(
+            "the base's positions are stretched, and an adapter cannot say so: load the base with"
+            " config=config, after config = AutoConfig.from_pretrained(...) and "
+            + "; ".join(f"config.{name} = {value}" for name, value in stretched.items())
         )
     if load_options(trained.job.recipe, trained.bound.model_adapter):
         notes.append(

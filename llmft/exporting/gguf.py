@@ -78,18 +78,18 @@ def quantisation_of(name: str | None, trained: TrainedStage) -> str:
 def find_tools(folder: Path | None, quantisation: str) -> Tools:
     """Return llama.cpp's programs: those of the folder named, else those on PATH.
 
-    Raises EnvironmentFault (E215) where one is missing, with what to type.
+    Raises EnvironmentFault (E216) where one is missing, with what to type.
     """
     if folder is not None:
         converter = folder / CONVERTER
         if not converter.is_file():
             what = f"--llama-cpp: '{folder}' holds no {CONVERTER}"
-            raise EnvironmentFault("E215", what, fix="name llama.cpp's own folder")
+            raise EnvironmentFault("E216", what, fix="name llama.cpp's own folder")
     else:
         found = found_program(CONVERTER)
         if found is None:
             raise EnvironmentFault(
-                "E215",
+                "E216",
                 f"{CONVERTER}, llama.cpp's converter, is not on PATH",
                 fix="git clone https://github.com/ggml-org/llama.cpp, and add"
                 " --llama-cpp PATH/TO/llama.cpp",
@@ -102,7 +102,7 @@ def find_tools(folder: Path | None, quantisation: str) -> Tools:
     quantiser = quantiser or found_program(QUANTISER)
     if quantiser is None and find_spec("llama_cpp") is None:
         raise EnvironmentFault(
-            "E215",
+            "E216",
             f"{QUANTISER} is neither beside the converter nor on PATH, and the package"
             " llama-cpp-python is not installed",
             fix="build it (cmake -B build && cmake --build build --target llama-quantize), or pip"
@@ -118,7 +118,7 @@ def convert(
 
     bos: whether the file is to tell runtimes to put a BOS before each text, see `wants_bos`. The
     merged model is written beside the file, and removed.
-    Raises EnvironmentFault (E206, E215) where the converter or the quantiser fails.
+    Raises EnvironmentFault (E206, E216) where the converter or the quantiser fails.
     """
     dtype = DTYPES.get(quantisation) or stored_dtype(trained.base)
     if dtype not in DTYPES.values():
@@ -175,7 +175,7 @@ def _add_no_bos(tools: Tools, file: Path, told: IO[bytes]) -> None:
     script = tools.folder / SET_METADATA
     if not script.is_file():
         raise EnvironmentFault(
-            "E215",
+            "E216",
             "the run's chat template writes no BOS, its tokenizer adds one to plain text, and"
             f" '{script}', which tells runtimes to add none, is missing",
             fix="name llama.cpp's own folder: --llama-cpp PATH/TO/llama.cpp",
@@ -212,7 +212,7 @@ def _failed(what: str, program: Path, told: IO[bytes], code: int) -> Environment
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = lines[-1][:_SHOWN] if lines else "it printed nothing"
     return EnvironmentFault(
-        "E215",
+        "E216",
         f"{what} '{program}' failed with code {code}: {last}",
         fix="see whether this llama.cpp knows the architecture; a newer one may",
     )

@@ -12,7 +12,7 @@ import torch
 from llmft.api import CompletionRow, TextRow
 from llmft.api.errors import DataError
 from llmft.api.rows import Encoded
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.inference.trained import TrainedStage, sampled_texts
 from llmft.modeling.base_model import max_positions
 

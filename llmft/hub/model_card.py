@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llmft.api.model_settings import RopeScaling
 from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import shown_score
 from llmft.modeling.base_model import EMBEDDED
@@ -316,7 +317,8 @@ def _loading(
 
     A repository of the hub holds no run folder, so there PEFT is named alone.
     """
-    scores = result.get("produces") == "reward_model"
+    made = result.get("produces")
+    scores = made in ("reward_model", "classifier")
     run = "RUN"  # a folder of this machine is named only as it is typed in any project
     if place.run and not _is_absolute(recipe.output_dir):
         run = f"{recipe.output_dir}/{recipe.name}/{place.run}"
@@ -338,12 +340,23 @@ def _loading(
     bits = recipe.model.quantization.bits
     text += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
     kind, labels, use = "AutoModelForCausalLM", "", ""
-    if scores:
+    adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
+    config = ""
+    if made == "classifier":
+        kind, labels = "AutoModelForSequenceClassification", ", config=config"
+        config = f'config = AutoConfig.from_pretrained("{adapter}")\n'
+        text += "It is a classifier: its head reads the state of a text's last token, so pad with"
+        text += " the token that its config names.\n\n"
+        use = (
+            "\ntokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)"
+            '\nlogits = model(**tokenizer("...", return_tensors="pt")).logits'
+            "\nlabel = config.id2label[int(logits.argmax())]"
+        )
+    elif scores:
         kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
         text += "It is a reward model: its one label's logit, at a text's last token, is the"
         text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
         use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
-    adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
     files, rows = f"base{revision}", ""
     if count := len(recipe.model.add_tokens) + len(recipe.model.add_special_tokens):
         text += f"{count} tokens were added to the tokenizer, which lies beside the adapter.\n\n"
@@ -352,13 +365,36 @@ def _loading(
             "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
             "model.resize_token_embeddings(rows, mean_resizing=False)\n"
         )
+    if (rope := recipe.model.rope_scaling) and not config:  # a classifier's config says it
+        text += "The base's positions are stretched, for longer rows.\n\n"
+        config = _stretched(rope, revision) + ("config.num_labels = 1\n" if scores else "")
+        labels = ", config=config"
+    classes = f"{'AutoConfig, ' if config else ''}{kind}, AutoTokenizer"
     return (
         f"{text}```python\n{first}from peft import PeftModel\n"
-        f"from transformers import {kind}, AutoTokenizer\n\n"
-        f"base = {where}\n"
+        f"from transformers import {classes}\n\n"
+        f"base = {where}\n{config}"
         f"tokenizer = AutoTokenizer.from_pretrained({files})\n"
         f"model = {kind}.from_pretrained(base{revision}{labels})\n{rows}"
         f'model = PeftModel.from_pretrained(model, "{adapter}").eval(){use}\n```'
+    )
+
+
+def _stretched(rope: RopeScaling, revision: str) -> str:
+    """Return the lines that do to a base's config what `model.rope_scaling` does."""
+    given = rope.model_dump(exclude_none=True)
+    original = given.pop("original_max_position_embeddings", "text.max_position_embeddings")
+    made = [f'"{name}": {value!r}'.replace("'", '"') for name, value in given.items()]
+    if rope.rope_type != "linear":
+        made.append('"original_max_position_embeddings": longest')
+    return (
+        f"config = AutoConfig.from_pretrained(base{revision})\n"
+        f"text = config.get_text_config()\nlongest = {original}\n"
+        'kept = ("rope_theta", "partial_rotary_factor")\n'
+        "rope = {name: value for name, value in text.rope_parameters.items() if name in kept}\n"
+        f"text.rope_parameters = {{**rope, {', '.join(made)}}}\n"
+        "longest = max(text.max_position_embeddings, int(longest * "
+        f"{rope.factor}))\ntext.max_position_embeddings = longest\n"
     )
 
 
@@ -383,11 +419,13 @@ def _loading_model(stage: Stage, result: Mapping[str, Any], place: Place) -> str
             f"{told}It is a reward model: its head is in `head.safetensors`, and reads the state"
             f" of a text's last token. `llmft score RUN texts.jsonl --stage {stage.name}`"
         )
+    classifies = result.get("produces") == "classifier"
+    kind = f"AutoModelFor{'SequenceClassification' if classifies else 'CausalLM'}"
     return (
         f"{told}Plain transformers:\n\n```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {kind}, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{where}")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{where}")\n```'
+        f'model = {kind}.from_pretrained("{where}")\n```'
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, LlmftError
-from llmft.api.settings import PushToHub
+from llmft.api.push_settings import PushToHub
 from llmft.hub.model_card import Place, card, public_base, shareable, without_secrets
 from llmft.recipes.job import Job
 from llmft.runs import artifacts

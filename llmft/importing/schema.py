@@ -6,7 +6,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from llmft.api.settings import EvaluateSettings, ModelSource, PushToHub, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.model_settings import ModelSource
+from llmft.api.push_settings import PushToHub
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.recipe import Recipe
 from llmft.registry.registry import Registry
 

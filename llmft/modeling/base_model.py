@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, LlmftError
-from llmft.api.settings import ModelSource, is_template
+from llmft.api.model_settings import ModelSource, is_template
 from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
 from llmft.data.encoding import Encoder
@@ -20,6 +20,7 @@ from llmft.modeling.folder_checks import check_folder
 from llmft.modeling.levers import ATTRIBUTE, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
+from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
@@ -99,6 +100,9 @@ class BaseModel:
             )
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
+        if self.asked.rope_scaling is not None:
+            with about("model.rope_scaling"):
+                stretch(config, self.asked.rope_scaling)
         return config
 
     @cached_property

@@ -17,7 +17,7 @@ import torch
 from llmft.api import Answer, SamplingParams, StageError
 from llmft.data.encoding import end_of_text
 from llmft.modeling import attention
-from llmft.modeling.segments import to_device
+from llmft.modeling.segments import moved
 from llmft.modeling.token_reader import reader
 
 
@@ -98,8 +98,8 @@ def _answer(
     read_on = reader(model, prompts, device)
     live = list(range(len(prompts)))
     logits_BV = read_on.logits
-    stops = torch.tensor(sorted(params.stop_token_ids), device=device, dtype=torch.long)
-    rolls_BT = rolls_BT.to(device) if rolls_BT is not None else None
+    stops = moved(torch.tensor(sorted(params.stop_token_ids), dtype=torch.long), device)
+    rolls_BT = moved(rolls_BT, device) if rolls_BT is not None else None
     for t in range(params.max_new_tokens):
         if stopping():
             raise Stopped
@@ -127,7 +127,7 @@ def _answer(
         keep_B = None
         if len(kept) < len(live):
             live = [live[place] for place in kept]
-            (keep_B,) = to_device([torch.tensor(kept)], device)
+            keep_B = moved(torch.tensor(kept), device)
             rolls_BT = None if rolls_BT is None else rolls_BT[keep_B]
         logits_BV = read_on.read(ids_B, keep_B)
 

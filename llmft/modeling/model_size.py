@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 
 MOST_LAYERS = 10_000
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -119,6 +120,21 @@ def _there(
     numbers: list[int], device: torch.device, dtype: torch.dtype = torch.long
 ) -> torch.Tensor:
     return to_device([torch.tensor(numbers, dtype=dtype)], device)[0]
+
+
+def tensor_like(numbers: Sequence[Any] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return numbers, lists of them or a CPU's tensor on another one's device, and of its dtype.
+
+    Like `to_device`, and unlike `Tensor.new_tensor`, the host does not wait for a GPU.
+    """
+    return moved(torch.as_tensor(numbers, dtype=like.dtype), like.device)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU's tensor on a device; to a GPU from pinned memory, which is not waited for."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_device(tensors: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel, locate_model, max_positions
 from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
 
@@ -44,7 +44,9 @@ def make_tiny_copy(
 
     from llmft.assets.tiny_tokenizer import tiny_tokenizer
 
-    bare: dict[str, Any] = {"chat_template": None, "add_tokens": [], "add_special_tokens": []}
+    bare: dict[str, Any] = {
+        "chat_template": None, "add_tokens": [], "add_special_tokens": [], "rope_scaling": None,
+    }  # fmt: skip
     real = BaseModel(source.model_copy(update=bare))
     config, told = _config(real)
     tokenizer = _own_tokenizer(real)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmft.modeling.levers import levers_of
+from llmft.modeling.segments import moved, to_device
 
 
 def reader(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Any:
@@ -27,18 +28,18 @@ def reader(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -
 class CachedReader:
     """Reads one more token of each row at a time; keys and values of all before are kept.
 
-    logits: of the next token, (B, V). mask_BW: which columns of the cache are real.
+    logits: of the next token, (B, V). mask_BW: which columns of the cache are real; whole: all are.
     """
 
     def __init__(
-        self, model: Any, logits_BV: torch.Tensor, cache: Any, mask_BW: torch.Tensor
+        self, model: Any, logits_BV: torch.Tensor, cache: Any, mask_BW: torch.Tensor, whole: bool
     ) -> None:
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.logits, self.cache, self.mask_BW = logits_BV, cache, mask_BW
         self.places_B = mask_BW.sum(1)
         accepted = inspect.signature(self.base.forward).parameters
         self.takes_places = "position_ids" in accepted
-        self.whole = bool(mask_BW.all())
+        self.whole = whole
 
     @classmethod
     def of(
@@ -51,20 +52,21 @@ class CachedReader:
             if not unique or prompt != unique[-1]:
                 unique.append(prompt)
             owner.append(len(unique) - 1)
-        ids_BT, mask_BT = left_padded(unique, device)
+        ids_BT, mask_BT = to_device([*left_padded(unique)], device)
+        whole = len({len(prompt) for prompt in unique}) == 1  # as the mask says, which is there
         found = (
             model.prefill(ids_BT, mask_BT)
             if hasattr(model, "prefill")
-            else _prefill(model, ids_BT, mask_BT)
+            else _prefill(model, ids_BT, mask_BT, whole)
         )
         if found is None or not hasattr(found[1], "batch_select_indices"):
             return None
         logits, cache, mask = found
         if len(unique) < len(prompts):
-            rows = torch.tensor(owner, device=device)
+            rows = moved(torch.tensor(owner), device)
             cache.batch_select_indices(rows)
             logits, mask = logits[rows], mask[rows]
-        return cls(model, logits, cache, mask)
+        return cls(model, logits, cache, mask, whole)
 
     def read(self, ids_B: torch.Tensor, keep_B: torch.Tensor | None) -> torch.Tensor:
         """Read a token of each row, of the rows `keep_B` only, and return the next logits."""
@@ -86,14 +88,14 @@ class CachedReader:
 
 
 def _prefill(
-    model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor
+    model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, whole: bool
 ) -> tuple[torch.Tensor, Any, torch.Tensor]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepted = inspect.signature(base.forward).parameters
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
     if "position_ids" in accepted:
         options["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    mask = None if bool(mask_BT.all()) else mask_BT
+    mask = None if whole else mask_BT
     out = base(input_ids=ids_BT, attention_mask=mask, use_cache=True, **options)
     return out.logits[:, -1], out.past_key_values, mask_BT
 
@@ -104,6 +106,9 @@ class Rereader:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         self.model, self.device = model, device
         self.rows = [list(prompt) for prompt in prompts]
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # A cache would be filled for nothing, and models of recurrent layers alone fail to.
+        self.options = {"use_cache": False} if hasattr(type(base), "_supports_sdpa") else {}
         self.logits = self._logits()
 
     def read(self, ids_B: torch.Tensor, keep_B: torch.Tensor | None) -> torch.Tensor:
@@ -121,14 +126,13 @@ class Rereader:
             ids[number, : len(row)] = torch.tensor(row)
             mask[number, : len(row)] = 1
         last = (mask.sum(1) - 1).to(self.device)
-        out = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        out = self.model(**inputs, **self.options)
         logits: torch.Tensor = out.logits[torch.arange(len(last), device=self.device), last]
         return logits
 
 
-def left_padded(
-    rows: Sequence[Sequence[int]], device: torch.device | str = "cpu", pad: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows of token ids as (B, T), padded on the left, and the mask of what is real."""
     width = max(1, max(len(row) for row in rows))
     ids = torch.full((len(rows), width), pad)
@@ -137,4 +141,4 @@ def left_padded(
         if row:
             ids[number, width - len(row) :] = torch.tensor(row)
             mask[number, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
+    return ids, mask

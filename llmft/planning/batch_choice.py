@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import bins_of
 from llmft.modeling.counting import token_rows
 from llmft.training.step_plan import Plan

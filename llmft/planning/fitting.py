@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import RecipeError
-from llmft.api.settings import Quantization
+from llmft.api.model_settings import Quantization
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage

@@ -17,10 +17,12 @@ WEIGHTS, ADAPTER, EARLIER = "weights", "adapter", "earlier stages"
 TRAINED = "trained weights"
 """Of the base itself, and what is trained beside them, where an adapter declares `trains_base`."""
 GRADIENTS, OPTIMIZER, CACHE = "gradients", "optimiser", "KV cache"
+CALLBACKS = "plugins"
+"""What callbacks hold of each trained parameter, such as its average over the steps."""
 ACTIVATIONS, LOGITS, COPIES, MAPPED = "activations", "logits", "copies", "mapped file"
 KINDS = (
-    WEIGHTS, MAPPED, ADAPTER, TRAINED, EARLIER, OPTIMIZER, GRADIENTS, ACTIVATIONS, LOGITS, CACHE,
-    COPIES,
+    WEIGHTS, MAPPED, ADAPTER, TRAINED, EARLIER, OPTIMIZER, CALLBACKS, GRADIENTS, ACTIVATIONS,
+    LOGITS, CACHE, COPIES,
 )  # fmt: skip
 
 

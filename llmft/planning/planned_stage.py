@@ -15,6 +15,7 @@ from llmft.api import (
     Alignment,
     Answer,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
@@ -28,6 +29,7 @@ from llmft.api import (
 )
 from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.rows import IGNORED
+from llmft.data.classification_encoding import encode_classification
 from llmft.data.encoding import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
@@ -46,6 +48,7 @@ from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import (
     ADAPTER,
+    CALLBACKS,
     EARLIER,
     MAPPED,
     TRAINED,
@@ -171,13 +174,20 @@ class PlannedStage(StageRunner):
         asked, memory = self.spec.evaluate, self.state.memory
 
         def evaluate() -> None:
-            if asked is not None and asked.eval_strategy != "no":
-                judge(self, in_training=True)
+            if asked is None or asked.eval_strategy == "no":
+                return
+            gives = any(one.gives_weights for one in self.bound.callbacks)
+            trained = [p for p in self.models.model.parameters() if p.requires_grad and gives]
+            with memory.making(CALLBACKS):  # the trained weights, while others are in use
+                held = [parameter.clone() for parameter in trained]
+            judge(self, in_training=True)
+            del held
 
         groups = self._groups()
         optimizer = self.bound.optimizer
         train_steps(
-            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate
+            self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate,
+            self.bound.callbacks,
         )  # fmt: skip
 
     def _refuse_endless_warmup(self) -> None:
@@ -336,6 +346,18 @@ class PlannedData(StageData):
         if not rows:
             return [EncodedUnpaired(row.input_ids, row.labels) for row in self._assumed()]
         return self._heaviest(rows, lambda some: encode_unpaired(self.encoder, some, self.train))
+
+    def encode_classification(self, rows: Sequence[Row]) -> list[EncodedClassification]:
+        """Return the rows to classify that take the most memory, having counted all."""
+        if not rows:
+            none = (IGNORED,)
+            return [
+                EncodedClassification(row.input_ids, none * len(row.input_ids))
+                for row in self._assumed()
+            ]
+        return self._heaviest(
+            rows, lambda some: encode_classification(self.encoder, some, self.train)
+        )
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return the prompts that take the most memory, having counted all."""

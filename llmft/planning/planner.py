@@ -22,6 +22,7 @@ from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
 from llmft.recipes.recipe import PEFT, Recipe, Stage
 from llmft.recipes.references import stages_read
+from llmft.registry.return_checks import bytes_of_callback
 from llmft.training.step_plan import Plan
 
 
@@ -148,6 +149,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
     """
     memory = planned.state.memory
     memory.begin("load")
+    if isinstance(planned.work, Alignment):
+        planned.work.prepare(planned)
     try:
         trainable, total = count_parameters(planned.models.model) if _loads(planned) else (0, 0)
     except LlmftError:
@@ -227,9 +230,23 @@ def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
         kept = stage.train.save_total_limit
         if counts is not None:
             kept = min(kept, _saves(stage, counts))
-        size = state.trained_bytes + optimizer
+        size = state.trained_bytes + optimizer + _of_callbacks(planned)
         files.append((f"{folder}/checkpoints, {kept} kept", kept * size))
     return files
+
+
+def _of_callbacks(planned: PlannedStage) -> int:
+    """Return the bytes that callbacks add to a checkpoint: their state, and the trained weights.
+
+    The latter where it holds others that are used in their place.
+    """
+    callbacks = planned.bound.callbacks
+    if not callbacks:
+        return 0
+    trained = [p for p in planned.models.model.parameters() if p.requires_grad]
+    own = sum(bytes_of_callback(one, p) for one in callbacks for p in trained)
+    given = any(one.gives_weights for one in callbacks)
+    return own + planned.state.trained_bytes * given
 
 
 def _saves(stage: Stage, counts: Counts) -> int:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective, Optimizer
-from llmft.api.settings import TrainSettings
+from llmft.api import Callback, Objective, Optimizer
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
-from llmft.planning.memory_tracker import GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.planning.memory_tracker import CALLBACKS, GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.registry.return_checks import bytes_of_callback
 from llmft.training.optimizer import make_optimizer
 
 
@@ -23,15 +24,18 @@ def train_steps(
     method: Optimizer[Any],
     memory: MemoryTracker,
     evaluate: Callable[[], None] = lambda: None,
+    callbacks: Sequence[Callback[Any]] = (),
 ) -> None:
     """Train on each of the batches, while the ledger is entered.
 
     method: makes the optimiser. evaluate: what is computed between two steps, with the optimiser's
-    state there. A checkpoint is written from where the tensors are, so that it takes nothing more.
+    state there. callbacks: each says what it holds. A checkpoint is written from where the tensors
+    are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.add(p.grad, GRADIENTS))
+    memory.live[CALLBACKS] += sum(bytes_of_callback(one, p) for one in callbacks for p in trained)
     model.train()
     optimizer = _optimizer(groups or [{"params": trained}], settings, method, memory)
     # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.

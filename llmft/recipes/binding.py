@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from llmft.api import Dataset, DatasetConfig, MetricConfig, MetricFunction, RewardFunction
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
 from llmft.recipes.methods import OF_TRAINING, Methods, nested_methods
 from llmft.recipes.metrics import chosen_metrics
@@ -25,7 +25,7 @@ from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
 """The recipe in a run's folder with every default written out."""
-MODELS = ("policy", "reward_model")
+MODELS = ("policy", "reward_model", "classifier")
 """What a stage produces that is an adapter on a base model."""
 
 
@@ -84,6 +84,7 @@ class Binder:
             tuple(self.metric(one) for one in chosen_metrics(stage.evaluate, of_data)),
             self.of_training("optimizer", stage.train),
             self.of_training("schedule", stage.train),
+            tuple(self._made("callback", one) for one in stage.plugins),
         )
 
     def of_training(self, kind: Kind, train: TrainSettings) -> Any:
@@ -176,6 +177,7 @@ class Binder:
             blocks = [(kind, getattr(stage.train, key)) for key, kind in OF_TRAINING.items()]
             wanted |= {(kind, one.method) for kind, one in blocks if not isinstance(one, str)}
             wanted |= {("metric", made.config.method) for made in bound[stage.name].metrics}
+            wanted |= {("callback", plugin.method) for plugin in stage.plugins}
         every = self.registry.records(load=False)
         return [
             record

@@ -10,7 +10,7 @@ from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.references import adapter_stage, check_references, start_of
 from llmft.recipes.rounds import check_repeat
-from llmft.recipes.training_methods import check_training
+from llmft.recipes.training_methods import check_callbacks, check_training
 from llmft.recipes.tree import KeyPath, visible
 from llmft.recipes.work import check_rows, check_work
 from llmft.system.nearest import did_you_mean
@@ -35,6 +35,7 @@ def check_recipe(recipe: Recipe, blocks: Blocks) -> None:
         _check_adapter(recipe, number, stage, blocks)
         check_rows(base, stage, blocks)
         check_training(base, stage, blocks)
+        check_callbacks(base, stage, blocks)
         _check_precision(recipe, base, stage, blocks)
 
 

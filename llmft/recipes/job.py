@@ -10,6 +10,7 @@ from typing import Any
 from llmft.api import (
     Adapter,
     Alignment,
+    Callback,
     Dataset,
     MetricFunction,
     Optimizer,
@@ -70,7 +71,7 @@ class BoundStage:
     the reward functions that its settings choose. upstream: the stages that it names, by target.
     metrics: those that are methods of their own, beside the loss and the data's.
     optimizer: what moves its parameters. schedule: how its learning rate moves; each training makes
-    one of its own of these settings.
+    one of its own of these settings. callbacks: what acts after its steps; likewise.
     """
 
     spec: Stage
@@ -82,6 +83,7 @@ class BoundStage:
     metrics: tuple[MetricFunction[Any], ...]
     optimizer: Optimizer[Any]
     schedule: Schedule[Any]
+    callbacks: tuple[Callback[Any], ...] = ()
 
     @property
     def name(self) -> str:

@@ -105,6 +105,9 @@ def _outer(data: Any) -> Iterable[tuple[KeyPath, Any, Kind]]:
                     yield ("stages", index, key), stage[key], kind
             yield from _of_training(("stages", index), stage)
             yield from _metrics(("stages", index), stage)
+            plugins = stage.get("plugins")
+            for place, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
+                yield ("stages", index, "plugins", place), plugin, "callback"
     trackers = data.get("trackers")
     for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
         yield ("trackers", index), tracker, "tracker"

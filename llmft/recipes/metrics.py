@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from llmft.api import Alignment, MetricConfig, MetricFunction
-from llmft.api.errors import PluginError
+from llmft.api.errors import LlmftError, PluginError
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
 from llmft.recipes.sources import metric_of_source, scored_as, source_names
@@ -17,7 +17,7 @@ from llmft.registry.return_checks import score_names
 from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from llmft.api.settings import EvaluateSettings
+    from llmft.api.evaluate_settings import EvaluateSettings
     from llmft.recipes.recipe import Stage
 
 LOSS_METRICS = ("loss", "perplexity")
@@ -27,6 +27,11 @@ LOSS_METRICS = ("loss", "perplexity")
 def scores_loss(settings: EvaluateSettings) -> bool:
     """Return whether the loss of held-out rows is computed."""
     return any(isinstance(one, str) and one in LOSS_METRICS for one in settings.metrics)
+
+
+def scores_token_loss(settings: EvaluateSettings, work: Any) -> bool:
+    """Return whether the loss of held-out rows' tokens is computed. work: what the stage does."""
+    return scores_loss(settings) and not getattr(work, "own_loss", False)
 
 
 def scores_answers(settings: EvaluateSettings) -> bool:
@@ -80,6 +85,13 @@ def check_metrics(
     functions: list[str] = []
     for index, entry in enumerate(stage.evaluate.metrics):
         path = (*base, "evaluate", "metrics", index)
+        if getattr(work, "own_loss", False) and entry != "loss":
+            name = entry if isinstance(entry, str) else entry.method
+            what = f"'{name}' scores tokens or answers, and '{work.method}' predicts none"
+            own = ", ".join(work.greater_is_better)
+            fix = f"write metrics: [loss]; {own} are scored without being named"
+            clash(blocks, "E043", [path], what, fix)
+            continue
         if isinstance(entry, str) and (entry in LOSS_METRICS or entry in of_data):
             names: Sequence[str] = (entry,)
             clashing = set(functions)
@@ -126,6 +138,9 @@ def _made(
         what = f"the metric '{visible(entry)[:80]}' has settings that must be given"
         fix = f"write {{method: {entry}, {missing[0] if missing else '...'}: ...}}"
         clash(blocks, "E021", [path], what, fix)
+        return None
+    except LlmftError as error:  # such as a package that it needs
+        blocks.tree.adopt(error.faults, path)
         return None
     return cast("MetricFunction[Any] | None", asked(blocks, path, lambda: cls(config)))
 

@@ -6,22 +6,19 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
+from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
+    CallbackConfig,
     DatasetConfig,
     TaskConfig,
     TrackerConfig,
 )
-from llmft.api.settings import (
-    EvaluateSettings,
-    Line,
-    ModelSource,
-    Name,
-    PushToHub,
-    Settings,
-    TrainSettings,
-)
+from llmft.api.model_settings import ModelSource
+from llmft.api.push_settings import PushToHub
+from llmft.api.settings import Line, Name, Settings
+from llmft.api.train_settings import TrainSettings
 
 PEFT = "peft:"
 """How a start from an adapter that llmft did not make begins: peft:FOLDER or peft:ORG/NAME."""
@@ -66,6 +63,12 @@ class Stage(Settings):
         None,
         description="how the stage is scored before, after and during training; default: not"
         " scored",
+    )
+    plugins: list[SerializeAsAny[CallbackConfig]] = Field(
+        default_factory=list,
+        max_length=20,
+        description="what acts after each optimiser step of the stage, such as"
+        " {method: ema, decay: 0.999}",
     )
 
     @property

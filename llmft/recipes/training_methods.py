@@ -14,7 +14,7 @@ from llmft.registry.contract import Kind
 from llmft.registry.return_checks import refusals_of
 
 if TYPE_CHECKING:
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
     from llmft.recipes.recipe import Stage
 
 _KEYS = {kind: key for key, kind in OF_TRAINING.items()}
@@ -54,6 +54,32 @@ def check_training(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
             clash(blocks, "E206", [path], what, f"pip install {made.package}")
         if isinstance(made, Schedule):
             _check_schedule(base, stage, made, blocks)
+
+
+def check_callbacks(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
+    """What callbacks say about the settings of training, and what they need beside them."""
+    if stage.alignment is None:
+        return
+    giving: list[KeyPath] = []
+    for number, config in enumerate(stage.plugins):
+        path: KeyPath = (*base, "plugins", number)
+        cls = blocks.classes.get(path)
+        if cls is None:
+            continue
+        made = asked(blocks, path, lambda cls=cls, config=config: cls(config))
+        if made is None:
+            continue
+        refusals = asked(blocks, path, lambda made=made: refusals_of(made, stage.train))
+        for inner, what, fix in refusals or ():
+            clash(blocks, "E040", [(*path, *inner)], what, fix)
+        name = visible(config.method)[:80]
+        if cls.follows_scores and (stage.evaluate is None or stage.evaluate.eval_strategy == "no"):
+            what = f"'{name}' follows the scores of held-out rows, and none are made in training"
+            clash(blocks, "E040", [path], what, "write evaluate: {eval_strategy: epoch}")
+        giving += [path] if cls.gives_weights else []
+    if len(giving) > 1:
+        what = "each of these gives the weights that are used in place of the trained ones"
+        clash(blocks, "E040", giving, what, "keep one of them")
 
 
 def _made(kind: Kind, path: KeyPath, train: TrainSettings, blocks: Blocks) -> Any:

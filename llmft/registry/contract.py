@@ -18,6 +18,7 @@ Kind = Literal[
     "dataset",
     "optimizer",
     "schedule",
+    "callback",
     "metric",
     "tracker",
 ]
@@ -46,6 +47,9 @@ KINDS: dict[Kind, KindContract] = {
     ),
     "schedule": KindContract(
         "llmft.schedules", "llmft_schedules", api.Schedule, api.ScheduleConfig
+    ),
+    "callback": KindContract(
+        "llmft.callbacks", "llmft_callbacks", api.Callback, api.CallbackConfig
     ),
     "metric": KindContract("llmft.metrics", "llmft_metrics", api.MetricFunction, api.MetricConfig),
     "tracker": KindContract("llmft.trackers", "llmft_trackers", api.Tracker, api.TrackerConfig),
@@ -107,6 +111,11 @@ def check_class(kind: Kind, cls: type[Any]) -> None:
         _check_metric(cls)
     if kind == "schedule" and (cls.factor, cls.rates) == (api.Schedule.factor, api.Schedule.rates):
         raise ContractViolation(f"class '{cls.__name__}' lacks 'factor', or 'rates'")
+    if kind == "callback" and cls.gives_weights == (cls.weights is api.Callback.weights):
+        has = "no 'weights'" if cls.gives_weights else "'weights'"
+        raise ContractViolation(
+            f"class '{cls.__name__}' has {has}, and 'gives_weights' is {cls.gives_weights}"
+        )
     makes = getattr(cls, "produces", None)
     if kind in ("alignment", "task") and not (isinstance(makes, str) and makes):
         raise ContractViolation(f"class '{cls.__name__}': 'produces' must name what comes out")

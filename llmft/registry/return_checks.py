@@ -172,6 +172,74 @@ def rates_of(
     return [float(rate) for rate in given]
 
 
+def bytes_of_callback(callback: api.Callback[Any], parameter: Any) -> int:
+    """Return the bytes that a callback says it holds of a trained parameter."""
+    given: Any = callback.state_bytes(parameter)
+    if type(given) is not int or given < 0:
+        what = f"'state_bytes' returns {shown(given)}, not a whole number from 0 up"
+        raise violation(callback, what)
+    return given
+
+
+def goes_on(callback: api.Callback[Any]) -> bool:
+    """Return whether a callback lets its training go on."""
+    given: Any = callback.should_continue()
+    if not isinstance(given, bool):
+        what = f"'should_continue' returns {shown(given)}, not True or False"
+        raise violation(callback, what)
+    return given
+
+
+def reason_of(callback: api.Callback[Any]) -> str:
+    """Return why a callback ends its training, as a person reads it."""
+    given: Any = callback.stop_reason()
+    if not isinstance(given, str) or not given:
+        raise violation(callback, f"'stop_reason' returns {shown(given)}, not a reason in words")
+    return given
+
+
+def weights_of(
+    callback: api.Callback[Any], use: Any, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the weights that a callback gives to be used, each of a trained parameter's shape."""
+    import torch
+
+    given: Any = callback.weights(use)
+    if not isinstance(given, Mapping):
+        raise violation(callback, f"'weights' returns {shown(given)}, not a mapping of tensors")
+    for name, weight in given.items():
+        if name not in parameters:
+            raise violation(callback, f"'weights' gives '{name!s:.80}', which is not trained")
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+            raise violation(callback, f"'weights' gives '{name}' as {shown(weight)}, not a tensor")
+        if weight.shape != parameters[name].shape:
+            wanted = list(parameters[name].shape)
+            what = f"'weights' gives '{name}' the shape {list(weight.shape)}, not {wanted}"
+            raise violation(callback, what)
+        if not bool(weight.isfinite().all()):
+            raise violation(callback, f"'weights' gives a '{name}' that is not finite")
+    return dict(given)
+
+
+def callback_state_of(callback: api.Callback[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a callback's state for a checkpoint: its tensors, and what JSON can hold, by name."""
+    import torch
+
+    state: Any = callback.state()
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise violation(callback, f"'state' returns {shown(state)}, not a mapping by names")
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    plain = {name: value for name, value in state.items() if name not in tensors}
+    try:
+        if json.loads(json.dumps(plain, allow_nan=False)) != plain:
+            what = "'state' is another once it was written as JSON, as with tuples"
+            raise violation(callback, what)
+    except (TypeError, ValueError) as error:
+        what = f"'state' is neither tensors nor plain data: {error}"
+        raise violation(callback, what) from error
+    return tensors, plain
+
+
 def optimizer_of(
     method: api.Optimizer[Any], groups: Sequence[Mapping[str, Any]], train: api.TrainSettings
 ) -> Any:

@@ -75,7 +75,7 @@ def _drawing() -> Any:
             # Names are of a recipe or a plugin, and may hold what matplotlib takes for a formula.
             axes.set_title(f"{stage}: {name}", fontsize=10, parse_math=False)
             axes.set_xlabel("step")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_ylabel(name, parse_math=False)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)

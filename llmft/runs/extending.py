@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Schedule
+from llmft.api import Callback, Schedule
 from llmft.recipes.recipe import Stage
 from llmft.runs import artifacts
 from llmft.runs.edits import Edit
@@ -27,11 +27,17 @@ def before_it_was_longer(stage: Stage, edits: Sequence[Edit]) -> Stage | None:
 
 
 def why_not_extended(
-    before: Stage, after: Stage, schedule: Schedule[Any], folder: Path, steps: int
+    before: Stage,
+    after: Stage,
+    schedule: Schedule[Any],
+    folder: Path,
+    steps: int,
+    callbacks: Sequence[Callback[Any]] = (),
 ) -> str:
     """Return why a stage cannot go on from its end to train longer; '' where it can.
 
-    schedule: that of its learning rate. folder: the finished stage's. steps: how many it has taken.
+    schedule: that of its learning rate. callbacks: what acts after its steps. folder: the finished
+    stage's. steps: how many it has taken.
     """
     then, now = before.train, after.train
     if then.max_steps is not None and now.max_steps is None:
@@ -46,6 +52,10 @@ def why_not_extended(
             " so those that it has taken would have had other rates (constant_with_warmup would"
             " go on)"
         )
+    for one in callbacks:
+        if one.depends_on_steps:
+            name = one.config.method
+            return f"what the plugin '{name}' does at a step depends on how many there are"
     if now.warmup_ratio:
         return (
             "warmup_ratio is a share of all steps, so those that it has taken would have had other"

@@ -119,6 +119,8 @@ def free_place(run: Path, stage: str) -> Path:
 
 def _settings(stage: Stage) -> dict[str, Any]:
     block = stage.model_dump(mode="json")
+    if not stage.plugins:  # as stages were before they had any
+        del block["plugins"]
     block["train"] = {
         key: value
         for key, value in block["train"].items()

@@ -27,6 +27,8 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
     """Return what a later reader needs to run the same thing again, or to see what differs."""
     import torch
 
+    asked = base.asked.rope_scaling
+    stretched = asked.model_dump(exclude_none=True) if asked else None
     return {
         "llmft": __version__,
         "code": code_hash("llmft"),  # a checkout changes under one version
@@ -45,6 +47,7 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
             "path": base.source.path,
             "sha256": model_hashes(base),
             "new_tokens": [token.text for token in base.new_tokens],
+            **({"rope_scaling": stretched} if stretched else {}),
         },
         "git": git_state(),
     }

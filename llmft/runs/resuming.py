@@ -10,7 +10,7 @@ from typing import Any
 
 from llmft.api import StageResult
 from llmft.api.errors import CheckpointError, Fault
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe
 from llmft.runs import artifacts

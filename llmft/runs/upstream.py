@@ -70,6 +70,12 @@ def refuse_other_bases(job: Job, provenance: Mapping[str, Any]) -> None:
                     f"'{upstream.target}' was made with {shown} added to the tokenizer",
                     fix="write the same model.add_tokens and model.add_special_tokens here",
                 )
+            if theirs.get("rope_scaling") != provenance["model"].get("rope_scaling"):
+                raise CheckpointError(
+                    "E405",
+                    f"'{upstream.target}' was made with other positions of the base",
+                    fix="write the same model.rope_scaling here",
+                )
 
 
 def _weights(model: Mapping[str, Any]) -> Any:

@@ -164,6 +164,10 @@ def _of_the_work(bound: BoundStage) -> Changes:
         return
     if not bound.optimizer.supports_cpu and not _has_gpu():
         yield "train.optim", "adamw_torch"
+    for number, callback in enumerate(bound.callbacks):
+        for name, value in smoke_overrides_of(callback).items():
+            if value != getattr(callback.config, name):
+                yield f"plugins.{number}.{name}", value
     schedule = bound.schedule
     own = isinstance(stage.train.lr_scheduler_type, str)
     for name, value in smoke_overrides_of(schedule).items():
@@ -185,6 +189,8 @@ def _of_a_source(stage: Stage, dataset: Dataset[Any], key: str, folder: Path) ->
     """Yield the changes of a data block, or of one of its sources, at its key."""
     config: Any = dataset.config
     yield f"{key}.limit", min(config.limit or ROWS, ROWS)
+    if config.num_samples:
+        yield f"{key}.num_samples", min(config.num_samples, ROWS)
     if _is_here(config):
         return
     examples = [dict(record) for record in dataset.example_records()]

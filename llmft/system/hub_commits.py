@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
-from llmft.system import hub_client
+from llmft.system import fsio, hub_client
 from llmft.system.plain_files import read_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -44,6 +44,19 @@ def begin_as_in(run: Path) -> None:
 def remember(name: Name, commit: str) -> None:
     """Keep the commit that a name was seen to mean."""
     _found[name] = commit
+
+
+def pin(name: Name, commit: str) -> None:
+    """Let a name mean a commit in the cache, for runs that cannot ask the hub."""
+    if is_commit(name[2]):
+        return
+    place = _cache_folder(*name[:2]) / "refs" / (name[2] or "main")
+    fsio.write_text(place, commit)
+
+
+def snapshot(name: Name, commit: str | None) -> Path:
+    """Return the folder of the cache with the files of a name at a commit; it may not be there."""
+    return _cache_folder(*name[:2]) / "snapshots" / (commit or "-")
 
 
 def known(name: Name) -> str | None:

@@ -15,6 +15,7 @@ pytest. The same kit checks the methods that ship with llmft.
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.testing.adapter_contract import AdapterContract
 from llmft.testing.alignment_contract import AlignmentContract
+from llmft.testing.callback_contract import CallbackContract
 from llmft.testing.dataset_contract import DatasetContract
 from llmft.testing.metric_contract import MetricContract
 from llmft.testing.optimizer_contract import OptimizerContract
@@ -24,7 +25,8 @@ from llmft.testing.task_contract import TaskContract
 from llmft.testing.tracker_contract import TrackerContract
 
 __all__ = [
-    "AdapterContract", "AlignmentContract", "DatasetContract", "MetricContract",
-    "OptimizerContract", "RewardContract", "ScheduleContract", "TaskContract", "TrackerContract",
+    "AdapterContract", "AlignmentContract", "CallbackContract", "DatasetContract",
+    "MetricContract", "OptimizerContract", "RewardContract",
+    "ScheduleContract", "TaskContract", "TrackerContract",
     "tiny_gpt2", "tiny_llama", "tiny_model_folder", "tiny_tokenizer",
 ]  # fmt: skip

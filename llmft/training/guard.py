@@ -9,7 +9,7 @@ from typing import Any
 
 from llmft.api import Optimizer
 from llmft.api.errors import EnvironmentFault, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.registry.return_checks import owner_of
 from llmft.system import distributed
 from llmft.training.updates import Update

@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from llmft.api import Objective, OnlineObjective, Optimizer, Schedule
+from llmft.api import Callback, Objective, OnlineObjective, Optimizer, Schedule
 from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.streaming import StreamedItems
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, modes, training_state
+from llmft.training.callbacks import Callbacks
 from llmft.training.checkpoints import Checkpoints, Saved, check_space
-from llmft.training.metrics import LoopReport, Window
+from llmft.training.metrics import LoopReport, Window, means_of
 from llmft.training.optimizer import installed_method, make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
 from llmft.training.updates import FixedItems, NextItems, OnlineItems, Update
@@ -47,6 +48,7 @@ def train(
     validation: Validation | None = None,
     schedule: Schedule[Any] | None = None,
     optimizer: Optimizer[Any] | None = None,
+    callbacks: Sequence[Callback[Any]] = (),
 ) -> LoopReport:
     """Train the parameters that require grad, in place, and return what was done.
 
@@ -60,13 +62,14 @@ def train(
     what the model is in the end, where its settings say so.
     schedule: how the learning rate moves, an object of this training's own; default: the installed
     one that the settings name. optimizer: what moves the parameters; default: likewise.
+    callbacks: what acts after each step, objects of this training's own.
     Raises StageError before an optimiser update whose loss or gradient is not finite, and
     Interrupted at the end of a step in which SIGINT or SIGTERM came, or while items were drawn.
     Of several processes, all do what one of them is asked to.
     """
     training = _Training(
         model, items, objective, settings, seed, groups, on_step, checkpoints, online, validation,
-        schedule, optimizer,
+        schedule, optimizer, callbacks,
     )  # fmt: skip
     if saved:
         training.restore(saved)
@@ -90,6 +93,7 @@ class _Training:
         validation: Validation | None,
         schedule: Schedule[Any] | None,
         optimizer: Optimizer[Any] | None,
+        callbacks: Sequence[Callback[Any]],
     ) -> None:
         from accelerate import Accelerator
 
@@ -121,8 +125,11 @@ class _Training:
             self.source = OnlineItems(items, online, plan, self._autocast)
         model.train()
         self.window, self.report = Window(), LoopReport()
+        self.callbacks = Callbacks(callbacks, training_state.trainable(model), plan.steps)
+        self.callbacks.begin()
         if checkpoints and distributed.rank() == 0:
-            _check_space(checkpoints, model, plan, settings, validation)
+            size = training_state.size_of(model) + self.callbacks.size()
+            _check_space(checkpoints, size, plan, settings, validation)
         self.started = time.monotonic()
 
     def restore(self, saved: Saved) -> None:
@@ -140,6 +147,7 @@ class _Training:
             self.online.restore(facts["objective"])
         if self.validation is not None:
             self.validation.restore(facts["evaluation"])
+        self.callbacks.restore(saved.tensors, facts)
         self.started = time.monotonic() - self.report.seconds
 
     def run(self, saved: Saved | None) -> LoopReport:
@@ -150,26 +158,35 @@ class _Training:
                 if asked := distributed.all_reduce_max(stop.signal):
                     raise _interrupted(asked, saved.step, self.plan)
             for step in range(self.report.steps, self.plan.steps):
-                if self.validation and self.validation.stop:
+                if self._ends():
                     break
                 rate = float(self.rates.get_last_lr()[0])
-                norms = self._step(step, stop)
+                sums, norms = self._step(step, stop)
                 log = self.plan.log_due(step + 1, self.settings)
-                metrics = self.window.means(clear=log) | _of_step(
-                    self.report, self.plan, norms, rate
-                )
+                of_step = _of_step(self.report, self.plan, norms, rate)
+                metrics = self.window.means(clear=log) | of_step
                 self.on_step(step + 1, self.plan.steps, metrics, log)
+                self.callbacks.step_taken(step + 1, means_of(sums) | of_step)
                 best = self._evaluate(step + 1, stop)
                 self._save_where_due(step + 1, best, stop)
         guard.refuse_none_learnt(self.report.losses)
         modes.to_use(self.optimizer)
+        modes.put(self.callbacks.parameters, self.callbacks.weights("result"))
         if self.validation and self.checkpoints:
             _load_best(self.model, self.report, self.validation, self.checkpoints)
         self.model.eval()
         return self.report
 
-    def _step(self, step: int, stop: Stop) -> list[float]:
-        """Take the updates of a step, and count it; return the gradients' norms before clipping."""
+    def _ends(self) -> bool:
+        """Return whether training ends here, before its last step; all processes ask together."""
+        self.report.ended_by = self.callbacks.ended_by()
+        return bool(self.report.ended_by) or bool(self.validation and self.validation.stop)
+
+    def _step(self, step: int, stop: Stop) -> tuple[distributed.Sums, list[float]]:
+        """Take the updates of a step, and count it.
+
+        Return what it is measured by, as sums, and the gradients' norms before clipping.
+        """
         sums: distributed.Sums = {}
         norms: list[float] = []
         update: Update | None = None
@@ -195,7 +212,7 @@ class _Training:
         self.report.steps = step + 1
         self.report.losses.append(self.window.last_loss if "loss" in sums else None)
         self.report.seconds = time.monotonic() - self.started
-        return norms
+        return sums, norms
 
     def _update(self, update: Update, step: int) -> float | None:
         """Move the parameters once; return the gradient's norm, or None where it was left out."""
@@ -229,8 +246,12 @@ class _Training:
         if distributed.all_reduce_max(stop.signal):  # it is scored when the run goes on
             return False
         began = time.monotonic()
-        with modes.in_use(self.optimizer, self.parameters):
+        callbacks = self.callbacks
+        given = callbacks.weights("evaluation")
+        with modes.in_use(self.optimizer, callbacks.parameters, given):
             best = validation.evaluate(step, stop)
+        if best is not None:
+            callbacks.evaluated(step, validation.scores)
         if best is not None and validation.value is not None:
             self.rates.scored(validation.value)
         if best and self.checkpoints:
@@ -246,8 +267,7 @@ class _Training:
         It is due by the settings, where it is the best so far, and at a stop. Raises Interrupted.
         """
         asked = distributed.all_reduce_max(stop.signal)
-        stopped = self.validation is not None and self.validation.stop
-        ends = stopped and self.settings.save_strategy != "no"
+        ends = self._ends() and self.settings.save_strategy != "no"
         due = self.plan.save_due(step, self.settings) or best or ends
         if self.checkpoints and (asked or due):
             with stop.waiting():
@@ -258,7 +278,11 @@ class _Training:
 
     def _save(self, step: int) -> None:
         assert self.checkpoints is not None
-        tensors, facts = training_state.capture(self.model, self.optimizer, self.method)
+        given = self.callbacks.weights("checkpoint")
+        tensors, facts = training_state.capture(self.model, self.optimizer, self.method, given)
+        of_callbacks, states = self.callbacks.capture()
+        tensors |= of_callbacks
+        facts |= states
         facts |= {"window": self.window.facts(), "report": self.report.facts()}
         facts["rows_per_step"] = self.plan.rows_per_step
         facts |= self.rates.facts()
@@ -312,18 +336,21 @@ def _lacks(checkpoints: Checkpoints, step: int) -> bool:
 
 def _check_space(
     checkpoints: Checkpoints,
-    model: Any,
+    size: int,
     plan: Plan,
     settings: TrainSettings,
     validation: Validation | None = None,
 ) -> None:
-    """Refuse a disk that cannot hold the checkpoints that are kept, and one while it is written."""
+    """Refuse a disk that cannot hold the checkpoints that are kept, and one while it is written.
+
+    size: about the bytes of one.
+    """
     saves = plan.saves(settings)
     if validation and validation.settings.best_metric:  # any of them may be the best
         saves += plan.evaluations(validation.settings, settings)
     planned = min(saves, settings.save_total_limit + 1)
     if more := planned - len(checkpoints.steps()):
-        check_space(checkpoints.folder.parent, training_state.size_of(model), max(more, 1))
+        check_space(checkpoints.folder.parent, size, max(more, 1))
 
 
 def _refuse_misfit(saved: Saved, plan: Plan) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 class LoopReport:
     """What the loop did; `losses` has one number an optimiser step, None where all was skipped.
 
-    skipped: updates left out, as a loss or a gradient was not finite.
+    skipped: updates left out, as a loss or a gradient was not finite. ended_by: why a callback
+    ended it before its last step; '': none did.
     """
 
     steps: int = 0
@@ -22,6 +23,7 @@ class LoopReport:
     seconds: float = 0.0
     losses: list[float | None] = field(default_factory=list)
     skipped: int = 0
+    ended_by: str = ""
 
     @property
     def train_loss(self) -> float:
@@ -31,13 +33,18 @@ class LoopReport:
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain data, for a checkpoint."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "ended_by"}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Become what it was at a checkpoint."""
         self.steps, self.items = facts["steps"], facts["items"]
         self.seconds, self.losses = facts["seconds"], list(facts["losses"])
         self.skipped = facts.get("skipped", 0)
+
+
+def means_of(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the mean of each metric of (sum, weight); `tokens` is a count, and has none."""
+    return {name: s / w for name, (s, w) in sums.items() if name != "tokens" and w}
 
 
 class Window:
@@ -59,7 +66,7 @@ class Window:
     def means(self, *, clear: bool) -> dict[str, float]:
         """Return the mean of each metric; `tokens` is a count, given per second instead."""
         seconds = max(time.monotonic() - self.since, 1e-9)
-        out = {k: s / w for k, (s, w) in self.sums.items() if k != "tokens" and w}
+        out = means_of({name: (s, w) for name, (s, w) in self.sums.items()})
         if "tokens" in self.sums:
             out["tokens_per_second"] = self.sums["tokens"][0] / seconds
         if clear:

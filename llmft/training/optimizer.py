@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmft.api import Optimizer, Schedule, TrainingSpan
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.training_methods import config_of, named_method
 from llmft.registry.contract import Kind
 from llmft.registry.registry import Registry

@@ -9,7 +9,8 @@ from functools import lru_cache
 import torch
 
 from llmft.api.errors import StageError
-from llmft.api.settings import EvaluateSettings, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import TrainSettings
 
 
 @dataclass(frozen=True)

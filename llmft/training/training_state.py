@@ -33,13 +33,17 @@ TRAINED = "trained/"
 
 
 def capture(
-    model: Any, optimizer: torch.optim.Optimizer, method: Optimizer[Any] | None = None
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    method: Optimizer[Any] | None = None,
+    given: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[Tensors, dict[str, Any]]:
     """Return weights, optimiser state and generators, on the CPU, and their plain data.
 
     What is on the CPU already is not copied: write it before the next step changes it.
     Weights are the same in all processes; generators are of each. All processes take part.
-    method: what made the optimiser; its groups' state is kept too.
+    method: what made the optimiser; its groups' state is kept too. given: weights that are used in
+    place of those that are trained, by name: both are kept.
     Raises StageError where a weight is not finite: such a state is never published. Raises
     PluginError where a state is neither tensors nor plain data.
     """
@@ -49,7 +53,7 @@ def capture(
     for number, (states, _) in enumerate(others, 1):
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
-    used = _used_weights(model, optimizer)
+    used = _used_weights(model, optimizer, given or {})
     seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
         if not torch.isfinite(parameter).all():
@@ -80,12 +84,14 @@ def capture(
     return tensors, facts
 
 
-def _used_weights(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
+def _used_weights(
+    model: Any, optimizer: torch.optim.Optimizer, given: Mapping[str, torch.Tensor]
+) -> Tensors:
     """Return the weights that are to be used where others are trained; {} where they are these."""
-    if switch_of(optimizer, "eval") is None:
-        return {}
     parameters = trainable(model)
-    with in_use(optimizer, list(parameters.values())):
+    if switch_of(optimizer, "eval") is None:
+        return {name: weight.to(parameters[name].dtype) for name, weight in given.items()}
+    with in_use(optimizer, parameters, given):
         return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmft.api.settings import EvaluateSettings
+from llmft.api.evaluate_settings import EvaluateSettings
 
 
 class Scorer(Protocol):
@@ -26,8 +26,9 @@ class Validation:
     """A stage's evaluations during training, and what follows from them.
 
     greater_is_better: of the metric that `settings` compares evaluations by. count: evaluations so
-    far, the last of them after `step` steps; value: of the metric in it. best: step and value of
-    the best one. waited: how many in a row have brought no improvement since.
+    far, the last of them after `step` steps; scores: what it gave; value: of the metric in it.
+    best: step and value of the best one. waited: how many in a row have brought no improvement
+    since.
     """
 
     settings: EvaluateSettings
@@ -35,6 +36,7 @@ class Validation:
     greater_is_better: bool = False
     count: int = 0
     step: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
     value: float | None = None
     best: tuple[int, float] | None = None
     waited: int = 0
@@ -49,7 +51,7 @@ class Validation:
         scores = self.score(step, generate=generate, stopping=stopping)
         if scores is None:
             return None
-        self.count, self.step = self.count + 1, step
+        self.count, self.step, self.scores = self.count + 1, step, scores
         metric = self.settings.best_metric
         self.value = scores.get(metric or "loss")
         if metric is None or self.value is None:  # a generated one, which is scored rarely

@@ -101,8 +101,9 @@ def _stage(ours: Path, theirs: Path) -> Iterator[Finding]:
     name = ours.name
     a, b = _tensors(ours), _tensors(theirs)
     for what, prefix in (
-        ("weights", ("model/", "adapter/")),
+        ("weights", ("model/", "adapter/", "trained/")),
         ("optimizer state", ("optimizer/",)),
+        ("plugins", ("callback/",)),
         ("random generators", ("rng/",)),
     ):
         mine = {key: value for key, value in a.items() if key.startswith(prefix)}

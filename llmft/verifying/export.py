@@ -238,9 +238,12 @@ def _of_the_target(
     if kind == "adapter":
         where = trained.base.path
         dtype = getattr(torch, trained.base.source.dtype)
+    more = {}
+    if kind == "adapter" and trained.base.source.rope_scaling:  # likewise
+        more["config"] = copy.deepcopy(trained.base.config)
     with loading(str(where)):
         model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            where, **more, dtype=dtype, use_safetensors=True, trust_remote_code=False,
             local_files_only=True, revision=trained.base.revision if kind == "adapter" else None,
         )  # fmt: skip
     if kind == "adapter":

@@ -22,7 +22,7 @@ from llmft.api import (
     UnpairedRow,
     hookimpl,
 )
-from llmft.toolkit import cut_at_start
+from llmft.toolkit import cut_at_start, tensor_like
 from llmft_alignments.pairs import over_batches, row_logps
 from llmft_alignments.start import dropout_off, refuse_other_start
 
@@ -199,10 +199,10 @@ class KtoObjective:
         if others:
             with torch.no_grad():
                 other_B = row_logps(model, others)
-            kl = (other_B - other_B.new_tensor([i.other_reference for i in items])).mean()
+            kl = (other_B - tensor_like([i.other_reference for i in items], other_B)).mean()
             kl = kl.clamp(min=0)
         policy_B = row_logps(model, items)
-        return policy_B - policy_B.new_tensor([item.reference for item in items]), kl
+        return policy_B - tensor_like([item.reference for item in items], policy_B), kl
 
     def losses(
         self, items: Sequence[KtoItem], ratio_B: torch.Tensor, kl: torch.Tensor | float
@@ -211,10 +211,9 @@ class KtoObjective:
         from llmft_alignments.preference_maths import kto_loss
 
         config = self.config
-        label_B = ratio_B.new_tensor([float(item.label) for item in items])
-        weight_B = ratio_B.new_tensor([
-            config.desirable_weight if item.label else config.undesirable_weight for item in items
-        ])  # fmt: skip
+        label_B = tensor_like([float(item.label) for item in items], ratio_B)
+        weights = (config.undesirable_weight, config.desirable_weight)
+        weight_B = tensor_like([weights[item.label] for item in items], ratio_B)
         return weight_B * kto_loss(ratio_B, label_B, kl, config.beta)
 
     def weight(self, batch: Sequence[KtoItem]) -> float:
@@ -224,8 +223,8 @@ class KtoObjective:
         ratio_B, kl = self.ratios(model, batch)
         loss_B = self.losses(batch, ratio_B, kl)
         rewards_B = self.config.beta * ratio_B.detach()
-        policy_B = ratio_B.detach() + ratio_B.new_tensor([item.reference for item in batch])
-        label_B = ratio_B.new_tensor([float(item.label) for item in batch])
+        policy_B = ratio_B.detach() + tensor_like([item.reference for item in batch], ratio_B)
+        label_B = tensor_like([float(item.label) for item in batch], ratio_B)
         metrics: dict[str, Any] = {
             "rewards/accuracies": ((rewards_B * (2 * label_B - 1)) > 0).float().sum(),
             "tokens": float(sum(len(item.input_ids) for item in batch)),

@@ -18,6 +18,7 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
+from llmft.toolkit import tensor_like
 from llmft_alignments.pairs import (
     PREFERENCES,
     HeldOut,
@@ -126,44 +127,46 @@ class OrpoObjective:
     def weight(self, batch: Sequence[OrpoItem]) -> float:
         return float(len(batch))
 
-    def loss(self, model: Any, batch: Sequence[OrpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: Any, batch: Sequence[OrpoItem]) -> tuple[torch.Tensor, dict[str, Any]]:
         from llmft_alignments.preference_maths import k3_divergence, log_odds_ratio, orpo_loss
 
         nll_N, row_N = pair_nll(model, batch, self.share)
         size = len(batch)
-        answer_N = answer_labels(batch, nll_N)
+        ones = answer_labels(batch)
+        answer_N = tensor_like(ones, nll_N)
         counts_B2 = token_counts(batch, nll_N)
-        prompt_B = nll_N.new_tensor([item.prompt for item in batch])
+        prompt_B = tensor_like([item.prompt for item in batch], nll_N)
         counts_B2[:, 0] -= prompt_B
         mean_logps_B2 = -per_answer(nll_N * answer_N, row_N, size) / counts_B2
         nll_B = per_answer(nll_N, row_N, size)[:, 0] / (counts_B2[:, 0] + prompt_B)
         loss_B = orpo_loss(nll_B, mean_logps_B2, self.config.beta)
         chosen_B, rejected_B = mean_logps_B2.detach().unbind(1)
-        metrics = {
-            "nll_loss": float(nll_B.detach().sum()),
-            "logps/chosen": float(chosen_B.sum()),
-            "logps/rejected": float(rejected_B.sum()),
-            "log_odds_ratio": float(log_odds_ratio(mean_logps_B2.detach()).sum()),
-            "rewards/accuracies": float((chosen_B > rejected_B).sum()),
+        metrics: dict[str, Any] = {
+            "nll_loss": nll_B.detach().sum(),
+            "logps/chosen": chosen_B.sum(),
+            "logps/rejected": rejected_B.sum(),
+            "log_odds_ratio": log_odds_ratio(mean_logps_B2.detach()).sum(),
+            "rewards/accuracies": (chosen_B > rejected_B).sum(),
             "tokens": tokens_of(batch),
         }
         if self.config.kl_coef:
-            start_N = nll_N.new_tensor([logp for item in batch for logp in item.start])
-            kept = answer_N.bool()
+            start_N = tensor_like([logp for item in batch for logp in item.start], nll_N)
+            places = [place for place, is_answer in enumerate(ones) if is_answer]
+            kept = tensor_like(places, row_N)
             moved_N = k3_divergence(-nll_N[kept], start_N)
             moved_B2 = per_answer(moved_N, row_N[kept], size) / counts_B2
             loss_B = loss_B + self.config.kl_coef * moved_B2.mean(1)
-            metrics["kl"] = float(moved_B2.detach().mean(1).sum())
+            metrics["kl"] = moved_B2.detach().mean(1).sum()
         return loss_B.sum(), metrics
 
 
-def answer_labels(batch: Sequence[OrpoItem], like: torch.Tensor) -> torch.Tensor:
-    """Return 1 for each label that is an answer's and 0 for the prompts', shape (N,)."""
-    ones = []
+def answer_labels(batch: Sequence[OrpoItem]) -> list[float]:
+    """Return 1 for each label that is an answer's and 0 for the prompts'."""
+    ones: list[float] = []
     for item in batch:
         ones += [0.0] * item.prompt + [1.0] * (item.chosen.n_labels - item.prompt)
         ones += [1.0] * item.rejected.n_labels
-    return like.new_tensor(ones)
+    return ones
 
 
 def answer_sums(pairs: Sequence[EncodedPair], start: Sequence[torch.Tensor]) -> torch.Tensor:

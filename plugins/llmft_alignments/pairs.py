@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, StageContext
-from llmft.toolkit import dealt, label_nll
+from llmft.toolkit import dealt, label_nll, tensor_like
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def token_counts(items: Sequence[EncodedPair | Encoded], like: torch.Tensor) -> 
         else item.n_labels
         for item in items
     ]
-    return like.new_tensor(counts)
+    return tensor_like(counts, like)
 
 
 def tokens_of(batch: Sequence[EncodedPair]) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from llmft.api import Field, hookimpl
-from llmft.toolkit import all_reduce_sum
+from llmft.toolkit import all_reduce_sum, tensor_like
 from llmft_alignments.grpo.config import GroupConfig
 from llmft_alignments.grpo.method import GroupMethod
 
@@ -83,8 +83,8 @@ class RlooRule:
         from llmft_alignments.grpo import maths
 
         config, row_N = self.config, stats.row_N
-        learnt_B = stats.logps_N.new_tensor([float(one.learnt) for one in batch])
-        advantages_B = learnt_B.new_tensor([one.advantage for one in batch])
+        learnt_B = tensor_like([float(one.learnt) for one in batch], stats.logps_N)
+        advantages_B = tensor_like([one.advantage for one in batch], learnt_B)
         log_ratio_B = maths.per_answer(stats.logps_N - old_N, row_N, len(batch)) * learnt_B
         ratio_B = torch.exp(log_ratio_B)
         loss_B = maths.clipped_loss(ratio_B, advantages_B, config.epsilon, config.high)

@@ -17,19 +17,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.api import ChatRow, Encoded, Message
+from llmft.api import ChatRow, Encoded, Message, PreferenceRow
 from llmft.api.errors import DataError, LlmftError
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.model_settings import ModelSource, Quantization, RopeScaling
 from llmft.api.rows import IGNORED
-from llmft.api.settings import (
-    EvaluateSettings,
-    LrSchedulerKwargs,
-    ModelSource,
-    Quantization,
-    TrainSettings,
-)
+from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
+from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.training import loop
 from llmft.training.optimizer import make_optimizer, make_schedule
@@ -215,6 +214,17 @@ def packed_lengths(model: Any, items: Any) -> list[int]:
     return [sum(lengths(model, item)) for item in items]
 
 
+def prompts_of_pairs(settings: TrainSettings, lab: Lab) -> list[str]:
+    """Return the prompts of a pair's two rows, and of an answer with a label, as text."""
+    pair = PreferenceRow("How to?", " so", " or")
+    encoder = Encoder(tiny_tokenizer(pad=True), settings.max_length)
+    ((both,), _), ((one, _), _) = (
+        encode(encoder, [pair], settings) for encode in (encode_pairs, encode_unpaired)
+    )
+    rows = (both.chosen, both.rejected, one)
+    return [bytes(row.input_ids[: row.labels.count(IGNORED)]).decode() for row in rows]
+
+
 AS_TEXT = {"columns": {"text": "{prompt}{completion}"}}
 BATCH = {"per_device_train_batch_size": 4}
 SAVING = {**BATCH, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
@@ -254,6 +264,9 @@ TRAIN = {
         True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
     ),
     "max_length": Case(16, to_train(lambda model, items: max(lengths(model, items))), 16),
+    "max_prompt_length": Case(
+        3, prompts_of_pairs, ["to?"] * 3, was=["How to?"] * 3, also={"max_length": 64},
+    ),
     "packing": Case(
         True, to_train(lambda model, items: {isinstance(item, tuple) for item in items}), {True},
         also={"max_length": 64}, was={False},
@@ -306,13 +319,12 @@ def rate_at(step: int, name: str, **train: Any) -> Callable[[Any, Lab], float]:
     return see
 
 
-def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
-    """Return what looks at the rate of reduce_lr_on_plateau after these scores, of a peak of 1."""
+def rate_after(*scores: float, name: str = "reduce_lr_on_plateau") -> Callable[[Any, Lab], float]:
+    """Return what looks at the rate of a schedule after these scores, of a peak of 1."""
 
     def see(kwargs: LrSchedulerKwargs, lab: Lab) -> float:
         settings = TrainSettings(
-            optim="sgd", learning_rate=1.0, lr_scheduler_type="reduce_lr_on_plateau",
-            lr_scheduler_kwargs=kwargs,
+            optim="sgd", learning_rate=1.0, lr_scheduler_type=name, lr_scheduler_kwargs=kwargs
         )  # fmt: skip
         optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], settings)
         schedule: Any = make_schedule(optimizer, settings, 4)
@@ -323,7 +335,12 @@ def rate_after(*scores: float) -> Callable[[Any, Lab], float]:
     return see
 
 
+def greedy_after(*scores: float) -> Callable[[Any, Lab], float]:
+    return rate_after(*scores, name="greedy")
+
+
 WSD, AT_ONCE = "warmup_stable_decay", {"patience": 0}
+HALVES = {**AT_ONCE, "factor": 0.5}
 LR_KWARGS = {
     "num_cycles": Case(1.0, rate_at(2, "cosine"), 0.0, was=0.5),
     "min_lr": Case(0.25, rate_at(4, "cosine_with_min_lr"), 0.25, alone=True),
@@ -351,6 +368,16 @@ LR_KWARGS = {
         "abs", rate_after(4.0, 3.0), 1.0, also={**AT_ONCE, "threshold": 0.5}, was=0.1
     ),
     "cooldown": Case(2, rate_after(1.0, 1.0, 1.0), 0.1, also=AT_ONCE, was=0.01),
+    "warmup": Case(1, greedy_after(4.0, 3.0, 2.0), 4.0, also={**HALVES, "max_lr": 8.0}, was=8.0),
+    "max_lr": Case(1.5, greedy_after(2.0), 1.5, also=HALVES, was=1.0),
+    "eps": Case(0.9, greedy_after(2.0, 2.0), 1.0, also=HALVES, was=0.5),
+    "smooth": Case(True, greedy_after(4.0, 2.0, 2.5), 1.0, also=HALVES, was=0.5),
+    "window_size": Case(
+        1, greedy_after(4.0, 2.0, 2.5), 0.5, also={**HALVES, "smooth": True}, was=1.0
+    ),
+    "reset_start": Case(
+        1, greedy_after(2.0, 2.0, 2.0), 1.0, also={**HALVES, "min_lr": 0.25}, was=0.25
+    ),
 }  # fmt: skip
 
 # --- the model -----------------------------------------------------------------------------------
@@ -501,7 +528,60 @@ MODEL = {
     "tokenizer": Case("gpt2", tokenizer("pad_token_id"), 257),
     "add_tokens": Case(["<new>"], new_token, (1, False), was=(5, False)),
     "add_special_tokens": Case(["<new>"], new_token, (1, True), was=(5, False)),
-}
+    "rope_scaling": Case(
+        {"rope_type": "linear", "factor": 2.0},
+        loaded(lambda model: model.config.rope_parameters["rope_type"]), "linear", was="default",
+    ),
+}  # fmt: skip
+
+
+def frequencies(block: RopeScaling, lab: Lab) -> list[float]:
+    """Return the angle of each pair of a Llama's head at position 1, and the scale of attention."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(hidden_size=16, num_attention_heads=1, max_position_embeddings=64)
+    stretch(config, block)
+    rotary = LlamaRotaryEmbedding(config)
+    return [*rotary.inv_freq.tolist(), float(rotary.attention_scaling)]
+
+
+PLAIN = [10_000 ** (-n / 8) for n in range(8)]
+HALVED = [*(angle / 2 for angle in PLAIN), 1.0]
+YARN, LLAMA3 = {"rope_type": "yarn", "factor": 2.0}, {"rope_type": "llama3", "factor": 2.0}
+OF_LLAMA3 = LLAMA3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
+
+def yarn_by_hand(fast: float, slow: float) -> list[float]:
+    """Return `frequencies` of yarn with factor 2: Peng et al. 2023, section 3.2, by pairs."""
+
+    def pair(turns: float) -> float:
+        return 16 * math.log(64 / (turns * 2 * math.pi)) / (2 * math.log(10_000))
+
+    low, high = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), 15)
+    ramp = [min(max((n - low) / (high - low), 0.0), 1.0) for n in range(8)]
+    angles = [a * (1 - r) + a / 2 * r for a, r in zip(PLAIN, ramp, strict=True)]
+    return [*angles, 0.1 * math.log(2.0) + 1.0]
+
+
+# A turn of all 64 positions is what lies between what is kept and what is stretched.
+ROPE = {
+    "rope_type": Case("linear", frequencies, HALVED, also=LINEAR),
+    "factor": Case(4.0, frequencies, [*(angle / 4 for angle in PLAIN), 1.0], also=LINEAR),
+    "original_max_position_embeddings": Case(
+        1, frequencies, HALVED, also=OF_LLAMA3
+    ),  # every wave is longer than one position: all are stretched
+    "attention_factor": Case(0.5, lambda b, lab: frequencies(b, lab)[-1], 0.5, YARN,
+                             was=0.1 * math.log(2.0) + 1.0),
+    "beta_fast": Case(1e-3, frequencies, [*PLAIN, 0.1 * math.log(2.0) + 1.0],
+                      YARN | {"beta_slow": 1e-4}),
+    "beta_slow": Case(0.1, frequencies, yarn_by_hand(32.0, 0.1), YARN, was=yarn_by_hand(32.0, 1.0)),
+    "low_freq_factor": Case(99.0, frequencies, HALVED,
+                            OF_LLAMA3 | {"high_freq_factor": 100.0}, alone=True),
+    "high_freq_factor": Case(1e-3, frequencies, [*PLAIN, 1.0],
+                             OF_LLAMA3 | {"low_freq_factor": 1e-4}, alone=True),
+}  # fmt: skip
 
 # --- the evaluation ------------------------------------------------------------------------------
 
@@ -626,7 +706,7 @@ EVALUATE = {
 
 CASES = {
     TrainSettings: TRAIN, ModelSource: MODEL, Quantization: QUANTIZATION,
-    EvaluateSettings: EVALUATE, LrSchedulerKwargs: LR_KWARGS,
+    EvaluateSettings: EVALUATE, LrSchedulerKwargs: LR_KWARGS, RopeScaling: ROPE,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from llmft.api.errors import (
     CheckpointError,
@@ -54,6 +55,23 @@ def test_a_mistyped_command_line_is_one_line_and_exit_code_2(llmft, args, what, 
     assert ran.err.count("\n") == 1
     assert what in ran.err
     assert fix in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "built"),
+    [(("version",), ["version"]), (("verify", "losses", "--help"), ["verify"]),
+     (("list-plugins", "--help"), ["list-plugins"]), (("import", "--help"), ["import"])],
+    ids=lambda part: part[0],
+)  # fmt: skip
+def test_only_the_command_that_is_asked_for_is_built(llmft, monkeypatch, args, built):
+    groups, get_command = [], typer.main.get_command
+    monkeypatch.setattr(
+        typer.main, "get_command", lambda app: groups.append(get_command(app)) or groups[-1]
+    )
+    assert llmft(*args).code == 0
+    assert list(groups[0].commands) == built
+    assert llmft("--help").code == 0
+    assert len(groups[1].commands) > 20
 
 
 def test_a_mistyped_command_line_is_json_where_json_is_asked_for(llmft):

@@ -89,6 +89,7 @@ def test_the_readme_of_a_new_package_shows_how_a_recipe_picks_it(kind, tmp_path,
     assert '"my_own"' in json.dumps(loaded.resolved())
 
 
+@pytest.mark.extended
 def test_a_new_package_passes_its_tests_by_itself(tmp_path):
     package, _ = write_plugin("my_reward", "reward", str(tmp_path / "package"))
     done = subprocess.run(

@@ -8,12 +8,13 @@ import pytest
 
 from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
 from llmft.api.errors import DataError, TrustError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import bounded_rendering
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.modeling.tiny_models import tiny_tokenizer
+from tests.extended import extended
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -55,7 +56,7 @@ def use(encoder: Encoder, when: str) -> None:
     "add_generation_prompt", "messages|length == 1", "messages|length > 1", "tools",
     "messages[0].content == 'seventh'", "eos_token is defined",
 ])  # fmt: skip
-@pytest.mark.parametrize("harm", [LOOP, LARGE])
+@pytest.mark.parametrize("harm", extended([LOOP, LARGE], [LOOP]))
 def test_every_way_a_template_is_rendered_is_bounded(when, harm):
     template = f"{{% if {when} %}}{harm}{{% endif %}}{PLAIN}"
     tokenizer = with_template(template)

@@ -6,7 +6,7 @@ import pytest
 
 from llmft.api import CompletionRow
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import bounded_tokens
 from llmft.data.encoding import Encoder
 from llmft.modeling.tiny_models import tiny_tokenizer

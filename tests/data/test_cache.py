@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, PreferenceRow, TextRow
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import cache
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs

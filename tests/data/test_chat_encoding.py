@@ -11,10 +11,11 @@ from llmft_datasets.chat import Chat
 
 from llmft.api import ChatRow, CompletionRow, Conversation, PreferenceRow, PromptRow
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.chat_format import ChatFormat
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
+from tests.extended import extended
 
 pytest.importorskip("trl")
 _path = Path(__file__).parents[2] / "benchmarks" / "chat_templates.py"
@@ -26,7 +27,7 @@ TEMPLATES = program.templates()
 SHAPES = list(program.SHAPES)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("kind", extended(["bytes", "pieces"], ["pieces"]))
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_ids_before_an_answer_are_those_that_serving_makes(name, kind):
     encoder = program.encoder_for(name, program.tokenizer_for(name, TEMPLATES[name], kind))

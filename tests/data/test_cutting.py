@@ -12,7 +12,7 @@ from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import CompletionRow, Encoded, TextRow
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.cutting import Pieces
 from llmft.data.encoding import Encoder
 from llmft.data.packing import PackedObjective, pack

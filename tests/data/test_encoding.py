@@ -6,7 +6,7 @@ import pytest
 
 from llmft.api import ChatRow, CompletionRow, PromptRow, TextRow
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.modeling.tiny_models import tiny_tokenizer
 
@@ -54,7 +54,7 @@ def test_a_conversation_learns_every_assistant_turn():
 
 @pytest.mark.parametrize("opens", [" ", ":\n", ""])
 def test_a_turn_is_learnt_from_where_its_prompt_ends_whatever_the_tokenizer_merges(opens):
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.modeling.base_model import BaseModel
 
     tokenizer = BaseModel(ModelSource(path="embedded:model")).tokenizer

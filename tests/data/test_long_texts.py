@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmft.api import TextRow
-from llmft.api.settings import ModelSource, TrainSettings
+from llmft.api.model_settings import ModelSource
+from llmft.api.train_settings import TrainSettings
 from llmft.data import encoding, long_texts
 from llmft.data.encoding import Encoder
 from llmft.data.long_texts import ids_in_windows

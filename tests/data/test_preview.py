@@ -8,12 +8,13 @@ import pytest
 
 from llmft.api import ChatRow, CompletionRow, Encoded, PreferenceRow, TextRow
 from llmft.api.errors import Fault
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.duplicates import duplicates
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
-from llmft.data.preview import PICKS, Piece, Seen, histogram, pieces_of, stage_preview
+from llmft.data.preview import PICKS, Seen, histogram, stage_preview
 from llmft.data.preview_page import facts, preview_page, shortened
+from llmft.data.shown_rows import Piece, pieces_of
 from llmft.data.stage_rows import Rows
 
 CHATML = (

@@ -7,7 +7,7 @@ import pytest
 from llmft.api import CompletionRow, PromptRow, TextRow
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.modeling.tiny_models import tiny_tokenizer

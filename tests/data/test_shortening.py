@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import ChatRow, CompletionRow, PreferenceRow, PromptRow, TextRow, UnpairedRow
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.assets.tiny_tokenizer import tiny_tokenizer
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs

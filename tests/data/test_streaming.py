@@ -12,7 +12,7 @@ from llmft_datasets.jsonl import Jsonl
 
 from llmft.api import Encoded
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import PackedObjective, pack
 from llmft.data.stage_rows import Rows, leave_out_by_tokens, stage_rows
 from llmft.data.streaming import Stream, StreamedItems

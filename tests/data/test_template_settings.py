@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 

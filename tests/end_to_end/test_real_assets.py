@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from tests.extended import extended
 
-@pytest.mark.parametrize("model", ["stories260K", "stories15M"])
+
+@pytest.mark.parametrize("model", extended(["stories260K", "stories15M"], ["stories260K"]))
 def test_sft_on_real_trivia_lowers_the_loss_of_real_questions(run, real_assets, model):
     data = real_assets / "data"
     summary = run(

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from llmft.api.errors import DataError, LlmftError, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 
 
 def test_packing_trains_on_the_same_tokens_in_fewer_rows(run, recipe):

@@ -69,7 +69,7 @@ def test_programs_are_found_on_path_and_never_in_the_working_folder(
 ):
     monkeypatch.chdir(programs)
     monkeypatch.setenv("PATH", f".:{programs}:")
-    with pytest.raises(EnvironmentFault, match=r"E215.*not on PATH.*--llama-cpp"):
+    with pytest.raises(EnvironmentFault, match=r"E216.*not on PATH.*--llama-cpp"):
         export(trained, "gguf", tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     (programs / "convert_hf_to_gguf.py").chmod(0o755)
@@ -94,7 +94,7 @@ def test_what_is_missing_is_told_before_anything_is_merged(trained, tmp_path, mo
 
 
 @pytest.mark.parametrize(("variable", "code", "said"), [
-    ("CONVERTER_FAILS", "E215", "failed with code 1: Model TinyForCausalLM is not supported"),
+    ("CONVERTER_FAILS", "E216", "failed with code 1: Model TinyForCausalLM is not supported"),
     ("CONVERTER_LACKS", "E206", "needs the package 'a_package_that_is_not_there'.*pip install"),
 ])  # fmt: skip
 def test_a_converter_that_fails_is_a_fault_with_its_last_line(

@@ -193,6 +193,7 @@ def test_a_subset_in_parquet_loads_and_offline_what_was_downloaded_does(filled, 
     assert len(filled.asked) == asked
 
 
+@pytest.mark.extended
 def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp_path):
     code = (
         "import sys\nfrom llmft.api.errors import EnvironmentFault\n"
@@ -207,6 +208,7 @@ def test_n4_offline_another_commit_than_the_one_asked_for_is_refused(filled, tmp
     assert f"hf download --repo-type dataset org/rows --revision {'9' * 40}" in refused
 
 
+@pytest.mark.extended
 def test_n4_a_data_set_comes_from_the_cache_where_nobody_answers_and_else_is_named(
     filled, tmp_path
 ):

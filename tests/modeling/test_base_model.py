@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmft.api.errors import EnvironmentFault, TrustError
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.system.quiet import captured_output

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from llmft.api.errors import LlmftError
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.cli.main import main
 from llmft.modeling.base_model import BaseModel, locate_model
 from llmft.system.architectures import architecture_of

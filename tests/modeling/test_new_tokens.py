@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmft.api.errors import EnvironmentFault
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.new_tokens import new_token_ids
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder

@@ -13,7 +13,7 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling import attention
 from llmft.modeling.forward import label_nll
 from llmft.modeling.noisy_embeddings import noisy_embeddings

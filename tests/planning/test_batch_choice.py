@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmft.api import Encoded
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.planning.batch_choice import choose, longest_in, tokens_in
 from llmft.training.step_plan import Plan
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmft.api.train_settings import TrainSettings
 from llmft.planning import fitting
 from llmft.planning.fitting import GIB, Memory, changes, named_memory
 
@@ -84,3 +85,28 @@ def test_a_size_is_of_two_to_the_thirtieth(text, size):
     assert memory.total == size
     assert memory.room == size - 600 * 2**20
     assert not memory.in_ram
+
+
+def ideas(train: dict, room: int, **stage) -> list[str]:
+    """Return what is thought of where 100 bytes are fixed, and 600 come with the batch."""
+    adapter = SimpleNamespace(supports_gradient_checkpointing=False, supports_quantization=False)
+    job = SimpleNamespace(stage=lambda name: SimpleNamespace(model_adapter=adapter))
+    spec = SimpleNamespace(name="only", train=TrainSettings(**train), evaluate=None)
+    peaks = [SimpleNamespace(total=100)]
+    plan = SimpleNamespace(
+        peaks=peaks, peak=SimpleNamespace(total=700), counts=SimpleNamespace(longest=100),
+        quantization={}, **stage,
+    )  # fmt: skip
+    return [said for said, _ in fitting._ideas(job, spec, plan, room)]
+
+
+def test_a_smaller_batch_keeps_the_rows_of_a_step():
+    size = "train.per_device_train_batch_size: {} with gradient_accumulation_steps: {}"
+    batch = {"per_device_train_batch_size": 7, "gradient_accumulation_steps": 3}
+    # 3 of 7 rows are 100 + 257 bytes; 21 rows in passes of 3 are 7 of them.
+    assert ideas(batch, 360) == [size.format(3, 7), size.format(1, 21)]
+    assert ideas(batch, 350) == [size.format(1, 21)]
+    odd = {"per_device_train_batch_size": 7}
+    assert ideas(odd, 360) == [size.format(3, 3), size.format(1, 7)], "a part of one is a whole one"
+    by_rows = {"per_device_train_batch_size": 4, "train_batch_size": 8}
+    assert ideas(by_rows, 450) == [f"train.per_device_train_batch_size: {n}" for n in (2, 1)]

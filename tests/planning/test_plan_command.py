@@ -169,6 +169,7 @@ def test_alignments_with_a_reference_or_a_reward_model_are_followed(
     assert earlier["earlier stages"] == 4 * reward.trainable_parameters
 
 
+@pytest.mark.extended
 def test_fused_experts_in_float32_are_followed_to_the_end(recipe, loaded, tmp_path):
     from transformers import AutoModelForCausalLM, MixtralConfig
 

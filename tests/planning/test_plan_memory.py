@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from llmft.planning.memory_tracker import ADAPTER, GRADIENTS, OPTIMIZER, WEIGHTS, MemoryTracker
+from llmft.planning.memory_tracker import (
+    ADAPTER,
+    CALLBACKS,
+    GRADIENTS,
+    OPTIMIZER,
+    WEIGHTS,
+    MemoryTracker,
+)
 from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
 from llmft.training import loop
@@ -27,7 +34,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", extended(CASES, ("lora, checkpointing", "qlora", "full")))
 def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, registry):
     adapter, train = CASES[case]
     stage = recipe["stages"][0]
@@ -104,6 +111,28 @@ def test_gradients_are_told_from_activations(recipe, stage_of):
     planned.state.memory.close()
     train = next(peak for peak in planned.state.memory.peaks if peak.phase == "train").by_kind
     assert train[GRADIENTS] == train[ADAPTER]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_an_average_is_held_beside_what_is_trained(scored, recipe, loaded):
+    stage = recipe["stages"][0]
+    stage["train"] |= {"save_strategy": "epoch", "save_total_limit": 2}
+    stage["evaluate"] = {"metrics": ["loss"], "holdout": 0.2}
+    stage["evaluate"] |= {"eval_strategy": "epoch"} if scored else {}
+    stage["plugins"] = [{"method": "loss_watchdog", "threshold": 9.0}]
+    plain = plan_recipe(loaded(recipe)).stages[0]
+    stage["plugins"] = [{"method": "ema"}]
+    plan = plan_recipe(loaded(recipe)).stages[0]
+    average = 4 * plan.trainable_parameters
+    before, after = (next(p for p in one.peaks if p.phase == "train") for one in (plain, plan))
+    assert CALLBACKS not in before.by_kind
+    assert after.by_kind[CALLBACKS] == average
+    assert after.total == before.total + average
+    (written,), (wanted,) = (
+        [size for name, size in one.files if "checkpoints" in name] for one in (plan, plain)
+    )
+    # The average, and the trained weights beside it, of the one checkpoint at the end.
+    assert written - wanted == 2 * average
 
 
 @pytest.mark.slow

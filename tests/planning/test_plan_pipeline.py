@@ -87,6 +87,7 @@ def test_every_stage_is_planned_with_what_it_reads_and_makes(pipe, loaded, regis
     assert [stage.trains for stage in found.values()] == [True, False, False, True, True]
 
 
+@pytest.mark.extended
 def test_sampling_takes_the_cache_of_a_batch_of_answers(pipe, loaded, registry):
     def cache(**settings):
         pipe["stages"][1]["task"] |= settings
@@ -100,6 +101,7 @@ def test_sampling_takes_the_cache_of_a_batch_of_answers(pipe, loaded, registry):
     assert cache(max_new_tokens=40)[1] > held
 
 
+@pytest.mark.extended
 def test_a_rule_that_ranks_loads_no_model_and_a_reward_model_does(pipe, loaded, registry, capsys):
     found = stages(plan_recipe(loaded(pipe)))
     assert (found["rank"].total_parameters, found["rank"].peak.total) == (0, 0)

@@ -23,11 +23,13 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
+from llmft_alignments import classification as classification_module
 from llmft_alignments import cpo as cpo_module
 from llmft_alignments import dpo as dpo_module
 from llmft_alignments import kto as kto_module
 from llmft_alignments import orpo as orpo_module
 from llmft_alignments import reward as reward_module
+from llmft_alignments.classification import Classification as Classifier
 from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
 from llmft_alignments.grpo import Grpo
@@ -48,7 +50,11 @@ from llmft_alignments.ppo.rollouts import RolloutSampler
 from llmft_alignments.reward import Reward, RewardObjective
 from llmft_alignments.rloo import Rloo
 from llmft_alignments.sft import Sft
+from llmft_callbacks.ema import Ema
+from llmft_callbacks.loss_watchdog import LossWatchdog
 from llmft_datasets.chat import Chat
+from llmft_datasets.classification import Classification as ClassificationData
+from llmft_datasets.classification import Columns as ClassificationColumns
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.instruction import Columns as InstructionColumns
 from llmft_datasets.instruction import Instruction
@@ -67,6 +73,8 @@ from llmft_metrics.distinct import Distinct
 from llmft_metrics.exact_match import ExactMatch as ExactMatchMetric
 from llmft_metrics.f1 import F1
 from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
+from llmft_metrics.rouge import Rouge
+from llmft_metrics.sacre import Bleu, Chrf
 from llmft_optimizers import of_bitsandbytes, of_torch
 from llmft_optimizers.adafactor import Adafactor
 from llmft_rewards.exact_match import ExactMatch
@@ -76,6 +84,7 @@ from llmft_rewards.length import Length
 from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
 from llmft_schedules import curves
+from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
@@ -88,7 +97,9 @@ from pydantic import BaseModel
 
 from llmft.api import (
     Answer,
+    ClassificationRow,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
@@ -98,10 +109,11 @@ from llmft.api import (
     ScoredAnswer,
     StageResult,
     TrainingSpan,
+    TrainingStep,
 )
 from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -632,6 +644,55 @@ REWARD = {
 }
 
 
+FOUR = [
+    ClassificationRow(word, label, None, f"row {n}")
+    for n, (word, label) in enumerate([("a", "x"), ("b", "x"), ("c", "x"), ("d", "y")])
+]
+LOGITS = {"a": [0.0, 1.0], "b": [0.0, 1.0], "c": [0.0, 1.0], "d": [0.0, 1.0]}
+
+
+def classified(config, lab: Lab) -> tuple[float, list[str]]:
+    """The step's loss of four rows whose logits are 0 and 1 each, and the classes' names."""
+    made = Classifier(config)
+    seen: list[float] = []
+
+    def fit(items, objective):
+        loss, _ = objective.loss(None, items)
+        seen.append(float(loss) / objective.weight(items))
+        return StageResult("classifier")
+
+    def logits(model, items):
+        return torch.tensor([[0.0, 1.0]] * len(items))
+
+    lab.patch.setattr(classification_module, "class_logits", logits)
+    made.train(composed(
+        name="s", folder=lab.folder, rows=lambda: FOUR, held_out=lambda: [], fit=fit,
+        tokenizer=tiny_tokenizer(),
+        encode_classification=lambda rows: [
+            EncodedClassification((1,), (-100,), row.origin, row.label) for row in rows
+        ],
+    ))  # fmt: skip
+    return pytest.approx(seen[0], rel=1e-5), made.names
+
+
+CLASSIFIED = (3 * softplus(1.0) + softplus(-1.0)) / 4
+CLASSIFICATION = {
+    "problem_type": Case(
+        "multi_label_classification", classified,
+        ((3 * (math.log(2) + softplus(1.0)) + math.log(2) + softplus(-1.0)) / 8, ["x", "y"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+    "id2label": Case(
+        ["y", "x"], classified, ((3 * softplus(-1.0) + softplus(1.0)) / 4, ["y", "x"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+    "class_weights": Case(
+        "balanced", classified, ((softplus(1.0) + softplus(-1.0)) / 2, ["x", "y"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+}  # fmt: skip
+
+
 def objective(config) -> PpoObjective:
     return PpoObjective(config, None, Diagnostics(lambda text: None), seed=0)
 
@@ -934,7 +995,7 @@ RLOO = group_cases(Rloo, 2) | {
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
     Sft: SFT, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
-    Rloo: RLOO,
+    Rloo: RLOO, Classifier: CLASSIFICATION,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------
@@ -1200,6 +1261,7 @@ def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
     }
 
 
+CLASSED = {"text": "p", "label": 1, "q": "why", "up": True}
 COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": ["x", "y"]}
 TASK = {"instruction": "p", "input": "x", "output": "c", "q": "why", "y": "z", "a": "so"}
 CHAT = {
@@ -1355,6 +1417,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Preference, {"prompt": "p", "chosen": " c ", "rejected": " r"},
+                 look=first(lambda row: (row.chosen, row.rejected))),
+            (" c ", " r"), also={"chat": True}, was=("c", "r"),
+        ),
         "common_start": Case(
             True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
             "w?", was="E102",
@@ -1385,6 +1453,8 @@ DATASETS: dict[type, dict[str, Case]] = {
             also={"on_bad_row": "skip"}, was="E104",
         ),
     },
+    ClassificationData: table_cases(ClassificationData, CLASSED, {"text": "p"})
+    | {"chat": Case(True, asks(ClassificationData), True)},
     FromStage: {
         "name": Case("mine", called, "mine", also={"stage": "r"}),
         "weight": Case(9.0, is_drawn_more, True, was=False, also={"stage": "r"}),
@@ -1427,6 +1497,7 @@ DATASETS: dict[type, dict[str, Case]] = {
                        [(name,)], was=[])
             for name, value in {
                 "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "num_samples": 5, "replace": [{"column": "a", "text": "b", "by": "c"}],
                 "name": "whole", "weight": 2.0,
             }.items()
         },
@@ -1500,6 +1571,15 @@ BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
         "label": Case("up", columns(Unpaired, JUDGED, lambda row: row.label), False, was=True),
         "answers": Case(
             "right", columns(Unpaired, JUDGED, lambda row: row.answers), ("x",), was=()
+        ),
+    },
+    ClassificationColumns: {
+        "text": Case("q", columns(ClassificationData, CLASSED, prompt_of), "why", was="p"),
+        "text_pair": Case(
+            "q", columns(ClassificationData, CLASSED, lambda row: row.text_pair), "why"
+        ),
+        "label": Case(
+            "up", columns(ClassificationData, CLASSED, lambda row: row.label), "true", was=1
         ),
     },
     PreferenceColumns: {
@@ -1662,11 +1742,11 @@ def factor_at(step: int, cls: type, steps: int = 4, warmup: int = 0) -> Callable
     return lambda config, lab: float(cls(config).factor(step, span))
 
 
-def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
+def plateau_after(*scores: float, cls: type = ReduceLrOnPlateau) -> Callable[[Any, Lab], float]:
     """Return what looks at the rate after these scores, of a peak of 1."""
 
     def see(config: Any, lab: Lab) -> float:
-        made, span = ReduceLrOnPlateau(config), TrainingSpan(4, 0, 1.0)
+        made, span = cls(config), TrainingSpan(4, 0, 1.0)
         made.rates(0, [1.0], span)
         for score in scores:
             made.scored(score, span)
@@ -1675,7 +1755,13 @@ def plateau_after(*scores: float) -> Callable[[Any, Lab], float]:
     return see
 
 
+def greedy_after(*scores: float) -> Callable[[Any, Lab], float]:
+    """Return what looks at greedy's rate: the first score is always an improvement."""
+    return plateau_after(*scores, cls=Greedy)
+
+
 AT_ONCE = {"patience": 0}
+RISES_TO = {"patience": 0, "max_lr": 8.0, "factor": 0.5}
 HALF_WAY, AT_END = {"num_decay_steps": 4}, {"min_lr_rate": 0.25}
 Lowest, Wsd = curves.CosineWithMinLr, curves.WarmupStableDecay
 LOWEST = {
@@ -1727,6 +1813,94 @@ SCHEDULES: dict[type, dict[str, Case]] = {
         "cooldown": Case(2, plateau_after(1, 1, 1), 0.1, also=AT_ONCE, was=0.01),
         "min_lr": Case(0.25, plateau_after(1, 1), 0.25, also=AT_ONCE, was=0.1),
     },
+    Greedy: {
+        "factor": Case(0.5, greedy_after(2, 2), 0.5, also=AT_ONCE, was=0.95),
+        "patience": Case(1, greedy_after(2, 2, 2), 0.95, was=1.0),
+        "threshold": Case(0.5, greedy_after(2, 1.75), 0.95, also=AT_ONCE, was=1.0),
+        "threshold_mode": Case("rel", greedy_after(4, 3), 1.0,
+                               also={**RISES_TO, "threshold": 0.3}, was=4.0),
+        "cooldown": Case(1, greedy_after(2, 2, 2), 1.0, also=RISES_TO, was=0.5),
+        "warmup": Case(1, greedy_after(4, 3, 2), 4.0, also=RISES_TO, was=8.0),
+        "min_lr": Case(0.75, greedy_after(2, 2, 2), 0.75, also={"patience": 0, "factor": 0.5},
+                       was=0.25),
+        "max_lr": Case(1.5, greedy_after(2), 1.5, also={"patience": 0, "factor": 0.5}, was=1.0),
+        "eps": Case(0.9, greedy_after(2, 2), 1.0, also={"patience": 0, "factor": 0.5}, was=0.5),
+        # The means of 4, 2 and 2.5 fall all the time.
+        "smooth": Case(True, greedy_after(4, 2, 2.5), 1.0, also={"patience": 0, "factor": 0.5},
+                       was=0.5),
+        "window_size": Case(1, greedy_after(4, 2, 2.5), 0.5,
+                            also={"patience": 0, "factor": 0.5, "smooth": True}, was=1.0),
+        "reset_start": Case(1, greedy_after(2, 2, 2), 1.0,
+                            also={"patience": 0, "factor": 0.5, "min_lr": 0.25}, was=0.25),
+    },
+}  # fmt: skip
+
+# --- callbacks -----------------------------------------------------------------------------------
+
+
+def averaged(*path: float) -> Callable[[Any, Lab], list[float]]:
+    """Return what looks at the averages of a weight that starts at 8 and takes these values."""
+
+    def see(config: Any, lab: Lab) -> list[float]:
+        weight = torch.nn.Parameter(torch.tensor([8.0]))
+        ema, found = Ema(config), []
+        ema.on_train_begin(TrainingStep(0, len(path), {"w": weight}))
+        for step, value in enumerate(path, 1):
+            weight.data.fill_(value)
+            ema.on_step_end(TrainingStep(step, len(path), {"w": weight}))
+            found.append(float(ema.weights("result")["w"]))
+        return found
+
+    return see
+
+
+def ended(*losses: float) -> Callable[[Any, Lab], tuple[int, str]]:
+    """Return what looks at which step these losses end, and how; (0, ""): none."""
+
+    def see(config: Any, lab: Lab) -> tuple[int, str]:
+        watchdog = LossWatchdog(config)
+        for step, loss in enumerate(losses, 1):
+            try:
+                watchdog.on_step_end(TrainingStep(step, 9, {}, {"loss": loss}))
+            except LlmftError:
+                return step, "fail"
+            if not watchdog.should_continue():
+                return step, "end"
+        return 0, ""
+
+    return see
+
+
+HALF, RISES = {"decay": 0.5}, {"use_ema_warmup": True}
+NEVER = {"plateau_patience": 9}
+CALLBACKS: dict[type, dict[str, Case]] = {
+    Ema: {
+        "decay": Case(0.5, averaged(0.0, 3.0), [0.0, 2.0]),
+        "bias_correction": Case(False, averaged(0.0, 4.0), [4.0, 4.0], also=HALF,
+                                was=[0.0, 8 / 3]),
+        # decays of 0, and then 1 - 2^(-2/3)
+        "use_ema_warmup": Case(True, averaged(0.0, 4.0), [0.0, 4 * 2 ** (-2 / 3)]),
+        "inv_gamma": Case(3.0, averaged(0.0, 4.0), [0.0, 4 * (4 / 3) ** (-2 / 3)], also=RISES),
+        "power": Case(1.0, averaged(0.0, 4.0), [0.0, 2.0], also=RISES),
+        "update_after_step": Case(1, averaged(5.0, 6.0, 9.0), [5.0, 6.0, 8.0], also=HALF),
+    },
+    LossWatchdog: {
+        "threshold": Case(5.0, ended(6, 6, 6), (3, "fail"), also=NEVER, was=(0, "")),
+        "spike_factor": Case(2.0, ended(1, 1, 3, 3, 3), (5, "fail"), also={**NEVER, "window": 2},
+                             was=(0, "")),
+        "patience": Case(1, ended(6, 6, 6), (1, "fail"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "on_spike": Case("end", ended(6, 6, 6), (3, "end"), also={"threshold": 5.0},
+                         was=(3, "fail")),
+        "plateau_patience": Case(2, ended(1, 1, 1), (3, "end"),
+                                 also={"window": 1, "threshold": 9.0}, was=(0, "")),
+        "min_delta": Case(0.5, ended(4, 3.9, 3.8), (3, "end"),
+                          also={"window": 1, "plateau_patience": 2}, was=(0, "")),
+        "on_plateau": Case("fail", ended(1, 1, 1), (3, "fail"),
+                           also={"window": 1, "plateau_patience": 2}, was=(3, "end")),
+        "window": Case(2, ended(1, 1, 1, 1), (4, "end"), also={"plateau_patience": 2},
+                       was=(0, "")),
+    },
 }  # fmt: skip
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -1753,6 +1927,18 @@ def value_by(cls: type) -> Callable[[Any, Lab], Any]:
     return value
 
 
+def beside(cls: type, text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what a metric of all answers gives one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: cls(config).score_corpus([answer])
+
+
+def unigrams(text: str, right: str) -> Callable[[Any, Lab], float]:
+    """Return what looks at ROUGE-1 of one answer."""
+    answer = ScoredAnswer("?", text, (right,), PromptRow("?", (right,)))
+    return lambda config, lab: Rouge(config).score(answer)["1"]
+
+
 METRICS: dict[type, dict[str, Case]] = {
     ExactMatchMetric: {
         "name": named_by(ExactMatchMetric),
@@ -1764,6 +1950,54 @@ METRICS: dict[type, dict[str, Case]] = {
         "first_line": Case(True, value_by(F1), [1.0, 1.0], was=[2 / 3, 2 / 3]),
     },
     FinalNumberMetric: {"name": named_by(FinalNumberMetric)},
+    Bleu: {
+        "name": named_by(Bleu),
+        "first_line": Case(True, beside(Bleu, "a b c d\nx", "a b c d"), 100.0),
+        "lowercase": Case(True, beside(Bleu, "A B C D", "a b c d"), 100.0, was=0.0),
+        # of 4 words 3 are right, of 3 pairs 2; and the answer is shorter by one of 5
+        "tokenize": Case(
+            "none",
+            beside(Bleu, "a b c d.", "a b c d ."),
+            100 * math.sqrt(1 / 2) * math.exp(1 - 5 / 4),
+            also={"max_ngram_order": 2},
+            was=100.0,
+        ),
+        "smooth_method": Case("none", beside(Bleu, "a b x d", "a b c d"), 0.0),
+        "max_ngram_order": Case(1, beside(Bleu, "a b x d", "a b c d"), 75.0),
+    },
+    Chrf: {
+        "name": named_by(Chrf),
+        "first_line": Case(True, beside(Chrf, "abc\nx", "abc"), 100.0),
+        "lowercase": Case(True, beside(Chrf, "ABC", "abc"), 100.0, was=0.0),
+        # precision 1, recall 2/3
+        "char_order": Case(1, beside(Chrf, "ab", "abc"), 500 * (2 / 3) / (4 + 2 / 3)),
+        "beta": Case(
+            1,
+            beside(Chrf, "ab", "abc"),
+            80.0,
+            also={"char_order": 1},
+            was=500 * (2 / 3) / (4 + 2 / 3),
+        ),
+        # of three characters two are right, of two words one
+        "word_order": Case(
+            1,
+            beside(Chrf, "ab c", "ab d"),
+            100 * (2 / 3 + 1 / 2) / 2,
+            also={"char_order": 1},
+            was=200 / 3,
+        ),
+    },
+    Rouge: {
+        "name": Case("r", lambda config, lab: score_names(Rouge(config))[0], "r_1", was="rouge_1"),
+        "first_line": Case(True, unigrams("the cat\nsat", "the cat"), 1.0, was=0.8),
+        "rouge_types": Case(
+            ["rougeL"],
+            lambda config, lab: Rouge(config).values(),
+            ("L",),
+            was=("1", "2", "L", "Lsum"),
+        ),
+        "use_stemmer": Case(True, unigrams("cats running", "cat run"), 1.0, was=0.0),
+    },
     Distinct: {
         "name": named_by(Distinct),
         # a b b | a b a and: words a b and of 7, pairs ab bb ba a-and of 5
@@ -1775,13 +2009,14 @@ METRICS: dict[type, dict[str, Case]] = {
 
 CASES: dict[str, dict[type, dict[str, Case]]] = {
     "adapter": ADAPTERS, "alignment": ALIGNMENTS, "task": TASKS, "reward": REWARD_FUNCTIONS,
-    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "metric": METRICS,
-    "tracker": TRACKERS,
+    "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "callback": CALLBACKS,
+    "metric": METRICS, "tracker": TRACKERS,
 }  # fmt: skip
 NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
     Wsd: {"num_decay_steps": 2},
     Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
+    ClassificationData: {"path": "rows.jsonl"},
     Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
@@ -1798,6 +2033,8 @@ ONE_CASE = [
 
 READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
 """Settings of reading that every table has: tests/data/test_tables.py sets them."""
+OF_ROWS = {"num_samples", "replace"}
+"""Settings that act before any data set's `row`: tests/data/test_samples.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
@@ -1812,7 +2049,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         f"{kind} {cls.method}": fields
         for kind, classes in CASES.items()
         for cls, cases in classes.items()
-        if (fields := without_case(cls.Config, cases) - READING)
+        if (fields := without_case(cls.Config, cases) - READING - OF_ROWS)
     }
     missing |= {
         block.__module__: fields

@@ -230,6 +230,7 @@ def test_the_page_can_end_the_program(ask, server):
     assert server.finished.wait(5)
 
 
+@pytest.mark.extended
 def test_more_idle_connections_than_a_process_may_open_do_not_shut_the_page_out(server, ask):
     import resource
 

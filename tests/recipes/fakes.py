@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from llmft_optimizers.of_bitsandbytes import llmft_optimizers as small
 from llmft_optimizers.of_torch import llmft_optimizers as optimizers
 from llmft_schedules.curves import llmft_schedules as curves
+from llmft_schedules.greedy import llmft_schedules as greedy
 from llmft_schedules.plateau import llmft_schedules as plateau
 from pydantic import SerializeAsAny, model_validator
 
@@ -15,6 +16,8 @@ from llmft.api import (
     AdapterConfig,
     Alignment,
     AlignmentConfig,
+    Callback,
+    CallbackConfig,
     Dataset,
     DatasetConfig,
     Field,
@@ -227,6 +230,34 @@ class Missing(Steps):
     package = "no_such_package"
 
 
+class WatchConfig(CallbackConfig):
+    every: int = Field(5, ge=1, le=100, description="steps between two looks")
+
+
+class Watch(Callback[WatchConfig]):  # type: ignore[type-var]
+    method = "watch"
+    Config = WatchConfig
+
+    def check(self, train: Any) -> Any:
+        if self.config.every == 13:
+            raise ZeroDivisionError("thirteen")
+        if train.max_steps is not None and self.config.every > train.max_steps:
+            yield ("every",), "it never looks", "lower it"
+
+
+class Follow(Watch):
+    method = "follow"
+    follows_scores = True
+
+
+class Average(Watch):
+    method = "average"
+    gives_weights = True
+
+    def weights(self, use: Any) -> Any:
+        return {}
+
+
 class Console(Tracker[TrackerConfig]):
     method = "console"
     Config = TrackerConfig
@@ -252,7 +283,8 @@ class FakeRegistry:
         "reward": {"longer": Longer},
         "dataset": {"jsonl": Jsonl, "from_stage": FromStage},
         "optimizer": {cls.method: cls for cls in (*optimizers(), *small(), Steps, Missing)},
-        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), Halving)},
+        "schedule": {cls.method: cls for cls in (*curves(), *plateau(), *greedy(), Halving)},
+        "callback": {"watch": Watch, "follow": Follow, "average": Average},
         "metric": {"words": Words, "chars": Chars},
         "tracker": {"console": Console, "jsonl": Jsonlines},
         "plugin": {"timer": object},

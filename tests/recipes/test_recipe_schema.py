@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.api.errors import PluginError
-from llmft.api.settings import EvaluateSettings, ModelSource, Quantization, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.model_settings import ModelSource, Quantization
+from llmft.api.train_settings import TrainSettings
 from llmft.recipes.blocks import find_blocks
 from llmft.recipes.foreign import FOREIGN, REMARKS
 from llmft.recipes.recipe import Recipe

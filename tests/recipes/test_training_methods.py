@@ -23,6 +23,7 @@ def train(text: str, evaluate: str = "") -> str:
     ("optim: {method: sgd, momentum: 0.9}", ""),
     ("optim: {method: steps}", ""),
     ("lr_scheduler_type: {method: reduce_lr_on_plateau, patience: 1}", "eval_strategy: epoch"),
+    ("lr_scheduler_type: {method: greedy, min_lr: 1e-6}", "eval_strategy: epoch"),
 ])  # fmt: skip
 def test_what_works_is_taken(faults, text, evaluate):
     assert not faults(train(text, evaluate))
@@ -63,3 +64,11 @@ def test_what_cannot_work_is_refused(faults, text, code, said, fix):
     assert [fault.code for fault in found] == [code], found
     assert said in found[0].what
     assert fix in found[0].fix
+
+
+@pytest.mark.parametrize("name", ["greedy", "{method: greedy}"])
+def test_greedys_floor_above_the_rate_is_refused(faults, name):
+    (fault,) = faults(train(f"lr_scheduler_type: {name}", "eval_strategy: epoch"))
+    assert (fault.code, fault.path[-6:]) == ("E040", "min_lr")
+    assert fault.what == "min_lr is not below learning_rate: it is 0.001 by default"
+    assert fault.place.line, "it has a place, though the key is not there"

@@ -128,7 +128,8 @@ class PretendGpu(TorchDispatchMode):
                 return None
             self.wait("copy to the host")
             return source.shadow.to(dtype, copy=True)
-        if not kwargs.get("non_blocking") or not hasattr(source, "pretends_to_be_pinned"):
+        pinned = kwargs.get("non_blocking") and hasattr(source, "pretends_to_be_pinned")
+        if source.numel() and not pinned:  # nothing is copied of an empty one
             self.wait("copy to the device")
         with torch._C._DisableTorchDispatch():
             return self.on_device(source.detach().to(dtype, copy=True))

@@ -29,14 +29,16 @@ ALIGNMENTS = {
     ' {chosen: " {answer}. {welcome}", rejected: " {answer}. {unwelcome}"}}',
     "ppo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 8}',
 }
-OWN = {"ppo": ", reward: {method: length, target: 8}, num_ppo_epochs: 1"}
+GROUPS = ", rewards: [{method: length, target: 8}], num_generations: 2, max_completion_length: "
+OWN = {"ppo": ", reward: {method: length, target: 8}, num_ppo_epochs: 1, response_length: "}
+OWN |= {"grpo": GROUPS, "rloo": GROUPS}
 
 
 def recipe(
     model: Path, out: Path, adapter: str, alignment: str, more: str = "", new: int = 4
 ) -> str:
-    own = OWN.get(alignment, "") + (f", response_length: {new}" if alignment == "ppo" else "")
-    data = ALIGNMENTS["dpo" if alignment in ("orpo", "reward") else alignment]
+    own = f"{OWN[alignment]}{new}" if alignment in OWN else ""
+    data = ALIGNMENTS["ppo" if own else "sft" if alignment == "sft" else "dpo"]
     return f"""recipe: 1
 name: r
 output_dir: {out}
@@ -121,45 +123,36 @@ def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
     ("adapter", "alignment"),
     extended([("lora", "sft"), ("dropped", "dpo"), ("prompt", "ppo")], [("lora", "sft")]),
 )
+@pytest.mark.extended
 def test_autocast_mixes_no_types(tmp_path, adapter, alignment):
     text = recipe(tiny(tmp_path), tmp_path / "out", adapter, alignment, ", bf16: true")
     loss, _ = run_on_gpu(text.replace('model"}', 'model", dtype: bfloat16}'), tmp_path)
     assert loss == loss
 
 
-SFT_WAITS = 1  # the loss and the gradient's norm, read together
-"""What the host waits for in a step of SFT, and of PPO for each token that it draws."""
+WAITS = {
+    **dict.fromkeys(["sft", "dpo", "orpo", "reward", "kto", "cpo"], 1),
+    **{"ppo": 2, "grpo": 2, "rloo": 3},
+}
+"""What the host waits for in a step with one update: the loss, its metrics and the gradient's norm,
+read together; and of sampled answers what they were judged by, and their entropy."""
 TOKEN_WAITS = 1  # the tokens, their likelihoods and whether they end, read together
+NEW = 4
 
 
-def test_a_step_waits_once_whatever_the_layers(tmp_path):
-    for layers in (2, 4):
-        folder = tmp_path / str(layers)
-        text = recipe(tiny(folder, layers), tmp_path / "out", "lora", "sft")
-        assert run_on_gpu(text, tmp_path)[1].total() == SFT_WAITS
+@pytest.mark.parametrize("alignment", extended(WAITS, ["sft", "dpo", "grpo"]))
+def test_a_step_waits_for_what_it_reads_once(tmp_path, alignment):
+    waits = run_on_gpu(recipe(tiny(tmp_path), tmp_path / "out", "lora", alignment), tmp_path)[1]
+    drawn = NEW * TOKEN_WAITS if alignment in ("ppo", "grpo", "rloo") else 0
+    assert waits.total() == WAITS[alignment] + drawn, waits
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("adapter", ["dora", "prefix"])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "prefix"])
 def test_waits_do_not_grow_with_layers(tmp_path, adapter):
-    few, many = (
-        run_on_gpu(recipe(tiny(tmp_path / str(n), n), tmp_path / "out", adapter, "dpo"), tmp_path)[
-            1
-        ]
-        for n in (2, 4)
-    )
-    assert many - few == Counter()
-
-
-@pytest.mark.extended
-def test_a_drawn_token_waits_once(tmp_path):
-    short, long = (
-        run_on_gpu(
-            recipe(tiny(tmp_path / str(n)), tmp_path / "out", "lora", "ppo", new=n), tmp_path
-        )[1]
-        for n in (4, 8)
-    )
-    assert (long - short).total() <= 4 * TOKEN_WAITS, long - short
+    text = recipe(tiny(tmp_path, 4), tmp_path / "out", adapter, "ppo", new=8)
+    waits = run_on_gpu(text, tmp_path)[1]
+    assert waits.total() == WAITS["ppo"] + 8 * TOKEN_WAITS, waits
 
 
 @pytest.mark.extended
@@ -174,7 +167,7 @@ def test_planted_faults_are_caught(tmp_path, monkeypatch):
         return plain(self, x)
 
     monkeypatch.setattr(lora_layer.LoraForward, "__call__", reads)
-    assert run_on_gpu(text, tmp_path)[1].total() == SFT_WAITS + 14  # one for each layer's call
+    assert run_on_gpu(text, tmp_path)[1].total() == WAITS["sft"] + 14  # one for each layer's call
 
     def mixes(self, x):
         return plain(self, x) + torch.zeros(x.shape[-2], 1)

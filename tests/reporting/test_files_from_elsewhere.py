@@ -12,6 +12,7 @@ import pytest
 
 from llmft.cli.main import main
 from llmft.inference.trained import sampled_texts
+from llmft.reporting import run_facts
 from llmft.reporting.samples import marked
 from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
 
@@ -77,6 +78,13 @@ def test_files_of_another_shape_are_named(copied, capsys, name, text):
     assert codes["runs"] == 0  # lists it, as damaged where it is
     assert set(codes.values()) <= {0, 6}
     assert not (copied.parent / "RAN").exists()
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "metrics.jsonl"])
+def test_a_file_that_is_larger_than_any_is_named(copied, capsys, monkeypatch, name):
+    monkeypatch.setattr(run_facts, "_LARGEST", 99)
+    (copied / SFT / name).write_text("{}\n" * 50)
+    assert shown(capsys)["report"] == 6
 
 
 def test_scores_that_are_no_numbers_are_named(copied, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 from llmft.runs.provenance import model_hashes
 from llmft.system import fsio

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, RecipeError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.load import load_recipe
 from llmft.recipes.recipe import Recipe, Stage
@@ -97,7 +97,7 @@ def test_an_unchanged_recipe_has_no_edits(load):
 
 @pytest.fixture
 def lock() -> dict:
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.runs.provenance import lock_of
 
     plugin = {"kind": "adapter", "method": "x", "distribution": "d", "version": "1", "sha256": "a"}
@@ -120,7 +120,7 @@ def test_c9_two_builds_of_one_version_of_torch_are_told_apart(lock, monkeypatch)
     """Some wheels' metadata says 2.13.0 where the build is +cpu or +cu130."""
     import torch
 
-    from llmft.api.settings import ModelSource
+    from llmft.api.model_settings import ModelSource
     from llmft.runs import provenance
 
     assert lock["packages"]["torch"] == torch.__version__

@@ -128,6 +128,7 @@ repeat: {stages: [collect, rank, dpo], rounds: 5}
 """
 
 
+@pytest.mark.extended
 def test_a_pipeline_is_smoked_in_two_rounds_without_people(write, tmp_path, capsys):
     path = write(model="some/llama-3-8b", more=PIPELINE)
     assert main(["run", path, "--smoke", "--output-dir", str(tmp_path / "runs")]) == 0
@@ -170,7 +171,10 @@ stages:
 
 @pytest.mark.parametrize(
     "adapter",
-    ["{method: lora, layers_to_transform: [0, 17]}", "{method: prefix, num_virtual_tokens: 4}"],
+    extended(
+        ["{method: lora, layers_to_transform: [0, 17]}", "{method: prefix, num_virtual_tokens: 4}"],
+        ["{method: lora, layers_to_transform: [0, 17]}"],
+    ),
 )
 def test_a_smoke_run_goes_on_from_stand_ins_for_an_earlier_runs_stages(
     write, registry, tmp_path, capsys, adapter

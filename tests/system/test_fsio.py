@@ -369,3 +369,16 @@ def test_a_file_of_a_run_without_what_a_run_writes_is_damaged(name, text, tmp_pa
         fsio.read_json(tmp_path / name, "do so")
     (tmp_path / "other.json").write_text(text)
     assert fsio.read_json(tmp_path / "other.json", "do so") == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("held", "now"),
+    [(b"", b"new\n"), (b"a", b"a\nnew\n"), (b"a\nbc", b"a\nbc\nnew\n"),
+     (b"\n", b"\nnew\n"), (b"a\n", b"a\nnew\n")],
+)  # fmt: skip
+def test_a_line_that_a_kill_left_is_ended_before_the_next(tmp_path, held, now):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(held)
+    with fsio.open_to_append(path) as file:
+        file.write("new\n")
+    assert path.read_bytes() == now

@@ -13,7 +13,7 @@ import torch
 
 from llmft.api import Schedule, ScheduleConfig, TrainingSpan
 from llmft.api.errors import CheckpointError, EnvironmentFault, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.training import checkpoints as module
 from llmft.training import training_state
 from llmft.training.checkpoints import Checkpoints, check_space, newest_carried

@@ -9,7 +9,7 @@ import pytest
 
 from llmft.api import Encoded, EncodedPair
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.training import guard
 from llmft.training.updates import Update
 

@@ -13,10 +13,12 @@ from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded
 from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop
+from llmft.training.validation import Validation
 
 
 def items(n: int = 12, seed: int = 0) -> list[Encoded]:
@@ -504,9 +506,6 @@ def test_t4_memory_that_is_out_is_one_error_and_others_stay_what_they_are(error)
 
 def following(folder, scores, saved=None, stop_after=0, **change):
     """Train by reduce_lr_on_plateau on these scores; return the rates, and the model."""
-    from llmft.api.settings import EvaluateSettings, LrSchedulerKwargs
-    from llmft.training.validation import Validation
-
     settings = SAVING.model_copy(
         update={
             "lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 0, "save_steps": 1,
@@ -545,3 +544,31 @@ def test_a_rate_that_follows_scores_falls_after_them_and_goes_on_in_its_bits(tmp
     again = stored(tmp_path / "edited").newest()
     doubled, _ = following(tmp_path / "edited", scores, again, learning_rate=0.02)
     assert doubled == pytest.approx([0.01, 0.005]), "an edited peak is applied"
+
+
+def test_the_time_of_a_score_is_no_time_of_training(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def score(step, **_):
+        now[0] += 50.0
+        return {"loss": 1.0}
+
+    def on_step(step, steps, metrics, log):
+        speeds.append(metrics["tokens_per_second"])
+
+    class Timed(CompletionLoss):
+        def loss(self, model, batch):
+            now[0] += 2.0
+            loss, sums = super().loss(model, batch)
+            return loss, {**sums, "tokens": 10.0}
+
+    asked = EvaluateSettings(eval_strategy="steps", eval_steps=1)
+    speeds: list[float] = []
+    settings = SAVING.model_copy(update={"logging_steps": 1, "gradient_accumulation_steps": 1})
+    report = loop.train(
+        tiny_llama(), items(), Timed(), settings, seed=3, on_step=on_step,
+        validation=Validation(asked, score),
+    )  # fmt: skip
+    assert report.seconds == 2.0 * report.steps
+    assert speeds == [5.0] * report.steps

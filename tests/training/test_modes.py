@@ -11,7 +11,8 @@ import torch
 
 from llmft.api import OptimizerConfig
 from llmft.api.errors import Interrupted, PluginError, StageError
-from llmft.api.settings import EvaluateSettings, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop
 from llmft.training.validation import Validation

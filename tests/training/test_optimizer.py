@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
 from llmft.training.optimizer import (
     decay_groups,
@@ -19,7 +19,7 @@ from llmft.training.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from llmft.training.step_plan import refuse_endless_warmup, warmup_of
+from llmft.training.step_plan import refuse_endless_warmup
 
 A, B, HEAD = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
 
@@ -173,20 +173,6 @@ def test_a_part_of_a_step_of_warm_up_is_a_whole_one():
     """A ratio of 0.25 of 6 steps is 1.5 of them: two, as transformers rounds."""
     found = rates(6, learning_rate=1.0, lr_scheduler_type="constant_with_warmup", warmup_ratio=0.25)
     assert found == pytest.approx([0, 1 / 2, 1, 1, 1, 1])
-
-
-@pytest.mark.parametrize(("ratio", "steps"), [(0.25, 2), (0.55, 3), (0.1, 0)])
-def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
-    """int(ratio * 6) steps: 1 of 1.5, which becomes 2; 3 of 3.3; none of 0.6."""
-    settings = TrainSettings(warmup_ratio=ratio, warmup_rounding="axolotl")
-    assert warmup_of(settings, 6) == steps
-
-
-@pytest.mark.parametrize(("most", "steps"), [(2, 2), (3, 3), (9, 4)])
-def test_a_warm_up_by_share_has_a_bound(most, steps):
-    """0.55 of 6 steps is 3.3, rounded up to 4, but for the bound."""
-    settings = TrainSettings(warmup_ratio=0.55, warmup_max_steps=most)
-    assert warmup_of(settings, 6) == steps
 
 
 SCHEDULES = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.system import distributed
 from llmft.training import guard
 from llmft.training.step_plan import Plan

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmft.api.errors import StageError
-from llmft.api.settings import TrainSettings
-from llmft.training.step_plan import Plan, refuse_endless_warmup
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import TrainSettings
+from llmft.training.step_plan import Plan, refuse_endless_warmup, warmup_of
 
 
 def plan(items: int, processes: int = 1, seed: int = 1, **settings) -> Plan:
@@ -106,3 +107,42 @@ def test_a_stage_must_have_room_for_its_warm_up_and_its_decay(warmup, decay, ste
     with pytest.raises(StageError, match="warm-up") as caught:
         refuse_endless_warmup("sft", settings, steps, decay)
     assert caught.value.faults[0].code == "E300"
+
+
+@pytest.mark.parametrize(
+    ("asked", "logging_steps", "due"),
+    [
+        ({"eval_strategy": "no"}, 1, []),
+        ({"eval_strategy": "epoch"}, 1, [3, 6, 7]),
+        ({"eval_strategy": "steps", "eval_steps": 5}, 1, [5, 7]),
+        ({"eval_strategy": "steps", "eval_steps": 0.4}, 1, [3, 6, 7]),
+        ({"eval_strategy": "steps"}, 4, [4, 7]),
+    ],
+)
+def test_when_a_stage_is_scored(asked, logging_steps, due):
+    settings = {"max_steps": 7, "per_device_train_batch_size": 4, "logging_steps": logging_steps}
+    train, evaluate = TrainSettings(**settings), EvaluateSettings(**asked)
+    made = Plan.of(10, train, 1)
+    assert [step for step in range(1, 8) if made.evaluation_due(step, evaluate, train)] == due
+    assert made.evaluations(evaluate, train) == len(due)
+
+
+@pytest.mark.parametrize(("every", "due"), [(3, [3, 6, 7]), (0.3, [3, 6, 7]), (9, [7])])
+def test_when_metrics_are_logged(every, due):
+    train = TrainSettings(max_steps=7, logging_steps=every)
+    made = Plan.of(10, train, 1)
+    assert [step for step in range(1, 8) if made.log_due(step, train)] == due
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.25, 2), (0.55, 3), (0.1, 0)])
+def test_a_warm_up_as_axolotl_rounds_it(ratio, steps):
+    """int(ratio * 6) steps: 1 of 1.5, which becomes 2; 3 of 3.3; none of 0.6."""
+    settings = TrainSettings(warmup_ratio=ratio, warmup_rounding="axolotl")
+    assert warmup_of(settings, 6) == steps
+
+
+@pytest.mark.parametrize(("most", "steps"), [(2, 2), (3, 3), (9, 4)])
+def test_a_warm_up_by_share_has_a_bound(most, steps):
+    """0.55 of 6 steps is 3.3, rounded up to 4, but for the bound."""
+    settings = TrainSettings(warmup_ratio=0.55, warmup_max_steps=most)
+    assert warmup_of(settings, 6) == steps

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.decoding import Stopped
 from llmft.system import distributed
 from llmft.training.step_plan import Plan

@@ -15,7 +15,8 @@ from transformers.trainer_callback import (
     TrainerState,
 )
 
-from llmft.api.settings import EvaluateSettings, TrainSettings
+from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.training.step_plan import Plan
 from llmft.training.validation import Validation, best_step, evaluated_step
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import DataError, RecipeError
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.new_text import Sizes, Wish, recipe_text
 from llmft.cli.commands.output import prose

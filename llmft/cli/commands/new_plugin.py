@@ -28,6 +28,7 @@ EXAMPLES: Mapping[Kind, str] = {
     "dataset": "alpaca",
     "optimizer": "signum",
     "schedule": "stepwise",
+    "callback": "target_loss",
     "metric": "answer_words",
     "tracker": "csv_file",
 }

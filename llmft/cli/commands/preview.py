@@ -20,7 +20,8 @@ from llmft.system.nearest import did_you_mean
 from llmft.system.quiet import before_upstream, captured_output
 
 if TYPE_CHECKING:
-    from llmft.data.preview import Piece, ShownRow, StagePreview
+    from llmft.data.preview import StagePreview
+    from llmft.data.shown_rows import Piece, ShownRow
 
 _BAR = 40
 _MOST = 2000  # characters of a text that a terminal gets

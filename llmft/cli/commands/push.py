@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from llmft.api.errors import RecipeError
-from llmft.api.settings import PushToHub
+from llmft.api.push_settings import PushToHub
 from llmft.hub import upload
 from llmft.inference.answering import load_run
 from llmft.registry.registry import Registry

@@ -134,7 +134,7 @@ def held_out(size: Any) -> int | float:
 
 
 def annotation(name: str) -> str:
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
 
     field = TrainSettings.model_fields[name].annotation
     return "Interval" if "float" in str(field) else str(field)

@@ -17,6 +17,7 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
+from llmft.toolkit import tensor_like
 from llmft_alignments.pairs import (
     PREFERENCES,
     HeldOut,
@@ -223,23 +224,23 @@ class DpoObjective:
     def weight(self, batch: Sequence[DpoItem]) -> float:
         return float(len(batch))
 
-    def loss(self, model: Any, batch: Sequence[DpoItem]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: Any, batch: Sequence[DpoItem]) -> tuple[torch.Tensor, dict[str, Any]]:
         from llmft_alignments.dpo.losses import PairLogps, dpo_loss
 
         policy_B2 = pair_logps(model, batch, self.share)
-        reference_B2 = policy_B2.new_tensor([item.reference for item in batch])
+        reference_B2 = tensor_like([item.reference for item in batch], policy_B2)
         logps = PairLogps(policy_B2, reference_B2, token_counts(batch, policy_B2))
         loss_B: Any = sum(weight * dpo_loss(name, logps, self.options) for name, weight in self.mix)
         rewards_B2 = self.options.beta * logps.ratio_B2.detach()
-        sums = [*policy_B2.detach().sum(0).tolist(), *rewards_B2.sum(0).tolist()]
-        won = float((rewards_B2[:, 0] > rewards_B2[:, 1]).sum())
+        chosen, rejected = rewards_B2.sum(0).double()
+        logps_2 = policy_B2.detach().sum(0)
         return loss_B.sum(), {
-            "logps/chosen": sums[0],
-            "logps/rejected": sums[1],
-            "rewards/chosen": sums[2],
-            "rewards/rejected": sums[3],
-            "rewards/margins": sums[2] - sums[3],
-            "rewards/accuracies": won,
+            "logps/chosen": logps_2[0],
+            "logps/rejected": logps_2[1],
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (rewards_B2[:, 0] > rewards_B2[:, 1]).sum(),
             "tokens": tokens_of(batch),
         }
 

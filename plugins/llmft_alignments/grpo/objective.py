@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmft.api import EncodedPrompt
-from llmft.toolkit import all_reduce_sum
+from llmft.toolkit import all_reduce_sum, tensor_like
 from llmft_alignments.grpo.config import GroupConfig, GrpoConfig
 from llmft_alignments.grpo.rollouts import (
     GroupRollout,
@@ -57,7 +57,7 @@ class GroupObjective:
         self.seed = seed
         self.items_per_prompt = config.num_generations
         self._tallies: Any = None
-        self._entropy: Any = None
+        self._entropy: list[Any] = []
         self._first = False
 
     # --- sampling
@@ -119,7 +119,7 @@ class GroupObjective:
 
     def loss(
         self, model: Any, batch: Sequence[GroupRollout]
-    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         import torch
 
         from llmft_alignments.online.statistics import power_sums
@@ -139,10 +139,9 @@ class GroupObjective:
             if self.config.several_updates:
                 means["ratio"] = torch.exp(now_N - old_N).mean()
                 means["approx_kl"] = k3_divergence(old_N, now_N).mean()
-            self._entropy = self._entropy + power_sums(entropy_N)[:2].cpu()
-            # One read, and not one a number, in which a GPU would be waited for.
+            self._entropy.append(power_sums(entropy_N)[:2])
             sums = torch.stack([mean.double() for mean in means.values()]) * self.weight(batch)
-        return loss, dict(zip(means, sums.tolist(), strict=True))
+        return loss, dict(zip(means, sums.unbind(), strict=True))
 
     def _refuse_other_start(
         self, now_N: torch.Tensor, old_N: torch.Tensor, batch: Sequence[GroupRollout]
@@ -180,18 +179,20 @@ class GroupObjective:
         plain = [float(len(lengths)), float(sum(lengths)), float(sum(ended))]
         self._tallies = (
             torch.tensor(plain).double(),
-            torch.stack([flat.sum(), flat.new_tensor(float(len(flat)))]),
+            torch.stack([flat.sum(), flat.new_full((), float(len(flat)))]),
             power_sums(judged.rewards_B),
             judged.scores_BR.double().sum(0),
         )
-        self._entropy = torch.zeros(2).double()
+        self._entropy = []
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
         import torch
 
         from llmft_alignments.online.statistics import moments
 
-        parts = (*self._tallies, self._entropy)
+        # One read of a step's passes, for which a GPU is waited for.
+        entropy_2 = torch.stack(self._entropy).sum(0).cpu() if self._entropy else torch.zeros(2)
+        parts = (*self._tallies, entropy_2.double())
         whole = torch.split(all_reduce_sum(torch.cat(parts)), [len(part) for part in parts])
         answers, length, ended = whole[0].tolist()
         mean, variance = (float(value) for value in moments(whole[2]))
@@ -258,8 +259,8 @@ class GrpoRule:
         from llmft_alignments.grpo import maths
 
         config, row_N, logps_N = self.config, stats.row_N, stats.logps_N
-        advantages_N = logps_N.new_tensor([one.advantage for one in batch])[row_N]
-        learnt_N = logps_N.new_tensor([float(one.learnt) for one in batch])[row_N]
+        advantages_N = tensor_like([one.advantage for one in batch], logps_N)[row_N]
+        learnt_N = tensor_like([float(one.learnt) for one in batch], logps_N)[row_N]
         log_ratio_N = logps_N - old_N
         if config.importance_sampling_level == "sequence":
             log_ratio_N = maths.sequence_log_ratio(log_ratio_N, row_N, len(batch))

@@ -49,12 +49,16 @@ class ScoredGroups:
 
     def kl_of_answers(self) -> list[float]:
         """Return how far the policy is from the reference in each answer, in nats (k1)."""
+        import torch
+
         pairs = zip(self.logps, self.reference, strict=True)
-        return [
-            float((own.double() - held.double()).sum())
+        kl = [
+            (own.double() - held.double()).sum()
             for own, held in pairs
             if own is not None and held is not None
         ]
+        found: list[float] = torch.stack(kl).tolist() if kl else []
+        return found
 
 
 class GroupSampler(Sampler):

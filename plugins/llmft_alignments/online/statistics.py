@@ -20,7 +20,7 @@ def moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def power_sums(x: torch.Tensor) -> torch.Tensor:
     """Return (count, sum, sum of squares) in float64, which add up over processes."""
     x = x.double()
-    return torch.stack([x.new_tensor(float(x.numel())), x.sum(), (x**2).sum()])
+    return torch.stack([x.new_full((), float(x.numel())), x.sum(), (x**2).sum()])
 
 
 def whiten(x: torch.Tensor, sums: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:

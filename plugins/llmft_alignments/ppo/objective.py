@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import EncodedPrompt
-from llmft.toolkit import all_reduce_sum, token_stats, values
+from llmft.toolkit import all_reduce_sum, tensor_like, token_stats, values
 from llmft_alignments.online.diagnostics import Diagnostics
 from llmft_alignments.online.sampling import sample_groups
 from llmft_alignments.ppo.config import PpoConfig
@@ -68,7 +68,7 @@ class PpoObjective:
         from llmft_alignments.ppo import maths
 
         config, row_N = self.config, judged.row_N
-        ended_B = torch.tensor([a.ended for a in judged.answers], device=row_N.device)
+        ended_B = torch.tensor([a.ended for a in judged.answers])
         scores_B = judged.scores_B - (config.missing_eos_penalty or 0.0) * (~ended_B.bool())
         if config.reward_scaling:
             scores_B = scores_B / self._spread(statistics.power_sums(scores_B))
@@ -141,7 +141,7 @@ class PpoObjective:
 
     def loss(
         self, model: Any, batch: Sequence[Rollout]
-    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         import torch
 
         from llmft_alignments.ppo import maths
@@ -154,9 +154,12 @@ class PpoObjective:
             entropy_gradient=config.entropy_coef > 0,
             nuclei=nuclei_of(batch),
         )
-        old_logps_N, old_values_N, advantages_N, returns_N = (
+        columns = [
             torch.cat([getattr(episode, name) for episode in batch])
             for name in ("logps", "values", "advantages", "returns")
+        ]
+        old_logps_N, old_values_N, advantages_N, returns_N = tensor_like(
+            torch.stack(columns), stats.logps_N
         )
         if self._first and self.config.disable_dropout:
             self._refuse_moved(stats.logps_N.detach() - old_logps_N)
@@ -176,8 +179,7 @@ class PpoObjective:
                 "policy_loss": policy_N, "value_loss": value_N, "approx_kl": moved_N,
                 "ratio": ratio_N, "clipfrac": clipped_N, "clipfrac_value": value_clipped_N,
             }  # fmt: skip
-            names, sums = list(noted), torch.stack([x.double().sum() for x in noted.values()])
-        return loss, dict(zip(names, sums.tolist(), strict=True))
+        return loss, {name: x.double().sum() for name, x in noted.items()}
 
     # --- telling
 

@@ -33,7 +33,7 @@ class Rollout(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Drawn answers, scored. Tensors of N tokens end to end, and of B answers.
+    """Drawn answers, scored. Tensors on the CPU, of N tokens end to end, and of B answers.
 
     reference_N: the reference's log-likelihoods. scores_B: before any penalty.
     """
@@ -79,18 +79,18 @@ class RolloutSampler(Sampler):
                 stats = token_stats(self.model, some, heat, nuclei=nuclei_of(drawn))
                 own.append((stats.logps_N, stats.entropy_N, values(self.model, stats.hidden_ND)))
                 held.append(token_stats(self.reference, some, heat).logps_N)
-        device = next(self.model.parameters()).device
-        counts = torch.tensor([row.n_labels for row in rows], dtype=torch.long, device=device)
-        row_N = torch.arange(len(rows), device=device).repeat_interleave(counts)
-        logps_N, entropy_N, values_N = (
-            torch.cat(parts) for parts in zip(*own, strict=True)
-        ) if own else (torch.zeros(0, device=device) for _ in range(3))  # fmt: skip
-        reference_N = torch.cat(held) if held else torch.zeros(0, device=device)
+        counts = torch.tensor([row.n_labels for row in rows], dtype=torch.long)
+        row_N = torch.arange(len(rows)).repeat_interleave(counts)
+        # A few numbers a token, moved in one go: what becomes of them is computed by the CPU.
+        columns = [(*parts, reference_N) for parts, reference_N in zip(own, held, strict=True)]
+        judged_4N = torch.cat([torch.stack(c).float() for c in columns], 1).cpu() if own else (
+            torch.zeros(4, 0)
+        )  # fmt: skip
+        logps_N, entropy_N, values_N, reference_N = judged_4N.unbind()
         texts, scores_B = self.score(prompts, rows, answers)
         return Judged(
-            rows, answers, texts, logps_N, entropy_N, values_N, reference_N, row_N,
-            scores_B.to(device),
-        )  # fmt: skip
+            rows, answers, texts, logps_N, entropy_N, values_N, reference_N, row_N, scores_B
+        )
 
     def score(
         self, prompts: Sequence[EncodedPrompt], rows: Sequence[Encoded], answers: Sequence[Answer]

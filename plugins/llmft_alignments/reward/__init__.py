@@ -16,7 +16,7 @@ from llmft.api import (
     StageResult,
     hookimpl,
 )
-from llmft.toolkit import add_score_head, load_score_head, rewards, save_score_head
+from llmft.toolkit import add_score_head, load_score_head, rewards, save_score_head, tensor_like
 from llmft_alignments.pairs import HeldOut, laid, over_batches, refuse_few, tokens_of
 from llmft_alignments.start import dropout_off
 
@@ -118,19 +118,19 @@ class RewardObjective:
 
     def loss(
         self, model: Any, batch: Sequence[EncodedPair]
-    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+    ) -> tuple[torch.Tensor, Mapping[str, Any]]:
         from llmft_alignments.preference_maths import bradley_terry_loss
 
         rewards_B2 = pair_rewards(model, batch, self.share)
         margin_B = None
         if self.config.use_margin:
-            margin_B = rewards_B2.new_tensor([pair.margin or 0.0 for pair in batch])
+            margin_B = tensor_like([pair.margin or 0.0 for pair in batch], rewards_B2)
         loss_B = bradley_terry_loss(rewards_B2, margin_B, self.config.center_rewards_coefficient)
         chosen_B, rejected_B = rewards_B2.detach().unbind(1)
         return loss_B.sum(), {
-            "accuracy": float((chosen_B > rejected_B).sum()),
-            "margin": float((chosen_B - rejected_B).sum()),
-            "mean_reward": float((chosen_B + rejected_B).sum() / 2),
+            "accuracy": (chosen_B > rejected_B).sum(),
+            "margin": (chosen_B - rejected_B).sum(),
+            "mean_reward": (chosen_B + rejected_B).sum() / 2,
             "tokens": tokens_of(batch),
         }
 

@@ -40,6 +40,7 @@ def test_d13_rows_that_changed_can_be_accepted(go, recipe, tmp_path):
     assert "continues after step 2" in taken.text
 
 
+@pytest.mark.extended
 def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp_path):
     rows = tmp_path / "rows.jsonl"
     text = "".join(json.dumps({"prompt": f"{n}", "completion": "x"}) + "\n" for n in range(18))
@@ -56,6 +57,7 @@ def test_d13_a_finished_run_notices_other_rows_and_loses_nothing(go, recipe, tmp
     assert "already finished" in third.text
 
 
+@pytest.mark.extended
 def test_p4_code_that_changed_can_be_accepted(go, recipe, whole):
     killed = go(recipe, "code", fault=at(3))
     path = killed.folder / "lock.json"

@@ -60,6 +60,7 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+@pytest.mark.extended
 def test_t9_c7_a_killed_run_on_chunks_of_text_ends_bit_exactly(go, recipe):
     recipe["stages"][0]["data"]["columns"] = {"text": "{prompt}{completion}"}
     recipe["stages"][0]["train"] |= {
@@ -96,6 +97,7 @@ def test_t9_c7_a_killed_run_on_streamed_rows_ends_bit_exactly(go, recipe, rows_f
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+@pytest.mark.extended
 def test_t9_c7_a_killed_run_on_a_mixture_ends_bit_exactly(go, recipe, tmp_path):
     other = tmp_path / "other.jsonl"
     rows = [{"prompt": f"name {n}:", "completion": f" n{n}"} for n in range(7)]
@@ -136,6 +138,7 @@ def test_t9_c7_a_killed_preference_stage_ends_bit_exactly(go, recipe, tmp_path, 
     assert results[0]["after"] == results[1]["after"]
 
 
+@pytest.mark.extended
 def test_t9_c8_a_run_killed_at_every_other_step_ends_bit_exactly(go, recipe, whole):
     place = "killed"
     for number, step in enumerate((1, 3, 4, 6)):  # before a save, after one, in the last epoch
@@ -216,6 +219,7 @@ def test_c6_a_finished_run_is_not_touched(go, recipe):
     assert tree(done.folder) == before
 
 
+@pytest.mark.extended
 def test_c6_a_finished_stage_that_was_edited_runs_again_and_loses_nothing(go, recipe):
     done = go(recipe, "done")
     made = tree(done.folder / "stages" / "sft")
@@ -253,6 +257,7 @@ def test_c5_a_rank_or_a_seed_of_another_run_is_refused_with_its_line(go, recipe)
     assert tree(killed.folder) == before
 
 
+@pytest.mark.extended
 def test_d13_rows_that_changed_are_refused(go, recipe, tmp_path):
     rows = tmp_path / "rows.jsonl"
     text = "".join(json.dumps({"prompt": f"{n}", "completion": "x"}) + "\n" for n in range(18))
@@ -277,6 +282,7 @@ def test_c3_a_run_whose_checkpoints_are_all_bad_is_refused(go, recipe):
     assert "error[E403] none of 2 checkpoints" in refused.text.replace("\n", " ")
 
 
+@pytest.mark.extended
 def test_t9_a_run_that_saved_nothing_starts_again(go, recipe):
     recipe["stages"][0]["train"]["save_strategy"] = "no"
     whole = go(recipe, "whole")
@@ -308,6 +314,7 @@ def test_result_json_tells_what_a_save_costs(whole):
 @pytest.mark.parametrize("words", [
     ["--set", "stages.sft.train.learning_rate=0.05"], ["--from", "sft"],
 ])  # fmt: skip
+@pytest.mark.extended
 def test_c5_c12_a_stage_begins_anew_where_one_that_it_reads_has_run_again(go, recipe, words):
     recipe = two_stages(recipe)
     recipe["stages"][1]["train"] |= {"save_strategy": "steps", "save_steps": 1}
@@ -335,6 +342,7 @@ def test_c1_a_damaged_file_of_a_run_is_named_and_never_a_traceback(go, recipe, f
         assert re.search(rf"error\[E401\] '.*{path.name}' is damaged — fix: ", resumed.text)
 
 
+@pytest.mark.extended
 def test_c1_a_finished_stage_that_is_damaged_can_be_run_again(go, recipe):
     recipe["stages"][0]["train"]["save_strategy"] = "no"
     done = go(recipe, "done")
@@ -349,6 +357,7 @@ def test_c1_a_finished_stage_that_is_damaged_can_be_run_again(go, recipe):
     assert state_of(again.folder) == made
 
 
+@pytest.mark.extended
 def test_c4_a_run_folder_that_was_renamed_is_told(go, recipe):
     killed = go(recipe, "killed", fault=at(3))
     renamed = killed.folder.rename(killed.folder.with_name("mine"))

@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.checkpoints.harness import run_in_child, state_of, tiny_recipe
 from tests.end_to_end.checkpoints.test_resume import at, metrics_of
+from tests.extended import extended
 
 ASKED = {
     "metrics": ["loss", "exact_match"], "holdout": 0.3, "max_new_tokens": 2,
@@ -52,6 +53,7 @@ def test_the_run_stops_early_with_a_best_step_before_it(straight):
     assert done["after"]["loss"] == metrics["best_loss"]
 
 
+@pytest.mark.extended
 def test_c13_t9_a_run_killed_between_evaluations_and_checkpoints_ends_bit_exactly(
     go, recipe, straight
 ):
@@ -67,6 +69,7 @@ def test_c13_t9_a_run_killed_between_evaluations_and_checkpoints_ends_bit_exactl
     assert outcome(last) == outcome(straight)
 
 
+@pytest.mark.extended
 def test_c12_a_run_killed_in_the_last_evaluation_trains_no_further_step(go, recipe, straight):
     recipe = scored(recipe)
     calls = len(outcome(straight)["sft/metrics"])  # more than there are evaluations
@@ -83,7 +86,7 @@ def test_c12_a_run_killed_in_the_last_evaluation_trains_no_further_step(go, reci
     assert outcome(again) == outcome(straight)
 
 
-@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+@pytest.mark.parametrize("save_strategy", extended(["steps", "no"], ["steps"]))
 def test_t6_a_signal_in_an_evaluation_leaves_it_owed_and_it_is_made_good(
     go, recipe, straight, save_strategy
 ):
@@ -120,6 +123,7 @@ def test_c13_a_best_checkpoint_that_is_damaged_is_told(go, recipe, straight):
     assert f"error[E403] the best checkpoint, step-{best}, cannot be used" in refused.text
 
 
+@pytest.mark.extended
 def test_a_stage_that_stopped_early_is_finished(go, recipe, straight):
     recipe = scored(recipe)
     assert go(recipe, "done").code == 0

@@ -47,7 +47,7 @@ def whole_grpo(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("place", extended(PLACES, ("in a rollout", "in the updates")))
+@pytest.mark.parametrize("place", extended(PLACES, ("in the updates",)))
 def test_c11_a_grpo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, whole_grpo, place):
     recipe = grpo_recipe(recipe)
     assert go(recipe, "killed", fault=killed_in(place, PLACES)).code == -signal.SIGKILL
@@ -61,6 +61,7 @@ def test_c11_a_grpo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe,
     assert results[0]["after"] == results[1]["after"]
 
 
+@pytest.mark.extended
 def test_c11_rloo_goes_on_bit_exactly(go, recipe):
     recipe = grpo_recipe(recipe, "rloo")
     whole = go(recipe, "whole")

@@ -61,7 +61,7 @@ def whole_ppo(server, tmp_path_factory, model_folder, rows_file):
     return done
 
 
-@pytest.mark.parametrize("place", extended(PLACES, ("in a rollout", "in the inner epochs")))
+@pytest.mark.parametrize("place", extended(PLACES, ("in a rollout",)))
 def test_c11_a_ppo_stage_killed_anywhere_in_a_step_ends_bit_exactly(go, recipe, whole_ppo, place):
     recipe = ppo_recipe(recipe)
     assert go(recipe, "killed", fault=killed_in(place)).code == -signal.SIGKILL

@@ -11,7 +11,7 @@ from llmft_alignments.sft import CompletionLoss
 
 from llmft.api import Encoded, Progress, Tracker, TrackerConfig
 from llmft.api.errors import EnvironmentFault, StageError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.engine.trackers import Trackers
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop

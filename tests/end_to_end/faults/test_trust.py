@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmft.api.errors import DataError, EnvironmentFault, TrustError
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.data import bounded_rendering
 from llmft.data.encoding import Encoder
 from llmft.modeling.base_model import BaseModel

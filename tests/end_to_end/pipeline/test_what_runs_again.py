@@ -61,7 +61,13 @@ def test_a_finished_run_is_left_alone(finished, data, load, registry, ran):
         pytest.param(
             "sft", ("adapter", "r"), 3, ["sft", "collect", "rank", "dpo"], marks=pytest.mark.slow
         ),
-        ("collect", ("task", "temperature"), 0.5, ["collect", "rank", "dpo"]),
+        pytest.param(
+            "collect",
+            ("task", "temperature"),
+            0.5,
+            ["collect", "rank", "dpo"],
+            marks=pytest.mark.extended,
+        ),
         ("rank", ("task", "judge", "target"), 2, ["rank", "dpo"]),
         ("dpo", ("alignment", "beta"), 0.3, ["dpo"]),
         ("dpo", ("train", "logging_steps"), 1, []),
@@ -156,6 +162,7 @@ def test_a_stage_that_is_added_runs_and_the_others_stay(finished, data, load, re
     assert json.loads((finished / "run.json").read_text())["stages"] == [*NAMES, "more"]
 
 
+@pytest.mark.extended
 def test_one_more_round_runs_that_round_only(data, load, registry, tmp_path, ran):
     place = f"output_dir={tmp_path}"
     looped = {**data, "repeat": {"stages": ["collect", "rank", "dpo"], "rounds": 1}}

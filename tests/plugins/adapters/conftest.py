@@ -11,7 +11,7 @@ import torch
 from llmft_adapters.lora import dropout_mask
 from peft.tuners.lora.layer import LoraLayer
 
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling.base_model import BaseModel
 from llmft.testing import measures
 from llmft.testing.tiny_architectures import ARCHITECTURES as ARCHITECTURES

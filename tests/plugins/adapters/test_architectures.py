@@ -14,7 +14,7 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
 
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.modeling import attention
 from llmft.modeling.base_model import BaseModel
 from llmft.testing import measures

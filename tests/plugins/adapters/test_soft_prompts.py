@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from llmft.api import Encoded
 from llmft.api.errors import TrustError
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.evaluation.generation import generate
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.forward import label_nll

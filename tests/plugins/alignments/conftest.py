@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmft.api import PreferenceRow
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.modeling.tiny_models import tiny_tokenizer

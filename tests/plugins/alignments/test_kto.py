@@ -14,7 +14,7 @@ from llmft_alignments.preference_maths import kto_loss
 
 from llmft.api import ChatRow, Encoded, PreferenceRow, UnpairedRow
 from llmft.api.errors import DataError, LlmftError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation.evaluation import as_answered
@@ -140,6 +140,7 @@ def test_the_balance_of_labels_is_remarked_on_as_by_trl():
     assert "all answers are desirable" in balance_note(config, [True])
 
 
+@pytest.mark.extended
 def test_a_plan_that_looks_at_few_rows_tells_the_balance_of_all(tmp_path, model_folder, stage):
     from llmft.planning.planner import plan_recipe
     from llmft.recipes.load import load_recipe

@@ -8,7 +8,7 @@ from llmft_alignments.pairs import pair_logps
 
 from llmft.api import Encoded, EncodedPair
 from llmft.api.errors import DataError
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs, prompt_length
 from llmft.modeling import attention

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from llmft.api.errors import LlmftError
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.testing import AlignmentContract
+from tests.extended import extended
 
 from .conftest import encoded, metrics_of
 
@@ -62,7 +63,7 @@ def sft(pairs_file, adapter: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("adapter", extended(ADAPTERS, ("lora", "dora", "prompt")))
 def test_the_first_dpo_loss_is_ln_2_where_start_from_names_a_stage(run, stage, pairs_file, adapter):
     dpo = stage("dpo", start_from="sft")
     summary = run(sft(pairs_file, adapter), dpo)

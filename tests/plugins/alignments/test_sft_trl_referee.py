@@ -7,7 +7,7 @@ import torch
 from llmft_alignments.sft import CompletionLoss, Sft
 
 from llmft.api import CompletionRow
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.modeling import attention, forward
 from llmft.modeling.tiny_models import tiny_llama, tiny_tokenizer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from llmft_schedules import curves
+from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 
 from llmft.api import Schedule, TrainingSpan
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.testing import ScheduleContract
 from llmft.training.learning_rates import LearningRates
 from llmft.training.optimizer import installed_method, make_schedule
@@ -74,6 +77,16 @@ class TestReduceLrOnPlateau(ScheduleContract):
     ]  # fmt: skip
 
 
+class TestGreedy(ScheduleContract):
+    method_class = Greedy
+    configs = [
+        {},
+        {"patience": 0, "factor": 0.5, "max_lr": 1e-2, "cooldown": 1, "warmup": 1},
+        {"patience": 1, "smooth": True, "window_size": 3, "min_lr": 1e-4, "reset_start": 2,
+         "max_lr": 1e-2},
+    ]  # fmt: skip
+
+
 def sgd(*rates: float) -> torch.optim.Optimizer:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
     return torch.optim.SGD(groups, lr=rates[0])
@@ -127,6 +140,53 @@ def test_the_plateau_is_torchs_own_to_the_bit(greater):
         assert [g["lr"] for g in ours.param_groups] == [g["lr"] for g in theirs.param_groups]
         seen.add(ours.param_groups[0]["lr"])
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("greater", [False, True])
+@pytest.mark.parametrize("kwargs", [
+    {"factor": 0.5, "patience": 0, "min_lr": 1e-4, "max_lr": 0.2, "cooldown": 1, "warmup": 1},
+    {"factor": 0.7, "patience": 1, "min_lr": 0.02, "smooth": True, "window_size": 3,
+     "reset_start": 2, "threshold": 0.01, "threshold_mode": "rel", "eps": 1e-6},
+])  # fmt: skip
+def test_greedy_is_transformers_own_to_the_bit_also_after_a_resume(kwargs, greater):
+    """Beside `get_scheduler("greedy")`; at each evaluation an object of its own goes on."""
+    from transformers import get_scheduler
+
+    settings = TrainSettings(
+        lr_scheduler_type="greedy", learning_rate=0.03, lr_scheduler_kwargs=kwargs
+    )
+    ours, theirs = sgd(0.03, 0.07), sgd(0.03, 0.07)
+    rates = make_schedule(ours, settings, 50, greater_is_better=greater)
+    reference = get_scheduler(
+        "greedy", theirs, scheduler_specific_kwargs={"mode": "max" if greater else "min", **kwargs}
+    )
+    seen = set()
+    scores = (5.0, 4.0, 3.0, 3.5, 3.6, 3.7, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 9.0, 9.5, 9.6, 9.7, 9.8)
+    for step, score in enumerate(scores, 1):
+        rates.step()
+        rates.scored(score)
+        reference.step(score)
+        assert [g["lr"] for g in ours.param_groups] == [g["lr"] for g in theirs.param_groups]
+        seen.add(ours.param_groups[0]["lr"])
+        facts = json.loads(json.dumps(rates.facts()))
+        ours = sgd(0.03, 0.07)
+        rates = make_schedule(ours, settings, 50, greater_is_better=greater)
+        rates.restore(step, facts)
+    assert len(seen) > 3
+    assert max(seen) > 0.03 or kwargs["patience"], "it rises above where it began"
+
+
+def test_the_default_of_min_lr_is_no_floor_above_the_rate():
+    """transformers' 1e-3 lies above most rates of fine-tuning: it would never fall."""
+    ((key, what, fix),) = Greedy(Greedy.Config(method="greedy")).check(TrainSettings())
+    assert key == ("lr_scheduler_type", "min_lr")
+    assert what == "min_lr is not below learning_rate: it is 0.001 by default"
+    assert fix == "set min_lr lower"
+    low = Greedy(Greedy.Config(method="greedy", min_lr=1e-6))
+    assert not list(low.check(TrainSettings()))
+    high = Greedy(Greedy.Config(method="greedy", min_lr=1e-6, max_lr=1e-5))
+    ((key, what, _),) = high.check(TrainSettings())
+    assert (key[-1], what) == ("max_lr", "max_lr is below learning_rate")
 
 
 class Odd(Schedule):

@@ -269,7 +269,8 @@ def test_files_of_the_working_folder_and_of_the_run_do_not_move_the_server(
     assert "afterwards: wandb sync run/" in said
 
 
-def test_a_redirect_carries_no_key(server, elsewhere, monkeypatch, tmp_path):
+@pytest.mark.parametrize("status", extended([302, 307], [307]))
+def test_a_redirect_carries_no_key(server, elsewhere, monkeypatch, tmp_path, status):
     class Redirecting(server):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -281,13 +282,12 @@ def test_a_redirect_carries_no_key(server, elsewhere, monkeypatch, tmp_path):
 
     monkeypatch.setattr(server, "do_POST", Redirecting.do_POST)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    for status in (302, 307):
-        server.status = status
-        said, _, _ = told(monkeypatch, tmp_path / f"auto-{status}")
-        assert "wandb is offline (127.0.0.1 sends the key on to another address" in said
-        assert elsewhere.seen == []
-        told(monkeypatch, tmp_path / f"online-{status}", mode="online", project="p")
-        assert set(elsewhere.seen) <= {""}
+    server.status = status
+    said, _, _ = told(monkeypatch, tmp_path / "auto")
+    assert "wandb is offline (127.0.0.1 sends the key on to another address" in said
+    assert elsewhere.seen == []
+    told(monkeypatch, tmp_path / "online", mode="online", project="p")
+    assert set(elsewhere.seen) <= {""}
 
 
 def test_an_address_that_programs_read_differently_is_refused(monkeypatch):
@@ -350,6 +350,7 @@ def test_a_project_that_wandb_would_refuse_is_found_when_the_recipe_is_read():
     assert Wandb.Config(project="x" * 128, entity="my-team").project == "x" * 128
 
 
+@pytest.mark.extended
 def test_a_server_that_hangs_after_its_first_answer_costs_ten_seconds_at_most(
     server, monkeypatch, tmp_path
 ):

@@ -10,7 +10,7 @@ import torch
 from llmft_adapters.full import Full
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmft.api.settings import ModelSource
+from llmft.api.model_settings import ModelSource
 from llmft.engine import adapter_trial
 from llmft.modeling import forward, levers
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama

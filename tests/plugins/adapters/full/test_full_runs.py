@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.api.errors import RecipeError
-from llmft.api.settings import PushToHub
+from llmft.api.push_settings import PushToHub
 from llmft.engine.session import run_recipe
 from llmft.exporting.folders import export
 from llmft.exporting.merging import merge
@@ -24,6 +24,7 @@ from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_token
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.testing import measures
+from tests.extended import extended
 
 PAIRS = [
     {"prompt": f"say {n}:", "chosen": f" {n % 7} it is", "rejected": " no", "completion": f" {n}"}
@@ -130,7 +131,9 @@ def folder_of(done: Path, name: str) -> Path:
     return done / "stages" / name / "adapter"
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "orpo", "ppo", "on_lora"])
+@pytest.mark.parametrize(
+    "name", extended(["sft", "dpo", "kto", "orpo", "ppo", "on_lora"], ("sft", "ppo", "on_lora"))
+)
 def test_plain_transformers_loads_what_a_stage_leaves(done, registry, home, name):
     plain = AutoModelForCausalLM.from_pretrained(folder_of(done, name))
     base = AutoModelForCausalLM.from_pretrained(home / "model")

@@ -180,7 +180,7 @@ def test_trained_biases_are_peft_s_and_the_base_keeps_its_own(bias: str, tmp_pat
 
 
 def test_lora_plus_gives_b_its_own_rate() -> None:
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
 
     adapter = lora(loraplus_lr_ratio=16.0)
     model = adapter.attach(tiny_llama())

@@ -18,7 +18,7 @@ from llmft_alignments.ppo.objective import PpoObjective
 from llmft_alignments.ppo.rollouts import Judged
 
 from llmft.api import EncodedPrompt, SamplingParams
-from llmft.api.settings import TrainSettings
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.decoding import decode
 from llmft.toolkit import add_value_head, token_stats, values
 from llmft.training import loop

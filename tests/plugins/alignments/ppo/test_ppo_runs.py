@@ -35,7 +35,7 @@ class TestPpo(AlignmentContract):
     ]
 
 
-@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("adapter", extended(ADAPTERS, ("dora", "prefix")))
 def test_every_adapter_trains_and_its_first_update_has_ratio_1(run, ppo, sft, adapter):
     block = {"method": adapter, **ADAPTERS[adapter]}
     summary = run(sft(**block), ppo(start_from="sft", options=ONE_UPDATE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -105,3 +106,42 @@ def test_it_says_so_where_every_answer_gets_the_same_reward(rewards, spread, say
     watch.conclude({}, {})
     assert [text for text in told if "the same reward" in text] == told
     assert len(told) == says
+
+
+def test_the_metrics_of_a_step_by_hand():
+    seen = []
+    watch = SimpleNamespace(see=lambda means, spread: seen.append((dict(means), spread)))
+    rows = [Encoded((9,) * (n + 1), (-100, *(9,) * n), "row") for n in (3, 2)]
+    judged = Judged(
+        rows,
+        [Answer((9,) * 3, ended=True), Answer((9,) * 2, ended=False)],
+        ["", ""],
+        logps_N=torch.tensor([-1.0, -2.0, -3.0, -1.0, -2.0]),
+        entropy_N=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
+        values_N=torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5]),
+        reference_N=torch.tensor([-1.5, -2.0, -3.5, -1.5, -1.0]),
+        row_N=torch.tensor([0, 0, 0, 1, 1]),
+        scores_B=torch.tensor([2.0, 1.0]),
+    )
+    options = {"kl_coef": 0.5, "missing_eos_penalty": 3.0, "adap_kl_ctrl": True, "target": 0.5,
+               "horizon": 100, "whiten_advantages": False, "center_values": False}  # fmt: skip
+    config = PpoConfig.model_validate({"method": "ppo", **OPTIONS, **options})
+    objective = PpoObjective(config, None, watch, seed=0)
+    made = objective.rollouts(judged)
+    found = {name: value / weight for name, (value, weight) in objective.step_metrics().items()}
+    # k1 by token: 0.5, 0, 0.5 and 0.5, -1, so 0.25 an answer; each nat costs 0.5.
+    assert found["kl"] == pytest.approx(0.25)
+    assert found["reward"] == pytest.approx((2.0 + 1.0) / 2)
+    assert found["score"] == pytest.approx((2.0 + 1.0 - 3.0) / 2)
+    assert found["rlhf_reward"] == pytest.approx(0.0 - 0.125)
+    assert found["length"] == pytest.approx(2.5)
+    assert found["ended"] == pytest.approx(0.5)
+    assert found["entropy"] == pytest.approx(3.0)
+    assert found["kl_coef"] == 0.5
+    returns, values = column(made, "returns"), column(made, "values")
+    left = [r - v for r, v in zip(returns, values, strict=True)]
+    explained = 1 - statistics.pvariance(left) / statistics.pvariance(returns)
+    assert found["explained_variance"] == pytest.approx(explained)
+    assert seen == [(found, pytest.approx(0.5))], "the sample variance of the scores"
+    # Half the target: the error is -0.5, clipped to -0.2, over 2 of 100 answers.
+    assert objective.kl_coef == pytest.approx(0.5 * (1 - 0.2 * 2 / 100))

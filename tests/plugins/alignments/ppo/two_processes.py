@@ -25,7 +25,7 @@ def main() -> None:
     from llmft_alignments.ppo.rollouts import Judged
 
     from llmft.api import EncodedPrompt, SamplingParams
-    from llmft.api.settings import TrainSettings
+    from llmft.api.train_settings import TrainSettings
     from llmft.modeling.decoding import decode
     from llmft.modeling.tiny_models import tiny_llama
     from llmft.system import distributed
