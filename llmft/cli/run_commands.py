@@ -112,7 +112,7 @@ def score(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Score texts with a trained reward model, or classify them with a trained classifier."""
+    """Score texts with a reward model, or classify them."""
     from llmft.cli.commands.score import as_text, scores
 
     found = scores(run, file, stage, output, step)
