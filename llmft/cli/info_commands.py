@@ -5,10 +5,11 @@ Each imports what it needs inside, so that the light ones answer before torch co
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from llmft.api.kinds import Kind
 from llmft.cli.app import Answer, Json, app, dumped
 
 
@@ -38,8 +39,8 @@ def list_recipes(json: Json = False) -> Answer:
 def show(
     method: Annotated[str, typer.Argument(help="A method, such as lora.")],
     kind: Annotated[
-        str | None,
-        typer.Option(help="adapter, alignment, task, reward, dataset or tracker; default: all."),
+        Kind | None,
+        typer.Option(help="Look among the methods of this kind only; default: all."),
     ] = None,
     json: Json = False,
 ) -> Answer:
@@ -152,18 +153,7 @@ def import_(
 def new_plugin(
     name: Annotated[str, typer.Argument(help="What recipes will call the method.")],
     kind: Annotated[
-        Literal[
-            "adapter",
-            "alignment",
-            "task",
-            "reward",
-            "dataset",
-            "optimizer",
-            "schedule",
-            "callback",
-            "metric",
-            "tracker",
-        ],
+        Kind,
         typer.Option(help="What the method is."),
     ],
     output: Annotated[

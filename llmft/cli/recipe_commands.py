@@ -313,7 +313,7 @@ def verify_export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Prove that an exported folder or an endpoint answers as the run does."""
+    """Prove that an export or an endpoint answers as the run does."""
     from llmft.cli.commands.verify_export import as_json, as_text, verify
 
     verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model)

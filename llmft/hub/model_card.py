@@ -89,13 +89,7 @@ Measured with the adapter beside its base, before it was merged.
 
 ## How to load it
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder, or its repository on the hub
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-```
+{load}
 
 ## Recipe
 
@@ -113,6 +107,17 @@ Every setting, defaults written out; names of files without their folders.
 Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
 done with this model.
 """
+
+_BY_TRANSFORMERS = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+```"""
+_BY_LLAMA_CPP = """```bash
+{commands}
+```"""
 
 
 @dataclass(frozen=True)
@@ -225,17 +230,19 @@ def merged_card(
     *,
     dtype: str,
     error: str,
+    gguf: Sequence[str] = (),
 ) -> str:
     """Return the README.md of a merged model.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. dtype: of the
-    weights. error: how far the merged model's answers are from the run's.
+    weights. error: how far the merged model's answers are from the run's. gguf: the commands that
+    load it, where it is a GGUF file.
     """
     base = public_base(recipe.model.path)
     known = is_hub_id(recipe.model.path)
     front = {
         **({"base_model": base} if known else {}),
-        "library_name": "transformers",
+        "library_name": "gguf" if gguf else "transformers",
         "pipeline_tag": "text-generation",
         "license": "unknown",
         "tags": ["llmft", adapter, stage.work.method],
@@ -253,6 +260,7 @@ def merged_card(
         scores=_scores(stage, result),
         error=error,
         data=_data(stage, lock),
+        load=_BY_LLAMA_CPP.format(commands="\n".join(gguf)) if gguf else _BY_TRANSFORMERS,
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from llmft.api import Dataset, DatasetConfig, MetricConfig, MetricFunction, RewardFunction
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
+from llmft.api.kinds import Kind
 from llmft.api.train_settings import TrainSettings
 from llmft.recipes.job import BoundStage, Job, Source, Upstream
 from llmft.recipes.methods import OF_TRAINING, Methods, nested_methods
@@ -20,7 +21,6 @@ from llmft.recipes.references import ANOTHER_RUN, Reference, references
 from llmft.recipes.rounds import Rounds
 from llmft.recipes.sources import sources_of
 from llmft.recipes.training_methods import config_of, named_method
-from llmft.registry.contract import Kind
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"

@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import PluginError
-from llmft.registry.contract import KINDS, Kind
+from llmft.api.kinds import Kind
+from llmft.registry.contract import KINDS
 
 if TYPE_CHECKING:
     from llmft.registry.registry import Registry

@@ -10,8 +10,9 @@ from typing import Any, Protocol, get_args
 from pydantic import BaseModel
 
 from llmft.api.errors import Fault, PluginError
+from llmft.api.kinds import Kind
 from llmft.recipes.tree import KeyPath, Tree, visible
-from llmft.registry.contract import KINDS, Kind
+from llmft.registry.contract import KINDS
 
 OF_A_STAGE: dict[str, Kind] = {
     "adapter": "adapter",

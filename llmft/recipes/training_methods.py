@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import Optimizer, Schedule
 from llmft.api.errors import PluginError
+from llmft.api.kinds import Kind
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import OF_TRAINING, Blocks
 from llmft.recipes.tree import KeyPath, visible
-from llmft.registry.contract import Kind
 from llmft.registry.return_checks import refusals_of
 
 if TYPE_CHECKING:

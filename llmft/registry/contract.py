@@ -5,23 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from llmft import api
+from llmft.api.kinds import Kind
 from llmft.registry.hook_manager import ContractViolation, alone, implements
-
-Kind = Literal[
-    "adapter",
-    "alignment",
-    "task",
-    "reward",
-    "dataset",
-    "optimizer",
-    "schedule",
-    "callback",
-    "metric",
-    "tracker",
-]
 
 
 @dataclass(frozen=True, slots=True)

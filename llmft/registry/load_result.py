@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from llmft import api
 from llmft.api.errors import PluginError
+from llmft.api.kinds import Kind
 from llmft.registry import safe_import
-from llmft.registry.contract import Kind, class_of
+from llmft.registry.contract import class_of
 from llmft.registry.entry_points import MethodEntry
 from llmft.registry.hook_manager import STAGE_HOOK, ContractViolation, alone, implements
 

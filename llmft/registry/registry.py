@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import pluggy
 
 from llmft.api.errors import PluginError
-from llmft.registry.contract import KINDS, Kind
+from llmft.api.kinds import Kind
+from llmft.registry.contract import KINDS
 from llmft.registry.entry_points import MethodEntry, canonical, installed
 from llmft.registry.hook_manager import HookManager
 from llmft.registry.load_result import Imports, LoadResult, load_method

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from llmft.api.errors import PluginError
+from llmft.api.kinds import Kind
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama
 from llmft.registry import return_checks
-from llmft.registry.contract import Kind
 from llmft.testing import measures
 from llmft.testing.config_checks import SettingsContract
 

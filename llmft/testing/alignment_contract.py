@@ -9,9 +9,9 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from llmft import api
+from llmft.api.kinds import Kind
 from llmft.modeling.tiny_models import tiny_tokenizer
 from llmft.registry import return_checks
-from llmft.registry.contract import Kind
 from llmft.testing.config_checks import SettingsContract
 from llmft.testing.training_checks import TrainingStage
 

@@ -12,7 +12,7 @@ import torch
 from llmft import api
 from llmft.api.errors import LlmftError, PluginError
 from llmft.api.evaluate_settings import EvaluateSettings
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.registry.return_checks import (
     bytes_of_callback,
     callback_state_of,

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from llmft.registry.contract import Kind, check_class
+from llmft.api.kinds import Kind
+from llmft.registry.contract import check_class
 from llmft.registry.hook_manager import ContractViolation
 
 

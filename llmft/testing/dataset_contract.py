@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from llmft import api
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.testing.config_checks import SettingsContract
 
 ROW_TYPES: dict[str, type[Any]] = {

@@ -11,7 +11,7 @@ import pytest
 
 from llmft import api
 from llmft.api.errors import PluginError
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.registry.return_checks import score_names, values_of_answer, values_of_corpus
 from llmft.testing.config_checks import SettingsContract
 from llmft.testing.outside import reaching_outside

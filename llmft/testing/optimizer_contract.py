@@ -11,7 +11,7 @@ import torch
 
 from llmft import api
 from llmft.api.errors import LlmftError, PluginError
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.registry.return_checks import optimizer_of, refusals_of
 from llmft.testing.config_checks import SettingsContract
 from llmft.training import modes, training_state

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from llmft import api
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.testing.config_checks import SettingsContract
 from llmft.testing.outside import reaching_outside
 

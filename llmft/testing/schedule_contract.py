@@ -10,7 +10,7 @@ import pytest
 
 from llmft import api
 from llmft.api.errors import PluginError
-from llmft.registry.contract import Kind
+from llmft.api.kinds import Kind
 from llmft.registry.return_checks import rates_of, refusals_of, state_of
 from llmft.testing.config_checks import SettingsContract
 

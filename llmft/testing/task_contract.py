@@ -12,8 +12,8 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from llmft import api
+from llmft.api.kinds import Kind
 from llmft.modeling.tiny_models import tiny_tokenizer
-from llmft.registry.contract import Kind
 from llmft.testing.alignment_contract import ROWS, references_in
 from llmft.testing.config_checks import SettingsContract
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from llmft.api import Optimizer, Schedule, TrainingSpan
+from llmft.api.kinds import Kind
 from llmft.api.train_settings import TrainSettings
 from llmft.recipes.training_methods import config_of, named_method
-from llmft.registry.contract import Kind
 from llmft.registry.registry import Registry
 from llmft.registry.return_checks import optimizer_of
 from llmft.training.learning_rates import LearningRates

@@ -1,4 +1,4 @@
-"""The table of what other tools' configurations need is of the file that it says, and of keys here."""
+"""The table of what other tools' files need: its counts are the files', its keys are there."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmft.api.kinds import Kind
 from llmft.cli.commands.new_plugin import EXAMPLES, write_plugin
-from llmft.registry.contract import KINDS, Kind
+from llmft.registry.contract import KINDS
 
 
 def own_tests(kind: Kind, folder: Path) -> Iterator[tuple[str, Any]]:

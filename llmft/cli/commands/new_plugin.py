@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 
 from llmft.api.errors import RecipeError
-from llmft.registry.contract import KINDS, Kind
+from llmft.api.kinds import Kind
+from llmft.registry.contract import KINDS
 from llmft.registry.registry import Registry
 from llmft.system.fsio import disk_errors
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict, replace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from llmft.api.errors import RecipeError
+from llmft.api.kinds import Kind
 from llmft.cli.commands.fields import fields
 from llmft.cli.commands.output import prose, table
-from llmft.registry.contract import Kind
 from llmft.registry.registry import Registry
 from llmft.system.nearest import did_you_mean
 
 
-def describe(method: str, kind: str | None) -> list[dict[str, Any]]:
+def describe(method: str, kind: Kind | None) -> list[dict[str, Any]]:
     """Return what is to be known of a method, once for each kind that has one of that name.
 
-    Raises RecipeError for a name or a kind that does not exist, PluginError for a broken plugin.
+    Raises RecipeError for a name that does not exist, PluginError for a broken plugin.
     """
-    kinds = get_args(Kind)
-    if kind is not None and kind not in kinds:
-        raise RecipeError("E090", f"no kind is called '{kind}'", fix=f"one of {', '.join(kinds)}")
     registry = Registry.discover()
-    asked: list[Kind] = [cast(Kind, kind)] if kind else list(kinds)
+    asked: list[Kind] = [kind] if kind else list(get_args(Kind))
     names = {each: registry.names(each) for each in asked}
     found = [each for each in asked if method in names[each]]
     if not found:

@@ -128,7 +128,7 @@ def test_show_gives_every_kind_that_has_the_name(llmft):
         (("show", "lroa"), "did you mean 'lora'"),
         (("show", "zzzzzzzz"), "llmft list-plugins"),
         (("show", "lora", "--kind", "tracker"), "no tracker is called 'lora'"),
-        (("show", "lora", "--kind", "adaptor"), "no kind is called 'adaptor'"),
+        (("show", "lora", "--kind", "adaptor"), "'adaptor' is not one of 'adapter'"),
     ],
 )
 def test_show_answers_a_wrong_name_with_the_way_out(llmft, args, says):
