@@ -7,7 +7,7 @@ from typing import Any
 
 PARTS = {
     "data": ("rows", "held_out", "encode", "encode_pairs", "encode_prompts",
-             "encode_unpaired", "max_length"),
+             "encode_unpaired", "encode_classification", "max_length"),
     "models": (
         "model", "tokenizer", "shares_prompts", "reference", "reference_model", "load_stage",
         "starts_as_reference", "precision",

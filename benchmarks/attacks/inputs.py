@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import talks
+
 RECIPE = {
     "recipe": 1,
     "name": "tiny",
@@ -103,6 +105,7 @@ def make(place: Path) -> Path:
     _make_ratings(place / "ratings")
     _make_data(place / "data")
     _make_configurations(place / "config")
+    talks.make(place)
     return place
 
 
@@ -308,4 +311,5 @@ def _data(dice: float) -> str:
 _USES = {
     "model": _model, "tokenizer": _model, "run": _run, "adapter": _run, "checkpoint": _checkpoint,
     "ratings": _ratings, "data": _data, "export": _exported, "config": _config, "recipe": _recipe,
+    "served": talks.served, "endpoint": talks.asked,
 }  # fmt: skip

@@ -266,6 +266,57 @@ def _by_name(name: str) -> Callable[[Random, bytes], bytes]:
     return change_text
 
 
+HEADS = (
+    b"Transfer-Encoding: chunked", b"Content-Length: 0", b"Content-Length: -1",
+    b"Content-Length: 999999999999", b"Content-Length: 7", b"Expect: 100-continue", b"Host: a",
+    b"Origin: http://evil.example", b"Authorization: Bearer \xff\x00", b"Connection: keep-alive",
+    b"Content-Type: text/plain", b"Content-Encoding: gzip", b"Location: http://127.0.0.1:1/v1",
+    b"Cookie: " + b"x" * 70_000, b": x", b"\x1b[2J: \xe2\x80\xae", b" folded", b"Upgrade: h2c",
+)  # fmt: skip
+STARTS = (
+    b"GET /v1/models/%2e%2e%2f%00 HTTP/1.1", b"GET http://evil/v1/models HTTP/1.1", b"GET //x",
+    b"POST /v1/completions HTTP/1.0", b"OPTIONS * HTTP/1.1", b"\x16\x03\x01\x02\x00",
+    b"PRI * HTTP/2.0", b"GET /v1/models HTTP/9.9",
+    b"POST /v1/chat/completions?x=1#y HTTP/1.1", b"HTTP/1.1 200",
+    b"HTTP/1.1 302 Found", b"HTTP/1.1 401 No", b"HTTP/1.1 422 No", b"HTTP/1.1 500 No",
+    b"HTTP/1.1 99 x", b"HTTP/1.1 " + b"2" * 5000, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No",
+)  # fmt: skip
+
+
+def change_http(rng: Random, data: bytes) -> bytes:
+    """Return a request, or an answer, with its body changed, or its head, or its bytes."""
+    how = rng.random()
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    if how < 0.6:
+        body = change_json_file(rng, body)
+    elif how < 0.7:
+        lines[0] = rng.choice(STARTS)
+    elif how < 0.85:
+        lines.insert(rng.randrange(1, len(lines) + 1), rng.choice(HEADS))
+    elif how < 0.9:
+        lines.pop(rng.randrange(len(lines)))
+    else:
+        return change_text(rng, data)
+    if rng.random() < 0.9 and how < 0.6:
+        lines = [line for line in lines if not line.lower().startswith(b"content-length")]
+        lines.append(b"Content-Length: %d" % len(body))
+    elif rng.random() < 0.05:
+        return data + data
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def change_talk(rng: Random, folder: Path) -> str:
+    """Change one to three of the messages of a talk between programs; return which."""
+    files = sorted(folder.glob("*.http"))
+    done = []
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        path = rng.choice(files)
+        path.write_bytes(change_http(rng, path.read_bytes()))
+        done.append(f"changed: {path.name}")
+    return ", ".join(done)
+
+
 def mutate(rng: Random, folder: Path, outside: Path, only: str = "") -> str:
     """Change one to three files in a folder at random; return what was done, in words.
 

@@ -2,6 +2,8 @@
 
 `python benchmarks/attacks/run.py` tries 20,000 inputs and writes the table of docs/security.md;
 `--sample 200 --seed 3` tries so many and writes nothing; `--only 1234` repeats one and tells all.
+For each five inputs of files there is one of what programs say to each other: a request to `llmft
+serve`, or what a server answers to `verify export`. Their numbers begin at 20,000.
 `--results FILE` notes each outcome there; what the file has already is not tried again, so that a
 stopped attack goes on, and several can share a file, each with `--part 0/2`, `--part 1/2`.
 Each input is read in a forked process with 10 seconds and 2 GB. It counts as held where it is read
@@ -40,6 +42,7 @@ KINDS = (
     "model", "tokenizer", "run", "adapter", "checkpoint", "ratings", "data", "export", "config",
     "recipe",
 )  # fmt: skip
+TALKS = ("served", "endpoint")
 WORDS = {
     "model": "model folder: config, generation config, safetensors",
     "tokenizer": "tokenizer and chat template",
@@ -51,6 +54,8 @@ WORDS = {
     "export": "merged model and adapter folder of a run",
     "config": "configuration of another tool",
     "recipe": "recipe",
+    "served": "requests to `llmft serve`",
+    "endpoint": "what a server answers to `verify export`",
 }
 
 for name, value in {
@@ -72,7 +77,11 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="write the table of a sample too")
     asked = parser.parse_args()
     part, parts = (int(number) for number in asked.part.split("/"))
-    numbers = range(part, asked.sample or INPUTS, parts) if asked.only is None else [asked.only]
+    count = asked.sample or INPUTS
+    if count > INPUTS:
+        parser.error(f"--sample is {INPUTS:,} at most: give another --seed for more")
+    every = [*range(count), *range(INPUTS, INPUTS + count // 5)]
+    numbers = every[part::parts] if asked.only is None else [asked.only]
     tried = _noted(asked.results)
     left = [number for number in numbers if (asked.seed, number) not in tried]
     with tempfile.TemporaryDirectory(prefix="llmft-attacks-") as place:
@@ -115,7 +124,7 @@ def _noted(path: Path | None) -> dict[tuple[int, int], tuple[str, str]]:
 def as_table(counts: Counter[tuple[str, str]]) -> str:
     """Return what came of the inputs as a Markdown table, a line for each kind."""
     lines = ["| input | tried | read as it is | clear fault | not held |", "|---|---|---|---|---|"]
-    for kind in KINDS:
+    for kind in (*KINDS, *TALKS):
         each = {outcome: n for (of, outcome), n in counts.items() if of == kind}
         tried, right, fault = sum(each.values()), each.get("right", 0), each.get("fault", 0)
         rest = tried - right - fault
@@ -133,7 +142,7 @@ class Ground:
         self.place = place
         _import_all()
         self.seeds = make(place / "seeds")
-        for kind in KINDS:
+        for kind in (*KINDS, *TALKS):
             shutil.copytree(self.seeds / kind, place / "case")
             if (outcome := _in_a_process(kind, place / "case", 0.0, verbose=True)) != "right":
                 raise RuntimeError(f"the unchanged input of {kind} is not read: {outcome}")
@@ -143,10 +152,11 @@ class Ground:
 
     def tried(self, number: int, seed: int, verbose: bool = False) -> tuple[str, str, str]:
         """Return an input's kind, what came of it, and what was changed in it."""
-        from mutants import mutate
+        from mutants import change_talk, mutate
 
         rng = Random(f"{seed}/{number}")
-        kind = KINDS[number % len(KINDS)]
+        kinds = KINDS if number < INPUTS else TALKS
+        kind = kinds[number % len(kinds)]
         case, outside = self.place / "case", self.place / "outside"
         for folder in (case, outside):
             shutil.rmtree(folder, ignore_errors=True)
@@ -154,7 +164,8 @@ class Ground:
         outside.mkdir()
         (outside / "secret").write_text("a secret\nhalf a line")
         only = {"tokenizer": "t", "adapter": "adapter", "recipe": "r.yaml"}.get(kind, "")
-        told = mutate(rng, case, outside, only)
+        talk = kind in TALKS
+        told = change_talk(rng, case) if talk else mutate(rng, case, outside, only)
         before = _state(outside)
         outcome = _in_a_process(kind, case, rng.random(), verbose)
         if (case / "RAN").exists() or (self.place / "RAN").exists():

@@ -43,16 +43,17 @@ def run_once(
     """
     out.mkdir(parents=True, exist_ok=True)
     if contestant.value is None:
-        made = json.loads(_run(_llmft(folder, out, seed), [_stopwatch(out), HERE]))
+        made = json.loads(run_child(_llmft(folder, out, seed), [lay_stopwatch(out), HERE]))
         merge_stage(Path(made["folder"]), "ppo", str(folder / "policy"), out / "policy")
     else:
         command = [trl_python, str(HERE / "trl_side.py"), str(folder), str(out)]
-        _run([*command, "--seed", str(seed), "--value", contestant.value], [])
+        run_child([*command, "--seed", str(seed), "--value", contestant.value], [])
     figures: dict[str, Any] = json.loads((out / "figures.json").read_text("utf-8"))
     return figures
 
 
-def _run(command: list[str], importable: list[Path]) -> str:
+def run_child(command: list[str], importable: list[Path]) -> str:
+    """Return what a process prints; RuntimeError where it fails. importable: folders it sees."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONPATH"] = os.pathsep.join(map(str, importable))
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -94,7 +95,7 @@ def _llmft(folder: Path, out: Path, seed: int) -> list[str]:
     return [sys.executable, "-m", "llmft", "run", str(path), "--json"]
 
 
-def _stopwatch(out: Path) -> Path:
+def lay_stopwatch(out: Path) -> Path:
     """Lay down the stopwatch as an installed distribution, as pip would, and return its folder."""
     folder = out / "plugin"
     info = folder / "llmft_ppo_stopwatch-1.0.dist-info"

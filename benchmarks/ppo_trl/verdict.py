@@ -81,7 +81,7 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
             )
         ]
         rows.append([
-            result["task"], name, f"{one['cpu']:.1f}", f"{one['rollouts/s']:.2f}",
+            result["task"], name, f"{one['cpu']:.1f}", f"{one['episodes/s']:.2f}",
             f"{one['x cpu']:.2f}", "{:.2f} to {:.2f}".format(*one["x cpu spread"]),
             f"{one['x wall']:.2f}", f"{one['peak'] / 1e6:.0f}", f"{one['x peak']:.2f}",
             *judged, f"{one['kl']:.2f}" if "kl" in one else "",

@@ -57,12 +57,15 @@ from llmft.api.model_settings import ModelSource
 from llmft.api.rows import (
     Answer,
     ChatRow,
+    ClassificationRow,
     CompletionRow,
     Conversation,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
+    Label,
     Message,
     PreferenceRow,
     Prompt,
@@ -82,9 +85,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "Callback",
-    "CallbackConfig", "ChatRow", "CompletionRow", "Conversation", "DataError", "Dataset",
-    "DatasetConfig", "Encoded",
-    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "LeftOutRow",
+    "CallbackConfig", "ChatRow", "ClassificationRow", "CompletionRow", "Conversation", "DataError",
+    "Dataset", "DatasetConfig", "Encoded", "EncodedClassification",
+    "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "Label",
+    "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
     "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
@@ -270,6 +274,14 @@ class Alignment(_Work[C]):
     greater_is_better: ClassVar[Mapping[str, bool]] = {}
     """Of metrics that `evaluate` returns, whether more is better: each may choose the best
     checkpoint. A metric that is not here has to be given a direction in the recipe."""
+    own_loss: ClassVar[bool] = False
+    """Whether the `loss` of held-out rows is one that `evaluate` returns, as where no token is
+    predicted; there then is no perplexity, and no answer to score."""
+    value_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Of metrics that `evaluate` returns, between which numbers each is, the bounds included."""
+    corpus_metrics: ClassVar[tuple[str, ...]] = ()
+    """Of metrics that `evaluate` returns as a value for each row, those that are no mean over rows:
+    the values are a jackknife's, and say nothing of a part of the rows."""
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:
@@ -284,6 +296,25 @@ class Alignment(_Work[C]):
         calls it, with the same rows, and the first one's values count; see `toolkit.dealt`.
         """
         return {}
+
+    def check(self, model: Any) -> Iterable[Refusal]:
+        """Yield what cannot work on this model: (key's parts, what is wrong, fix); see Refusal.
+
+        model: the base on torch's meta device, without weights.
+        """
+        return ()
+
+    def prepare(self, context: StageContext) -> None:
+        """Find out from the training rows what `extend` needs.
+
+        `llmft plan` asks it before the model is there; `train` does so by itself.
+        """
+
+    def recall(self, folder: Path) -> None:
+        """Take up what `train` wrote into a stage's folder and `extend` needs.
+
+        It is asked where a checkpoint of a stage is loaded that is not trained now.
+        """
 
     def extend(self, model: Any) -> None:
         """Add to the model what is trained beside the adapter, such as a head."""
@@ -364,6 +395,13 @@ class Dataset(_Kind[C]):
         row once, source after source.
         """
         return [(number, row) for number, count in enumerate(counts) for row in range(count)]
+
+    def unlabelled(self, record: Mapping[str, Any], origin: str) -> Row:
+        """Return one record as a row to be classified, whose label need not be there.
+
+        Raises DataError as `row` does.
+        """
+        return self.row(record, origin)
 
     def is_local(self) -> bool:
         """Return whether its records are read from this machine, without any network.

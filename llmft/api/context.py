@@ -13,6 +13,7 @@ from llmft.api.method_settings import RewardConfig
 from llmft.api.rows import (
     Answer,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
@@ -139,6 +140,12 @@ class StageData(Protocol):
         """Unpaired rows as token ids; a prompt too long loses its start, an answer nothing.
 
         Of a preference, both answers are taken: all the chosen ones before all the rejected.
+        """
+
+    def encode_classification(self, rows: Sequence[Row]) -> list[EncodedClassification]:
+        """Rows to classify as token ids, as the tokenizer gives them, with their labels.
+
+        A text too long loses its end, as tokenizers truncate it; a conversation its start.
         """
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:

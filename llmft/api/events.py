@@ -20,7 +20,10 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class StageInfo:
-    """What a stage is about to do; counts are known once the model and the rows are loaded."""
+    """What a stage is about to do; counts are known once the model and the rows are loaded.
+
+    samples_rows: whether its rows are prompts, whose answers are yet to be sampled.
+    """
 
     name: str
     adapter: str
@@ -32,6 +35,7 @@ class StageInfo:
     trained_tokens: int
     steps: int
     notes: tuple[str, ...] = ()
+    samples_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,23 @@ class DropRows(Settings):
         return self.shorter_than is not None or self.longer_than is not None
 
 
+class Replacement(Settings):
+    """A text in a column that is written otherwise, before a record is read."""
+
+    column: Line = Field(description="a column of the file; null stays null")
+    text: str = Field(min_length=1, max_length=10_000, description="the text that is replaced")
+    by: str = Field(max_length=10_000, description="what stands in its place")
+    at: Literal["anywhere", "start"] = Field(
+        "anywhere", description="replace it wherever it stands, or only where the column begins so"
+    )
+
+    def of(self, value: str) -> str:
+        """Return a column's text with the replacement made."""
+        if self.at == "anywhere":
+            return value.replace(self.text, self.by)
+        return self.by + value[len(self.text) :] if value.startswith(self.text) else value
+
+
 class DatasetConfig(Settings):
     """Base of every data set's settings.
 
@@ -130,6 +147,13 @@ class DatasetConfig(Settings):
     )
     limit: int | None = Field(
         None, ge=1, le=10_000_000_000, description="use only this many rows, the first of the split"
+    )
+    num_samples: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000_000,
+        description="draw this many rows at random, by the seed; where there are fewer, all of them"
+        " as often as it takes, and the rest at random. Rows that are held out count too",
     )
     streaming: bool = Field(
         False,
@@ -152,6 +176,12 @@ class DatasetConfig(Settings):
     drop: DropRows = Field(
         default_factory=DropRows, description="which rows are left out on purpose, and counted"
     )
+    replace: list[Replacement] = Field(
+        default_factory=list,
+        max_length=100,
+        description="texts in columns that are written otherwise, such as {column: answer, text:"
+        " NAME, by: Ada}; one after the other",
+    )
     name: Name | None = Field(
         None,
         description="of one of several sources: what its scores are called; default: the last part"
@@ -170,6 +200,10 @@ class DatasetConfig(Settings):
         if not self.streaming and self.buffer_size != 1000:
             raise ValueError(
                 "buffer_size is about streamed rows; write streaming: true, or drop it"
+            )
+        if self.streaming and self.num_samples is not None:
+            raise ValueError(
+                "num_samples draws from all of the data, and streaming holds one buffer; drop it"
             )
         if self.streaming and self.drop.duplicates:
             raise ValueError(

@@ -157,6 +157,24 @@ class UnpairedRow:
     origin: str = ""
 
 
+Label = str | int | float | tuple[str | int, ...]
+"""A class by its name or number; several classes; or a number to predict."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationRow:
+    """A text or a conversation, and its class.
+
+    prompt: what is classified. label: the class by its name or number, several classes, or a number
+    to predict; None where it is not known. text_pair: a second text, as tokenizers take one.
+    """
+
+    prompt: Prompt
+    label: Label | None
+    text_pair: str | None = None
+    origin: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PromptRow:
     """A prompt to answer; `answers` are the right ones where they are known.
@@ -173,8 +191,12 @@ class PromptRow:
 IGNORED = -100
 """The label of a token that is not trained on, as in transformers and torch."""
 
-Row = TextRow | CompletionRow | ChatRow | PreferenceRow | UnpairedRow | PromptRow
-RowKind = Literal["text", "completion", "chat", "preference", "unpaired", "prompt"]
+Row = (
+    TextRow | CompletionRow | ChatRow | PreferenceRow | UnpairedRow | ClassificationRow | PromptRow
+)
+RowKind = Literal[
+    "text", "completion", "chat", "preference", "unpaired", "classification", "prompt"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +222,13 @@ class EncodedUnpaired(Encoded):
     """A prompt and its completion as token ids, and whether the completion is a good one."""
 
     label: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedClassification(Encoded):
+    """What is classified as token ids, none of them trained on, and its class as the row has it."""
+
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,13 @@ class TrainSettings(Settings):
         le=10_000_000,
         description="the most tokens in a row; default: the model's limit",
     )
+    max_prompt_length: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="of pairs and of answers with a label: the most tokens of a prompt; a longer"
+        " one loses its start, as in TRL's DPO before it knew max_length alone",
+    )
     packing: bool = Field(
         False, description="fill each row of a batch with several examples up to max_length"
     )

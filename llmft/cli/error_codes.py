@@ -491,6 +491,20 @@ CODES: dict[str, Code] = {
         "Leave the text out. The row of a token that is there is trained by the adapter's"
         " trainable_token_indices.",
     ),
+    "E215": Code(
+        "a file in the cache is damaged",
+        "`llmft fetch` compares each file that it brings with the sum by which the hub names it:"
+        " SHA-256 of large files, Git's hash of others. This one is another file.",
+        "Delete the printed file, and fetch again.",
+    ),
+    "E216": Code(
+        "a program for an export is missing, or failed",
+        "`llmft export --to gguf` and `--to ollama` run llama.cpp's own converter and quantiser."
+        " One is neither in the folder that --llama-cpp names nor on PATH, or ended with an error:"
+        " of an architecture that it does not know, for example.",
+        "Get llama.cpp (`git clone https://github.com/ggml-org/llama.cpp`) and name its folder:"
+        " --llama-cpp PATH/TO/llama.cpp.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",

@@ -156,6 +156,22 @@ def validate(
 
 
 @app.command()
+def fetch(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    set: Set = None,
+    trust: Trust = None,
+    json: Json = False,
+) -> Answer:
+    """Fetch what a recipe takes from the hub into the cache."""
+    from llmft.cli.commands.fetch import as_text
+    from llmft.cli.commands.fetch import fetch as fetched
+
+    allow(trust)
+    answer = fetched(recipe, set or [])
+    return answer if json else as_text(answer)
+
+
+@app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
     set: Set = None,
@@ -297,7 +313,7 @@ def verify_export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Prove that an exported folder or an endpoint answers as the run does."""
+    """Prove that an export or an endpoint answers as the run does."""
     from llmft.cli.commands.verify_export import as_json, as_text, verify
 
     verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model)

@@ -94,13 +94,13 @@ def score(
     file: Annotated[
         str,
         typer.Argument(
-            help="Records with text, or prompt and completion, or prompt, chosen and rejected"
-            " (.jsonl, .json, .csv, .parquet, .txt)."
+            help="Records with text, or prompt and completion, or prompt, chosen and rejected; for"
+            " a classifier as its data were (.jsonl, .json, .csv, .parquet, .txt)."
         ),
     ],
     stage: Annotated[
         str | None,
-        typer.Option(help="The stage that scores; default: the last that made a reward model."),
+        typer.Option(help="The stage that scores; default: the last that can."),
     ] = None,
     step: Annotated[
         int | None,
@@ -112,7 +112,7 @@ def score(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Score texts with a trained reward model."""
+    """Score texts with a trained reward model, or classify them with a trained classifier."""
     from llmft.cli.commands.score import as_text, scores
 
     found = scores(run, file, stage, output, step)
@@ -178,13 +178,16 @@ def report(
     data: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the curves here too, as CSV.")
     ] = None,
+    png: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Draw them into this new folder, as PNG.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Write a run's report.html anew: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
-    made = write(run, data)
+    made = write(run, data, png)
     return made if json else as_text(made)
 
 
@@ -385,21 +388,35 @@ def merge(
 def export(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
     to: Annotated[
-        Literal["peft", "hf", "vllm"],
+        Literal["peft", "hf", "vllm", "gguf", "ollama"],
         typer.Option(
-            help="peft: the adapter; hf: merged, for transformers; vllm: an adapter vLLM takes."
+            help="peft: the adapter; hf: merged, for transformers; vllm: an adapter vLLM takes;"
+            " gguf: merged, for llama.cpp; ollama: that with a Modelfile."
         ),
     ],
     output: Annotated[str, typer.Option(metavar="DIR", help="Must not be there yet.")],
     stage: Annotated[
         str | None, typer.Option(help="The stage; default: the last that made a policy.")
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Of a GGUF file, by llama.cpp's name, such as Q4_K_M; default: as the base's.",
+        ),
+    ] = None,
+    llama_cpp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="llama.cpp's folder, with its converter; default: on PATH."
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Write a run's adapter for another program, such as vLLM."""
     from llmft.cli.commands.export import as_text, exported
 
-    made = exported(run, to, output, stage)
+    made = exported(run, to, output, stage, llama_cpp, quantization)
     return made if json else as_text(made)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmft.api import (
     ChatRow,
+    ClassificationRow,
     CompletionRow,
     PreferenceRow,
     Prompt,
@@ -18,7 +19,7 @@ _WORDS = 12
 
 def prompt_of(row: Row) -> Prompt:
     """Return what a row asks; of plain text, its first words."""
-    if isinstance(row, CompletionRow | PreferenceRow | UnpairedRow | PromptRow):
+    if isinstance(row, CompletionRow | PreferenceRow | UnpairedRow | ClassificationRow | PromptRow):
         return row.prompt
     if isinstance(row, ChatRow):
         turns = [n for n, m in enumerate(row.messages) if m["role"] == "assistant"]

@@ -68,7 +68,7 @@ class BoundedTokens:
         Raises as `ids`.
         """
         question = (text, options, offsets)
-        if self._in_process(text):
+        if self._in_process(text) and self._in_process(options.get("text_pair") or ""):
             with _faults():
                 return self._here(question)
         try:

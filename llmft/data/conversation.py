@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from llmft.api.errors import DataError
 from llmft.api.rows import Message
-from llmft.data.strict_json import KeyTwiceError, strict_json
+from llmft.data.strict_json import KeyTwiceError, strict_cell
 
 ROLES = {
     "system": "system", "developer": "developer",
@@ -79,7 +79,7 @@ def tools_of(value: Any, origin: str) -> tuple[Any, ...]:
     """Return the tools of a record: JSON schemas, a list of them or JSON text of it."""
     if isinstance(value, str):
         try:
-            value = strict_json(value) if value.strip() else []
+            value = strict_cell(value) if value.strip() else []
         except ValueError as error:
             raise _fault(origin, f"the tools are not JSON: {error}") from error
     if value is None:
@@ -231,7 +231,7 @@ def _call(call: Any, turn: int, origin: str) -> dict[str, Any]:
 
 def _json(text: str, turn: int, origin: str) -> Any:
     try:
-        return strict_json(text)
+        return strict_cell(text)
     except ValueError as error:
         raise _fault(origin, f"turn {turn} has a tool call that is not JSON: {error}") from error
 
@@ -239,7 +239,7 @@ def _json(text: str, turn: int, origin: str) -> Any:
 def _list(value: Any, origin: str) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return strict_json(value)
+            return strict_cell(value)
         except KeyTwiceError as error:
             raise _fault(origin, str(error), "keep the one that is meant") from error
         except ValueError as error:

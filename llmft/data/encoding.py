@@ -10,6 +10,8 @@ from itertools import islice
 from typing import Any
 
 from llmft.api import (
+    ChatRow,
+    ClassificationRow,
     CompletionRow,
     Encoded,
     Message,
@@ -42,6 +44,7 @@ from llmft.data.shortening import Shortener
 
 _CHUNK = 512
 _SHOWN = 3
+_SPARE = 64  # tokens that a text which is cut by its characters keeps beyond its limit
 _KEPT = 8192  # tokens of a row that are looked at to see whether it can be written
 _CACHED = 2**24  # characters of texts that are cut; the tokens of more are not kept between runs
 _MARK = re.compile(r"<\|\w+\|>")
@@ -291,6 +294,8 @@ class Encoder:
         groups = [answers_of(row) for row in rows if not isinstance(row, PromptRow)]
         kind = "pairs" if groups and len(groups[0]) > 1 else "rows"
         made = self.token_rows(groups, kind, Counter(), most)
+        if any(isinstance(row, ClassificationRow) for row in rows):
+            return [len(self.class_ids(row)) for row in rows if isinstance(row, ClassificationRow)]
         return [
             len(self.prompt_ids(self.shorten.prompt(row.prompt, most), row.origin))
             if isinstance(row, PromptRow)
@@ -307,6 +312,49 @@ class Encoder:
             return self._chat.prompt_ids(prompt, origin)
         except RowFault as fault:
             raise fault.refused() from fault
+
+    def class_ids(self, row: ClassificationRow, limit: int | None = None) -> list[int]:
+        """Return the ids of what is classified; special tokens that a text spells stay text.
+
+        Those of a text are the tokenizer's own, with its special tokens and nothing after them, as
+        transformers' classifiers take it; limit: it is truncated to so many, as tokenizers do. A
+        conversation is whole, whatever the limit. Raises DataError at one that cannot be written.
+        """
+        if not isinstance(row.prompt, str):
+            ((whole,),) = self._made([answers_of(row)], Counter(), None)
+            return list(whole.input_ids)
+        cut: dict[str, Any] = {"truncation": False}
+        text, pair = row.prompt, {} if row.text_pair is None else {"text_pair": row.text_pair}
+        if limit is not None:
+            cut = {"truncation": "longest_first", "max_length": limit}
+            text = self._beginning(text, limit, row.origin)
+            pair = {key: self._beginning(one, limit, row.origin) for key, one in pair.items()}
+        with naming_row(row.origin):
+            return self._tokens.ids(
+                text, **pair, add_special_tokens=True, split_special_tokens=True,
+                verbose=False, **cut,
+            )  # fmt: skip
+
+    def _beginning(self, text: str, limit: int, origin: str) -> str:
+        """Return a text's beginning, which has more than `limit` tokens still, or all of it.
+
+        Fast tokenizers make pieces of all that they cut off, of two texts each with each.
+        """
+        if not self.tokenizer.is_fast or len(text) <= limit:
+            return text
+        with naming_row(origin):
+            _, starts = self._tokens.located(
+                text, offsets=True, add_special_tokens=False, split_special_tokens=True,
+                truncation=False, verbose=False,
+            )  # fmt: skip
+        # The last word may be cut in two and have other tokens: these are beyond the limit.
+        keep = limit + _SPARE
+        return text[: starts[keep]] if len(starts) > keep else text
+
+    def spells_special(self, row: ClassificationRow) -> bool:
+        """Return whether a text to classify spells a special token, which stays text."""
+        texts = (row.prompt, row.text_pair or "") if isinstance(row.prompt, str) else ()
+        return bool(self._spelled(texts))
 
     def render(self, messages: Iterable[Message], *, answer_next: bool) -> str:
         """Return a conversation as the model's chat template writes it."""
@@ -416,7 +464,7 @@ class Encoder:
                 )
             facts["rows with special tokens in their text, which stay text"] += 1
 
-    def _spelled(self, texts: Sequence[str]) -> str:
+    def _spelled(self, texts: Iterable[str]) -> str:
         found = (self._chat.stops.spelled(text) for text in texts)
         return next((word for word in found if word), "")
 
@@ -495,9 +543,14 @@ class Encoder:
 
 
 def answers_of(row: Row) -> tuple[Row, ...]:
-    """Return a row's labelled answers, each with the prompt before it; another row as it is."""
+    """Return a row's labelled answers, each with the prompt before it; another row as it is.
+
+    A conversation that is classified is one whose every token is written.
+    """
     if isinstance(row, UnpairedRow):
         return (CompletionRow(row.prompt, row.completion, row.answers, row.origin),)
+    if isinstance(row, ClassificationRow) and not isinstance(row.prompt, str):
+        return (ChatRow(row.prompt, row.origin, "every_token"),)
     if not isinstance(row, PreferenceRow):
         return (row,)
     return tuple(

@@ -17,8 +17,9 @@ def encode_pairs(
 ) -> tuple[list[EncodedPair], EncodingReport]:
     """Return the pairs that can be learnt from, and the count of those cut or dropped.
 
-    A pair that is too long loses the start of its prompt, the same tokens in both rows (but the
-    token that begins every text stays); an answer is never cut, so its end-of-text stays.
+    A prompt of more than `max_prompt_length` tokens loses its start, whatever stands there. A pair
+    that is too long loses the start of its prompt, the same tokens in both rows (but the token that
+    begins every text stays); an answer is never cut, so its end-of-text stays.
     Raises DataError as `Encoder.encode` does.
     """
     report = EncodingReport(rows=len(rows))
@@ -30,7 +31,8 @@ def encode_pairs(
     most = None if settings.on_long_row == "fail" else encoder.max_length
     made = encoder.token_rows(groups, "pairs", report.remarks, most)
     for row, (chosen, rejected) in zip(rows, made, strict=True):
-        pair = _fitted(_pair(row, chosen, rejected), encoder, settings.on_long_row, report)
+        made_pair = _pair(row, *_with_short_prompts((chosen, rejected), settings, report))
+        pair = _fitted(made_pair, encoder, settings.on_long_row, report)
         if pair is not None:
             kept.append(pair)
     report.kept = len(kept)
@@ -55,6 +57,20 @@ def _shared(one: Encoded, other: Encoded) -> int:
 def prompt_length(row: Encoded) -> int:
     """Return how many tokens stand before the first that is learnt."""
     return sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels))
+
+
+def short_prompt(row: Encoded, most: int | None, prompt: int) -> Encoded:
+    """Return a row whose prompt, of `prompt` tokens, keeps its last `most`."""
+    return row if most is None or prompt <= most else _without(row, 0, prompt - most)
+
+
+def _with_short_prompts(
+    rows: tuple[Encoded, Encoded], settings: TrainSettings, report: EncodingReport
+) -> list[Encoded]:
+    most, prompt = settings.max_prompt_length, min(map(prompt_length, rows))
+    if most is not None and prompt > most:
+        report.count("with the prompt cut to max_prompt_length", rows[0].origin)
+    return [short_prompt(row, most, prompt) for row in rows]
 
 
 def cut_at_start(row: Encoded, limit: int | None, begins: int | None) -> Encoded:

@@ -10,8 +10,10 @@ from typing import Any
 
 from llmft.api import (
     ChatRow,
+    ClassificationRow,
     CompletionRow,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     Message,
@@ -56,7 +58,7 @@ class ShownRow:
     picked: why it is shown, some of `PICKS`. turn: '2 of 3' where a conversation makes a row for
     each turn. piece: the same of a text that is cut into pieces. lost: what happened to it, where
     it was cut or dropped. whole_tokens: its length before it was cut. answers: the right answers to
-    a prompt. ids: input_ids and labels by name.
+    a prompt, or the classes. ids: input_ids and labels by name.
     """
 
     origin: str
@@ -106,13 +108,22 @@ def shown_row(
         "" if isinstance(row, TextRow) else turn,
         lost,
         max(tokens, default=None),
-        item.answers if isinstance(item, EncodedPrompt) else (),
+        _right(item),
         {
             name or "row": {"input_ids": list(one.input_ids), "labels": list(one.labels)}
             for name, one in zip(names, token_rows(item), strict=True)
         },
         turn if isinstance(row, TextRow) else "",
     )
+
+
+def _right(item: Item) -> tuple[str, ...]:
+    """Return the right answers to an item, or its classes, as they are shown."""
+    if isinstance(item, EncodedPrompt):
+        return item.answers
+    if not isinstance(item, EncodedClassification):
+        return ()
+    return tuple(map(str, item.label if isinstance(item.label, tuple) else (item.label,)))
 
 
 def _part(
@@ -222,6 +233,8 @@ def texts_of(row: Row) -> list[str]:
             texts = (*prompt, row.completion)
         elif isinstance(row, PreferenceRow):
             texts = (*prompt, row.chosen, row.rejected)
+        elif isinstance(row, ClassificationRow):
+            texts = (*prompt, row.text_pair)
         else:
             assert isinstance(row, PromptRow)
             texts = prompt

@@ -17,6 +17,7 @@ from llmft.api.errors import DataError, LeftOutRow, LlmftError
 from llmft.api.method_settings import DropRows
 from llmft.data.dropping import Dropped, by_length
 from llmft.data.encoding import Encoder
+from llmft.data.replacing import replaced
 from llmft.data.unread import Unread
 from llmft.recipes.recipe import Stage
 from llmft.recipes.sources import source_names, sources_of
@@ -133,8 +134,8 @@ def usable_rows(
         if (pair := next(records, None)) is None:
             break
         origin, record = pair
-        record = unread.watched(record)
         try:
+            record = unread.watched(replaced(dataset.config.replace, record, origin))
             if why := dropped.record(record, origin):
                 raise LeftOutRow(origin, why)
             row = row_of(dataset, record, origin)
@@ -216,7 +217,9 @@ def stage_rows(
     settings, and the rows held out are those of each.
     """
     if not dataset.sources:
-        return _split_rows(stage, dataset, seed, encoder)
+        pair = _split_rows(stage, dataset, seed, encoder)
+        _repeat(stage, dataset, *pair, seed)
+        return pair
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
     together = stage.evaluate is not None and (stage.evaluate.holdout or 0) >= 1
@@ -228,6 +231,8 @@ def stage_rows(
     if together:
         assert stage.evaluate is not None
         pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
+    for source, pair in zip(dataset.sources, pairs, strict=True):
+        _repeat(stage, source, *pair, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
     if stage.evaluate is None:
         return train, None
@@ -251,7 +256,7 @@ def read_split(stage: Stage, dataset: Dataset[Any], split: str | None, limit: in
 def _split_rows(
     stage: Stage, dataset: Dataset[Any], seed: int, encoder: Callable[[], Encoder] | None
 ) -> tuple[Rows, Rows | None]:
-    train, held_out = _read_both(stage, dataset, seed)
+    train, held_out = _read_both(stage, dataset, seed, encoder)
     for rows in (train, held_out):
         if rows is not None and encoder is not None:
             leave_out_by_tokens(rows, dataset, encoder)
@@ -278,7 +283,9 @@ def _drop_by_length(found: Rows, drop: DropRows, encoder: Encoder) -> None:
         raise DataError("E103", f"no row is left: {found.note()}", fix="change data.drop")
 
 
-def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Rows | None]:
+def _read_both(
+    stage: Stage, dataset: Dataset[Any], seed: int, encoder: Callable[[], Encoder] | None
+) -> tuple[Rows, Rows | None]:
     asked, config = stage.evaluate, dataset.config
     if config.streaming:
         some = islice(records_of(dataset, config.split), config.limit)
@@ -290,6 +297,10 @@ def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
         train.pin = pin_of(dataset)
     else:
         train = read_rows(dataset, config.split, config.limit)
+        if config.num_samples is not None:
+            if encoder is not None:
+                leave_out_by_tokens(train, dataset, encoder)  # so that the number stays
+            train.rows = _drawn(train.rows, config.num_samples, seed)
     if asked is None:
         return train, None
     if asked.holdout:
@@ -298,6 +309,34 @@ def _read_both(stage: Stage, dataset: Dataset[Any], seed: int) -> tuple[Rows, Ro
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
     return train, read_rows(dataset, split, asked.limit)
+
+
+def _drawn(rows: list[Row], count: int | None, seed: int) -> list[Row]:
+    """Return `count` rows drawn at random, in the order of the data; all where there are no more.
+
+    The draw is that of `num_samples`, and the same at each call.
+    """
+    if count is None or count >= len(rows):
+        return rows
+    numbers = random.Random(f"{seed} num_samples").sample(range(len(rows)), count)
+    return [rows[number] for number in sorted(numbers)]
+
+
+def _repeat(
+    stage: Stage, dataset: Dataset[Any], train: Rows, held_out: Rows | None, seed: int
+) -> None:
+    """Repeat training rows where `num_samples` is more than all rows: whole passes, then a draw.
+
+    Rows that are held out of them are among the number, and are not repeated.
+    """
+    count = dataset.config.num_samples
+    if count is None or not train.rows:
+        return
+    of_these = held_out is not None and stage.evaluate is not None and stage.evaluate.holdout
+    wanted = count - (len(held_out.rows) if held_out is not None and of_these else 0)
+    if wanted > len(train.rows):
+        passes, rest = divmod(wanted, len(train.rows))
+        train.rows = train.rows * passes + _drawn(train.rows, rest, seed)
 
 
 def mixed(dataset: Dataset[Any], parts: Mapping[str, Rows], seed: int) -> Rows:
@@ -395,7 +434,7 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
     for origin, record in islice(records_of(dataset, split), FIRST_ROWS):
         seen += 1
         try:
-            row_of(dataset, record, origin)
+            row_of(dataset, replaced(dataset.config.replace, record, origin), origin)
         except LeftOutRow:
             pass
         except DataError as error:

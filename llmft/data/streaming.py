@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from llmft.api import Dataset, Row
-from llmft.api.errors import DataError
+from llmft.api.errors import CheckpointError, DataError
 from llmft.data.stage_rows import Rows, usable_rows
 from llmft.registry.return_checks import records_of
 
+_STATE = ("epoch", "record", "taken")
 Record = tuple[str, Mapping[str, Any]]
 Prepare = Callable[[Rows], None]
 """Takes rows that cannot be written, or that a rule leaves out, out of a buffer."""
@@ -101,6 +102,8 @@ class StreamedItems:
             self._items = self.make(rows)
             self._order = list(range(len(self._items)))
             draw.shuffle(self._order)
+            if self.taken > len(self._order):
+                raise _elsewhere(f"{self.taken} items of a buffer that has {len(self._order)}")
         return self._order
 
     def state(self) -> dict[str, int]:
@@ -108,6 +111,15 @@ class StreamedItems:
         return {"epoch": self.epoch, "record": self.record, "taken": self.taken}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go on where it stood."""
-        self.epoch, self.record, self.taken = state["epoch"], state["record"], state["taken"]
+        """Go on where it stood; CheckpointError (E401) where that is no place in any data."""
+        counts = [state.get(name) if isinstance(state, Mapping) else None for name in _STATE]
+        for name, count in zip(_STATE, counts, strict=True):
+            if type(count) is not int or not 0 <= count < 2**53:
+                raise _elsewhere(f"{name}: {str(count)[:80]}")
+        self.epoch, self.record, self.taken = cast(Sequence[int], counts)
         self._order = None
+
+
+def _elsewhere(what: str) -> CheckpointError:
+    told = f"the checkpoint's place in the streamed data is none ({what})"
+    return CheckpointError("E401", told, fix="use an earlier checkpoint")

@@ -8,7 +8,7 @@ from llmft.api import EncodedUnpaired, PreferenceRow, Row, UnpairedRow
 from llmft.api.errors import DataError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.encoding import Encoder, EncodingReport, answers_of
-from llmft.data.pair_encoding import cut_at_start, prompt_length
+from llmft.data.pair_encoding import cut_at_start, prompt_length, short_prompt
 
 
 def encode_unpaired(
@@ -16,9 +16,10 @@ def encode_unpaired(
 ) -> tuple[list[EncodedUnpaired], EncodingReport]:
     """Return the rows that can be learnt from, and the count of those cut or dropped.
 
-    Of preferences, both answers are taken: see `unpaired`. A row that is too long loses the start
-    of its prompt (but the token that begins every text stays); an answer is never cut, so its
-    end-of-text stays. Raises DataError as `Encoder.encode` does.
+    Of preferences, both answers are taken: see `unpaired`. A prompt of more than
+    `max_prompt_length` tokens loses its start, whatever stands there. A row that is too long loses
+    the start of its prompt (but the token that begins every text stays); an answer is never cut, so
+    its end-of-text stays. Raises DataError as `Encoder.encode` does.
     """
     labelled = unpaired(rows)
     report = EncodingReport(rows=len(labelled))
@@ -27,6 +28,10 @@ def encode_unpaired(
     most = None if settings.on_long_row == "fail" else encoder.max_length
     made = encoder.token_rows(groups, "unpaired", report.remarks, most)
     for row, (encoded,) in zip(labelled, made, strict=True):
+        most_of_prompt, prompt = settings.max_prompt_length, prompt_length(encoded)
+        if most_of_prompt is not None and prompt > most_of_prompt:
+            report.count("with the prompt cut to max_prompt_length", row.origin)
+            encoded = short_prompt(encoded, most_of_prompt, prompt)
         whole = EncodedUnpaired(encoded.input_ids, encoded.labels, row.origin, row.label)
         fitted = _fitted(whole, encoder, settings.on_long_row, report)
         if fitted is not None:

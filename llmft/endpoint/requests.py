@@ -9,19 +9,27 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from llmft.api import Message, SamplingParams
 from llmft.endpoint.answering import Question
 from llmft.endpoint.served import Served
 
 MOST_PROMPTS = 128
+_MOST_KEYS = 64
+_MOST_LOGPS = 2**20  # of prompts that are repeated, in one request: 100 MB of tuples
 R = TypeVar("R", bound=BaseModel)
 _Zero = Annotated[float, Field(ge=0, le=0)]
 _One = Annotated[float, Field(ge=1, le=1)]
 _Empty = Annotated[list[Any] | dict[str, Any], Field(max_length=0)]
 _Stop = Annotated[str, Field(min_length=1, max_length=256)]
-_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# A list ends at its first mistake: a body of 1 MiB has room for 340,000, each 1 KB once it is told.
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+_Prompts = (
+    Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    | Annotated[list[_Ids], Field(min_length=1, fail_fast=True)]
+)
 
 
 class BadRequest(Exception):
@@ -34,6 +42,13 @@ class BadRequest(Exception):
 
 class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, body: Any) -> Any:
+        if isinstance(body, dict) and len(body) > _MOST_KEYS:
+            raise PydanticCustomError("too_many_keys", "this has too many keys")
+        return body
 
 
 class _StreamOptions(_Asked):
@@ -52,7 +67,7 @@ class _Common(_Asked):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16, fail_fast=True)] | None = None
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     return_token_ids: bool | None = False
@@ -111,7 +126,7 @@ class _Part(_Asked):
 
 class _Turn(_Asked):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part]
+    content: str | Annotated[list[_Part], Field(fail_fast=True)]
     name: str | None = None
 
     @property
@@ -130,7 +145,7 @@ class ChatRequest(_Common):
 
     _where = "messages"
 
-    messages: Annotated[list[_Turn], Field(min_length=1, max_length=10_000)]
+    messages: Annotated[list[_Turn], Field(min_length=1, max_length=10_000, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -155,7 +170,7 @@ class CompletionRequest(_Common):
 
     _where = "prompt"
 
-    prompt: str | _Ids | Annotated[list[str] | list[_Ids], Field(min_length=1)]
+    prompt: str | _Ids | _Prompts
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = False
     suffix: Annotated[str, Field(max_length=0)] | None = None
@@ -172,13 +187,15 @@ class CompletionRequest(_Common):
         wanted = 16 if self.max_tokens is None else self.max_tokens
         if not wanted and not self.echo:
             raise BadRequest("max_tokens is 0, which only echo: true gives a meaning", "max_tokens")
+        rows = [self._ids(served, prompt) for prompt in prompts]
+        told = sum(map(len, rows)) * ((self.logprobs or 0) + 1)
+        if self.echo and self.logprobs is not None and told > _MOST_LOGPS:
+            why = f"{told:,} log-probabilities of prompts are asked for, {_MOST_LOGPS:,} at most"
+            raise BadRequest(why, "logprobs")
         return [
-            self._question(
-                served, self._ids(served, prompt), wanted, number,
-                top=self.logprobs, echo=bool(self.echo),
-            )
-            for number, prompt in enumerate(prompts)
-        ]  # fmt: skip
+            self._question(served, ids, wanted, number, top=self.logprobs, echo=bool(self.echo))
+            for number, ids in enumerate(rows)
+        ]
 
     @staticmethod
     def _ids(served: Served, prompt: str | list[int]) -> list[int]:

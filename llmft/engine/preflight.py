@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset
+from llmft.api import Alignment, Dataset
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -257,6 +257,9 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             "this model's attention cannot keep packed rows apart",
             "set packing: false, or model.attn_implementation: auto",
         )
+    if isinstance(bound.work, Alignment):
+        for key, what, fix in refusals_of(bound.work, model):
+            yield job.fault("E041", ("stages", number, "alignment", *key), what, fix)
     if stage.adapter is None:
         return
     model.is_quantized = bool(load_options(job.recipe, adapter))  # as transformers marks it

@@ -219,6 +219,8 @@ class PreviewData(StageData):
             self.encode_pairs(rows)
         elif kind == "unpaired":
             self.encode_unpaired(rows)
+        elif kind == "classification":
+            self.encode_classification(rows)
         elif kind == "prompt" or not isinstance(work, Alignment):
             self.encode_prompts(rows, work.max_new_tokens())
         else:

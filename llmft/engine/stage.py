@@ -10,6 +10,7 @@ from typing import Any
 from llmft.api import (
     Alignment,
     DataError,
+    EncodedPrompt,
     Objective,
     OnlineObjective,
     Progress,
@@ -295,6 +296,7 @@ class StageRunner:
             trained_tokens=trained,
             steps=steps,
             notes=tuple(self.log.notes),
+            samples_rows=bool(items) and isinstance(items[0], EncodedPrompt),
         )
 
     def _on_step(self, step: int, steps: int, metrics: Mapping[str, float], log: bool) -> None:

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar, cast
 
-from llmft.api import DataError, Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, Row
+from llmft.api import (
+    DataError,
+    Encoded,
+    EncodedClassification,
+    EncodedPair,
+    EncodedPrompt,
+    EncodedUnpaired,
+    Row,
+)
 from llmft.api.shown_text import on_one_line
 from llmft.api.train_settings import TrainSettings
+from llmft.data.classification_encoding import encode_classification
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder, EncodingReport
 from llmft.data.pair_encoding import encode_pairs
@@ -26,7 +35,15 @@ from llmft.recipes.locating import about
 
 UNREAD = "columns of the data that are not read"
 _SHOWN = 8
-Items = TypeVar("Items", Encoded, EncodedPair, EncodedPrompt, EncodedUnpaired, covariant=True)
+Items = TypeVar(
+    "Items",
+    Encoded,
+    EncodedClassification,
+    EncodedPair,
+    EncodedPrompt,
+    EncodedUnpaired,
+    covariant=True,
+)
 
 
 class Encode(Protocol[Items]):
@@ -157,6 +174,10 @@ class StageData:
     def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
         """Return labelled answers as token ids, saying how many were cut or dropped."""
         return list(self._made(rows, encode_unpaired))
+
+    def encode_classification(self, rows: Sequence[Row]) -> list[EncodedClassification]:
+        """Return rows to classify as token ids, saying how many were cut or dropped."""
+        return list(self._made(rows, encode_classification))
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return prompts as token ids that leave room for an answer, saying how many were cut."""

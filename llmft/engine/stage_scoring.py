@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.api import Alignment, Encoded, Progress
 from llmft.api.errors import Fault, RecipeError
 from llmft.evaluation.intervals import Score, differences_of, scores_of
-from llmft.recipes.metrics import direction_of, scores_loss
+from llmft.recipes.metrics import direction_of, scores_token_loss
 from llmft.recipes.sources import scored_as, source_names
 from llmft.registry.return_checks import row_values_of, score_names
 from llmft.runs import artifacts
@@ -74,6 +74,7 @@ class StageScoring:
         rows = len(self.stage.data.held_out())
         names = source_names(self.stage.spec.data) if self.stage.spec.data else ()
         ranges = ranges_of(self.stage.dataset, self.stage.bound.metrics, names)
+        ranges |= getattr(self.stage.work, "value_ranges", {})
         found = {
             when: {
                 name: {"value": value, "low": None, "high": None, "n": rows}
@@ -153,7 +154,7 @@ class StageScoring:
         assert asked is not None
         found: dict[str, float] = {}
         by_row: dict[str, list[float]] = {}
-        if scores_loss(asked):
+        if scores_token_loss(asked, stage.work):
             encoded, note = self._encoded
             if when == "before" and note:
                 stage.log.note(f"to compute the loss, {note}")
@@ -194,6 +195,8 @@ class StageScoring:
             by_row |= values_of
             for source, numbers in rows.by_source(stage.data.held_out_origins).items():
                 for name, values in values_of.items():
+                    if name in work.corpus_metrics:
+                        continue
                     if len(values) == len(stage.data.held_out_origins):
                         of_source = [values[number] for number in numbers]
                         by_row[scored_as(source, name)] = of_source

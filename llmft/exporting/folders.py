@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmft.api.errors import RecipeError
-from llmft.exporting.merging import merge, refuse_existing
+from llmft.exporting import gguf, ollama
+from llmft.exporting.merging import merge, mergeable_adapter, refuse_existing
 from llmft.exporting.probes import Distance
-from llmft.hub.model_card import Place, card
+from llmft.hub.model_card import Place, card, merged_card
 from llmft.inference.trained import TrainedStage
 from llmft.modeling.rope_scaling import positions_of
 from llmft.runs.upstream import load_options
 from llmft.system import fsio
 
-Kind = Literal["peft", "hf", "vllm"]
+Kind = Literal["peft", "hf", "vllm", "gguf", "ollama"]
 CONFIG = "adapter_config.json"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py, MaxLoRARanks)."""
@@ -36,14 +37,28 @@ class Exported:
     error: Distance | None = None
 
 
-def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
+@dataclass(frozen=True)
+class LlamaCpp:
+    """What was asked of llama.cpp. folder: where its programs are; None: on PATH."""
+
+    folder: Path | None = None
+    quantization: str | None = None
+
+
+def export(
+    trained: TrainedStage, to: Kind, output: Path, llama_cpp: LlamaCpp | None = None
+) -> Exported:
     """Write a folder that another program takes, and return how it is used there.
 
     to: `peft`, the adapter as PEFT loads it; `hf`, merged, as transformers loads it; `vllm`, an
-    adapter that vLLM can hold beside its base.
-    Raises RecipeError (E090) where the folder is there already, or the program cannot take it.
+    adapter that vLLM can hold beside its base; `gguf`, merged, as one file for llama.cpp; `ollama`,
+    that with a Modelfile.
+    Raises RecipeError (E090) where the folder is there already, or the program cannot take it, and
+    EnvironmentFault (E206, E216) where llama.cpp's programs are missing or fail.
     """
     refuse_existing(output)
+    if to in ("gguf", "ollama"):
+        return _with_llama_cpp(trained, to, output, llama_cpp or LlamaCpp())
     if to == "hf":
         merged = merge(trained, output)
         return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
@@ -85,6 +100,43 @@ def export(trained: TrainedStage, to: Kind, output: Path) -> Exported:
     if trained.base.source.rope_scaling:
         words += ["--hf-overrides", json.dumps(positions_of(trained.base.config))]
     return Exported(output, to, shlex.join(words), notes)
+
+
+def _with_llama_cpp(trained: TrainedStage, to: Kind, output: Path, asked: LlamaCpp) -> Exported:
+    """Write a GGUF file, for Ollama with a Modelfile; what can be refused is before that."""
+    adapter = mergeable_adapter(trained)
+    kind = gguf.quantisation_of(asked.quantization, trained)
+    tools = gguf.find_tools(asked.folder, kind)
+    bos = gguf.wants_bos(trained)
+    derived = ollama.derive(trained, adds_bos=bos) if to == "ollama" else None
+    with fsio.staged_folder(output, trained.run.name) as staged:
+        made = gguf.convert(trained, tools, kind, staged, bos=bos)
+        text = merged_card(
+            trained.job.recipe,
+            trained.bound.spec,
+            adapter.method,
+            trained.result,
+            trained.lock,
+            dtype=f"llama.cpp's type {kind}",
+            error=f"Against the run's own model, before the conversion to GGUF: {made.error}.",
+            gguf=_commands(made.file.name, Path("."), with_ollama=derived is not None),
+        )
+        (staged / "README.md").write_text(text, "utf-8")
+        if derived is not None:
+            stops, settings = ollama.stops_of(trained), ollama.parameters(made.settings)
+            written = ollama.modelfile(derived, made.file.name, stops, settings)
+            (staged / "Modelfile").write_text(written, "utf-8")
+    command = _commands(made.file.name, output, with_ollama=derived is not None)[-1]
+    return Exported(output, to, command, derived.notes if derived else (), made.error)
+
+
+def _commands(file: str, folder: Path, *, with_ollama: bool) -> list[str]:
+    """Return what to type to load a GGUF file: with llama.cpp, and with Ollama."""
+    words = [["llama-server", "--model", str(folder / file), "--jinja"]]
+    if with_ollama:
+        name = Path(file).stem.lower()
+        words.append(["ollama", "create", name, "--file", str(folder / "Modelfile")])
+    return [shlex.join(one) for one in words]
 
 
 def peft_config(trained: TrainedStage) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from llmft.api import CompletionRow, TextRow
+from llmft.api.errors import DataError
 from llmft.api.rows import Encoded
 from llmft.api.train_settings import TrainSettings
 from llmft.inference.trained import TrainedStage, sampled_texts
@@ -52,7 +54,8 @@ def probe_rows(trained: TrainedStage) -> list[tuple[int, ...]]:
         prompt = found["prompt"]
         prompt = prompt if isinstance(prompt, str) else tuple(prompt)
         if found.get("when") == "after" and len(rows) < _ROWS:
-            rows.append(encoder.completion(CompletionRow(prompt, str(found.get("answer", "")))))
+            with suppress(DataError):  # nothing ends an answer, and the model was trained so
+                rows.append(encoder.completion(CompletionRow(prompt, str(found.get("answer", "")))))
     if not rows:
         rows = list(encoder.encode([TextRow(_TEXT)], TrainSettings())[0])
     return [row.input_ids[:room] for row in rows if len(row.input_ids) > 1]

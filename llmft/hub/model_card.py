@@ -89,13 +89,7 @@ Measured with the adapter beside its base, before it was merged.
 
 ## How to load it
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder, or its repository on the hub
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-```
+{load}
 
 ## Recipe
 
@@ -113,6 +107,17 @@ Every setting, defaults written out; names of files without their folders.
 Unknown: nobody has stated one. The licences of the base model and of the data may bind what is
 done with this model.
 """
+
+_BY_TRANSFORMERS = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+```"""
+_BY_LLAMA_CPP = """```bash
+{commands}
+```"""
 
 
 @dataclass(frozen=True)
@@ -225,17 +230,19 @@ def merged_card(
     *,
     dtype: str,
     error: str,
+    gguf: Sequence[str] = (),
 ) -> str:
     """Return the README.md of a merged model.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. dtype: of the
-    weights. error: how far the merged model's answers are from the run's.
+    weights. error: how far the merged model's answers are from the run's. gguf: the commands that
+    load it, where it is a GGUF file.
     """
     base = public_base(recipe.model.path)
     known = is_hub_id(recipe.model.path)
     front = {
         **({"base_model": base} if known else {}),
-        "library_name": "transformers",
+        "library_name": "gguf" if gguf else "transformers",
         "pipeline_tag": "text-generation",
         "license": "unknown",
         "tags": ["llmft", adapter, stage.work.method],
@@ -253,6 +260,7 @@ def merged_card(
         scores=_scores(stage, result),
         error=error,
         data=_data(stage, lock),
+        load=_BY_LLAMA_CPP.format(commands="\n".join(gguf)) if gguf else _BY_TRANSFORMERS,
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )
@@ -309,7 +317,8 @@ def _loading(
 
     A repository of the hub holds no run folder, so there PEFT is named alone.
     """
-    scores = result.get("produces") == "reward_model"
+    made = result.get("produces")
+    scores = made in ("reward_model", "classifier")
     run = "RUN"  # a folder of this machine is named only as it is typed in any project
     if place.run and not _is_absolute(recipe.output_dir):
         run = f"{recipe.output_dir}/{recipe.name}/{place.run}"
@@ -331,12 +340,23 @@ def _loading(
     bits = recipe.model.quantization.bits
     text += f"The base was held in {bits} bits while this was trained.\n\n" if bits else ""
     kind, labels, use = "AutoModelForCausalLM", "", ""
-    if scores:
+    adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
+    config = ""
+    if made == "classifier":
+        kind, labels = "AutoModelForSequenceClassification", ", config=config"
+        config = f'config = AutoConfig.from_pretrained("{adapter}")\n'
+        text += "It is a classifier: its head reads the state of a text's last token, so pad with"
+        text += " the token that its config names.\n\n"
+        use = (
+            "\ntokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)"
+            '\nlogits = model(**tokenizer("...", return_tensors="pt")).logits'
+            "\nlabel = config.id2label[int(logits.argmax())]"
+        )
+    elif scores:
         kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
         text += "It is a reward model: its one label's logit, at a text's last token, is the"
         text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
         use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
-    adapter = place.repo_id or f"{run}/stages/{stage.name}/adapter"
     files, rows = f"base{revision}", ""
     if count := len(recipe.model.add_tokens) + len(recipe.model.add_special_tokens):
         text += f"{count} tokens were added to the tokenizer, which lies beside the adapter.\n\n"
@@ -345,15 +365,11 @@ def _loading(
             "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
             "model.resize_token_embeddings(rows, mean_resizing=False)\n"
         )
-    config, classes = "", f"{kind}, AutoTokenizer"
-    if rope := recipe.model.rope_scaling:
+    if (rope := recipe.model.rope_scaling) and not config:  # a classifier's config says it
         text += "The base's positions are stretched, for longer rows.\n\n"
-        config, labels, classes = (
-            _stretched(rope, revision),
-            ", config=config",
-            f"AutoConfig, {classes}",
-        )
-        labels += ", num_labels=1" if scores else ""
+        config = _stretched(rope, revision) + ("config.num_labels = 1\n" if scores else "")
+        labels = ", config=config"
+    classes = f"{'AutoConfig, ' if config else ''}{kind}, AutoTokenizer"
     return (
         f"{text}```python\n{first}from peft import PeftModel\n"
         f"from transformers import {classes}\n\n"
@@ -403,11 +419,13 @@ def _loading_model(stage: Stage, result: Mapping[str, Any], place: Place) -> str
             f"{told}It is a reward model: its head is in `head.safetensors`, and reads the state"
             f" of a text's last token. `llmft score RUN texts.jsonl --stage {stage.name}`"
         )
+    classifies = result.get("produces") == "classifier"
+    kind = f"AutoModelFor{'SequenceClassification' if classifies else 'CausalLM'}"
     return (
         f"{told}Plain transformers:\n\n```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {kind}, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{where}")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{where}")\n```'
+        f'model = {kind}.from_pretrained("{where}")\n```'
     )
 
 

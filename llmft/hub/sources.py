@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from llmft.api.model_settings import is_template
 from llmft.hub.model_card import is_hub_id
 from llmft.modeling import peft_folder
 from llmft.recipes.recipe import Recipe
@@ -20,7 +21,7 @@ def remarks(recipe: Recipe) -> list[str]:
     told = [
         f"{kind} '{name}' has no commit as its revision, so it may change; lock.json records the"
         " commit that was used"
-        for kind, name, revision in _sources(recipe)
+        for kind, name, revision in names(recipe)
         if not is_commit(revision)
     ]
     if asked := recipe.push_to_hub:
@@ -37,15 +38,17 @@ def commits(recipe: Recipe) -> list[dict[str, str | None]]:
     """Return the commit of everything that the run took from the hub; None where unknown."""
     return [
         {"kind": kind, "name": name, "revision": revision, "commit": known((kind, name, revision))}
-        for kind, name, revision in _sources(recipe)
+        for kind, name, revision in names(recipe)
     ]
 
 
-def _sources(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+def names(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """Yield the kind, name and revision of everything that a recipe takes from the hub."""
     if is_hub_id(recipe.model.path):
         yield "model", recipe.model.path, recipe.model.revision
-    if recipe.model.tokenizer and is_hub_id(recipe.model.tokenizer):
-        yield "model", recipe.model.tokenizer, None
+    for other in (recipe.model.tokenizer, recipe.model.chat_template):
+        if other and not is_template(other) and is_hub_id(other):
+            yield "model", other, None
     for stage in recipe.stages:
         if (asked := stage.peft_start) is not None and not peft_folder.is_local(asked):
             yield "model", *peft_folder.name_and_revision(asked)

@@ -33,6 +33,7 @@ _OPENS, _CLOSES = (
     re.compile(r"^\s*(?:if|case|for|while|until)\b"),
     re.compile(r"\b(?:fi|esac|done)\b"),
 )
+_PROCESSES = ("NPROC_PER_NODE", "NNODES")  # how often a command is started, where it is exported
 _SECRET = re.compile(r"token|key|secret|passw", re.IGNORECASE)
 _KNOWN = re.compile(r"'[^']*'|\$\{(?P<braced>[A-Za-z_]\w*)\}|\$(?P<plain>[A-Za-z_]\w*)")
 _EXPR = re.compile(
@@ -94,9 +95,10 @@ def find_commands(text: str, file: str) -> list[Command]:
         flags = _flags(lines, known, number, start.end(), end, file)
         place = Place(file, number + 1, start.start("script") + 1, line, len(start["script"]))
         before = script.put_into(_before(lines, number, line[: start.start("script")]))
+        exported = " ".join(f"{name}={value}" for name, value in script.exported.items())
         launcher = _launcher(before)
-        headed = tuple(headings)
-        commands.append(Command(start["script"], flags, headed, place, launcher, before))
+        headed, said = tuple(headings), f"{before} {exported}".strip()
+        commands.append(Command(start["script"], flags, headed, place, launcher, said))
         number = end
     return commands
 
@@ -106,6 +108,7 @@ class _Variables:
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
+        self.exported: dict[str, str] = {}
         self._depth = 0
 
     def read(self, line: str) -> None:
@@ -118,6 +121,8 @@ class _Variables:
         plain = "`" not in value and ("$" not in value or value.startswith("'"))
         if found and plain and not self._depth and not _SECRET.search(found["name"]):
             self.values[found["name"]] = value.strip("'\"")
+            if found["name"] in _PROCESSES and line.startswith("export"):
+                self.exported[found["name"]] = self.values[found["name"]]
             return
         self._depth = max(0, self._depth + bool(_OPENS.match(line)) - len(_CLOSES.findall(line)))
         for names in _CHANGED.findall(line):

@@ -25,6 +25,9 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]{0,200})\}")
 _PROCESSES = re.compile(
     r"(?:^|\s)(?:NPROC_PER_NODE=|--(?:num[_-]processes|nproc[_-]per[_-]node)[= ]+)([1-9]\d{0,3})\b"
 )
+# How many machines start so many each; accelerate's --num_processes counts those of all machines.
+_NODES = re.compile(r"(?:^|\s)(?:NNODES=|--nnodes[= ]+)([1-9]\d{0,3})\b")
+_OF_ALL = re.compile(r"(?:^|\s)--num[_-]processes[= ]")
 _LAUNCH_FLAGS = ("num_processes", "accelerate_config", "config_file")
 
 
@@ -150,11 +153,14 @@ def _resolve(configuration: Configuration) -> None:
 
 def of_command(command: Command, file: str) -> Configuration:
     """Return the configuration that a command's flags are."""
-    found = _PROCESSES.search(f" {command.before} {command.launcher}")
+    said = f" {command.before} {command.launcher}"
+    found, nodes = _PROCESSES.search(said), _NODES.search(said)
     configuration = Configuration(
         file, script=command.script, launcher=command.launcher, trainer=_trainer(command.script)
     )
     configuration.processes = int(found[1]) if found else None
+    if configuration.processes and nodes and not _OF_ALL.search(said):
+        configuration.processes *= int(nodes[1])
     for flag in command.flags:
         name = flag.name
         values = [scalar(value) for value in flag.values]

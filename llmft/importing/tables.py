@@ -124,6 +124,13 @@ def registered_rows(peer: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def template_of(peer: str, path: str) -> str:
+    """Return which of its own templates a peer takes for a model, by its path; '' if unknown."""
+    name = path.lower().rstrip("/").rpartition("/")[2]
+    found = (one for one in _data(f"{peer}-data")["templates"] if re.search(one["name"], name))
+    return next((str(one["template"]) for one in found), "")
+
+
 @cache
 def known_keys() -> dict[str, list[list[str]]]:
     """Return, for each peer, the lists of keys by which a file of it is known."""
@@ -143,11 +150,16 @@ class ChatTemplate(Settings):
 
 
 class Ends(Settings):
-    """A model by its name: its end-of-text, and the token that ends an answer in its template."""
+    """A model by its name: its end-of-text, and the token that ends an answer in its template.
+
+    dtype, positions: the type of its weights and its longest row, where they are known.
+    """
 
     name: str
     eos: str
     end: str
+    dtype: str = ""
+    positions: int | None = None
 
 
 @cache

@@ -165,6 +165,7 @@ def _at_checkpoint(bound: BoundStage, base: Any, folder: Path, step: int) -> Any
     start = start_adapter(bound, run) if bound.continued else None
     model = stage_model(bound, base, start)
     assert isinstance(bound.work, Alignment)  # a task has no checkpoints
+    bound.work.recall(folder)
     bound.work.extend(model)
     adapter = bound.model_adapter
     if adapter is not None and adapter.trains_in_float32():

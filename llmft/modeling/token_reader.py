@@ -106,6 +106,9 @@ class Rereader:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         self.model, self.device = model, device
         self.rows = [list(prompt) for prompt in prompts]
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # A cache would be filled for nothing, and models of recurrent layers alone fail to.
+        self.options = {"use_cache": False} if hasattr(type(base), "_supports_sdpa") else {}
         self.logits = self._logits()
 
     def read(self, ids_B: torch.Tensor, keep_B: torch.Tensor | None) -> torch.Tensor:
@@ -123,7 +126,8 @@ class Rereader:
             ids[number, : len(row)] = torch.tensor(row)
             mask[number, : len(row)] = 1
         last = (mask.sum(1) - 1).to(self.device)
-        out = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        out = self.model(**inputs, **self.options)
         logits: torch.Tensor = out.logits[torch.arange(len(last), device=self.device), last]
         return logits
 

@@ -12,7 +12,7 @@ from llmft.evaluation import evaluation
 from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import dense_attention
 from llmft.planning.memory_tracker import CACHE, MemoryTracker
-from llmft.recipes.metrics import scores_answers, scores_loss
+from llmft.recipes.metrics import scores_answers, scores_token_loss
 
 if TYPE_CHECKING:
     from llmft.planning.planned_stage import PlannedStage
@@ -32,7 +32,7 @@ def judge(stage: PlannedStage, *, in_training: bool = False) -> None:
     generates = not in_training or asked.generate_every is not None
     later = " in training" if in_training else ""
     stage.state.memory.begin(f"evaluate{later}")
-    if scores_loss(asked):
+    if scores_token_loss(asked, stage.work):
         chunk = stage.data.encode(evaluation.as_answered(rows))
         evaluation.mean_loss(stage.models.model, chunk, max(len(chunk), 1))
     if isinstance(stage.work, Alignment) and (generates or not stage.work.evaluate_generates):

@@ -15,6 +15,7 @@ from llmft.api import (
     Alignment,
     Answer,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
@@ -28,6 +29,7 @@ from llmft.api import (
 )
 from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.api.rows import IGNORED
+from llmft.data.classification_encoding import encode_classification
 from llmft.data.encoding import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
@@ -344,6 +346,18 @@ class PlannedData(StageData):
         if not rows:
             return [EncodedUnpaired(row.input_ids, row.labels) for row in self._assumed()]
         return self._heaviest(rows, lambda some: encode_unpaired(self.encoder, some, self.train))
+
+    def encode_classification(self, rows: Sequence[Row]) -> list[EncodedClassification]:
+        """Return the rows to classify that take the most memory, having counted all."""
+        if not rows:
+            none = (IGNORED,)
+            return [
+                EncodedClassification(row.input_ids, none * len(row.input_ids))
+                for row in self._assumed()
+            ]
+        return self._heaviest(
+            rows, lambda some: encode_classification(self.encoder, some, self.train)
+        )
 
     def encode_prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[EncodedPrompt]:
         """Return the prompts that take the most memory, having counted all."""

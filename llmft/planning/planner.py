@@ -149,6 +149,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
     """
     memory = planned.state.memory
     memory.begin("load")
+    if isinstance(planned.work, Alignment):
+        planned.work.prepare(planned)
     try:
         trainable, total = count_parameters(planned.models.model) if _loads(planned) else (0, 0)
     except LlmftError:

@@ -25,7 +25,7 @@ from llmft.system.plain_files import NOT_OURS, refuse_links_below
 
 RESOLVED = "resolved.yaml"
 """The recipe in a run's folder with every default written out."""
-MODELS = ("policy", "reward_model")
+MODELS = ("policy", "reward_model", "classifier")
 """What a stage produces that is an adapter on a base model."""
 
 

@@ -29,6 +29,11 @@ def scores_loss(settings: EvaluateSettings) -> bool:
     return any(isinstance(one, str) and one in LOSS_METRICS for one in settings.metrics)
 
 
+def scores_token_loss(settings: EvaluateSettings, work: Any) -> bool:
+    """Return whether the loss of held-out rows' tokens is computed. work: what the stage does."""
+    return scores_loss(settings) and not getattr(work, "own_loss", False)
+
+
 def scores_answers(settings: EvaluateSettings) -> bool:
     """Return whether answers to held-out rows are generated and scored."""
     return any(not isinstance(one, str) or one not in LOSS_METRICS for one in settings.metrics)
@@ -80,6 +85,13 @@ def check_metrics(
     functions: list[str] = []
     for index, entry in enumerate(stage.evaluate.metrics):
         path = (*base, "evaluate", "metrics", index)
+        if getattr(work, "own_loss", False) and entry != "loss":
+            name = entry if isinstance(entry, str) else entry.method
+            what = f"'{name}' scores tokens or answers, and '{work.method}' predicts none"
+            own = ", ".join(work.greater_is_better)
+            fix = f"write metrics: [loss]; {own} are scored without being named"
+            clash(blocks, "E043", [path], what, fix)
+            continue
         if isinstance(entry, str) and (entry in LOSS_METRICS or entry in of_data):
             names: Sequence[str] = (entry,)
             clashing = set(functions)

@@ -64,10 +64,16 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     method: KeyPath = (*base, stage.work_kind, "method")
     name = visible(getattr(stage.work, "method", ""))[:80]  # none, where a block stands in
     trains = stage.alignment is not None
+    paths: list[KeyPath]
     if work is not None and trains and stage.train.packing and not work.supports_packing:
         what = f"the '{name}' alignment cannot work with packing"
-        paths: list[KeyPath] = [(*base, "train", "packing"), method]
+        paths = [(*base, "train", "packing"), method]
         clash(blocks, "E041", paths, what, "write packing: false")
+    short = trains and stage.train.max_prompt_length is not None
+    if work is not None and short and not {"preference", "unpaired"} & set(work.rows):
+        what = f"max_prompt_length is about pairs and labelled answers, and '{name}' reads none"
+        paths = [(*base, "train", "max_prompt_length"), method]
+        clash(blocks, "E041", paths, what, "drop it, or write max_length")
     if dataset is None or stage.data is None:
         return
     where: KeyPath = (*base, "data")

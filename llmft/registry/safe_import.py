@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -48,21 +48,25 @@ class Failed(Exception):
 
 
 def guarded(act: Callable[[], T]) -> Outcome[T]:
-    """Return what `act` gives; raise Failed for all that it raises, but let Ctrl-C pass."""
+    """Return what `act` gives; raise Failed for all that it raises, but let Ctrl-C pass.
+
+    A KeyboardInterrupt that foreign code raises itself, with no signal, is one of its failures.
+    """
     # A text wrapper over bytes, because plugins ask sys.stdout for .buffer and .reconfigure().
     # Only stdout is caught: log handlers made at import keep hold of stderr for the whole run.
     sink = io.BytesIO()
     capture = io.TextIOWrapper(sink, encoding="utf-8", errors="replace", write_through=True)
     begun = time.perf_counter()
+    pressed: Sequence[int] = ()
     try:
         with (
             _everything_kept(), _descriptor_caught() as raw,
-            contextlib.redirect_stdout(capture), _hangs_given_up(),
+            contextlib.redirect_stdout(capture), _hangs_given_up(), _ctrl_c_noted() as pressed,
         ):  # fmt: skip
             value = act()
-    except KeyboardInterrupt:
-        raise
     except BaseException as exc:  # sys.exit() and home-made BaseExceptions must not end us either
+        if pressed:
+            raise
         raise Failed(
             reason_of(exc), missing=_missing(exc), seconds=time.perf_counter() - begun
         ) from exc
@@ -155,6 +159,26 @@ def _hangs_given_up() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *was)
         if before is not None:
             signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _ctrl_c_noted() -> Iterator[list[int]]:
+    """Yield the list of the SIGINTs that come in the block; each is handled as before it."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield pressed
+        return
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def entry_object(module: str, attribute: str = "") -> Any:

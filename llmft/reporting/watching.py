@@ -21,6 +21,7 @@ _FIRST = (
     "accuracy", "entropy", "length", "tokens_per_second",
 )  # fmt: skip
 _MOST_CURVES = 12
+_YEARS = 1e9  # seconds
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _phase(folder: Path, now: float) -> Phase | None:
     left = None
     if done > first and total > done and at > began:
         left = max((at - began) / (done - first) * (total - done) - max(now - at, 0.0), 0.0)
+        left = left if left < _YEARS else None  # what comes of numbers that are no times
     return Phase(stage, name, done, total, left, metrics)
 
 

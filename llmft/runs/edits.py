@@ -58,6 +58,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.bf16": "refused",
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.max_length": "refused",
+    "stages[].train.max_prompt_length": "refused",
     "stages[].train.packing": "refused",
     "stages[].train.packing_strategy": "refused",
     "stages[].train.cross_document_attention": "refused",

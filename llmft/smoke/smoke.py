@@ -189,6 +189,8 @@ def _of_a_source(stage: Stage, dataset: Dataset[Any], key: str, folder: Path) ->
     """Yield the changes of a data block, or of one of its sources, at its key."""
     config: Any = dataset.config
     yield f"{key}.limit", min(config.limit or ROWS, ROWS)
+    if config.num_samples:
+        yield f"{key}.num_samples", min(config.num_samples, ROWS)
     if _is_here(config):
         return
     examples = [dict(record) for record in dataset.example_records()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ from urllib.parse import urlsplit
 
 from llmft.api.errors import EnvironmentFault, RecipeError
 from llmft.system.bounded_server import is_loopback
+from llmft.system.time_limit import TimeUp, time_limit
 
 SILENCE, LONGEST = 120.0, 900.0  # seconds without a byte, and for a whole answer
-LARGEST_ANSWER = 2**26
+LARGEST_ANSWER = 2**25  # as JSON it can take 20 times as much
 _PIECE = 2**16
 _SHOWN = 300
 
@@ -87,6 +87,13 @@ class ApiClient:
         return self._told(urllib.request.Request(f"{self.base}{path}", data, headers))
 
     def _told(self, request: urllib.request.Request) -> Any:
+        try:
+            with time_limit(LONGEST):  # its head, its chunks and its refusals too, byte by byte
+                return self._answered(request)
+        except TimeUp:
+            raise self._fault(f"is not done after {LONGEST:.0f} seconds") from None
+
+    def _answered(self, request: urllib.request.Request) -> Any:
         if self.key is not None:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         try:
@@ -108,13 +115,11 @@ class ApiClient:
         return urllib.request.build_opener(*handlers)
 
     def _read(self, answer: Any) -> bytes:
-        end, found = time.monotonic() + LONGEST, bytearray()
+        found = bytearray()
         while piece := answer.read1(_PIECE):
             found += piece
             if len(found) > LARGEST_ANSWER:
                 raise self._fault(f"answers with more than {LARGEST_ANSWER >> 20} MiB")
-            if time.monotonic() > end:
-                raise self._fault(f"is not done after {LONGEST:.0f} seconds")
         return bytes(found)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:

@@ -9,6 +9,7 @@ can send.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -19,15 +20,16 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from secrets import compare_digest
-from typing import Any
+from typing import Any, cast
 
 from llmft.api.errors import EnvironmentFault
 
-LARGEST_BODY = 64 * 1024
+LARGEST_BODY = LARGEST_HEAD = 64 * 1024
 MOST_CONNECTIONS = 64
 DEADLINE = 30.0  # seconds, for a whole request with its answer, and for a connection at rest
 LOOPBACK = "127.0.0.1"
 DIGITS = re.compile(r"[0-9]{1,9}")
+_CODING = "Transfer-Encoding"
 _LOCAL_NAMES = (LOOPBACK, "localhost", "[::1]")
 
 
@@ -127,6 +129,24 @@ class BoundedHandler(BaseHTTPRequestHandler):
         super().handle_one_request()
         self.server.answered(self.connection)
 
+    def parse_request(self) -> bool:
+        """Read the head of a request, of so many bytes at most; refuse one of two lengths."""
+        file = self.rfile
+        self.rfile = cast(Any, _Head(file))
+        try:
+            read = super().parse_request()
+        finally:
+            self.rfile = file
+        if not read:
+            return False
+        lengths, chunked = self.headers.get_all("Content-Length", []), self.headers.get(_CODING)
+        if len(lengths) > 1 or (lengths and chunked is not None):
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
+        if self.command != "POST" and (lengths not in ([], ["0"]) or chunked is not None):
+            self.close_connection = True  # its body is not read, and is no next request
+        return True
+
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse what is no proper request, with our headers."""
         self.close_connection = True
@@ -192,6 +212,21 @@ class BoundedHandler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
+
+
+class _Head:
+    """The lines of a request's head; http.server reads 100 of them, of 64 KB each."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._left = file, LARGEST_HEAD
+
+    def readline(self, most: int) -> bytes:
+        """Return the next line. Raises LineTooLong, which http.server answers with 431."""
+        line: bytes = self._file.readline(min(most, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.LineTooLong("head")
+        return line
 
 
 def same_token(given: str, wanted: str) -> bool:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
-from llmft.system import hub_client
+from llmft.system import fsio, hub_client
 from llmft.system.plain_files import read_text
+from llmft.system.time_limit import TimeUp, time_limit
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0  # without a byte
+_WHOLE_SECONDS = 60.0  # for a whole answer of a few bytes; a file's weights may take hours
 Name = tuple[str, str, str | None]
 """A kind ('model' or 'dataset'), a name on the hub, and the revision that a recipe gives."""
 
@@ -44,6 +46,19 @@ def begin_as_in(run: Path) -> None:
 def remember(name: Name, commit: str) -> None:
     """Keep the commit that a name was seen to mean."""
     _found[name] = commit
+
+
+def pin(name: Name, commit: str) -> None:
+    """Let a name mean a commit in the cache, for runs that cannot ask the hub."""
+    if is_commit(name[2]):
+        return
+    place = _cache_folder(*name[:2]) / "refs" / (name[2] or "main")
+    fsio.write_text(place, commit)
+
+
+def snapshot(name: Name, commit: str | None) -> Path:
+    """Return the folder of the cache with the files of a name at a commit; it may not be there."""
+    return _cache_folder(*name[:2]) / "snapshots" / (commit or "-")
 
 
 def known(name: Name) -> str | None:
@@ -110,10 +125,14 @@ def of_model(repo: str, revision: str | None) -> str | None:
 
     try:
         _ask(repo, revision)
-        place = Path(
-            hf_hub_download(repo, "config.json", revision=revision, local_files_only=unreachable())
-        )
-        _found[name] = place.parent.name
+        with time_limit(_WHOLE_SECONDS):
+            place = hf_hub_download(
+                repo, "config.json", revision=revision, local_files_only=unreachable()
+            )
+        _found[name] = Path(place).parent.name
+    except TimeUp as error:
+        what = f"cannot load '{repo}': {hub_client.host()} is not done after {_WHOLE_SECONDS:.0f} s"
+        raise EnvironmentFault("E201", what, fix="try again when it answers") from error
     except errors.LocalEntryNotFoundError as error:
         raise not_here(name) from error
     except errors.GatedRepoError as error:
@@ -149,7 +168,8 @@ def _ask(repo: str, revision: str | None) -> None:
         return
     url = hf_hub_url(repo, "config.json", revision=revision)
     try:
-        get_hf_file_metadata(url, timeout=_ANSWER_SECONDS)
+        with time_limit(_WHOLE_SECONDS):
+            get_hf_file_metadata(url, timeout=_ANSWER_SECONDS)
     except (
         errors.RepositoryNotFoundError,  # and that of gated ones
         errors.RevisionNotFoundError,
@@ -168,7 +188,8 @@ def of_dataset(repo: str, revision: str | None) -> str | None:
         from huggingface_hub import HfApi, errors
 
         try:
-            info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
+            with time_limit(_WHOLE_SECONDS):
+                info = HfApi().dataset_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:
                 _found[name] = info.sha
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
@@ -192,7 +213,8 @@ def of_adapter(repo: str, revision: str | None) -> str:
 
     if not unreachable() and not constants.is_offline_mode():
         try:
-            info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
+            with time_limit(_WHOLE_SECONDS):
+                info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
             if info.sha:
                 _found[name] = info.sha
                 return info.sha
@@ -226,7 +248,8 @@ def file_of_model(repo: str, commit: str, file: str, most: int) -> Path | None:
     if not unreachable() and not constants.is_offline_mode():
         try:
             url = hub.hf_hub_url(repo, file, revision=commit)
-            size = hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS).size or 0
+            with time_limit(_WHOLE_SECONDS):
+                size = hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS).size or 0
         except errors.EntryNotFoundError:
             return None
         except Exception as error:  # of whichever HTTP library the client speaks through

@@ -76,14 +76,49 @@ def start_python(
     )
 
 
+def found_program(name: str) -> Path | None:
+    """Return the full path of an installed program or script; None where PATH has none.
+
+    What the working folder holds is not found, whatever PATH says.
+    """
+    path = shutil.which(name, path=_absolute(os.environ.get("PATH", "").split(os.pathsep)))
+    return Path(path).resolve() if path else None
+
+
+def run_program(program: Path, *words: str, out: IO[bytes]) -> int:
+    """Run a program until it ends, and return its exit code.
+
+    program: its full path. out: takes what it prints, on both of its streams.
+    """
+    return subprocess.run(
+        [str(program.absolute()), *words],
+        stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(),
+    ).returncode  # fmt: skip
+
+
+def run_script(script: Path, *words: str, modules: Sequence[Path], out: IO[bytes]) -> int:
+    """Run a Python file until it ends, and return its exit code.
+
+    modules: the folders in which it finds modules, before those of this process; its own folder is
+    not among them unless it is named. out: as `run_program` has it.
+    """
+    variables = environment()
+    found = [*(str(folder.absolute()) for folder in modules), variables["PYTHONPATH"]]
+    command = [sys.executable, "-P", str(script.absolute()), *words]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        env=variables | {"PYTHONPATH": os.pathsep.join(found)},
+    ).returncode  # fmt: skip
+
+
 def answer_of(tool: str, *words: str, seconds: float) -> str | None:
     """Return what a system's tool prints; None where it is not installed, fails or is too slow."""
-    path = shutil.which(tool, path=_absolute(os.environ.get("PATH", "").split(os.pathsep)))
+    path = found_program(tool)
     if path is None:
         return None
     try:
         done = subprocess.run(
-            [path, *words], capture_output=True, text=True, timeout=seconds, check=True,
+            [str(path), *words], capture_output=True, text=True, timeout=seconds, check=True,
             env=environment(),
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):

@@ -27,9 +27,14 @@ ROWS: dict[str, api.Row] = {
     ),
     "preference": api.PreferenceRow("Where is Oslo?", "Norway.", "Peru.", 1.0, "made-up:1"),
     "unpaired": api.UnpairedRow("Where is Oslo?", "Norway.", True, origin="made-up:1"),
+    "classification": api.ClassificationRow("Oslo is in Norway.", 1, origin="made-up:1"),
     "prompt": api.PromptRow("Where is Oslo?", ("Norway",), "made-up:1"),
 }
 """One row of each kind."""
+OTHERS: dict[str, api.Row] = {
+    "classification": api.ClassificationRow("Lima is in Norway.", 0, origin="made-up:2"),
+}
+"""Another row of a kind, where two of the same are nothing to learn from."""
 
 
 class AlignmentContract(SettingsContract):
@@ -60,7 +65,7 @@ class AlignmentContract(SettingsContract):
     ) -> None:
         for kind in self.method_class.rows:
             work = self.make(settings)
-            stage = TrainingStage(work, [ROWS[kind]] * 4, tmp_path)
+            stage = TrainingStage(work, [ROWS[kind], OTHERS.get(kind, ROWS[kind])] * 2, tmp_path)
             try:
                 return_checks.result_of(work, work.train(stage), stage.folder)
                 return_checks.row_values_of(work, work.evaluate(stage))
@@ -108,7 +113,7 @@ class _Data:
         encoded = []
         for row in rows:
             # As the engine's: a preference or a bare prompt has no single text to learn.
-            if isinstance(row, api.PreferenceRow | api.UnpairedRow | api.PromptRow):
+            if not isinstance(row, api.TextRow | api.CompletionRow | api.ChatRow):
                 raise api.DataError("E300", f"{row.origin}: no text to learn in this kind of row")
             ids = tuple(self._tokenizer(str(row)).input_ids)
             encoded.append(api.Encoded(ids, ids, row.origin))

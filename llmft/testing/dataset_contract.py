@@ -19,6 +19,7 @@ ROW_TYPES: dict[str, type[Any]] = {
     "chat": api.ChatRow,
     "preference": api.PreferenceRow,
     "unpaired": api.UnpairedRow,
+    "classification": api.ClassificationRow,
     "prompt": api.PromptRow,
 }
 ODD_ANSWERS = ("", " ", "Oslo", "the answer is Oslo", "\x00", "ß🙂", "a" * 10_000)

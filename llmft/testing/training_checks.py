@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,8 @@ class TrainingStage:
     def __init__(self, work: api.Alignment[Any], rows: Sequence[api.Row], folder: Path) -> None:
         self.train = api.TrainSettings.model_validate({})
         self.work, self.folder, self.fitted = work, folder, False
-        self.data, self.models, self.sampler = _Data(rows), _Models(), _Sampler()
+        self.data, self.models, self.sampler = _Data(rows), _Models(work), _Sampler()
         self.log = _Log()
-        work.extend(self.models.model)
 
     def fit(self, items: Sequence[Any], objective: api.Objective) -> api.StageResult:
         assert items, "it trains on no items"
@@ -123,6 +123,15 @@ class _Data:
                 found.append(made)
         return found
 
+    def encode_classification(self, rows: Sequence[api.Row]) -> list[api.EncodedClassification]:
+        found = []
+        for row in rows:
+            assert isinstance(row, api.ClassificationRow), f"{row.origin}: it has no class"
+            ids = self._ids(str(row.prompt))
+            none = (-100,) * len(ids)
+            found.append(api.EncodedClassification(ids, none, row.origin, row.label))
+        return found
+
     def encode_prompts(
         self, rows: Sequence[api.Row], max_new_tokens: int
     ) -> list[api.EncodedPrompt]:
@@ -147,8 +156,14 @@ class _Models:
 
     shares_prompts = False
 
-    def __init__(self) -> None:
-        self.model, self.tokenizer = tiny_llama(), tiny_tokenizer(chat=True)
+    def __init__(self, work: api.Alignment[Any]) -> None:
+        self.work, self.tokenizer = work, tiny_tokenizer(chat=True)
+
+    @cached_property
+    def model(self) -> Any:
+        model = tiny_llama()
+        self.work.extend(model)
+        return model
 
     def reference(self) -> Any:
         return contextlib.nullcontext()

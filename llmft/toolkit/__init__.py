@@ -32,7 +32,7 @@ from llmft.data.pair_encoding import cut_at_start
 from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
-from llmft.evaluation.intervals import wilson
+from llmft.evaluation.intervals import corpus_values, wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -68,7 +68,10 @@ __all__ = [
     "answers_of",
     "asked_as",
     "call_trusted",
+    "class_logits",
+    "class_names",
     "combine",
+    "corpus_values",
     "cut_at_start",
     "dealing_out",
     "dealt",
@@ -103,6 +106,7 @@ __all__ = [
     "rewards",
     "router_coefficient",
     "router_loss",
+    "save_classifier",
     "save_score_head",
     "save_tensors",
     "save_value_head",
@@ -120,6 +124,7 @@ __all__ = [
     "untrained",
     "value_parameters",
     "values",
+    "why_no_classifier",
     "wilson",
     "with_system",
     "without_dropout",
@@ -193,11 +198,15 @@ def last_hidden(model: Any, rows: Sequence[Encoded], shared: Shared | None = Non
     return forward.last_hidden(model, rows, shared)
 
 
-def add_score_head(model: Any) -> None:
-    """Add a trainable scalar head to a model, for `Alignment.extend`."""
+def add_score_head(model: Any, outputs: int = 1, std: float | None = None) -> None:
+    """Add a trainable head to a model, for `Alignment.extend`; it is read at the last token.
+
+    outputs: one for a reward model, else one for each class. std: of its first weights; default:
+    that of Stiennon et al. (2020).
+    """
     from llmft.modeling import heads
 
-    heads.add_score_head(model)
+    heads.add_score_head(model, outputs, std)
 
 
 def save_score_head(model: Any, folder: Path) -> None:
@@ -207,8 +216,38 @@ def save_score_head(model: Any, folder: Path) -> None:
     heads.save_score_head(model, folder)
 
 
+def save_classifier(
+    model: Any, folder: Path, names: Sequence[str], problem_type: str, pad_token_id: int | None
+) -> None:
+    """Write a classifier's head and config, as transformers loads them, for `Alignment.save`."""
+    from llmft.modeling import heads
+
+    heads.save_classifier(model, folder, names, problem_type, pad_token_id)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Return the names of the classes that `save_classifier` wrote into a folder."""
+    from llmft.modeling import heads
+
+    return heads.class_names(folder)
+
+
+def class_logits(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Return the logits of each row's classes, at its last token, shape (B, C), float32."""
+    from llmft.modeling import heads
+
+    return heads.class_logits(model, rows)
+
+
+def why_no_classifier(config: Any) -> str:
+    """Return why transformers has no classifier of this kind for a model's config; '': it has."""
+    from llmft.modeling import heads
+
+    return heads.why_no_classifier(config)
+
+
 def load_score_head(model: Any, folder: Path) -> None:
-    """Add the scalar head that was saved in a folder, for `Alignment.load`."""
+    """Add the head that was saved in a folder, for `Alignment.load`."""
     from llmft.modeling import heads
 
     heads.load_score_head(model, folder)

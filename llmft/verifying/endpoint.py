@@ -33,6 +33,8 @@ from llmft.verifying.export import (
     tolerances,
 )
 
+_LONGEST_NAME, _SHOWN = 1000, 100  # letters of a model's name, and of those that are told
+_LETTERS = 1000  # of a token, at most: what is longer than so many for each is no answer
 _FORM = "answers in another form than OpenAI's"
 
 
@@ -108,17 +110,22 @@ class _Endpoint:
         with _shape(self.client):
             choice = told["choices"][0]
             text = choice["message"]["content"] if "message" in choice else choice["text"]
+            text = "" if text is None else _text(text)[: _LETTERS * (self.max_new_tokens + 1)]
             words, logps = _tokens(choice.get("logprobs"))
             ids_in = choice.get("prompt_token_ids") or told.get("prompt_token_ids")
             return _Told(
-                str(text or ""),
+                text,
                 choice.get("finish_reason") == "stop",
                 None if ids_in is None else tuple(map(_whole, ids_in)),
-                None if choice.get("token_ids") is None else [*map(_whole, choice["token_ids"])],
+                self._ids_out(choice.get("token_ids")),
                 None if not told.get("usage") else _whole(told["usage"]["prompt_tokens"]),
                 words,
                 logps,
             )
+
+    def _ids_out(self, told: Any) -> list[int] | None:
+        """Return an answer's ids: as many as were asked for, and one more where it has more."""
+        return None if told is None else [*map(_whole, told[: self.max_new_tokens + 1])]
 
 
 class _shape:
@@ -220,11 +227,11 @@ def _model(client: ApiClient, wanted: str | None, recipe: str) -> str:
             "E213", what, fix="give the address as http://host:port/v1"
         ) from None
     with _shape(client):
-        names = [str(one["id"]) for one in told["data"]]
+        names = [_text(one["id"])[:_LONGEST_NAME] for one in told["data"]]
     if wanted is None:
         wanted = names[0] if len(names) == 1 else recipe
     if wanted not in names:
-        there = ", ".join(names[:10]) or "none"
+        there = ", ".join(name[:_SHOWN] for name in names[:10]) or "none"
         what = f"the endpoint at {client.host} has no model '{wanted}' (it has: {there})"
         raise RecipeError("E090", what, fix="name one: --model NAME")
     return wanted
@@ -398,11 +405,12 @@ def _tokens(told: Any) -> tuple[list[str], list[float | None]]:
     if not told:
         return [], []
     if isinstance(content := told.get("content"), list):
-        return [str(one["token"]) for one in content], [_number(one["logprob"]) for one in content]
+        words = [_text(one["token"]) for one in content]
+        return words, [_number(one["logprob"]) for one in content]
     words, logps = told["tokens"], told["token_logprobs"]
     if len(words) != len(logps):
         raise ValueError("of other lengths")
-    return [*map(str, words)], [*map(_number, logps)]
+    return [*map(_text, words)], [*map(_number, logps)]
 
 
 def _number(told: Any) -> float | None:
@@ -412,6 +420,12 @@ def _number(told: Any) -> float | None:
 
 
 def _whole(told: Any) -> int:
-    if type(told) is not int:
-        raise ValueError("no whole number")
+    if type(told) is not int or not 0 <= told < 2**31:
+        raise ValueError("no token id, and no count of them")
+    return told
+
+
+def _text(told: Any) -> str:
+    if not isinstance(told, str):
+        raise ValueError("no text")
     return told

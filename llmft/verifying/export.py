@@ -123,26 +123,39 @@ def verify_export(
     apart = distance(ours.numbers, theirs.numbers)
     partings = [*id_partings(trained.base.tokenizer, own_ids, target_ids)]
     answers = list(answer_partings(trained.base.tokenizer, ours, theirs, most))
-    ids_fine, ties = not partings, sum(part.what == "a tie" for part in answers)
-    answers_fine = len(answers) == ties
-    count = len(own_ids)
-    checks = (
+    checks = checks_of(len(own_ids), partings, answers, apart, (most, mean))
+    close = apart.max_logp <= most and apart.mean_logp <= mean
+    causes = [*_causes_of_ids(trained, tokenizer, own_ids, target_ids)]
+    causes += _causes_of_numbers(ours.dtype, theirs.dtype, quantised, close=close)
+    if close and not checks[1].fine:
+        causes.append(_generation_cause(target))
+    return Verdict(checks, (*partings, *answers), tuple(causes), apart)
+
+
+def checks_of(
+    count: int,
+    partings: Sequence[Parting],
+    answers: Sequence[Parting],
+    apart: Distance,
+    allowed: tuple[float, float],
+) -> tuple[Check, ...]:
+    """Return the four checks of `count` prompts: ids, answers, and the two differences.
+
+    partings, answers: where ids and answers differ. allowed: the largest and the mean difference.
+    """
+    most, mean = allowed
+    ties = sum(part.what == "a tie" for part in answers)
+    told = f"{count - len(answers)} the same" + (f", {ties} part at a tie" if ties else "")
+    return (
         Check("token ids in", f"{count} prompts", f"{count - len(partings)} the same", "all",
-              ids_fine),
-        Check("greedy answers", f"{count} answers",
-              f"{count - len(answers)} the same" + (f", {ties} part at a tie" if ties else ""),
-              "all, but for ties", answers_fine),
+              not partings),
+        Check("greedy answers", f"{count} answers", told, "all, but for ties",
+              len(answers) == ties),
         Check("log-probabilities, largest difference", f"{apart.tokens} tokens",
               f"{apart.max_logp:.2e}", f"{most:g}", apart.max_logp <= most),
         Check("log-probabilities, mean difference", f"{apart.tokens} tokens",
               f"{apart.mean_logp:.2e}", f"{mean:g}", apart.mean_logp <= mean),
     )  # fmt: skip
-    close = apart.max_logp <= most and apart.mean_logp <= mean
-    causes = [*_causes_of_ids(trained, tokenizer, own_ids, target_ids)]
-    causes += _causes_of_numbers(ours.dtype, theirs.dtype, quantised, close=close)
-    if close and not answers_fine:
-        causes.append(_generation_cause(target))
-    return Verdict(checks, (*partings, *answers), tuple(causes), apart)
 
 
 def _kind_of(target: Path, trained: TrainedStage) -> str:

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from llmft.api import EnvironmentFault, Field, Line, Refusal, hookimpl
 from llmft.toolkit import token_ids
-from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig, attention_heads
 
 
 class PromptTuning(SoftPrompt["PromptTuning.Config"]):
@@ -80,7 +80,7 @@ class PromptTuning(SoftPrompt["PromptTuning.Config"]):
             num_virtual_tokens=self.config.num_virtual_tokens,
             num_transformer_submodules=1,
             num_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
+            num_attention_heads=attention_heads(model) or 1,  # PEFT asks, and does not read it
             token_dim=model.get_input_embeddings().embedding_dim,
             prompt_tuning_init=self.config.prompt_tuning_init,
             prompt_tuning_init_text=self.config.prompt_tuning_init_text,

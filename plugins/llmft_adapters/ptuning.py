@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from llmft.api import Field, hookimpl
-from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig, attention_heads
 
 
 class PTuning(SoftPrompt["PTuning.Config"]):
@@ -58,7 +58,7 @@ class PTuning(SoftPrompt["PTuning.Config"]):
             num_virtual_tokens=self.config.num_virtual_tokens,
             num_transformer_submodules=1,
             num_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
+            num_attention_heads=attention_heads(model) or 1,  # PEFT asks, and does not read it
             token_dim=width,
             encoder_reparameterization_type=self.config.encoder_reparameterization_type,
             encoder_hidden_size=self.config.encoder_hidden_size or width,

@@ -23,7 +23,10 @@ from llmft.api import (
 MOST = 100_000_000
 """Rows of a mixture; weights that would draw more of them are taken for a mistake."""
 _BLOCK = 1000  # sources drawn at a time, as datasets.interleave_datasets draws them
-_OF_SOURCES = ("split", "limit", "on_bad_row", "max_bad_rows", "drop", "name", "weight")
+_OF_SOURCES = (
+    "split", "limit", "num_samples", "on_bad_row", "max_bad_rows", "drop", "replace", "name",
+    "weight",
+)  # fmt: skip
 
 Stopping = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement"]
 

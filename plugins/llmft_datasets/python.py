@@ -27,7 +27,7 @@ from llmft.toolkit import (
     trusted_function,
     trusted_items,
 )
-from llmft_datasets import chat, jsonl, preference, prompts, unpaired
+from llmft_datasets import chat, classification, jsonl, preference, prompts, unpaired
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 _ANSWERS = "answers"
@@ -37,8 +37,8 @@ class Python(Dataset["Python.Config"]):
     """Rows that a function in a Python file gives; it runs only with `--trust file:FILE`.
 
     `def rows(split)` returns or yields dictionaries with TRL's columns: prompt and completion, and
-    a label where they are unpaired; text; messages; prompt, chosen and rejected; or a prompt alone;
-    and, where they are known, answers.
+    a label where they are unpaired; text, or text and label; messages; prompt, chosen and rejected;
+    or a prompt alone; and, where they are known, answers.
     """
 
     method = "python"
@@ -118,6 +118,11 @@ class Python(Dataset["Python.Config"]):
             judged = unpaired.Columns(answers=answers)
             return unpaired.Unpaired(
                 unpaired.Unpaired.Config(method="unpaired", columns=judged, **answered)
+            )
+        if kind == "classification":
+            made_of: Any = classification.Classification.Config
+            return classification.Classification(
+                made_of(method="classification", chat=in_chat, **where)
             )
         if kind == "prompt":
             asked = prompts.Columns(answers=answers)

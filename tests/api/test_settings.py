@@ -17,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.api import ChatRow, Encoded, Message
+from llmft.api import ChatRow, Encoded, Message, PreferenceRow
 from llmft.api.errors import DataError, LlmftError
 from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.model_settings import ModelSource, Quantization, RopeScaling
 from llmft.api.rows import IGNORED
 from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.data.encoding import Encoder
+from llmft.data.pair_encoding import encode_pairs
+from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation import evaluation, generation
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.rope_scaling import stretch
@@ -212,6 +214,17 @@ def packed_lengths(model: Any, items: Any) -> list[int]:
     return [sum(lengths(model, item)) for item in items]
 
 
+def prompts_of_pairs(settings: TrainSettings, lab: Lab) -> list[str]:
+    """Return the prompts of a pair's two rows, and of an answer with a label, as text."""
+    pair = PreferenceRow("How to?", " so", " or")
+    encoder = Encoder(tiny_tokenizer(pad=True), settings.max_length)
+    ((both,), _), ((one, _), _) = (
+        encode(encoder, [pair], settings) for encode in (encode_pairs, encode_unpaired)
+    )
+    rows = (both.chosen, both.rejected, one)
+    return [bytes(row.input_ids[: row.labels.count(IGNORED)]).decode() for row in rows]
+
+
 AS_TEXT = {"columns": {"text": "{prompt}{completion}"}}
 BATCH = {"per_device_train_batch_size": 4}
 SAVING = {**BATCH, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
@@ -251,6 +264,9 @@ TRAIN = {
         True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
     ),
     "max_length": Case(16, to_train(lambda model, items: max(lengths(model, items))), 16),
+    "max_prompt_length": Case(
+        3, prompts_of_pairs, ["to?"] * 3, was=["How to?"] * 3, also={"max_length": 64},
+    ),
     "packing": Case(
         True, to_train(lambda model, items: {isinstance(item, tuple) for item in items}), {True},
         also={"max_length": 64}, was={False},

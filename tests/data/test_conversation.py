@@ -180,3 +180,30 @@ def test_data_in_place_of_a_users_text_is_named():
     ):
         with pytest.raises(DataError, match=f"turn 0 has {what}"):
             messages_of([{"role": "user", "content": content}], "x:1")
+
+
+@pytest.mark.parametrize("deep", [130, 500, 990, 100_000])
+def test_brackets_inside_brackets_are_named_wherever_a_cell_holds_json(deep):
+    nest = "[" * deep + "]" * deep
+    calls = [{"function": {"name": "f", "arguments": f'{{"a": {nest}}}'}}]
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": calls}]
+    for read in (
+        lambda: messages_of(nest, "x:1"),
+        lambda: messages_of(turns, "x:1"),
+        lambda: tools_of(f'[{{"a": {nest}}}]', "x:1"),
+    ):
+        with pytest.raises(DataError, match="more than 128 deep"):
+            read()
+
+
+def test_as_many_brackets_as_a_schema_may_have_are_read():
+    schema = '{"properties": ' * 50 + "{}" + "}" * 50
+    assert tools_of(f'[{{"function": {schema}}}]', "x:1")
+    assert len(tools_of("[" + ", ".join(['{"a": [1]}'] * 500) + "]", "x:1")) == 500
+
+
+def test_half_a_surrogate_pair_in_a_cell_of_json_is_named():
+    half = r'[{"role": "user", "content": "\ud83d"}]'
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        messages_of(half, "x:1")
+    assert messages_of(half.replace(r"\ud83d", r"\ud83d\ude42"), "x:1")[0]["content"] == "🙂"

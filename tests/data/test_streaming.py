@@ -11,7 +11,7 @@ from llmft_alignments.sft import CompletionLoss
 from llmft_datasets.jsonl import Jsonl
 
 from llmft.api import Encoded
-from llmft.api.errors import DataError
+from llmft.api.errors import CheckpointError, DataError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import PackedObjective, pack
 from llmft.data.stage_rows import Rows, leave_out_by_tokens, stage_rows
@@ -195,3 +195,24 @@ def test_the_first_records_are_not_held_by_a_stream_that_skips_them(path):
     assert [row.text for row in stream.read(8).rows] == ["8", "9"]
     assert stream.read(10).rows == []
     assert [row.text for row in islice(stream.read(0).rows, 2)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("place", [
+    {"taken": 5}, {"taken": -1}, {"record": -2}, {"record": 10**30}, {"epoch": "0"},
+    {"record": True}, {"taken": 1.0}, {"epoch": None}, {"record": [0]},
+])  # fmt: skip
+def test_a_place_that_the_data_does_not_have_is_refused(path, place):
+    stream = items(path)
+
+    def go_on():
+        stream.restore({"epoch": 0, "record": 0, "taken": 0} | place)
+        stream.take(1)
+
+    with pytest.raises(CheckpointError, match="place in the streamed data is none") as caught:
+        go_on()
+    assert caught.value.faults[0].code == "E401"
+    for state in ([], {}, None, "x"):
+        with pytest.raises(CheckpointError, match="place in the streamed data is none"):
+            items(path).restore(state)
+    stream.restore({"epoch": 0, "record": 4, "taken": 4})  # a buffer's end is a place
+    assert sorted(stream.take(2)) == [8, 9]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,8 @@ def write_rows(path, rows):
     if path.name.endswith(".gz"):
         text = gzip.compress(text)
     if path.name.endswith(".zst"):
+        import pyarrow
+
         text = pyarrow.compress(text, codec="zstd", asbytes=True)
     path.write_bytes(text)
 
@@ -439,3 +442,42 @@ def test_a_packed_file_that_is_no_text_and_cut_short_is_named(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(packed[:-200])
     with pytest.raises(DataError, match=r"a\.csv\.gz: byte \d+ is not UTF-8"):
         list(read_file(tmp_path / "a.csv.gz"))
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(("ending", "sample_by"), [
+    (".jsonl", "line"), (".txt", "line"), (".txt", "paragraph"), (".txt", "document"),
+])  # fmt: skip
+def test_empty_lines_without_end_are_refused(tmp_path, ending, sample_by, packing):
+    path = tmp_path / f"a{ending}{packing}"
+    text = b'{"text": "a"}\n' + (b" " * 99 + b"\n") * 2**14
+    if packing == ".zst":
+        import pyarrow
+
+        text = pyarrow.compress(text, "zstd", asbytes=True)
+    path.write_bytes(gzip.compress(text, 1) if packing == ".gz" else text)
+    limits = ReadLimits(row_mb=1)
+    with pytest.raises(DataError, match="larger than 1 MB"):
+        list(read_file(path, limits, sample_by))
+    if sample_by != "document":
+        assert len(list(read_file(path, ReadLimits(row_mb=3), sample_by))) == 1
+
+
+def test_a_text_of_short_lines_takes_no_more_memory_than_a_long_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\n" * 2**20)
+    tracemalloc.start()
+    try:
+        ((_, record),) = read_file(path, ReadLimits(), "document")
+        assert tracemalloc.get_traced_memory()[1] < 12 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert len(record["text"]) == 2**21
+
+
+def test_a_record_of_brackets_inside_brackets_is_refused(tmp_path):
+    for deep in (130, 900, 100_000):
+        path = tmp_path / "a.jsonl"
+        path.write_text('{"a": ' + "[" * deep + "]" * deep + "}\n")
+        with pytest.raises(DataError, match="not readable JSON: brackets inside"):
+            list(read_file(path))

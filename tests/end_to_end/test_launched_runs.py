@@ -149,6 +149,52 @@ def test_a_whole_recipe_with_ppo_has_the_curve_of_one_process(recipe, run, pairs
     assert_same_curve(two, one, "ppo")
 
 
+def of_other_methods(recipe: dict, folder: Path) -> dict[str, dict]:
+    """Return recipes of methods whose batches or rows are special: kto, cpo and streamed rows."""
+    answers = [
+        {"prompt": f"say {n}:", "completion": f" {n % 7}", "label": n % 3 > 0} for n in range(20)
+    ]
+    pairs = [{"prompt": f"say {n}:", "chosen": f" {n % 7}", "rejected": " no"} for n in range(20)]
+    for name, rows in (("unpaired", answers), ("preference", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = {"max_steps": 7, "per_device_train_batch_size": 2, "train_batch_size": 4,
+             "learning_rate": 0.01, "logging_steps": 1}  # fmt: skip
+    found = {}
+    for name, data in (("kto", "unpaired"), ("cpo", "preference"), ("sft", "")):
+        found[name] = copy.deepcopy(recipe)
+        (stage,) = found[name]["stages"]
+        stage |= {"alignment": {"method": name}, "train": dict(train)}
+        stage["data"] = (
+            {"method": data, "path": str(folder / f"{data}.jsonl")}
+            if data
+            else {**stage["data"], "streaming": True, "buffer_size": 11}
+        )
+        stage["evaluate"] = {"metrics": [], "holdout": 0.2} if data else None
+    return found
+
+
+def test_kto_cpo_and_streamed_rows_have_the_curve_of_one_process(recipe, run, pairs, tmp_path):
+    recipes = of_other_methods(recipe, tmp_path)
+    jobs = {
+        name: {
+            "argv": [
+                "run", str(written(tmp_path / f"{name}.yaml", data)),
+                "--output-dir", str(tmp_path / name),
+            ]
+        }
+        for name, data in recipes.items()
+    }  # fmt: skip
+    codes = pairs(*jobs.values())
+    assert codes == [[0, 0]] * 3, [said(job) for job in jobs.values()]
+    for name, data in recipes.items():
+        two, one = the_run(tmp_path / name), run(data).folder
+        assert json.loads((two / "lock.json").read_text())["processes"] == 2
+        assert_same_curve(two, one, "sft")
+        results = [json.loads((r / "stages/sft/result.json").read_text()) for r in (two, one)]
+        for moment in ("before", "after"):
+            assert results[0][moment] == pytest.approx(results[1][moment], rel=1e-4, abs=1e-6)
+
+
 def steady(recipe: dict) -> dict:
     """Return the recipe with dropout, and so many steps that a signal comes in time."""
     stage = recipe["stages"][0]

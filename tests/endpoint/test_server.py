@@ -10,8 +10,9 @@ import time
 import pytest
 
 from llmft.api.errors import EnvironmentFault
-from llmft.endpoint import answering, server
+from llmft.endpoint import answering, requests, server
 from llmft.endpoint.answering import Answerer, Busy, Question
+from llmft.endpoint.requests import BadRequest, ChatRequest, CompletionRequest, read
 from llmft.endpoint.server import Endpoint
 
 from .conftest import KEY
@@ -95,6 +96,65 @@ def test_a_body_is_json_of_a_stated_and_small_size(client):
         assert client.send(method, path).status == 501
     assert client.send("POST", "/v1/embeddings", ASKED, **JSON).status == 404
     assert client.send("POST", path, ASKED, **JSON).status == 200
+
+
+@pytest.mark.parametrize(("each", "form", "kind"), [
+    *((each, b'"prompt": [%s]', CompletionRequest) for each in ("{}", "[]", "-1", "[-1]", "null")),
+    ("{}", b'"messages": [%s]', ChatRequest),
+    ("{}", b'"messages": [{"role": "user", "content": [%s]}]', ChatRequest),
+    ('""', b'"prompt": "a", "stop": [%s]', CompletionRequest),
+    ('"%x": 0', b'"prompt": "a", %s', CompletionRequest),
+    ('"%x": 0', b'"messages": [{"role": "user", "content": [{%s}]}]', ChatRequest),
+])  # fmt: skip
+def test_a_body_of_many_mistakes_is_refused_at_the_first(each, form, kind):
+    many = ", ".join(each % n if "%" in each else each for n in range(60_000)).encode()
+    body = json.loads(b'{"model": "tiny", ' + form % many + b"}")
+    began = time.process_time()
+    with pytest.raises(BadRequest) as caught:
+        read(kind, body)
+    assert time.process_time() - began < 0.5
+    assert len(str(caught.value)) < 200
+
+
+def test_so_many_log_probabilities_are_told_at_most(client, monkeypatch):
+    monkeypatch.setattr(requests, "_MOST_LOGPS", 11)
+    assert client.complete([1, 2, 3, 4, 5], echo=True, logprobs=1).status == 200
+    told = client.complete([1, 2, 3, 4], echo=True, logprobs=2)
+    assert (told.status, told.data["error"]["param"]) == (400, "logprobs")
+    assert "12 log-probabilities" in told.data["error"]["message"]
+    assert client.complete([[1, 2, 3]] * 2, echo=True, logprobs=1).status == 400
+    assert client.complete([1, 2, 3, 4], echo=True).status == 200
+
+
+def _raw(client, sent: bytes) -> bytes:
+    """Return everything that is answered to bytes, until the connection ends."""
+    with socket.create_connection(("127.0.0.1", client.server.server_port), timeout=10) as raw:
+        raw.sendall(sent)
+        raw.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: raw.recv(65536), b""))
+
+
+def test_what_a_request_brings_is_never_taken_for_the_next_one(client):
+    host = f"Host: 127.0.0.1:{client.server.server_port}\r\n".encode()
+    inner = b"GET /v1/models HTTP/1.1\r\n" + host + b"\r\n"
+    size = b"Content-Length: %d\r\n" % len(inner)
+    post = b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n" + host
+    told = _raw(client, b"GET /health HTTP/1.1\r\n" + host + size + b"\r\n" + inner)
+    assert told.count(b"HTTP/1.1 ") == 1
+    assert told.count(b"HTTP/1.1 200") == 1
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+    for framed in (b"Content-Length: 2\r\n" + size + b"\r\n{}", size + chunked, chunked):
+        told = _raw(client, post + framed + inner)
+        assert told.count(b"HTTP/1.1 ") == 1
+        assert told.startswith((b"HTTP/1.1 400", b"HTTP/1.1 411"))
+    assert _raw(client, inner * 2).count(b"HTTP/1.1 200") == 2  # one after another is fine
+
+
+def test_the_head_of_a_request_is_small(client):
+    host = f"Host: 127.0.0.1:{client.server.server_port}\r\n".encode()
+    start, line = b"GET /health HTTP/1.1\r\n" + host, b"X-%d: " + b"x" * 10_000 + b"\r\n"
+    assert _raw(client, start + b"".join(line % n for n in range(5)) + b"\r\n")[9:12] == b"200"
+    assert _raw(client, start + b"".join(line % n for n in range(7)) + b"\r\n")[9:12] == b"431"
 
 
 def test_other_pages_and_foreign_names_get_nothing(client):

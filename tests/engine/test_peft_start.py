@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 from peft import (
+    C3AConfig,
+    FourierFTConfig,
+    HRAConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
     LoraConfig,
+    MissConfig,
+    OFTConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
+    RandLoraConfig,
+    ShiraConfig,
+    VBLoRAConfig,
+    VeraConfig,
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
@@ -52,7 +64,33 @@ MADE = {
     "biased": LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, lora_bias=True,
                          target_modules=QV),
 }  # fmt: skip
+# PEFT's further methods: the config, and the rest of the block that describes its folder.
+BRIDGED = {
+    "vera": (VeraConfig(r=8, projection_prng_key=3, d_initial=0.3), {"projection_prng_key": 3}),
+    "ia3": (IA3Config(feedforward_modules=["v_proj"]), {"feedforward_modules": ["v_proj"]}),
+    "oft": (OFTConfig(oft_block_size=4, use_cayley_neumann=False), {"use_cayley_neumann": False}),
+    "loha": (LoHaConfig(r=2, alpha=6, rank_dropout=0.1), {"r": 2, "alpha": 6}),
+    "lokr": (LoKrConfig(r=2, alpha=6, decompose_both=True), {"alpha": 6, "decompose_both": True}),
+    "vblora": (VBLoRAConfig(r=2, num_vectors=16, vector_length=8, topk=3), {"topk": 3}),
+    "fourierft": (FourierFTConfig(n_frequency=40, random_loc_seed=5), {"random_loc_seed": 5}),
+    "randlora": (RandLoraConfig(r=4, randlora_alpha=40), {"randlora_alpha": 40}),
+    "c3a": (C3AConfig(block_size=4, init_weights=True), {"block_size": 4}),
+    "hra": (HRAConfig(r=4, apply_GS=True, init_weights=False), {"apply_GS": True}),
+    "shira": (ShiraConfig(r=2, random_seed=9), {"r": 2}),
+    "miss": (MissConfig(r=4, init_weights="bat"), {"init_weights": "bat"}),
+}  # fmt: skip
+SIZES = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}, "lokr": {"r": 2}, "randlora": {"r": 4},
+         "vblora": {"r": 2, "num_vectors": 16, "vector_length": 8}, "hra": {"r": 4},
+         "fourierft": {"n_frequency": 40}, "miss": {"r": 4}, "c3a": {"block_size": 8},
+         "shira": {"r": 3}}  # fmt: skip
+for name, (config, _) in BRIDGED.items():
+    config.task_type, config.target_modules = "CAUSAL_LM", {"q_proj", "v_proj"}
+    MADE[name] = config
 BLOCKS = {
+    **{
+        name: {"method": name, "target_modules": QV, **SIZES.get(name, {}), **rest}
+        for name, (_, rest) in BRIDGED.items()
+    },
     "lora": LORA,
     "dora": {
         "method": "dora", "r": 4, "lora_alpha": 8, "use_rslora": True,
@@ -121,6 +159,31 @@ def test_a_stage_goes_on_with_the_logits_of_plain_peft(name, made, job, model_fo
     assert lock["adapters"][str(made(name))]["adapter_model.safetensors"] == fsio.sha256(
         made(name) / "adapter_model.safetensors"
     )
+
+
+@pytest.mark.parametrize("name", list(BRIDGED))
+def test_a_bridged_method_says_what_of_a_folder_is_not_as_in_its_block(name, made, job):
+    """Without what the block says beside its sizes, another adapter would be computed."""
+    rest = BRIDGED[name][1]
+    sizes = {"method": name, "target_modules": QV, **SIZES.get(name, {})}
+    found = faults(job(f"peft:{made(name)}", sizes))
+    assert "E034" in found
+    for key, value in rest.items():
+        assert key in found or "have another shape" in found, found
+        wanted = f"[{', '.join(value)}]" if isinstance(value, list) else str(value).lower()
+        assert f"{key}: {wanted}" in found, found
+    assert "target_modules: [q_proj, v_proj]" in found or name == "ia3"
+
+
+def test_a_bridged_method_takes_no_other_kind_and_no_regex(made, job, tmp_path):
+    vera = {**BLOCKS["vera"]}
+    assert 'type "IA3", and not VERA' in faults(job(f"peft:{made('ia3')}", vera))
+    folder = tmp_path / "copy"
+    shutil.copytree(made("ia3"), folder)
+    edit(folder, feedforward_modules="(a+)+$")
+    assert "regular expression" in faults(job(f"peft:{folder}", BLOCKS["ia3"]))
+    more = {**BLOCKS["hra"], "target_modules": [*QV, "k_proj"]}
+    assert "it has none for 2 that this block trains" in faults(job(f"peft:{made('hra')}", more))
 
 
 def test_the_adapter_is_the_reference_of_preference_training(made, job, tmp_path):

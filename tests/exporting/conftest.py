@@ -57,23 +57,25 @@ def train(
 
     made: dict[str, Path] = {}
 
-    def train(adapter: dict[str, Any] = LORA, **model: Any) -> Path:
-        key = json.dumps([adapter, {k: str(v) for k, v in model.items()}])
+    def train(
+        adapter: dict[str, Any] = LORA, data: dict[str, Any] | None = None, **model: Any
+    ) -> Path:
+        key = json.dumps([adapter, data, {k: str(v) for k, v in model.items()}])
         if key not in made:
             folder = tmp_path_factory.mktemp("runs")
             stage = {
                 "name": "sft", "adapter": adapter, "alignment": {"method": "sft"},
-                "data": {"method": "jsonl", "path": str(rows_file)},
+                "data": data or {"method": "jsonl", "path": str(rows_file)},
                 "train": {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 1,
                           "learning_rate": 0.02},
                 "evaluate": {"metrics": ["loss", "exact_match"], "holdout": 0.3, "samples": 3,
                              "max_new_tokens": 8},
             }  # fmt: skip
-            data = {"recipe": 1, "name": "tiny", "output_dir": str(folder / "runs"),
-                    "model": {"path": str(model_folder)} | model, "stages": [stage],
-                    "trackers": [{"method": "jsonl"}]}  # fmt: skip
+            recipe = {"recipe": 1, "name": "tiny", "output_dir": str(folder / "runs"),
+                      "model": {"path": str(model_folder)} | model, "stages": [stage],
+                      "trackers": [{"method": "jsonl"}]}  # fmt: skip
             path = folder / "recipe.yaml"
-            path.write_text(json.dumps(data))
+            path.write_text(json.dumps(recipe))
             made[key] = run_recipe(load_recipe(path, Registry.discover())).folder
         return made[key]
 
@@ -88,3 +90,16 @@ def lora_run(train: Callable[..., Path]) -> Path:
 @pytest.fixture
 def trained(lora_run: Path) -> TrainedStage:
     return trained_stage(lora_run)
+
+
+@pytest.fixture(scope="session")
+def chat_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on conversations, whose template writes no BOS."""
+    path = tmp_path_factory.mktemp("talks") / "talks.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {n}:"},
+                      {"role": "assistant", "content": f" {n % 7}"}]}
+        for n in range(20)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return train(data={"method": "chat", "path": str(path)}, chat_template=TEMPLATE)

@@ -563,30 +563,6 @@ def test_an_oumi_file_with_references_within_itself(stage_of, imported):
     assert other.verdict == "cannot yet"
 
 
-SWIFT = (
-    "NPROC_PER_NODE=2 swift sft --model Qwen/Qwen2.5-7B-Instruct --tuner_type lora"
-    " --dataset a.jsonl"
-    " --system Hello --torch_dtype bfloat16 --num_train_epochs 1 --gradient_accumulation_steps 8"
-    " --split_dataset_ratio 0.01 --max_length 2048 --warmup_ratio 0.05 --output_dir out"
-)
-
-
-def test_a_swift_command_with_rows_of_its_own():
-    found = import_any(SWIFT, Choices())
-    assert found.peer == "ms-swift"
-    if found.text:  # `system` may be a setting that this version does not have
-        for line in ("learning_rate: 0.0001", "adam_beta2: 0.95", "weight_decay: 0.1",
-                     "gradient_accumulation_steps: 16", "on_long_row: drop", "lora_alpha: 32",
-                     "lr_scheduler_type: cosine", "holdout: 0.01"):  # fmt: skip
-            assert line in found.text
-    else:
-        assert {f.missing for f in found.findings if f.grade == "cannot"} == {"data.system"}
-    named = import_any(SWIFT.replace("a.jsonl", "swift/self-cognition#500"), Choices())
-    assert named.verdict == "cannot yet"
-    grpo = SWIFT.replace("swift sft", "swift rlhf --rlhf_type grpo")
-    assert import_any(grpo, Choices()).verdict == "cannot yet"
-
-
 def test_alpaca_rows_get_alpacas_prompts_and_a_spaced_tokenizer_needs_a_decision(
     stage_of, imported
 ):
@@ -981,3 +957,61 @@ def test_trl_adds_the_routers_loss_of_a_mixture_and_the_recipe_says_so(stage_of)
     assert off.alignment.router_aux_loss_coef == 0
     some = stage_of(f"{chat}router_aux_loss_coef: 0.5\n", trainer="sft")[1]
     assert some.alignment.router_aux_loss_coef == 0.5
+
+
+HANDBOOK = """\
+model_name_or_path: Qwen/Qwen2-0.5B-Instruct
+torch_dtype: bfloat16
+bf16: true
+dataset_mixture:
+  datasets:
+    - {id: HuggingFaceH4/ultrafeedback_binarized, split: train_prefs, columns: [chosen, rejected]}
+hub_model_id: mine
+log_level: info
+output_dir: out
+"""
+
+
+def test_the_handbooks_prompts_are_cut_at_512_tokens_where_nothing_is_said(stage_of, imported):
+    # TRL 0.19, DPOConfig: max_prompt_length: 512; the last tokens stay.
+    _, stage = stage_of(HANDBOOK, "recipes/x/dpo/config.yaml", trainer="dpo")
+    assert (stage.train.max_prompt_length, stage.train.max_length) == (512, 1024)
+    text = f"{HANDBOOK}max_prompt_length: 100\nhub_model_revision: v1\n"
+    _, stage = stage_of(text, "recipes/x/dpo/config.yaml", trainer="dpo")
+    assert stage.train.max_prompt_length == 100
+    found = imported(text, "recipes/x/dpo/config.yaml", trainer="dpo")
+    assert "hub_model_revision" not in grades(found, "decide")
+    assert "max_prompt_length" in grades(
+        imported(f"{TRL}max_prompt_length: 9\n", trainer="dpo"), "cannot"
+    )
+
+
+PRETRAIN = """\
+model_name_or_path: Qwen/Qwen2.5-0.5B
+stage: pt
+finetuning_type: full
+dataset: c4_demo
+template: default
+cutoff_len: 1024
+bf16: true
+output_dir: out
+"""
+
+
+def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
+    _, stage = stage_of(PRETRAIN)
+    train, data = stage.train, stage.data
+    assert (data.method, data.path, data.columns.text) == ("jsonl", "data/c4_demo.jsonl", "text")
+    assert (train.packing_strategy, train.on_long_row, train.max_length) == (
+        "wrapped",
+        "split",
+        1024,
+    )
+    assert train.cross_document_attention
+    # What it leaves out of each thousand documents is not the same, and told.
+    assert "thousand documents" in grades(imported(PRETRAIN), "decide")["stage"]
+    apart = f"{PRETRAIN}packing: false\n"
+    assert imported(apart).verdict == "same"
+    assert stage_of(apart)[1].train.on_long_row == "truncate"
+    llama = apart.replace("template: default", "template: llama3")
+    assert "end_of_text" in grades(imported(llama), "decide")["template"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from llmft_adapters.lora import Lora
@@ -13,6 +15,8 @@ from llmft.api import Encoded, SamplingParams, StageError
 from llmft.modeling import attention
 from llmft.modeling.decoding import Stopped, decode, log_probabilities
 from llmft.modeling.decoding import sampled as sampled_ids
+from llmft.modeling.levers import ALL, ATTRIBUTE
+from llmft.modeling.tiny_configs import small_config
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.modeling.token_stats import token_stats
 from llmft.testing import measures
@@ -144,6 +148,25 @@ def test_a_module_that_keeps_no_cache_answers_the_same():
     with_cache = decode(base, PROMPTS, params, seed=(9,), batch_size=5)
     without = decode(Strange(base), PROMPTS, params, seed=(9,), batch_size=5)
     assert [a.ids for a in with_cache] == [a.ids for a in without]
+
+
+@pytest.mark.parametrize("kind", ["granitemoehybrid", "bamba"])
+def test_a_model_of_recurrent_layers_alone_answers_without_a_cache(kind):
+    """transformers fails where it counts what a cache of such layers holds."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = small_config(CONFIG_MAPPING[kind]())
+    assert set(config.layer_types) == {"linear_attention"}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    setattr(model, ATTRIBUTE, replace(ALL, cached_decoding=False))
+    (answer, *_) = decode(model, PROMPTS, SamplingParams(4), seed=(9,), batch_size=5)
+    ids = torch.tensor([[*PROMPTS[0], *answer.ids]])
+    with torch.no_grad():
+        logps = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+    at = range(len(PROMPTS[0]) - 1, ids.shape[1] - 1)
+    wanted = [float(logps[n, ids[0, n + 1]]) for n in at]
+    assert answer.logps == pytest.approx(wanted, abs=1e-4)
 
 
 def test_it_stops_between_two_tokens_when_asked_to():

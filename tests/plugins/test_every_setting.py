@@ -23,11 +23,13 @@ from llmft_adapters.prefix import Prefix
 from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from llmft_adapters.qlora import QLora
+from llmft_alignments import classification as classification_module
 from llmft_alignments import cpo as cpo_module
 from llmft_alignments import dpo as dpo_module
 from llmft_alignments import kto as kto_module
 from llmft_alignments import orpo as orpo_module
 from llmft_alignments import reward as reward_module
+from llmft_alignments.classification import Classification as Classifier
 from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
 from llmft_alignments.grpo import Grpo
@@ -51,6 +53,8 @@ from llmft_alignments.sft import Sft
 from llmft_callbacks.ema import Ema
 from llmft_callbacks.loss_watchdog import LossWatchdog
 from llmft_datasets.chat import Chat
+from llmft_datasets.classification import Classification as ClassificationData
+from llmft_datasets.classification import Columns as ClassificationColumns
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.instruction import Columns as InstructionColumns
 from llmft_datasets.instruction import Instruction
@@ -93,7 +97,9 @@ from pydantic import BaseModel
 
 from llmft.api import (
     Answer,
+    ClassificationRow,
     Encoded,
+    EncodedClassification,
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
@@ -638,6 +644,55 @@ REWARD = {
 }
 
 
+FOUR = [
+    ClassificationRow(word, label, None, f"row {n}")
+    for n, (word, label) in enumerate([("a", "x"), ("b", "x"), ("c", "x"), ("d", "y")])
+]
+LOGITS = {"a": [0.0, 1.0], "b": [0.0, 1.0], "c": [0.0, 1.0], "d": [0.0, 1.0]}
+
+
+def classified(config, lab: Lab) -> tuple[float, list[str]]:
+    """The step's loss of four rows whose logits are 0 and 1 each, and the classes' names."""
+    made = Classifier(config)
+    seen: list[float] = []
+
+    def fit(items, objective):
+        loss, _ = objective.loss(None, items)
+        seen.append(float(loss) / objective.weight(items))
+        return StageResult("classifier")
+
+    def logits(model, items):
+        return torch.tensor([[0.0, 1.0]] * len(items))
+
+    lab.patch.setattr(classification_module, "class_logits", logits)
+    made.train(composed(
+        name="s", folder=lab.folder, rows=lambda: FOUR, held_out=lambda: [], fit=fit,
+        tokenizer=tiny_tokenizer(),
+        encode_classification=lambda rows: [
+            EncodedClassification((1,), (-100,), row.origin, row.label) for row in rows
+        ],
+    ))  # fmt: skip
+    return pytest.approx(seen[0], rel=1e-5), made.names
+
+
+CLASSIFIED = (3 * softplus(1.0) + softplus(-1.0)) / 4
+CLASSIFICATION = {
+    "problem_type": Case(
+        "multi_label_classification", classified,
+        ((3 * (math.log(2) + softplus(1.0)) + math.log(2) + softplus(-1.0)) / 8, ["x", "y"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+    "id2label": Case(
+        ["y", "x"], classified, ((3 * softplus(-1.0) + softplus(1.0)) / 4, ["y", "x"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+    "class_weights": Case(
+        "balanced", classified, ((softplus(1.0) + softplus(-1.0)) / 2, ["x", "y"]),
+        was=(CLASSIFIED, ["x", "y"]),
+    ),
+}  # fmt: skip
+
+
 def objective(config) -> PpoObjective:
     return PpoObjective(config, None, Diagnostics(lambda text: None), seed=0)
 
@@ -940,7 +995,7 @@ RLOO = group_cases(Rloo, 2) | {
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
     Sft: SFT, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
-    Rloo: RLOO,
+    Rloo: RLOO, Classifier: CLASSIFICATION,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------
@@ -1206,6 +1261,7 @@ def table_cases(dataset: type, good: dict, bad: dict) -> dict[str, Case]:
     }
 
 
+CLASSED = {"text": "p", "label": 1, "q": "why", "up": True}
 COMPLETION = {"prompt": "p", "completion": "c", "q": "why", "a": "so", "right": ["x", "y"]}
 TASK = {"instruction": "p", "input": "x", "output": "c", "q": "why", "y": "z", "a": "so"}
 CHAT = {
@@ -1361,6 +1417,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Preference, {"prompt": "p", "chosen": " c ", "rejected": " r"},
+                 look=first(lambda row: (row.chosen, row.rejected))),
+            (" c ", " r"), also={"chat": True}, was=("c", "r"),
+        ),
         "common_start": Case(
             True, rows(Preference, {"chosen": "w? a", "rejected": "w? b"}, look=first(prompt_of)),
             "w?", was="E102",
@@ -1391,6 +1453,8 @@ DATASETS: dict[type, dict[str, Case]] = {
             also={"on_bad_row": "skip"}, was="E104",
         ),
     },
+    ClassificationData: table_cases(ClassificationData, CLASSED, {"text": "p"})
+    | {"chat": Case(True, asks(ClassificationData), True)},
     FromStage: {
         "name": Case("mine", called, "mine", also={"stage": "r"}),
         "weight": Case(9.0, is_drawn_more, True, was=False, also={"stage": "r"}),
@@ -1433,6 +1497,7 @@ DATASETS: dict[type, dict[str, Case]] = {
                        [(name,)], was=[])
             for name, value in {
                 "split": "test", "limit": 5, "on_bad_row": "skip", "max_bad_rows": 0.5,
+                "num_samples": 5, "replace": [{"column": "a", "text": "b", "by": "c"}],
                 "name": "whole", "weight": 2.0,
             }.items()
         },
@@ -1506,6 +1571,15 @@ BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
         "label": Case("up", columns(Unpaired, JUDGED, lambda row: row.label), False, was=True),
         "answers": Case(
             "right", columns(Unpaired, JUDGED, lambda row: row.answers), ("x",), was=()
+        ),
+    },
+    ClassificationColumns: {
+        "text": Case("q", columns(ClassificationData, CLASSED, prompt_of), "why", was="p"),
+        "text_pair": Case(
+            "q", columns(ClassificationData, CLASSED, lambda row: row.text_pair), "why"
+        ),
+        "label": Case(
+            "up", columns(ClassificationData, CLASSED, lambda row: row.label), "true", was=1
         ),
     },
     PreferenceColumns: {
@@ -1942,6 +2016,7 @@ NEEDED: dict[type, dict[str, Any]] = {
     Jsonl: {"path": "rows.jsonl"}, Chat: {"path": "rows.jsonl"}, Prompts: {"path": "rows.jsonl"},
     Wsd: {"num_decay_steps": 2},
     Unpaired: {"path": "rows.jsonl"}, Preference: {"path": "rows.jsonl"},
+    ClassificationData: {"path": "rows.jsonl"},
     Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
@@ -1958,6 +2033,8 @@ ONE_CASE = [
 
 READING = {"max_row_mb", "max_file_mb", "sample_by", "streaming", "buffer_size"}
 """Settings of reading that every table has: tests/data/test_tables.py sets them."""
+OF_ROWS = {"num_samples", "replace"}
+"""Settings that act before any data set's `row`: tests/data/test_samples.py sets them."""
 
 
 def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
@@ -1972,7 +2049,7 @@ def test_every_builtin_method_and_every_field_of_its_settings_has_a_case():
         f"{kind} {cls.method}": fields
         for kind, classes in CASES.items()
         for cls, cases in classes.items()
-        if (fields := without_case(cls.Config, cases) - READING)
+        if (fields := without_case(cls.Config, cases) - READING - OF_ROWS)
     }
     missing |= {
         block.__module__: fields

@@ -48,6 +48,9 @@ def judged(split):
 def texts(split):
     return [{"text": "t"}]
 
+def classed(split):
+    return [{"text": "t", "label": 1}]
+
 def broken(split):
     yield {"prompt": "a", "completion": "b"}
     raise ValueError("no more")
@@ -195,6 +198,7 @@ def test_trusted_rows_are_read(trusted):
     ({"function": "pairs", "rows": "preference"}, "PreferenceRow"),
     ({"function": "judged", "rows": "unpaired"}, "UnpairedRow"),
     ({"function": "texts", "rows": "text"}, "TextRow"),
+    ({"function": "classed", "rows": "classification"}, "ClassificationRow"),
     ({"function": "prompts", "rows": "prompt"}, "PromptRow"),
 ])  # fmt: skip
 def test_every_kind_of_row_can_be_given(trusted, settings, kind):
@@ -205,7 +209,7 @@ def test_every_kind_of_row_can_be_given(trusted, settings, kind):
 
 
 @pytest.mark.parametrize(("settings", "code", "said"), [
-    ({"function": "broken"}, "E121", "mine.py:29: ValueError: no more"),
+    ({"function": "broken"}, "E121", "mine.py:32: ValueError: no more"),
     ({"function": "row"}, "E121", "has no function 'row'"),
     ({"function": "numbers"}, "E121", "a dictionary is wanted, got a int"),
     ({"split": "test"}, "E121", "KeyError: 'test'"),

@@ -67,6 +67,12 @@ def test_chunks_whose_texts_see_each_other_need_no_rows_kept_apart(faults) -> No
     assert [f.what for f in faults(PREFIX.replace(TRAIN, crossing)) if "prefix" in f.what] != []
 
 
+def test_a_length_of_prompts_is_refused_where_no_pairs_are_read(faults) -> None:
+    text = GOOD.replace(TRAIN, f"{TRAIN}\n      max_prompt_length: 9")
+    found = [fault for fault in faults(text) if "max_prompt_length" in fault.what]
+    assert [(fault.code, "'sft' reads none" in fault.what) for fault in found] == [("E041", True)]
+
+
 STREAMED = "{method: jsonl, path: rows.jsonl, streaming: true}"
 STEPS = TRAIN, "      max_steps: 5"
 

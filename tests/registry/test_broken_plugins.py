@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,9 +159,22 @@ def test_a_way_out_names_the_newer_side(install_adapter: Install) -> None:
 
 
 def test_ctrl_c_during_an_import_passes(install_adapter: Install) -> None:
-    install_adapter("stopped", "raise KeyboardInterrupt")
+    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    install_adapter("stopped", source)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         Registry.discover().method("adapter", "stopped")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "MemoryError", "RecursionError"])
+def test_what_an_import_raises_as_if_the_user_or_the_machine_had_is_the_plugins(
+    install_adapter: Install, kind: str
+) -> None:
+    install_adapter("pretends", f"raise {kind}")
+    registry = Registry.discover()
+    with pytest.raises(PluginError, match=kind):
+        registry.method("adapter", "pretends")
 
 
 def test_p1_a_slow_import_works_and_is_remarked_on(

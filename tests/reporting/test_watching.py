@@ -166,3 +166,26 @@ def test_a_view_in_a_terminal_is_drawn_over_the_last_one(running, monkeypatch):
     assert "[sft] x<U+001B>[2Jy" in drawn
     assert "\x1b[1A" in drawn  # up again
     assert "▁" in drawn
+
+
+def test_numbers_that_are_no_times_tell_no_time(running, capsys):
+    for odd in ({"began": -1e299}, {"began": 1.0, "at": 1e299}, {"total": 2**52, "at": 1e12}):
+        (running / PROGRESS).write_text(json.dumps(TOLD | odd))
+        assert look(running).phase.left is None
+        assert main(["watch", str(running), "--once"]) == 0
+        assert "[sft] train 30/" in capsys.readouterr().out
+
+
+def test_no_name_passes_for_a_line_of_ours(running, capsys):
+    bad = "x\n[sft] train 100/100\x1b[2J"
+    (running / PROGRESS).write_text(json.dumps(TOLD | {"phase": bad}))
+    for name, more in (("run.json", {"name": bad}), ("timeline.json", {"notes": [bad]})):
+        told = json.loads((running / name).read_text())
+        (running / name).write_text(json.dumps(told | more))
+    assert main(["watch", str(running), "--once"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert len([line for line in lines if "x<U+000A>[sft] train 100/100<U+001B>[2J" in line]) == 3
+    assert not [line for line in lines if line.startswith("[sft] train 100/100")]
+    (running / PROGRESS).write_text(json.dumps(TOLD | {"phase": "x" * 60_000}))
+    assert main(["watch", str(running), "--once"]) == 0
+    assert max(map(len, capsys.readouterr().out.split("\n"))) < 1000

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -152,7 +154,42 @@ def test_nobody_there_and_silence_and_too_much_are_told(serve, monkeypatch):
     monkeypatch.setattr(api_client, "LONGEST", 0.5)
     with pytest.raises(EnvironmentFault, match="is not done"):
         ApiClient.at(f"http://{serve(byte_by_byte).place}").get("/models")
+    monkeypatch.setattr(api_client, "LONGEST", 20)
     monkeypatch.setattr(api_client, "SILENCE", 0.5)
     with pytest.raises(EnvironmentFault, match="cannot be asked: timed out"):
         ApiClient.at(f"http://{serve(silent).place}").get("/models")
     ended.set()
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("start", "again"), [
+    (b"", b"H"), (_HEAD, b"X"), (_HEAD, b"X-A: b\r\n"), (_CHUNKED, b"1"),
+    (_CHUNKED + b"0\r\n", b"X-A: b\r\n"), (_CHUNKED, b"1\r\n \r\n"),
+    (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    (b"HTTP/1.1 422 No\r\nContent-Length: 60000\r\n\r\n", b"x"),
+    (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 60000\r\n\r\n", b"x"),
+])  # fmt: skip
+def test_no_part_of_an_answer_goes_on_for_ever(monkeypatch, start, again):
+    monkeypatch.setattr(api_client, "LONGEST", 0.6)
+    ended = threading.Event()
+
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(start)
+            while not ended.wait(0.02):
+                connection.sendall(again)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises((EnvironmentFault, Declined)):
+            ApiClient.at(f"http://127.0.0.1:{listening.getsockname()[1]}").get("/models")
+        assert time.monotonic() - began < 5
+        ended.set()
+        thread.join(5)

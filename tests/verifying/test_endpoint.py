@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmft.api.errors import EnvironmentFault, RecipeError
+from llmft.cli.commands.verify_export import as_text
 from llmft.cli.main import main
 from llmft.exporting.merging import merge
 from llmft.inference.trained import trained_stage
@@ -193,3 +194,51 @@ def test_answers_of_another_form_are_refused(single, monkeypatch, told):
     monkeypatch.setattr(ApiClient, "post", lambda *_: told)
     with pytest.raises(EnvironmentFault, match="another form than OpenAI's"):
         verify_endpoint(single[0], ApiClient("http://127.0.0.1:1/v1"), prompts=1)
+
+
+def _answering(models, answer):
+    """Return a client whose server lists models, and answers the same to every question."""
+
+    class Client(ApiClient):
+        def get(self, path):
+            return models
+
+        def post(self, path, body):
+            return answer
+
+    return Client("http://host/v1")
+
+
+_LISTED = {"data": [{"id": "a"}]}
+_WHOLE = {"choices": [{"text": " 3", "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}
+
+
+@pytest.mark.parametrize("ids", [[10**30], [-1], [10**4000], [2**31], [True], "12", {"1": 2}])
+def test_ids_that_no_tokenizer_has_are_another_form(single, ids):
+    for name in ("token_ids", "prompt_token_ids"):
+        choice = _WHOLE["choices"][0] | {name: ids}
+        client = _answering(_LISTED, _WHOLE | {"choices": [choice]})
+        with pytest.raises(EnvironmentFault, match="another form") as caught:
+            verify_endpoint(single[0], client, prompts=1, max_new_tokens=2)
+        assert caught.value.faults[0].code == "E213"
+    client = _answering(_LISTED, _WHOLE | {"usage": {"prompt_tokens": 10**4000}})
+    with pytest.raises(EnvironmentFault, match="another form"):
+        verify_endpoint(single[0], client, prompts=1, max_new_tokens=2)
+
+
+def test_what_a_server_tells_at_length_is_not_told_at_length(single):
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for listed in ({"data": [{"id": deep}]}, {"data": [{"id": 7}]}):
+        with pytest.raises(EnvironmentFault, match="another form"):
+            verify_endpoint(single[0], _answering(listed, _WHOLE), prompts=1, max_new_tokens=2)
+    listed = {"data": [{"id": "x" * 10**6}, {"id": "y" * 10**6}]}
+    with pytest.raises(RecipeError) as caught:
+        verify_endpoint(single[0], _answering(listed, _WHOLE), prompts=1, max_new_tokens=2)
+    assert len(str(caught.value)) < 1000
+    choice = {"text": "\ud800" + "z" * 10**6, "token_ids": [5] * 10**6, "finish_reason": "stop"}
+    client = _answering(_LISTED, _WHOLE | {"choices": [choice]})
+    verdict = verify_endpoint(single[0], client, prompts=1, max_new_tokens=2)
+    assert not verdict.fine
+    assert len(as_text(verdict)) < 8000

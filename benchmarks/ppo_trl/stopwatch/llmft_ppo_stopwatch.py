@@ -1,4 +1,4 @@
-"""A plugin that times a stage of PPO from outside, as anybody could write it."""
+"""A plugin that times a stage of PPO or GRPO from outside, as anybody could write it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Stopwatch(Tracker["Stopwatch.Config"]):
         """Where the figures go."""
 
         path: str = Field(max_length=4096, description="the file to write")
+        metrics: list[str] = Field(default=["score", "kl"], description="what is noted of a step")
 
     def progress(self, progress: Progress) -> None:
         """Note a step; after the last, write the file."""
-        if progress.phase != "train":
+        if progress.phase != "train" or not progress.logged:
             return
-        _clock.step({name: progress.metrics[name] for name in ("score", "kl")})
+        _clock.step({name: progress.metrics[name] for name in self.config.metrics})
         if progress.done == progress.total:
             _clock.stop(Path(self.config.path))
 

@@ -29,7 +29,7 @@ def verify(
     tolerance: float | None,
     model: str | None,
 ) -> Verdict:
-    """Return the verdict on an exported folder, or on a running endpoint by its URL.
+    """Return the verdict on an exported folder, a GGUF file, or a running endpoint by its URL.
 
     Raises CheckpointError (E407) where it does not answer as the run does.
     """
@@ -43,16 +43,18 @@ def verify(
         from llmft.inference.trained import trained_stage
         from llmft.verifying.endpoint import verify_endpoint
         from llmft.verifying.export import verify_export
+        from llmft.verifying.gguf import gguf_file, verify_gguf
 
         trained = trained_stage(Path(run), stage, fix="name a run that trained a policy")
         sizes: Any = {
             "prompts": prompts, "max_new_tokens": max_new_tokens, "tolerance": tolerance,
         }  # fmt: skip
-        verdict = (
-            verify_export(trained, Path(target), **sizes)
-            if client is None
-            else verify_endpoint(trained, client, model=model, **sizes)
-        )
+        if client is not None:
+            verdict = verify_endpoint(trained, client, model=model, **sizes)
+        elif file := gguf_file(Path(target)):
+            verdict = verify_gguf(trained, file, **sizes)
+        else:
+            verdict = verify_export(trained, Path(target), **sizes)
     if not verdict.fine:
         print(printable(as_text(verdict)), file=sys.stderr)
         raise CheckpointError(
@@ -100,7 +102,8 @@ def as_text(verdict: Verdict) -> str:
         )
     if more := len(verdict.partings) - _SHOWN:
         parts += [f"and {more} more"] if more > 0 else []
-    what = "the endpoint" if verdict.how else "what was exported"
+    endpoint = any(line.startswith("asked ") for line in verdict.how)
+    what = "the endpoint" if endpoint else "what was exported"
     parts.append(f"the same: {what} answers as the run does" if verdict.fine
                  else f"not the same: {'; '.join(verdict.causes)}")  # fmt: skip
     return "\n\n".join(parts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import Interrupted
+from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.output import printable, table
 from llmft.recipes.secret import masked
 from llmft.reporting.report import duration
@@ -27,7 +28,7 @@ from llmft.system.signals import leave_on_signal
 from llmft.system.terminal import terminal_width
 
 _WIDTH, _WIDEST = 40, 80
-_NOTES = 3
+_NOTES, _LONGEST = 3, 200
 
 
 def watch(run: str, *, once: bool, interval: float, quiet: bool) -> Watched:
@@ -98,19 +99,20 @@ def as_text(seen: Watched) -> str:
     facts = seen.facts
     took = f", {duration(facts.seconds)}" if facts.seconds is not None and not seen.runs else ""
     took = f", since {facts.started}" if seen.runs and facts.started else took
-    parts = [f"{facts.name}: {facts.state}{took}  {facts.folder}"]
+    parts = [f"{on_one_line(facts.name)}: {facts.state}{took}  {facts.folder}"]
     done = finished_stages(facts)
     for stage in done:
         scores = scores_told(stage)
-        parts.append(f"[{stage.name}] {stage.work}: done" + (f"; {scores}" if scores else ""))
+        line = f"[{stage.name}] {stage.work}: done" + (f"; {scores}" if scores else "")
+        parts.append(on_one_line(line))
     if seen.phase is not None:
         phase = seen.phase
         count = f" {phase.done:,}/{phase.total:,}" if phase.total > 1 else ""
         left = f", {duration(phase.left)} left" if phase.left is not None else ""
-        parts.append(f"[{phase.stage}] {phase.name}{count}{left}")
+        parts.append(on_one_line(f"[{phase.stage}] {phase.name}")[:_LONGEST] + f"{count}{left}")
     for stage in seen.stages:
         parts += ["", *_curves(stage, named=len(seen.stages) > 1)]
-    notes = [masked(str(note)) for note in facts.timeline.get("notes", [])][-_NOTES:]
+    notes = [on_one_line(masked(str(note))) for note in facts.timeline.get("notes", [])][-_NOTES:]
     return "\n".join([*parts, *(["", *(f"note: {note}" for note in notes)] if notes else [])])
 
 

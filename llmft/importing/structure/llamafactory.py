@@ -15,7 +15,7 @@ from llmft.importing.tables import known_templates, registered_rows
 from llmft.recipes.textfile import read_text
 from llmft.recipes.tree import visible
 
-_STAGES = {"sft": "sft", "dpo": "dpo", "rm": "reward", "kto": "kto"}
+_STAGES = {"sft": "sft", "dpo": "dpo", "rm": "reward", "kto": "kto", "pt": "sft"}
 _PREFERENCES = ("sigmoid", "hinge", "ipo")
 INFO = "dataset_info.json"
 
@@ -29,12 +29,16 @@ def structure(t: Translation) -> None:
     adapter(t)
     rows(t)
     t.key("packing"), t.key("neat_packing")
-    template(t)
+    if t.get("stage") != "pt":
+        template(t)
     arguments.training_arguments(t)
     evaluation(t)
     precision(t)
     weights.attention(t, "flash_attn")
-    packing(t)
+    if t.get("stage") == "pt":
+        documents(t)
+    else:
+        packing(t)
     workers = t.key("ray_num_workers")
     if workers is not None and isinstance(workers.value, int):
         t.processes = max(t.processes, workers.value)
@@ -46,8 +50,8 @@ def stage(t: Translation) -> None:
     name, key = str(t.get("stage")), t.key("stage")
     loss, loss_key = str(t.get("pref_loss")), t.key("pref_loss")
     if name not in _STAGES:
-        what = "documents cut and joined" if name == "pt" else f"the stage '{visible(name)[:40]}'"
-        t.stop(key, f"{what} cannot be imported yet", f"stage {visible(name)[:40]}")
+        what = f"the stage '{visible(name)[:40]}' cannot be imported yet"
+        t.stop(key, what, f"stage {visible(name)[:40]}")
         return
     t.trainer = _STAGES[name]
     if name == "dpo" and loss == "orpo":
@@ -220,6 +224,8 @@ def rows(t: Translation) -> None:
         described_one(t, names[0], str(folder), key)
     elif names:
         forms.several(t, key, [partial(described_one, t, n, str(folder), key) for n in names])
+    if t.get("stage") == "pt":
+        return
     common_long = (
         "LLaMA-Factory cuts a longer row at the prompt and at the answer, so it is refused here"
     )
@@ -316,7 +322,12 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
             return
     formatting = described.get("formatting", "alpaca")
     ranking = bool(described.get("ranking"))
-    if formatting == "sharegpt" and not ranking and t.trainer == "sft":
+    if t.get("stage") == "pt" and formatting == "alpaca" and not ranking:
+        forms.rows_of(t, "text", {"text": columns.get("prompt", "instruction")}, learn="all")
+        if t.get("template") == "llama3":
+            what = "texts end with <|end_of_text|> there; here with the tokenizer's own end-of-text"
+            t.note("decide", t.key("template"), what, block="data", missing="template of stage pt")
+    elif formatting == "sharegpt" and not ranking and t.trainer == "sft":
         chat(t, columns, tags, key)
     elif formatting == "alpaca" and not ranking and "kto_tag" not in columns and t.trainer == "sft":
         instructions(t, columns, key)
@@ -499,6 +510,41 @@ def precision(t: Translation) -> None:
         off,
         "" if off else f"the default of {t.origin}",
     )
+
+
+def documents(t: Translation) -> None:
+    """Write documents that are joined and cut to rows of cutoff_len, or are a row each.
+
+    LLaMA-Factory 0.9.6, data/processor/pretrain.py and hparams/parser.py: joined unless `packing`
+    says no; of each thousand documents the last tokens, less than a row, are left out; where the
+    tokenizer puts a BOS token before texts, it takes the place of each row's first token.
+    """
+    packed, neat = t.key("packing"), t.key("neat_packing")
+    for name in (
+        "template",
+        "default_system",
+        "enable_thinking",
+        "train_on_prompt",
+        "mask_history",
+    ):
+        if (unused := t.key(name)) is not None:
+            t.note("none", unused, "stage: pt writes texts as they stand", block="data")
+    if neat is not None and neat.value is True:
+        t.note(
+            "decide", neat, "joined documents that do not see each other", missing="neat_packing"
+        )
+    if packed is not None and packed.value is False:
+        t.set("train.on_long_row", "truncate", packed)
+        return
+    why = "" if packed else f"{t.table.title} joins documents in stage: pt"
+    t.set("train.packing", True, packed, why)
+    t.set("train.packing_strategy", "wrapped", None, "cut where cutoff_len is reached")
+    t.set("train.cross_document_attention", True, None, "a row is one text to its attention")
+    what = (
+        "the last tokens of each thousand documents are left out there, and a BOS token, where the"
+        " tokenizer has one before texts, is put over each row's first token and before no document"
+    )
+    t.note("decide", t.key("stage"), what, block="train", missing="documents cut and joined")
 
 
 def packing(t: Translation) -> None:

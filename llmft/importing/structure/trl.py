@@ -375,7 +375,13 @@ def length(t: Translation) -> None:
     why = "" if key else f"the default of {t.origin}"
     if isinstance(longest, int):
         t.set("train.max_length", longest, key, why)
-    if (found := t.key("max_prompt_length")) is not None:
+    found, of_prompt = t.key("max_prompt_length"), t.get("max_prompt_length")
+    if t.table.peer == "alignment-handbook" and t.trainer == "dpo":
+        # TRL 0.19, DPOTrainer.tokenize_row: the prompt's last tokens, 512 where nothing is said.
+        if isinstance(of_prompt, int):
+            why = "" if found else f"the default of {t.origin}"
+            t.set("train.max_prompt_length", of_prompt, found, why)
+    elif found is not None:
         t.note("cannot", found, "prompts cut by themselves", missing="max_prompt_length")
     mode = t.get("truncation_mode")
     if t.trainer == "sft":

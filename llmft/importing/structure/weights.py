@@ -139,6 +139,10 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
         found = listed
     if isinstance(found, list) and len(found) == 1 and found[0] in every:
         found = found[0]
+    if isinstance(found, list) and any(one in every for one in found):
+        what = "every linear layer, and others beside them"
+        t.note("cannot", key, what, block="adapter", missing="all-linear beside other modules")
+        return
     if isinstance(found, str):
         t.set("adapter.target_modules", "all-linear", key)
     elif found:

@@ -42,7 +42,7 @@ def misfits(
 
     kind = settings.get("peft_type")
     if kind != "LORA":
-        what = f"the folder holds an adapter of PEFT's type {_shown(kind)}, and not LORA"
+        what = f"the folder holds an adapter of PEFT's type {shown(kind)}, and not LORA"
         yield ("method",), what, "name a folder of that type, or the method that makes it"
         return
     config = adapter.peft_config(model)
@@ -64,8 +64,8 @@ def misfits(
                 if key == "use_dora" or key not in type(adapter.config).model_fields
                 else (key,)
             )
-            yield mine, f"the folder's {key} is {_shown(theirs)}, and here it is {_shown(own)}", fix
-    if different := _tensors_apart(wanted, tensors):
+            yield mine, f"the folder's {key} is {shown(theirs)}, and here it is {shown(own)}", fix
+    if different := tensors_apart(wanted, tensors):
         yield ("target_modules",), different, fix
         return
     yield from _scales_apart(attached, settings, tensors, fix)
@@ -85,7 +85,7 @@ def _of_the_start(adapter: Any, settings: Mapping[str, Any]) -> Iterator[Refusal
         yield key, what, fix
 
 
-def _tensors_apart(wanted: Shapes, found: Shapes) -> str:
+def tensors_apart(wanted: Shapes, found: Shapes) -> str:
     """Return which tensors only one of the two has, or has in another shape; '' if none."""
     more, less = sorted(found.keys() - wanted.keys()), sorted(wanted.keys() - found.keys())
     other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
@@ -112,7 +112,7 @@ def _scales_apart(
     pattern = settings.get("alpha_pattern") or {}
     odd = [key for key in pattern if not _PLAIN_PATTERN.fullmatch(key)]
     if odd:
-        what = f"the folder's alpha_pattern has the regular expression {_shown(odd[0])}"
+        what = f"the folder's alpha_pattern has the regular expression {shown(odd[0])}"
         yield ("alpha_pattern",), what, "save it with the layers' names in its place"
         return
     for name, shape in sorted(tensors.items()):
@@ -178,6 +178,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(shown) + (", ..." if names[_SHOWN:] else "")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

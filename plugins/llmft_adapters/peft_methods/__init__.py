@@ -33,6 +33,8 @@ class PeftMethod(PeftAdapter[C]):
     """Whether PEFT's class changes GPT-2's Conv1D layers too."""
     small: ClassVar[Mapping[str, Any]] = {}
     """Settings that fit a small copy of any model."""
+    not_in_the_result: ClassVar[tuple[str, ...]] = ()
+    """PEFT's settings of how it starts or drops out, which a trained adapter's output lacks."""
 
     def layer_misfits(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[Refusal]:
         """Yield what does not fit the layers, of which it gets inputs and outputs by name."""
@@ -55,6 +57,21 @@ class PeftMethod(PeftAdapter[C]):
             yield ("target_modules",), what, "write adapter: {method: lora}, or another base"
             return
         yield from self.layer_misfits({name: _sizes(model.get_submodule(name)) for name in names})
+
+    def check_peft(
+        self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+    ) -> Iterable[Refusal]:
+        from llmft_adapters.peft_methods import from_peft
+
+        yield from from_peft.misfits(self, model, settings, tensors)
+
+    def peft_misfits(self, model: Any, settings: Mapping[str, Any], fix: str) -> Iterable[Refusal]:
+        """Yield what else in a folder's settings is not as here, and shows in no tensor."""
+        return ()
+
+    def for_shapes(self, config: Any) -> Any:
+        """Return PEFT's config as it can be attached on torch's meta device."""
+        return config
 
     def on_small_copy(self) -> Self:
         return type(self)(

@@ -16,6 +16,7 @@ class C3A(PeftMethod["C3A.Config"]):
     method = "c3a"
     config_class = "C3AConfig"
     small = {"block_size": 2}
+    not_in_the_result = ("init_weights",)
 
     class Config(LayerChoice):
         """PEFT's C3AConfig, by its own names."""

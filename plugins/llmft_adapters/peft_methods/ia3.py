@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmft.api import Field, Line, Refusal, hookimpl
@@ -18,6 +18,7 @@ class Ia3(PeftMethod["Ia3.Config"]):
     config_class = "IA3Config"
     takes_conv1d = True
     supports_quantization = True
+    not_in_the_result = ("init_ia3_weights", "feedforward_modules")
 
     class Config(LayerChoice):
         """PEFT's IA3Config, by its own names."""
@@ -64,6 +65,24 @@ class Ia3(PeftMethod["Ia3.Config"]):
         scaled = chosen_by(adapted, _table(model)[1] if inner is None else inner)
         config.target_modules, config.feedforward_modules = set(adapted), scaled
         return config
+
+    def peft_misfits(self, model: Any, settings: Mapping[str, Any], fix: str) -> Iterable[Refusal]:
+        key, theirs = ("feedforward_modules",), settings.get("feedforward_modules")
+        if isinstance(theirs, str) and theirs:
+            what = f"the folder's feedforward_modules is the regular expression {theirs[:60]!r}"
+            yield key, what, "save it with the layers' names in its place"
+            return
+        ours = self.peft_config(model)
+        inner = {
+            name
+            for name in ours.target_modules
+            if any(name.endswith(str(end)) for end in theirs or ())
+        }
+        if different := sorted(inner ^ set(ours.feedforward_modules)):
+            where = "in the folder" if different[0] in inner else "here"
+            what = f"'{different[0]}' scales its input {where} only"
+            names = sorted({name.rpartition(".")[2] for name in inner})
+            yield key, what, f"write feedforward_modules: [{', '.join(names)}]"
 
 
 def _table(model: Any) -> tuple[list[str], list[str]]:

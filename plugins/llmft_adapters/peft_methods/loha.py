@@ -13,6 +13,7 @@ class LoHa(PeftMethod["LoHa.Config"]):
     method = "loha"
     config_class = "LoHaConfig"
     small = {"r": 4}
+    not_in_the_result = ("rank_dropout", "module_dropout")
 
     class Config(LayerChoice):
         """PEFT's LoHaConfig, by its own names."""

@@ -13,6 +13,7 @@ class LoKr(PeftMethod["LoKr.Config"]):
     method = "lokr"
     config_class = "LoKrConfig"
     small = {"r": 2, "decompose_factor": -1}
+    not_in_the_result = ("rank_dropout", "module_dropout", "rank_dropout_scale")
 
     class Config(LayerChoice):
         """PEFT's LoKrConfig, by its own names."""

@@ -16,6 +16,7 @@ class Miss(PeftMethod["Miss.Config"]):
     method = "miss"
     config_class = "MissConfig"
     small = {"r": 2, "mini_r": 1}
+    not_in_the_result = ("miss_dropout",)
 
     class Config(LayerChoice):
         """PEFT's MissConfig, by its own names."""

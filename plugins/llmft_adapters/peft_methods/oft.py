@@ -15,6 +15,7 @@ class Oft(PeftMethod["Oft.Config"]):
     method = "oft"
     config_class = "OFTConfig"
     small = {"oft_block_size": 2}
+    not_in_the_result = ("module_dropout", "r", "oft_block_size")  # the last two: by the shapes
 
     class Config(LayerChoice):
         """PEFT's OFTConfig, by its own names, less module_dropout, which PEFT never applies."""

@@ -17,6 +17,7 @@ class RandLora(PeftMethod["RandLora.Config"]):
     takes_conv1d = True
     supports_quantization = True
     small = {"r": 4}
+    not_in_the_result = ("randlora_dropout",)
 
     class Config(LayerChoice):
         """PEFT's RandLoraConfig, by its own names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from llmft.api import Field, Refusal, hookimpl
 from llmft_adapters.layer_choice import LayerChoice
@@ -15,6 +16,7 @@ class Shira(PeftMethod["Shira.Config"]):
     method = "shira"
     config_class = "ShiraConfig"
     small = {"r": 1}
+    not_in_the_result = ("random_seed",)
 
     class Config(LayerChoice):
         """PEFT's ShiraConfig, by its own names."""
@@ -26,6 +28,10 @@ class Shira(PeftMethod["Shira.Config"]):
             None, ge=0, lt=2**63, description="the seed of the choice; default: the recipe's"
         )
 
+    def for_shapes(self, config: Any) -> Any:
+        config.mask_fn = _first_entries  # PEFT counts the entries that it has drawn
+        return config
+
     def layer_misfits(self, sizes: Mapping[str, tuple[int, int]]) -> Iterable[Refusal]:
         for name, (inputs, outputs) in sizes.items():
             if self.config.r * (inputs + outputs) > inputs * outputs:
@@ -33,6 +39,14 @@ class Shira(PeftMethod["Shira.Config"]):
                 most = inputs * outputs // (inputs + outputs)
                 yield ("r",), what, f"write a rank of at most {most}"
                 return
+
+
+def _first_entries(layer: Any, r: int, **settings: Any) -> Any:
+    import torch
+
+    mask = torch.zeros(layer.weight.shape, dtype=torch.bool, device="cpu")
+    mask.view(-1)[: r * sum(mask.shape)] = True
+    return mask
 
 
 @hookimpl

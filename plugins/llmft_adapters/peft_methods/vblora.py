@@ -18,6 +18,7 @@ class VBLoRA(PeftMethod["VBLoRA.Config"]):
     config_class = "VBLoRAConfig"
     takes_conv1d = True
     small = {"r": 2, "num_vectors": 8, "vector_length": 2}
+    not_in_the_result = ("vblora_dropout", "init_vector_bank_bound", "init_logits_std")
 
     class Config(LayerChoice):
         """PEFT's VBLoRAConfig, by its own names."""

@@ -14,6 +14,7 @@ class Vera(PeftMethod["Vera.Config"]):
     config_class = "VeraConfig"
     takes_conv1d = True
     small = {"r": 4}
+    not_in_the_result = ("vera_dropout", "d_initial")
 
     class Config(LayerChoice):
         """PEFT's VeraConfig, by its own names."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from llmft.api import Field, Refusal, hookimpl
-from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig
+from llmft_adapters.soft_prompts.soft_prompt import SoftPrompt, SoftPromptConfig, attention_heads
 
 ATTENTION = ("full_attention", "sliding_attention")
 
@@ -46,6 +46,10 @@ class Prefix(SoftPrompt["Prefix.Config"]):
     def check(self, model: Any) -> Iterable[Refusal]:
         yield from super().check(model)
         config = model.config.get_text_config()
+        if not attention_heads(model):
+            what = f"a '{config.model_type}' has no attention, and a prefix is keys and values"
+            yield ("method",), what, "use lora, or prompt"
+            return
         kinds = set(getattr(config, "layer_types", None) or ATTENTION) - set(ATTENTION)
         if kinds or getattr(config, "multi_query", False) or _has_uneven_layers(config):
             what = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "uneven keys"

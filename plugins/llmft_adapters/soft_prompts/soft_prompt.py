@@ -189,9 +189,14 @@ def model_facts(model: Any) -> dict[str, int]:
     return {
         "token_dim": config.hidden_size,
         "num_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
+        "num_attention_heads": attention_heads(model) or 1,
         "num_transformer_submodules": 1,
     }
+
+
+def attention_heads(model: Any) -> int:
+    """Return how many heads a layer's attention has; 0 where the model has none, as Mamba."""
+    return int(getattr(model.config.get_text_config(), "num_attention_heads", None) or 0)
 
 
 def _is_table(encoder: Any) -> bool:

@@ -94,6 +94,11 @@ class Preference(TableDataset["Preference.Config"]):
             description="take the common beginning of two texts as their prompt, where no column"
             " holds it",
         )
+        strip_answers: bool = Field(
+            True,
+            description="of chat: leave out the spaces at an answer's start and end, for a chat"
+            " template sets its own",
+        )
         repeated_prompt: Literal["strip", "keep"] | None = Field(
             None,
             description="what is done with answers that both begin with the prompt: take the prompt"
@@ -170,6 +175,8 @@ class Preference(TableDataset["Preference.Config"]):
             return text, better, worse
         is_hh = text.endswith(forms.ASSISTANT) and forms.HUMAN in f"\n\n{text.lstrip()}"
         turns = forms.hh_messages(text, origin) if is_hh else self._asked(text)
+        if not self.config.strip_answers:
+            return turns, better, worse
         return turns, better.strip(), worse.strip()
 
     def _margin(self, record: Mapping[str, Any], origin: str) -> float | None:

@@ -78,8 +78,7 @@ class Console(Tracker[Any]):
             f"  trains {stage.trainable_parameters:,} of {stage.total_parameters:,}"
             f" parameters ({part:.2%})"
         )
-        # Prompts have no token that is trained on: the answers are yet to be sampled.
-        rows = f"{stage.rows:,} rows" if stage.trained_tokens else f"{stage.rows:,} prompts"
+        rows = f"{stage.rows:,} {'prompts' if stage.samples_rows else 'rows'}"
         share = f" ({stage.trained_tokens:,} trained on)" if stage.trained_tokens else ""
         self._say(f"  on {rows}, {stage.tokens:,} tokens{share}, in {stage.steps:,} steps")
         for note in stage.notes:
@@ -225,7 +224,8 @@ def _next_command(stages: object, folder: str) -> list[str]:
     made = {result.get("produces") for result in results if isinstance(result, Mapping)}
     if not made or "policy" in made:
         return ["llmft generate", folder, '"your question"']
-    return ["llmft score", folder, "texts.jsonl"] if "reward_model" in made else []
+    scores = {"reward_model", "classifier"} & set(made)
+    return ["llmft score", folder, "texts.jsonl"] if scores else []
 
 
 def _command(before: str, words: Sequence[str], width: int | None) -> list[str]:

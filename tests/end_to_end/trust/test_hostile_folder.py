@@ -51,6 +51,7 @@ llmft("doctor", "--deep")
 llmft("import", "python dora.py --lora_r 8", wanted=2)
 llmft("validate", "r.yaml", "--deep")
 llmft("plan", "r.yaml")
+llmft("fetch", "r.yaml")
 llmft("run", "r.yaml", "--quiet")
 run = glob.glob("runs/t/*")[0]
 llmft("run", "r.yaml", run, "--resume", "--quiet")

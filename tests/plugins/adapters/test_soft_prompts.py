@@ -56,6 +56,26 @@ def answers(model: Any, batch_size: int) -> list[str]:
     return generate(model, tiny_tokenizer(), TEXTS, max_new_tokens=6, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("kind", ["prefix", "ptuning", "prompt"])
+def test_a_model_without_attention_has_prompts_and_no_prefix(kind):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4)
+    adapter, base = made(kind), MambaForCausalLM(config).requires_grad_(False)
+    refusals = list(adapter.check(base))
+    if kind == "prefix":
+        ((path, said, fix),) = refusals
+        assert path == ("method",)
+        assert "a 'mamba' has no attention" in said
+        assert "prompt" in fix
+        return
+    assert not refusals
+    model = adapter.attach(base)
+    label_nll(model, [Encoded((5, 6, 7), (-100, 6, 7))]).nll_N.sum().backward()
+    trained = [p.grad for p in model.parameters() if p.requires_grad]
+    assert any(g is not None and g.abs().sum() > 0 for g in trained)
+
+
 @kinds
 @pytest.mark.parametrize("architecture", SWEEP)
 def test_plain_peft_gives_the_same_logits_from_the_saved_files(
