@@ -129,10 +129,11 @@ def test_an_average_is_held_beside_what_is_trained(scored, recipe, loaded):
     assert after.by_kind[CALLBACKS] == average
     assert after.total == before.total + average
     (written,), (wanted,) = (
-        [size for name, size in one.files if "checkpoints" in name] for one in (plan, plain)
+        [size for name, size in one.files if name.endswith("checkpoints, 2 kept")]
+        for one in (plan, plain)
     )
-    # The average, and the trained weights beside it, of the one checkpoint at the end.
-    assert written - wanted == 2 * average
+    # In each of the two: the average, and the trained weights beside it.
+    assert written - wanted == 2 * (average + average)
 
 
 @pytest.mark.slow
