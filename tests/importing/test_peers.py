@@ -959,7 +959,7 @@ def test_trl_adds_the_routers_loss_of_a_mixture_and_the_recipe_says_so(stage_of)
     assert some.alignment.router_aux_loss_coef == 0.5
 
 
-HANDBOOK = """\
+PAIRS_OF_THE_HANDBOOK = """\
 model_name_or_path: Qwen/Qwen2-0.5B-Instruct
 torch_dtype: bfloat16
 bf16: true
@@ -974,9 +974,9 @@ output_dir: out
 
 def test_the_handbooks_prompts_are_cut_at_512_tokens_where_nothing_is_said(stage_of, imported):
     # TRL 0.19, DPOConfig: max_prompt_length: 512; the last tokens stay.
-    _, stage = stage_of(HANDBOOK, "recipes/x/dpo/config.yaml", trainer="dpo")
+    _, stage = stage_of(PAIRS_OF_THE_HANDBOOK, "recipes/x/dpo/config.yaml", trainer="dpo")
     assert (stage.train.max_prompt_length, stage.train.max_length) == (512, 1024)
-    text = f"{HANDBOOK}max_prompt_length: 100\nhub_model_revision: v1\n"
+    text = f"{PAIRS_OF_THE_HANDBOOK}max_prompt_length: 100\nhub_model_revision: v1\n"
     _, stage = stage_of(text, "recipes/x/dpo/config.yaml", trainer="dpo")
     assert stage.train.max_prompt_length == 100
     found = imported(text, "recipes/x/dpo/config.yaml", trainer="dpo")
