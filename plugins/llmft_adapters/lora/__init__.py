@@ -92,7 +92,8 @@ class Lora(PeftAdapter[LoraConfig]):
         return PeftLoraConfig(
             task_type=TaskType.CAUSAL_LM,
             r=config.r,
-            lora_alpha=config.lora_alpha,
+            # PEFT's is a whole number; written alike however the recipe writes it.
+            lora_alpha=int(alpha) if (alpha := config.lora_alpha) == int(alpha) else alpha,
             lora_dropout=config.lora_dropout,
             bias=config.bias,
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
