@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -196,6 +197,23 @@ def test_it_resumes_to_the_bit(run, texts):
     timed = {"README.md", "manifest.json"}  # these hold times and the checksums of such
     assert [name for name in files if name not in timed and files[name] != again[name]] == []
     assert len([name for name in files if name.endswith(".safetensors")]) == 2
+
+
+def test_the_cards_code_gives_the_commands_class(run, texts, tmp_path):
+    summary = run(stage(texts))
+    card = (summary.folder / "stages/cls/adapter/README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    code = re.sub(r'"[^"]*/adapter"', repr(str(summary.folder / "stages/cls/adapter")), code)
+    base = load_run(summary.folder, Registry.discover()).recipe.model.path
+    code = re.sub(r"^base = .*$", f"base = {base!r}", code, flags=re.M)
+    names: dict = {}
+    exec(code.replace('"..."', repr(TEXTS[0]["text"])), names)
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"text": TEXTS[0]["text"]}) + "\n")
+    job = load_run(summary.folder, Registry.discover())
+    [found] = score_file(job, summary.folder, tmp_path / "asked.jsonl")
+    assert names["label"] == found["predicted"]
+    scores = names["logits"].softmax(-1)[0].tolist()
+    assert list(found["scores"].values()) == pytest.approx(scores, rel=1e-4)
 
 
 def test_a_label_that_only_held_out_rows_have_is_a_fault_with_its_line(run, tmp_path):
