@@ -1,1 +1,1 @@
-"""Command lines of other tools, read into recipes."""
+"""Configurations and command lines of other tools, read into recipes."""
