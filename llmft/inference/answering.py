@@ -71,7 +71,10 @@ def answer(
     before_upstream()
     if step is None:
         folder = artifacts.stage_that_made(
-            "policy", run, stage, fix="a reward model or a classifier scores texts: llmft score RUN FILE"
+            "policy",
+            run,
+            stage,
+            fix="what it made scores texts: llmft score RUN FILE",
         )
     else:
         folder = stage_with_checkpoint(job, run, "policy", stage, step)

@@ -194,8 +194,6 @@ REMARKS = {
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
     "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",
-    "max_prompt_length": "drop it; max_length bounds a row as a whole, and prompts are not cut by"
-    " themselves",
     "pad_to_sequence_len": "drop it; batches carry no padding",
     "train_on_inputs": "drop it; the loss is on the completion, or on all of a text row",
     "completion_only_loss": "drop it; the loss is on the completion, or on all of a text row",

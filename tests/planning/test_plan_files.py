@@ -16,7 +16,7 @@ def files_of(stage, items: int | None) -> list[tuple[str, int]]:
     state = SimpleNamespace(
         counts=counts, memory=SimpleNamespace(peaks=peaks), saved_bytes=70, trained_bytes=300
     )
-    return _files(stage, SimpleNamespace(state=state))
+    return _files(stage, SimpleNamespace(state=state, bound=SimpleNamespace(callbacks=())))
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,6 @@ def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
 @pytest.mark.parametrize(
     ("key", "suggested_fix"),
     [
-        ("max_prompt_length", "drop it; max_length bounds a row as a whole"),
         ("gradient_checkpointing_kwargs", "drop it; it is done with use_reentrant: false"),
         ("eval_delay", "drop it; a stage is scored from the start on"),
         ("use_lora", "write method: lora in the adapter block"),

@@ -23,6 +23,9 @@ DECLARED = {
     "reward": (("preference",), "reward_model", False, {
         "accuracy": True, "margin": True, "calibration_error": False,
     }),
+    "classification": (("classification",), "classifier", False, {
+        "accuracy": True, "macro_f1": True, "mae": False,
+    }),
     "ppo": (("prompt", "completion"), "policy", True, ONLINE | {"win_rate": True}),
     "grpo": (("prompt", "completion"), "policy", True, ONLINE),
     "rloo": (("prompt", "completion"), "policy", True, ONLINE),
