@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def harness(request, monkeypatch):
     """A harness's folder, whose modules are importable as its program has it."""
     known = set(sys.modules)
-    for name in {"ppo_trl", request.param}:
+    for name in ("ppo_trl", request.param):  # the last one is looked in first
         monkeypatch.syspath_prepend(str(BENCHMARKS / name))
     yield request.param
     for name in set(sys.modules) - known:
@@ -51,4 +51,4 @@ def test_ratios_are_those_of_the_same_seed(harness):
     ours, theirs = rows_of({"task": task, "taken": taken})
     assert ours[2:5] == ["15.0", "1.00", "1.00 to 1.00"]
     assert theirs[2:5] == ["35.0", "2.50", "2.00 to 3.00"]
-    assert theirs[9:11] == ["0.200", "0.100 to 0.300"]
+    assert theirs[8:10] == ["0.200", "0.100 to 0.300"]

@@ -131,7 +131,7 @@ def test_a_flag_that_sets_nothing_is_told_with_its_reason(flag, line):
         ("--eval_strategy steps", "needs held-out rows", "set evaluate.eval_strategy"),
         ("--use_peft False", "without an adapter", "leave it out"),
         ("--no_packing", "--no_packing", "write --packing False"),
-        ("--max_prompt_length 64", "--max_prompt_length", "prompts are not cut by themselves"),
+        ("--max_prompt_length 64", "is about pairs", "drop it"),
         ("--gradient_checkpointing_kwargs x", "--gradient_checkpointing_kwargs", "use_reentrant"),
     ],
 )
