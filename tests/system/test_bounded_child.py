@@ -59,7 +59,9 @@ def test_answers_come_back_in_step(child):
     assert child.ask(("echo", 2)) == 2
 
 
-def test_a_signal_between_question_and_answer_leaves_nothing_behind(child):
+def test_a_signal_between_question_and_answer_leaves_nothing_behind():
+    child = BoundedChild(work, 30.0, 200)  # the signal comes first, however busy the machine is
+
     def leave(number, frame):
         raise KeyboardInterrupt
 
