@@ -93,7 +93,7 @@ def _kind(job: Job, run: Path, stage: str | None) -> str:
 def _found(
     model: Any, rows: list[Encoded], told: tuple[str, list[str]] | None
 ) -> list[dict[str, Any]]:
-    """Return what is told of each row; the reward without a name. told: of a classifier."""
+    """Return the columns that each row gets; a reward has no name. told: of a classifier."""
     from llmft.modeling.heads import class_logits, rewards
 
     if told is None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from llmft.api import (
-    Field,
-    Refusal,
-    Schedule,
-    ScheduleConfig,
-    TrainingSpan,
-    TrainSettings,
-    hookimpl,
-)
+from llmft.api import Field, Refusal, ScheduleConfig, TrainingSpan, TrainSettings, hookimpl
+from llmft_schedules.of_scores import OfScores
 
 _DEFAULT_MIN_LR = 1e-3
-_STATE = (
-    "best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter",
-    "reset_start", "last_epoch",
-)  # fmt: skip
 
 
-class Greedy(Schedule["Greedy.Config"]):
+class Greedy(OfScores["Greedy.Config"]):
     """Divides the rate by `factor` after good evaluations, and multiplies it after bad ones.
 
     transformers' GreedyLR (arXiv:2512.14527) is told the loss, or metric_for_best_model; the rate
@@ -33,9 +21,10 @@ class Greedy(Schedule["Greedy.Config"]):
     """
 
     method = "greedy"
-    supports_warmup = False
-    depends_on_steps = False
-    follows_scores = True
+    kept = (
+        "best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter",
+        "reset_start", "last_epoch",
+    )  # fmt: skip
 
     class Config(ScheduleConfig):
         """When it rises and falls, and how far; what is left out is as transformers has it."""
@@ -94,8 +83,6 @@ class Greedy(Schedule["Greedy.Config"]):
                 raise ValueError("window_size is about smooth; write smooth: true, or drop it")
             return self
 
-    _theirs: Any = None
-
     def check(self, train: TrainSettings) -> Iterable[Refusal]:
         low, high = self.config.min_lr, self.config.max_lr
         if (_DEFAULT_MIN_LR if low is None else low) >= train.learning_rate:
@@ -106,44 +93,22 @@ class Greedy(Schedule["Greedy.Config"]):
         if (1.0 if high is None else high) < train.learning_rate:
             yield ("lr_scheduler_type", "max_lr"), "max_lr is below learning_rate", "raise it"
 
-    def rates(self, step: int, base: Sequence[float], span: TrainingSpan) -> Sequence[float]:
-        if self._theirs is None:
-            self._theirs = self._made(base, span)
-        return [group["lr"] for group in self._theirs.optimizer.param_groups]
-
-    def scored(self, value: float, span: TrainingSpan) -> None:
-        self._theirs.step(value)
-
-    def state(self) -> Mapping[str, Any]:
-        facts = {name: getattr(self._theirs, name) for name in _STATE}
-        if not math.isfinite(facts["best"]):  # no score so far
-            del facts["best"]
-        if self.config.smooth:
-            facts["window"] = self._theirs._streaming_avg.state_dict()
-        rates = [group["lr"] for group in self._theirs.optimizer.param_groups]
-        return facts | {"initial": self._theirs.optimizer.defaults["lr"], "rates": rates}
-
-    def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
-        """Restore it; a peak that was edited since scales the rates."""
-        for name in _STATE:
-            if name in state:
-                setattr(self._theirs, name, state[name])
-        if self.config.smooth and "window" in state:
-            self._theirs._streaming_avg.load_state_dict(dict(state["window"]))
-        now, then = span.learning_rate, state["initial"]
-        groups = self._theirs.optimizer.param_groups
-        for group, rate in zip(groups, state["rates"], strict=True):
-            group["lr"] = rate if now == then else rate * now / then
-
-    def _made(self, base: Sequence[float], span: TrainingSpan) -> Any:
-        """Return transformers' schedule over an optimiser that trains nothing, as for a plateau."""
-        import torch
+    def made(self, holder: Any, mode: Any, given: Mapping[str, Any]) -> Any:
         from transformers.optimization import GreedyLR
 
-        groups = [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": rate} for rate in base]
-        holder = torch.optim.SGD(groups, lr=span.learning_rate)
-        given = self.config.model_dump(exclude={"method"}, exclude_none=True)
-        return GreedyLR(holder, mode="max" if span.greater_is_better else "min", **given)
+        return GreedyLR(holder, mode=mode, **given)
+
+    def state(self) -> Mapping[str, Any]:
+        smooth = self.config.smooth
+        return {
+            **super().state(),
+            **({"window": self._theirs._streaming_avg.state_dict()} if smooth else {}),
+        }
+
+    def restore(self, state: Mapping[str, Any], span: TrainingSpan) -> None:
+        super().restore(state, span)
+        if self.config.smooth and "window" in state:
+            self._theirs._streaming_avg.load_state_dict(dict(state["window"]))
 
 
 @hookimpl
