@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from by_transformers import BETA, PPO, Answered, Case, Trained, trained
@@ -185,19 +186,13 @@ def _watched(seen: Seen, start: Path) -> Iterator[None]:
         seen.logps.append([logp for one in judged.answers for logp in one.logps])
         return judged_of(objective, judged)
 
-    for holder, name, own in (
-        (BaseModel, "load", loading), (StageRunner, "_fit", fitting),
-        (PpoObjective, "rollouts", judging),
-    ):  # fmt: skip
-        setattr(holder, name, own)
-    try:
-        yield
-    finally:
+    with ExitStack() as replaced:
         for holder, name, own in (
-            (BaseModel, "load", load), (StageRunner, "_fit", fit),
-            (PpoObjective, "rollouts", judged_of),
+            (BaseModel, "load", loading), (StageRunner, "_fit", fitting),
+            (PpoObjective, "rollouts", judging),
         ):  # fmt: skip
-            setattr(holder, name, own)
+            replaced.enter_context(patch.object(holder, name, own))
+        yield
 
 
 def _wrong(wanted: Trained, stage: Path, seen: Seen) -> str:

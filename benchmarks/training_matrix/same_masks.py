@@ -7,9 +7,10 @@ end to end lose the same ones. Attention's own weights, whose places are the lay
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ def same_masks() -> Iterator[None]:
     """Let every dropout in this process be such a one for a while."""
     from llmft_adapters.lora import dropout_mask
 
-    dropout, attend, draw = F.dropout, F.scaled_dot_product_attention, dropout_mask.draw
+    attend = F.scaled_dot_product_attention
 
     def attending(*given: Any, dropout_p: float = 0.0, **named: Any) -> torch.Tensor:
         return attend(*given[:4], dropout_p=0.0, **named)
@@ -42,16 +43,10 @@ def same_masks() -> Iterator[None]:
     def drawing(rows: int, width: int, p: float, dtype: torch.dtype) -> torch.Tensor:
         return _mask(width, p).to(dtype).expand(rows, width)
 
-    for holder, name, own in (
-        (F, "dropout", _dropout), (F, "scaled_dot_product_attention", attending),
-        (dropout_mask, "draw", drawing),
-    ):  # fmt: skip
-        setattr(holder, name, own)
-    try:
-        yield
-    finally:
+    with ExitStack() as replaced:
         for holder, name, own in (
-            (F, "dropout", dropout), (F, "scaled_dot_product_attention", attend),
-            (dropout_mask, "draw", draw),
+            (F, "dropout", _dropout), (F, "scaled_dot_product_attention", attending),
+            (dropout_mask, "draw", drawing),
         ):  # fmt: skip
-            setattr(holder, name, own)
+            replaced.enter_context(patch.object(holder, name, own))
+        yield
