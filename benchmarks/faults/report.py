@@ -10,7 +10,7 @@ from pathlib import Path
 
 from canaries import PLANTED, Canaries
 from curves import Curves
-from fuzz import Fuzzed
+from fuzz import SLOW, Fuzzed
 from tally import SHOWN, Tally
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -36,7 +36,7 @@ class Measured:
         unlike = [o for o in ours if o.result != "exact"]
         wrong = [f"{o.method}, {o.fault} at {o.event}: {o.result}" for o in unlike] + self.wrong
         wrong += [f"recipe {text}" for text in self.fuzzed.wrong]
-        if self.fuzzed.recipes and (p99 := self.fuzzed.quantile(0.99)) >= 50:
+        if self.fuzzed.recipes and (p99 := self.fuzzed.quantile(0.99)) >= SLOW:
             wrong.append(f"p99 of loading a recipe is {p99:.0f} ms")
         return wrong + [f"a secret: {text}" for text in self.canaries.found]
 

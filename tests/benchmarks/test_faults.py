@@ -94,6 +94,20 @@ def test_what_a_method_cannot_meet_is_a_dash_and_places_stand_in_a_runs_order():
     assert ">0% (1)<" in drawn
 
 
+def test_a_recipe_is_slow_where_it_is_slow_three_times(monkeypatch, tmp_path):
+    import fuzz
+
+    def seconds(*read):
+        clock = iter(read)
+        monkeypatch.setattr(fuzz.time, "process_time", lambda: next(clock))
+        return fuzz._timed(tmp_path, None)[0]
+
+    monkeypatch.setattr(fuzz, "_load", lambda path, registry: ("", True))
+    assert seconds(0.0, 0.04) == 40.0
+    assert seconds(0.0, 0.08, 1.0, 1.06, 2.0, 2.25) == pytest.approx(60.0)
+    assert seconds(0.0, 0.08, 1.0, 1.01) == pytest.approx(10.0)
+
+
 def test_a_fault_that_is_not_survived_fails_it():
     from canaries import Canaries
     from fuzz import Fuzzed
