@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-from llmft.api.errors import RecipeError
+from llmft.api.errors import CheckpointError, RecipeError
 from llmft.exporting.folders import export
 from llmft.inference.trained import trained_stage
 from llmft.verifying.export import verify_export
@@ -27,6 +28,28 @@ def test_plain_peft_finds_the_base_and_answers_as_the_run(
     assert torch.equal(logits(found), logits(by_peft(lora_run, model_folder)))
     assert str(made.folder) in made.command
     assert 'model, "out")' in (made.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("change", ["other bytes", "a link"])
+def test_an_adapter_that_changes_while_it_is_exported_is_not_passed_on(
+    lora_run, tmp_path, monkeypatch, change
+):
+    """The run was checked when it was opened; what is copied is checked again."""
+    run = tmp_path / "run"
+    shutil.copytree(lora_run, run)
+    trained = trained_stage(run)
+    weights = trained.adapter_folder / "adapter_model.safetensors"
+    if change == "a link":
+        weights.unlink()
+        (tmp_path / "secret").write_text("of another folder")
+        weights.symlink_to(tmp_path / "secret")
+    else:
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"E401.*changed while it was exported"):
+        export(trained, "peft", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "secret") == ["run"]
 
 
 def test_hf_is_the_merged_model(trained, lora_run, model_folder, tmp_path):

@@ -135,18 +135,25 @@ def test_the_command_takes_the_file_or_its_folder(merged, chat_run, fake, capsys
     assert "the same: what was exported answers as the run does" in said
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_K_M"])
-def test_a_real_llama_cpp_answers_as_the_run(kind, tmp_path):
-    """On stories15M: its folder by LLMFT_LLAMA_CPP, the package as it is installed."""
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory) -> tuple[TrainedStage, Path]:
+    """A run on stories15M, and llama.cpp's folder; the package is as it is installed."""
     place, assets = os.environ.get("LLMFT_LLAMA_CPP"), os.environ.get("LLMFT_REAL_ASSETS")
     if not place or not assets or find_spec("llama_cpp") is None:
         pytest.skip("needs LLMFT_LLAMA_CPP, LLMFT_REAL_ASSETS and llama-cpp-python")
-    trained = trained_stage(_real_run(Path(assets), tmp_path))
-    made = export(trained, "gguf", tmp_path / "out", LlamaCpp(Path(place), kind))
+    folder = _real_run(Path(assets), tmp_path_factory.mktemp("real"))
+    return trained_stage(folder), Path(place)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M"])
+def test_a_real_llama_cpp_answers_as_the_run(kind, real_run, tmp_path):
+    trained, place = real_run
+    made = export(trained, "gguf", tmp_path / "out", LlamaCpp(place, kind))
     file = gguf_file(made.folder)
     assert file is not None
     verdict = verify_gguf(trained, file, prompts=4, max_new_tokens=16)
     assert verdict.fine, verdict
+    assert f"type {kind}" in verdict.how[0]
 
 
 def _real_run(assets: Path, folder: Path) -> Path:
@@ -160,7 +167,7 @@ def _real_run(assets: Path, folder: Path) -> Path:
         "stages": [{
             "name": "sft", "adapter": {"method": "lora", "r": 4}, "alignment": {"method": "sft"},
             "data": {"method": "jsonl", "path": str(assets / "data" / "tinystories.jsonl.gz"),
-                     "limit": 20},
+                     "columns": {"text": "text"}, "limit": 20},
             "train": {"max_steps": 2, "max_length": 64, "on_long_row": "truncate"},
             "evaluate": {"metrics": ["loss"], "holdout": 0.3},
         }],
