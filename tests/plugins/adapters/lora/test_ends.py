@@ -111,27 +111,42 @@ def test_what_policy_gradients_read_is_that_of_plain_peft(
 def test_switched_off_it_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = lora()
     model = attached(adapter, tiny_llama())
+    wanted = token_stats.token_stats(tiny_llama(), ROWS)
     for at_once in (2**24, 300):
         monkeypatch.setattr(forward, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(token_stats, "LOGITS_AT_ONCE", at_once)
+        with adapter.disabled(model), torch.no_grad():
+            found = token_stats.token_stats(model, ROWS)
+        assert measures.distance(found.logps_N, wanted.logps_N) <= 1e-6
+        assert measures.distance(found.entropy_N, wanted.entropy_N) <= 1e-5
         with adapter.disabled(model):
             off = label_nll(model, ROWS).nll_N.detach()
         assert measures.distance(off, label_nll(tiny_llama(), ROWS).nll_N) <= 1e-6
 
 
-@pytest.mark.parametrize("kind", [Lora, Dora])
+@pytest.mark.parametrize(("kind", "base", "targets"), [
+    (Lora, tiny_llama, ["q_proj", *BOTH]),
+    (Dora, tiny_llama, ["q_proj", *BOTH]),
+    (Lora, untied_gpt2, ["c_attn", "wte", "lm_head"]),
+])  # fmt: skip
 def test_plain_peft_loads_what_is_saved_and_no_weight_of_the_base_is(
-    kind: Any, tmp_path: Path
+    kind: Any, base: Any, targets: Any, tmp_path: Path
 ) -> None:
     from peft import PeftModel
 
-    adapter = lora(kind)
-    model = attached(adapter, tiny_llama())
+    adapter = lora(kind, target_modules=targets)
+    model = attached(adapter, base())
     folder = measures.saved(adapter, model, tmp_path)
     held = load_file(folder / "adapter_model.safetensors")
     assert not [name for name in held if "base_layer" in name]
-    assert held["base_model.model.model.embed_tokens.lora_embedding_A"].shape == (2, 300)
-    loaded = PeftModel.from_pretrained(tiny_llama(), folder).eval()
-    assert measures.distance(measures.logits(loaded), measures.logits(model)) <= 1e-6
+    (table,) = (tensor for name, tensor in held.items() if name.endswith("lora_embedding_A"))
+    assert table.shape == (2, 300)
+    loaded, answers = PeftModel.from_pretrained(base(), folder).eval(), measures.logits(model)
+    assert measures.distance(measures.logits(loaded), answers) <= 1e-6
+    merged = adapter.merge(model)
+    assert measures.distance(measures.logits(merged), answers) <= 1e-4
+    ends = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    assert not torch.equal(*ends)
 
 
 def test_an_adapter_of_peft_with_its_copies_of_the_base_is_gone_on_from(tmp_path: Path) -> None:
