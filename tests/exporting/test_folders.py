@@ -134,6 +134,7 @@ def test_a_merged_model_has_the_rows_and_the_tokenizer_of_new_tokens(with_tokens
     assert verify_export(stage, tmp_path / "out").fine
 
 
+@pytest.mark.extended
 def test_an_adapters_answers_end_where_the_recipe_says(with_tokens, tmp_path):
     stage = trained_stage(with_tokens)
     made = export(stage, "peft", tmp_path / "out")

@@ -26,6 +26,7 @@ from tests.exporting.conftest import (  # noqa: F401 - fixtures
     rows_file,
     train,
 )
+from tests.extended import extended
 
 # ruff: noqa: F811 - fixtures by their names
 
@@ -66,14 +67,19 @@ def test_the_same_model_answers_as_the_run(merged, fake):
     assert verdict.how[1] == "a BOS before each text: no"
 
 
-@pytest.mark.parametrize(("facts", "differs", "cause"), [
+QUANTISED = (
+    {"noise": 1.0, "type": 15}, None, "quantisation: the file's weights are of the type Q4_K_M"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "differs", "cause"), extended([
     ({"template": "{{ messages[0].content }}"}, ["token ids in"], "template: .* another chat"),
     ({"template": ""}, ["token ids in"], "template: the file has no chat template"),
     ({"adds_bos": True}, ["token ids in"], r"BOS: .*\(7\)"),
     ({"noise": 0.5}, ["greedy answers", "log-probabilities, largest difference",
                       "log-probabilities, mean difference"], "weights: .* the file in F32"),
-    ({"noise": 1.0, "type": 15}, None, "quantisation: the file's weights are of the type Q4_K_M"),
-])  # fmt: skip
+    QUANTISED,
+], [QUANTISED]))  # fmt: skip
 def test_each_way_to_part_is_named(facts, differs, cause, merged, fake):
     import re
 
@@ -119,6 +125,7 @@ def test_where_llama_cpp_is_missing_the_package_is_named(merged, tmp_path, monke
         verify_gguf(merged[0], tmp_path / "a.gguf")
 
 
+@pytest.mark.extended
 def test_the_command_takes_the_file_or_its_folder(merged, chat_run, fake, capsys):
     written(fake, merged[1])
     words = ["verify", "export", str(chat_run), str(fake), "--prompts", "2"]

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 BLOCKS = {
     "names": {"method": "lora", "r": 2, "target_modules": ["v_proj", "q_proj", "down_proj"]},
     "all-linear": {"method": "lora", "r": 2},
@@ -40,6 +42,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.extended
 def test_an_adapters_files_have_the_same_bytes_under_every_hash_seed():
     processes = [
         subprocess.Popen(
