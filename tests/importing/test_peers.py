@@ -924,6 +924,18 @@ def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_met
     assert texts.verdict == "cannot yet"
 
 
+def test_an_update_of_the_embedding_and_the_output_layer_is_taken_over(stage_of):
+    more = "lora_target_modules: [q_proj, embed_tokens, lm_head]\n"
+    assert stage_of(AXOLOTL + more)[1].adapter.target_modules == [
+        "all-linear", "embed_tokens", "lm_head",
+    ]  # fmt: skip
+    alone = AXOLOTL.replace("lora_target_linear: true\n", more)
+    assert stage_of(alone)[1].adapter.target_modules == ["q_proj", "embed_tokens", "lm_head"]
+    text = LLAMA.replace("dataset: mine", "dataset: identity")
+    factory = stage_of(f"{text}lora_target: q_proj,lm_head\n")[1]
+    assert factory.adapter.target_modules == ["q_proj", "lm_head"]
+
+
 def test_a_regular_expression_and_noise_are_taken_over(stage_of):
     regex = r"model.layers.\d+.self_attn.(q|v)_proj"
     text = AXOLOTL.replace("lora_target_linear: true", f"lora_target_modules: '{regex}'")

@@ -10,6 +10,7 @@ from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, weights
 from llmft.importing.structure.axolotl import data, steps
 from llmft.recipes.tree import visible
+from llmft.system.architectures import ENDS
 
 _ALIGNMENTS = {
     "dpo": "dpo",
@@ -167,7 +168,10 @@ def adapter(t: Translation) -> None:
             t.note("decide", theirs, "Axolotl needs it", missing=f"{theirs} not stated")
     linear, modules = t.key("lora_target_linear"), t.key("lora_target_modules")
     if linear is not None and linear.value is True:
-        t.set("adapter.target_modules", "all-linear", linear)
+        named = modules.value if modules is not None else None
+        # Axolotl 0.19, loaders/adapter.py: both, and no output layer among the linear ones.
+        ends = [n for n in named if n in ENDS] if isinstance(named, list) else []
+        t.set("adapter.target_modules", ["all-linear", *ends] if ends else "all-linear", linear)
         if modules is not None:
             t.note("none", modules, "lora_target_linear takes every linear layer", block="adapter")
     else:
