@@ -143,6 +143,33 @@ def test_trls_ways_to_pack_texts(strategy, said, stage_of, imported):
     assert cut == (strategy != "bfd")
 
 
+@pytest.mark.parametrize(
+    ("trainer", "rows", "learnt"),
+    [
+        ("dpo", "preference", "turn"), ("kto", "unpaired", "turn"),
+        ("reward", "preference", "turn"),
+        ("sft", "prompt-completion", "turn"), ("sft", "chat", "stop"), ("sft", "text", "stop"),
+    ],
+)  # fmt: skip
+def test_trl_learns_what_a_template_writes_after_an_answer(stage_of, trainer, rows, learnt):
+    # TRL 1.16: completion_ids = prompt_completion_ids[prompt_len:], the line break after it too.
+    recipe, _ = stage_of(TRL, trainer=trainer, rows=rows)
+    assert recipe.model.learn_template == learnt
+
+
+@pytest.mark.parametrize(
+    ("peer", "trainer", "asks"),
+    [("trl", "dpo", False), ("trl", "orpo", True), ("alignment-handbook", "dpo", True)],
+)
+def test_another_end_of_text_after_the_templates_own_awaits_a_decision(
+    imported, peer, trainer, asks
+):
+    # TRL 1.16: add_eos_token_if_needed of ORPO; TRL 0.19: DPOTrainer.tokenize_row.
+    found = imported(TRL + "bf16: true\n", peer=peer, trainer=trainer, rows="preference")
+    reasons = {finding.missing for finding in found.findings if finding.grade == "decide"}
+    assert ("end-of-text after the template's own" in reasons) == asks
+
+
 def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
     found = import_any(CAPYBARA, Choices())
     assert found.peer == "trl"
@@ -321,6 +348,72 @@ def test_llamafactorys_qwen_templates_write_its_slots():
     for name, expected in (("qwen3_nothink", said), ("qwen", f"{opening}<|im_end|>\n{said}")):
         template = Environment().from_string(known_templates("llamafactory")[name].text)
         assert template.render(messages=turns) == expected
+
+
+@pytest.fixture
+def described(stage_of, imported, tmp_path):
+    """Import a LLaMA-Factory file whose data set has this description: (its data, findings)."""
+
+    def run(description, lines="stage: sft"):
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": description}))
+        text = LLAMA.replace("stage: sft", lines)
+        found = imported(text, str(tmp_path / "x.yaml"))
+        return stage_of(text, str(tmp_path / "x.yaml"))[1].data if found.text else None, found
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "asked"),
+    [
+        (None, {"instruction": "Why?", "input": "Now.", "output": "So."}, "Why?\nNow."),
+        ({"prompt": "input", "response": "target"}, {"input": "Why?", "target": "So."}, "Why?"),
+    ],
+    ids=["usual", "named"],
+)
+def test_of_llamafactorys_named_columns_one_left_out_is_none(described, columns, given, asked):
+    # LLaMA-Factory 0.9.5: data/parser.py, DatasetAttr.join.
+    data, _ = described({"file_name": "x.json"} | ({"columns": columns} if columns else {}))
+    row = Instruction(data).row(given, "x")
+    assert [message["content"] for message in row.messages] == [asked, "So."]
+
+
+@pytest.mark.parametrize(
+    ("description", "lines", "given", "expected"),
+    [
+        (
+            {"ranking": True, "columns": {"prompt": "q", "chosen": "c", "rejected": "r"}},
+            "stage: dpo", {"q": "Why?", "c": " So. ", "r": "No."}, ("Why?", " So. ", "No."),
+        ),
+        (
+            {"ranking": True, "formatting": "sharegpt",
+             "columns": {"messages": "conversations", "chosen": "c", "rejected": "r"}},
+            "stage: dpo\npref_loss: orpo",
+            {"conversations": [{"from": "human", "value": "Why?"}],
+             "c": {"from": "gpt", "value": "So. "}, "r": {"from": "gpt", "value": "No."}},
+            ("Why?", "So. ", "No."),
+        ),
+        (
+            {"columns": {"prompt": "q", "response": "a", "kto_tag": "good"}},
+            "stage: kto", {"q": "Why?", "a": " So.", "good": False}, ("Why?", " So.", False),
+        ),
+    ],
+    ids=["pairs", "pairs of talks", "labels"],
+)  # fmt: skip
+def test_llamafactorys_judged_answers_keep_their_spaces(
+    described, registry_of_methods, description, lines, given, expected
+):
+    data, _ = described({"file_name": "x.json", **description}, lines)
+    row = registry_of_methods.method("dataset", data.method)(data).row(given, "x")
+    answers = (row.completion, row.label) if hasattr(row, "label") else (row.chosen, row.rejected)
+    assert (row.prompt[-1]["content"], *answers) == expected
+
+
+def test_llamafactorys_pairs_with_an_input_are_not_imported(described):
+    # data/converter.py joins a prompt and an input only where there is one.
+    data, found = described({"file_name": "x.json", "ranking": True}, "stage: dpo")
+    assert data is None
+    assert any("query" in finding.why for finding in found.findings)
 
 
 def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, tmp_path):
