@@ -105,6 +105,21 @@ def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, impor
     assert imported(AXOLOTL).verdict == "same but for speed or logging"
 
 
+def test_axolotls_watch_over_the_loss_and_its_rope_scaling(stage_of, imported):
+    text = f"{AXOLOTL}loss_watchdog_threshold: 5.0\nloss_watchdog_patience: 2\n"
+    text += "overrides_of_model_config:\n  rope_scaling: {type: linear, factor: 4.0}\n"
+    recipe, stage = stage_of(text)
+    (watch,) = stage.plugins
+    assert (watch.method, watch.threshold, watch.patience, watch.on_spike) == (
+        "loss_watchdog", 5.0, 2, "end",
+    )  # fmt: skip
+    rope = recipe.model.rope_scaling
+    assert (rope.rope_type, rope.factor) == ("linear", 4.0)
+    assert imported(text).verdict == imported(AXOLOTL).verdict
+    assert imported(text.replace("linear", "dynamic")).verdict == "cannot yet"
+    assert imported(text.replace("factor:", "odd: 1, factor:")).verdict == "cannot yet"
+
+
 def test_trl_gets_its_own_defaults_and_not_ours(stage_of):
     recipe, stage = stage_of(TRL, trainer="dpo")
     adapter, train = stage.adapter, stage.train
@@ -1104,7 +1119,8 @@ def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
     # What it leaves out of each thousand documents is not the same, and told.
     assert "thousand documents" in grades(imported(PRETRAIN), "decide")["stage"]
     apart = f"{PRETRAIN}packing: false\n"
-    assert imported(apart).verdict == "same"
+    assert imported(apart).verdict == "same but for speed or logging"
+    assert "never predicted" in grades(imported(apart), "logging")["stage"]
     assert stage_of(apart)[1].train.on_long_row == "truncate"
     llama = apart.replace("template: default", "template: llama3")
     assert "end_of_text" in grades(imported(llama), "decide")["template"]

@@ -591,6 +591,11 @@ def documents(t: Translation) -> None:
         t.note(
             "decide", neat, "joined documents that do not see each other", missing="neat_packing"
         )
+    what = (
+        "transformers 5.6, as LLaMA-Factory pins it, divides a step's loss by all tokens of its"
+        " rows, the first ones too, which are never predicted"
+    )
+    t.note("logging", t.key("stage"), what, block="train")
     if packed is not None and packed.value is False:
         t.set("train.on_long_row", "truncate", packed)
         return
