@@ -61,6 +61,8 @@ def structure(t: Translation) -> None:
     steps.saving(t)
     arguments.noise(t)
     steps.evaluation(t)
+    steps.watchdog(t)
+    rope(t)
     precision(t)
     kind_of_attention = weights.attention(t)
     data.length(t)
@@ -272,3 +274,15 @@ def reporting(t: Translation) -> None:
             t.note("logging", project, "the tracker's project is set at the tracker here")
     if entity is not None and entity.value:
         t.note("none", entity, "the user or team at a tracker")
+
+
+_ROPE = "overrides_of_model_config.rope_scaling"
+
+
+def rope(t: Translation) -> None:
+    """Write how rotary positions are stretched, which Axolotl puts into the model's config."""
+    for name in t.configuration.under(_ROPE):
+        key = t.key(f"{_ROPE}.{name}")
+        ours = "rope_type" if name == "type" else name
+        if key is not None and not t.set(f"model.rope_scaling.{ours}", key.value, key):
+            t.note("cannot", key, f"rope scaling by {visible(name)[:40]}", missing="rope scaling")
