@@ -14,6 +14,8 @@ from tests.extended import extended
 
 ADAPTERS = {
     "lora": {"r": 2, "lora_dropout": 0.2},
+    "lora on both ends": {"method": "lora", "r": 2, "lora_dropout": 0.2,
+                          "target_modules": ["all-linear", "embed_tokens", "lm_head"]},
     "dora": {"r": 2, "lora_dropout": 0.2},
     "qlora": {"r": 2, "lora_dropout": 0.2},
     "prefix": {"num_virtual_tokens": 3, "prefix_projection": True},

@@ -217,3 +217,12 @@ def test_what_cannot_be_is_refused_by_name(
     assert fault[0] == key
     assert fact in fault[1]
     assert fix in fault[2]
+
+
+def test_rows_of_added_tokens_are_not_trained_beside_an_update_of_their_layer() -> None:
+    model = tiny_llama().to("meta")
+    model.llmft_new_token_ids = (5,)
+    assert not list(lora(target_modules=["q_proj"]).check(model))
+    (fault,) = lora(target_modules=["q_proj", "embed_tokens"]).check(model)
+    assert fault[0] == ("target_modules",)
+    assert "'model.embed_tokens' gets an update already" in fault[1]
