@@ -375,12 +375,35 @@ def push(
         bool,
         typer.Option("--public", help="Make a new repository public; default: as the recipe says."),
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Send the whole model, the adapter merged into it.")
+    ] = False,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Send the whole model for llama.cpp, of a type by its name, such as Q4_K_M.",
+        ),
+    ] = None,
+    llama_cpp: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="llama.cpp's folder, for --gguf; default: on PATH."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=86_400.0,
+            metavar="SECONDS",
+            help="Of the upload; default: the recipe's, else 600.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
-    """Send an adapter with its model card to the hub."""
-    from llmft.cli.commands.push import as_text, pushed
+    """Send an adapter or its model, with a model card, to the hub."""
+    from llmft.cli.commands.push import Asked, as_text, pushed
 
-    sent = pushed(run, stage, repo_id, public=public)
+    sent = pushed(run, Asked(stage, repo_id, public, merged, gguf, llama_cpp, timeout))
     return sent if json else as_text(sent)
 
 
@@ -413,10 +436,10 @@ def merge(
 def export(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
     to: Annotated[
-        Literal["peft", "hf", "vllm", "gguf", "ollama"],
+        Literal["peft", "hf", "vllm", "mlx", "gguf", "ollama"],
         typer.Option(
             help="peft: the adapter; hf: merged, for transformers; vllm: an adapter vLLM takes;"
-            " gguf: merged, for llama.cpp; ollama: that with a Modelfile."
+            " mlx: merged, for mlx-lm; gguf: merged, for llama.cpp; ollama: that with a Modelfile."
         ),
     ],
     output: Annotated[str, typer.Option(metavar="DIR", help="Must not be there yet.")],
