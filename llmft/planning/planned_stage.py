@@ -174,8 +174,10 @@ class PlannedStage(StageRunner):
         memory.begin("train")
         self._count(len(asked), len(items))
         batches = [items[:size]]
+        self._train_steps(batches, objective, online=True)
+        # Asked last: an objective may take it as a sign that its first update is over.
         trained = sum(len(update) for update in objective.updates(len(items), 0))
-        self._train_steps(batches, objective, trained / max(len(batches[0]), 1), online=True)
+        self.state.computes(passes_per_step=trained / max(len(batches[0]), 1))
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -195,17 +197,13 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("train")
-        self._train_steps(batches, objective, self.train.accumulation())
+        self._train_steps(batches, objective)
+        self.state.computes(passes_per_step=self.train.accumulation())
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
     def _train_steps(
-        self,
-        batches: list[list[Any]],
-        objective: Objective,
-        passes_per_step: float,
-        *,
-        online: bool = False,
+        self, batches: list[list[Any]], objective: Objective, *, online: bool = False
     ) -> None:
         asked, memory = self.spec.evaluate, self.state.memory
 
@@ -230,7 +228,6 @@ class PlannedStage(StageRunner):
             train_flops=sum(flops),
             tokens=0 if online else sum(tokens_in(item) for batch in batches for item in batch),
             items=sum(map(len, batches)),
-            passes_per_step=passes_per_step,
             prepare_flops=memory.flops["prepare"],
             prepared_items=len(chosen.items) if chosen else 0,
             scored_flops=memory.flops["evaluate"],
