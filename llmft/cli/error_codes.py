@@ -507,6 +507,13 @@ CODES: dict[str, Code] = {
         "Get llama.cpp (`git clone https://github.com/ggml-org/llama.cpp`) and name its folder:"
         " --llama-cpp PATH/TO/llama.cpp.",
     ),
+    "E217": Code(
+        "no step of the recipe could be measured",
+        "`llmft plan --measure` runs the recipe's first steps in a process of its own and throws"
+        " them away. It was stopped by its time limit, or by what the message names, before the"
+        " first stage had told anything.",
+        "Measure longer, mend what is named, or plan without --measure.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",

@@ -258,6 +258,14 @@ def test_a_run_is_judged_against_its_base_from_the_command_line(
     assert KEY not in everything
 
 
+def test_a_judge_that_never_says_which_is_better_is_refused(judge, lora_run, rows_file, capsys):
+    judge.says = lambda a, b: "hm"
+    args = ["evaluate", str(lora_run), "--judge", judge.url, "--data", str(rows_file),
+            "--limit", "2", "--max-new-tokens", "4"]  # fmt: skip
+    assert main(args) == 4
+    assert "gave no verdict in any of" in capsys.readouterr().err
+
+
 def test_options_that_would_do_nothing_are_refused(lora_run, judge, capsys):
     run = str(lora_run)
     for more in (

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.api.errors import CheckpointError, RecipeError
+from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
 from llmft.cli.commands.endpoint_client import client_for
 from llmft.cli.commands.evaluate import progress
 from llmft.cli.commands.output import table
@@ -27,7 +27,7 @@ def judged(
     """Return what a judge says of a run's answers beside those of another run, or of its base.
 
     output: a file for every pair; RecipeError where it is there already. Raises CheckpointError
-    (E402) where the target is no run.
+    (E402) where the target is no run, EnvironmentFault (E213) where no reply has a verdict.
     """
     if not (Path(asked.target) / "run.json").is_file():
         what = f"'{asked.target}' is not a run folder, and a judge compares a run's answers"
@@ -50,6 +50,11 @@ def judged(
     pairs = [asdict(pair) | {"outcome": pair.outcome} for pair in found.pairs]
     if output is not None:
         fsio.write_new_jsonl(Path(output), pairs)
+    asked_of = 2 * sum(pair.answer != pair.other for pair in found.pairs)
+    if asked_of and found.unreadable == asked_of:  # ties that nobody has found
+        what = f"'{found.model}' at {found.host} gave no verdict in any of {asked_of} replies"
+        fix = "name a model that follows instructions: --judge-model NAME; --output has its words"
+        raise EnvironmentFault("E213", what, fix=fix)
     return {
         "target": asked.target,
         "against": against,
