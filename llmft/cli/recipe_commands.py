@@ -311,10 +311,19 @@ def verify_export(
         str | None,
         typer.Option(metavar="NAME", help="The endpoint's model; default: the only one."),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=604_800.0,
+            metavar="SECONDS",
+            help="Of waiting for an endpoint, all its answers together; default: 1800.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Prove that an export or an endpoint answers as the run does."""
     from llmft.cli.commands.verify_export import as_json, as_text, verify
 
-    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model)
+    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model, timeout)
     return as_json(verdict) if json else as_text(verdict)

@@ -96,7 +96,10 @@ def _trackers(draft: Draft) -> list[str]:
     if entry is None:
         return []
     lines = comment(f"{entry.flag}: {entry.why}") if entry.why else []
-    return [*lines, "trackers:", *(f"  - method: {yaml(one['method'])}" for one in entry.value)]
+    lines.append("trackers:")
+    for one in entry.value:
+        lines.append(f"  - {yaml(one) if len(one) > 1 else 'method: ' + yaml(one['method'])}")
+    return lines
 
 
 def comment(text: str, indent: str = "", width: int = _WIDTH) -> list[str]:

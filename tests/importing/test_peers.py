@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from llmft_datasets.instruction import Instruction
 from llmft_datasets.jsonl import Jsonl
+from ruamel.yaml import YAML
 
 from llmft.api.errors import RecipeError
 from llmft.cli.commands import import_check
@@ -783,7 +784,7 @@ def test_a_share_or_a_number_of_rows_is_held_out(stage_of, size, held):
 @pytest.mark.parametrize(("line", "key", "grade"), [
     ("optimizer: adamw_torch_8bit", "optimizer", "speed"),
     ("torch_compile_mode: max-autotune", "torch_compile_mode", "none"),
-    ("plugins: [axolotl.integrations.swanlab.SwanLabPlugin]", "plugins", "logging"),
+    ("trackio_space_id: me/space", "trackio_space_id", "logging"),
 ])  # fmt: skip
 def test_what_changes_no_more_than_rounding_or_logging_is_told(imported, line, key, grade):
     text = AXOLOTL if not line.startswith("optim") else AXOLOTL.replace(
@@ -793,6 +794,47 @@ def test_what_changes_no_more_than_rounding_or_logging_is_told(imported, line, k
     assert found.verdict == "same but for speed or logging"
     assert key in grades(found, grade)
     assert ("optim: adamw_8bit" in found.text) == (key == "optimizer")
+
+
+@pytest.mark.parametrize(("lines", "trackers"), [
+    ("mlflow_tracking_uri: http://a.example\nmlflow_experiment_name: e\nmlflow_run_name: r\n",
+     [{"method": "mlflow", "experiment_name": "e", "run_name": "r"}]),
+    ("use_mlflow: true\nuse_tensorboard: true\n",
+     [{"method": "mlflow"}, {"method": "tensorboard"}]),
+    ("use_trackio: true\ntrackio_project_name: p\ntrackio_run_name: r\n",
+     [{"method": "trackio", "project": "p", "name": "r"}]),
+    ("plugins: [axolotl.integrations.swanlab.SwanLabPlugin]\nuse_swanlab: true\n"
+     "swanlab_project: p\nswanlab_workspace: w\nswanlab_mode: local\n",
+     [{"method": "swanlab", "project": "p", "workspace": "w", "mode": "offline"}]),
+    ("swanlab_project: p\nswanlab_mode: cloud\n", []),
+])  # fmt: skip
+def test_axolotls_trackers_are_those_of_their_names(imported, lines, trackers):
+    found = imported(AXOLOTL.replace("wandb_project: mine\n", "") + lines)
+    assert found.verdict == "same but for speed or logging"
+    loaded = YAML(typ="safe").load(found.text).get("trackers", [])
+    assert [one for one in loaded if one["method"] not in ("console", "jsonl", "wandb")] == trackers
+
+
+def test_a_tracker_whose_package_is_missing_keeps_no_recipe_from_being_written(
+    imported, monkeypatch
+):
+    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: None)
+    found = imported(f"{TRL}report_to: [trackio, mlflow]\n", trainer="dpo")
+    assert "  - method: trackio\n  - method: mlflow\n" in found.text
+    why = [finding.why for finding in found.findings if "mlflow" in finding.why]
+    assert why == [
+        "this tracker needs the package mlflow, which is not installed: pip install 'llmft[mlflow]'"
+    ]
+
+
+def test_llamafactorys_switch_adds_swanlab_to_its_other_trackers(imported):
+    said = "report_to: tensorboard\nuse_swanlab: true\nswanlab_project: p\nswanlab_run_name: r\n"
+    text = LLAMA.replace("dataset: mine", "dataset: identity")
+    found = imported(f"{text}{said}swanlab_mode: local\n")
+    acting = [one for one in found.findings if one.grade != "none"]
+    assert not [one for one in acting if "swanlab" in one.key]
+    last = "  - {method: swanlab, project: p, experiment_name: r, mode: offline}\n"
+    assert found.text.endswith(f"  - method: tensorboard\n{last}"), found.findings
 
 
 def test_axolotls_ray_workers_share_a_step(stage_of):
@@ -1030,6 +1072,18 @@ def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_met
     assert four.verdict == "needs your decision"
     texts = import_any(UNSLOTH.replace("yahma/alpaca-cleaned", "rows.jsonl"), Choices())
     assert texts.verdict == "cannot yet"
+
+
+def test_an_update_of_the_embedding_and_the_output_layer_is_taken_over(stage_of):
+    more = "lora_target_modules: [q_proj, embed_tokens, lm_head]\n"
+    assert stage_of(AXOLOTL + more)[1].adapter.target_modules == [
+        "all-linear", "embed_tokens", "lm_head",
+    ]  # fmt: skip
+    alone = AXOLOTL.replace("lora_target_linear: true\n", more)
+    assert stage_of(alone)[1].adapter.target_modules == ["q_proj", "embed_tokens", "lm_head"]
+    text = LLAMA.replace("dataset: mine", "dataset: identity")
+    factory = stage_of(f"{text}lora_target: q_proj,lm_head\n")[1]
+    assert factory.adapter.target_modules == ["q_proj", "lm_head"]
 
 
 def test_a_regular_expression_and_noise_are_taken_over(stage_of):

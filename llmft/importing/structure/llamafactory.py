@@ -16,6 +16,10 @@ from llmft.recipes.textfile import read_text
 from llmft.recipes.tree import visible
 
 _STAGES = {"sft": "sft", "dpo": "dpo", "rm": "reward", "kto": "kto", "pt": "sft"}
+_SWANLAB = {
+    "project": "swanlab_project", "workspace": "swanlab_workspace",
+    "experiment_name": "swanlab_run_name", "mode": "swanlab_mode",
+}  # fmt: skip
 _PREFERENCES = ("sigmoid", "hinge", "ipo")
 INFO = "dataset_info.json"
 
@@ -32,6 +36,7 @@ def structure(t: Translation) -> None:
     if t.get("stage") != "pt":
         template(t)
     arguments.training_arguments(t)
+    reporting(t)
     evaluation(t)
     precision(t)
     weights.attention(t, "flash_attn")
@@ -43,6 +48,20 @@ def structure(t: Translation) -> None:
     if workers is not None and isinstance(workers.value, int):
         t.processes = max(t.processes, workers.value)
         t.note("none", workers, "the number of processes is said above")
+
+
+def reporting(t: Translation) -> None:
+    """Write SwanLab's tracker beside those of `report_to`: LLaMA-Factory has a switch for it."""
+    use, said = t.key("use_swanlab"), t.key("report_to")
+    wanted = ["swanlab"] if use is not None and use.value is True else []
+    settings = arguments.tracker_settings(t, {"swanlab": _SWANLAB}, wanted)
+    if use is None or not wanted:
+        return
+    beside = said.value if said is not None else []
+    beside = beside if isinstance(beside, list) else str(beside).split(",")
+    known = t.schema.registry.names("tracker")
+    names = [str(one).strip() for one in beside if str(one).strip() in known]
+    arguments.use_trackers(t, [*names, *wanted], use, settings)
 
 
 def stage(t: Translation) -> None:

@@ -76,6 +76,7 @@ def test_t9_c7_a_killed_run_on_chunks_of_text_ends_bit_exactly(go, recipe):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+@pytest.mark.extended
 def test_t9_c7_a_killed_run_on_streamed_rows_ends_bit_exactly(go, recipe, rows_file):
     recipe["stages"][0]["data"] |= {
         "columns": {"text": "{prompt}{completion}"}, "streaming": True, "buffer_size": 7,

@@ -132,6 +132,7 @@ def test_n2_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch
         assert not [v for v in (*canaries.values(), KEY) if v.encode() in data], path
 
 
+@pytest.mark.extended
 def test_the_answers_are_told_as_a_table_where_the_recipe_asks_for_it(monkeypatch, tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
     samples = [
@@ -331,9 +332,7 @@ def test_n2_it_needs_no_standard_input_and_no_terminal(tmp_path):
 
 
 def test_a_missing_wandb_is_found_when_the_recipe_is_read(monkeypatch):
-    import llmft_trackers.wandb as module
-
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match="needs the package wandb") as caught:
         Wandb.Config()
     assert caught.value.faults[0].fix == "pip install wandb"
