@@ -157,10 +157,27 @@ def evaluate(
         str | None,
         typer.Option(metavar="FILE", help="Write each row's answer and scores; for compare."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let a model behind this OpenAI-compatible endpoint judge the run's answers.",
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The judge; default: the endpoint's only model."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="The answers beside them: another run's; default: the base's."
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Score a run, its base or any model on any data."""
-    from llmft.cli.commands.evaluate import as_text, evaluated
+    from llmft.cli.commands.evaluate import as_text, evaluated, refuse_without_judge
     from llmft.inference.evaluating import Asked
 
     allow(trust)
@@ -168,6 +185,14 @@ def evaluate(
         target, stage, data, method, tuple(filter(None, (metrics or "").split(","))), split,
         limit, max_new_tokens, base, step, tuple(set or ()),
     )  # fmt: skip
+    if judge is not None:
+        from llmft.cli.commands.judge_answers import as_text as judged_as_text
+        from llmft.cli.commands.judge_answers import judged, refuse_scoring
+
+        refuse_scoring(metrics, base=base)
+        told = judged(asked, against or "base", judge, judge_model, output)
+        return told if json else judged_as_text(told)
+    refuse_without_judge(judge_model, against)
     found = evaluated(asked, output)
     return found if json else as_text(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,7 @@ def export(
         )
     options: list[str] = []
     if to == "vllm":
-        if faults := list(_not_for_vllm(config)):
+        if faults := list(_not_for_vllm(config, _ends(trained))):
             raise RecipeError(
                 "E090",
                 f"vLLM cannot take this adapter: {'; '.join(faults)}",
@@ -205,10 +205,19 @@ def peft_config(trained: TrainedStage) -> dict[str, Any]:
     return fsio.read_json(path, "run the stage again")
 
 
-def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
+def _ends(trained: TrainedStage) -> list[str]:
+    """Return the names of the base's embedding and output layer."""
+    base = trained.base.empty()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    return [name for name, module in base.named_modules() if any(module is end for end in ends)]
+
+
+def _not_for_vllm(config: Mapping[str, Any], ends: Sequence[str]) -> Iterator[str]:
     """Yield why vLLM refuses an adapter, or would compute something else with it.
 
     The rules of vllm/lora/peft_helper.py; it reads one rank and one alpha for all layers.
+    ends: the names of the base's embedding and output layer: whether these may have an update, a
+    model's own code says there (embedding_modules).
     """
     if config.get("peft_type") != "LORA":
         yield f"it is a {config.get('peft_type')}, and vLLM takes LoRA only"
@@ -221,6 +230,9 @@ def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"it holds whole layers (modules_to_save: {', '.join(whole)})"
     if config.get("trainable_token_indices"):
         yield "it holds rows of the embedding (trainable_token_indices)"
+    named = config.get("target_modules") or ()
+    if found := [end for end in ends if any(f".{end}".endswith(f".{one}") for one in named)]:
+        yield f"it changes the embedding or the output layer ({', '.join(found)})"
     if config.get("target_parameters"):
         yield "it changes experts by their parameters (target_parameters)"
     for name in ("rank_pattern", "alpha_pattern"):

@@ -58,6 +58,10 @@ class Waiting:
         return max(0.0, self.most - self.waited)
 
 
+class Unavailable(EnvironmentFault):
+    """The server is busy, fails or cannot be reached now: the same request may work later."""
+
+
 @dataclass(frozen=True)
 class ApiClient:
     """One server. base: its address, without a slash at the end. key: sent as a bearer token.
@@ -140,7 +144,10 @@ class ApiClient:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise self._fault(f"cannot be asked: {reason or type(error).__name__}") from error
+            raise Unavailable(
+                "E213", f"the endpoint at {self.host} cannot be asked:"
+                f" {reason or type(error).__name__}",
+            ) from error  # fmt: skip
         except (ValueError, RecursionError) as error:
             raise self._fault("answers something else than JSON") from error
 
@@ -170,7 +177,10 @@ class ApiClient:
             why = _message(json.loads(error.read(_PIECE)))
         if code in (400, 404, 405, 413, 422, 501):
             return Declined(code, why or f"status {code}")
-        return self._fault(f"fails with status {code}" + (f": {why}" if why else ""))
+        said = f"fails with status {code}" + (f": {why}" if why else "")
+        if code == 429 or code >= 500:
+            return Unavailable("E213", f"the endpoint at {self.host} {said}")
+        return self._fault(said)
 
     def _fault(self, what: str, fix: str = "") -> EnvironmentFault:
         return EnvironmentFault("E213", f"the endpoint at {self.host} {what}", fix=fix)

@@ -81,10 +81,11 @@ def test_vllm_is_told_the_base_the_rank_and_the_template(trained, model_folder, 
         (LORA | {"bias": "all"}, "bias"),
         (LORA | {"modules_to_save": ["lm_head"]}, "lm_head"),
         (LORA | {"trainable_token_indices": [3]}, "rows of the embedding"),
+        (LORA | {"target_modules": ["q_proj", "lm_head"]}, r"output layer \(lm_head\)"),
         (LORA | {"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"method": "prompt", "num_virtual_tokens": 4}, "PROMPT_TUNING"),
     ],
-    ids=["dora", "bias", "modules_to_save", "token_rows", "rank_pattern", "prompt"],
+    ids=["dora", "bias", "modules_to_save", "token_rows", "lm_head", "rank_pattern", "prompt"],
 )
 def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path):
     trained = trained_stage(train(adapter))

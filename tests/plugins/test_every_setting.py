@@ -88,10 +88,16 @@ from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks.collect import Collect
 from llmft_tasks.rank import Rank
+from llmft_trackers import mlflow as mlflow_module
+from llmft_trackers import swanlab as swanlab_module
+from llmft_trackers import trackio as trackio_module
 from llmft_trackers import wandb as wandb_module
 from llmft_trackers.console import Console
 from llmft_trackers.jsonl import Jsonl as JsonlTracker
+from llmft_trackers.mlflow import MLflow
+from llmft_trackers.swanlab import SwanLab
 from llmft_trackers.tensorboard import TensorBoard
+from llmft_trackers.trackio import Trackio
 from llmft_trackers.wandb import Wandb
 from pydantic import BaseModel
 
@@ -1443,6 +1449,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Unpaired: table_cases(Unpaired, JUDGED, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Unpaired, {"prompt": "p", "completion": " c ", "label": 1},
+                 look=first(lambda row: row.completion)),
+            " c ", also={"chat": True}, was="c",
+        ),
         "repeated_prompt": Case(
             "strip", rows(Unpaired, REPEATED, look=first(lambda row: row.completion)), " c",
             was="E102",
@@ -1659,6 +1671,42 @@ def to_wandb(name: str) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def told_first(cls: type, module: Any, name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks what a run's start tells the process that talks to a library."""
+
+    def see(config, lab: Lab) -> Any:
+        told: list[dict] = []
+
+        class Process:
+            def __init__(self, *given) -> None:
+                pass
+
+            def tell(self, message) -> None:
+                told.append(dict(message))
+
+        for variable in ("MLFLOW_EXPERIMENT_NAME", "SWANLAB_MODE", "SWANLAB_PROJ_NAME"):
+            lab.patch.delenv(variable, raising=False)
+        lab.patch.setattr(module, "TrackerProcess", Process)
+        folder = lab.folder / "run"
+        folder.mkdir(exist_ok=True)
+        cls(config).run_started(RunInfo("quick", folder, {}, ("sft",)))
+        return told[0][name]
+
+    return see
+
+
+def to_mlflow(name: str) -> Callable[[Any, Lab], Any]:
+    return told_first(MLflow, mlflow_module, name)
+
+
+def to_swanlab(name: str) -> Callable[[Any, Lab], Any]:
+    return told_first(SwanLab, swanlab_module, name)
+
+
+def to_trackio(name: str) -> Callable[[Any, Lab], Any]:
+    return told_first(Trackio, trackio_module, name)
+
+
 def tables_of_wandb(config, lab: Lab) -> list[str]:
     """Which tables a stage's end tells the process that talks to wandb."""
     told: list[dict] = []
@@ -1684,12 +1732,35 @@ def is_soon_written(config, lab: Lab) -> bool:
     return written
 
 
+@pytest.fixture(autouse=True)
+def installed_trackers(monkeypatch):
+    """Let the trackers' packages count as installed: their settings are looked at here."""
+    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: True)
+
+
 TRACKERS: dict[type, dict[str, Case]] = {
     Console: {
         "live": Case(False, drawn, 0),
         "refresh_per_second": Case(8.0, drawn, 7, was=4),
     },
     JsonlTracker: {},
+    MLflow: {
+        "experiment_name": Case("mine", to_mlflow("experiment"), "mine", was="llmft"),
+        "run_name": Case("the third", to_mlflow("name"), "the third", was="quick run"),
+    },
+    SwanLab: {
+        "project": Case("mine", to_swanlab("project"), "mine", was="llmft"),
+        "workspace": Case("us", to_swanlab("workspace"), "us"),
+        "experiment_name": Case("the third", to_swanlab("name"), "the third", was="quick run"),
+        "group": Case("g", to_swanlab("group"), "g"),
+        "tags": Case(["a", "b"], to_swanlab("tags"), ["a", "b"], was=[]),
+        "mode": Case("offline", to_swanlab("offline"), True, was=False),
+    },
+    Trackio: {
+        "project": Case("mine", to_trackio("project"), "mine", was="llmft"),
+        "name": Case("the third", to_trackio("name"), "the third run", was="quick run"),
+        "group": Case("g", to_trackio("group"), "g"),
+    },
     TensorBoard: {"flush_secs": Case(0.05, is_soon_written, True, was=False)},
     Wandb: {
         "project": Case("mine", to_wandb("project"), "mine", was="llmft"),

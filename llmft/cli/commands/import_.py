@@ -17,6 +17,7 @@ from llmft.cli.commands.import_peer import (
     PeerImport,
     import_configuration,
     import_yaml,
+    of_the_recipe,
 )
 from llmft.importing.commandline import Command, find_commands
 from llmft.importing.configuration import of_command
@@ -161,7 +162,8 @@ def _check(text: str, draft: Draft, command: Command, registry: Registry) -> Non
         try:
             load_recipe(path, registry)
         except LlmftError as error:
-            raise type(error).of([_placed(f, draft, command) for f in error.faults]) from error
+            if others := of_the_recipe(error.faults):
+                raise type(error).of([_placed(f, draft, command) for f in others]) from error
 
 
 def _placed(fault: Fault, draft: Draft, command: Command) -> Fault:

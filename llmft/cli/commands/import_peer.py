@@ -165,7 +165,7 @@ def _validate(text: str, translation: Translation, registry: Registry) -> bool:
             load_recipe(path, registry)
             return True
         except LlmftError as error:
-            for fault in error.faults:
+            for fault in (others := of_the_recipe(error.faults)):
                 home = re.sub(r"\[\d+\]", "", _STAGE.sub("", fault.path))
                 key = _key_of(home, translation)
                 what = re.sub(r" \(lines [\d, and]+\)$", "", fault.what)
@@ -173,7 +173,16 @@ def _validate(text: str, translation: Translation, registry: Registry) -> bool:
                     translation.note("cannot", home, what, missing=home or fault.code)
                 elif key is not None:
                     translation.note("cannot", key, what, missing=f"{home}: {what[:60]}")
-    return False
+            for fault in error.faults:
+                if fault not in others:
+                    key = _key_of("trackers", translation)
+                    translation.note("none", key, f"{fault.what}: {fault.fix}")
+            return not others
+
+
+def of_the_recipe(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults but those of a tracker whose package is missing: a run says that, too."""
+    return [f for f in faults if not (f.code == "E206" and f.path.startswith("trackers"))]
 
 
 def _key_of(home: str, translation: Translation) -> Any:

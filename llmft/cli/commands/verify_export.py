@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
+from llmft.cli.commands.endpoint_client import client_for
 from llmft.cli.commands.output import printable, table
-from llmft.cli.commands.serve import KEY_VARIABLE
 from llmft.system.quiet import captured_output
 
 if TYPE_CHECKING:
-    from llmft.system.api_client import ApiClient
     from llmft.verifying.export import Verdict
 
 _SHOWN = 5
@@ -38,7 +37,7 @@ def verify(
     """
     client = None
     if target.lower().startswith(("http://", "https://")):
-        client = _client(target)
+        client = client_for(target)
     else:
         for option, given in (("--model", model), ("--timeout", timeout)):
             if given is not None:
@@ -79,17 +78,6 @@ def verify(
             fix="ask less (--prompts, --max-new-tokens), or wait longer: --timeout SECONDS",
         )
     return verdict
-
-
-def _client(url: str) -> ApiClient:
-    """Return what asks the endpoint, after saying which host that is and whether it gets a key."""
-    from llmft.system.api_client import ApiClient
-
-    client = ApiClient.at(url, os.environ.get(KEY_VARIABLE) or None)
-    key = f"with the key of {KEY_VARIABLE}" if client.key else f"without a key ({KEY_VARIABLE})"
-    plain = ", unencrypted" if client.base.startswith("http:") else ""
-    print(printable(f"asking {client.host}{plain}, {key}"), file=sys.stderr, flush=True)
-    return client
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -158,11 +158,39 @@ def trackers(t: Translation, name: str = "report_to") -> None:
     use_trackers(t, [one for one in wanted if one in known], key)
 
 
-def use_trackers(t: Translation, names: Sequence[str], key: Key) -> None:
-    """Add trackers beside the terminal's and the file's."""
+def use_trackers(
+    t: Translation,
+    names: Sequence[str],
+    key: Key,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Add trackers beside the terminal's and the file's; settings: those of some, by name."""
     if names:
+        of = settings or {}
         methods = dict.fromkeys(["console", "jsonl", *names])
-        t.draft.set("trackers", [{"method": name} for name in methods], key)
+        t.draft.set("trackers", [{"method": name, **of.get(name, {})} for name in methods], key)
+
+
+def tracker_settings(
+    t: Translation, keys: Mapping[str, Mapping[str, str]], wanted: Container[str]
+) -> dict[str, dict[str, str]]:
+    """Return what keys say of the trackers that are wanted, and tell of those that act not.
+
+    keys: of each tracker, by its setting, the name of the key that holds it as a text.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for tracker, named in keys.items():
+        for setting, name in named.items():
+            key = t.key(name)
+            if key is None or not isinstance(key.value, str) or not key.value:
+                continue
+            if tracker not in wanted:
+                t.note("none", key, f"nothing is reported to {tracker}")
+            elif setting != "mode":
+                found.setdefault(tracker, {})[setting] = key.value
+            elif key.value in ("local", "offline"):
+                found.setdefault(tracker, {})[setting] = "offline"
+    return found
 
 
 def noise(t: Translation) -> None:

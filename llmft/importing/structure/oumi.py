@@ -256,9 +256,10 @@ def training(t: Translation) -> None:
             "epoch" if ends else "no" if every is not None else "steps",
             every or epoch,
         )
-    wandb = t.key("training.enable_wandb")
-    if wandb is not None and wandb.value is True:
-        arguments.use_trackers(t, ["wandb"], wandb)
+    asked = {name: t.key(f"training.enable_{name}") for name in ("wandb", "mlflow", "tensorboard")}
+    wanted = {n: key for n, key in asked.items() if key is not None and key.value is True}
+    if wanted:
+        arguments.use_trackers(t, list(wanted), next(iter(wanted.values())))
 
 
 def precision(t: Translation) -> None:

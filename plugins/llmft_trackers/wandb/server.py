@@ -5,13 +5,10 @@ from __future__ import annotations
 import configparser
 import netrc
 import os
-import re
 import urllib.parse
 from pathlib import Path
 
-from llmft.api import EnvironmentFault
-
-_ADDRESS = re.compile(r"https?://(?:[^\s/?#@\\]*@)?[\w.:\[\]-]+(?:/[\w./~-]*)?", re.ASCII)
+from llmft_trackers.address import plain_address
 
 
 def base_url() -> str:
@@ -29,19 +26,8 @@ def base_url() -> str:
             found = settings.get("default", "base_url", fallback=None)
         except (configparser.Error, OSError, UnicodeDecodeError):
             found = None
-    found = (found or "https://api.wandb.ai").rstrip("/")
-    if not _ADDRESS.fullmatch(found):  # programs disagree on what host an odd one means
-        raise EnvironmentFault(
-            "E211",
-            "the address of wandb's server is no plain http address",
-            fix="mend WANDB_BASE_URL, or base_url in wandb's own settings",
-        )
-    return found
-
-
-def host(base: str) -> str:
-    """Return the host's name in an address."""
-    return urllib.parse.urlsplit(base).hostname or ""
+    fix = "mend WANDB_BASE_URL, or base_url in wandb's own settings"
+    return plain_address(found or "https://api.wandb.ai", "wandb", fix)
 
 
 def saved_key(base: str) -> str | None:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shlex
-import tempfile
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from llmft_trackers.wandb.server import host, saved_key
+from llmft_trackers.address import absolute_variables, host
+from llmft_trackers.child import (
+    FINISH_SECONDS,
+    NoRedirects,
+    as_typed,
+    empty_folder,
+    end_in,
+    first_line,
+    own_channels,
+    say,
+)
+from llmft_trackers.wandb.server import saved_key
 
 # What may name a file relative to the working folder, which is left.
 _NAMED_FILES = (
@@ -23,83 +32,48 @@ _NAMED_FILES = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 )  # fmt: skip
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PROBE_SECONDS, _INIT_SECONDS, _FINISH_SECONDS = 3.0, 5.0, 7.0
+_PROBE_SECONDS, _INIT_SECONDS = 3.0, 5.0
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: urllib would hand the key on to whichever host it names."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Return None, so that the redirect is an error."""
-
-
-_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
+_WITHOUT_REDIRECTS = urllib.request.build_opener(NoRedirects)
 
 
 def main() -> None:
     """Hand every line on to wandb, and finish when there are no more."""
-    lines, answers = _own_channels()
+    lines, answers = own_channels()
     here, code = Path.cwd(), 0
-    with tempfile.TemporaryDirectory(prefix="llmft-wandb-") as scratch:
-        # wandb leaves folders behind in all of these.
-        for name in ("TMPDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
-            os.environ[name] = scratch
-        tempfile.tempdir = scratch
+    # wandb lets `wandb/settings` of the working folder overrule the user's own file, so it works in
+    # an empty folder; the files that the user's environment names stay those that were meant.
+    absolute_variables(_NAMED_FILES)
+    with empty_folder("wandb") as scratch:
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+            os.environ[name] = scratch  # wandb leaves folders behind in all of these
         asked = json.loads(lines.readline())
-        _bind(asked["base_url"], scratch)
+        os.environ["WANDB_BASE_URL"] = asked["base_url"]
         why = _why_offline(asked["mode"], asked["base_url"])
         try:
             run = _start(asked, offline=why is not None)
         except Exception as error:  # wandb's own errors, of whatever kind: files are kept instead
-            why = _first_line(error)
+            why = first_line(error, os.environ.get("WANDB_API_KEY"))
             # wandb holds on to the name of the run that it could not start.
             run = _start({**asked, "id": f"{asked['id']}-offline"}, offline=True)
-        send = f"wandb sync {shlex.quote(_as_typed(run.settings.sync_dir, here))}"
+        send = f"wandb sync {shlex.quote(as_typed(run.settings.sync_dir, here))}"
         if why is None:
-            _say(answers, {"left": send})
+            say(answers, {"left": send})
         else:
-            _say(answers, {"remark": f"wandb is offline ({why}); afterwards: {send}"})
+            say(answers, {"remark": f"wandb is offline ({why}); afterwards: {send}"})
         exit_code = 1  # where the run goes away without a word
         for line in lines:
             message = json.loads(line)
             exit_code = message.get("exit_code", exit_code)
             _hand_on(run, message)
-        # Whoever started this may be gone: nothing else would end what hangs.
-        threading.Timer(_FINISH_SECONDS + 3, os._exit, [1]).start()
+        end_in(FINISH_SECONDS + 3)
         try:
             run.finish(exit_code=exit_code)
-            _say(answers, {"left": ""})
+            say(answers, {"left": ""})
         except Exception:  # a timeout, or an error of wandb's: the files are there
             code = 1
     os._exit(code)  # wandb's exit handlers would wait once more
-
-
-def _own_channels() -> tuple[TextIO, TextIO]:
-    """Return what the tracker writes and reads; what wandb prints goes nowhere."""
-    lines = os.fdopen(os.dup(0), encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
-    return lines, answers
-
-
-def _say(answers: TextIO, message: Mapping[str, Any]) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
-
-
-def _bind(base: str, empty: str) -> None:
-    """Let wandb know one server: the one that the screen names, whatever lies in folders.
-
-    wandb lets `wandb/settings` of the working folder overrule the user's own file, so it works in
-    an empty folder; the files that the user's environment names stay those that were meant.
-    """
-    for name in _NAMED_FILES:
-        if value := os.environ.get(name):
-            os.environ[name] = os.path.abspath(os.path.expanduser(value))
-    os.environ["WANDB_BASE_URL"] = base
-    os.chdir(empty)
 
 
 def _start(asked: Mapping[str, Any], offline: bool) -> Any:
@@ -112,7 +86,7 @@ def _start(asked: Mapping[str, Any], offline: bool) -> Any:
         mode="offline" if offline else "online",
         resume=None if offline else "allow",
         init_timeout=_INIT_SECONDS,
-        finish_timeout=_FINISH_SECONDS,
+        finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
         login_timeout=1,
         silent=True,
@@ -139,7 +113,7 @@ def _start(asked: Mapping[str, Any], offline: bool) -> Any:
 
 def _hand_on(run: Any, message: Mapping[str, Any]) -> None:
     if "log" in message:
-        run.log(message["log"])
+        run.log({f"{message['stage']}/step": message["step"], **message["log"]})
     if "table" in message:
         import wandb
 
@@ -148,7 +122,10 @@ def _hand_on(run: Any, message: Mapping[str, Any]) -> None:
     if "config" in message:
         run.config.update(message["config"], allow_val_change=True)
     if "summary" in message:
-        run.summary.update(message["summary"])
+        stage, numbers = message["stage"], message["summary"]
+        run.summary.update({f"{stage}/{name}": value for name, value in numbers.items()})
+    if "notes" in message:
+        run.summary.update({"notes": message["notes"]})
 
 
 def _why_offline(mode: str, base: str) -> str | None:
@@ -189,17 +166,6 @@ def _refusal(base: str, key: str) -> str:
         return f"{host(base)} {told}"
     except (OSError, ValueError, AttributeError):
         return f"{host(base)} cannot be reached"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).replace(os.environ.get("WANDB_API_KEY") or "\0", "***").strip()
-    lines = re.sub(r"://[^/\s@]*@", "://", text).splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")[:200]
-
-
-def _as_typed(folder: str, here: Path) -> str:
-    path = Path(folder)
-    return str(path.relative_to(here)) if path.is_relative_to(here) else folder
 
 
 if __name__ == "__main__":

@@ -332,9 +332,7 @@ def test_n2_it_needs_no_standard_input_and_no_terminal(tmp_path):
 
 
 def test_a_missing_wandb_is_found_when_the_recipe_is_read(monkeypatch):
-    import llmft_trackers.wandb as module
-
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match="needs the package wandb") as caught:
         Wandb.Config()
     assert caught.value.faults[0].fix == "pip install wandb"

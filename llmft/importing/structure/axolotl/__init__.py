@@ -10,6 +10,7 @@ from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, weights
 from llmft.importing.structure.axolotl import data, steps
 from llmft.recipes.tree import visible
+from llmft.system.architectures import ENDS
 
 _ALIGNMENTS = {
     "dpo": "dpo",
@@ -60,6 +61,8 @@ def structure(t: Translation) -> None:
     steps.saving(t)
     arguments.noise(t)
     steps.evaluation(t)
+    steps.watchdog(t)
+    rope(t)
     precision(t)
     kind_of_attention = weights.attention(t)
     data.length(t)
@@ -167,7 +170,10 @@ def adapter(t: Translation) -> None:
             t.note("decide", theirs, "Axolotl needs it", missing=f"{theirs} not stated")
     linear, modules = t.key("lora_target_linear"), t.key("lora_target_modules")
     if linear is not None and linear.value is True:
-        t.set("adapter.target_modules", "all-linear", linear)
+        named = modules.value if modules is not None else None
+        # Axolotl 0.19, loaders/adapter.py: both, and no output layer among the linear ones.
+        ends = [n for n in named if n in ENDS] if isinstance(named, list) else []
+        t.set("adapter.target_modules", ["all-linear", *ends] if ends else "all-linear", linear)
         if modules is not None:
             t.note("none", modules, "lora_target_linear takes every linear layer", block="adapter")
     else:
@@ -259,12 +265,55 @@ def precision(t: Translation) -> None:
     weights.weights_of_full(t, sharding)
 
 
+_TRACKED = {
+    "mlflow": {"experiment_name": "mlflow_experiment_name", "run_name": "mlflow_run_name"},
+    "swanlab": {
+        "project": "swanlab_project", "workspace": "swanlab_workspace",
+        "experiment_name": "swanlab_experiment_name", "mode": "swanlab_mode",
+    },
+    "trackio": {"project": "trackio_project_name", "name": "trackio_run_name"},
+}  # fmt: skip
+
+
 def reporting(t: Translation) -> None:
-    """Write the tracker: Axolotl reports to Weights & Biases where a project is named."""
-    project, use, entity = t.key("wandb_project"), t.key("use_wandb"), t.key("wandb_entity")
-    if (project is not None and project.value) or (use is not None and use.value is True):
-        arguments.use_trackers(t, ["wandb"], project or use)  # type: ignore[arg-type]
-        if project is not None:
+    """Write the trackers: Axolotl reports to wandb and to MLflow where a project is named."""
+    project, entity = t.key("wandb_project"), t.key("wandb_entity")
+    uri = t.key("mlflow_tracking_uri")
+    asked = {
+        "wandb": _on(t, "wandb_project") or _on(t, "use_wandb"),
+        "mlflow": _on(t, "mlflow_experiment_name") or _on(t, "use_mlflow") or _on(
+            t, "mlflow_tracking_uri"
+        ),
+        "swanlab": _on(t, "use_swanlab"),
+        "trackio": _on(t, "use_trackio") or _on(t, "trackio_project_name"),
+        "tensorboard": _on(t, "use_tensorboard"),
+    }  # fmt: skip
+    wanted = {name: key for name, key in asked.items() if key is not None}
+    settings = arguments.tracker_settings(t, _TRACKED, wanted)
+    if wanted:
+        arguments.use_trackers(t, list(wanted), next(iter(wanted.values())), settings)
+        if project is not None and "wandb" in wanted:
             t.note("logging", project, "the tracker's project is set at the tracker here")
+    if uri is not None and uri.value:
+        t.note("logging", uri, "no recipe names a tracker's server: set MLFLOW_TRACKING_URI")
     if entity is not None and entity.value:
         t.note("none", entity, "the user or team at a tracker")
+
+
+_ROPE = "overrides_of_model_config.rope_scaling"
+
+
+def rope(t: Translation) -> None:
+    """Write how rotary positions are stretched, which Axolotl puts into the model's config."""
+    for name in t.configuration.under(_ROPE):
+        key = t.key(f"{_ROPE}.{name}")
+        ours = "rope_type" if name == "type" else name
+        if key is not None and not t.set(f"model.rope_scaling.{ours}", key.value, key):
+            t.note("cannot", key, f"rope scaling by {visible(name)[:40]}", missing="rope scaling")
+
+
+def _on(t: Translation, name: str) -> Key | None:
+    """Return a key that asks for a tracker: by true, or by a text."""
+    key = t.key(name)
+    said = key is not None and (key.value is True or (isinstance(key.value, str) and key.value))
+    return key if said else None
