@@ -37,12 +37,13 @@ from llmft.verifying.export import (
 
 PACKAGE = "llama_cpp"
 # The largest and the mean difference of log-probabilities, in nats, by llama.cpp's types: 1.5 to 3
-# times what a model of 15 million parameters showed on 853 tokens of stories (F16: 4 and 8 times).
-# BF16 and the IQ types were not measured. llama.cpp holds keys and values in float16 also where
-# weights are in float32.
+# times what was seen (F16: 4 and 8 times) of a model of 15 million parameters, on 853 tokens of
+# stories, and of one of 135 million, on 203 and, as Q4_K_M against its run, on 144. BF16 and the IQ
+# types were not measured. llama.cpp holds keys and values in float16 also where weights are in
+# float32.
 GGUF_TOLERANCES = {
-    "F32": (0.1, 0.01), "F16": (0.1, 0.01), "BF16": (0.5, 0.05), "Q8_0": (2.0, 0.1),
-    "Q6": (2.0, 0.15), "Q5": (4.0, 0.3), "Q4": (12.0, 0.7), "IQ4": (12.0, 0.7),
+    "F32": (0.1, 0.01), "F16": (0.1, 0.01), "BF16": (0.5, 0.05), "Q8_0": (2.0, 0.15),
+    "Q6": (2.0, 0.25), "Q5": (4.0, 0.5), "Q4": (12.0, 0.7), "IQ4": (12.0, 0.7),
     "Q3": (12.0, 1.0), "IQ3": (12.0, 1.0),
 }  # fmt: skip
 _LOWEST = (12.0, 1.5)
