@@ -3,7 +3,8 @@
     python benchmarks/gguf_types.py model-f32.gguf stories.jsonl.gz    # needs llama-cpp-python
 
 Each type is made of the F32 file by llama.cpp, and both read the same texts: the first 120 tokens
-of the first 8 rows. Compared are the log-probabilities of every token at every place, in nats.
+of the first 8 rows (--count). Compared are the log-probabilities of every token at every place, in
+nats.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ def main() -> int:
     parser.add_argument("file", help="a GGUF file of type F32")
     parser.add_argument("texts", help="JSON lines with `text`, packed by gzip or not")
     parser.add_argument("--types", nargs="+", default=TYPES)
+    parser.add_argument("--count", type=int, default=TEXTS, help="of the texts")
     asked = parser.parse_args()
     opened = gzip.open if asked.texts.endswith(".gz") else open
     with opened(asked.texts, "rt", encoding="utf-8") as file:
-        texts = [json.loads(next(file))["text"][:CHARACTERS] for _ in range(TEXTS)]
+        texts = [json.loads(next(file))["text"][:CHARACTERS] for _ in range(asked.count)]
     plain = numbers_of(asked.file, texts)
     print(f"{len(plain)} tokens\n| type | largest | mean |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

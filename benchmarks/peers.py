@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import LlmftError
+from llmft.api.errors import EnvironmentFault, LlmftError
 from llmft.cli.commands.import_check import Row, row_of
 from llmft.cli.commands.import_peer import Choices, import_configuration
 from llmft.importing.commandline import find_commands
@@ -82,7 +82,11 @@ def judged(item: dict[str, Any], registry: Registry) -> tuple[Row, bool]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(found.text, encoding="utf-8")
-        load_recipe(path, registry)
+        try:
+            load_recipe(path, registry)
+        except EnvironmentFault as error:
+            if any(fault.code != "E206" for fault in error.faults):
+                raise  # a tracker's package that is not on this machine is no fault of the recipe
     return row_of(found), True
 
 

@@ -43,6 +43,9 @@ import shape  # noqa: E402
 import torch  # noqa: E402
 from record import Check  # noqa: E402
 
+from llmft.modeling.fused import fuse  # noqa: E402
+from llmft.modeling.levers import Fused, proven  # noqa: E402
+
 
 def environment(check: Check) -> None:
     """Tell versions and the chip, and measure the rate of its matrix products."""
@@ -82,14 +85,11 @@ def others(check: Check) -> None:
 
 
 def liger(check: Check) -> None:
-    """LoRA with Liger's norms, rotations and feed-forward steps in llmft's own loop."""
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
+    """LoRA with `model.fused: liger`, proved as a run proves it, on a small copy."""
+    proved_fused(check, "liger")
 
     def change(model: Any) -> None:
-        apply_liger_kernel_to_llama(
-            model=model, rope=True, rms_norm=True, swiglu=True,
-            cross_entropy=False, fused_linear_cross_entropy=False,
-        )  # fmt: skip
+        fuse(model, "liger")
 
     with plain_llama():
         shape.speed(check, "lora, Liger's layers, 4x2048 checkpointed", change=change)
@@ -98,6 +98,23 @@ def liger(check: Check) -> None:
         shape.speed(check, "qlora, Liger's layers, 4x2048 checkpointed", "qlora", **options)
         options = {"lengths": MIXED, "change": change}
         shape.speed(check, f"lora, Liger's layers, {MIXED_NAME}, checkpointed", **options)
+
+
+def compiled(check: Check) -> None:
+    """LoRA with `model.fused: compile`."""
+    proved_fused(check, "compile")
+
+    def change(model: Any) -> None:
+        fuse(model, "compile")
+
+    shape.speed(check, "lora, compiled layers, 4x2048 checkpointed", change=change)
+
+
+def proved_fused(check: Check, how: Fused) -> None:
+    """Tell which levers are right with these kernels on a small copy of the shape."""
+    config = shape.base(check).config
+    found = proven(config, "sdpa", "bfloat16", how)
+    check.say(fused=how, wrong=found.wrong_padded or found.unproven, left_out=found.off())
 
 
 @contextmanager
@@ -262,10 +279,11 @@ def main() -> int:
     check.run("methods", 60, lambda check: correctness.methods(check, 90, few))
     check.run("trl", 40, trl)
     if not asked.dry:
-        check.run("liger", 40, liger)
+        check.run("liger", 50, liger)
     check.run("rollouts", 20, rollouts)
     check.run("profile", 25, profile)
     check.run("same bits", 30, same_bits)
+    check.run("compile", 60, compiled)
     return int(check.failed)
 
 

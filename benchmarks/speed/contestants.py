@@ -126,6 +126,13 @@ CONTESTANTS = (
 )
 
 
+LIMIT = Contestant(
+    "products alone",
+    lambda folder, out: [sys.executable, str(HERE / "products_child.py"), str(folder), str(out)],
+)
+"""What stands beside them, and trains nothing: see products_child.py."""
+
+
 def run_once(contestant: Contestant, folder: Path, threads: int) -> dict[str, Any]:
     """Return the figures of one run in a fresh process; raise RuntimeError where it fails."""
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from table import summary, told_apart
+from table import summary, told_apart, told_share
 from workload import LARGER, TASKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -47,11 +47,12 @@ def machine() -> str:
 
 
 def _tasks(results: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| task | steps | rounds | contestant | CPU s | wall s | times llmft's CPU | tokens/s |"
-        " peak MB | losses apart |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    shares = any(result.get("products") for result in results)
+    names = [
+        "task", "steps", "rounds", "contestant", "CPU s", "wall s", "times llmft's CPU",
+        "tokens/s", "peak MB", "losses apart", *["products alone"] * shares,
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for result in results:
         for name, row in summary(result).items():
             spread = f" ({row['least']:.2f} to {row['most']:.2f})" if name != "llmft" else ""
@@ -60,12 +61,13 @@ def _tasks(results: list[dict[str, Any]]) -> list[str]:
                 and name in result["peers"]
             ):
                 continue  # it did not train the same thing
-            lines.append(
-                f"| {result['task']} | {result['steps']} | {result['rounds']} | {name} |"
-                f" {row['cpu']:.1f} | {row['wall']:.1f} | {row['ratio']:.2f}{spread} |"
-                f" {row['tokens_per_second']:.0f} | {row['peak'] / 1e6:.0f} |"
-                f" {told_apart(result, name)} |"
-            )
+            cells = [
+                result["task"], f"{result['steps']}", f"{result['rounds']}", name,
+                f"{row['cpu']:.1f}", f"{row['wall']:.1f}", f"{row['ratio']:.2f}{spread}",
+                f"{row['tokens_per_second']:.0f}", f"{row['peak'] / 1e6:.0f}",
+                told_apart(result, name), *[told_share(row["products"])] * shares,
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", f"OMP_NUM_THREADS={results[0]['threads']}.", *_peers(results)]
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import records
-from contestants import CONTESTANTS, Contestant, run_once
+from contestants import CONTESTANTS, LIMIT, Contestant, run_once
 from page import machine
 from peers import PEERS, left_out
 from table import BARS, losses_apart, summary, table
@@ -79,14 +79,16 @@ def measure(task: Task, folder: Path, rounds: int, threads: int) -> dict[str, An
     subprocess.run([sys.executable, str(HERE / "model_folder.py"), str(folder)], check=True)
     taking_part = [c for c in CONTESTANTS if c.tasks(task)]
     taken: dict[str, list[dict[str, Any]]] = {c.name: [] for c in taking_part}
+    products = []
     for number in range(rounds):
+        products.append(run_once(LIMIT, folder, threads)["cpu"])
         for contestant in in_turn(taking_part, number):
             taken[contestant.name].append(run_once(contestant, folder, threads))
     versions = {peer.name: peer.version for peer in PEERS if peer.name in taken}
     return {
         "stack": machine(), "peers": versions, "task": task.name,
         "steps": task.steps, "rounds": rounds, "threads": threads,
-        "tokens": tokens(task), "taken": taken,
+        "tokens": tokens(task), "taken": taken, "products": products,
         "other_order": [c.name for c in taking_part if not c.same_order],
     }  # fmt: skip
 

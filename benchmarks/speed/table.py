@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -17,6 +18,7 @@ BARS: dict[str, dict[str, tuple[float, str]]] = {
 HEAD = (
     ("task", 12), ("contestant", 13), ("CPU s", 8), ("wall s", 8), ("x CPU", 7),
     ("spread", 12), ("x wall", 7), ("tokens/s", 9), ("ready s", 8), ("peak MB", 8), ("apart", 8),
+    ("products", 8),
 )  # fmt: skip
 
 
@@ -24,6 +26,7 @@ def summary(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return for each contestant the medians, and how many times as long it took as llmft."""
     taken = result["taken"]
     ours = taken["llmft"]
+    products = statistics.median(result.get("products") or [math.nan])
     out = {}
     for name, runs in taken.items():
         ratios = [a["cpu"] / b["cpu"] for a, b in zip(runs, ours, strict=True)]
@@ -39,6 +42,7 @@ def summary(result: dict[str, Any]) -> dict[str, dict[str, float]]:
             "wall_ratio": median["wall"] / ours_wall,
             "tokens_per_second": result["tokens"] / median["wall"],
             "apart": apart(runs[0]["losses"], ours[0]["losses"]),
+            "products": products / median["cpu"],
         }
     return out
 
@@ -69,6 +73,11 @@ def told_apart(result: dict[str, Any], name: str) -> str:
     return f"{summary(result)[name]['apart']:.0e}"
 
 
+def told_share(share: float) -> str:
+    """Return which share of a contestant's CPU time the products alone take; '' if unknown."""
+    return "" if math.isnan(share) else f"{share:.0%}"
+
+
 def table(results: list[dict[str, Any]], header: bool = True) -> str:
     """Return the figures as lines of text."""
     lines = ["  ".join(f"{name:>{width}}" for name, width in HEAD)] if header else []
@@ -79,6 +88,7 @@ def table(results: list[dict[str, Any]], header: bool = True) -> str:
                 f"{row['ratio']:.2f}", f"{row['least']:.2f}..{row['most']:.2f}",
                 f"{row['wall_ratio']:.2f}", f"{row['tokens_per_second']:.0f}",
                 f"{row['ready']:.1f}", f"{row['peak'] / 1e6:.0f}", told_apart(result, name),
+                told_share(row["products"]),
             )  # fmt: skip
             lines.append("  ".join(f"{c:>{w}}" for c, (_, w) in zip(cells, HEAD, strict=True)))
     return "\n".join(lines)

@@ -32,6 +32,7 @@ from llmft.api.context import (
     TrainingStep,
 )
 from llmft.api.errors import (
+    CheckpointError,
     DataError,
     EnvironmentFault,
     LeftOutRow,
@@ -85,8 +86,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterConfig", "Alignment", "AlignmentConfig", "Answer", "Callback",
-    "CallbackConfig", "ChatRow", "ClassificationRow", "CompletionRow", "Conversation", "DataError",
-    "Dataset", "DatasetConfig", "Encoded", "EncodedClassification",
+    "CallbackConfig", "ChatRow", "CheckpointError", "ClassificationRow", "CompletionRow",
+    "Conversation", "DataError", "Dataset", "DatasetConfig", "Encoded", "EncodedClassification",
     "EncodedPair", "EncodedPrompt", "EncodedUnpaired", "EnvironmentFault", "Field", "Label",
     "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",

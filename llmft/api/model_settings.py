@@ -117,6 +117,12 @@ class ModelSource(Settings):
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="the attention implementation; auto: padding-free where possible"
     )
+    fused: Literal["none", "liger", "compile"] = Field(
+        "none",
+        description="kernels that take several steps of a layer at once (norms, feed-forward"
+        " blocks; liger: rotations too). liger: those of the package liger-kernel, on a GPU;"
+        " compile: torch.compile's, which take a minute or two to make",
+    )
     chat_template: Template | None = Field(
         None,
         description="a Jinja chat template, a file that holds one, or a model whose template it"

@@ -442,10 +442,11 @@ CODES: dict[str, Code] = {
         "Fetch the model again, and check that config.json and the weights belong together.",
     ),
     "E208": Code(
-        "an adapter was not uploaded to the hub",
+        "an adapter or a model was not uploaded to the hub",
         "The hub cannot be reached, does not answer in time, or refuses the upload: you are not"
         " logged in, have no write access, or the repository is public although the recipe asks"
-        " for a private one. Nothing is lost: the adapter is in the run folder.",
+        " for a private one; or the repository has an adapter already, and a whole model was to be"
+        " added. Nothing is lost: the adapter is in the run folder.",
         "Log in with `hf auth login`, and upload again with `llmft push RUN`.",
     ),
     "E209": Code(
@@ -479,10 +480,11 @@ CODES: dict[str, Code] = {
     "E213": Code(
         "an endpoint cannot be asked",
         "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
-        " reached, refuses the key, sends on to another address (which no key follows), fails, or"
-        " answers in another form than OpenAI's.",
+        " reached, refuses the key, sends on to another address (which no key follows), fails,"
+        " answers in another form than OpenAI's, or takes longer for all its answers than --timeout"
+        " allows.",
         "Check the address and that the server runs: `curl URL/models`. Its key is read from the"
-        " environment variable LLMFT_API_KEY.",
+        " environment variable LLMFT_API_KEY. Ask a slow one less, or give it longer.",
     ),
     "E214": Code(
         "a token cannot be added to the tokenizer",
@@ -504,6 +506,13 @@ CODES: dict[str, Code] = {
         " of an architecture that it does not know, for example.",
         "Get llama.cpp (`git clone https://github.com/ggml-org/llama.cpp`) and name its folder:"
         " --llama-cpp PATH/TO/llama.cpp.",
+    ),
+    "E217": Code(
+        "no step of the recipe could be measured",
+        "`llmft plan --measure` runs the recipe's first steps in a process of its own and throws"
+        " them away. It was stopped by its time limit, or by what the message names, before the"
+        " first stage had told anything.",
+        "Measure longer, mend what is named, or plan without --measure.",
     ),
     # --- training
     "E300": Code(

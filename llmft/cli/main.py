@@ -59,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
             return _reported(error, as_json)
         except KeyboardInterrupt:
             return _reported(Interrupted(signal.SIGINT, "interrupted"), as_json)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # of a plugin's own kinds too: they end in one line
             if isinstance(error, OSError) and "--help" in args:  # typer prints it by itself
                 raise
             return _bug(error, args[0], as_json, show_trace)

@@ -179,18 +179,28 @@ def plan(
     gpu: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE",
-            help="Plan for a GPU of this memory, such as 24GB; default: this machine.",
+            metavar="GPU",
+            help="Plan for a GPU by its name, such as H100, or its memory, such as 24GB;"
+            " default: this machine.",
+        ),
+    ] = None,
+    measure: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=86_400,
+            metavar="SECONDS",
+            help="Take a few real steps of each stage, for so long at most, to tell the time.",
         ),
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Show a recipe's steps, memory, files and network use."""
+    """Show a recipe's steps, time, memory, files and network use."""
     from llmft.cli.commands.plan import as_json, as_text
     from llmft.cli.commands.plan import plan as planned
 
     allow(trust)
-    verdict = planned(recipe, set or [], gpu)
+    verdict = planned(recipe, set or [], gpu, measure)
     return as_json(verdict) if json else as_text(verdict)
 
 
@@ -311,10 +321,19 @@ def verify_export(
         str | None,
         typer.Option(metavar="NAME", help="The endpoint's model; default: the only one."),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=604_800.0,
+            metavar="SECONDS",
+            help="Of waiting for an endpoint, all its answers together; default: 1800.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Prove that an export or an endpoint answers as the run does."""
     from llmft.cli.commands.verify_export import as_json, as_text, verify
 
-    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model)
+    verdict = verify(run, target, stage, prompts, max_new_tokens, tolerance, model, timeout)
     return as_json(verdict) if json else as_text(verdict)

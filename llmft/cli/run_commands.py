@@ -157,10 +157,27 @@ def evaluate(
         str | None,
         typer.Option(metavar="FILE", help="Write each row's answer and scores; for compare."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let a model behind this OpenAI-compatible endpoint judge the run's answers.",
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The judge; default: the endpoint's only model."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="The answers beside them: another run's; default: the base's."
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Score a run, its base or any model on any data."""
-    from llmft.cli.commands.evaluate import as_text, evaluated
+    from llmft.cli.commands.evaluate import as_text, evaluated, refuse_without_judge
     from llmft.inference.evaluating import Asked
 
     allow(trust)
@@ -168,6 +185,14 @@ def evaluate(
         target, stage, data, method, tuple(filter(None, (metrics or "").split(","))), split,
         limit, max_new_tokens, base, step, tuple(set or ()),
     )  # fmt: skip
+    if judge is not None:
+        from llmft.cli.commands.judge_answers import as_text as judged_as_text
+        from llmft.cli.commands.judge_answers import judged, refuse_scoring
+
+        refuse_scoring(metrics, base=base)
+        told = judged(asked, against or "base", judge, judge_model, output)
+        return told if json else judged_as_text(told)
+    refuse_without_judge(judge_model, against)
     found = evaluated(asked, output)
     return found if json else as_text(found)
 
@@ -350,12 +375,35 @@ def push(
         bool,
         typer.Option("--public", help="Make a new repository public; default: as the recipe says."),
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Send the whole model, the adapter merged into it.")
+    ] = False,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Send the whole model for llama.cpp, of a type by its name, such as Q4_K_M.",
+        ),
+    ] = None,
+    llama_cpp: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="llama.cpp's folder, for --gguf; default: on PATH."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=86_400.0,
+            metavar="SECONDS",
+            help="Of the upload; default: the recipe's, else 600.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
-    """Send an adapter with its model card to the hub."""
-    from llmft.cli.commands.push import as_text, pushed
+    """Send an adapter or its model, with a model card, to the hub."""
+    from llmft.cli.commands.push import Asked, as_text, pushed
 
-    sent = pushed(run, stage, repo_id, public=public)
+    sent = pushed(run, Asked(stage, repo_id, public, merged, gguf, llama_cpp, timeout))
     return sent if json else as_text(sent)
 
 
@@ -388,10 +436,10 @@ def merge(
 def export(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
     to: Annotated[
-        Literal["peft", "hf", "vllm", "gguf", "ollama"],
+        Literal["peft", "hf", "vllm", "mlx", "gguf", "ollama"],
         typer.Option(
             help="peft: the adapter; hf: merged, for transformers; vllm: an adapter vLLM takes;"
-            " gguf: merged, for llama.cpp; ollama: that with a Modelfile."
+            " mlx: merged, for mlx-lm; gguf: merged, for llama.cpp; ollama: that with a Modelfile."
         ),
     ],
     output: Annotated[str, typer.Option(metavar="DIR", help="Must not be there yet.")],

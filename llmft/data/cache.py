@@ -53,7 +53,7 @@ def through_cache(
     that are its ids or -100, and the origin of the group's first row; it counts in `facts`, which
     are kept too.
     """
-    folder = _folder()
+    folder = cache_folder("tokens")
     text = _described(tokenizer)
     if folder is None or text is None or len(rows) < LEAST_ROWS:
         return make()
@@ -67,14 +67,15 @@ def through_cache(
     return made
 
 
-def _folder() -> Path | None:
+def cache_folder(kind: str) -> Path | None:
+    """Return where entries of a kind are kept; None where the user wants none kept."""
     asked = os.environ.get("LLMFT_CACHE")
     if asked == "off":
         return None
     if asked:
-        return Path(asked) / "tokens"
+        return Path(asked) / kind
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "llmft" / "tokens"
+    return Path(home) / "llmft" / kind
 
 
 def _described(tokenizer: Any) -> str | None:
@@ -185,14 +186,14 @@ def _write(path: Path, groups: Sequence[Sequence[Encoded]], facts: Counter[str])
     body = save({"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_others(path.parent)
+        refuse_others(path.parent)
         _make_room(path.parent, len(body))
         fsio.write_bytes(path, _digest(path, body) + body)
     except (OSError, LlmftError) as error:
         log.warning("the token rows are not kept for the next run: %s", error)
 
 
-def _refuse_others(folder: Path) -> None:
+def refuse_others(folder: Path) -> None:
     """Raise PermissionError unless a folder is this user's alone to write in, and no link.
 
     A link could lead to a folder of weights, of which the oldest would be removed.

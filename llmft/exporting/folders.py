@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llmft.api.errors import RecipeError
-from llmft.exporting import gguf, ollama
+from llmft.api.errors import CheckpointError, RecipeError
+from llmft.exporting import gguf, mlx, ollama
 from llmft.exporting.merging import merge, mergeable_adapter, refuse_existing
 from llmft.exporting.probes import Distance
 from llmft.hub.model_card import Place, card, merged_card
@@ -20,7 +20,7 @@ from llmft.modeling.rope_scaling import positions_of
 from llmft.runs.upstream import load_options
 from llmft.system import fsio
 
-Kind = Literal["peft", "hf", "vllm", "gguf", "ollama"]
+Kind = Literal["peft", "hf", "vllm", "mlx", "gguf", "ollama"]
 CONFIG = "adapter_config.json"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py, MaxLoRARanks)."""
@@ -28,13 +28,19 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. command: what to type next. notes: what a person should know."""
+    """What was written. command: what to type next. notes: what a person should know.
+
+    card: of a merged model, gives its card as a repository of the hub has it, by its name.
+    beside: what such a repository has besides the folder's files: texts by name.
+    """
 
     folder: Path
     to: Kind
     command: str
     notes: tuple[str, ...] = ()
     error: Distance | None = None
+    card: Callable[[str], str] | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ def export(
     """Write a folder that another program takes, and return how it is used there.
 
     to: `peft`, the adapter as PEFT loads it; `hf`, merged, as transformers loads it; `vllm`, an
-    adapter that vLLM can hold beside its base; `gguf`, merged, as one file for llama.cpp; `ollama`,
-    that with a Modelfile.
+    adapter that vLLM can hold beside its base; `mlx`, merged, as mlx-lm loads it; `gguf`, merged,
+    as one file for llama.cpp; `ollama`, that with a Modelfile.
     Raises RecipeError (E090) where the folder is there already, or the program cannot take it, and
     EnvironmentFault (E206, E216) where llama.cpp's programs are missing or fail.
     """
@@ -61,7 +67,10 @@ def export(
         return _with_llama_cpp(trained, to, output, llama_cpp or LlamaCpp())
     if to == "hf":
         merged = merge(trained, output)
-        return Exported(output, to, f"vllm serve {shlex.quote(str(output))}", error=merged.error)
+        command = f"vllm serve {shlex.quote(str(output))}"
+        return Exported(output, to, command, error=merged.error, card=merged.card)
+    if to == "mlx":
+        return _for_mlx(trained, output)
     config = peft_config(trained)
     if below := trained.bound.stands_on:
         raise RecipeError(
@@ -71,7 +80,7 @@ def export(
         )
     options: list[str] = []
     if to == "vllm":
-        if faults := list(_not_for_vllm(config)):
+        if faults := list(_not_for_vllm(config, _ends(trained))):
             raise RecipeError(
                 "E090",
                 f"vLLM cannot take this adapter: {'; '.join(faults)}",
@@ -82,9 +91,7 @@ def export(
     where = str(base.resolve()) if base.is_dir() else trained.base.path
     config |= {"base_model_name_or_path": where, "revision": trained.base.revision}
     with fsio.staged_folder(output, trained.run.name) as staged:
-        for path in sorted(trained.adapter_folder.iterdir()):
-            if path.is_file() and path.name not in (fsio.MANIFEST, CONFIG, "README.md"):
-                shutil.copyfile(path, staged / path.name)
+        _copy_checked(trained.adapter_folder, staged)
         (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         (staged / "README.md").write_text(_card(trained, output.name), "utf-8")
         template = (staged / "chat_template.jinja").is_file()
@@ -102,6 +109,33 @@ def export(
     return Exported(output, to, shlex.join(words), notes)
 
 
+def _copy_checked(adapter: Path, staged: Path) -> None:
+    """Copy an adapter's files; CheckpointError (E401) where they are not those of its manifest.
+
+    The copies are checked, as the folder may change in between: another process can train on.
+    """
+    shutil.copytree(adapter, staged, dirs_exist_ok=True)
+    try:
+        fsio.verify_folder(staged)
+    except CheckpointError as error:
+        what = f"'{adapter}' changed while it was exported"
+        raise CheckpointError("E401", what, fix="export it again") from error
+    (staged / fsio.MANIFEST).unlink()  # the folder gets one of its own
+
+
+def _for_mlx(trained: TrainedStage, output: Path) -> Exported:
+    """Write the merged model with a config that mlx-lm reads as transformers does."""
+    mergeable_adapter(trained)
+    mlx.refuse_unknown(trained.base.config.model_type)
+    asked = trained.dataset.ask("a question") if trained.dataset is not None else ""
+    merged = merge(trained, output, config=mlx.with_older_names)
+    chat = not isinstance(asked, str)
+    return Exported(
+        output, "mlx", mlx.command(output, asks_chat=chat), mlx.notes(output, asks_chat=chat),
+        merged.error, merged.card,
+    )  # fmt: skip
+
+
 def _with_llama_cpp(trained: TrainedStage, to: Kind, output: Path, asked: LlamaCpp) -> Exported:
     """Write a GGUF file, for Ollama with a Modelfile; what can be refused is before that."""
     adapter = mergeable_adapter(trained)
@@ -109,25 +143,34 @@ def _with_llama_cpp(trained: TrainedStage, to: Kind, output: Path, asked: LlamaC
     tools = gguf.find_tools(asked.folder, kind)
     bos = gguf.wants_bos(trained)
     derived = ollama.derive(trained, adds_bos=bos) if to == "ollama" else None
+    beside: dict[str, str] = {}
     with fsio.staged_folder(output, trained.run.name) as staged:
         made = gguf.convert(trained, tools, kind, staged, bos=bos)
-        text = merged_card(
-            trained.job.recipe,
-            trained.bound.spec,
-            adapter.method,
-            trained.result,
-            trained.lock,
-            dtype=f"llama.cpp's type {kind}",
-            error=f"Against the run's own model, before the conversion to GGUF: {made.error}.",
-            gguf=_commands(made.file.name, Path("."), with_ollama=derived is not None),
-        )
-        (staged / "README.md").write_text(text, "utf-8")
+
+        def card(repo_id: str = "") -> str:
+            where = _commands(made.file.name, Path("."), with_ollama=derived is not None)
+            there = _hub_commands(made.file.name, repo_id, kind, with_ollama=derived is not None)
+            return merged_card(
+                trained.job.recipe,
+                trained.bound.spec,
+                adapter.method,
+                trained.result,
+                trained.lock,
+                dtype=f"llama.cpp's type {kind}",
+                error=f"Against the run's own model, before the conversion to GGUF: {made.error}."
+                + "".join(f" {note}." for note in made.notes),
+                gguf=there if repo_id else where,
+            )
+
+        (staged / "README.md").write_text(card(), "utf-8")
         if derived is not None:
             stops, settings = ollama.stops_of(trained), ollama.parameters(made.settings)
             written = ollama.modelfile(derived, made.file.name, stops, settings)
             (staged / "Modelfile").write_text(written, "utf-8")
+            beside = ollama.hub_files(derived, stops, settings)
     command = _commands(made.file.name, output, with_ollama=derived is not None)[-1]
-    return Exported(output, to, command, derived.notes if derived else (), made.error)
+    notes = (*made.notes, *(derived.notes if derived else ()))
+    return Exported(output, to, command, notes, made.error, card, beside)
 
 
 def _commands(file: str, folder: Path, *, with_ollama: bool) -> list[str]:
@@ -136,6 +179,13 @@ def _commands(file: str, folder: Path, *, with_ollama: bool) -> list[str]:
     if with_ollama:
         name = Path(file).stem.lower()
         words.append(["ollama", "create", name, "--file", str(folder / "Modelfile")])
+    return [shlex.join(one) for one in words]
+
+
+def _hub_commands(file: str, repo_id: str, kind: str, *, with_ollama: bool) -> list[str]:
+    """Return what to type to load a GGUF file of a repository: with llama.cpp, and with Ollama."""
+    words = [["llama-server", "--hf-repo", repo_id, "--hf-file", file, "--jinja"]]
+    words += [["ollama", "run", f"hf.co/{repo_id}:{kind}"]] if with_ollama else []
     return [shlex.join(one) for one in words]
 
 
@@ -155,10 +205,19 @@ def peft_config(trained: TrainedStage) -> dict[str, Any]:
     return fsio.read_json(path, "run the stage again")
 
 
-def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
+def _ends(trained: TrainedStage) -> list[str]:
+    """Return the names of the base's embedding and output layer."""
+    base = trained.base.empty()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    return [name for name, module in base.named_modules() if any(module is end for end in ends)]
+
+
+def _not_for_vllm(config: Mapping[str, Any], ends: Sequence[str]) -> Iterator[str]:
     """Yield why vLLM refuses an adapter, or would compute something else with it.
 
     The rules of vllm/lora/peft_helper.py; it reads one rank and one alpha for all layers.
+    ends: the names of the base's embedding and output layer: whether these may have an update, a
+    model's own code says there (embedding_modules).
     """
     if config.get("peft_type") != "LORA":
         yield f"it is a {config.get('peft_type')}, and vLLM takes LoRA only"
@@ -171,6 +230,9 @@ def _not_for_vllm(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"it holds whole layers (modules_to_save: {', '.join(whole)})"
     if config.get("trainable_token_indices"):
         yield "it holds rows of the embedding (trainable_token_indices)"
+    named = config.get("target_modules") or ()
+    if found := [end for end in ends if any(f".{end}".endswith(f".{one}") for one in named)]:
+        yield f"it changes the embedding or the output layer ({', '.join(found)})"
     if config.get("target_parameters"):
         yield "it changes experts by their parameters (target_parameters)"
     for name in ("rank_pattern", "alpha_pattern"):

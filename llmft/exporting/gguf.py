@@ -10,12 +10,14 @@ import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from llmft.api.errors import EnvironmentFault, RecipeError
+from llmft.exporting import tokenizer_model
 from llmft.exporting.merging import merge, stored_dtype
 from llmft.exporting.probes import Distance
 from llmft.inference.trained import TrainedStage
@@ -33,6 +35,8 @@ QUANTISED = (
     "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "Q2_K",
 )  # fmt: skip
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_OTHERS = re.compile(r"(\d+) of (\d+) tensor\(s\) required fallback quantization")
+_OTHER = re.compile(r"ncols\s+(\d+) not divisible by\s+(\d+)[^\n]*falling back to\s+(\w+)")
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _SHOWN = 300
 
@@ -52,11 +56,15 @@ class Tools:
 
 @dataclass(frozen=True)
 class Converted:
-    """A GGUF file. error: of merging. settings: the model's generation config."""
+    """A GGUF file. error: of merging. settings: the model's generation config.
+
+    notes: what a person should know of the file.
+    """
 
     file: Path
     error: Distance
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def quantisation_of(name: str | None, trained: TrainedStage) -> str:
@@ -120,6 +128,7 @@ def convert(
     merged model is written beside the file, and removed.
     Raises EnvironmentFault (E206, E216) where the converter or the quantiser fails.
     """
+    notes: tuple[str, ...] = ()
     dtype = DTYPES.get(quantisation) or stored_dtype(trained.base)
     if dtype not in DTYPES.values():
         dtype = "float16"
@@ -127,6 +136,7 @@ def convert(
     file = staged / f"{name}-{quantisation}.gguf"
     with tempfile.TemporaryDirectory(dir=staged, prefix="merging-") as scratch:
         merged = merge(trained, Path(scratch, name), dtype=dtype)
+        tokenizer_model.write_beside(trained.base.tokenizer, merged.folder)
         kinds = {dtype: kind for kind, dtype in DTYPES.items()}
         direct = quantisation in DTYPES or quantisation == "Q8_0"
         kind = quantisation if direct else kinds[dtype]
@@ -142,10 +152,10 @@ def convert(
             if not bos and _adds_bos(trained.base.tokenizer):
                 _add_no_bos(tools, first, told)
             if not direct:
-                _quantise(tools, first, file, quantisation, told)
+                notes = _quantise(tools, first, file, quantisation, told)
         path = merged.folder / "generation_config.json"
         settings = fsio.read_json(path, "export again") if path.is_file() else {}
-    return Converted(file, merged.error, settings)
+    return Converted(file, merged.error, settings, notes)
 
 
 def wants_bos(trained: TrainedStage) -> bool:
@@ -186,7 +196,10 @@ def _add_no_bos(tools: Tools, file: Path, told: IO[bytes]) -> None:
         raise _failed("the program that sets a GGUF file's metadata", script, told, code)
 
 
-def _quantise(tools: Tools, first: Path, file: Path, kind: str, told: IO[bytes]) -> None:
+def _quantise(tools: Tools, first: Path, file: Path, kind: str, told: IO[bytes]) -> tuple[str, ...]:
+    """Write a file of a type, and return what llama.cpp could not do as it was asked."""
+    told.seek(0)
+    told.truncate()  # of the converter, which has done its work
     if tools.quantiser is not None:
         code = run_program(tools.quantiser, str(first), str(file), kind, out=told)
         by = tools.quantiser
@@ -196,12 +209,32 @@ def _quantise(tools: Tools, first: Path, file: Path, kind: str, told: IO[bytes])
         by = Path(sys.executable)
     if code or not file.is_file():
         raise _failed("the quantiser", by, told, code)
+    return tuple(_other_types(kind, _text(told)))
+
+
+def _other_types(kind: str, text: str) -> Iterator[str]:
+    """Yield that tensors have other types than asked for, of what llama.cpp's quantiser printed."""
+    counted, found = _OTHERS.search(text), set(_OTHER.findall(text))
+    if counted is None or not found:
+        return
+    rows = ", ".join(sorted({columns for columns, _, _ in found}, key=int))
+    block = max(int(size) for _, size, _ in found)
+    types = ", ".join(sorted({other.upper() for _, _, other in found}))
+    yield (
+        f"{counted[1]} of the model's {counted[2]} tensors have rows of {rows} numbers, which are"
+        f" no multiple of {block}: llama.cpp gave them the types {types}, so the file differs from"
+        f" other models' {kind} in size and precision"
+    )
+
+
+def _text(told: IO[bytes]) -> str:
+    told.seek(0)
+    return told.read().decode("utf-8", "replace")
 
 
 def _failed(what: str, program: Path, told: IO[bytes], code: int) -> EnvironmentFault:
     """Return the fault of a program that failed, with the last line that it printed."""
-    told.seek(0)
-    text = told.read().decode("utf-8", "replace")
+    text = _text(told)
     if missing := _MISSING.search(text):
         package = missing[1].partition(".")[0]
         return EnvironmentFault(

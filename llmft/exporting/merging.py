@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,17 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Merged:
-    """A merged model. error: how far its answers are from the run's; files: names and bytes."""
+    """A merged model. error: how far its answers are from the run's; files: names and bytes.
+
+    card: gives its card as a repository of the hub has it, by the repository's name.
+    """
 
     folder: Path
     stage: str
     dtype: str
     error: Distance
     files: dict[str, int]
+    card: Callable[[str], str]
     unquantised: bool = False
 
 
@@ -43,6 +48,7 @@ def merge(
     *,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
+    config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> Merged:
     """Write a complete model folder that plain transformers loads, and return how exact it is.
 
@@ -50,7 +56,8 @@ def merge(
     taken than for the base, its adapter and one layer. A base that was quantised in training is
     loaded whole for this, in `dtype`.
 
-    dtype: of the weights that are written; default: as the base's own files have it.
+    dtype: of the weights that are written; default: as the base's own files have it. config: what
+    is written as config.json, of what transformers writes.
     Raises RecipeError where the output is there already or the adapter cannot be merged, and
     CheckpointError (E407) where a merge in float32 gives other answers.
     """
@@ -81,21 +88,29 @@ def merge(
             fix="report it, with the recipe; use the adapter with its base: llmft export RUN"
             " --to peft",
         )
-    card = merged_card(
-        trained.job.recipe,
-        trained.bound.spec,
-        adapter.method,
-        trained.result,
-        trained.lock,
-        dtype=dtype,
-        error=_told(error, quantised),
-    )
+
+    def card(repo_id: str = "") -> str:
+        return merged_card(
+            trained.job.recipe,
+            trained.bound.spec,
+            adapter.method,
+            trained.result,
+            trained.lock,
+            dtype=dtype,
+            error=_told(error, quantised),
+            repo_id=repo_id,
+        )
+
     with fsio.staged_folder(output, trained.run.name) as staged:
         _save(merged, staged, max_shard_size)
+        written = fsio.read_json(staged / "config.json", "merge again")
+        if (told := config(written)) != written:
+            text = json.dumps(told, indent=2, sort_keys=True)
+            (staged / "config.json").write_text(f"{text}\n", "utf-8")
         trained.base.tokenizer.save_pretrained(staged)
-        (staged / "README.md").write_text(card, "utf-8")
+        (staged / "README.md").write_text(card(), "utf-8")
     files = {p.name: p.stat().st_size for p in sorted(output.iterdir()) if p.is_file()}
-    return Merged(output, trained.folder.name, dtype, error, files, quantised)
+    return Merged(output, trained.folder.name, dtype, error, files, card, quantised)
 
 
 def mergeable_adapter(trained: TrainedStage) -> Adapter[Any]:

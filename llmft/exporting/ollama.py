@@ -84,6 +84,15 @@ def modelfile(
     return "\n".join(lines) + "\n"
 
 
+def hub_files(
+    derived: Derived, stops: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what Ollama reads beside a GGUF file of the hub, in place of a Modelfile, by name."""
+    params = json.dumps({"stop": list(stops), **settings}, indent=2)
+    files = {"template": derived.template, "params": f"{params}\n"}
+    return files | ({"system": derived.system} if derived.system else {})
+
+
 def stops_of(trained: TrainedStage) -> list[str]:
     """Return the texts at which Ollama is to stop: the tokens that end the run's answers."""
     base = trained.base

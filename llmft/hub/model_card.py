@@ -111,7 +111,7 @@ done with this model.
 _BY_TRANSFORMERS = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # this folder, or its repository on the hub
+folder = {where}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 ```"""
@@ -231,12 +231,13 @@ def merged_card(
     dtype: str,
     error: str,
     gguf: Sequence[str] = (),
+    repo_id: str = "",
 ) -> str:
     """Return the README.md of a merged model.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. dtype: of the
     weights. error: how far the merged model's answers are from the run's. gguf: the commands that
-    load it, where it is a GGUF file.
+    load it, where it is a GGUF file. repo_id: where on the hub it is, if it is there.
     """
     base = public_base(recipe.model.path)
     known = is_hub_id(recipe.model.path)
@@ -260,7 +261,11 @@ def merged_card(
         scores=_scores(stage, result),
         error=error,
         data=_data(stage, lock),
-        load=_BY_LLAMA_CPP.format(commands="\n".join(gguf)) if gguf else _BY_TRANSFORMERS,
+        load=_BY_LLAMA_CPP.format(commands="\n".join(gguf))
+        if gguf
+        else _BY_TRANSFORMERS.format(
+            where=f'"{repo_id}"' if repo_id else '"."  # this folder, or its repository on the hub'
+        ),
         recipe=as_yaml(shareable(shown)),
         versions=_table(("package", "version"), list(lock.get("packages", {}).items())),
     )

@@ -25,7 +25,11 @@ from llmft.system.quiet import before_upstream
 
 log = logging.getLogger("llmft")
 T = TypeVar("T")
+Files = Mapping[str, str | bytes]
+"""What is sent: names, with paths of files as they are or the bytes of others."""
 _ANSWER_SECONDS = 10.0
+_VOCABULARY = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+"""Files of tokens: '/' and '~' are tokens there, and no paths."""
 
 
 def push_after_run(job: Job, run: Path, note: Callable[[str], None]) -> None:
@@ -52,34 +56,62 @@ def push(job: Job, run: Path, asked: PushToHub) -> str:
 
     Raises EnvironmentFault (E208) where the hub does not take it; the run folder is not changed.
     """
+    refuse_no_login()
+
+    def files_of(repo_id: str) -> Files:
+        return adapter_files(job, run, asked.model_copy(update={"repo_id": repo_id}))
+
+    return send(files_of, asked, f"llmft: {job.recipe.name}, run {run.name}")
+
+
+def refuse_no_login() -> None:
+    """Raise EnvironmentFault (E208) where the user is not logged in."""
     before_upstream()
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
 
     if get_token() is None:
         raise _not_sent("nobody is logged in", "hf auth login")
-    files = adapter_files(job, run, asked)
+
+
+def send(
+    files_of: Callable[[str], Files], asked: PushToHub, said: str, *, never_beside: str = ""
+) -> str:
+    """Send files to the hub as one commit, and return where they can be seen.
+
+    files_of: gives them for a repository's full name. said: the commit's message. never_beside: a
+    file that makes something else of what is sent, where the repository has it.
+    Raises EnvironmentFault (E208) where the hub does not take them.
+    """
+    from huggingface_hub import HfApi
+
+    files = files_of(asked.repo_id)
     hub_client.guard()
     api = HfApi(endpoint=hub_client.endpoint())
 
-    def prepare() -> tuple[str, bool]:
+    def prepare() -> tuple[str, bool, bool]:
         made = api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)
-        return made.repo_id, bool(api.repo_info(made.repo_id).private)
+        told = api.model_info(made.repo_id)
+        there = {one.rfilename for one in told.siblings or ()}
+        return made.repo_id, bool(told.private), never_beside in there
 
-    def send() -> str:
-        return _sent(api, repo_id, files, f"llmft: {job.recipe.name}, run {run.name}")
-
-    repo_id, is_private = _within(_ANSWER_SECONDS, prepare)
+    repo_id, is_private, bad = _within(_ANSWER_SECONDS, prepare)
     if repo_id != asked.repo_id:  # a bare name is the user's own: the card says whose
-        files = adapter_files(job, run, asked.model_copy(update={"repo_id": repo_id}))
+        files = files_of(repo_id)
     if asked.private and not is_private:
         raise _not_sent(
             f"'{asked.repo_id}' is public, and the recipe asks for a private repository",
             "make it private on the hub, or write private: false",
         )
-    return _within(asked.timeout_seconds, send)
+    if bad:
+        raise _not_sent(
+            f"'{repo_id}' has the file {never_beside}, so that what is sent would be loaded as"
+            " something else",
+            "name another repository: --repo-id my-name/my-model",
+        )
+    return _within(asked.timeout_seconds, lambda: _sent(api, repo_id, files, said))
 
 
-def _sent(api: Any, repo_id: str, files: Mapping[str, str | bytes], said: str) -> str:
+def _sent(api: Any, repo_id: str, files: Files, said: str) -> str:
     """Send files as one commit, over Xet where the client can, else or again over plain HTTP."""
     from huggingface_hub import CommitOperationAdd
 
@@ -108,8 +140,8 @@ def _uses_xet() -> bool:
     return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
 
 
-def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | bytes]:
-    """Return what is sent: names, with paths of files as they are or the bytes of others.
+def adapter_files(job: Job, run: Path, asked: PushToHub) -> Files:
+    """Return what is sent of a stage's adapter.
 
     Raises CheckpointError where the stage has not finished, or a file of it is damaged.
     """
@@ -120,20 +152,9 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
     if stage.alignment is None:
         what = f"stage '{stage.name}' trained nothing that could be uploaded"
         raise CheckpointError("E402", what, fix="name a stage that trains an adapter: --stage")
-    fsio.verify_folder(source)
-    files: dict[str, str | bytes] = {
-        str(path.relative_to(source)): str(path)
-        for path in sorted(source.rglob("*"))
-        if path.is_file() and path.name not in (fsio.MANIFEST, "README.md")
-    }
-    for name in [name for name in files if name.endswith(".json")]:
-        config = json.loads((source / name).read_text("utf-8"))
-        if name == "adapter_config.json":
-            base = [public_base(recipe.model.path), *bound.stands_on]
-            # Of an adapter on merged stages nothing can be loaded by that name, which is right.
-            config["base_model_name_or_path"] = " + ".join(base)
-        cleaned = without_secrets(json.dumps(shareable(config), indent=2))
-        files[name] = f"{cleaned}\n".encode()
+    base = [public_base(recipe.model.path), *bound.stands_on]
+    # Of an adapter on merged stages nothing can be loaded by that name, which is right.
+    files = folder_files(source, {"base_model_name_or_path": " + ".join(base)})
     adapter = bound.model_adapter
     assert adapter is not None  # the stage trained it
     text = card(
@@ -148,6 +169,27 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> dict[str, str | byte
         stands_on=bound.stands_on,
     )
     return {"README.md": text.encode(), **files}
+
+
+def folder_files(source: Path, adapter_config: Mapping[str, Any] | None = None) -> Files:
+    """Return the files of a folder of ours as they are sent, but its card: no path, no key.
+
+    adapter_config: what that file says instead.
+    Raises CheckpointError where a file is damaged, or is none of the folder's.
+    """
+    fsio.verify_folder(source)
+    files: dict[str, str | bytes] = {
+        str(path.relative_to(source)): str(path)
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.name not in (fsio.MANIFEST, "README.md")
+    }
+    for name in [name for name in files if name.endswith(".json") and name not in _VOCABULARY]:
+        config = json.loads((source / name).read_text("utf-8"))
+        if name == "adapter_config.json":
+            config |= adapter_config or {}
+        cleaned = without_secrets(json.dumps(shareable(config), indent=2))
+        files[name] = f"{cleaned}\n".encode()
+    return files
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:

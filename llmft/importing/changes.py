@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from llmft.importing.draft import Draft
 from llmft.importing.flags import MOVED_MODELS, RENAMED
-from llmft.system.architectures import ARCHITECTURES_BY_NAME, architecture_of
+from llmft.system.architectures import ARCHITECTURES_BY_NAME, ENDS, architecture_of
 
 _INSTRUCT = re.compile(r"(?:^|[-_/])(?:instruct|chat|it)(?:$|[-_/])", re.IGNORECASE)
 
@@ -44,7 +44,8 @@ def targets_that_exist(draft: Draft) -> None:
     if entry is None or family is None or not isinstance(entry.value, list):
         return
     known = set(family.layers)
-    missing = [n for n in entry.value if n.isidentifier() and n not in known and n != "all-linear"]
+    known |= {"all-linear", *ENDS}
+    missing = [n for n in entry.value if n.isidentifier() and n not in known]
     if not missing:
         return
     kept = [name for name in entry.value if name not in missing]

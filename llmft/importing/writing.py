@@ -31,12 +31,15 @@ def recipe_text(
     head = [line for line in lines if line.startswith("#")]
     rest = [line for line in lines if not line.startswith("#")]
     lines = [*head, "recipe: 1", f"name: {name}", *rest, "model:"]
-    lines += [*_block(draft, "model", "  "), *_nested(draft, "model.quantization", "  ")]
+    lines += _block(draft, "model", "  ")
+    for block in ("model.quantization", "model.rope_scaling"):
+        lines += _nested(draft, block, "  ")
     lines += ["stages:", f"  - name: {stage}"]
     for block in ("adapter", "alignment", "data", "train", "evaluate"):
         inner = [*_block(draft, block, "      "), *_nested(draft, f"{block}.columns", "      ")]
         sets = draft.sets(block) or draft.sets(f"{block}.columns")
         lines += [f"    {block}:", *inner] if sets else inner
+    lines += _block(draft, "stage", "    ")
     lines += [*_trackers(draft), *_nested(draft, "push_to_hub", "")]
     return "\n".join(lines) + "\n"
 

@@ -42,7 +42,8 @@ class Asked:
     data: a file, a folder or a hub id in place of the data's path; None: the run's held-out rows.
     method: the data set's, for a model without a run. metrics: none: all that the data has, and
     the loss. overrides: as `--set` takes them. base: without the adapter. step: the
-    checkpoint after so many steps, for which the stage need not be finished.
+    checkpoint after so many steps, for which the stage need not be finished. answers: also where
+    no metric needs them.
     """
 
     target: str
@@ -56,6 +57,7 @@ class Asked:
     base: bool = False
     step: int | None = None
     overrides: tuple[str, ...] = ()
+    answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _scored(
     of_functions = [name for made in functions for name in score_names(made)]
     named = [name for name in names if name in dataset.metrics and name not in of_functions]
     samples: Sequence[Mapping[str, Any]] = ()
-    if named or functions:
+    if named or functions or asked.answers:
         found = evaluation.score_sources(
             rows,
             dataset,

@@ -17,7 +17,8 @@ from llmft.data.bounded_tokens import PANIC, check_tokenizer_file
 from llmft.data.chat_format import ChatFormat, stop_id
 from llmft.data.encoding import Encoder
 from llmft.modeling.folder_checks import check_folder
-from llmft.modeling.levers import ATTRIBUTE, Levers, proven
+from llmft.modeling.fused import check_fused, fuse
+from llmft.modeling.levers import ATTRIBUTE, Fused, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
 from llmft.modeling.rope_scaling import stretch
@@ -205,6 +206,7 @@ class BaseModel:
             0.5 if options.get("load_in_4bit") else 1.0 if options.get("load_in_8bit") else None
         )
         refuse_absurd_sizes(config, source, stored)
+        check_fused(source.fused, config.get_text_config().model_type)
         with about("model.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -224,8 +226,9 @@ class BaseModel:
         give_rows(model, self.new_tokens)
         if source.stop:
             model.generation_config.eos_token_id = self.answer_ends
-        levers = proven_levers(source, config)
+        levers = proven_levers(source, config, source.fused)
         setattr(model, ATTRIBUTE, levers)
+        fuse(model, source.fused)
         setattr(model, attention.DENSE, dense_attention(source, config))
         if varlen and source.attn_implementation == "auto" and levers.padding_free:
             attention.register()
@@ -267,14 +270,23 @@ def _template(text: str) -> str | dict[str, str]:
     return found
 
 
-def proven_levers(source: ModelSource, config: Any) -> Levers:
+def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Levers:
     """Return which shortcuts of the forward pass are right for a model; tried once, then known.
 
-    Raises EnvironmentFault where even padded rows of a batch change each other.
+    fused: the kernels that it has. Raises EnvironmentFault where they do not give plain
+    transformers' numbers, and where even padded rows of a batch change each other.
     """
     dense = dense_attention(source, config)
     dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
-    levers = proven(config, dense, source.dtype)
+    levers = proven(config, dense, source.dtype, fused)
+    if fused != "none" and (wrong := levers.wrong_padded or levers.unproven):
+        raise EnvironmentFault(
+            "E201",
+            f"{fused} does not give plain transformers' numbers on a small copy of"
+            f" this '{config.model_type}': {wrong}",
+            fix="write fused: none",
+            path="model.fused",
+        )
     if levers.wrong_padded:
         raise EnvironmentFault(
             "E201",

@@ -13,7 +13,8 @@ from llmft.api import Encoded
 from llmft.api.rows import IGNORED
 from llmft.modeling import attention
 from llmft.modeling.dropout import without_dropout
-from llmft.modeling.levers import ATTRIBUTE, Levers
+from llmft.modeling.fused import fuse
+from llmft.modeling.levers import ATTRIBUTE, Fused, Levers
 from llmft.modeling.tiny_configs import SMALL_ENOUGH, TOO_LARGE, small_config
 
 LENGTHS = (31, 20, 23)
@@ -37,8 +38,10 @@ class Trial:
     gradient: torch.Tensor
 
     @classmethod
-    def of(cls, config: Any, dense: str) -> Trial:
+    def of(cls, config: Any, dense: str, fused: Fused = "none") -> Trial:
         """Return a trial of a config. dense: the attention code for padded batches.
+
+        fused: the kernels that the copy has, once plain transformers' numbers are known.
 
         Raises what the architecture raises where no small copy of it can be made.
         """
@@ -61,7 +64,9 @@ class Trial:
         model = model.to(device()).requires_grad_(False).train()
         takes = attention.supports(type(model), model.config)
         rows = _rows(model)
+        fuse(model, "none")
         losses, gradient = _plainly(model, rows)
+        fuse(model, fused)
         return cls(model, rows, dense, takes, losses, gradient)
 
     def copied_model(self) -> Any:

@@ -18,8 +18,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+Fused = Literal["none", "liger", "compile"]
+"""The kernels that take several steps of a layer at once: see fused.py."""
 ATTRIBUTE = "llmft_levers"
 """Where a base model keeps its own."""
 
@@ -80,12 +82,14 @@ def levers_of(model: Any) -> Levers:
     return found
 
 
-def proven(config: Any, attention: str, dtype: str = "float32") -> Levers:
+def proven(config: Any, attention: str, dtype: str = "float32", fused: Fused = "none") -> Levers:
     """Return the levers that are right for a model's config, found on disk or tried now.
 
-    attention: the attention code for padded batches. dtype: the type of the base's weights.
+    attention: the attention code for padded batches. dtype: the type of the base's weights. fused:
+    the kernels that the model has.
     """
-    found = remembered(config, [attention, dtype], lambda: asdict(_tried(config, attention, dtype)))
+    asked = [attention, dtype, fused]
+    found = remembered(config, asked, lambda: asdict(_tried(config, attention, dtype, fused)))
     return Levers(**found)
 
 
@@ -155,11 +159,11 @@ def _folder() -> Path | None:
 # --- tried
 
 
-def _tried(config: Any, attention: str, dtype: str) -> Levers:
+def _tried(config: Any, attention: str, dtype: str, fused: Fused) -> Levers:
     from llmft.modeling.lever_trial import Trial
 
     try:
-        trial = Trial.of(config, attention)
+        trial = Trial.of(config, attention, fused)
     except Exception as error:  # whatever an architecture raises on sizes that do not fit it
         return replace(NONE, unproven=said(error))
     return found_by(trial, dtype)

@@ -46,16 +46,18 @@ class Change:
     fits: bool
 
 
-def named_memory(text: str) -> Memory:
+def named_memory(text: str, name: str = "") -> Memory:
     """Return the GPU that `--gpu` names by its size, such as 24GB (of 2**30 bytes, as on its box).
 
+    name: what it is called; default: by its size.
     Raises RecipeError where that is no size.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found or not float(found[1]):
         raise RecipeError("E090", f"--gpu '{text}' is not a memory size", fix="write --gpu 24GB")
     unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
-    memory = Memory(f"a GPU of {text.strip()}", int(float(found[1]) * unit), CUDA_CONTEXT, False)
+    called = name or f"a GPU of {text.strip()}"
+    memory = Memory(called, int(float(found[1]) * unit), CUDA_CONTEXT, False)
     if memory.room <= 0:
         what = f"--gpu '{text}' is less than a GPU's own context takes ({CUDA_CONTEXT >> 20} MiB)"
         raise RecipeError("E090", what, fix="write --gpu 24GB")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,7 +43,8 @@ class Peak:
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """While it is entered, sees every tensor that an operation makes, and when it is freed.
 
-    vocabulary: a tensor whose last axis has this length counts as logits.
+    vocabulary: a tensor whose last axis has this length counts as logits. flops: of the matrix
+        products in each phase so far.
     """
 
     def __init__(self) -> None:
@@ -55,6 +57,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         self._storages: dict[int, tuple[Any, str, int]] = {}
         self._peak: dict[str, int] = {}
         self._highest = 0
+        self.flops: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -65,6 +68,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
                 self.add(tensor)
         if func.__name__.startswith("gemm_4bit") and (hidden := _hidden(args)):
             self.note(ACTIVATIONS, hidden)
+        self.flops[self.phase] += flops_of(func, args, kwargs or {}, out)
         return out
 
     def add(self, tensor: Any, kind: str | None = None) -> None:
@@ -130,6 +134,25 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
     def _freed(self, key: int) -> None:
         _, kind, size = self._storages.pop(key)
         self.live[kind] -= size
+
+
+def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Return the FLOPs of an operation's matrix products, as torch's own counter has them.
+
+    Attention on a CPU, which that knows of a GPU only, and bitsandbytes' products are counted too.
+    """
+    counter: Any = flop_counter  # untyped
+    name = func.__name__
+    if name.startswith("gemm_4bit"):
+        rows, shape = args[0], args[2]
+        return 2 * int(rows.numel()) * int(shape[0])
+    if name.startswith("_scaled_dot_product_flash_attention_for_cpu"):
+        shapes = [tensor.shape for tensor in args[:4] if isinstance(tensor, torch.Tensor)]
+        if "backward" in name:
+            return int(counter.sdpa_backward_flop_count(*shapes[:4]))
+        return int(counter.sdpa_flop_count(*shapes[:3]))
+    formula = counter.flop_registry.get(func._overloadpacket)
+    return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
 def _hidden(args: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.modeling.precision import train_in_float32, without_masters
 from llmft.modeling.stored_dtype import stored_dtype
-from llmft.planning.batch_choice import Chosen, Counts, choose
+from llmft.planning.batch_choice import Chosen, Counts, choose, tokens_in
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import (
@@ -75,6 +75,28 @@ class SampledCounts:
     max_new_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """FLOPs of the matrix products of a plan, and of what they are.
+
+    tokens, items: those of the training passes that were computed, with train_flops; tokens is 0
+    where items are answers that the stage samples. passes_per_step: of a whole optimiser step.
+    prepare_flops: before the first step, for prepared_items. scored_flops: one batch's loss.
+    rollout_flops: beside the decoding, for one step.
+    decoded: prompts, batch size and new tokens of the answers that a stage samples at a time.
+    """
+
+    train_flops: int = 0
+    tokens: int = 0
+    items: int = 0
+    passes_per_step: float = 0.0
+    prepare_flops: int = 0
+    prepared_items: int = 0
+    scored_flops: int = 0
+    rollout_flops: int = 0
+    decoded: tuple[int, int, int] = (0, 0, 0)
+
+
 @dataclass
 class PlanState:
     """What the parts of a planned stage find out. in_ram: it is trained where its files are mapped.
@@ -83,6 +105,7 @@ class PlanState:
     trained. saved_bytes: of what the stage leaves behind.
 
     judging: an evaluation is followed now. assumed: its rows cannot be read from here.
+    computed: for an estimate of the time.
     """
 
     in_ram: bool
@@ -97,6 +120,11 @@ class PlanState:
     saved_bytes: int = 0
     judging: bool = False
     assumed: bool = False
+    computed: Computed = field(default_factory=Computed)
+
+    def computes(self, **found: Any) -> None:
+        """Keep something of `computed`."""
+        self.computed = replace(self.computed, **found)
 
     def remark(self, text: str) -> None:
         """Keep something that the reader of the plan should know."""
@@ -146,7 +174,10 @@ class PlannedStage(StageRunner):
         memory.begin("train")
         self._count(len(asked), len(items))
         batches = [items[:size]]
-        self._train_steps(batches, objective)
+        self._train_steps(batches, objective, online=True)
+        # Asked last: an objective may take it as a sign that its first update is over.
+        trained = sum(len(update) for update in objective.updates(len(items), 0))
+        self.state.computes(passes_per_step=trained / max(len(batches[0]), 1))
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -167,10 +198,13 @@ class PlannedStage(StageRunner):
             judge(self)
         memory.begin("train")
         self._train_steps(batches, objective)
+        self.state.computes(passes_per_step=self.train.accumulation())
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
-    def _train_steps(self, batches: list[list[Any]], objective: Objective) -> None:
+    def _train_steps(
+        self, batches: list[list[Any]], objective: Objective, *, online: bool = False
+    ) -> None:
         asked, memory = self.spec.evaluate, self.state.memory
 
         def evaluate() -> None:
@@ -185,10 +219,20 @@ class PlannedStage(StageRunner):
 
         groups = self._groups()
         optimizer = self.bound.optimizer
-        train_steps(
+        flops = train_steps(
             self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate,
             self.bound.callbacks,
         )  # fmt: skip
+        chosen = self.state.chosen
+        self.state.computes(
+            train_flops=sum(flops),
+            tokens=0 if online else sum(tokens_in(item) for batch in batches for item in batch),
+            items=sum(map(len, batches)),
+            prepare_flops=memory.flops["prepare"],
+            prepared_items=len(chosen.items) if chosen else 0,
+            scored_flops=memory.flops["evaluate"],
+            rollout_flops=memory.flops["rollout"],
+        )
 
     def _refuse_endless_warmup(self) -> None:
         if (counts := self.state.counts) is not None:
@@ -433,6 +477,7 @@ class PlannedSampler(StageSampler):
         lengths = sorted((length for length in asked for _ in range(count)), reverse=True)
         self.state.memory.begin("sample")
         grow_cache(self.models.model, self.state.memory, lengths[: self.batch_size], new)
+        self.state.computes(decoded=(len(prompts) * count, self.batch_size, new))
         if not self.state.assumed:
             self.state.sampled = SampledCounts(len(prompts), count * len(prompts), new)
         return [[f"{number}" + " a" * (new - 1) for number in range(count)] for _ in prompts]
@@ -446,5 +491,6 @@ class PlannedSampler(StageSampler):
         lengths = sorted((len(prompt) for prompt in prompts), reverse=True)[:size]
         if lengths:
             grow_cache(self.models.model, self.state.memory, lengths, new)
+            self.state.computes(decoded=(len(prompts), len(lengths), new))
         made_up = [1] * new
         return [Answer(list(made_up), [0.0] * new) for _ in prompts]

@@ -17,7 +17,7 @@ from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import OPTIMIZER, Peak
-from llmft.planning.planned_stage import PlannedStage, SampledCounts
+from llmft.planning.planned_stage import Computed, PlannedStage, SampledCounts
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
 from llmft.recipes.recipe import PEFT, Recipe, Stage
@@ -42,7 +42,7 @@ class StagePlan:
     rounds: how often it runs. counts: None where it trains nothing, or its rows cannot be read from
     here. evaluations: those during training. drawn: the answers that a task samples, or all
     rollouts of a stage. followed: whether the memory of all its phases is in `peaks`; a remark says
-    what is not.
+    what is not. held_out: the rows it is scored on before and after training.
     """
 
     name: str
@@ -61,6 +61,8 @@ class StagePlan:
     evaluations: Evaluations | None
     peaks: tuple[Peak, ...]
     followed: bool
+    held_out: int
+    computed: Computed
     files: tuple[tuple[str, int], ...]
     remarks: tuple[str, ...]
 
@@ -137,6 +139,8 @@ def plan_stage(
         evaluations=_evaluations(planned),
         peaks=tuple(memory.peaks),
         followed=followed,
+        held_out=_held_out(planned),
+        computed=planned.state.computed,
         files=tuple(_files(stage, planned)),
         remarks=(*planned.log.notes, *planned.state.remarks),
     )
@@ -266,6 +270,11 @@ def _evaluations(planned: PlannedStage) -> Evaluations | None:
     times = Plan.of(counts.items, train, 0).evaluations(asked, train)
     every = asked.generate_every
     return Evaluations(times, len(planned.data.held_out()), times // every if every else 0)
+
+
+def _held_out(planned: PlannedStage) -> int:
+    scored = planned.spec.evaluate is not None and isinstance(planned.work, Alignment)
+    return len(planned.data.held_out()) if scored else 0
 
 
 def _network(job: Job) -> list[str]:

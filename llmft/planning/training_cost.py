@@ -25,8 +25,8 @@ def train_steps(
     memory: MemoryTracker,
     evaluate: Callable[[], None] = lambda: None,
     callbacks: Sequence[Callback[Any]] = (),
-) -> None:
-    """Train on each of the batches, while the ledger is entered.
+) -> list[int]:
+    """Train on each of the batches, while the ledger is entered; return the FLOPs of each pass.
 
     method: makes the optimiser. evaluate: what is computed between two steps, with the optimiser's
     state there. callbacks: each says what it holds. A checkpoint is written from where the tensors
@@ -42,22 +42,26 @@ def train_steps(
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
         memory.add(parameter.grad, GRADIENTS)
+    passes = []
     for batch in batches:
         _update(optimizer, memory)
         if settings.accumulation() == 1:
             for parameter in trained:
                 parameter.grad = None
+        before = memory.flops[memory.phase]
         noise = noisy_embeddings(model, settings.neftune_noise_alpha)
         with noise, torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             loss, _ = objective.loss(model, batch)
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss
+        passes.append(memory.flops[memory.phase] - before)
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or 1e30)
     _update(optimizer, memory)
     for parameter in trained:
         parameter.grad = None
     evaluate()
     model.eval()
+    return passes
 
 
 def _update(optimizer: torch.optim.Optimizer | None, memory: MemoryTracker) -> None:

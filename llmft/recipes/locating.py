@@ -11,6 +11,7 @@ from llmft.recipes.job import Job
 from llmft.recipes.tree import KeyPath, dotted
 
 NOT_HERE = "E201"
+NOT_INSTALLED = "E206"
 """The code of a model or of data that cannot be had."""
 
 
@@ -38,7 +39,7 @@ def key_in(path: str) -> KeyPath:
 def located(job: Job, stage: str) -> Iterator[None]:
     """Give a fault that names a key, but no place, the key's place in the recipe's file.
 
-    It is an E201, or of a source of the stage's data.
+    It is an E201 or E206, or of a source of the stage's data.
 
     stage: the stage that runs, by its name in whichever round; its `data` block is meant.
     """
@@ -48,7 +49,8 @@ def located(job: Job, stage: str) -> Iterator[None]:
         faults = list(error.faults)
         for number, fault in enumerate(faults):
             of_data = fault.path.startswith("data.")
-            if (of_data or (fault.code == NOT_HERE and fault.path)) and fault.place is None:
+            of_model = fault.code in (NOT_HERE, NOT_INSTALLED) and fault.path
+            if (of_data or of_model) and fault.place is None:
                 key = key_in(fault.path)
                 if of_data:
                     key = ("stages", job.index_of(stage), *key)

@@ -183,10 +183,11 @@ class _Builder:
             self.anchors[event.anchor] = None
         if isinstance(event, ScalarEvent):
             plain = event.implicit[0]
-            node.value = scalar(event.value) if plain else event.value
+            text = _joined(event.value)
+            node.value = scalar(text) if plain else text
             if plain and isinstance(node.value, int | float):
                 node.raw = event.value
-            if _HALF_PAIR.search(event.value):  # no file and no tokenizer takes it
+            if _HALF_PAIR.search(text):  # no file and no tokenizer takes it
                 what = "the text has half of a surrogate pair (an escape such as \\ud800)"
                 self.refuse("E022", node, path, what, "write the character itself")
         elif isinstance(event, SequenceStartEvent):
@@ -223,7 +224,7 @@ class _Builder:
 
     def pair(self, node: _Node, event: Any, events: Iterator[Any], path: KeyPath) -> None:
         """Read a key and its value into a mapping."""
-        name = event.value if isinstance(event, ScalarEvent) else "?"
+        name = _joined(event.value) if isinstance(event, ScalarEvent) else "?"
         inner = (*path, name)
         key = self.node(event, events, inner)
         value_event = next(events)
@@ -293,3 +294,13 @@ def _plain(node: _Node) -> Any:
     if isinstance(node.value, list):
         return [_plain(child) for child in node.value]
     return node.value
+
+
+def _joined(text: str) -> str:
+    """Return a text with each surrogate pair as its one character: JSON escapes so."""
+    if not _HALF_PAIR.search(text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:  # half a pair, which is refused
+        return text

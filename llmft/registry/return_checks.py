@@ -161,7 +161,15 @@ def rates_of(
     schedule: api.Schedule[Any], step: int, base: Sequence[float], span: api.TrainingSpan
 ) -> list[float]:
     """Return the learning rates that a schedule gives a step: finite, and not below 0."""
-    given: Any = schedule.rates(step, base, span)
+    given: Any
+    if type(schedule).rates is api.Schedule.rates:  # which would multiply whatever it is
+        factor: Any = schedule.factor(step, span)
+        if not is_number(factor):
+            what = f"the factor of step {step} is {shown(factor)}; a number is wanted"
+            raise violation(schedule, what)
+        given = [rate * factor for rate in base]
+    else:
+        given = schedule.rates(step, base, span)
     if not isinstance(given, Sequence) or len(given) != len(base):
         has = f"{len(given)}" if isinstance(given, Sequence) else shown(given)
         raise violation(schedule, f"'rates' gives {has} rates of {len(base)} groups in step {step}")
@@ -191,11 +199,11 @@ def goes_on(callback: api.Callback[Any]) -> bool:
 
 
 def reason_of(callback: api.Callback[Any]) -> str:
-    """Return why a callback ends its training, as a person reads it."""
+    """Return why a callback ends its training, as a person reads it: in one line."""
     given: Any = callback.stop_reason()
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str) or not given.strip():
         raise violation(callback, f"'stop_reason' returns {shown(given)}, not a reason in words")
-    return given
+    return " ".join(given.split())
 
 
 def weights_of(
@@ -234,7 +242,7 @@ def callback_state_of(callback: api.Callback[Any]) -> tuple[dict[str, Any], dict
         if json.loads(json.dumps(plain, allow_nan=False)) != plain:
             what = "'state' is another once it was written as JSON, as with tuples"
             raise violation(callback, what)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # the last: lists in lists
         what = f"'state' is neither tensors nor plain data: {error}"
         raise violation(callback, what) from error
     return tensors, plain

@@ -54,12 +54,17 @@ def runs_under(
     if not place.is_dir():
         fix = "name the folder that holds runs; a recipe's output_dir, by default 'runs'"
         raise RecipeError("E090", f"there is no folder '{place}'", fix=fix)
+    found = [_listed(folder) for folder in run_folders(place)]
+    found = [run for run in found if fnmatchcase(run.name, name) and state in (None, run.state)]
+    return _sorted(found, sort)
+
+
+def run_folders(place: Path) -> list[Path]:
+    """Return the folders of runs under a folder, as `runs_under` looks for them."""
     files = {
         p for pattern in ("run.json", "*/run.json", "*/*/run.json") for p in place.glob(pattern)
     }
-    found = [_listed(path.parent) for path in sorted(files)]
-    found = [run for run in found if fnmatchcase(run.name, name) and state in (None, run.state)]
-    return _sorted(found, sort)
+    return [path.parent for path in sorted(files)]
 
 
 def _listed(folder: Path) -> Listed:

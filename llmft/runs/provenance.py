@@ -33,11 +33,7 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
         "llmft": __version__,
         "code": code_hash("llmft"),  # a checkout changes under one version
         "python": sys.version.split()[0],
-        "platform": machine.platform_name(),
-        "processor": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch_threads": torch.get_num_threads(),
-        "processes": launch().count,
+        **ran_on(),
         "torch_build": torch.__config__.show().split(" - ")[1].strip(),
         "seed": seed,
         # The metadata of some wheels leaves out which build it is (+cpu, +cu130).
@@ -50,6 +46,19 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
             **({"rope_scaling": stretched} if stretched else {}),
         },
         "git": git_state(),
+    }
+
+
+def ran_on() -> dict[str, Any]:
+    """Return what the time of a run depends on beside its recipe: the machine and its processes."""
+    import torch
+
+    return {
+        "platform": machine.platform_name(),
+        "processor": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch_threads": torch.get_num_threads(),
+        "processes": launch().count,
     }
 
 

@@ -100,7 +100,11 @@ def load_options(recipe: Recipe, adapter: Adapter[Any] | None) -> dict[str, Any]
 def twin(model: Any) -> Any:
     """Return a copy of a model's modules that holds the very same tensors."""
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    made = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for theirs, own in zip(model.modules(), made.modules(), strict=True):
+        if theirs._compiled_call_impl is not None:  # which a copy does not take along
+            own.compile(dynamic=True)
+    return made
 
 
 def share_frozen(model: Any, other: Any) -> None:

@@ -107,6 +107,8 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
             yield "model.stop", []
     if recipe.model.attn_implementation == "flash_attention_2" and not _has_gpu():
         yield "model.attn_implementation", "auto"
+    if recipe.model.fused == "liger" and not _has_gpu():
+        yield "model.fused", "none"
     # Nobody but the terminal and the run folder is told of scores that mean nothing.
     field = Recipe.model_fields["trackers"]
     told = [t.model_dump(mode="json") for t in field.get_default(call_default_factory=True)]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,12 +41,37 @@ class Declined(Exception):
         self.status = status
 
 
+class OutOfTime(Exception):
+    """All that a client may wait for its server has been waited."""
+
+
+@dataclass
+class Waiting:
+    """How long a client waits for its server, all answers together. most, waited: in seconds."""
+
+    most: float
+    waited: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return max(0.0, self.most - self.waited)
+
+
+class Unavailable(EnvironmentFault):
+    """The server is busy, fails or cannot be reached now: the same request may work later."""
+
+
 @dataclass(frozen=True)
 class ApiClient:
-    """One server. base: its address, without a slash at the end. key: sent as a bearer token."""
+    """One server. base: its address, without a slash at the end. key: sent as a bearer token.
+
+    waiting: for all of its answers; None: each is bounded, and they are not together.
+    """
 
     base: str
     key: str | None = None
+    waiting: Waiting | None = None
 
     @classmethod
     def at(cls, url: str, key: str | None = None) -> ApiClient:
@@ -71,6 +97,10 @@ class ApiClient:
         """The host, with its port where the address has one."""
         return urlsplit(self.base).netloc
 
+    def within(self, seconds: float) -> ApiClient:
+        """Return this client for so many seconds of waiting; then it raises OutOfTime."""
+        return replace(self, waiting=Waiting(seconds))
+
     def get(self, path: str) -> Any:
         """Return what the server tells at a path. Raises as `post` does."""
         return self._told(urllib.request.Request(f"{self.base}{path}"))
@@ -80,18 +110,28 @@ class ApiClient:
 
         Raises Declined where it refuses what is asked (400, 404, 413, 422, 501), and
         EnvironmentFault (E213) where it cannot be reached, refuses the key, fails, sends elsewhere,
-        or answers no JSON, too much, or too slowly.
+        or answers no JSON, too much, or too slowly; OutOfTime, see `within`.
         """
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         return self._told(urllib.request.Request(f"{self.base}{path}", data, headers))
 
     def _told(self, request: urllib.request.Request) -> Any:
+        left = self.waiting.left if self.waiting else LONGEST
+        if not left:
+            raise OutOfTime
+        began = time.monotonic()
         try:
-            with time_limit(LONGEST):  # its head, its chunks and its refusals too, byte by byte
+            # Its head, its chunks and its refusals too, byte by byte.
+            with time_limit(min(LONGEST, left)):
                 return self._answered(request)
         except TimeUp:
+            if left < LONGEST:
+                raise OutOfTime from None
             raise self._fault(f"is not done after {LONGEST:.0f} seconds") from None
+        finally:
+            if self.waiting:
+                self.waiting.waited += time.monotonic() - began
 
     def _answered(self, request: urllib.request.Request) -> Any:
         if self.key is not None:
@@ -104,7 +144,10 @@ class ApiClient:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise self._fault(f"cannot be asked: {reason or type(error).__name__}") from error
+            raise Unavailable(
+                "E213", f"the endpoint at {self.host} cannot be asked:"
+                f" {reason or type(error).__name__}",
+            ) from error  # fmt: skip
         except (ValueError, RecursionError) as error:
             raise self._fault("answers something else than JSON") from error
 
@@ -134,7 +177,10 @@ class ApiClient:
             why = _message(json.loads(error.read(_PIECE)))
         if code in (400, 404, 405, 413, 422, 501):
             return Declined(code, why or f"status {code}")
-        return self._fault(f"fails with status {code}" + (f": {why}" if why else ""))
+        said = f"fails with status {code}" + (f": {why}" if why else "")
+        if code == 429 or code >= 500:
+            return Unavailable("E213", f"the endpoint at {self.host} {said}")
+        return self._fault(said)
 
     def _fault(self, what: str, fix: str = "") -> EnvironmentFault:
         return EnvironmentFault("E213", f"the endpoint at {self.host} {what}", fix=fix)

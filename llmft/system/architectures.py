@@ -23,6 +23,8 @@ class Architecture(NamedTuple):
     grouped: bool = False
 
 
+ENDS = ("embed_tokens", "lm_head")
+"""What most families call the embedding and the output layer."""
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _BERT = ("query", "key", "value", "dense")

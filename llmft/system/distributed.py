@@ -57,11 +57,13 @@ def joined(here: Launch) -> Iterator[None]:
         with _in_touch():
             _join(here, backend, seconds)
     device()  # which each process has for itself
-    yield
-    with suppress(RuntimeError):  # one is gone already: all that was to be done together is done
-        dist.barrier()
-    if _joined is not None:
-        _joined.heartbeat.stop()
+    try:
+        yield
+        with suppress(RuntimeError):  # one is gone already: all that was to be done is done
+            dist.barrier()
+    finally:
+        if _joined is not None:  # the store ends with the first process, and C++ would say so
+            _joined.heartbeat.stop()
     dist.destroy_process_group()
 
 

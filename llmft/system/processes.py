@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -48,13 +49,30 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept
 
 
-def run_python(module: str, *words: str, out: IO[bytes]) -> int:
+def run_python(
+    module: str, *words: str, out: IO[bytes], seconds: float | None = None, grace: float = 0.0
+) -> int:
     """Run a module in a Python of its own until it ends, and return its exit code.
 
-    out: takes what it prints, on both of its streams.
+    out: takes what it prints, on both of its streams. seconds: after which it is asked to stop
+    (SIGTERM), and after `grace` more ended; default: never.
     """
     command = python_command(module, *words)
-    return subprocess.run(command, stdout=out, stderr=out, env=environment()).returncode
+    if seconds is None:
+        return subprocess.run(command, stdout=out, stderr=out, env=environment()).returncode
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment()
+    )
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(grace)
+    finally:
+        if child.poll() is None:
+            child.kill()
+    return child.wait()
 
 
 def start_python(

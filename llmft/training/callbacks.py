@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -34,7 +35,8 @@ class Callbacks:
         steps: int,
     ) -> None:
         self.callbacks, self.parameters, self.steps = callbacks, parameters, steps
-        self._at = TrainingStep(0, steps, parameters)
+        self._seen = MappingProxyType(parameters)  # one cannot take them from the next
+        self._at = TrainingStep(0, steps, self._seen)
 
     def begin(self) -> None:
         """Tell them the parameters before the first step."""
@@ -43,14 +45,14 @@ class Callbacks:
 
     def step_taken(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell them a step that was taken, with its own metrics."""
-        self._at = TrainingStep(step, self.steps, self.parameters, metrics)
+        self._at = TrainingStep(step, self.steps, self._seen, MappingProxyType({**metrics}))
         for callback in self.callbacks:
             self._asked(lambda callback=callback: callback.on_step_end(self._at))
 
     def evaluated(self, step: int, scores: Mapping[str, float]) -> None:
         """Tell them the scores of held-out rows after a step."""
         metrics = self._at.metrics if self._at.step == step else {}  # none: it was owed
-        at = TrainingStep(step, self.steps, self.parameters, metrics)
+        at = TrainingStep(step, self.steps, self._seen, metrics)
         for callback in self.callbacks:
             self._asked(lambda callback=callback: callback.on_evaluate(at, dict(scores)))
 

@@ -19,7 +19,7 @@ from llmft.api.rows import Conversation
 from llmft.exporting.probes import Distance
 from llmft.inference.trained import TrainedStage
 from llmft.runs.upstream import load_options
-from llmft.system.api_client import ApiClient, Declined
+from llmft.system.api_client import ApiClient, Declined, OutOfTime
 from llmft.verifying.export import (
     TOLERANCES,
     Answers,
@@ -33,6 +33,7 @@ from llmft.verifying.export import (
     tolerances,
 )
 
+TIMEOUT = 1800.0  # seconds of waiting for an endpoint, all its answers together
 _LONGEST_NAME, _SHOWN = 1000, 100  # letters of a model's name, and of those that are told
 _LETTERS = 1000  # of a token, at most: what is longer than so many for each is no answer
 _FORM = "answers in another form than OpenAI's"
@@ -153,27 +154,44 @@ def verify_endpoint(
     prompts: int = 8,
     max_new_tokens: int = 32,
     tolerance: float | None = None,
+    timeout_seconds: float = TIMEOUT,
 ) -> Verdict:
     """Return how a running endpoint answers held-out prompts beside the run.
 
     model: as the endpoint calls it; default: the only one, or that of the recipe's name. prompts,
-    tolerance: as `verify_export` has them.
+    tolerance: as `verify_export` has them. timeout_seconds: of waiting for the endpoint, all its
+    answers together; what was answered until then is compared, and the verdict says that it is
+    unfinished.
     Raises EnvironmentFault (E213) where the endpoint cannot be asked, RecipeError (E090) where it
     has no such model.
     """
-    named = _model(client, model, trained.job.recipe.name)
-    endpoint = _Endpoint(client, named, max_new_tokens)
+    client = client.within(timeout_seconds)
     asked, own_ids = asked_prompts(trained, prompts, max_new_tokens)
+    wanted, unfinished, named = len(asked), "", ""
+    served: list[_Told] = []
+    by_ids = None
     try:
-        served = [endpoint.served(prompt) for prompt in asked]
+        named = _model(client, model, trained.job.recipe.name)
+        endpoint = _Endpoint(client, named, max_new_tokens)
+        for prompt in asked:
+            served.append(endpoint.served(prompt))
         by_ids = _by_ids(endpoint, own_ids)
     except Declined as declined:
         what = f"the endpoint at {client.host} declines what is asked: {declined}"
         raise EnvironmentFault("E213", what) from declined
+    except OutOfTime:
+        if not served:
+            raise _too_slow(client, f"has answered none of {wanted} prompts") from None
+        unfinished = f"{len(served)} of {wanted} prompts were answered"
+        if len(served) == wanted:
+            unfinished = "the prompts were answered as texts, and not all of them as token ids"
+    own_ids = own_ids[: len(served)]
     ours = answers_of_run(trained, own_ids, max_new_tokens)
     gc.collect()
     answered = by_ids or served
-    apart, whole = _distance(trained.base.tokenizer, endpoint, own_ids, ours, answered)
+    apart, whole, told = _distance(trained.base.tokenizer, endpoint, own_ids, ours, answered)
+    if told is not None and not unfinished:
+        unfinished = f"log-probabilities were told of {told} of {wanted} prompts with their answers"
     quantised = bool(load_options(trained.job.recipe, trained.bound.model_adapter))
     most, mean = tolerances(ours.dtype, ours.dtype, quantised, tolerance)
 
@@ -189,17 +207,17 @@ def verify_endpoint(
         Check("greedy answers", f"{count} answers",
               f"{count - len(answers)} the same" + (f", {ties} part at a tie" if ties else ""),
               "all, but for ties", len(answers) == ties),
-        *_number_checks(apart, most, mean),
+        *(_number_checks(apart, most, mean) if apart or not unfinished else ()),
     )  # fmt: skip
     chat = any(not isinstance(prompt, str) for prompt in asked)
     causes = _causes_in(trained.base.tokenizer, own_ids, served, chat=chat, exact=exact)
-    if apart is None:
+    if apart is None and not unfinished:
         causes.append(
             "log-probabilities: the endpoint tells none, so that the weights are unproven"
         )
-    elif not close:
+    elif apart is not None and not close:
         causes.append(_cause_of_numbers(apart, ours.dtype, quantised))
-    elif len(answers) > ties and (by_ids or not causes):
+    elif apart is not None and len(answers) > ties and (by_ids or not causes):
         causes.append(
             "generation: the log-probabilities agree, and the answers do not: settings of the"
             " endpoint act, such as repetition_penalty"
@@ -213,7 +231,17 @@ def verify_endpoint(
         else "log-probabilities: of its own answers, as far as they are the run's",
     )  # fmt: skip
     return Verdict(
-        checks, (*partings, *answers), tuple(causes), apart or Distance(0, 0.0, 0.0, None), how
+        checks, (*partings, *answers), tuple(causes), apart or Distance(0, 0.0, 0.0, None), how,
+        unfinished,
+    )  # fmt: skip
+
+
+def _too_slow(client: ApiClient, what: str) -> EnvironmentFault:
+    seconds = client.waiting.most if client.waiting else 0.0
+    return EnvironmentFault(
+        "E213",
+        f"the endpoint at {client.host} {what} in {seconds:g} seconds of waiting",
+        fix="ask less (--prompts, --max-new-tokens), or wait longer: --timeout SECONDS",
     )
 
 
@@ -254,12 +282,20 @@ def _distance(
     own_ids: Sequence[tuple[int, ...]],
     ours: Answers,
     answered: Sequence[_Told],
-) -> tuple[Distance | None, bool]:
-    """Return how far the log-probabilities are apart, and whether of all tokens; None: not told."""
+) -> tuple[Distance | None, bool, int | None]:
+    """Return how far the log-probabilities are apart, and whether of all tokens; None: not told.
+
+    Third, where the time was up: of how many prompts with their answers they were told until then.
+    """
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    whole = True
+    whole, done = True, None
     for prompt, answer, (own_T, _) in zip(own_ids, ours.ids, ours.numbers, strict=True):
-        logps = endpoint.logps_of([*prompt, *answer])
+        try:
+            logps = endpoint.logps_of([*prompt, *answer])
+        except OutOfTime:
+            done = len(pairs)
+            whole = done > 0
+            break
         if logps is None:
             whole = False
             break
@@ -273,8 +309,8 @@ def _distance(
         ]
     gaps = torch.cat([(a - b).abs() for a, b in pairs])
     if not len(gaps):
-        return None, False
-    return Distance(len(gaps), float(gaps.max()), float(gaps.mean()), None), whole
+        return None, False, done
+    return Distance(len(gaps), float(gaps.max()), float(gaps.mean()), None), whole, done
 
 
 def _aligned(

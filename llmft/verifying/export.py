@@ -67,7 +67,8 @@ class Parting:
 class Verdict:
     """What was found. causes: why they part, in words; empty where they do not.
 
-    how: in what way it was asked, line by line.
+    how: in what way it was asked, line by line. unfinished: what was not compared, and why, in
+    words; empty where all was.
     """
 
     checks: tuple[Check, ...]
@@ -75,10 +76,11 @@ class Verdict:
     causes: tuple[str, ...]
     distance: Distance
     how: tuple[str, ...] = ()
+    unfinished: str = ""
 
     @property
     def fine(self) -> bool:
-        """Whether the folder answers as the run does."""
+        """Whether what was compared answers as the run does."""
         return all(check.fine for check in self.checks)
 
 

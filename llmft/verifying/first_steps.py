@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from llmft.api import ChatRow, CompletionRow, PreferenceRow, TextRow
+from llmft.api import ChatRow, CompletionRow, PreferenceRow, TextRow, UnpairedRow
 from llmft.api.errors import LlmftError
 from llmft.verifying.measuring import Meter
 
@@ -105,6 +105,8 @@ def record(row: Any) -> dict[str, Any]:
         return _turns(row.prompt, completion=row.completion)
     if isinstance(row, PreferenceRow):
         return _turns(row.prompt, chosen=row.chosen, rejected=row.rejected)
+    if isinstance(row, UnpairedRow):
+        return {**_turns(row.prompt, completion=row.completion), "label": row.label}
     return {}
 
 
@@ -116,11 +118,19 @@ def _turns(prompt: Any, **answers: str) -> dict[str, Any]:
 
 
 def written(item: Any, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return an item with its ids and labels, of each answer, and the record of its row."""
+    """Return an item with its ids and labels, of each answer, and the record of its row.
+
+    other: the ids of KTO's mismatched answer behind the row's prompt.
+    """
     parts = [item.chosen, item.rejected] if hasattr(item, "chosen") else [item]
+    kept, other = records.get(item.origin, {}), getattr(item, "other", None)
+    if hasattr(item, "label") and "chosen" in kept:  # KTO takes both answers of a preference
+        answer = kept["chosen" if item.label else "rejected"]
+        kept = {"prompt": kept["prompt"], "completion": answer, "label": item.label}
     return {
         "origin": item.origin,
-        "record": records.get(item.origin, {}),
+        "record": kept,
+        "other": [] if other is None else list(other.input_ids),
         "ids": [list(part.input_ids) for part in parts],
         "labels": [list(part.labels) for part in parts],
     }

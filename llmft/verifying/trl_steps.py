@@ -95,7 +95,13 @@ def _reward(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dic
     return "RewardTrainer", "RewardConfig", {"center_rewards_coefficient": center or None}
 
 
-TRAINERS = {"sft": _sft, "dpo": _dpo, "reward": _reward}
+def _kto(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    names = ("beta", "loss_type", "desirable_weight", "undesirable_weight", "disable_dropout")
+    more = {name: getattr(bound.spec.alignment, name) for name in names}
+    return "KTOTrainer", "KTOConfig", more | {"train_sampling_strategy": "sequential"}
+
+
+TRAINERS = {"sft": _sft, "dpo": _dpo, "reward": _reward, "kto": _kto}
 
 
 def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
@@ -132,6 +138,8 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
         model=model, args=settings, processing_class=tokenizer,
         train_dataset=Dataset.from_list([row["record"] for row in rows]), callbacks=[Until()],
     )  # fmt: skip
+    if rows[0]["other"]:
+        trainer.train_dataset = _with_others(trainer.train_dataset, rows)
     trainer._get_train_sampler = lambda data=None: torch.utils.data.SequentialSampler(
         trainer.train_dataset if data is None else data
     )
@@ -145,6 +153,15 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
         "version": trl.__version__, "trainer": trainer_name, "losses": losses, "start": start,
         "rows": [{"ids": ids, "labels": labels} for ids, labels in encoded], **meter.read(),
     }  # fmt: skip
+
+
+def _with_others(dataset: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return KTO's rows with the mismatched answers that llmft took: TRL pairs those of a batch."""
+    column = "KL_completion_ids"
+    others = [
+        list(row["other"])[len(own["prompt_ids"]) :] for row, own in zip(rows, dataset, strict=True)
+    ]
+    return dataset.remove_columns(column).add_column(column, others)
 
 
 def _padding(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -212,6 +229,9 @@ def _encoded(row: Mapping[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
         prompt = list(row["prompt_ids"])
         ids = [prompt + list(row[name]) for name in ("chosen_ids", "rejected_ids")]
         return ids, [[-100] * len(prompt) + one[len(prompt) :] for one in ids]
+    if "completion_ids" in row and "input_ids" not in row:
+        prompt, answer = list(row["prompt_ids"]), list(row["completion_ids"])
+        return [prompt + answer], [[-100] * len(prompt) + answer]
     tokens: list[int] = list(row["input_ids"])
     labels = row.get("labels")
     mask = row.get("assistant_masks") or row.get("completion_mask")

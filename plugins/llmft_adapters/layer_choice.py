@@ -48,8 +48,8 @@ class LayerChoice(AdapterConfig):
     target_modules: Targets = Field(
         "all-linear",
         description="names or globs of the layers that are adapted, such as [q_proj, v_proj]; a"
-        " string: PEFT's regex, which matches a linear layer's whole name; all-linear: every linear"
-        " layer except the output layer",
+        " string: PEFT's regex, which matches a linear layer's whole name; all-linear, alone or in"
+        " a list: every linear layer except the output layer",
     )
     exclude_modules: Exclusions = Field(
         None,

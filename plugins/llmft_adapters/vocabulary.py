@@ -6,16 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def both_ends(model: Any) -> list[tuple[str, Any]]:
+    """Return the embedding and the output layer, by name, also where they share their weights."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    names = {id(module): name for name, module in model.named_modules()}
+    return [(names[id(end)], end) for end in ends if end is not None]
+
+
 def vocabulary_layers(model: Any) -> list[tuple[str, Any]]:
     """Return the embedding and, where it has weights of its own, the output layer, by name.
 
     A model that classifies has no output layer of tokens.
     """
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = output is None or output.weight is embedding.weight
-    ends = [embedding] if tied else [embedding, output]
-    names = {id(module): name for name, module in model.named_modules()}
-    return [(names[id(end)], end) for end in ends]
+    ends = both_ends(model)
+    return ends[:1] if ends[-1][1].weight is ends[0][1].weight else ends
 
 
 def is_within(name: str, blocks: Iterable[str]) -> bool:

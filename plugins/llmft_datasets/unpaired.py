@@ -68,6 +68,11 @@ class Unpaired(TableDataset["Unpaired.Config"]):
             False,
             description="format text prompts as a user message, with the model's chat template",
         )
+        strip_answers: bool = Field(
+            True,
+            description="of chat: leave out the spaces at an answer's start and end, for a chat"
+            " template sets its own",
+        )
         repeated_prompt: Literal["strip", "keep"] | None = Field(
             None,
             description="what is done with a completion that begins with its prompt: take the"
@@ -123,7 +128,9 @@ class Unpaired(TableDataset["Unpaired.Config"]):
             return messages_of(spoken, origin), completion
         text = text_of(record, column or "prompt", origin)
         (completion,) = without_prompt(text, [completion], self.config.repeated_prompt, origin)
-        return (self._asked(text), completion.strip()) if self.config.chat else (text, completion)
+        if self.config.chat and self.config.strip_answers:
+            completion = completion.strip()
+        return self._asked(text), completion
 
     def _label(self, record: Mapping[str, Any], origin: str) -> bool:
         column = self.config.columns.label

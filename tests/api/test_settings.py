@@ -27,7 +27,9 @@ from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation import evaluation, generation
+from llmft.modeling import base_model
 from llmft.modeling.base_model import BaseModel
+from llmft.modeling.levers import ALL
 from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.training import loop
@@ -476,6 +478,14 @@ def answered(source: ModelSource, lab: Lab) -> Any:
     return trained_on(source, loud, *TALK)[0]
 
 
+def compiled(source: ModelSource, lab: Lab) -> Any:
+    """Return which kinds of modules have a compiled forward pass."""
+    with lab.patch.context() as patch:
+        patch.setattr(base_model, "proven_levers", lambda *_: ALL)
+        model = BaseModel(source).load({}, varlen=True)
+    return {type(m).__name__ for m in model.modules() if m._compiled_call_impl is not None}
+
+
 def dated(source: ModelSource, lab: Lab) -> Any:
     answer = "{{ strftime_now('%Y') if m.role == 'assistant' }}"
     text = trained_on(source, WRITES.replace("{{ end }}", answer), *TALK)[0]
@@ -517,6 +527,7 @@ MODEL = {
     "attn_implementation": Case(
         "eager", loaded(lambda model: model.config._attn_implementation), "eager"
     ),
+    "fused": Case("compile", compiled, {"LlamaRMSNorm", "LlamaMLP"}, was=set()),
     "chat_template": Case("{{ 'hi' }}", tokenizer("chat_template"), "{{ 'hi' }}"),
     "chat_template_kwargs": Case({"loud": True}, answered, "HI!", was="hi!"),
     "chat_template_date": Case("2031-02-03", dated, "2031", was="2024"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -129,3 +130,46 @@ def test_llmft_and_trl_train_the_same_thing(tmp_path, alignment):
     assert len(ours["losses"]) == 2
     assert apart(ours["losses"], theirs["losses"]) < 1e-4
     assert 0 < ours["cpu"] < ours["wall"] * 2
+
+
+# Batches of (7, 4) and (6, 3) tokens, learnt ones second; widths 8, 4 (keys), 16; 10 words.
+ATTENTION, KEYS, WIDE, HEAD = 2 * 8 * 8, 2 * 8 * 4, 3 * 8 * 16, 8 * 10
+LAYER = ATTENTION + KEYS + WIDE
+LAST = 13 * KEYS + 7 * (ATTENTION + WIDE)
+FIRST_BACK = LAYER - ATTENTION // 2 - KEYS
+
+
+@pytest.mark.parametrize(("alignment", "products"), [
+    ("sft", 13 * LAYER + 2 * (LAST + 7 * HEAD) + 13 * FIRST_BACK),
+    ("dpo", 2 * 13 * LAYER + 3 * (LAST + 7 * HEAD) + 13 * FIRST_BACK),
+    ("reward", 13 * LAYER + 2 * LAST + 13 * FIRST_BACK),
+    ("orpo", 13 * (LAYER + 2 * (LAYER + HEAD) + FIRST_BACK)),
+])  # fmt: skip
+def test_the_products_alone_are_those_counted_by_hand(tmp_path, alignment, products):
+    import products_child
+    from torch.utils.flop_counter import FlopCounterMode
+    from workload import Shape, Task, write_task
+
+    shape = Shape(hidden=8, intermediate=16, layers=2, heads=2, kv_heads=1, vocabulary=10)
+    write_task(tmp_path, Task("tiny", alignment, steps=1, batch=1, accumulation=2, shape=shape))
+    answers = ("completion",) if alignment == "sft" else ("chosen", "rejected")
+    texts = {"completion": ["abc", "ab"], "chosen": ["a", "a"], "rejected": ["a", ""]}
+    rows = [
+        {"prompt": "abc"} | {name: texts[name][number] for name in answers} for number in range(2)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with FlopCounterMode(display=False) as counter:
+        products_child.main(tmp_path, tmp_path / "out.json")
+    assert counter.get_total_flops() == 2 * products
+    assert json.loads((tmp_path / "out.json").read_text())["cpu"] > 0
+
+
+def test_the_page_has_the_products_share_where_it_was_measured():
+    from page import _tasks
+
+    older, newer = result("sft"), result("dpo", cpu=4.0) | {"products": [1.0, 3.0, 2.5]}
+    assert "products" not in _tasks([older])[0]
+    head, _, first, second, *_ = _tasks([older, newer])
+    assert head.endswith("| losses apart | products alone |")
+    assert first.endswith("|  |")
+    assert second.endswith("| 62% |")

@@ -104,6 +104,7 @@ def test_a_refusal_after_weights_were_loaded_is_not_taken_for_one(bench, monkeyp
     assert (outcome.state, outcome.reason) == ("late", "too late")
 
 
+@pytest.mark.extended
 def test_it_goes_on_after_a_stop_and_each_part_has_types_of_its_own(program, tmp_path):
     results = tmp_path / "results.jsonl"
     line = {"kind": "llama", "adapter": "lora", "alignment": "sft", "dropout": False,

@@ -99,7 +99,9 @@ def test_ctrl_c_is_one_line_and_130(llmft, failing):
     assert llmft("version") == (130, "", "error[E130] interrupted\n")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), SystemExit(0), RecursionError()])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by zero"), SystemExit(0), RecursionError(), GeneratorExit()]
+)
 def test_e2_a_bug_is_one_line_with_its_traceback_in_a_file(llmft, failing, error):
     failing(error)
     ran = llmft("version")

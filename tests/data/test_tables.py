@@ -463,6 +463,7 @@ def test_empty_lines_without_end_are_refused(tmp_path, ending, sample_by, packin
         assert len(list(read_file(path, ReadLimits(row_mb=3), sample_by))) == 1
 
 
+@pytest.mark.extended
 def test_a_text_of_short_lines_takes_no_more_memory_than_a_long_one(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"a\n" * 2**20)

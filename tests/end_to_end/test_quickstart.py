@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmft.cli.commands import shipped
 from llmft.engine.session import run_recipe
 from llmft.inference.answering import answer, load_run
@@ -9,6 +11,7 @@ from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 
 
+@pytest.mark.extended
 def test_the_quickstart_teaches_a_model_to_answer_what_it_was_never_asked(tmp_path):
     registry = Registry.discover()
     overrides = [f"output_dir={tmp_path}"]

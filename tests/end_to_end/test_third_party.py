@@ -45,6 +45,7 @@ def adapters(site: Path) -> dict[str, str]:
     return {p["method"]: p["distribution"] for p in plugins if p["kind"] == "adapter"}
 
 
+@pytest.mark.extended
 def test_a_third_partys_adapter_trains_by_a_recipe_and_vanishes(installed, recipe, tmp_path):
     assert adapters(installed)["bottleneck"] == "llmft-bottleneck"
     recipe["stages"][0]["adapter"] = {"method": "bottleneck", "bottleneck_size": 8}

@@ -155,6 +155,7 @@ def test_a_key_is_needed_off_the_loopback_and_made_where_none_is_given(monkeypat
             command._key(loopback=True)
 
 
+@pytest.mark.extended
 def test_the_command_serves_until_it_is_interrupted(lora_run):
     words = [sys.executable, "-m", "llmft", "serve", str(lora_run), "--port", "0"]
     secret = "canary-canary-canary"

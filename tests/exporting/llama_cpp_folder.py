@@ -35,6 +35,12 @@ import json, sys
 first, file, kind = sys.argv[1:]
 facts = json.loads(open(first).read()[4:])
 open(file, "w").write("GGUF" + json.dumps(facts | {{"type": kind, "from": facts["type"]}}))
+if kind.endswith("_K_M"):  # as src/llama-quant.cpp says it
+    print("warning: blk.0.attn_q.weight  - ncols     64 not divisible by 256"
+          " (required for type    q4_K) -> falling back to    q5_0")
+    print("warning: blk.0.ffn_down.weight  - ncols    96 not divisible by 256"
+          " (required for type    q6_K) -> falling back to    q8_0")
+    print("llama_model_quantize_impl: WARNING: 2 of 20 tensor(s) required fallback quantization")
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-from llmft.api.errors import RecipeError
+from llmft.api.errors import CheckpointError, RecipeError
 from llmft.exporting.folders import export
 from llmft.inference.trained import trained_stage
 from llmft.verifying.export import verify_export
@@ -27,6 +28,28 @@ def test_plain_peft_finds_the_base_and_answers_as_the_run(
     assert torch.equal(logits(found), logits(by_peft(lora_run, model_folder)))
     assert str(made.folder) in made.command
     assert 'model, "out")' in (made.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("change", ["other bytes", "a link"])
+def test_an_adapter_that_changes_while_it_is_exported_is_not_passed_on(
+    lora_run, tmp_path, monkeypatch, change
+):
+    """The run was checked when it was opened; what is copied is checked again."""
+    run = tmp_path / "run"
+    shutil.copytree(lora_run, run)
+    trained = trained_stage(run)
+    weights = trained.adapter_folder / "adapter_model.safetensors"
+    if change == "a link":
+        weights.unlink()
+        (tmp_path / "secret").write_text("of another folder")
+        weights.symlink_to(tmp_path / "secret")
+    else:
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"E401.*changed while it was exported"):
+        export(trained, "peft", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "secret") == ["run"]
 
 
 def test_hf_is_the_merged_model(trained, lora_run, model_folder, tmp_path):
@@ -58,10 +81,11 @@ def test_vllm_is_told_the_base_the_rank_and_the_template(trained, model_folder, 
         (LORA | {"bias": "all"}, "bias"),
         (LORA | {"modules_to_save": ["lm_head"]}, "lm_head"),
         (LORA | {"trainable_token_indices": [3]}, "rows of the embedding"),
+        (LORA | {"target_modules": ["q_proj", "lm_head"]}, r"output layer \(lm_head\)"),
         (LORA | {"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"method": "prompt", "num_virtual_tokens": 4}, "PROMPT_TUNING"),
     ],
-    ids=["dora", "bias", "modules_to_save", "token_rows", "rank_pattern", "prompt"],
+    ids=["dora", "bias", "modules_to_save", "token_rows", "lm_head", "rank_pattern", "prompt"],
 )
 def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path):
     trained = trained_stage(train(adapter))
@@ -133,6 +157,7 @@ def test_a_merged_model_has_the_rows_and_the_tokenizer_of_new_tokens(with_tokens
     assert verify_export(stage, tmp_path / "out").fine
 
 
+@pytest.mark.extended
 def test_an_adapters_answers_end_where_the_recipe_says(with_tokens, tmp_path):
     stage = trained_stage(with_tokens)
     made = export(stage, "peft", tmp_path / "out")

@@ -55,6 +55,21 @@ def test_types_have_llama_cpps_names(asked, kind, converted, trained, programs, 
     assert made.error is not None
 
 
+def test_rows_that_fit_no_block_of_a_type_are_told(lora_run, programs, tmp_path, capsys):
+    """llama.cpp's K types hold rows in blocks of 256 numbers; of others it takes another type."""
+    said = (
+        "2 of the model's 20 tensors have rows of 64, 96 numbers, which are no multiple of 256:"
+        " llama.cpp gave them the types Q5_0, Q8_0"
+    )
+    words = ["export", str(lora_run), "--to", "gguf", "--llama-cpp", str(programs)]
+    for kind in ("Q4_K_M", "Q4_0"):
+        asked = [*words, "--quantization", kind, "--output", str(tmp_path / kind)]
+        assert main(asked) == 0
+        told = f"note: {said}" in capsys.readouterr().out
+        card = (tmp_path / kind / "README.md").read_text()
+        assert (told, said in card) == ((kind == "Q4_K_M"),) * 2
+
+
 def test_the_merged_model_has_the_precision_of_the_file(trained, programs, tmp_path, monkeypatch):
     asked = []
     whole = gguf.merge

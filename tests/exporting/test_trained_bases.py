@@ -33,6 +33,7 @@ def staged(run, rows_file):
     ).folder
 
 
+@pytest.mark.extended
 def test_what_is_trained_below_goes_with_the_adapter(staged, model_folder, tmp_path):
     whole, adapted = trained_stage(staged, "full"), trained_stage(staged, "lora")
     first = merge(whole, tmp_path / "full").folder

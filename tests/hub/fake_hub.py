@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = json.loads(body)["files"]
         self._json({"files": [
             {"path": f["path"], "shouldIgnore": False,
-             "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular"}
+             "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".gguf")) else "regular"}
             for f in files
         ]})  # fmt: skip
 

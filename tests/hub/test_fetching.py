@@ -37,6 +37,7 @@ def without_routes():
     return ran
 
 
+@pytest.mark.extended
 def test_what_was_fetched_last_is_what_a_run_without_routes_takes(filled, tmp_path, without_routes):
     path = recipe(tmp_path, "fetched", f", revision: '{OLD}'")
     rows = filled.files("dataset", "org/rows", "main")[1]

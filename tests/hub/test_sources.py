@@ -278,6 +278,7 @@ def test_an_adapter_of_the_hub_is_taken_at_one_commit(hub, tmp_path):
     assert json.loads(python(tmp_path, ADAPTER, json.dumps(lock), "org/adapter"))["r"] == [2]
 
 
+@pytest.mark.extended
 def test_rows_are_streamed_from_the_hub_kept_nowhere_and_pinned_to_its_commit(filled, tmp_path):
     name = recipe(tmp_path, "streamed", f", revision: '{OLD}'")
     text = Path(name).read_text()

@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from llmft.api.errors import LlmftError
+from llmft.api.errors import LlmftError, RecipeError
 from llmft.api.text_metrics import shown_score
 from llmft.cli.main import main
+from llmft.exporting import ollama
 from llmft.hub import upload
 from llmft.hub.sources import remarks as hub_remarks
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.system import fsio
+from tests.exporting.llama_cpp_folder import llama_cpp_folder
 from tests.hub.fake_hub import TOKEN
 
 
@@ -273,6 +276,133 @@ def test_the_last_stage_that_trains_is_sent_and_not_a_task_after_it(finished, tm
     path.write_text(with_a_task_at_the_end(text, "collect"), "utf-8")
     with pytest.raises(LlmftError, match=r"'collect' trains nothing \(have: sft\)"):
         load_recipe(path, Registry.discover())
+
+
+def test_a_tokenizer_arrives_as_it_is(hub, finished, tmp_path, capsys):
+    """Its tokens may look like paths of a machine, or like keys."""
+    place = tmp_path / "copy"
+    shutil.copytree(finished, place)
+    adapter = place / "stages" / "sft" / "adapter"
+    told = json.loads((adapter / "tokenizer.json").read_text())
+    told["added_tokens"] += [{"content": text} for text in ("/", "~", "/home", "hf_" + "a" * 34)]
+    (adapter / "tokenizer.json").write_text(json.dumps(told))
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    data = (adapter / "tokenizer.json").read_bytes()
+    manifest["sha256"]["tokenizer.json"] = hashlib.sha256(data).hexdigest()
+    fsio.write_json(adapter / "manifest.json", manifest)
+    assert main(["push", str(place)]) == 0
+    assert sent(hub)["tokenizer.json"] == data
+
+
+def test_the_merged_model_is_sent_with_a_card_that_loads_it(
+    hub, finished, model_folder, rows_file, tmp_path, capsys
+):
+    from transformers import AutoModelForCausalLM
+
+    before = tree(finished)
+    words = ["push", str(finished), "--repo-id", "me/whole"]
+    assert main([*words, "--merged"]) == 0
+    said = capsys.readouterr()
+    host = hub.url.removeprefix("http://")
+    assert f"sending 'sft', merged, to the hub at {host}: me/whole (private)\n" in said.err
+    assert f"sent to the hub: {hub.url}/me/whole\n" in said.out
+    assert "merged, against the run's own model, log-probabilities of" in said.out
+    files = hub.files("model", "me/whole", "main")[1]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(files)
+    assert not {"manifest.json", "adapter_config.json"} & set(files)
+    for name, data in files.items():
+        for secret in (tmp_path, finished, model_folder, rows_file.parent, Path.home(), TOKEN):
+            assert str(secret).encode() not in data, name
+    card = files["README.md"].decode()
+    assert 'folder = "me/whole"\n' in card
+    assert "`rows.jsonl`" in card
+    assert "| loss | " in card
+    assert "r: 2" in card
+    place = tmp_path / "fetched"
+    place.mkdir()
+    for name, data in files.items():
+        (place / name).write_bytes(data)
+    AutoModelForCausalLM.from_pretrained(place)
+    assert main(["verify", "export", str(finished), str(place), "--prompts", "2"]) == 0
+    assert tree(finished) == before
+    assert not [p for p in finished.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.fixture
+def programs(tmp_path):
+    return llama_cpp_folder(tmp_path / "llama.cpp")
+
+
+def test_a_gguf_file_is_sent_with_what_ollama_reads_beside_it(hub, finished, programs, capsys):
+    words = ["push", str(finished), "--repo-id", "whole-gguf", "--gguf", "q4_k_m"]
+    assert main([*words, "--llama-cpp", str(programs), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["url"] == f"{hub.url}/me/whole-gguf"
+    assert "llama.cpp gave them the types Q5_0, Q8_0" in told["notes"][0]
+    files = hub.files("model", "me/whole-gguf", "main")[1]
+    assert set(files) == {"README.md", "tiny-Q4_K_M.gguf", "Modelfile", "template", "params"}
+    assert json.loads(files["tiny-Q4_K_M.gguf"][4:])["type"] == "Q4_K_M"
+    assert f'TEMPLATE """{files["template"].decode()}"""' in files["Modelfile"].decode()
+    params = json.loads(files["params"])
+    assert params["repeat_penalty"] == 1.0
+    for stop in params["stop"]:
+        assert f'PARAMETER stop "{stop}"' in files["Modelfile"].decode()
+    card = files["README.md"].decode()
+    assert (
+        "llama-server --hf-repo me/whole-gguf --hf-file tiny-Q4_K_M.gguf --jinja\n"
+        "ollama run hf.co/me/whole-gguf:Q4_K_M\n" in card
+    )
+    assert 'library_name: "gguf"' in card
+
+
+def test_a_gguf_file_that_ollama_cannot_ask_is_sent_for_llama_cpp_alone(
+    hub, finished, programs, monkeypatch, capsys
+):
+    def refuse(*words, **more):
+        raise RecipeError("E090", "it writes a message twice")
+
+    monkeypatch.setattr(ollama, "derive", refuse)
+    words = ["push", str(finished), "--repo-id", "me/bare-gguf", "--gguf", "Q8_0"]
+    assert main([*words, "--llama-cpp", str(programs)]) == 0
+    assert "note: nothing is sent for Ollama: it writes a message twice" in capsys.readouterr().out
+    files = hub.files("model", "me/bare-gguf", "main")[1]
+    assert set(files) == {"README.md", "tiny-Q8_0.gguf"}
+    assert "ollama" not in files["README.md"].decode()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--merged"], "add --repo-id my-name/my-model"),
+    (["--gguf", "Q8_0"], "add --repo-id my-name/my-model"),
+    (["--merged", "--gguf", "Q8_0", "--repo-id", "me/x"], "two models"),
+    (["--llama-cpp", "x"], "--llama-cpp is for --gguf"),
+    (["--gguf", "Q4_K_N", "--repo-id", "me/x"], "no type 'Q4_K_N'"),
+])  # fmt: skip
+def test_what_cannot_be_sent_whole_is_refused_before_the_hub_is_asked(
+    hub, finished, words, said, capsys
+):
+    assert main(["push", str(finished), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert hub.asked == []
+
+
+def test_a_whole_model_is_not_sent_beside_an_adapter_nor_by_nobody(
+    hub, finished, monkeypatch, tmp_path, capsys
+):
+    """transformers would load the adapter on top of the model that has it inside."""
+    import huggingface_hub.constants as constants
+
+    assert main(["push", str(finished), "--repo-id", "me/both"]) == 0
+    before = hub.files("model", "me/both", "main")
+    words = ["push", str(finished), "--repo-id", "me/both", "--merged"]
+    assert main(words) == 4
+    assert "'me/both' has the file adapter_config.json" in capsys.readouterr().err
+    assert hub.files("model", "me/both", "main") == before
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    hub.asked.clear()
+    assert main(words) == 4
+    assert "nobody is logged in" in capsys.readouterr().err
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "/a", "a b", "-x/y", "", "../up"])

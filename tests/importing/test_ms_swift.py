@@ -39,6 +39,12 @@ def recipe_of(registry_of_methods, tmp_path):
     return run
 
 
+def test_the_embedding_and_the_output_layer_stand_beside_every_linear_one(recipe_of):
+    both = " --target_modules all-linear embed_tokens lm_head"
+    adapter = recipe_of(SWIFT + both)[1].adapter
+    assert adapter.target_modules == ["all-linear", "embed_tokens", "lm_head"]
+
+
 def grades(command, grade):
     found = import_any(command, Choices())
     return {one.missing: one.why for one in found.findings if one.grade == grade}
@@ -97,7 +103,7 @@ def test_several_data_sets_are_sources_with_their_own_numbers(recipe_of):
     ("--dataset swift/self-cognition:nope", "rows of ms-swift's registry"),
     ("--dataset swift/self-cognition --model_name 小黄 Huang", "names by the language of a row"),
     ("--dataset a.jsonl --quant_method hqq --quant_bits 4", "a base stored by HQQ"),
-    ("--dataset a.jsonl --target_modules all-linear lm_head", "all-linear beside other modules"),
+    ("--dataset a.jsonl --target_modules all-linear all-norm", "all-linear beside other modules"),
 ])  # fmt: skip
 def test_what_a_recipe_cannot_say_stops_the_import(flags, missing):
     assert missing in grades(SWIFT.replace("--dataset a.jsonl", flags), "cannot")

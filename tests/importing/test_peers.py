@@ -106,6 +106,21 @@ def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, impor
     assert imported(AXOLOTL).verdict == "same but for speed or logging"
 
 
+def test_axolotls_watch_over_the_loss_and_its_rope_scaling(stage_of, imported):
+    text = f"{AXOLOTL}loss_watchdog_threshold: 5.0\nloss_watchdog_patience: 2\n"
+    text += "overrides_of_model_config:\n  rope_scaling: {type: linear, factor: 4.0}\n"
+    recipe, stage = stage_of(text)
+    (watch,) = stage.plugins
+    assert (watch.method, watch.threshold, watch.patience, watch.on_spike) == (
+        "loss_watchdog", 5.0, 2, "end",
+    )  # fmt: skip
+    rope = recipe.model.rope_scaling
+    assert (rope.rope_type, rope.factor) == ("linear", 4.0)
+    assert imported(text).verdict == imported(AXOLOTL).verdict
+    assert imported(text.replace("linear", "dynamic")).verdict == "cannot yet"
+    assert imported(text.replace("factor:", "odd: 1, factor:")).verdict == "cannot yet"
+
+
 def test_trl_gets_its_own_defaults_and_not_ours(stage_of):
     recipe, stage = stage_of(TRL, trainer="dpo")
     adapter, train = stage.adapter, stage.train
@@ -142,6 +157,33 @@ def test_trls_ways_to_pack_texts(strategy, said, stage_of, imported):
     talks = text.replace("roneneldan/TinyStories", "trl-lib/Capybara")
     cut = "packing_strategy" in grades(imported(talks, trainer="sft"), "cannot")
     assert cut == (strategy != "bfd")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "rows", "learnt"),
+    [
+        ("dpo", "preference", "turn"), ("kto", "unpaired", "turn"),
+        ("reward", "preference", "turn"),
+        ("sft", "prompt-completion", "turn"), ("sft", "chat", "stop"), ("sft", "text", "stop"),
+    ],
+)  # fmt: skip
+def test_trl_learns_what_a_template_writes_after_an_answer(stage_of, trainer, rows, learnt):
+    # TRL 1.16: completion_ids = prompt_completion_ids[prompt_len:], the line break after it too.
+    recipe, _ = stage_of(TRL, trainer=trainer, rows=rows)
+    assert recipe.model.learn_template == learnt
+
+
+@pytest.mark.parametrize(
+    ("peer", "trainer", "asks"),
+    [("trl", "dpo", False), ("trl", "orpo", True), ("alignment-handbook", "dpo", True)],
+)
+def test_another_end_of_text_after_the_templates_own_awaits_a_decision(
+    imported, peer, trainer, asks
+):
+    # TRL 1.16: add_eos_token_if_needed of ORPO; TRL 0.19: DPOTrainer.tokenize_row.
+    found = imported(TRL + "bf16: true\n", peer=peer, trainer=trainer, rows="preference")
+    reasons = {finding.missing for finding in found.findings if finding.grade == "decide"}
+    assert ("end-of-text after the template's own" in reasons) == asks
 
 
 def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
@@ -322,6 +364,72 @@ def test_llamafactorys_qwen_templates_write_its_slots():
     for name, expected in (("qwen3_nothink", said), ("qwen", f"{opening}<|im_end|>\n{said}")):
         template = Environment().from_string(known_templates("llamafactory")[name].text)
         assert template.render(messages=turns) == expected
+
+
+@pytest.fixture
+def described(stage_of, imported, tmp_path):
+    """Import a LLaMA-Factory file whose data set has this description: (its data, findings)."""
+
+    def run(description, lines="stage: sft"):
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": description}))
+        text = LLAMA.replace("stage: sft", lines)
+        found = imported(text, str(tmp_path / "x.yaml"))
+        return stage_of(text, str(tmp_path / "x.yaml"))[1].data if found.text else None, found
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "asked"),
+    [
+        (None, {"instruction": "Why?", "input": "Now.", "output": "So."}, "Why?\nNow."),
+        ({"prompt": "input", "response": "target"}, {"input": "Why?", "target": "So."}, "Why?"),
+    ],
+    ids=["usual", "named"],
+)
+def test_of_llamafactorys_named_columns_one_left_out_is_none(described, columns, given, asked):
+    # LLaMA-Factory 0.9.5: data/parser.py, DatasetAttr.join.
+    data, _ = described({"file_name": "x.json"} | ({"columns": columns} if columns else {}))
+    row = Instruction(data).row(given, "x")
+    assert [message["content"] for message in row.messages] == [asked, "So."]
+
+
+@pytest.mark.parametrize(
+    ("description", "lines", "given", "expected"),
+    [
+        (
+            {"ranking": True, "columns": {"prompt": "q", "chosen": "c", "rejected": "r"}},
+            "stage: dpo", {"q": "Why?", "c": " So. ", "r": "No."}, ("Why?", " So. ", "No."),
+        ),
+        (
+            {"ranking": True, "formatting": "sharegpt",
+             "columns": {"messages": "conversations", "chosen": "c", "rejected": "r"}},
+            "stage: dpo\npref_loss: orpo",
+            {"conversations": [{"from": "human", "value": "Why?"}],
+             "c": {"from": "gpt", "value": "So. "}, "r": {"from": "gpt", "value": "No."}},
+            ("Why?", "So. ", "No."),
+        ),
+        (
+            {"columns": {"prompt": "q", "response": "a", "kto_tag": "good"}},
+            "stage: kto", {"q": "Why?", "a": " So.", "good": False}, ("Why?", " So.", False),
+        ),
+    ],
+    ids=["pairs", "pairs of talks", "labels"],
+)  # fmt: skip
+def test_llamafactorys_judged_answers_keep_their_spaces(
+    described, registry_of_methods, description, lines, given, expected
+):
+    data, _ = described({"file_name": "x.json", **description}, lines)
+    row = registry_of_methods.method("dataset", data.method)(data).row(given, "x")
+    answers = (row.completion, row.label) if hasattr(row, "label") else (row.chosen, row.rejected)
+    assert (row.prompt[-1]["content"], *answers) == expected
+
+
+def test_llamafactorys_pairs_with_an_input_are_not_imported(described):
+    # data/converter.py joins a prompt and an input only where there is one.
+    data, found = described({"file_name": "x.json", "ranking": True}, "stage: dpo")
+    assert data is None
+    assert any("query" in finding.why for finding in found.findings)
 
 
 def test_llamafactory_reads_its_data_sets_from_dataset_info(imported, stage_of, tmp_path):
@@ -966,6 +1074,18 @@ def test_unsloths_command_trains_on_alpaca_as_one_text(tmp_path, registry_of_met
     assert texts.verdict == "cannot yet"
 
 
+def test_an_update_of_the_embedding_and_the_output_layer_is_taken_over(stage_of):
+    more = "lora_target_modules: [q_proj, embed_tokens, lm_head]\n"
+    assert stage_of(AXOLOTL + more)[1].adapter.target_modules == [
+        "all-linear", "embed_tokens", "lm_head",
+    ]  # fmt: skip
+    alone = AXOLOTL.replace("lora_target_linear: true\n", more)
+    assert stage_of(alone)[1].adapter.target_modules == ["q_proj", "embed_tokens", "lm_head"]
+    text = LLAMA.replace("dataset: mine", "dataset: identity")
+    factory = stage_of(f"{text}lora_target: q_proj,lm_head\n")[1]
+    assert factory.adapter.target_modules == ["q_proj", "lm_head"]
+
+
 def test_a_regular_expression_and_noise_are_taken_over(stage_of):
     regex = r"model.layers.\d+.self_attn.(q|v)_proj"
     text = AXOLOTL.replace("lora_target_linear: true", f"lora_target_modules: '{regex}'")
@@ -1053,7 +1173,8 @@ def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
     # What it leaves out of each thousand documents is not the same, and told.
     assert "thousand documents" in grades(imported(PRETRAIN), "decide")["stage"]
     apart = f"{PRETRAIN}packing: false\n"
-    assert imported(apart).verdict == "same"
+    assert imported(apart).verdict == "same but for speed or logging"
+    assert "never predicted" in grades(imported(apart), "logging")["stage"]
     assert stage_of(apart)[1].train.on_long_row == "truncate"
     llama = apart.replace("template: default", "template: llama3")
     assert "end_of_text" in grades(imported(llama), "decide")["template"]

@@ -146,6 +146,7 @@ def test_a_gpu_that_its_own_context_fills_is_refused():
         named_memory("600MB")
 
 
+@pytest.mark.extended
 def test_alignments_with_a_reference_or_a_reward_model_are_followed(
     recipe, tmp_path, loaded, registry
 ):

@@ -140,6 +140,7 @@ def stands_for_lora(monkeypatch: Any, adapter: type[Adapter[Any]]) -> None:
     monkeypatch.setattr(Registry, "method", method)
 
 
+@pytest.mark.extended
 def test_evaluations_during_training_are_counted_in_number_memory_and_files(
     recipe, loaded, registry
 ):

@@ -25,6 +25,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
 CASES = {
     "lora": ({"method": "lora", "r": 4}, {}),
     "lora, checkpointing": ({"method": "lora", "r": 4}, {"gradient_checkpointing": True}),
+    "lora, both ends": (
+        {"method": "lora", "r": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {},
+    ),
     "dora": ({"method": "dora", "r": 4}, {}),
     "qlora": ({"method": "qlora", "r": 4}, {"gradient_accumulation_steps": 2}),
     "prefix": ({"method": "prefix"}, {"gradient_checkpointing": True}),

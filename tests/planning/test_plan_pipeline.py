@@ -69,6 +69,13 @@ def test_a_stage_that_draws_its_answers_is_planned_with_its_update(pipe, loaded,
     assert OPTIMIZER not in peaks["rollout"]
     own = planned.trainable_parameters
     assert peaks["train"][OPTIMIZER] >= 2 * 4 * own  # both moments of AdamW
+    computed = planned.computed  # for its time
+    prompts, batch, new = computed.decoded
+    assert new == 6
+    assert prompts >= batch > 0
+    assert computed.tokens == 0
+    assert computed.train_flops > 0
+    assert computed.passes_per_step >= 1
 
 
 def stages(plan) -> dict:

@@ -1449,6 +1449,12 @@ DATASETS: dict[type, dict[str, Case]] = {
     },
     Unpaired: table_cases(Unpaired, JUDGED, {"prompt": "p"})
     | {
+        "strip_answers": Case(
+            False,
+            rows(Unpaired, {"prompt": "p", "completion": " c ", "label": 1},
+                 look=first(lambda row: row.completion)),
+            " c ", also={"chat": True}, was="c",
+        ),
         "repeated_prompt": Case(
             "strip", rows(Unpaired, REPEATED, look=first(lambda row: row.completion)), " c",
             was="E102",

@@ -175,6 +175,7 @@ def test_back_changes_what_was_saved_and_enter_alone_does_not(person, browser):
     person.sees(2)
 
 
+@pytest.mark.extended
 def test_leaving_and_coming_back(user, browser):
     browser.press("Tab", "2", "Enter")
     user.sees(2)
@@ -227,6 +228,7 @@ def test_a_page_of_an_earlier_start_is_told_to_open_the_new_address(user, browse
     assert user.saved() == []
 
 
+@pytest.mark.extended
 def test_what_one_rater_has_not_saved_is_not_shown_to_another(user, browser):
     port = re.search(r":(\d+)/", user.address)[1]
     browser.press("Tab", "2")

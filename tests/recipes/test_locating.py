@@ -46,6 +46,7 @@ def found(job, stage: str, *faults: Fault) -> tuple[Fault, ...]:
         ("second", "data.limit", "E101", "stages[1].data.limit", 12),
         ("second", "data.path", "E201", "stages[1].data.path", 12),
         ("first", "model.path", "E201", "model.path", 3),
+        ("first", "model.fused", "E206", "model.fused", 3),
     ],
 )
 def test_a_key_gets_its_place(job, stage, path, code, full, line):
@@ -59,6 +60,7 @@ def test_a_key_gets_its_place(job, stage, path, code, full, line):
     Fault("E101", "of a file", path="data.path", place=ELSEWHERE),
     Fault("E201", "a place of its own", path="model.path", place=ELSEWHERE),
     Fault("E201", "of no key"),
+    Fault("E206", "of no key"),
     Fault("E404", "of a key that is no data's", path="model.path"),
 ])  # fmt: skip
 def test_what_has_a_place_or_no_key_is_left_as_it_is(job, fault):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import stat
@@ -236,6 +237,13 @@ def test_r8_what_is_wrong_inside_a_quote_is_told(text: str, line: int, what: str
         parse(text, "r.yaml")
     (fault,) = caught.value.faults
     assert (fault.code, fault.place.line, fault.what) == ("E005", line, what)
+
+
+def test_r8_a_surrogate_pair_is_the_character_that_json_means_by_it() -> None:
+    whole = {"name": "🙂", "list": ["a𝄞b"], "🙂": 1}
+    assert parse(json.dumps(whole), "recipe.json").data == whole
+    (fault,) = parse('{"name": "\\ud83d"}', "recipe.json").faults
+    assert "half of a surrogate pair" in fault.what
 
 
 def test_r8_a_merge_key_in_quotes_is_a_key_like_any_other(faults) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from llmft.api.errors import EnvironmentFault, RecipeError
 from llmft.system import api_client
-from llmft.system.api_client import ApiClient, Declined
+from llmft.system.api_client import ApiClient, Declined, OutOfTime
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -159,6 +159,24 @@ def test_nobody_there_and_silence_and_too_much_are_told(serve, monkeypatch):
     with pytest.raises(EnvironmentFault, match="cannot be asked: timed out"):
         ApiClient.at(f"http://{serve(silent).place}").get("/models")
     ended.set()
+
+
+def test_all_answers_together_are_waited_for_no_longer_than_asked(serve):
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.4)
+        saying(200, b"{}")(handler)
+
+    client = ApiClient.at(f"http://{serve(slow).place}").within(1.0)
+    began = time.monotonic()
+    assert client.get("/models") == {}
+    assert 0.4 <= client.waiting.waited < 1.0
+    with pytest.raises(OutOfTime):
+        [client.get("/models") for _ in range(9)]
+    assert 1.0 <= time.monotonic() - began < 3.0
+    began = time.monotonic()
+    with pytest.raises(OutOfTime):  # and it is not asked again
+        client.get("/models")
+    assert time.monotonic() - began < 0.2
 
 
 _HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from llmft.api.errors import EnvironmentFault, StageError
-from llmft.system import heartbeat
+from llmft.system import distributed, heartbeat
 from llmft.system.heartbeat import Heartbeat
 from llmft.system.launcher import Launch
 
@@ -117,3 +118,13 @@ def test_the_time_is_stated_in_the_environment(text, seconds):
 def test_a_time_that_is_none_is_refused(text):
     with pytest.raises(EnvironmentFault, match=r"E210.*LLMFT_STALL_SECONDS"):
         heartbeat.limit({"LLMFT_STALL_SECONDS": text})
+
+
+def test_a_process_that_fails_leaves_the_store_alone(pair, monkeypatch):
+    here, _ = pair
+    monkeypatch.setattr(distributed, "_joined", SimpleNamespace(heartbeat=here))
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    assert not here._ended.is_set()
+    with pytest.raises(KeyError), distributed.joined(here.here):
+        raise KeyError("a stage")
+    assert here._ended.is_set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,3 +47,11 @@ def test_a_search_path_that_means_the_folder_alone_is_left_out(monkeypatch, tmp_
     assert "PATH" not in told  # an empty one would mean the working folder
     assert "LD_LIBRARY_PATH" not in told
     assert told["OTHER"] == ""
+
+
+def test_a_module_that_takes_too_long_is_asked_to_stop(tmp_path):
+    with (tmp_path / "out").open("wb") as out:
+        code = processes.run_python("http.server", "0", out=out, seconds=0.5, grace=60)
+        assert code == -signal.SIGTERM
+        assert processes.run_python("this", out=out, seconds=60) == 0
+    assert "Zen of Python" in (tmp_path / "out").read_text()

@@ -108,12 +108,39 @@ def test_it_sees_each_step_and_each_evaluation_and_changes_nothing(tmp_path):
     assert torch.equal(callback.steps[-1][2], seen[-1])
 
 
+class Takes(Sees):
+    """Takes from what it is shown."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def on_step_end(self, training):
+        getattr(training, self.what).clear()
+
+
+@pytest.mark.parametrize("what", ["parameters", "metrics"])
+def test_one_cannot_take_from_what_the_next_sees(tmp_path, what):
+    with pytest.raises(AttributeError, match="'mappingproxy' object has no attribute 'clear'"):
+        trained(tmp_path, [Takes(what), ema()])
+
+
 def test_it_ends_the_training_as_its_last_step_would(tmp_path):
     model, report, seen = trained(tmp_path, [Sees(), Sees(last=4)])
     assert (report.steps, report.ended_by) == (4, "4 are enough")
     assert torch.equal(flat(model), seen[-1])
     assert stored(tmp_path).newest().step == 4
     assert not model.training
+
+
+class TwoLines(Sees):
+    def stop_reason(self):
+        return "enough\nerror[E900] not ours\u2028nor this"
+
+
+def test_why_it_ends_is_told_in_one_line(tmp_path):
+    _, report, _ = trained(tmp_path, [TwoLines(last=2)])
+    assert report.ended_by == "enough error[E900] not ours nor this"
 
 
 def test_its_end_is_saved_though_no_checkpoint_is_due(tmp_path):
@@ -206,6 +233,14 @@ class NoTruth(Sees):
         return "yes"
 
 
+class Deep(Sees):
+    def state(self):
+        deep: list = []
+        for _ in range(5000):
+            deep = [deep]
+        return {"deep": deep}
+
+
 class NoReason(Sees):
     def stop_reason(self):
         return None
@@ -215,6 +250,7 @@ class NoReason(Sees):
     (NoMapping(), "'weights' returns a 'list', not a mapping of tensors"),
     (NoState(), "'state' is neither tensors nor plain data"),
     (NoTruth(), "'should_continue' returns 'yes', not True or False"),
+    (Deep(), "'state' is neither tensors nor plain data: maximum recursion depth"),
     (NoReason(last=1), "'stop_reason' returns None, not a reason in words"),
 ])  # fmt: skip
 def test_what_breaks_the_contract_is_named(tmp_path, callback, said):

@@ -20,7 +20,7 @@ class Able:
 
     before: put before each text's ids. change: of the logits (V) and the ids before them, when
     answers are generated. counts_end: whether the token that ends an answer is told. shift: added
-    to the log-probabilities that are told.
+    to the log-probabilities that are told. hangs_after: answers none after so many.
     """
 
     ids_in: bool = True
@@ -35,6 +35,7 @@ class Able:
     dtype: torch.dtype = torch.float32
     change: Callable[[torch.Tensor, list[int]], None] | None = None
     shift: float = 0.0
+    hangs_after: int | None = None
     name: str = "theirs"
     seen: list[Any] = field(default_factory=list)
 
@@ -48,15 +49,19 @@ class OtherEndpoint:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=able.dtype).eval()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.closed = threading.Event()
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def close(self) -> None:
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()
 
     def told(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         able = self.able
         able.seen.append(body)
+        if able.hangs_after is not None and len(able.seen) > able.hangs_after:
+            self.closed.wait(60)
         wants_ids = body.pop("return_token_ids", None)
         if able.strict and wants_ids is not None:
             return 400, {"error": {"message": "unrecognized argument: return_token_ids"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from llmft.cli.commands.verify_export import as_text
 from llmft.cli.main import main
 from llmft.exporting.merging import merge
 from llmft.inference.trained import trained_stage
-from llmft.system.api_client import ApiClient
+from llmft.system.api_client import ApiClient, Waiting
 from llmft.verifying.endpoint import verify_endpoint
 from tests.exporting.conftest import lora_run, rows_file, train  # noqa: F401 - fixtures
 from tests.extended import extended
@@ -179,6 +180,74 @@ def test_the_command_shows_the_host_first_and_fails_where_they_part(single, verd
         assert "secret" not in capsys.readouterr().err
     finally:
         endpoint.close()
+
+
+@pytest.fixture
+def time_for(monkeypatch):
+    """Let the time be up after so many answers, the list of models among them."""
+
+    def times(count: int) -> None:
+        class Counted(Waiting):
+            answers = count + 1  # with the list of models
+
+            @property
+            def left(self) -> float:
+                Counted.answers -= 1
+                return 600.0 if Counted.answers >= 0 else 0.0
+
+        monkeypatch.setattr(
+            ApiClient, "within", lambda self, most: replace(self, waiting=Counted(most))
+        )
+
+    return times
+
+
+@pytest.mark.parametrize(("answers", "said", "compared"), [
+    (2, "2 of 3 prompts were answered", "2 answers"),
+    (4, "the prompts were answered as texts, and not all of them as token ids", "3 answers"),
+    (7, "log-probabilities were told of 1 of 3 prompts with their answers", "3 answers"),
+    (9, "", "3 answers"),
+])  # fmt: skip
+def test_what_was_answered_until_the_time_was_up_is_compared(
+    single, verdict_on, time_for, answers, said, compared
+):
+    time_for(answers)
+    verdict = verdict_on(single, Able())
+    assert (verdict.unfinished, verdict.fine, verdict.causes) == (said, True, ())
+    assert verdict.checks[1].compared == compared
+    assert (f"time was up: {said}" in as_text(verdict)) == bool(said)
+    assert ("the same: " in as_text(verdict)) == (not said)
+    assert verdict.distance.tokens > 0
+
+
+def test_what_differs_is_told_also_where_the_time_was_up(single, verdict_on, time_for):
+    time_for(2)
+    verdict = verdict_on(single, Able(before=(256,)))
+    assert verdict.unfinished
+    assert names(verdict)[0] == "token ids in"
+    assert verdict.causes[0].startswith("BOS: ")
+    time_for(4)  # it tells numbers by echo alone, and there was no time for it
+    verdict = verdict_on(single, Able(logprobs=False))
+    assert (verdict.fine, verdict.causes, len(verdict.checks)) == (True, (), 2)
+    for nothing in (-1, 0):
+        time_for(nothing)
+        with pytest.raises(EnvironmentFault, match=r"E213.*answered none of 3 prompts in 1800"):
+            verdict_on(single, Able())
+
+
+def test_a_slow_endpoint_is_left_when_the_time_is_up(single, capsys):
+    endpoint = OtherEndpoint(single[1], Able(hangs_after=2))
+    words = ["verify", "export", str(single[0].run), endpoint.url, "--prompts", "3"]
+    try:
+        assert main([*words, "--max-new-tokens", "3", "--timeout", "6"]) == 4
+    finally:
+        endpoint.close()
+    said = capsys.readouterr().err
+    assert "token ids in" in said
+    assert "was not compared whole in 6 seconds of waiting: 2 of 3 prompts were answered" in said
+    assert "so far it answers as the run does — fix: ask less" in said
+    assert main(["verify", "export", str(single[0].run), str(single[1]), "--timeout", "6"]) == 2
+    assert "--timeout is for an endpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("told", [

@@ -26,6 +26,7 @@ from tests.exporting.conftest import (  # noqa: F401 - fixtures
     rows_file,
     train,
 )
+from tests.extended import extended
 
 # ruff: noqa: F811 - fixtures by their names
 
@@ -66,14 +67,19 @@ def test_the_same_model_answers_as_the_run(merged, fake):
     assert verdict.how[1] == "a BOS before each text: no"
 
 
-@pytest.mark.parametrize(("facts", "differs", "cause"), [
+QUANTISED = (
+    {"noise": 1.0, "type": 15}, None, "quantisation: the file's weights are of the type Q4_K_M"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "differs", "cause"), extended([
     ({"template": "{{ messages[0].content }}"}, ["token ids in"], "template: .* another chat"),
     ({"template": ""}, ["token ids in"], "template: the file has no chat template"),
     ({"adds_bos": True}, ["token ids in"], r"BOS: .*\(7\)"),
     ({"noise": 0.5}, ["greedy answers", "log-probabilities, largest difference",
                       "log-probabilities, mean difference"], "weights: .* the file in F32"),
-    ({"noise": 1.0, "type": 15}, None, "quantisation: the file's weights are of the type Q4_K_M"),
-])  # fmt: skip
+    QUANTISED,
+], [QUANTISED]))  # fmt: skip
 def test_each_way_to_part_is_named(facts, differs, cause, merged, fake):
     import re
 
@@ -119,6 +125,7 @@ def test_where_llama_cpp_is_missing_the_package_is_named(merged, tmp_path, monke
         verify_gguf(merged[0], tmp_path / "a.gguf")
 
 
+@pytest.mark.extended
 def test_the_command_takes_the_file_or_its_folder(merged, chat_run, fake, capsys):
     written(fake, merged[1])
     words = ["verify", "export", str(chat_run), str(fake), "--prompts", "2"]
@@ -128,18 +135,25 @@ def test_the_command_takes_the_file_or_its_folder(merged, chat_run, fake, capsys
     assert "the same: what was exported answers as the run does" in said
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_K_M"])
-def test_a_real_llama_cpp_answers_as_the_run(kind, tmp_path):
-    """On stories15M: its folder by LLMFT_LLAMA_CPP, the package as it is installed."""
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory) -> tuple[TrainedStage, Path]:
+    """A run on stories15M, and llama.cpp's folder; the package is as it is installed."""
     place, assets = os.environ.get("LLMFT_LLAMA_CPP"), os.environ.get("LLMFT_REAL_ASSETS")
     if not place or not assets or find_spec("llama_cpp") is None:
         pytest.skip("needs LLMFT_LLAMA_CPP, LLMFT_REAL_ASSETS and llama-cpp-python")
-    trained = trained_stage(_real_run(Path(assets), tmp_path))
-    made = export(trained, "gguf", tmp_path / "out", LlamaCpp(Path(place), kind))
+    folder = _real_run(Path(assets), tmp_path_factory.mktemp("real"))
+    return trained_stage(folder), Path(place)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M"])
+def test_a_real_llama_cpp_answers_as_the_run(kind, real_run, tmp_path):
+    trained, place = real_run
+    made = export(trained, "gguf", tmp_path / "out", LlamaCpp(place, kind))
     file = gguf_file(made.folder)
     assert file is not None
     verdict = verify_gguf(trained, file, prompts=4, max_new_tokens=16)
     assert verdict.fine, verdict
+    assert f"type {kind}" in verdict.how[0]
 
 
 def _real_run(assets: Path, folder: Path) -> Path:
@@ -153,7 +167,7 @@ def _real_run(assets: Path, folder: Path) -> Path:
         "stages": [{
             "name": "sft", "adapter": {"method": "lora", "r": 4}, "alignment": {"method": "sft"},
             "data": {"method": "jsonl", "path": str(assets / "data" / "tinystories.jsonl.gz"),
-                     "limit": 20},
+                     "columns": {"text": "text"}, "limit": 20},
             "train": {"max_steps": 2, "max_length": 64, "on_long_row": "truncate"},
             "evaluate": {"metrics": ["loss"], "holdout": 0.3},
         }],

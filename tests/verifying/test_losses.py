@@ -24,6 +24,9 @@ TEMPLATE = (
 LORA = {"method": "lora", "r": 4, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.2}
 ROWS = [{"prompt": f"Say {n}:", "completion": f" It is {n}."} for n in range(11)]
 PAIRS = [{"prompt": f"Say {n}:", "chosen": f" It is {n}.", "rejected": " No."} for n in range(11)]
+JUDGED = [
+    {"prompt": f"Say {n}:", "completion": f" It is {n}.", "label": n % 3 > 0} for n in range(11)
+]
 CHATS = [
     {"messages": [{"role": "user", "content": f"Say {n}."},
                   {"role": "assistant", "content": f"It is {n}."}]}
@@ -90,8 +93,10 @@ def verify(in_process, model_folder, tmp_path, capsys):
         (CHATS, "sft", "chat", {"settings": {"learn": "every_token"}}),
         (PAIRS, "dpo", "preference", {"beta": 0.3}),
         (PAIRS, "reward", "preference", {}),
+        (JUDGED, "kto", "unpaired", {"beta": 0.3, "undesirable_weight": 1.5}),
+        (PAIRS, "kto", "preference", {"loss_type": "apo_zero_unpaired"}),
     ],
-    ids=["sft", "full", "chat", "dpo", "reward"],
+    ids=["sft", "full", "chat", "dpo", "reward", "kto", "kto of pairs"],
 )
 def test_the_first_steps_are_trls(verify, rows, method, data, more):
     model = {"chat_template": TEMPLATE} if data == "chat" else {}
@@ -99,8 +104,10 @@ def test_the_first_steps_are_trls(verify, rows, method, data, more):
     assert code == 0, err
     assert told["same"]
     assert told["partings"] == []
-    assert told["rows"] == 8  # two whole steps of four rows are in an epoch of eleven
-    assert len(told["losses"]) == 2
+    items = 22 if (method, data) == ("kto", "preference") else 11  # it takes a pair's both answers
+    steps = items // 4  # whole steps of four rows, in an epoch
+    assert told["rows"] == 4 * steps
+    assert len(told["losses"]) == steps
     ours, theirs = zip(*told["losses"], strict=True)
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert told["costs"][0]["tokens"] == told["costs"][1]["tokens"] > 50

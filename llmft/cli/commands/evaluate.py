@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.api.errors import RecipeError
 from llmft.cli.commands.output import table
 from llmft.system import fsio
 from llmft.system.quiet import captured_output
@@ -22,7 +23,7 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
     """
     if output is not None:
         fsio.refuse_overwriting(Path(output))
-    tell = _progress()
+    tell = progress()
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.evaluating import evaluate
 
@@ -40,7 +41,15 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
     }
 
 
-def _progress() -> Any:
+def refuse_without_judge(model: str | None, against: str | None) -> None:
+    """Raise RecipeError (E090) where something is said of a judge, and none is named."""
+    if model is not None or against is not None:
+        option = "--judge-model" if model is not None else "--against"
+        what = f"{option} has an effect only where answers are judged"
+        raise RecipeError("E090", what, fix="add --judge URL, or leave it out")
+
+
+def progress() -> Any:
     """Return what tells how far it is, on a terminal's last line; nothing elsewhere."""
     stream = sys.stderr
     if not stream.isatty():

@@ -13,7 +13,7 @@ from llmft.system.quiet import captured_output
 
 def exported(
     run: str,
-    to: Literal["peft", "hf", "vllm", "gguf", "ollama"],
+    to: Literal["peft", "hf", "vllm", "mlx", "gguf", "ollama"],
     output: str,
     stage: str | None,
     llama_cpp: str | None = None,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.api.errors import RecipeError
 from llmft.cli.commands import shipped
 from llmft.cli.commands.output import prose, table
 from llmft.recipes.load import load_recipe
@@ -17,6 +18,7 @@ from llmft.system.quiet import before_upstream, captured_output
 if TYPE_CHECKING:
     from llmft.planning.fitting import Change, Memory
     from llmft.planning.planner import RecipePlan, StagePlan
+    from llmft.planning.timing import PlanTime, Seconds
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Verdict:
     plan: RecipePlan
     memory: Memory
     changes: list[Change]
+    time: PlanTime | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -35,18 +38,41 @@ class Verdict:
         return True if all(stage.followed for stage in self.plan.stages) else None
 
 
-def plan(recipe: str, overrides: Sequence[str], gpu: str | None) -> Verdict:
-    """Return what a recipe would take, held against a named GPU or what this machine has."""
+def plan(
+    recipe: str, overrides: Sequence[str], gpu: str | None, measure: float | None = None
+) -> Verdict:
+    """Return what a recipe would take, held against a named GPU or what this machine has.
+
+    measure: the seconds that its first steps may take here; None: they are not taken.
+    Raises RecipeError (E090) where steps are to be measured here for a GPU elsewhere.
+    """
+    if gpu and measure:
+        fix = "leave one of them out: --gpu estimates, and --measure takes steps on this machine"
+        raise RecipeError("E090", "--gpu and --measure exclude each other", fix=fix)
     job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     before_upstream()
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
         from llmft.planning.fitting import changes, found_memory, named_memory
         from llmft.planning.planner import plan_recipe
+        from llmft.planning.roofline import named_card, on_card
+        from llmft.planning.timing import from_earlier_runs
 
-        named = named_memory(gpu) if gpu else None
+        card = named_card(gpu) if gpu else None
+        size = f"{card.memory}GB" if card else gpu
+        named = named_memory(size, card.name if card else "") if size else None
         found = plan_recipe(job, in_ram=(named or found_memory()).in_ram)
         memory = named or found_memory()  # asked again: the libraries are in memory only now
-        return Verdict(found, memory, changes(found, memory))
+        if card:
+            time = on_card(found, card)
+        elif named:
+            time = None
+        elif measure:
+            from llmft.planning.measuring import measured
+
+            time = measured(found, measure)
+        else:
+            time = from_earlier_runs(found)
+        return Verdict(found, memory, changes(found, memory), time)
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -64,6 +90,18 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "memory": asdict(memory) | {"room": memory.room},
         "fits": verdict.fits,
         "changes": [asdict(change) for change in verdict.changes],
+        "time": _time_as_json(verdict.time),
+    }
+
+
+def _time_as_json(time: PlanTime | None) -> dict[str, Any] | None:
+    """Return times as plain data, in seconds."""
+    if time is None:
+        return None
+    return {
+        "stages": [asdict(stage) | {"whole": asdict(stage.whole)} for stage in time.stages],
+        "whole": asdict(time.whole) if time.whole else None,
+        "remark": time.remark,
     }
 
 
@@ -77,7 +115,7 @@ def as_text(verdict: Verdict) -> str:
     parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]
     parts.append(_writes(found))
     network = "network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",))
-    parts += [prose(network), prose(_fits(verdict))]
+    parts += [prose(network), _time(verdict), prose(_fits(verdict))]
     return "\n\n".join(parts)
 
 
@@ -168,6 +206,53 @@ def _writes(found: RecipePlan) -> str:
     folder = f"{recipe.output_dir}/{recipe.name}/<time>-<hash>"
     small = "  recipe.yaml, resolved.yaml, run.json, lock.json, log.txt, metrics and samples"
     return table((f"writes {folder}", "about"), [*rows, (small, "small")])
+
+
+def _time(verdict: Verdict) -> str:
+    """Return a table of each stage's time, with its interval and where it comes from."""
+    time = verdict.time
+    if time is None:
+        said = (
+            "name the card for an estimate, such as --gpu H100"
+            if not verdict.memory.in_ram
+            else "--measure 120 takes a few real steps, for two minutes at most"
+        )
+        return prose(f"time: not known here, as no run of this shape is in this folder; {said}")
+    kinds = _kinds(time)
+    rows = [
+        (
+            stage.stage,
+            *(_interval(stage.parts[kind]) if kind in stage.parts else "-" for kind in kinds),
+            "not known" if stage.lacks else _interval(stage.whole),
+            stage.source,
+        )
+        for stage in time.stages
+    ]
+    known = {stage.stage for stage in time.stages}
+    lost = [stage.name for stage in verdict.plan.stages if stage.name not in known]
+    lines = [table(("time of stage", *kinds, "in all", "by"), rows)]
+    if time.whole is not None and len(time.stages) > 1:
+        lines.append(f"in all: {_interval(time.whole)}")
+    if lost:
+        lines.append(prose(f"not known: {', '.join(lost)}"))
+    return "\n".join([*lines, prose(f"  {time.remark}")])
+
+
+def _kinds(time: PlanTime) -> list[str]:
+    return list(dict.fromkeys(kind for stage in time.stages for kind in stage.parts))
+
+
+def _interval(seconds: Seconds) -> str:
+    return f"{_about(seconds.likely)} ({_about(seconds.low)} to {_about(seconds.high)})"
+
+
+def _about(seconds: float) -> str:
+    """Return a duration in the unit that people would name it in."""
+    for unit, size, limit in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
+        if seconds < size * limit:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
 
 
 def _fits(verdict: Verdict) -> str:

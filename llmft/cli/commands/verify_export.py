@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.api.errors import CheckpointError, RecipeError
+from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
+from llmft.cli.commands.endpoint_client import client_for
 from llmft.cli.commands.output import printable, table
-from llmft.cli.commands.serve import KEY_VARIABLE
 from llmft.system.quiet import captured_output
 
 if TYPE_CHECKING:
-    from llmft.system.api_client import ApiClient
     from llmft.verifying.export import Verdict
 
 _SHOWN = 5
@@ -28,20 +27,25 @@ def verify(
     max_new_tokens: int,
     tolerance: float | None,
     model: str | None,
+    timeout: float | None = None,
 ) -> Verdict:
     """Return the verdict on an exported folder, a GGUF file, or a running endpoint by its URL.
 
-    Raises CheckpointError (E407) where it does not answer as the run does.
+    timeout: seconds of waiting for an endpoint, all its answers together.
+    Raises CheckpointError (E407) where it does not answer as the run does, EnvironmentFault (E213)
+    where an endpoint cannot be asked, or not all of it in time.
     """
     client = None
     if target.lower().startswith(("http://", "https://")):
-        client = _client(target)
-    elif model is not None:
-        what = "--model names a model of an endpoint, and the target is no URL"
-        raise RecipeError("E090", what, fix="leave it out")
+        client = client_for(target)
+    else:
+        for option, given in (("--model", model), ("--timeout", timeout)):
+            if given is not None:
+                what = f"{option} is for an endpoint, and the target is no URL"
+                raise RecipeError("E090", what, fix="leave it out")
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of an answer
         from llmft.inference.trained import trained_stage
-        from llmft.verifying.endpoint import verify_endpoint
+        from llmft.verifying.endpoint import TIMEOUT, verify_endpoint
         from llmft.verifying.export import verify_export
         from llmft.verifying.gguf import gguf_file, verify_gguf
 
@@ -50,7 +54,10 @@ def verify(
             "prompts": prompts, "max_new_tokens": max_new_tokens, "tolerance": tolerance,
         }  # fmt: skip
         if client is not None:
-            verdict = verify_endpoint(trained, client, model=model, **sizes)
+            seconds = TIMEOUT if timeout is None else timeout
+            verdict = verify_endpoint(
+                trained, client, model=model, timeout_seconds=seconds, **sizes
+            )
         elif file := gguf_file(Path(target)):
             verdict = verify_gguf(trained, file, **sizes)
         else:
@@ -62,18 +69,15 @@ def verify(
             f"'{target}' does not answer as the run does: {'; '.join(verdict.causes)}",
             fix="docs/after-training.md says what to do about each cause",
         )
+    if verdict.unfinished:
+        print(printable(as_text(verdict)), file=sys.stderr)
+        raise EnvironmentFault(
+            "E213",
+            f"'{target}' was not compared whole in {seconds:g} seconds of waiting:"
+            f" {verdict.unfinished}; so far it answers as the run does",
+            fix="ask less (--prompts, --max-new-tokens), or wait longer: --timeout SECONDS",
+        )
     return verdict
-
-
-def _client(url: str) -> ApiClient:
-    """Return what asks the endpoint, after saying which host that is and whether it gets a key."""
-    from llmft.system.api_client import ApiClient
-
-    client = ApiClient.at(url, os.environ.get(KEY_VARIABLE) or None)
-    key = f"with the key of {KEY_VARIABLE}" if client.key else f"without a key ({KEY_VARIABLE})"
-    plain = ", unencrypted" if client.base.startswith("http:") else ""
-    print(printable(f"asking {client.host}{plain}, {key}"), file=sys.stderr, flush=True)
-    return client
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -104,6 +108,10 @@ def as_text(verdict: Verdict) -> str:
         parts += [f"and {more} more"] if more > 0 else []
     endpoint = any(line.startswith("asked ") for line in verdict.how)
     what = "the endpoint" if endpoint else "what was exported"
-    parts.append(f"the same: {what} answers as the run does" if verdict.fine
-                 else f"not the same: {'; '.join(verdict.causes)}")  # fmt: skip
+    if not verdict.fine:
+        parts.append(f"not the same: {'; '.join(verdict.causes)}")
+    elif not verdict.unfinished:
+        parts.append(f"the same: {what} answers as the run does")
+    if verdict.unfinished:
+        parts.append(f"unfinished, as the time was up: {verdict.unfinished}")
     return "\n\n".join(parts)

@@ -26,6 +26,7 @@ def structure(t: Translation) -> None:
     trl.loss(t)
     held = rows(t)
     trl.end_of_text(t)
+    trl.learnt_ends(t)
     arguments.training_arguments(t)
     arguments.evaluation(
         t,

@@ -306,6 +306,13 @@ def _description(t: Translation, name: str, folder: str, key: Key) -> dict[str, 
     return None
 
 
+def _is_judged(trainer: str, ranking: bool, columns: dict[str, Any]) -> bool:
+    """Return whether rows hold what an alignment on judged answers reads."""
+    if trainer == "kto":
+        return bool(columns.get("kto_tag"))
+    return ranking and trainer in ("dpo", "orpo", "reward")
+
+
 _TAGS = {"role_tag": ("from", "role"), "content_tag": ("value", "content")}
 
 
@@ -342,7 +349,7 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
     formatting = described.get("formatting", "alpaca")
     ranking = bool(described.get("ranking"))
     if t.get("stage") == "pt" and formatting == "alpaca" and not ranking:
-        forms.rows_of(t, "text", {"text": columns.get("prompt", "instruction")}, learn="all")
+        forms.rows_of(t, "text", {"text": _column(columns, "prompt", "instruction")}, learn="all")
         if t.get("template") == "llama3":
             what = "texts end with <|end_of_text|> there; here with the tokenizer's own end-of-text"
             t.note("decide", t.key("template"), what, block="data", missing="template of stage pt")
@@ -350,6 +357,8 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
         chat(t, columns, tags, key)
     elif formatting == "alpaca" and not ranking and "kto_tag" not in columns and t.trainer == "sft":
         instructions(t, columns, key)
+    elif formatting in ("alpaca", "sharegpt") and _is_judged(t.trainer, ranking, columns):
+        judged(t, formatting, columns, tags, key)
     else:
         form = "kto" if "kto_tag" in columns else "pairs" if ranking else "instruction"
         t.note(
@@ -394,6 +403,59 @@ _COLUMNS = (
 )
 
 
+def _column(columns: dict[str, Any], name: str, usual: str | None) -> str | None:
+    """Return a column's name; the usual one where no columns are named at all.
+
+    LLaMA-Factory 0.9.5, data/parser.py: of columns that are named, one that is left out is none.
+    """
+    found = columns.get(name) if columns else usual
+    return None if found is None else str(found)
+
+
+def _turns_of_rows(t: Translation, tags: dict[str, Any], key: Key) -> bool:
+    """Return whether messages have keys that are read here, and say so where not."""
+    pair = tuple(str(tags.get(tag, usual[0])) for tag, usual in _TAGS.items())
+    if pair in (("from", "value"), ("role", "content")):
+        return True
+    what = f"messages with the keys {visible(', '.join(pair))[:60]}"
+    t.note("cannot", key, what, missing="keys of messages")
+    return False
+
+
+def judged(
+    t: Translation, formatting: str, columns: dict[str, Any], tags: dict[str, Any], key: Key
+) -> None:
+    """Write pairs of answers, or single ones with a label, with what stands before them.
+
+    LLaMA-Factory 0.9.5, data/converter.py and data/processor/pairwise.py and feedback.py: all of an
+    answer's turn is learnt, its spaces too.
+    """
+    is_talk, pairs = formatting == "sharegpt", t.trainer != "kto"
+    if is_talk and not _turns_of_rows(t, tags, key):
+        return
+    extra = [name for name in ("query", "history", "system", "tools") if columns.get(name)]
+    if not is_talk and not columns:
+        extra = ["query"]  # its usual name, 'input'
+    if extra or (is_talk and not pairs):
+        what = f"answers that are judged, with {', '.join(extra) or 'messages and a label'}"
+        t.note("cannot", key, what, missing=f"rows {formatting}, judged with {', '.join(extra)}")
+        return
+    t.method("data", "preference" if pairs else "unpaired")
+    asked, usual = ("messages", "conversations") if is_talk else ("prompt", "instruction")
+    names = {"prompt": _column(columns, asked, usual)}
+    if pairs:
+        names |= {name: _column(columns, name, None) for name in ("chosen", "rejected")}
+    else:
+        names |= {"completion": _column(columns, "response", "output")}
+        names |= {"label": _column(columns, "kto_tag", None)}
+    for name, column in names.items():
+        if column is not None:
+            t.set(f"data.columns.{name}", column, None, said=f"columns.{name}")
+    if not is_talk:
+        t.set("data.chat", True, key)
+        t.set("data.strip_answers", False, None, "LLaMA-Factory keeps an answer's spaces")
+
+
 def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
     """Write instruction rows: the input on a line after the instruction, by the chat template."""
     prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
@@ -402,11 +464,14 @@ def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
         return
     plain = not columns.get("system") and not columns.get("history")
     t.method("data", "instruction" if plain else "jsonl")
-    for ours, theirs, usual in _COLUMNS:
-        if (column := columns.get(theirs, usual)) is not None:
+    named = {theirs: _column(columns, theirs, usual) for _, theirs, usual in _COLUMNS}
+    for ours, theirs, _ in _COLUMNS:
+        if (column := named[theirs]) is not None:
             ours = _OF_INSTRUCTIONS.get(ours, ours) if plain else ours
-            t.set(f"data.columns.{ours}", str(column), None, said=f"columns.{theirs}")
-    if plain:
+            t.set(f"data.columns.{ours}", column, None, said=f"columns.{theirs}")
+    if plain and not named["query"]:
+        t.set("data.with_input", "{instruction}", None, "no column of an input is named")
+    elif plain:
         t.set("data.with_input", "{instruction}\n{input}", None, "as LLaMA-Factory joins them")
     else:
         t.set("data.chat", True, key)
@@ -423,14 +488,7 @@ def instructions(t: Translation, columns: dict[str, Any], key: Key) -> None:
 
 def chat(t: Translation, columns: dict[str, Any], tags: dict[str, Any], key: Key) -> None:
     """Write rows of messages in ShareGPT's form."""
-    pair = tuple(str(tags.get(tag, usual[0])) for tag, usual in _TAGS.items())
-    if pair not in (("from", "value"), ("role", "content")):
-        t.note(
-            "cannot",
-            key,
-            f"messages with the keys {visible(', '.join(pair))[:60]}",
-            missing="keys of messages",
-        )
+    if not _turns_of_rows(t, tags, key):
         return
     prompt, history = as_bool(t.get("train_on_prompt")), as_bool(t.get("mask_history"))
     forms.rows_of(
@@ -552,6 +610,11 @@ def documents(t: Translation) -> None:
         t.note(
             "decide", neat, "joined documents that do not see each other", missing="neat_packing"
         )
+    what = (
+        "transformers 5.6, as LLaMA-Factory pins it, divides a step's loss by all tokens of its"
+        " rows, the first ones too, which are never predicted"
+    )
+    t.note("logging", t.key("stage"), what, block="train")
     if packed is not None and packed.value is False:
         t.set("train.on_long_row", "truncate", packed)
         return

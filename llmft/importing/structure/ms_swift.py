@@ -119,7 +119,7 @@ def adapter(t: Translation) -> None:
     if t.key("target_modules") is None:
         t.set("adapter.target_modules", "all-linear", None, f"the default of {t.origin}")
     else:
-        weights.targets(t, "target_modules")
+        weights.targets(t, "target_modules", joins=True)
     saved = t.key("modules_to_save")
     if saved is not None:
         listed = saved.value if isinstance(saved.value, list) else [saved.value]

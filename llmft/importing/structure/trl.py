@@ -42,6 +42,7 @@ def structure(t: Translation) -> None:
     loss(t)
     rows(t)
     end_of_text(t)
+    learnt_ends(t)
     arguments.training_arguments(t)
     arguments.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
     precision(t)
@@ -334,6 +335,31 @@ def end_of_text(t: Translation) -> None:
         block="model",
         missing="eos_token",
     )
+
+
+def learnt_ends(t: Translation) -> None:
+    """Write that all which the template puts after an answer is learnt, as a line break.
+
+    TRL 0.19 and 1.16: an answer is what the whole has more than the prompt; a conversation whose
+    every token or whose marked answers are learnt says so itself. ORPO and CPO, and the DPO of
+    0.19, put another end-of-text after it.
+    """
+    if t.trainer in ("grpo", "rloo") or forms.are_chats(t) or not t.draft.get("data.method"):
+        return
+    if t.trainer == "sft" and t.draft.get("data.columns.text") is not None:
+        return
+    why = f"{t.table.title} learns what the template writes after an answer too"
+    t.set("model.learn_template", "turn", None, why)
+    is_handbook = t.table.peer == "alignment-handbook"
+    if t.trainer in ("orpo", "cpo") or (is_handbook and t.trainer == "dpo"):
+        t.note(
+            "decide",
+            None,
+            f"of conversations, {t.table.title}'s {t.trainer.upper()} puts end-of-text once more"
+            " after what the template writes; here nothing is",
+            block="model",
+            missing="end-of-text after the template's own",
+        )
 
 
 def _test_split(t: Translation) -> str:

@@ -53,7 +53,8 @@ def experts(t: Translation) -> None:
     as it may where experts that all tokens share have the same names.
     """
     path = str(t.draft.get("model.path") or "").rpartition("/")[2]
-    every = t.draft.get("adapter.target_modules") == "all-linear"
+    asked = t.draft.get("adapter.target_modules")
+    every = asked == "all-linear" or (isinstance(asked, list) and "all-linear" in asked)
     if not every or not _MIXTURE.search(path) or t.draft.get("adapter.exclude_modules"):
         return
     entry = t.draft.entry("adapter.target_modules")
@@ -124,10 +125,13 @@ _PEFT_TARGETS = {
 }
 
 
-def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)) -> None:
+def targets(
+    t: Translation, name: str, *, every: Sequence[str] = ("all-linear",), joins: bool = False
+) -> None:
     """Write which layers get an update; PEFT's own choice for the family where none is named.
 
-    every: the peer's words for every linear layer but the last.
+    every: the peer's words for every linear layer but the last. joins: whether such a word may
+    stand beside names, as PEFT itself does not read it.
     """
     key = t.key(name)
     found = key.value if key else None
@@ -139,7 +143,9 @@ def targets(t: Translation, name: str, *, every: Sequence[str] = ("all-linear",)
         found = listed
     if isinstance(found, list) and len(found) == 1 and found[0] in every:
         found = found[0]
-    if isinstance(found, list) and any(one in every for one in found):
+    listed = [str(one) for one in found] if isinstance(found, list) else []
+    words = {one for one in listed if one in every or one.startswith("all-")}
+    if words and not (joins and words <= set(every)):
         what = "every linear layer, and others beside them"
         t.note("cannot", key, what, block="adapter", missing="all-linear beside other modules")
         return

@@ -40,7 +40,9 @@ register_optimizer_step_post_hook(_count)
 def take_over(model: nn.Module) -> None:
     """Give PEFT's DoRA layers the forward pass of this module; parameters stay PEFT's own."""
     for layer in model.modules():
-        if isinstance(layer, LoraLayer) and NAME in layer.lora_magnitude_vector:
+        if not isinstance(layer, LoraLayer) or NAME not in layer.lora_A:
+            continue  # an embedding, too, which keeps PEFT's own forward pass
+        if NAME in layer.lora_magnitude_vector:
             _restore_8_bits(layer.get_base_layer())
             dropout_mask.take_over(layer, NAME)
             layer.forward = DoraForward(layer)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api import Refusal, TrainSettings, hookimpl
-from llmft_adapters.lora import token_rows
+from llmft_adapters.lora import ends, token_rows
 from llmft_adapters.lora.biases import own_biases, put_back
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.targets import (
     adapted_experts,
     adapted_layers,
+    endless,
     misfits,
     targets_for_peft,
     values_for_peft,
@@ -29,7 +30,11 @@ class Lora(PeftAdapter[LoraConfig]):
     Config = LoraConfig
 
     def check(self, model: Any) -> Iterable[Refusal]:
+        if slow := list(endless(model, self.config)):
+            yield from slow
+            return
         yield from misfits(model, self.config)
+        yield from ends.misfits(model, self.config)
         yield from token_rows.misfits(model, self.config)
 
     def on_small_copy(self) -> Lora:
@@ -66,6 +71,7 @@ class Lora(PeftAdapter[LoraConfig]):
         return self.prepared(model, kept)
 
     def load(self, model: Any, folder: Path) -> Any:
+        ends.refuse_other_base(model, folder)
         kept = self._own_biases(model)
         if self.config.start_in_the_base:
             from llmft_adapters.lora import init_weights

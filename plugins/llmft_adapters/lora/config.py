@@ -38,8 +38,10 @@ class LoraConfig(AdapterConfig):
     target_modules: Targets = Field(
         "all-linear",
         description="names or globs of the layers that get an update, such as [q_proj, v_proj]; a"
-        " string: PEFT's regex, which matches a linear layer's whole name; all-linear: every linear"
-        " layer except the output layer",
+        " string: PEFT's regex, which matches a layer's whole name; all-linear, alone or in a list:"
+        " every linear layer except the output layer. The embedding and the output layer get an"
+        " update where a list has their names, such as [all-linear, embed_tokens, lm_head], or a"
+        " regex matches them; globs mean neither",
     )
     exclude_modules: Exclusions = Field(
         None,

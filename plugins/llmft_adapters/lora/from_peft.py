@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from llmft.api import Refusal
+from llmft_adapters.lora.ends import copies_of
 from llmft_adapters.lora.token_rows import indices_of
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -65,7 +66,8 @@ def misfits(
                 else (key,)
             )
             yield mine, f"the folder's {key} is {shown(theirs)}, and here it is {shown(own)}", fix
-    if different := tensors_apart(wanted, tensors):
+    copies = copies_of(model, tensors)
+    if different := tensors_apart(wanted, {n: s for n, s in tensors.items() if n not in copies}):
         yield ("target_modules",), different, fix
         return
     yield from _scales_apart(attached, settings, tensors, fix)
@@ -118,7 +120,7 @@ def _scales_apart(
     for name, shape in sorted(tensors.items()):
         if not (layer := _LAYER.fullmatch(name)):
             continue
-        path, rank = layer[1], shape[-1] if "embedding" in name else shape[0]
+        path, rank = layer[1], shape[0]
         alpha = _matching(pattern, path, settings.get("lora_alpha", 8))
         theirs = float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
         module = _submodule(attached.get_base_model(), path)

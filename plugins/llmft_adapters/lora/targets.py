@@ -13,10 +13,13 @@ from llmft.toolkit import TimeUp, time_limit
 from llmft_adapters.layer_choice import LayerChoice
 from llmft_adapters.lora.config import LoraConfig
 from llmft_adapters.lora.experts import expert_parameters, fused_misfits, is_left_out
+from llmft_adapters.vocabulary import both_ends
 
 V = TypeVar("V")
 Choice = LayerChoice | LoraConfig
 """What chooses layers by `target_modules`; LoRA's can choose the weights of experts too."""
+EVERY = "all-linear"
+"""The word for every linear layer but the last, alone or among names."""
 SECONDS = 2.0
 """How long a recipe's regex may take over the names of all layers."""
 
@@ -36,23 +39,54 @@ def linear_layers(model: Any) -> list[str]:
 
 def adapted_layers(model: Any, config: Choice) -> list[str]:
     """Return the full names of the layers that get an update."""
-    chosen = linear_layers(model)
-    if config.target_modules == "all-linear":
+    layers, asked = linear_layers(model), config.target_modules
+    chosen: set[str] = set()
+    if takes_every(asked):
         modules = dict(model.named_modules())
-        chosen = [name for name in chosen if not is_left_out(model, name, modules[name])]
-    else:
-        found = chosen_by(chosen, config.target_modules)
-        chosen = [name for name in chosen if name in found]
-    return _of_the_layers(_not_excluded(chosen, config), config)
+        chosen = {name for name in layers if not is_left_out(model, name, modules[name])}
+    if asked != EVERY:
+        chosen |= chosen_by(layers, asked)
+    found = [name for name in layers if name in chosen]
+    found += _chosen_ends(_ends(model, config), asked)
+    return _of_the_layers(_not_excluded(found, config), config)
+
+
+def takes_every(asked: str | list[str]) -> bool:
+    """Return whether a choice takes every linear layer but the last, and maybe others."""
+    return asked == EVERY or (isinstance(asked, list) and EVERY in asked)
+
+
+def adapted_ends(model: Any, config: Choice) -> list[str]:
+    """Return the full names of the embedding and the output layer, where they get an update."""
+    ends = _ends(model, config)
+    return [name for name in adapted_layers(model, config) if name in ends]
+
+
+def _ends(model: Any, config: Choice) -> dict[str, Any]:
+    """Return the embedding and the output layer, by name, where a method could take them."""
+    return dict(both_ends(model)) if isinstance(config, LoraConfig) else {}
+
+
+def _chosen_ends(ends: Iterable[str], asked: str | list[str]) -> list[str]:
+    """Return those of the ends that a regex matches, or a name of a list; globs mean neither.
+
+    So '*' and '?_proj' stay what they are: layers of the stack.
+    """
+    if asked == EVERY:
+        return []
+    names = list(ends)
+    if isinstance(asked, list):
+        asked = [one for one in asked if not _is_glob(one)]
+    return [name for name in names if name in chosen_by(names, asked)]
 
 
 def adapted_experts(model: Any, config: LoraConfig) -> list[str]:
     """Return the full names of the fused experts' weights that get an update."""
     known = chosen = expert_parameters(model)
     asked = config.target_parameters or config.target_modules
-    if isinstance(asked, list):
+    if isinstance(asked, list) and EVERY not in asked:
         chosen = [name for name in known if any(_means_expert(p, name) for p in asked)]
-    elif asked != "all-linear":  # a regex is matched with layers only, as PEFT's
+    elif not takes_every(asked):  # a regex is matched with layers only, as PEFT's
         chosen = []
     return _of_the_layers(_not_excluded(chosen, config), config)
 
@@ -138,18 +172,15 @@ def whole_layers_for_peft(model: Any, config: Choice) -> list[str] | None:
 def layer_misfits(model: Any, config: LayerChoice) -> Iterable[Refusal]:
     """Yield what of a choice of layers fits none of this model, or cannot be trained whole."""
     layers = linear_layers(model)
-    slow = list(_endless(layers, config))
+    slow = list(endless(model, config))
     yield from slow or _wrong_layers(model, config, layers, [], [])
     if not slow:
         yield from _wrong_whole_layers(model, adapted_layers(model, config), config)
 
 
 def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
-    """Yield what of LoRA's settings fits no layer of this model."""
+    """Yield what of LoRA's settings fits no layer of this model; `endless` has found nothing."""
     layers = linear_layers(model)
-    if slow := list(_endless(layers, config)):
-        yield from slow
-        return
     experts = expert_parameters(model)
     fused = [*experts, *dict.fromkeys(name.rpartition(".")[0] for name in experts)]
     chosen = adapted_experts(model, config.model_copy(update={"exclude_modules": None}))
@@ -180,15 +211,20 @@ def _wrong_layers(
     """Yield what of the choice matches nothing. fused: names that mean experts' weights; experts:
     those of them that are chosen before any are excluded."""
     kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-    yield from _wrong_regexes(layers, kinds, config)
+    ends = _ends(model, config)
+    yield from _wrong_regexes([*ends, *layers], kinds, config)
     yield from _wrong_exclusions(model, config, experts)
     wrong_numbers = list(_wrong_numbers(layers, config))
     yield from wrong_numbers
     there = adapted_layers(model, config.model_copy(update={"exclude_modules": None}))
     patterns = config.target_modules if isinstance(config.target_modules, list) else []
     for number, pattern in enumerate(patterns):
-        if not _matching(layers, pattern) and not _matching(fused, pattern):
-            yield (("target_modules", number), *_near_miss(model, pattern, kinds, fused))
+        if pattern == EVERY:
+            continue
+        known = [*layers, *_chosen_ends(ends, [pattern])]
+        if not _matching(known, pattern) and not _matching(fused, pattern):
+            miss = _end_by_glob(ends, pattern) or _near_miss(model, pattern, kinds, fused)
+            yield (("target_modules", number), *miss)
         elif not wrong_numbers and not _matching([*there, *fused], pattern):
             yield (
                 ("target_modules", number),
@@ -197,8 +233,9 @@ def _wrong_layers(
             )
 
 
-def _endless(layers: list[str], config: Choice) -> Iterable[Refusal]:
+def endless(model: Any, config: Choice) -> Iterable[Refusal]:
     """Yield which regex takes too long to match."""
+    layers = [*linear_layers(model), *_ends(model, config)]
     for key in ("target_modules", "exclude_modules"):
         asked = getattr(config, key)
         if not isinstance(asked, str):
@@ -213,7 +250,7 @@ def _endless(layers: list[str], config: Choice) -> Iterable[Refusal]:
 def _wrong_regexes(layers: list[str], kinds: str, config: Choice) -> Iterable[Refusal]:
     """Yield that a string in target_modules matches nothing."""
     asked = config.target_modules
-    if not isinstance(asked, str) or asked == "all-linear":
+    if not isinstance(asked, str) or asked == EVERY:
         return
     matched = chosen_by(layers, asked)
     if layers and not matched:
@@ -245,6 +282,15 @@ def _wrong_exclusions(model: Any, config: Choice, experts: list[str]) -> Iterabl
     if chosen and not _not_excluded(chosen, config):
         what = "it excludes every layer that target_modules chooses"
         yield ("exclude_modules",), what, "exclude fewer layers"
+
+
+def _end_by_glob(ends: Iterable[str], pattern: str) -> tuple[str, str] | None:
+    """Return that a glob, which means layers of the stack, would match the first or last layer."""
+    found = _matching(list(ends), pattern)
+    if not found:
+        return None
+    what = f"'{pattern}' matches '{found[0]}' only, which is adapted where its name is written out"
+    return what, f"write {found[0].rpartition('.')[2]}"
 
 
 def _near_miss(model: Any, pattern: str, kinds: str, fused: list[str]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from llmft.api import Refusal
 from llmft.toolkit import new_token_ids
 from llmft_adapters.lora.config import LoraConfig
-from llmft_adapters.lora.targets import whole_layers_for_peft
+from llmft_adapters.lora.targets import adapted_ends, whole_layers_for_peft
 from llmft_adapters.vocabulary import is_within, vocabulary_layers
 
 KEY = "trainable_token_indices"
@@ -55,8 +55,13 @@ def misfits(model: Any, config: LoraConfig) -> Iterable[Refusal]:
             f"leave init_lora_weights out, or {KEY if asked else 'model.add_tokens'}",
         )
     whole = whole_layers_for_peft(model, config) or []
+    adapted = adapted_ends(model, config)
     for name, table in vocabulary_layers(model):
-        if is_within(name, whole):
+        if name in adapted:
+            what = f"'{name}' gets an update already, by target_modules"
+            there = "leave it out here, or there" if asked else "leave it out"
+            yield (KEY if asked else "target_modules",), what, there
+        elif is_within(name, whole):
             if asked:
                 what = f"'{name}' is trained in full already, by modules_to_save"
                 yield (KEY,), what, "leave it out here, or there"

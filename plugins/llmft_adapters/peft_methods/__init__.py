@@ -1,7 +1,8 @@
 """PEFT's further methods that change linear layers one by one, through one thin bridge.
 
 A method is its settings, by PEFT's names, and what of them does not fit a layer. Not among them:
-AdaLoRA, which has to be told of every step, and BOFT, which compiles a kernel on a GPU.
+AdaLoRA, which changes weights and the loss in each step, and BOFT, which depends on a CUDA kernel
+(docs/adapters.md says why).
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Preference(TableDataset["Preference.Config"]):
         chosen = forms.CHOSEN if ranked else columns.chosen
         rejected = forms.REJECTED if ranked else columns.rejected
         prompt = columns.prompt or ("prompt" if _peeked(record, "prompt") is not None else None)
-        answers = [messages_in(record.get(column), origin) for column in (chosen, rejected)]
+        answers = [_answer_in(record.get(column), origin) for column in (chosen, rejected)]
         if any(answer is not None for answer in answers):
             before = _peeked(record, prompt) if prompt else None
             parts, is_read = forms.split_conversations(before, answers[0], answers[1], origin)
@@ -194,6 +194,11 @@ class Preference(TableDataset["Preference.Config"]):
         if margin < 0:
             raise DataError("E101", f"{origin}: the rejected answer is better, by {-margin:g}")
         return margin
+
+
+def _answer_in(value: Any, origin: str) -> list[Any] | None:
+    """Return the messages of an answer's column, of which it may hold one by itself."""
+    return messages_in([value] if isinstance(value, Mapping) else value, origin)
 
 
 def _peeked(record: Mapping[str, Any], column: str) -> Any:

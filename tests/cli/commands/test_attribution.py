@@ -82,6 +82,7 @@ def recipe(tmp_path: Path, model: Path) -> str:
     [
         ("raise KeyError('oh')", "KeyError: 'oh'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise type('Odd', (BaseException,), {})('its own')", "Odd: its own"),
         ("from acme.deep import fail; fail()", "KeyError: 'deep'"),
     ],
 )

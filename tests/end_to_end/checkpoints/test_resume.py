@@ -14,6 +14,8 @@ from tests.extended import extended
 
 ADAPTERS = {
     "lora": {"r": 2, "lora_dropout": 0.2},
+    "lora on both ends": {"method": "lora", "r": 2, "lora_dropout": 0.2,
+                          "target_modules": ["all-linear", "embed_tokens", "lm_head"]},
     "dora": {"r": 2, "lora_dropout": 0.2},
     "qlora": {"r": 2, "lora_dropout": 0.2},
     "prefix": {"num_virtual_tokens": 3, "prefix_projection": True},
@@ -76,6 +78,7 @@ def test_t9_c7_a_killed_run_on_chunks_of_text_ends_bit_exactly(go, recipe):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+@pytest.mark.extended
 def test_t9_c7_a_killed_run_on_streamed_rows_ends_bit_exactly(go, recipe, rows_file):
     recipe["stages"][0]["data"] |= {
         "columns": {"text": "{prompt}{completion}"}, "streaming": True, "buffer_size": 7,

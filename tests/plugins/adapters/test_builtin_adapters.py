@@ -55,13 +55,17 @@ class TestLora(AdapterContract):
         {"r": 2, "init_lora_weights": "pissa_niter_4", "bias": "lora_only", "lora_dropout": 0.1},
         {"r": 2, "init_lora_weights": "olora", "rank_pattern": {"?_*": 3}},
         {"r": 2, "trainable_token_indices": [71, 252]},
+        {"r": 2, "target_modules": ["all-linear", "embed_tokens", "lm_head"]},
+        {"r": 2, "target_modules": ["lm_head"], "lora_dropout": 0.1, "use_rslora": True},
+        {"r": 2, "target_modules": ["lm_head", "v_proj"], "init_lora_weights": "olora"},
     )
 
 
 class TestDora(AdapterContract):
     method_class = Dora
     configs = ({"r": 4}, {"r": 2, "lora_dropout": 0.1, "bias": "all"},
-               {"r": 2, "trainable_token_indices": [252, 71]})  # fmt: skip
+               {"r": 2, "trainable_token_indices": [252, 71]},
+               {"r": 2, "target_modules": ["q_proj", "embed_tokens", "lm_head"]})  # fmt: skip
 
 
 class TestFull(AdapterContract):
@@ -113,6 +117,7 @@ class TestQLora(_In4Bits):
         {"r": 4},
         {"r": 2, "bnb_4bit_quant_type": "fp4"},
         {"r": 2, "trainable_token_indices": [71, 252]},
+        {"r": 2, "target_modules": ["all-linear", "embed_tokens", "lm_head"]},
     )
 
 

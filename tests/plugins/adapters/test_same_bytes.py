@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 BLOCKS = {
     "names": {"method": "lora", "r": 2, "target_modules": ["v_proj", "q_proj", "down_proj"]},
     "all-linear": {"method": "lora", "r": 2},
     "exclude": {"method": "lora", "r": 2, "exclude_modules": ["k_proj", "gate_proj", "o_proj"]},
+    "ends": {"method": "lora", "r": 2, "target_modules": ["v_proj", "lm_head", "embed_tokens"]},
     "whole": {"method": "lora", "r": 2, "modules_to_save": ["lm_head", "embed_tokens", "norm"]},
     "dora": {"method": "dora", "r": 2, "rank_pattern": {"*.1.self_attn.*": 3, "down_proj": 4}},
     "ia3": {"method": "ia3"},
@@ -39,6 +42,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.extended
 def test_an_adapters_files_have_the_same_bytes_under_every_hash_seed():
     processes = [
         subprocess.Popen(

@@ -73,7 +73,7 @@ def test_the_first_dpo_loss_is_ln_2_where_start_from_names_a_stage(run, stage, p
     assert last["loss"] < first["loss"]
 
 
-@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("adapter", extended(ADAPTERS, ("lora", "prompt")))
 def test_without_start_from_it_is_ln_2_for_the_lora_family_alone(run, stage, adapter):
     summary = run(stage("dpo", adapter={"method": adapter, **ADAPTERS[adapter]}))
     first = metrics_of(summary, "dpo")[0]["loss"]
@@ -83,7 +83,7 @@ def test_without_start_from_it_is_ln_2_for_the_lora_family_alone(run, stage, ada
         assert first != pytest.approx(math.log(2), abs=1e-4 if adapter == "qlora" else 1e-5)
 
 
-@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("adapter", extended(ADAPTERS, ("lora", "prompt")))
 def test_orpo_and_reward_train_with_every_adapter(run, stage, adapter):
     block = {"method": adapter, **ADAPTERS[adapter]}
     summary = run(stage("orpo", adapter=block), stage("reward", adapter=block))

@@ -204,6 +204,7 @@ class Odd(Schedule):
 @pytest.mark.parametrize(("value", "said"), [
     (float("nan"), "the rate of step 1 is nan"), (-0.5, "the rate of step 1 is -0.05"),
     (float("inf"), "the rate of step 1 is inf"),
+    ("1", "the factor of step 1 is '1'; a number is wanted"),
 ])  # fmt: skip
 def test_a_rate_that_is_none_names_the_schedule(value, said):
     from llmft.api.errors import PluginError

@@ -132,6 +132,7 @@ def test_n2_without_a_key_the_run_goes_on_and_the_files_are_complete(monkeypatch
         assert not [v for v in (*canaries.values(), KEY) if v.encode() in data], path
 
 
+@pytest.mark.extended
 def test_the_answers_are_told_as_a_table_where_the_recipe_asks_for_it(monkeypatch, tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
     samples = [

@@ -10,6 +10,7 @@ from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, weights
 from llmft.importing.structure.axolotl import data, steps
 from llmft.recipes.tree import visible
+from llmft.system.architectures import ENDS
 
 _ALIGNMENTS = {
     "dpo": "dpo",
@@ -60,6 +61,8 @@ def structure(t: Translation) -> None:
     steps.saving(t)
     arguments.noise(t)
     steps.evaluation(t)
+    steps.watchdog(t)
+    rope(t)
     precision(t)
     kind_of_attention = weights.attention(t)
     data.length(t)
@@ -167,7 +170,10 @@ def adapter(t: Translation) -> None:
             t.note("decide", theirs, "Axolotl needs it", missing=f"{theirs} not stated")
     linear, modules = t.key("lora_target_linear"), t.key("lora_target_modules")
     if linear is not None and linear.value is True:
-        t.set("adapter.target_modules", "all-linear", linear)
+        named = modules.value if modules is not None else None
+        # Axolotl 0.19, loaders/adapter.py: both, and no output layer among the linear ones.
+        ends = [n for n in named if n in ENDS] if isinstance(named, list) else []
+        t.set("adapter.target_modules", ["all-linear", *ends] if ends else "all-linear", linear)
         if modules is not None:
             t.note("none", modules, "lora_target_linear takes every linear layer", block="adapter")
     else:
@@ -292,6 +298,18 @@ def reporting(t: Translation) -> None:
         t.note("logging", uri, "no recipe names a tracker's server: set MLFLOW_TRACKING_URI")
     if entity is not None and entity.value:
         t.note("none", entity, "the user or team at a tracker")
+
+
+_ROPE = "overrides_of_model_config.rope_scaling"
+
+
+def rope(t: Translation) -> None:
+    """Write how rotary positions are stretched, which Axolotl puts into the model's config."""
+    for name in t.configuration.under(_ROPE):
+        key = t.key(f"{_ROPE}.{name}")
+        ours = "rope_type" if name == "type" else name
+        if key is not None and not t.set(f"model.rope_scaling.{ours}", key.value, key):
+            t.note("cannot", key, f"rope scaling by {visible(name)[:40]}", missing="rope scaling")
 
 
 def _on(t: Translation, name: str) -> Key | None:

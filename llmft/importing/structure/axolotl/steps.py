@@ -216,3 +216,18 @@ def evaluation(t: Translation) -> None:
             "Axolotl takes the best checkpoint where it stops early",
             without=without,
         )
+
+
+def watchdog(t: Translation) -> None:
+    """Write the watch over the loss: Axolotl ends the training, and keeps what it has."""
+    threshold, patience = t.key("loss_watchdog_threshold"), t.key("loss_watchdog_patience")
+    if threshold is None:
+        if patience is not None:
+            t.note("none", patience, "acts with loss_watchdog_threshold only", block="train")
+        return
+    if "loss_watchdog" not in t.schema.registry.names("callback"):
+        t.note("logging", threshold, "a run whose loss stays high is stopped there")
+        return
+    watch = {"method": "loss_watchdog", "threshold": arguments.number(threshold.value)}
+    watch |= {"patience": patience.value} if patience is not None else {}
+    t.draft.set("stage.plugins", [{**watch, "on_spike": "end"}], threshold)

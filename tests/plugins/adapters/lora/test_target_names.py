@@ -94,7 +94,7 @@ def test_what_fused_experts_cannot_have_is_refused_before_loading(adapter):
 @pytest.mark.parametrize(
     ("pattern", "kind", "fix"),
     [
-        ("lm_head", "mixtral", "modules_to_save"),
+        ("lm_*", "mixtral", "write lm_head"),
         ("(q|v)_proj", "mixtral", "write it as a string"),
         (r".*\.q_proj", "mixtral", "globs"),
         ("w1", "mixtral", "gate_up_proj"),

@@ -51,7 +51,7 @@ def test_every_adapter_trains_and_its_first_update_has_ratio_1(run, ppo, sft, ad
     assert (summary.folder / "stages/ppo/adapter/value_head.safetensors").is_file()
 
 
-@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("adapter", extended(ADAPTERS, ("lora", "prompt")))
 def test_without_start_from_the_reference_is_the_base(run, ppo, adapter):
     block = {"method": adapter, **ADAPTERS[adapter]}
     first = metrics_of(run(ppo(adapter=block, options=ONE_UPDATE)))[0]

@@ -1,0 +1,229 @@
+"""How long a run would take on a named GPU: the roofline of what a plan has counted.
+
+A pass takes what the slowest of three takes: the matrix products at the chip's peak, reading the
+weights at its memory's bandwidth (Williams et al. 2009), or the host, which starts each kernel.
+The peaks are the makers' own, bfloat16 and dense; the shares of them that a run reaches are
+measured on one chip only (docs/performance.md), and estimated on every other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from llmft.api.errors import RecipeError
+from llmft.planning.planner import RecipePlan, StagePlan
+from llmft.planning.timing import (
+    NONE,
+    SCORING,
+    SET_UP,
+    TRAINING,
+    WORKING,
+    PlanTime,
+    Seconds,
+    StageTime,
+    together,
+)
+from llmft.recipes.recipe import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU: its memory in GiB, bfloat16 FLOP/s without sparsity, and bytes a second."""
+
+    name: str
+    memory: int
+    flops: float
+    bandwidth: float
+
+
+CARDS = tuple(
+    Card(name, memory, tera * 1e12, giga * 1e9)
+    for name, memory, tera, giga in (
+        ("RTX 3090", 24, 71, 936), ("RTX 4080", 16, 97.5, 717), ("RTX 4090", 24, 165.2, 1008),
+        ("RTX 5090", 32, 209.5, 1792), ("RTX A6000", 48, 154.8, 768),
+        ("RTX 6000 Ada", 48, 364.2, 960), ("A10", 24, 125, 600), ("A10G", 24, 70, 600),
+        ("L4", 24, 121, 300), ("L40S", 48, 362, 864), ("A100 40GB", 40, 312, 1555),
+        ("A100", 80, 312, 2039), ("H100 PCIe", 80, 756, 2000), ("H100", 80, 989, 3350),
+        ("H200", 141, 989, 4800), ("B200", 180, 2250, 8000),
+    )
+)  # fmt: skip
+
+MEASURED_ON = "H100"
+REACHED = (0.25, 0.38, 0.6)
+"""The share of the matrix peak that training reaches: at the worst, likely, at best.
+
+0.37 to 0.39 of an H100's was measured: LoRA on Llama 3 8B's shape, rows of 2,048 tokens.
+"""
+STREAMED = (0.4, 0.6, 0.8)
+"""The share of the bandwidth at which weights and caches are read. Estimated."""
+HOST_SECONDS = (0.006, 0.016, 0.024)
+"""What the host takes to start a layer's kernels in a training pass: at best, likely, at worst.
+
+0.016 was measured beside an H100: LoRA on 32 layers, one row of 64 tokens, in 0.51 s.
+"""
+HOST_TOKEN_SECONDS = (0.0005, 0.0014, 0.0025)
+"""The same for one token that is decoded. Estimated."""
+SHORTEST_ANSWERS = 0.25
+"""How long answers may be at the least, as a share of the most: most end before that. Assumed."""
+LOAD_BANDWIDTH = (0.3e9, 1e9, 3e9)
+"""Bytes a second at which weights come from a disk: at the worst, likely, at best. Assumed."""
+
+
+def named_card(text: str) -> Card | None:
+    """Return the GPU of a name such as H100 or rtx-4090; None where it names a size of memory.
+
+    Raises RecipeError (E090) for the name of a GPU that is not known here.
+    """
+    wanted = _plain(text)
+    for card in CARDS:
+        names = {_plain(card.name), _plain(card.name).removeprefix("rtx")}
+        if wanted.removeprefix("nvidia") in names | {f"{_plain(card.name)}{card.memory}gb"}:
+            return card
+    if re.fullmatch(r"\d+(\.\d+)?\s*([a-z]*)", text.strip().lower()) or not any(
+        letter.isalpha() for letter in text
+    ):
+        return None
+    raise RecipeError(
+        "E090",
+        f"the GPU '{text}' is not one whose speed is known",
+        fix=f"name its memory, such as --gpu 24GB, or one of: {', '.join(c.name for c in CARDS)}",
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", "", text).lower()
+
+
+def on_card(plan: RecipePlan, card: Card) -> PlanTime:
+    """Return a recipe's time on a GPU, estimated. A stage that was not followed is left out."""
+    layers = int(getattr(plan.base.config.get_text_config(), "num_hidden_layers", 0) or 0)
+    found = [
+        _stage_time(stage, plan.recipe.stage(stage.name), card, max(layers, 1))
+        for stage in plan.stages
+        if stage.followed
+    ]
+    known = "measured on one" if card.name == MEASURED_ON else "measured on an H100 only"
+    remark = (
+        f"estimated by the roofline of {card.name} ({card.flops / 1e12:,.0f} TFLOP/s,"
+        f" {card.bandwidth / 1e9:,.0f} GB/s): {REACHED[1]:.0%} of the peak, {known}"
+    )
+    return together(plan, found, remark)
+
+
+def _stage_time(stage: StagePlan, spec: Stage, card: Card, layers: int) -> StageTime:
+    work = _Work(stage, spec, card, layers)
+    parts = {SET_UP: work.set_up()}
+    lacks = []
+    if stage.trains:
+        if stage.counts is not None and stage.computed.items:
+            parts[TRAINING] = work.training()
+        else:
+            lacks.append(TRAINING)
+        if stage.held_out:
+            parts[SCORING] = work.scoring()
+    elif stage.drawn is not None:
+        parts[WORKING] = work.answers(stage.drawn.answers)
+    return StageTime(stage.name, parts, "estimated", tuple(lacks))
+
+
+@dataclass(frozen=True)
+class _Work:
+    stage: StagePlan
+    spec: Stage
+    card: Card
+    layers: int
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the base, as stored."""
+        kinds = self.stage.peaks[0].by_kind if self.stage.peaks else {}
+        return kinds.get("weights", 0) + kinds.get("trained weights", 0)
+
+    def set_up(self) -> Seconds:
+        """Return the time to load the weights, and to compute what comes before the first step."""
+        slow, likely, fast = LOAD_BANDWIDTH
+        load = Seconds(self.weights / fast, self.weights / likely, self.weights / slow)
+        computed, counts = self.stage.computed, self.stage.counts
+        if not computed.prepare_flops or counts is None:
+            return load
+        more = counts.items / max(computed.prepared_items, 1)
+        return load + self._products(computed.prepare_flops * more)
+
+    def training(self) -> Seconds:
+        """Return the time of all optimiser steps, and of the answers that they sample."""
+        counts, computed, train = self.stage.counts, self.stage.computed, self.spec.train
+        assert counts is not None
+        passes = counts.steps * computed.passes_per_step
+        if computed.tokens:
+            seen = counts.steps * train.rows_per_step() / max(counts.items, 1)
+            flops = computed.train_flops / computed.tokens * counts.tokens * seen
+        else:  # as long as the longest answers that were planned
+            flops = computed.train_flops * passes
+        reads = 3 if train.gradient_checkpointing else 2
+        whole = self._slowest(
+            self._products(flops),
+            self._reads(self.weights * reads * passes),
+            _host(HOST_SECONDS).times(self.layers * passes),
+        )
+        prompts, batch, new = computed.decoded
+        if prompts and not computed.tokens:
+            whole += self._decoding(counts.steps * math.ceil(prompts / max(batch, 1)), new)
+            whole += self._products(computed.rollout_flops * counts.steps)
+        return whole
+
+    def scoring(self) -> Seconds:
+        """Return the time of the losses and answers before, during and after training."""
+        stage, asked = self.stage, self.spec.evaluate
+        assert asked is not None
+        more = stage.evaluations
+        batches = math.ceil(stage.held_out / self.spec.train.per_device_eval_batch_size)
+        phases = {peak.phase for peak in stage.peaks}
+        found = NONE
+        if flops := stage.computed.scored_flops:
+            times = batches * (2 + (more.times if more else 0))
+            found += self._slowest(
+                self._products(flops * times),
+                self._reads(self.weights * times),
+                _host(HOST_TOKEN_SECONDS).times(self.layers * times),
+            )
+        if "generate" in phases:
+            times = batches * (2 + (more.with_answers if more else 0))
+            found += self._decoding(times, asked.max_new_tokens)
+        return found
+
+    def answers(self, count: int) -> Seconds:
+        """Return the time to sample so many answers in a task."""
+        _, batch, new = self.stage.computed.decoded
+        return self._decoding(math.ceil(count / max(batch, 1)), new)
+
+    def _decoding(self, batches: float, new: int) -> Seconds:
+        """Return the time to answer so many batches: one reading of the weights for each token."""
+        cache = max((peak.by_kind.get("KV cache", 0) for peak in self.stage.peaks), default=0)
+        tokens = batches * new
+        longest = self._slowest(
+            self._reads((self.weights + cache / 2) * tokens),
+            _host(HOST_TOKEN_SECONDS).times(self.layers * tokens),
+        )
+        return Seconds(longest.low * SHORTEST_ANSWERS, longest.likely, longest.high)
+
+    def _products(self, flops: float) -> Seconds:
+        worst, likely, best = (flops / (share * self.card.flops) for share in REACHED)
+        return Seconds(best, likely, worst)
+
+    def _reads(self, size: float) -> Seconds:
+        worst, likely, best = (size / (share * self.card.bandwidth) for share in STREAMED)
+        return Seconds(best, likely, worst)
+
+    @staticmethod
+    def _slowest(*found: Seconds) -> Seconds:
+        return Seconds(
+            max(one.low for one in found),
+            max(one.likely for one in found),
+            max(one.high for one in found),
+        )
+
+
+def _host(seconds: tuple[float, float, float]) -> Seconds:
+    return Seconds(*seconds)
