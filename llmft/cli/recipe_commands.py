@@ -112,11 +112,11 @@ def new(
         str, typer.Option(metavar="DATA", help="A file of rows, a folder of files, or a hub id.")
     ],
     goal: Annotated[
-        Literal["sft", "preferences", "reward", "rlhf"] | None,
+        Literal["sft", "preferences", "reward", "rlhf", "classification"] | None,
         typer.Option(help="What to train; default: what the rows can teach."),
     ] = None,
     form: Annotated[
-        Literal["chat", "preference", "unpaired", "instruction", "text"] | None,
+        Literal["chat", "preference", "unpaired", "instruction", "classification", "text"] | None,
         typer.Option(help="How to read the rows; default: what their columns say."),
     ] = None,
     adapter: Annotated[

@@ -10,8 +10,8 @@ from llmft.api.errors import DataError
 from llmft.data.conversation import messages_in
 from llmft.system.nearest import nearest
 
-Goal = Literal["sft", "preferences", "reward", "rlhf"]
-GOALS: tuple[Goal, ...] = ("sft", "preferences", "reward", "rlhf")
+Goal = Literal["sft", "preferences", "reward", "rlhf", "classification"]
+GOALS: tuple[Goal, ...] = ("sft", "preferences", "reward", "rlhf", "classification")
 
 # What people call their columns, the usual name first.
 _MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
@@ -24,9 +24,14 @@ _CHOSEN = ("chosen", "preferred", "better", "chosen_response")
 _REJECTED = ("rejected", "dispreferred", "worse", "rejected_response")
 _LABEL = ("label", "thumbs_up", "is_good", "liked")
 _TEXT = ("text", "content", "document", "story", "body")
+_CLASS = (
+    "label", "class", "category", "labels", "intent", "sentiment", "topic", "label_text", "kind",
+)  # fmt: skip
+_CLASSIFIED = ("text", "sentence", "content", "review", "utterance", "title", "body", "document")
+_MOST_CLASSES = 200
 _SYSTEM = ("system", "system_prompt")
 _HISTORY = ("history",)
-_KNOWN = (*_MESSAGES, *_PROMPT, *_ANSWER, *_CHOSEN, *_REJECTED, *_LABEL, *_TEXT)
+_KNOWN = (*_MESSAGES, *_PROMPT, *_ANSWER, *_CHOSEN, *_REJECTED, *_LABEL, *_TEXT, *_CLASS)
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ def forms_of(records: Sequence[Mapping[str, Any]]) -> list[Form]:
     what would be needed.
     """
     seen = _Columns(records)
-    readers = (_chat, _preference, _unpaired, _instruction, _text)
+    readers = (_chat, _preference, _unpaired, _instruction, _classification, _text)
     found = [form for read in readers if (form := read(seen)) is not None]
     if any(form.name == "instruction" for form in found):
         # A column of labels beside prompts and answers may be anything; of texts, too.
-        found = [form for form in found if form.name != "text"]
+        found = [form for form in found if form.name not in ("text", "classification")]
     if any(form.name == "unpaired" for form in found):
         found = [form for form in found if form.name != "instruction"]
     if not found:
@@ -78,7 +83,7 @@ def forms_of(records: Sequence[Mapping[str, Any]]) -> list[Form]:
 _NEEDED = (
     "rename columns to one of these forms, or write data.columns yourself (docs/data.md):"
     " messages; prompt and completion (or instruction, input, output); prompt, chosen and rejected;"
-    " prompt, completion and label; text"
+    " prompt, completion and label; text and label; text"
 )
 
 
@@ -105,6 +110,16 @@ class _Columns:
         """Return the first of the columns that says yes or no in every record, or ''."""
         yes_or_no = (True, False, 0, 1, "true", "false", "True", "False", "0", "1")
         return self._first(names, lambda value: value in yes_or_no)
+
+    def classes(self, names: Sequence[str]) -> str:
+        """Return the first of the columns with few names or numbers, each in some records, or ''.
+
+        The first records of a file in the order of its classes may have one class only.
+        """
+        column = self._first(names, lambda value: isinstance(value, str | int) and value != "")
+        values = {record[column] for record in self.records} if column else set()
+        few = len(values) <= min(_MOST_CLASSES, max(len(self.records) // 2, 2))
+        return column if few and len({type(value) for value in values}) == 1 else ""
 
     def turns(self, names: Sequence[str]) -> str:
         """Return the first of the columns that holds lists, or nothing, in every record, or ''."""
@@ -252,6 +267,18 @@ def _spoken_instruction(seen: _Columns) -> Form | None:
         seen, "instruction", f"messages in '{prompt}' with answers in '{answer}'", "jsonl",
         settings={**settings, "chat": True}, goals=("sft",),
         read=tuple(name for name in (prompt, answer, system) if name), spoken=True,
+    )  # fmt: skip
+
+
+def _classification(seen: _Columns) -> Form | None:
+    text, label = seen.text(_CLASSIFIED), seen.classes(_CLASS)
+    if not (text and label and text != label):
+        return None
+    columns = _unless_usual(text=text, label=label)
+    return _form(
+        seen, "classification", f"texts in '{text}' with their class in '{label}'",
+        "classification", settings={"columns": columns} if columns else {},
+        goals=("classification",), read=(text, label),
     )  # fmt: skip
 
 

@@ -44,6 +44,10 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
                        "preference", {}),
     "thumbs": ({"prompt": "Who?", "completion": "Her.", "label": False}, "unpaired", "unpaired",
                {}),
+    "classes": ({"text": "Once.", "label": "story"}, "classification", "classification", {}),
+    "classes of other names": ({"sentence": "Once.", "intent": 3}, "classification",
+                               "classification",
+                               {"columns": {"text": "sentence", "label": "intent"}}),
     "stories": ({"text": "Once.", "id": 4}, "text", "jsonl", {"columns": {"text": "text"}}),
     "one column": ({"essay": "Once."}, "text", "jsonl", {"columns": {"text": "essay"}}),
 }  # fmt: skip
@@ -52,8 +56,18 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", ROWS)
 def test_the_form_and_its_data_block_are_told(case):
     record, name, method, settings = ROWS[case]
-    (form,) = forms_of([record, record])
+    form = forms_of([record, record])[0]
     assert (form.name, form.method, form.settings) == (name, method, settings)
+
+
+def test_texts_with_classes_can_be_read_as_text_alone_and_few_other_rows_as_classes():
+    classes = [{"text": f"Text {n}.", "label": n % 3} for n in range(30)]
+    assert [form.name for form in forms_of(classes)] == ["classification", "text"]
+    for label in (lambda n: f"own {n}", lambda n: n / 2, lambda n: "x" if n else None):
+        other = [{"text": f"Text {n}.", "label": label(n)} for n in range(30)]
+        assert [form.name for form in forms_of(other)] == ["text"]
+    asked = [{"prompt": "Who?", "completion": "Her.", "text": "all", "category": "a"}] * 3
+    assert [form.name for form in forms_of(asked)] == ["instruction"]
 
 
 def test_a_column_counts_only_where_every_row_fills_it():

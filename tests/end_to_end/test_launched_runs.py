@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +194,39 @@ def test_kto_cpo_and_streamed_rows_have_the_curve_of_one_process(recipe, run, pa
         results = [json.loads((r / "stages/sft/result.json").read_text()) for r in (two, one)]
         for moment in ("before", "after"):
             assert results[0][moment] == pytest.approx(results[1][moment], rel=1e-4, abs=1e-6)
+
+
+def test_callbacks_act_in_two_processes_as_in_one(recipe, run, pairs, tmp_path):
+    train = recipe["stages"][0]["train"]
+    train |= {"logging_steps": 1, "max_steps": 12, "learning_rate": 5e-3}
+    scoring = {"metrics": ["loss"], "holdout": 4, "eval_strategy": "steps", "eval_steps": 3}
+    recipe["stages"][0]["evaluate"] = scoring
+    watching = {"method": "loss_watchdog", "window": 2, "plateau_patience": 2, "min_delta": 0.5}
+    recipe["stages"][0]["plugins"] = [{"method": "ema", "decay": 0.5}, watching]
+    path = written(tmp_path / "two.yaml", recipe)
+    job = {"argv": ["run", str(path), "--output-dir", str(tmp_path / "two")]}
+    assert pairs(job) == [[0, 0]], said(job)
+    two, one = the_run(tmp_path / "two"), run(doubled(recipe)).folder
+    assert_same_curve(two, one, "sft")
+    results = [json.loads((r / "stages/sft/result.json").read_text()) for r in (two, one)]
+    assert results[0]["steps"] == results[1]["steps"] < 12  # the watchdog ended both, at one step
+    assert results[0]["after"] == pytest.approx(results[1]["after"], rel=1e-4, abs=1e-6)
+    # The averaged weights, not the trained ones, are the result of both.
+    ours, theirs = (weights_of(r) for r in (two, one))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    plain = copy.deepcopy(doubled(recipe))
+    plain["stages"][0]["plugins"] = [watching]
+    trained = weights_of(run(plain).folder)
+    assert any(trained[name] != pytest.approx(value, rel=1e-3, abs=1e-5)
+               for name, value in ours.items())  # fmt: skip
+
+
+def weights_of(run: Path) -> dict[str, list[float]]:
+    """Return the values of a stage's adapter, by name."""
+    (file,) = run.glob("stages/sft/adapter/*.safetensors")
+    return {name: value.flatten().tolist() for name, value in load_file(file).items()}
 
 
 def steady(recipe: dict) -> dict:

@@ -111,7 +111,8 @@ def _chosen(forms: Sequence[Form], asked: Asked) -> tuple[Form, Goal]:
     form = forms[names.index(_choice("--form", asked.form, names, [f.said for f in forms]))]
     goals = [goal for goal in form.goals if asked.goal in ("", goal)]
     why = {"preferences": "DPO on the pairs", "reward": "a reward model", "sft": "answers",
-           "rlhf": "SFT, a reward model and PPO, in one recipe"}  # fmt: skip
+           "rlhf": "SFT, a reward model and PPO, in one recipe",
+           "classification": "a classifier of texts"}  # fmt: skip
     goal = goals[goals.index(_choice("--goal", asked.goal, goals, [why[g] for g in goals]))]  # type: ignore[arg-type]
     return form, goal
 

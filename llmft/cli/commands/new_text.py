@@ -19,7 +19,7 @@ PLAIN_TEMPLATE = (
 """A chat template for a model that has none."""
 
 LAYERED = ("lora", "qlora", "dora")
-RATES = {"sft": 2e-4, "dpo": 5e-6, "kto": 5e-6, "reward": 1e-4, "ppo": 1e-5}
+RATES = {"sft": 2e-4, "dpo": 5e-6, "kto": 5e-6, "reward": 1e-4, "ppo": 1e-5, "classification": 2e-4}
 """Learning rates that are usual for LoRA; all weights take a tenth, soft prompts a hundredfold."""
 _ANSWER_TOKENS = 128
 _WIDTH = 96
@@ -135,6 +135,8 @@ def _stages(wish: Wish) -> list[tuple[str, str, str, Mapping[str, Any]]]:
         return [("kto" if form.name == "unpaired" else "dpo", "", form.method, own)]
     if wish.goal == "reward":
         return [("reward", "", form.method, own)]
+    if wish.goal == "classification":
+        return [("classification", "", form.method, dict(form.settings))]
     prompt = {} if asked == "prompt" else {"prompt": asked}
     prompts = {"columns": prompt} if prompt else {}
     return [
@@ -149,6 +151,7 @@ _WHY = {
     "dpo": "Learns from pairs. A model that was never taught to answer needs an sft stage first.",
     "kto": "Learns from single answers that are judged good or bad.",
     "reward": "A reward model: it scores answers, and generates none.",
+    "classification": "A classifier: it tells the class of a text, and generates none.",
     "ppo": "The policy is trained by the reward model's scores of its own answers.",
 }
 
@@ -175,7 +178,7 @@ def _stage(
 
 
 def _train(wish: Wish, sizes: Sizes, kind: str) -> list[str]:
-    epochs = sizes.epochs if kind == "sft" else 1
+    epochs = sizes.epochs if kind in ("sft", "classification") else 1
     lines = ["    train:", f"      num_train_epochs: {epochs}"]
     lines.append(f"      learning_rate: {_rate(kind, wish.adapter)}  # usual for {wish.adapter}")
     lines += ["      lr_scheduler_type: cosine", "      warmup_ratio: 0.03"]

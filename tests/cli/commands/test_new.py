@@ -27,6 +27,7 @@ ROWS = {
     "pairs": {"prompt": "Who?", "chosen": "Her.", "rejected": "Him."},
     "thumbs": {"question": "Who?", "answer": "Her."},
     "text": {"text": "Once upon a time."},
+    "classes": {"sentence": "Once upon a time."},
 }
 
 
@@ -39,7 +40,8 @@ def rows(tmp_path, monkeypatch):
         lines = []
         for n in range(count):
             row = {k: f"{v} {n}" if isinstance(v, str) else v for k, v in ROWS[form].items()}
-            lines.append(json.dumps(row | ({"label": n % 2 == 0} if form == "thumbs" else {})))
+            judged = {"thumbs": {"label": n % 2 == 0}, "classes": {"category": "abc"[n % 3]}}
+            lines.append(json.dumps(row | judged.get(form, {})))
         Path(f"{form}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
         return f"{form}.jsonl"
 
@@ -74,10 +76,11 @@ CASES = {
     "reward": ("pairs", ("--goal", "reward"), ["reward"]),
     "rlhf": ("pairs", ("--goal", "rlhf"), ["sft", "reward", "ppo"]),
     "kto": ("thumbs", (), ["kto"]),
+    "classification": ("classes", (), ["classification"]),
 }
 
 
-@pytest.mark.parametrize("case", extended(CASES, ("chat", "spoken", "kto")))
+@pytest.mark.parametrize("case", extended(CASES, ("chat", "spoken", "kto", "classification")))
 def test_what_is_written_validates_with_a_plain_model(rows, plain_model, case, capsys):
     form, words, methods = CASES[case]
     recipe = made(plain_model, rows(form), *words)
