@@ -412,7 +412,7 @@ def _parquet(path: Path, limits: ReadLimits) -> Iterator[Record]:
                 yield f"{path}: row {number}", record
     except MemoryError as error:
         raise _too_large(f"{path}: row {number + 1}", limits) from error
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError("E107", f"'{path}' is not a complete parquet file: {error}") from error
 
 

@@ -32,8 +32,16 @@ def stage_fingerprint(
     """Return the SHA-256 of a stage's settings, model, rows, plugins, seed, and stages it reads.
 
     Settings that change nothing about what is made, such as how often it is saved, are left out.
-    ground: what the run stands on, as in its lock. rows: the SHA-256 of the stage's rows.
+    provenance: what the run stands on, as in its lock. rows: the SHA-256 of the stage's rows.
+    Raises CheckpointError where a run's lock is not as a run writes it.
     """
+    with fsio.as_a_run_wrote(run, artifacts.PUT_BACK):
+        return _fingerprint(recipe, stage, provenance, run, rows)
+
+
+def _fingerprint(
+    recipe: Recipe, stage: Stage, provenance: Mapping[str, Any], run: Path, rows: Mapping[str, str]
+) -> str:
     whole = {
         "stage": _settings(stage),
         "model": [recipe.model.model_dump(mode="json"), provenance["model"]["sha256"]],

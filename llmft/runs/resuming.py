@@ -167,12 +167,10 @@ def trim_metrics(place: Path, step: int, evaluated: int = 0) -> None:
 def _stays(line: str, step: int, evaluated: int) -> bool:
     try:
         entry = json.loads(line)
-    except ValueError:  # torn by a kill
+        last = {"train": step, "score": evaluated}.get(entry.get("phase", ""), -1)
+        return bool(entry.get("step", 0) <= last)
+    except (ValueError, RecursionError, TypeError, AttributeError):  # torn by a kill, or not ours
         return False
-    if not isinstance(entry, dict):
-        return False
-    last = {"train": step, "score": evaluated}.get(entry.get("phase", ""), -1)
-    return bool(entry.get("step", 0) <= last)
 
 
 def changed_environment(

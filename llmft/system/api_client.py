@@ -144,10 +144,10 @@ class ApiClient:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
+            said = str(reason)[:_SHOWN] or type(error).__name__  # of its first line, it may be
             raise Unavailable(
-                "E213", f"the endpoint at {self.host} cannot be asked:"
-                f" {reason or type(error).__name__}",
-            ) from error  # fmt: skip
+                "E213", f"the endpoint at {self.host} cannot be asked: {said}"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise self._fault("answers something else than JSON") from error
 

@@ -79,7 +79,7 @@ def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
         try:
             handle = os.open(path.name, flags | os.O_NOFOLLOW | _SAFELY, mode, dir_fd=folder)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
                 raise _not_ours(path, _kind_at(path)) from error
             raise
         try:

@@ -210,8 +210,10 @@ def newest_carried(folder: Path) -> Mapping[str, Any]:
     steps = sorted(folder.glob("step-*"), key=lambda path: path.name[5:].zfill(20), reverse=True)
     for step in steps:
         with suppress(CheckpointError, OSError):  # a damaged one: see `Checkpoints.newest`
-            carried: Mapping[str, Any] = fsio.read_json(step / STATE, "").get("carried", {})
-            return carried
+            state: Any = fsio.read_json(step / STATE, "")
+            carried = state.get("carried") if isinstance(state, dict) else None
+            if isinstance(carried, dict):
+                return carried
     return {}
 
 

@@ -144,6 +144,17 @@ def test_lines_may_end_with_a_carriage_return_alone(tmp_path, packed):
     assert [record for _, record in read_file(path)] == [{"a": 1}, {"a": "x\ry"}]
 
 
+def test_parquet_whose_column_is_no_utf_8_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"prompt": ["a"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"prompt", b"pro\x9ept"))
+    with pytest.raises(DataError, match=r"E107.*rows\.parquet.*not a complete parquet"):
+        list(read_file(path, ReadLimits()))
+
+
 def test_json_csv_and_parquet_give_the_same(tmp_path):
     import pyarrow
     import pyarrow.parquet

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from llmft.api.errors import CheckpointError
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs.fingerprint import stage_fingerprint
@@ -42,6 +43,15 @@ def identity(recipe, tmp_path):
         return stage_fingerprint(asked, asked.stages[0], lock, tmp_path, {"train": "b"})
 
     return identity
+
+
+@pytest.mark.parametrize("plugins", [[{"kind": "adapter", "method": "lora"}], ["x"], 7])
+def test_a_lock_of_another_shape_is_named(recipe, tmp_path, plugins):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    asked = load_recipe(path, Registry.discover()).recipe
+    with pytest.raises(CheckpointError, match=r"E401.*not as a run writes it"):
+        stage_fingerprint(asked, asked.stages[0], {**LOCK, "plugins": plugins}, tmp_path, {})
 
 
 @pytest.mark.parametrize(

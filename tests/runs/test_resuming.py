@@ -246,6 +246,14 @@ def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
     assert path.read_text() == ""
 
 
+def test_lines_of_another_shape_in_the_metrics_are_dropped(tmp_path):
+    path, ours = tmp_path / "metrics.jsonl", json.dumps({"step": 2, "phase": "train"})
+    others = ["[" * 100_000, "7", '{"phase": [], "step": 1}', '{"phase": "train", "step": "x"}']
+    path.write_text("\n".join([*others, ours]) + "\n")
+    trim_metrics(tmp_path, 4)
+    assert path.read_text() == f"{ours}\n"
+
+
 @pytest.fixture
 def interruptible():
     """Ctrl-C acts, also where a shell has started the tests in the background and ignores it."""

@@ -106,6 +106,16 @@ def test_an_odd_address_is_refused(url):
     assert caught.value.faults[0].code == "E211"
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 " + b"2" * 9000, b"2" * 9000])
+def test_little_of_a_broken_first_line_is_told(serve, head):
+    def reply(handler):
+        handler.wfile.write(head + b"\r\n\r\n")
+
+    with pytest.raises(EnvironmentFault, match=r"E213.*cannot be asked") as caught:
+        ApiClient.at(f"http://{serve(reply).place}").get("/models")
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize(("reply", "told"), [
     (saying(401, {}), "refuses the key"), (saying(403, {}), "refuses the key"),
     (saying(500, {"error": {"message": "out of memory"}}), "status 500: out of memory"),

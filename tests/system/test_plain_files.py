@@ -42,6 +42,12 @@ def test_what_is_appended_to_cut_or_locked_is_a_plain_file_of_ours(tmp_path, tar
     assert [p.name for p in target.parent.iterdir()] == ["secret.txt"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(TrustError, match=r"E605.*log\.txt.*a folder"):
+        fsio.open_to_append(tmp_path / "log.txt")
+
+
 def test_a_link_above_the_folder_is_the_users_own(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")

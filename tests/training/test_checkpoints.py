@@ -249,9 +249,10 @@ def test_what_the_newest_readable_checkpoint_carries_is_told(two):
     (newest / "state.json").write_text(json.dumps(state | {"carried": {"reads": {"a": "b"}}}))
     (folder / "step-999").write_text("no folder")
     assert newest_carried(folder) == {"reads": {"a": "b"}}
-    for path in folder.glob("step-*/state.json"):
-        path.write_text("[")
-    assert newest_carried(folder) == {}
+    for text in ("[", '"x"', "7.5", '{"carried": "x"}'):
+        for path in folder.glob("step-*/state.json"):
+            path.write_text(text)
+        assert newest_carried(folder) == {}
 
 
 def test_each_process_goes_on_with_its_own_generators(tmp_path, monkeypatch):
