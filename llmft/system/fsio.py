@@ -368,10 +368,9 @@ def verify_folder(folder: Path, fix: str = "use an earlier checkpoint") -> str:
 
 def _is_endless(path: Path) -> bool:
     """Return whether a file is longer than it can be, and would take for ever to be hashed."""
-    size = path.stat().st_size
-    if path.suffix != ".safetensors":
-        return path.suffix == ".json" and size > 2**28
-    return is_of_another_size(path)
+    if path.suffix == ".safetensors":
+        return is_of_another_size(path)
+    return path.suffix != ".gguf" and path.stat().st_size > 2**28
 
 
 def is_of_another_size(path: Path) -> bool:

@@ -276,11 +276,12 @@ def test_tensors_are_written_as_safetensors(tmp_path):
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_an_endless_settings_file_is_not_read_to_its_end(tmp_path):
+@pytest.mark.parametrize("name", ["a.json", "README.md", "chat_template.jinja", "vocab"])
+def test_an_endless_file_beside_the_weights_is_not_read_to_its_end(tmp_path, name):
     with fsio.staged_folder(tmp_path / "made", "r") as staged:
-        (staged / "a.json").write_text("{}")
-    os.truncate(tmp_path / "made/a.json", 2**40)
-    with pytest.raises(CheckpointError, match=r"a\.json' is damaged"):
+        (staged / name).write_text("{}")
+    os.truncate(tmp_path / "made" / name, 2**40)
+    with pytest.raises(CheckpointError, match=rf"{name}' is damaged"):
         fsio.verify_folder(tmp_path / "made")
 
 
