@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import io
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from llmft_trackers.mlflow import MLflow, _environment
 
-from llmft.api import EnvironmentFault, Progress, RunInfo, StageInfo
+from llmft.api import EnvironmentFault
 from llmft.testing import TrackerContract
 from tests.plugins.trackers.loopback import Loopback, Sent, serving
+from tests.plugins.trackers.told_run import RECIPE, moved_in
+from tests.plugins.trackers.told_run import told as told_run
 
-STAGE = StageInfo("sft", "lora", "sft", 1_000, 100_000, 900, 12_000, 3_000, 20)
-RECIPE = {"recipe": 1, "name": "trivia", "seed": 17, "stages": [{"name": "sft"}]}
 TOKEN = "canary-of-mlflow-0123456789"
 real = pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
 
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch, tmp_path):
-    """An empty home and environment; the package counts as installed, as a recipe is read."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("TRACKING_URI", "TRACKING_TOKEN", "EXPERIMENT_NAME", "RUN_ID"):
-        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: True)
+    moved_in(
+        monkeypatch,
+        tmp_path,
+        "MLFLOW",
+        "TRACKING_URI",
+        "TRACKING_TOKEN",
+        "EXPERIMENT_NAME",
+        "RUN_ID",
+    )
 
 
 class TestMLflowContract(TrackerContract):
@@ -40,27 +37,10 @@ class TestMLflowContract(TrackerContract):
 
 
 def told(monkeypatch, folder: Path, recipe=RECIPE, first: int = 1) -> tuple[str, float]:
-    """Tell a whole run; return what was said, and the longest wait while it ran."""
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    tracker = MLflow(MLflow.Config(experiment_name="trivia"))
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    tracker.run_started(RunInfo("trivia", folder, recipe, ("sft",)))
-    tracker.note("a remark")
-    tracker.stage_started(STAGE)
-    tracker.scored("sft", "before", {"exact_match": 0.125})
-    for step in range(first, first + 3):
-        metrics = {"loss": 0.0625 * step}
-        tracker.progress(Progress("sft", "train", step, 20, metrics, logged=True))
-    tracker.stage_finished("sft", {"metrics": {"train_loss": 0.5}})
-    ran = time.monotonic() - began
-    process = tracker._process._process
-    tracker._process._lines.put('{"exit_code": 0}')
-    tracker._process._lines.put(None)
-    process.wait(120)  # a busy machine imports for longer than a run waits at its end
-    tracker.run_finished({"status": "done"})
-    return out.getvalue(), ran
+    def make() -> MLflow:
+        return MLflow(MLflow.Config(experiment_name="trivia"))
+
+    return told_run(monkeypatch, make, folder, recipe, first)
 
 
 @pytest.mark.parametrize(("named", "host"), [

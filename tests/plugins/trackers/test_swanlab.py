@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,27 +9,30 @@ import pytest
 from llmft_trackers.swanlab import SwanLab, _environment
 from llmft_trackers.swanlab.server import api_host, saved_key
 
-from llmft.api import EnvironmentFault, Progress, RecipeError, RunInfo, StageInfo
+from llmft.api import EnvironmentFault, RecipeError
 from llmft.testing import TrackerContract
 from tests.plugins.trackers.loopback import Loopback, Sent, serving
+from tests.plugins.trackers.told_run import moved_in
+from tests.plugins.trackers.told_run import told as told_run
 
-STAGE = StageInfo("sft", "lora", "sft", 1_000, 100_000, 900, 12_000, 3_000, 20)
-RECIPE = {"recipe": 1, "name": "trivia", "seed": 17, "stages": [{"name": "sft"}]}
 KEY = "canaryofswanlab012345"
 real = pytest.mark.skipif(find_spec("swanlab") is None, reason="swanlab is not installed")
 
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch, tmp_path):
-    """An empty home and environment; the package counts as installed, as a recipe is read."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("API_KEY", "API_HOST", "MODE", "ROOT", "SAVE_DIR", "PROJ_NAME", "WEBHOOK"):
-        monkeypatch.delenv(f"SWANLAB_{name}", raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: True)
+    moved_in(
+        monkeypatch,
+        tmp_path,
+        "SWANLAB",
+        "API_KEY",
+        "API_HOST",
+        "MODE",
+        "ROOT",
+        "SAVE_DIR",
+        "PROJ_NAME",
+        "WEBHOOK",
+    )
 
 
 class TestSwanLabContract(TrackerContract):
@@ -41,27 +41,10 @@ class TestSwanLabContract(TrackerContract):
 
 
 def told(monkeypatch, folder: Path, first: int = 1, **settings) -> tuple[str, float]:
-    """Tell a whole run; return what was said, and the longest wait while it ran."""
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    tracker = SwanLab(SwanLab.Config(**settings))
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    tracker.run_started(RunInfo("trivia", folder, RECIPE, ("sft",)))
-    tracker.note("a remark")
-    tracker.stage_started(STAGE)
-    tracker.scored("sft", "before", {"exact_match": 0.125})
-    for step in range(first, first + 3):
-        metrics = {"loss": 0.0625 * step}
-        tracker.progress(Progress("sft", "train", step, 20, metrics, logged=True))
-    tracker.stage_finished("sft", {"metrics": {"train_loss": 0.5}})
-    ran = time.monotonic() - began
-    process = tracker._process._process
-    tracker._process._lines.put('{"exit_code": 0}')
-    tracker._process._lines.put(None)
-    process.wait(120)  # a busy machine imports for longer than a run waits at its end
-    tracker.run_finished({"status": "done"})
-    return out.getvalue(), ran
+    def make() -> SwanLab:
+        return SwanLab(SwanLab.Config(**settings))
+
+    return told_run(monkeypatch, make, folder, first=first)
 
 
 def log_in(home: Path, host: str, key: str = KEY) -> None:

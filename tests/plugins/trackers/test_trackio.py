@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from llmft_trackers.trackio import Trackio, _environment
 
-from llmft.api import EnvironmentFault, Progress, RunInfo, StageInfo
+from llmft.api import EnvironmentFault
 from llmft.testing import TrackerContract
 from tests.plugins.trackers.loopback import Loopback, serving
+from tests.plugins.trackers.told_run import moved_in
+from tests.plugins.trackers.told_run import told as told_run
 
-STAGE = StageInfo("sft", "lora", "sft", 1_000, 100_000, 900, 12_000, 3_000, 20)
-RECIPE = {"recipe": 1, "name": "trivia", "seed": 17, "stages": [{"name": "sft"}]}
 real = pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
 
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch, tmp_path):
-    """An empty home and environment; the package counts as installed, as a recipe is read."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("DIR", "SPACE_ID", "SERVER_URL", "WRITE_TOKEN"):
-        monkeypatch.delenv(f"TRACKIO_{name}", raising=False)
-    monkeypatch.setattr("llmft_trackers.reporter.find_spec", lambda name: True)
+    moved_in(monkeypatch, tmp_path, "TRACKIO", "DIR", "SPACE_ID", "SERVER_URL", "WRITE_TOKEN")
 
 
 class TestTrackioContract(TrackerContract):
@@ -38,26 +30,10 @@ class TestTrackioContract(TrackerContract):
 
 
 def told(monkeypatch, folder: Path, first: int = 1) -> tuple[str, float]:
-    """Tell a whole run; return what was said, and the longest wait while it ran."""
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    tracker = Trackio(Trackio.Config(project="trivia"))
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    tracker.run_started(RunInfo("trivia", folder, RECIPE, ("sft",)))
-    tracker.stage_started(STAGE)
-    tracker.scored("sft", "before", {"exact_match": 0.125})
-    for step in range(first, first + 3):
-        metrics = {"loss": 0.0625 * step}
-        tracker.progress(Progress("sft", "train", step, 20, metrics, logged=True))
-    tracker.stage_finished("sft", {"metrics": {"train_loss": 0.5}})
-    ran = time.monotonic() - began
-    process = tracker._process._process
-    tracker._process._lines.put('{"exit_code": 0}')
-    tracker._process._lines.put(None)
-    process.wait(120)  # a busy machine imports for longer than a run waits at its end
-    tracker.run_finished({"status": "done"})
-    return out.getvalue(), ran
+    def make() -> Trackio:
+        return Trackio(Trackio.Config(project="trivia"))
+
+    return told_run(monkeypatch, make, folder, first=first)
 
 
 @pytest.mark.parametrize("name", ["TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"])
