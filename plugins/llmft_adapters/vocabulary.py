@@ -7,8 +7,12 @@ from typing import Any
 
 
 def both_ends(model: Any) -> list[tuple[str, Any]]:
-    """Return the embedding and the output layer, by name, also where they share their weights."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    """Return the embedding and the output layer, by name, also where they share their weights.
+
+    A part of a model, which is none of transformers' own, has neither.
+    """
+    asked = (getattr(model, f"get_{end}_embeddings", None) for end in ("input", "output"))
+    ends = [find() for find in asked if find is not None]
     names = {id(module): name for name, module in model.named_modules()}
     return [(names[id(end)], end) for end in ends if end is not None]
 

@@ -256,7 +256,8 @@ def training(t: Translation) -> None:
             "epoch" if ends else "no" if every is not None else "steps",
             every or epoch,
         )
-    asked = {name: t.key(f"training.enable_{name}") for name in ("wandb", "mlflow", "tensorboard")}
+    named = ("training.enable_wandb", "training.enable_mlflow", "training.enable_tensorboard")
+    asked = {name.rpartition("_")[2]: t.key(name) for name in named}
     wanted = {n: key for n, key in asked.items() if key is not None and key.value is True}
     if wanted:
         arguments.use_trackers(t, list(wanted), next(iter(wanted.values())))
