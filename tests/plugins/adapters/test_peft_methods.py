@@ -52,7 +52,8 @@ OTHERS: list[tuple[type, dict[str, Any]]] = [
 def _contract(method: type) -> type:
     others = [settings for one, settings in OTHERS if one is method]
     body = {"method_class": method, "configs": (SMALL[method], *others)}
-    return type(f"Test{method.__name__}", (AdapterContract,), body)
+    made = type(f"Test{method.__name__}", (AdapterContract,), body)
+    return made if method in (Ia3, Oft) else pytest.mark.extended(made)
 
 
 for _method in SMALL:
