@@ -107,7 +107,7 @@ def compiled(check: Check) -> None:
     def change(model: Any) -> None:
         fuse(model, "compile")
 
-    shape.speed(check, "lora, compiled layers, 4x2048 checkpointed", change=change)
+    shape.speed(check, "lora, compiled norms, 4x2048 checkpointed", change=change)
 
 
 def proved_fused(check: Check, how: Fused) -> None:

@@ -119,9 +119,9 @@ class ModelSource(Settings):
     )
     fused: Literal["none", "liger", "compile"] = Field(
         "none",
-        description="kernels that take several steps of a layer at once (norms, feed-forward"
-        " blocks; liger: rotations too). liger: those of the package liger-kernel, on a GPU;"
-        " compile: torch.compile's, which take a minute or two to make",
+        description="kernels that take several steps of a layer at once. liger: those of the"
+        " package liger-kernel for norms, rotations and feed-forward blocks, on a GPU; compile:"
+        " torch.compile's for norms",
     )
     chat_template: Template | None = Field(
         None,

@@ -36,7 +36,7 @@ def _refused(why: str, fix: str = "write fused: none, or compile") -> Environmen
 
 
 def fuse(model: Any, how: Fused) -> None:
-    """Let a model's norms, rotations and feed-forward blocks run in fused kernels.
+    """Let a model's norms, with Liger its rotations and feed-forward blocks too, run fused.
 
     The model's weights, and its modules' names, stay as they are. Liger puts its rotation into the
     module of transformers, for all models of the type; `fuse(model, "none")` takes it out again.
@@ -47,8 +47,10 @@ def fuse(model: Any, how: Fused) -> None:
     _PUT_IN.clear()
     check_fused(how, model.config.model_type)
     if how == "compile":
+        # A feed-forward block holds an adapter of its own in each layer, and would be compiled for
+        # each: torch gives up after the eighth.
         for module in model.get_decoder().modules():
-            if type(module).__name__.endswith(("Norm", "MLP")):
+            if type(module).__name__.endswith("Norm"):
                 module.compile(dynamic=True)
     elif how == "liger":
         _by_liger(model)

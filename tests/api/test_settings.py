@@ -527,7 +527,7 @@ MODEL = {
     "attn_implementation": Case(
         "eager", loaded(lambda model: model.config._attn_implementation), "eager"
     ),
-    "fused": Case("compile", compiled, {"LlamaRMSNorm", "LlamaMLP"}, was=set()),
+    "fused": Case("compile", compiled, {"LlamaRMSNorm"}, was=set()),
     "chat_template": Case("{{ 'hi' }}", tokenizer("chat_template"), "{{ 'hi' }}"),
     "chat_template_kwargs": Case({"loud": True}, answered, "HI!", was="hi!"),
     "chat_template_date": Case("2031-02-03", dated, "2031", was="2024"),
