@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from record import Check
 
+from llmft.modeling.recompute import checkpoint_layers
+
 SHAPE = {
     "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -135,7 +137,7 @@ def speed(
     if change:
         change(model)
     if checkpointed:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(model)
     model = attach(model, method, **settings)
     watch_memory(check)
     items = rows(check, list(lengths) * steps)

@@ -55,6 +55,7 @@ class StageModels:
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
         from llmft.modeling.precision import train_in_float32, without_masters
+        from llmft.modeling.recompute import checkpoint_layers
 
         self.log.progress("load the model", 0, 1)
         seed_everything(self.seed)
@@ -62,7 +63,7 @@ class StageModels:
         if remark := levers_of(base).remark(base.config.model_type):
             self.log.note(remark)
         if self.bound.spec.train.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(base)
         self.bare = twin(base)
         seed_everything(self.seed)
         model = stage_model(self.bound, base, self.start_folder)

@@ -42,6 +42,7 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.modeling.precision import train_in_float32, without_masters
+from llmft.modeling.recompute import checkpoint_layers
 from llmft.modeling.stored_dtype import stored_dtype
 from llmft.planning.batch_choice import Chosen, Counts, choose, tokens_in
 from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
@@ -259,7 +260,7 @@ class PlannedModels(StageModels):
         with torch.device("meta"), ShapesOnly():
             base = fake_base(self.base, self.load_options, varlen=self.varlen)
             if self.bound.spec.train.gradient_checkpointing:
-                base.gradient_checkpointing_enable({"use_reentrant": False})
+                checkpoint_layers(base)
             self.bare = twin(base)
             own = {tensor.untyped_storage()._cdata for tensor in tensors_of(base)}
             model = stage_model(self.bound, base, None)

@@ -1,0 +1,131 @@
+"""Gradient checkpointing, held against torch's own and against keeping everything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from llmft.modeling.recompute import checkpoint_layers, recomputed
+
+
+class Layer(nn.Module):
+    """Dropout, a product and a frozen product, and a count of its runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.frozen, self.runs = nn.Linear(6, 6), nn.Linear(6, 6), 0
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        x = nn.functional.dropout(self.linear(x).tanh() * scale, 0.3)
+        return self.frozen(x).sigmoid()
+
+
+def _gradients(way: str, autocast: bool) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    layers, x = [Layer() for _ in range(3)], torch.randn(4, 6)
+    scale = torch.ones(6, requires_grad=True)
+    wrap = {
+        "kept": lambda layer, x: layer(x, scale=scale),
+        "torch": lambda layer, x: checkpoint(layer, x, scale=scale, use_reentrant=False),
+        "ours": lambda layer, x: recomputed(layer, x, scale=scale),
+    }[way]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for layer in layers:
+            x = wrap(layer, x)
+    after = torch.rand(3)
+    x.float().square().sum().backward()
+    assert not torch.equal(after, torch.rand(3)), "the random numbers go on where they were"
+    assert {layer.runs for layer in layers} == ({1} if way == "kept" else {2})
+    return [scale.grad, *(p.grad for layer in layers for p in layer.linear.parameters())]
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_gradients_have_the_bits_of_those_where_all_is_kept(autocast: bool) -> None:
+    """With dropout and autocast, and a trained tensor given by name; torch's own agree."""
+    kept, torchs, ours = (_gradients(way, autocast) for way in ("kept", "torch", "ours"))
+    for a, b, c in zip(kept, torchs, ours, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, c)
+
+
+def test_random_numbers_after_the_backward_pass_are_those_without_it() -> None:
+    """What is drawn in the second run is not taken from what comes after."""
+    drawn = []
+    for run in (lambda layer, x, scale: layer(x, scale=scale), recomputed):
+        torch.manual_seed(2)
+        layer = Layer()
+        run(layer, torch.ones(2, 6), scale=torch.ones(6)).sum().backward()
+        drawn.append(torch.rand(2))
+    assert torch.equal(*drawn)
+
+
+def test_nothing_of_a_layer_is_kept_but_its_input() -> None:
+    """Bytes that the graph holds between the passes; all are given back after the second."""
+    freed: list[int] = []
+
+    class Note(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+            freed.append(sum(ref() is not None for ref in alive))
+            return grad
+
+    import weakref
+
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        middle = (x * 2).exp()
+        alive.append(weakref.ref(middle))
+        return middle.sin()
+
+    x = torch.ones(3, requires_grad=True)
+    out = recomputed(layer, Note.apply(recomputed(layer, x)))
+    assert [ref() for ref in alive] == [None, None]
+    out.sum().backward()
+    assert freed == [0], "what the second layer computed again is gone when the first's turn comes"
+    assert torch.allclose(x.grad, torch.autograd.functional.jacobian(
+        lambda x: layer(layer(x)), x.detach()).diagonal())  # fmt: skip
+
+
+def test_a_layer_that_does_something_else_the_second_time_is_an_error() -> None:
+    """Gradients of other tensors would be wrong without a word."""
+    runs = []
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        runs.append(0)
+        return x.exp() if len(runs) == 1 else x.exp().sin()
+
+    out = recomputed(layer, torch.ones(2, requires_grad=True))
+    with pytest.raises(RuntimeError, match="1 the first time, 2 the second"):
+        out.sum().backward()
+
+
+def test_a_model_is_trained_through_it() -> None:
+    """Each layer of a transformers model runs twice, and gradients are those without."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    grads = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=20, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config).train()
+        if checkpointed:
+            checkpoint_layers(model)
+        calls = []
+        model.model.layers[1].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(0))
+        ids = torch.arange(12).view(2, 6)
+        model(input_ids=ids, labels=ids).loss.backward()
+        assert len(calls) == 1 + checkpointed
+        grads.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
