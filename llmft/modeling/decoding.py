@@ -95,7 +95,7 @@ def _answer(
     on_logits: Callable[[torch.Tensor], None],
 ) -> None:
     device = next(model.parameters()).device
-    read_on = reader(model, prompts, device)
+    read_on = reader(model, prompts, device, params.max_new_tokens)
     live = list(range(len(prompts)))
     logits_BV = read_on.logits
     stops = moved(torch.tensor(sorted(params.stop_token_ids), dtype=torch.long), device)

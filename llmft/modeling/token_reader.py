@@ -9,11 +9,17 @@ from typing import Any
 import torch
 
 from llmft.modeling.levers import levers_of
+from llmft.modeling.replayed_reader import LEAST, ReplayedReader, replays
 from llmft.modeling.segments import moved, to_device
 
 
-def reader(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Any:
-    """Return what reads tokens: with a cache where the model is known to keep one, else without."""
+def reader(
+    model: Any, prompts: Sequence[Sequence[int]], device: torch.device, most: int = 0
+) -> Any:
+    """Return what reads tokens: with a cache where the model is known to keep one, else without.
+
+    most: tokens of a row that will be read; on a GPU, many are read by replays of one step.
+    """
     peft = getattr(model, "peft_config", None)
     virtual = peft is not None and any(config.is_prompt_learning for config in peft.values())
     wraps = hasattr(model, "prefill") or (peft is not None and not virtual)
@@ -21,7 +27,7 @@ def reader(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -
     if known and levers_of(model).cached_decoding:  # transformers' own
         read = CachedReader.of(model, prompts, device)
         if read is not None:
-            return read
+            return ReplayedReader(read, most) if most > LEAST and replays(device) else read
     return Rereader(model, prompts, device)
 
 
