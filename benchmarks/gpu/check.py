@@ -45,6 +45,7 @@ from record import Check  # noqa: E402
 
 from llmft.modeling.fused import fuse  # noqa: E402
 from llmft.modeling.levers import Fused, proven  # noqa: E402
+from llmft.modeling.recompute import checkpoint_layers  # noqa: E402
 
 
 def environment(check: Check) -> None:
@@ -82,6 +83,7 @@ def others(check: Check) -> None:
     shape.speed(check, "dora 4 bits 4x2048 checkpointed", "dora", bits=4)
     options = {"bits": 4, "lengths": (2048,), "lora_dropout": 0.1}
     shape.speed(check, "dora 4 bits dropout 0.1 1x2048 checkpointed", "dora", **options)
+    shape.speed(check, "dora 1x64 checkpointed", "dora", lengths=(64,))
 
 
 def liger(check: Check) -> None:
@@ -94,6 +96,8 @@ def liger(check: Check) -> None:
     with plain_llama():
         shape.speed(check, "lora, Liger's layers, 4x2048 checkpointed", change=change)
         shape.speed(check, "lora, Liger's layers, 4x2048", change=change, checkpointed=False)
+        shape.speed(check, "dora, Liger's layers, 4x2048 checkpointed", "dora", change=change)
+        shape.speed(check, "lora, Liger's layers, 1x64 checkpointed", lengths=(64,), change=change)
         options = {"bits": 4, "change": change}
         shape.speed(check, "qlora, Liger's layers, 4x2048 checkpointed", "qlora", **options)
         options = {"lengths": MIXED, "change": change}
@@ -136,10 +140,15 @@ MIXED_NAME = "10 rows of 32 to 3200"
 
 
 def profile(check: Check) -> None:
-    """Write which kernels take the time (profile.txt), and count the host's waits in a step."""
+    """Write which kernels take the time (profile-*.txt), and count the host's waits in a step."""
+    for method in ("dora", "lora"):
+        _profile(check, method)
+
+
+def _profile(check: Check, method: str) -> None:
     model = shape.base(check)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model = shape.attach(model, "lora")
+    checkpoint_layers(model)
+    model = shape.attach(model, method)
     on_gpu = check.device.type == "cuda"
     lengths = [2048 if on_gpu else 64] * 4
 
@@ -152,7 +161,7 @@ def profile(check: Check) -> None:
         run(1)
     by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     table = seen.key_averages().table(sort_by=by, row_limit=50)
-    (check.out / "profile.txt").write_text(table)
+    (check.out / f"profile-{method}.txt").write_text(table)
     if not on_gpu:
         return
     waits = []
@@ -166,7 +175,7 @@ def profile(check: Check) -> None:
                  for w in told if "synchroniz" in str(w.message))  # fmt: skip
         waits.append(Counter(lines))
     each = {line: n / 2 for line, n in (waits[1] - waits[0]).items()}
-    check.say(waits_a_step=sum(each.values()), by_line=each)
+    check.say(profiled=method, waits_a_step=sum(each.values()), by_line=each)
 
 
 def trl(check: Check) -> None:
@@ -219,22 +228,32 @@ def _trl(check: Check, kernels: bool) -> None:
 def rollouts(check: Check) -> None:
     """Answers drawn token by token: milliseconds a step of the whole batch."""
     from llmft.api import SamplingParams
+    from llmft.modeling import token_reader
     from llmft.modeling.decoding import decode
 
     model = shape.attach(shape.base(check), "lora").eval()
     end = model.config.vocab_size - 1
-    for batch in (16, 64):
+    replays = token_reader.replays
+    on_gpu = check.device.type == "cuda"
+    lengths = (40, 72) if on_gpu else (2, 4)
+    for batch, replayed in ((16, True), (64, True), (16, False))[: None if on_gpu else 1]:
+        token_reader.replays = replays if replayed else lambda _: False
         prompts = [[(i * 3 + j) % 500 + 1 for j in range(128)] for i in range(batch)]
         took = []
-        for new in (8, 40):
+        for new in lengths:
             check.wait()
             begun = time.perf_counter()
             with torch.autocast(check.device.type, torch.bfloat16):
                 decode(model, prompts, SamplingParams(new, stop_token_ids=(end,)), batch_size=batch)
             check.wait()
             took.append(time.perf_counter() - begun)
-        step = (took[1] - took[0]) / 32
-        check.say(rollout=batch, ms_a_token=round(1e3 * step, 1), tokens_per_s=round(batch / step))
+        step = (took[1] - took[0]) / (lengths[1] - lengths[0])
+        first = took[0] - lengths[0] * step
+        check.say(
+            rollout=batch, replayed=replayed, ms_a_token=round(1e3 * step, 1),
+            tokens_per_s=round(batch / step), ms_before=round(1e3 * first),
+        )  # fmt: skip
+    token_reader.replays = replays
 
 
 def same_bits(check: Check) -> None:

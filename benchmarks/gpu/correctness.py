@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -20,14 +21,21 @@ ADAPTERS = {
     "prefix": "{method: prefix, num_virtual_tokens: 4}",
     "ptuning": "{method: ptuning, num_virtual_tokens: 4}",
     "prompt": "{method: prompt, num_virtual_tokens: 4}",
+    "full": "{method: full}",
 }
-_PPO = "method: ppo, reward: {method: length, target: 8}, response_length: 6, num_ppo_epochs: 1"
+_LENGTH = "{method: length, target: 8}"
+_GROUPS = "num_generations: 2, max_completion_length: 24"
+_PPO = f"method: ppo, reward: {_LENGTH}, response_length: 6, num_ppo_epochs: 1"
 ALIGNMENTS = {
     "sft": "{method: sft}",
     "dpo": "{method: dpo}",
     "orpo": "{method: orpo}",
     "reward": "{method: reward}",
     "ppo": f"{{{_PPO}, top_p: 0.9}}",
+    "kto": "{method: kto}",
+    "cpo": "{method: cpo}",
+    "grpo": f"{{method: grpo, rewards: [{_LENGTH}], {_GROUPS}}}",
+    "classification": "{method: classification}",
 }
 _PAIR = '{chosen: " {answer}. {welcome}", rejected: " {answer}. {unwelcome}"}'
 DATA = {
@@ -35,6 +43,10 @@ DATA = {
     " limit: 16}",
     "pairs": f'{{method: preference, path: "embedded:remarks", columns: {_PAIR}, limit: 16}}',
     "ppo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 16}',
+    "grpo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 16}',
+    "kto": '{method: unpaired, path: "FOLDER/unpaired.jsonl"}',
+    "classification": '{method: classification, path: "embedded:preferences", limit: 16,'
+    ' columns: {text: "{prompt}{rejected}", label: kind}}',
 }
 TYPES = {  # the model's, the stage's, how far a loss may be from the CPU's
     "float32": ("dtype: float32", "bf16: false", 2e-3),
@@ -46,7 +58,7 @@ TYPES = {  # the model's, the stage's, how far a loss may be from the CPU's
 
 def recipe(model: Path, out: str, adapter: str, alignment: str, types: str) -> str:
     """Return a recipe of one stage, two steps of two passes of two rows."""
-    data = DATA.get(alignment, DATA["pairs"])
+    data = DATA.get(alignment, DATA["pairs"]).replace("FOLDER", str(Path(out).parent))
     of_model, of_stage, _ = TYPES[types]
     return f"""recipe: 1
 name: check
@@ -68,11 +80,14 @@ def methods(check: Check, seconds: float, most: int | None = None) -> None:
     from llmft.modeling.tiny_models import tiny_model_folder
 
     cases = [(a, b, t) for a in ADAPTERS for b in ALIGNMENTS for t in TYPES]
-    cases = [c for c in cases if c[2][0] not in "48" or c[1] in ("sft", "ppo")]
+    cases = [c for c in cases if c[2][0] not in "48" or (c[1] in ("sft", "ppo") and c[0] != "full")]
     cases.sort(key=lambda c: (not (c[0] == "lora" or c[1] == "sft"), c[1] == "ppo"))
     begun, load_method, wrong = time.monotonic(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_model_folder(Path(folder))
+        rows = (json.dumps({"prompt": f"{n}?", "completion": f" {n}.", "label": n % 3 > 0})
+                for n in range(16))  # fmt: skip
+        Path(folder, "unpaired.jsonl").write_text("\n".join(rows))
         for adapter, alignment, types in cases[:most]:
             if time.monotonic() - begun > seconds:
                 break
