@@ -27,8 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--extended", action="store_true", help="run every case, where a plain run takes a few"
     )
     parser.addoption(
+        "--gpu", action="store_true", help="run the tests that need a GPU; without it none sees one"
+    )
+    parser.addoption(
         "--rewrite-golden", action="store_true", help="write the files in tests/golden anew"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is held to the bit is a CPU's
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,8 +45,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
         if "extended" in item.keywords and not config.getoption("--extended"):
             item.add_marker(pytest.mark.skip(reason="a case of many; run with --extended"))
-        if "gpu" in item.keywords and not _has_gpu():
-            item.add_marker(pytest.mark.skip(reason="no accelerator on this machine"))
+        if "gpu" in item.keywords and not config.getoption("--gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU; run with --gpu"))
+        elif "gpu" in item.keywords and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="there is no GPU on this machine"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -137,6 +137,18 @@ class LrSchedulerKwargs(Settings):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+class GradientCheckpointingKwargs(Settings):
+    """Settings of gradient checkpointing, by transformers' names."""
+
+    every_n_layers: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="recompute every n-th layer only: the others keep their activations, which"
+        " takes memory and saves time",
+    )
+
+
 class TrainSettings(Settings):
     """How a stage trains: TrainingArguments' names, passed on explicitly and recorded."""
 
@@ -238,6 +250,15 @@ class TrainSettings(Settings):
     bf16: bool = Field(False, description="compute in bfloat16 under autocast")
     gradient_checkpointing: bool = Field(
         False, description="recompute the layers' activations in the backward pass"
+    )
+    gradient_checkpointing_kwargs: GradientCheckpointingKwargs = Field(
+        default_factory=GradientCheckpointingKwargs,
+        description="settings of gradient checkpointing, such as {every_n_layers: 2}",
+    )
+    full_determinism: bool = Field(
+        False,
+        description="on a GPU: only kernels that give the same bits each time, which are slower; on"
+        " a CPU they do anyway",
     )
     max_length: int | None = Field(
         None,

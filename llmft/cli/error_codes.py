@@ -515,6 +515,12 @@ CODES: dict[str, Code] = {
         "Measure longer, mend what is named, or plan without --measure.",
     ),
     # --- training
+    "E236": Code(
+        "an operation has no deterministic kernel",
+        "train.full_determinism asks for the same bits each time, and torch has no such kernel for"
+        " an operation of this model on this device. What was saved before is intact.",
+        "Remove train.full_determinism, or train on a CPU, where the bits are the same anyway.",
+    ),
     "E300": Code(
         "the method cannot work on this model or on these rows",
         "This could be checked only with the model and the rows loaded; nothing was trained.",

@@ -38,7 +38,7 @@ from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
 from llmft.runs.upstream import upstream_folder
 from llmft.system import fsio
-from llmft.system.machine import seed_everything
+from llmft.system.machine import full_determinism, seed_everything
 from llmft.training.checked import CheckedObjective, CheckedOnlineObjective
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 from llmft.training.checkpoints import Checkpoints, Saved
@@ -114,6 +114,15 @@ class StageRunner:
         return self._fit(prompts, checked, checked)
 
     def _fit(
+        self,
+        items: Sequence[Any] | StreamedItems,
+        objective: Objective,
+        online: OnlineObjective | None,
+    ) -> StageResult:
+        with full_determinism(self.train.full_determinism):
+            return self._trained(items, objective, online)
+
+    def _trained(
         self,
         items: Sequence[Any] | StreamedItems,
         objective: Objective,

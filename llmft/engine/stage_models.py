@@ -63,7 +63,8 @@ class StageModels:
         if remark := levers_of(base).remark(base.config.model_type):
             self.log.note(remark)
         if self.bound.spec.train.gradient_checkpointing:
-            checkpoint_layers(base)
+            settings = self.bound.spec.train.gradient_checkpointing_kwargs
+            checkpoint_layers(base, settings.every_n_layers)
         self.bare = twin(base)
         seed_everything(self.seed)
         model = stage_model(self.bound, base, self.start_folder)

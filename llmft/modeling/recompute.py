@@ -14,12 +14,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 
-def checkpoint_layers(model: Any) -> None:
-    """Let each layer of a transformers model keep its inputs only, and compute the rest again.
+def checkpoint_layers(model: Any, every_n_layers: int = 1) -> None:
+    """Let every n-th layer of a transformers model keep its inputs only; the rest comes again.
 
     Raises ValueError where the architecture does not support it.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False}, every_n_layers=every_n_layers)
     for module in model.modules():
         if hasattr(module, "_gradient_checkpointing_func"):
             module._gradient_checkpointing_func = recomputed

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmft.api.errors import RecipeError
 from llmft.api.model_settings import Quantization
+from llmft.api.train_settings import GradientCheckpointingKwargs
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
@@ -142,6 +143,9 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple
         yield "train.per_device_eval_batch_size: 1", _train(per_device_eval_batch_size=1)
     if adapter.supports_gradient_checkpointing and not train.gradient_checkpointing:
         yield "train.gradient_checkpointing: true", _train(gradient_checkpointing=True)
+    if train.gradient_checkpointing_kwargs.every_n_layers > 1:
+        each = {"gradient_checkpointing_kwargs": GradientCheckpointingKwargs()}
+        yield "train.gradient_checkpointing_kwargs.every_n_layers: 1", _train(**each)
     if adapter.supports_quantization and not plan.quantization:
         yield "model.quantization.load_in_4bit: true", _in_4_bits
     length = plan.counts.longest if plan.counts else train.max_length or 0

@@ -260,7 +260,8 @@ class PlannedModels(StageModels):
         with torch.device("meta"), ShapesOnly():
             base = fake_base(self.base, self.load_options, varlen=self.varlen)
             if self.bound.spec.train.gradient_checkpointing:
-                checkpoint_layers(base)
+                settings = self.bound.spec.train.gradient_checkpointing_kwargs
+                checkpoint_layers(base, settings.every_n_layers)
             self.bare = twin(base)
             own = {tensor.untyped_storage()._cdata for tensor in tensors_of(base)}
             model = stage_model(self.bound, base, None)

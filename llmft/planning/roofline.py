@@ -161,7 +161,8 @@ class _Work:
             flops = computed.train_flops / computed.tokens * counts.tokens * seen
         else:  # as long as the longest answers that were planned
             flops = computed.train_flops * passes
-        reads = 3 if train.gradient_checkpointing else 2
+        again = 1 / train.gradient_checkpointing_kwargs.every_n_layers
+        reads = 2 + again * train.gradient_checkpointing
         whole = self._slowest(
             self._products(flops),
             self._reads(self.weights * reads * passes),

@@ -194,6 +194,7 @@ REMARKS = {
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
     "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",
+    "use_reentrant": "drop it; layers are computed again without reentry",
     "pad_to_sequence_len": "drop it; batches carry no padding",
     "train_on_inputs": "drop it; the loss is on the completion, or on all of a text row",
     "completion_only_loss": "drop it; the loss is on the completion, or on all of a text row",

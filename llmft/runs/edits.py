@@ -57,6 +57,8 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.on_nan": "applied",
     "stages[].train.bf16": "refused",
     "stages[].train.gradient_checkpointing": "applied",
+    "stages[].train.gradient_checkpointing_kwargs": "applied",
+    "stages[].train.full_determinism": "applied",
     "stages[].train.max_length": "refused",
     "stages[].train.max_prompt_length": "refused",
     "stages[].train.packing": "refused",

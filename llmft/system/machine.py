@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llmft.system.launcher import on_cpu
 
@@ -33,3 +35,27 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def full_determinism(wanted: bool) -> Iterator[None]:
+    """Let torch use only kernels that give the same bits each time, for a while, where wanted.
+
+    An operation that has none raises RuntimeError, as torch.use_deterministic_algorithms says.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+    import torch.utils.deterministic as memory
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for it
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def logits(model: Any) -> Any:
     """Return the model's logits on the batch (B, T, V), in eval mode and without gradients."""
     import torch
 
-    ids_BT = tokens()
+    ids_BT = tokens().to(next(model.parameters()).device)
     was = model.training
     model.eval()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def nudge(model: Any) -> None:
     with torch.no_grad():
         for _, parameter in sorted(learnt(model).items()):
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_((0.05 * noise).to(parameter.dtype))
+            parameter.add_((0.05 * noise).to(parameter.device, parameter.dtype))
 
 
 def gradients(model: Any) -> dict[str, Any]:
@@ -131,13 +131,16 @@ def same(left: Any, right: Any) -> bool:
     """Return whether two tensors are equal to the bit."""
     import torch
 
-    return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return torch.equal(left, right.to(left.device))
 
 
 def distance(left: Any, right: Any) -> float:
     """Return the largest difference between two tensors, relative to the larger of 1 and left."""
     if left.shape != right.shape:
         return float("inf")
+    right = right.to(left.device)
     return float(((left - right).abs() / left.abs().clamp(min=1)).max())
 
 
@@ -190,7 +193,7 @@ def copies(held: dict[str, Any], base: Any) -> list[str]:
 def _loss(model: Any) -> Any:
     import torch
 
-    ids_BT = tokens()
+    ids_BT = tokens().to(next(model.parameters()).device)
     return model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), labels=ids_BT).loss
 
 

@@ -73,6 +73,19 @@ def out_of_memory(
     )
 
 
+def not_deterministic(error: BaseException, step: int) -> StageError | None:
+    """Return what a person needs to know where full_determinism has no kernel for an operation."""
+    told = str(error).split(" does not have a deterministic implementation")
+    if len(told) < 2:
+        return None
+    return StageError(
+        "E236",
+        f"train.full_determinism is set, and at step {step + 1} '{told[0]}' has no kernel on this"
+        " device that gives the same bits each time",
+        fix="remove full_determinism, or train on a CPU",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether Python, torch's allocators or a device say that memory is out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -96,6 +109,8 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
         ways.append(lower + ("" if settings.train_batch_size else more))
     if not settings.gradient_checkpointing:
         ways.append("set train.gradient_checkpointing: true")
+    elif (every := settings.gradient_checkpointing_kwargs.every_n_layers) > 1:
+        ways.append(f"lower train.gradient_checkpointing_kwargs.every_n_layers (now {every})")
     now = f"now {settings.max_length}" if settings.max_length else "now the model's limit"
     return [*ways, f"lower train.max_length ({now})"]
 

@@ -205,6 +205,8 @@ class _Training:
         except (MemoryError, RuntimeError) as error:
             if fault := guard.out_of_memory(error, update, step, self.settings):
                 raise fault from error
+            if refused := guard.not_deterministic(error, step):
+                raise refused from error
             raise
         self.rates.step()
         distributed.add(sums, self.source.metrics())

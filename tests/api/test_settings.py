@@ -115,6 +115,11 @@ def moved_embeddings(settings: TrainSettings, lab: Lab) -> tuple[bool, bool]:
     return 0.8 * bound < most, 0 < most <= bound
 
 
+def checkpointed(model) -> list[bool]:
+    """Which layers are computed again."""
+    return [layer.gradient_checkpointing for layer in model.get_base_model().model.layers]
+
+
 def on_nan(settings: TrainSettings, lab: Lab) -> Any:
     try:
         return trained(settings, poisoned=True).skipped
@@ -264,6 +269,10 @@ TRAIN = {
     "bf16": Case(True, looped("autocast"), {True}, was={False}),
     "gradient_checkpointing": Case(
         True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
+    ),
+    "full_determinism": Case(
+        True, to_train(lambda model, items: torch.are_deterministic_algorithms_enabled()), True,
+        was=False,
     ),
     "max_length": Case(16, to_train(lambda model, items: max(lengths(model, items))), 16),
     "max_prompt_length": Case(
@@ -737,6 +746,15 @@ def test_a_setting_acts(cls, name, tmp_path, tmp_path_factory, monkeypatch, run)
         if isinstance(case.value, str) and case.value in folders:
             case = Case(folders[case.value], case.see, case.seen)
     check(cls, name, case, Lab(tmp_path, monkeypatch, run), **base)
+
+
+@pytest.mark.parametrize(("every", "layers"), [(1, [True, True]), (2, [True, False])])
+def test_every_nth_layer_is_computed_again(every, layers, tmp_path, monkeypatch, run):
+    settings = TrainSettings(
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"every_n_layers": every}
+    )
+    see = to_train(lambda model, items: checkpointed(model))
+    assert see(settings, Lab(tmp_path, monkeypatch, run)) == layers
 
 
 WRAPPED = {"packing": True, "packing_strategy": "wrapped", "max_length": 8}

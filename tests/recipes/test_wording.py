@@ -121,7 +121,7 @@ def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
 @pytest.mark.parametrize(
     ("key", "suggested_fix"),
     [
-        ("gradient_checkpointing_kwargs", "drop it; it is done with use_reentrant: false"),
+        ("use_reentrant", "drop it; layers are computed again without reentry"),
         ("eval_delay", "drop it; a stage is scored from the start on"),
         ("use_lora", "write method: lora in the adapter block"),
         ("use_peft", "drop it; what is trained is the stage's adapter"),

@@ -136,8 +136,25 @@ def test_t4_the_longest_row_of_the_step_is_named(items, longest):
             {"per_device_train_batch_size": 1, "gradient_checkpointing": True},
             "lower train.max_length (now the model's limit)",
         ),
+        (
+            {
+                "per_device_train_batch_size": 1,
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"every_n_layers": 3},
+            },
+            "lower train.gradient_checkpointing_kwargs.every_n_layers (now 3);"
+            " lower train.max_length (now the model's limit)",
+        ),
     ],
 )
 def test_t4_what_to_lower_is_said_in_the_order_of_its_cost(settings, ways):
     found = guard.out_of_memory(MemoryError(), None, 0, TrainSettings(**settings))
     assert found.faults[0].fix == f"in this order: {ways}"
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named():
+    """torch's own words, for an operation on another device that has none."""
+    told = "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch."
+    fault = guard.not_deterministic(RuntimeError(told), 6).faults[0]
+    assert (fault.code, "step 7 'cumsum_cuda_kernel'" in fault.what) == ("E236", True)
+    assert guard.not_deterministic(RuntimeError("something else"), 6) is None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from llmft_adapters.lora import dropout_mask
+from llmft_adapters.lora import dropout_mask, one_walk
 
 
 def lora_linear(
@@ -104,7 +104,9 @@ class _LoraLinear(torch.autograd.Function):
             scaled_OI, scaled_Or = (times(of_O, scale_O.unsqueeze(1)) for of_O in (W_OI, B_Or))
             out_TO = F.linear(x_TI, scaled_OI).addmm_(low_Tr, scaled_Or.t(), alpha=scaling)
         else:
-            out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling).mul_(scale_O)
+            out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling)
+            fused = out_TO.dtype != scale_O.dtype and one_walk.compiles(out_TO)
+            out_TO = one_walk.times(out_TO, scale_O) if fused else out_TO.mul_(scale_O)
         ctx.save_for_backward(x_TI, kept_OI, A_rI, B_Or, low_Tr, scale_O, out_TO, None)
         return out_TO if bias_O is None else out_TO + bias_O.to(dtype)
 
@@ -238,6 +240,8 @@ def times(some: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Return a product in the first's dtype, computed in the wider one, without a wide copy."""
     if some.dtype == scale.dtype:
         return some * scale
+    if one_walk.compiles(some):
+        return one_walk.times(some, scale)
     return torch.mul(some, scale, out=torch.empty_like(some))
 
 
@@ -248,6 +252,8 @@ _SUMMED, _IN_A_CACHE = 64, 2**18
 def sum_over_rows(some_TO: torch.Tensor, others_TO: torch.Tensor) -> torch.Tensor:
     """Return the sum over rows of two tensors' product, float32 or wider, in one walk."""
     dtype = torch.promote_types(some_TO.dtype, torch.float32)
+    if dtype == torch.float32 and one_walk.compiles(some_TO):
+        return one_walk.sum_over_rows(some_TO, others_TO)
     if some_TO.is_cuda or some_TO.dtype != dtype or some_TO.numel() <= _IN_A_CACHE:
         return (some_TO * others_TO).sum(dim=0, dtype=dtype)
     whole = len(some_TO) // _SUMMED * _SUMMED
