@@ -240,13 +240,14 @@ def rollouts(check: Check) -> None:
         token_reader.replays = replays if replayed else lambda _: False
         prompts = [[(i * 3 + j) % 500 + 1 for j in range(128)] for i in range(batch)]
         took = []
-        for new in lengths:
+        for new in (lengths[0], *lengths):  # kernels are chosen at the first
             check.wait()
             begun = time.perf_counter()
             with torch.autocast(check.device.type, torch.bfloat16):
                 decode(model, prompts, SamplingParams(new, stop_token_ids=(end,)), batch_size=batch)
             check.wait()
             took.append(time.perf_counter() - begun)
+        del took[0]
         step = (took[1] - took[0]) / (lengths[1] - lengths[0])
         first = took[0] - lengths[0] * step
         check.say(
@@ -254,6 +255,60 @@ def rollouts(check: Check) -> None:
             tokens_per_s=round(batch / step), ms_before=round(1e3 * first),
         )  # fmt: skip
     token_reader.replays = replays
+
+
+GRPO = """recipe: 1
+name: grpo
+output_dir: {folder}/out
+model: {{path: "{folder}/model", dtype: bfloat16}}
+stages:
+  - name: grpo
+    adapter: {{method: lora, r: 16}}
+    alignment:
+      {{method: grpo, rewards: [{{method: length, target: 200}}], num_generations: 8,
+        max_completion_length: {length}, temperature: 1.0}}
+    data:
+      {{method: prompts, path: "embedded:prompts", columns: {{answers: aliases}}, limit: 64}}
+    train: {{max_steps: {steps}, per_device_train_batch_size: {batch}, bf16: true}}
+trackers: [{{method: jsonl}}]
+"""
+
+
+def grpo(check: Check) -> None:
+    """GRPO by a recipe, on Llama 3.2 1B's layers: seconds of a step, with replays and without."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmft.engine.session import run_recipe
+    from llmft.modeling import token_reader
+    from llmft.modeling.tiny_models import tiny_tokenizer
+    from llmft.recipes.load import load_recipe
+    from llmft.registry.registry import Registry
+
+    on_gpu = check.device.type == "cuda"
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+             "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
+    replays = token_reader.replays
+    length, steps, batch = (256, 3, 64) if on_gpu else (4, 1, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = tiny_tokenizer(pad=True)
+        config = LlamaConfig(
+            **(sizes if on_gpu else shape.TINY | {"vocab_size": None}) | {"vocab_size": 512},
+            tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        with torch.device(check.device):
+            LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(f"{folder}/model")
+        tokenizer.save_pretrained(f"{folder}/model")
+        file = Path(folder, "recipe.yaml")
+        file.write_text(GRPO.format(folder=folder, length=length, steps=steps, batch=batch))
+        for replayed in (True, False) if on_gpu else (True,):
+            token_reader.replays = replays if replayed else lambda _: False
+            try:
+                summary = run_recipe(load_recipe(file, Registry.discover()))
+            finally:
+                token_reader.replays = replays
+            took = float(summary.stages["grpo"].metrics["train_seconds"]) / steps
+            check.say(grpo=f"{batch} answers of {length} tokens", replayed=replayed,
+                      seconds_a_step=round(took, 2))  # fmt: skip
 
 
 def same_bits(check: Check) -> None:
@@ -299,7 +354,8 @@ def main() -> int:
     check.run("trl", 40, trl)
     if not asked.dry:
         check.run("liger", 50, liger)
-    check.run("rollouts", 20, rollouts)
+    check.run("rollouts", 25, rollouts)
+    check.run("grpo", 40, grpo)
     check.run("profile", 25, profile)
     check.run("same bits", 30, same_bits)
     check.run("compile", 60, compiled)

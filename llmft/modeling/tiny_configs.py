@@ -30,12 +30,16 @@ _SIZES: dict[str, Any] = {
     "mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2, "state_size": 8,
     "num_heads": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 16, "linear_value_head_dim": 16, "kv_channels": 16,
-    "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 16,
+    "encoder_hash_byte_group_vocab": 512, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 16,
     "intermediate_size_mlp": 96, "shared_intermediate_size": 48, "embedding_size": 64,
 }  # fmt: skip
 
 _MLA = {"head_dim": 8, "num_key_value_heads": 4}
 _LIKE_ROBERTA = {"pad_token_id": 1, "max_position_embeddings": 258, "num_key_value_heads": None}
+_STACK = {
+    "vocab_size": 512, "hidden_size": 64, "hidden_size_global": 64, "intermediate_size": 96,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
+}  # fmt: skip
 BY_TYPE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("deepseek_v2", "deepseek_v3", "deepseek_v32", "axk1", "axk2", "glm4_moe_lite",
@@ -47,6 +51,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
          "xlm-roberta-xl"),
         _LIKE_ROBERTA,
     ),
+    "blt": {f"{part}_config": _STACK for part in ("patcher", "encoder", "global", "decoder")},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "dots1": {"n_shared_experts": 1, "num_experts_per_tok": 2},
