@@ -288,7 +288,7 @@ def grpo(check: Check) -> None:
     sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
              "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
     replays = token_reader.replays
-    length, steps, batch = (256, 3, 64) if on_gpu else (4, 1, 8)
+    length, steps, batch = (256, 2, 16) if on_gpu else (4, 1, 1)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = tiny_tokenizer(pad=True)
         config = LlamaConfig(
@@ -307,7 +307,7 @@ def grpo(check: Check) -> None:
             finally:
                 token_reader.replays = replays
             took = float(summary.stages["grpo"].metrics["train_seconds"]) / steps
-            check.say(grpo=f"{batch} answers of {length} tokens", replayed=replayed,
+            check.say(grpo=f"{8 * batch} answers of {length} tokens", replayed=replayed,
                       seconds_a_step=round(took, 2))  # fmt: skip
 
 

@@ -30,7 +30,8 @@ _SIZES: dict[str, Any] = {
     "mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2, "state_size": 8,
     "num_heads": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 16, "linear_value_head_dim": 16, "kv_channels": 16,
-    "encoder_hash_byte_group_vocab": 512, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 16,
+    "encoder_hash_byte_group_vocab": 512, "vocab_size_per_layer_input": 512,
+    "hidden_size_per_layer_input": 16,
     "intermediate_size_mlp": 96, "shared_intermediate_size": 48, "embedding_size": 64,
 }  # fmt: skip
 

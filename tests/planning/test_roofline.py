@@ -20,6 +20,7 @@ from llmft.planning.roofline import (
     REACHED,
     SHORTEST_ANSWERS,
     STREAMED,
+    card_here,
     named_card,
     on_card,
 )
@@ -130,13 +131,42 @@ def test_a_card_is_known_by_its_usual_names():
         named_card("X9000")
 
 
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H200", "H200"), ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"), ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA L40S", "L40S"), ("NVIDIA L40", None), ("Tesla T4", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA A100 MIG 1g.10gb", None),
+    ],
+)  # fmt: skip
+def test_a_card_is_known_by_what_its_driver_calls_it(device, card):
+    found = card_here(device)
+    assert (found.name if found else None) == card
+
+
+def test_on_a_machine_with_a_known_card_the_plan_has_its_time(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    from llmft.planning import fitting
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    here = fitting.Memory("NVIDIA H200", 141 * fitting.GIB, 0, in_ram=False)
+    monkeypatch.setattr(fitting, "found_memory", lambda: here)
+    assert main(["plan", str(path)]) == 0
+    assert "estimated by the roofline of H200" in capsys.readouterr().out
+
+
 def test_plan_says_that_a_named_card_s_time_is_estimated(recipe, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     assert main(["plan", str(path), "--gpu", "4090"]) == 0
     told = capsys.readouterr().out
     assert "estimated by the roofline of RTX 4090" in told
-    assert "measured on an H100 only" in told
+    assert "measured on H100 and H200 only" in told
     assert "RTX 4090 has room for" in told
     assert main(["plan", str(path), "--gpu", "24GB"]) == 0
     assert "name the card for an estimate" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def plan(
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
         from llmft.planning.fitting import changes, found_memory, named_memory
         from llmft.planning.planner import plan_recipe
-        from llmft.planning.roofline import named_card, on_card
+        from llmft.planning.roofline import card_here, named_card, on_card
         from llmft.planning.timing import from_earlier_runs
 
         card = named_card(gpu) if gpu else None
@@ -72,6 +72,8 @@ def plan(
             time = measured(found, measure)
         else:
             time = from_earlier_runs(found)
+            if time is None and not memory.in_ram and (card := card_here(memory.name)):
+                time = on_card(found, card)
         return Verdict(found, memory, changes(found, memory), time)
 
 

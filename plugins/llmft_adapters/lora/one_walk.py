@@ -49,5 +49,15 @@ class OneWalk:
 times = OneWalk(lambda some, scale: (some * scale).to(some.dtype))
 """A product in the first's dtype, computed in the wider one."""
 
-sum_over_rows = OneWalk(lambda some, others: (some.float() * others.float()).sum(0))
-"""The sum over rows of two tensors' product, in float32."""
+_sums = OneWalk(lambda some, others: (some.float() * others.float()).sum(1))
+_GROUPS = 64
+"""Sums that are taken side by side: rows of one column alone would leave most of a GPU idle."""
+
+
+def sum_over_rows(some_TO: torch.Tensor, others_TO: torch.Tensor) -> torch.Tensor:
+    """Return the sum over rows of two tensors' product, in float32."""
+    whole = len(some_TO) // _GROUPS * _GROUPS
+    shape = (_GROUPS, -1, some_TO.shape[1])
+    sums = _sums(some_TO[:whole].reshape(shape), others_TO[:whole].reshape(shape))
+    rest = some_TO[whole:].float() * others_TO[whole:].float()
+    return torch.cat([sums, rest]).sum(0)

@@ -17,16 +17,17 @@ def compiled(monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(one_walk, "compiles", lambda some: True)
-    for name in ("times", "sum_over_rows"):
+    for name in ("times", "_sums"):
         step = getattr(one_walk, name).step
         monkeypatch.setattr(one_walk, name, one_walk.OneWalk(step, backend))
     return calls
 
 
-def test_both_steps_give_what_the_walks_by_themselves_give(compiled):
+@pytest.mark.parametrize("rows", [40, 128, 200])
+def test_both_steps_give_what_the_walks_by_themselves_give(rows, compiled):
     """A product of two types has the same bits; a sum is float32's, over bfloat16 numbers."""
     torch.manual_seed(0)
-    some, others = torch.randn(2, 40, 6).bfloat16()
+    some, others = torch.randn(2, rows, 6).bfloat16()
     scale = torch.rand(6)
     assert torch.equal(linear.times(some, scale), torch.mul(some, scale, out=some.clone()))
     total = linear.sum_over_rows(some, others)
