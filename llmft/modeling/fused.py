@@ -23,7 +23,7 @@ def check_fused(how: Fused, model_type: str) -> None:
     if how != "liger":
         return
     if find_spec("liger_kernel") is None:
-        raise _refused("needs the package liger-kernel", "pip install liger-kernel")
+        raise _refused("needs the package liger-kernel", "pip install 'llmft[liger]'")
     if device() != "cuda":
         raise _refused("needs a GPU, and this machine has none")
     if model_type not in (known := _appliers()):

@@ -88,7 +88,7 @@ def test_where_liger_cannot_run_it_is_refused_before_weights_are_loaded(
         load(folder, "liger")
     assert refused.value.faults[0].path == "model.fused"
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault, match=r"E206.*pip install liger-kernel"):
+    with pytest.raises(EnvironmentFault, match=r"E206.*pip install 'llmft\[liger\]'"):
         load(folder, "liger")
 
 
