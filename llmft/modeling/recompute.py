@@ -45,13 +45,14 @@ class _Layer:
         self.run, self.args, self.kwargs = run, args, kwargs
         self.shapes: list[torch.Size] = []
         self.again: dict[int, torch.Tensor] = {}
-        self.device = next((a.device.type for a in args if isinstance(a, torch.Tensor)), "cpu")
+        self.tensors = given_tensors(run, args, kwargs)
+        self.device = self.tensors[0].device.type if self.tensors else "cpu"
         self.autocast: dict[str, Any] = {
             "dtype": torch.get_autocast_dtype(self.device),
             "enabled": torch.is_autocast_enabled(self.device),
             "cache_enabled": torch.is_autocast_cache_enabled(),
         }
-        self.randomness = _randomness(args)
+        self.randomness = _randomness(self.tensors)
 
     def number(self, tensor: torch.Tensor) -> int:
         """Note that the layer saves a tensor, and return its number."""
@@ -70,7 +71,7 @@ class _Layer:
         def keep(tensor: torch.Tensor) -> None:
             saved.append(tensor.detach())  # the tensor itself would hold the graph that saves it
 
-        now = _randomness(self.args)
+        now = _randomness(self.tensors)
         _restore(self.randomness)
         try:
             with (
@@ -94,8 +95,16 @@ def _unused(_: Any) -> torch.Tensor:
     raise AssertionError("there is no backward pass through what was computed again")
 
 
-def _randomness(args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    return (torch.get_rng_state(), *get_device_states(*args))
+def given_tensors(
+    run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """Return the tensors that a layer is given, by place or by name; transformers binds names."""
+    bound = (*getattr(run, "args", ()), *getattr(run, "keywords", {}).values())
+    return [each for each in (*args, *kwargs.values(), *bound) if isinstance(each, torch.Tensor)]
+
+
+def _randomness(tensors: list[torch.Tensor]) -> tuple[Any, Any, Any]:
+    return (torch.get_rng_state(), *get_device_states(*tensors))
 
 
 def _restore(states: tuple[Any, Any, Any]) -> None:

@@ -234,7 +234,8 @@ def by_graph(run: Any, again: Any) -> Any:
     torch.cuda.current_stream().wait_stream(side)
     again()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), _casts_within():
+    # Other threads may make room meanwhile, such as for the next batch.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), _casts_within():
         run()
     return graph.replay
 

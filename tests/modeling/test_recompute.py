@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from llmft.modeling.recompute import checkpoint_layers, recomputed
+from llmft.modeling.recompute import checkpoint_layers, given_tensors, recomputed
 
 
 class Layer(nn.Module):
@@ -106,6 +108,14 @@ def test_a_layer_that_does_something_else_the_second_time_is_an_error() -> None:
     out = recomputed(layer, torch.ones(2, requires_grad=True))
     with pytest.raises(RuntimeError, match="1 the first time, 2 the second"):
         out.sum().backward()
+
+
+def test_the_device_is_that_of_what_a_layer_is_given_by_any_way() -> None:
+    """By place, by name, and bound before, as transformers binds a layer's names."""
+    x = torch.ones(2, device="meta")
+    ways = [(len, (x,), {}), (len, (1,), {"x": x}), (partial(len, x=x), (), {}), (len, (), {})]
+    found = [[t.device.type for t in given_tensors(*way)] for way in ways]
+    assert found == [["meta"], ["meta"], ["meta"], []]
 
 
 def test_a_model_is_trained_through_it() -> None:
