@@ -135,6 +135,8 @@ class PlanState:
 class PlannedStage(StageRunner):
     """Lets an alignment do what it would do, on the rows that take the most memory."""
 
+    planned = True
+
     def __init__(
         self, job: Job, bound: BoundStage, base: BaseModel, *, folder: Path, in_ram: bool
     ) -> None:
