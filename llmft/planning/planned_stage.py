@@ -327,7 +327,8 @@ class PlannedModels(StageModels):
         """Return the stage's start on this stage's base, without numbers."""
         _ = self.model
         if not self.bound.goes_on and not self.adapter.trains_base:
-            return twin(self.bare).requires_grad_(False).eval()
+            bare = self.state.body.given_to(twin(self.bare))
+            return bare.requires_grad_(False).eval()
         return self._beside(self.bound, None)
 
     def _base_of(self, bound: BoundStage) -> Any:

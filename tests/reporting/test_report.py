@@ -216,7 +216,7 @@ def test_a_task_has_scores_with_standard_errors_and_names_what_it_reads(copied):
     cells = re.findall(r"<td>([^<]*)</td>", text[text.index('<th scope="row">piqa_acc<') :])
     assert cells[:3] == ["4", "0.5000 [0.10, 0.90]", "0.2500"]
     assert text.count("piqa") == 1
-    assert '>before</th>' not in text
+    assert ">before</th>" not in text
     assert "<td>0.4.13</td>" in text[text.index(">lm-eval, which sft reads<") :]
     assert ">SHA-256 of tasks/a.yaml, which sft reads<" in text
 
