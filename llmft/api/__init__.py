@@ -116,8 +116,8 @@ class _Kind(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
-    def code(self) -> Mapping[str, str]:
-        """Return the files of code that its settings name, by the setting's name.
+    def code(self) -> Mapping[str, str | Sequence[str]]:
+        """Return the files of code that its settings name, one or several, by the setting's name.
 
         Each runs only where the command line says `--trust file:FILE`; see `toolkit.run_trusted`.
         """
@@ -341,6 +341,25 @@ class Task(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]] = ()
     """The kinds of rows it reads; empty: the stage has no data block."""
     produces: ClassVar[str]
+
+    def reads(self) -> Mapping[str, str]:
+        """Return what it reads beside rows and stages, each with a digest or a version.
+
+        It is part of the stage's fingerprint: where it has changed, the stage runs again. Raises an
+        LlmftError where something is not there; a run is refused then, before it starts.
+        """
+        return {}
+
+    def contacts(self) -> Sequence[str]:
+        """Return what a person should know of hosts that it contacts, before a run starts."""
+        return ()
+
+    def check(self) -> Iterable[Refusal]:
+        """Yield what cannot work: (key's parts, what is wrong, fix); see Refusal.
+
+        It is asked before a run starts, and may import what is heavy.
+        """
+        return ()
 
     @abstractmethod
     def run(self, context: StageContext) -> StageResult:

@@ -254,6 +254,11 @@ class StageContext(Protocol):
     seed: int
     folder: Path
     train: TrainSettings
+    fingerprint: str
+    """Says what the stage is made from: settings, model, rows, stages it reads. What a task keeps
+    to go on from is worth nothing with another one."""
+    planned: bool
+    """Whether this is `llmft plan`, whose model has no numbers: what others compute is left out."""
 
     @property
     def data(self) -> StageData:

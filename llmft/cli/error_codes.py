@@ -514,6 +514,20 @@ CODES: dict[str, Code] = {
         " first stage had told anything.",
         "Measure longer, mend what is named, or plan without --measure.",
     ),
+    "E223": Code(
+        "a version of lm-evaluation-harness that is not known",
+        "llmft lets the harness run no code but its own and what --trust names, and holds its"
+        " templates in a sandbox. How that is done depends on how the harness reads tasks, which"
+        " older versions do in another way.",
+        "Install lm-eval 0.4.13 or later.",
+    ),
+    "E224": Code(
+        "a task of lm-evaluation-harness cannot be scored",
+        "The harness failed while it loaded a task, or scored it: its rows are on the hub and the"
+        " machine is offline, its settings do not fit its rows, or it needs a package of its own.",
+        "The message has the harness's own words. Try the task alone: `llmft evaluate MODEL"
+        " --lm-eval TASK --limit 2`.",
+    ),
     # --- training
     "E236": Code(
         "an operation has no deterministic kernel",
@@ -708,8 +722,8 @@ CODES: dict[str, Code] = {
     ),
     "E607": Code(
         "a recipe names code of its own",
-        "The recipe names a Python file. A recipe may come from a stranger, so that it alone never"
-        " runs code.",
+        "The recipe, or a task of lm-evaluation-harness that it names, names a Python file, or code"
+        " on the hub. A recipe may come from a stranger, so that it alone never runs code.",
         "Read the file. If it may run: --trust file:FILE, or --trust file:FILE@SHA256 for this"
         " very content only.",
     ),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmft.api.errors import RecipeError
 from llmft.cli.app import Answer, Json, Set, Trust, allow, app
 
 
@@ -174,10 +175,40 @@ def evaluate(
             metavar="RUN", help="The answers beside them: another run's; default: the base's."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=604_800.0,
+            metavar="SECONDS",
+            help="Of waiting for the judge, all its answers together; default: 3600.",
+        ),
+    ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Tasks of lm-evaluation-harness, instead of data and metrics."
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, metavar="N", help="Their examples; default: the task's."),
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask them through the chat template.")
+    ] = False,
+    include_path: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A folder with tasks of your own, as YAML.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """Score a run, its base or any model on any data."""
-    from llmft.cli.commands.evaluate import as_text, evaluated, refuse_without_judge
+    from llmft.cli.commands.evaluate import (
+        as_text,
+        evaluated,
+        refuse_without_harness,
+        refuse_without_judge,
+    )
     from llmft.inference.evaluating import Asked
 
     allow(trust)
@@ -190,9 +221,29 @@ def evaluate(
         from llmft.cli.commands.judge_answers import judged, refuse_scoring
 
         refuse_scoring(metrics, base=base)
-        told = judged(asked, against or "base", judge, judge_model, output)
+        if lm_eval is not None:
+            raise RecipeError(
+                "E090", "--judge and --lm-eval exclude each other", fix="leave one out"
+            )
+        told = judged(asked, against or "base", judge, judge_model, timeout, output)
         return told if json else judged_as_text(told)
-    refuse_without_judge(judge_model, against)
+    refuse_without_judge(judge_model, against, timeout)
+    options = {"--num-fewshot": num_fewshot, "--apply-chat-template": apply_chat_template,
+               "--include-path": include_path}  # fmt: skip
+    if lm_eval is not None:
+        from llmft.cli.commands.evaluate_on_harness import as_text as harness_as_text
+        from llmft.cli.commands.evaluate_on_harness import evaluated_on_harness
+
+        told = evaluated_on_harness(
+            asked,
+            lm_eval,
+            num_fewshot,
+            include_path,
+            output,
+            apply_chat_template=apply_chat_template,
+        )
+        return told if json else harness_as_text(told)
+    refuse_without_harness(options)
     found = evaluated(asked, output)
     return found if json else as_text(found)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Alignment, Dataset
+from llmft.api import Alignment, Dataset, Task
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -139,9 +139,15 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
 
 
 def _of_code(job: Job) -> Iterator[Fault]:
-    """Yield a fault for each file of code that may not run, or is not there."""
+    """Yield a fault for each file of code or of a task that may not run, or is not there."""
     for number, bound in enumerate(job.written_stages):
-        for key, path in bound.code():
+        try:
+            bound.reads()
+            files = bound.code()
+        except LlmftError as error:
+            yield from placed(job, ("stages", number, bound.spec.work_kind), error)
+            continue
+        for key, path in files:
             try:
                 if not trust.is_trusted(path):
                     raise trust.refusal(path)
@@ -158,7 +164,7 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
         for key, dataset in _datasets(bound):
             if stage_references(dataset.config):
                 continue  # rows that another stage has yet to make
-            if not all(_may_run(path) for path in dataset.code().values()):
+            if not all(_may_run(path) for path in _files(dataset)):
                 continue  # a fault already
             if not network and not dataset.is_local():
                 continue
@@ -167,6 +173,11 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
                     check_rows(dataset, bound.spec)
             except LlmftError as error:
                 yield from placed(job, key_of(job, number, error), error)
+
+
+def _files(dataset: Dataset[Any]) -> Iterator[str]:
+    for paths in dataset.code().values():
+        yield from [paths] if isinstance(paths, str) else paths
 
 
 def _may_run(path: str) -> bool:
@@ -240,7 +251,9 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
         raise violation(adapter, f"'virtual_tokens' returns {shown(virtual)}, not a number")
     left = positions - virtual if positions else None
     yield from _without_room(job, number, bound, asked or left, left)
-    if stage.task is not None:
+    if isinstance(bound.work, Task):
+        for key, what, fix in refusals_of(bound.work):
+            yield job.fault("E041", ("stages", number, "task", *key), what, fix)
         return
     if asked and left is not None and asked > left:
         taken = f", {virtual} of them taken by virtual tokens" if virtual else ""

@@ -353,6 +353,8 @@ class Session:
         provenance["hub"] = sources.commits(self.job.recipe)
         fsio.write_json(self.folder / "lock.json", provenance)
         context.save(result)
+        if isinstance(context.work, Task) and result.after:
+            self.trackers.scored(context.name, "after", result.after)
         told = {"folder": str(context.folder), "samples": context.log.samples, **asdict(result)}
         self.trackers.stage_finished(context.name, told)
         return result

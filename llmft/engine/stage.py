@@ -52,6 +52,8 @@ class StageRunner:
     knows the folders of the stages it reads. tell: hears where the run is, for its lock.
     """
 
+    planned = False
+
     def __init__(
         self,
         job: Job,

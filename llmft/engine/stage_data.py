@@ -134,8 +134,9 @@ class StageData:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the rows that are used, for the lock."""
-        return {} if self.dataset is None else row_digests(*self.split)
+        """SHA-256 of the rows that are used, and of what a task reads beside them, for the lock."""
+        rows = {} if self.dataset is None else row_digests(*self.split)
+        return rows | self.bound.reads()
 
     def encode(self, rows: Sequence[Row]) -> Sequence[Encoded]:
         """Return rows as token ids, saying how many were cut or dropped.

@@ -97,7 +97,9 @@ def export(
         template = (staged / "chat_template.jinja").is_file()
     notes = _notes(trained, to)
     if to == "peft":
-        code = f'PeftModel.from_pretrained(base, "{output}")'
+        revision = f', revision="{trained.base.revision}"' if trained.base.revision else ""
+        base_code = f'AutoModelForCausalLM.from_pretrained("{where}"{revision})'
+        code = f'PeftModel.from_pretrained({base_code}, "{output}")'
         return Exported(output, to, code, notes)
     words = ["vllm", "serve", where]
     words += ["--revision", trained.base.revision] if trained.base.revision else []

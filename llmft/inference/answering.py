@@ -150,8 +150,8 @@ def stage_with_checkpoint(job: Job, run: Path, kind: str, stage: str | None, ste
     there = [f"{name}: {', '.join(map(str, reversed(s)))}" for name, s in found.items() if s]
     raise CheckpointError(
         "E402",
-        f"'{run}' has no checkpoint after step {step} of "
-        + (f"the stage '{stage}'" if stage else f"a stage that makes {kind.replace('_', ' ')}"),
+        f"'{run}' has no checkpoint after step {step}"
+        + (f" of the stage '{stage}'" if stage else ""),
         fix=f"name one that is there ({'; '.join(there)})"
         if there
         else "save some: train.save_strategy",

@@ -89,11 +89,7 @@ def evaluate(
     run = Path(asked.target)
     if (run / "run.json").is_file():
         return _of_run(run, asked, on_batch)
-    if asked.stage or asked.base or asked.step:
-        what = (
-            f"'{asked.target}' is not a run folder, and --stage, --step and --base are about runs"
-        )
-        raise CheckpointError("E402", what, fix="name a folder that 'llmft run' printed")
+    _refuse_what_is_of_runs(asked)
     if asked.data is None:
         fix = "add --data FILE, or name a run's folder"
         raise RecipeError("E090", "a model without a run has no data of its own", fix=fix)
@@ -107,14 +103,80 @@ def evaluate(
     return _scored(model, base, bound, dataset, _rows(bound, dataset, asked, job), asked, on_batch)
 
 
-def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) -> Evaluated:
+def _refuse_what_is_of_runs(asked: Asked) -> None:
+    if asked.stage or asked.base or asked.step:
+        what = (
+            f"'{asked.target}' is not a run folder, and --stage, --step and --base are about runs"
+        )
+        raise CheckpointError("E402", what, fix="name a folder that 'llmft run' printed")
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """A model that is evaluated, with its base and the stage whose settings it is asked by.
+
+    identity: says which weights these are; '' where that cannot be told cheaply.
+    """
+
+    model: Any
+    base: BaseModel
+    bound: BoundStage
+    stage: str | None
+    identity: str = ""
+
+
+def model_of(asked: Asked) -> OfModel:
+    """Return the model of a run, or a model by its folder or hub id, on the device.
+
+    Raises CheckpointError where the run has no finished policy, or its files are damaged.
+    """
+    run = Path(asked.target)
+    if not (run / "run.json").is_file():
+        _refuse_what_is_of_runs(asked)
+        with tempfile.TemporaryDirectory() as place:
+            job = _made_up(replace(asked, data="."), Path(place))
+        bound, base = job.stage(NAME), BaseModel(job.recipe.model)
+        model = base.load({}, varlen=True).to(device())
+        refuse_not_finite(model, base.source)
+        return OfModel(model, base, bound, None)
     job = load_run(run, Registry.discover())
+    folder = _stage_folder(job, run, asked)
+    if asked.overrides:
+        job = job.load(run / RESOLVED, asked.overrides)
+    trained = TrainedStage(job, run, folder)
+    identity = ""
+    if asked.step is None and not asked.overrides:
+        made = artifacts.result_of(folder)
+        identity = f"{run.resolve().name} {made.get('fingerprint', '')} base={asked.base}"
+    return OfModel(
+        _model_of_run(trained, asked), trained.base, trained.bound, folder.name, identity
+    )
+
+
+def _stage_folder(job: Job, run: Path, asked: Asked) -> Path:
     if asked.step is None:
-        folder = artifacts.stage_that_made(
+        return artifacts.stage_that_made(
             "policy", run, asked.stage, fix="a reward model scores texts: llmft score RUN FILE"
         )
-    else:
-        folder = stage_with_checkpoint(job, run, "policy", asked.stage, asked.step)
+    return stage_with_checkpoint(job, run, "policy", asked.stage, asked.step)
+
+
+def _model_of_run(trained: TrainedStage, asked: Asked) -> Any:
+    adapter = trained.bound.model_adapter
+    return model_of_run(
+        trained.job,
+        trained.bound,
+        trained.base,
+        trained.folder,
+        varlen=adapter is None or adapter.supports_packing,
+        with_adapter=not asked.base,
+        step=asked.step,
+    )
+
+
+def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) -> Evaluated:
+    job = load_run(run, Registry.discover())
+    folder = _stage_folder(job, run, asked)
     written = job.rounds[folder.name][0] if folder.name in job.rounds else folder.name
     overrides = list(asked.overrides)
     if asked.data is not None:
@@ -128,17 +190,7 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
         what = f"stage '{folder.name}' has no data set"
         raise RecipeError("E090", what, fix="name a stage that trains: --stage")
     rows = _rows(bound, dataset, asked, job)
-    adapter = bound.model_adapter
-    varlen = adapter is None or adapter.supports_packing
-    model = model_of_run(
-        job,
-        bound,
-        trained.base,
-        folder,
-        varlen=varlen,
-        with_adapter=not asked.base,
-        step=asked.step,
-    )
+    model = _model_of_run(trained, asked)
     return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
 
 

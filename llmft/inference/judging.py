@@ -21,7 +21,7 @@ from llmft.data.cache import cache_folder, refuse_others
 from llmft.evaluation.intervals import Score, score_of
 from llmft.inference.evaluating import Asked, evaluate
 from llmft.system import fsio
-from llmft.system.api_client import ApiClient, Declined, Unavailable
+from llmft.system.api_client import ApiClient, Declined, OutOfTime, Unavailable
 from llmft.system.plain_files import read_own
 
 TEMPLATE = (Path(__file__).parent / "judge_template.txt").read_text("utf-8")
@@ -31,6 +31,8 @@ TRIES, PAUSE = 4, 1.0
 MAX_TOKENS = 200
 LONGEST_TEXT, LONGEST_REPLY = 8000, 4000
 """Letters of a question or an answer that are sent at most, and of a reply that are kept."""
+TIMEOUT = 3600.0
+"""Seconds of waiting for the judge, all its answers together."""
 _LARGEST_CACHE = 2**28
 _LONGEST_NAME = 200
 _MARK = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.IGNORECASE)
@@ -63,7 +65,8 @@ class Judgement:
     """What a judge found. win_rate: a tie counts half; its 95 % interval is over the pairs.
 
     asked, cached: requests that were sent, and those whose answer was kept from before. cut: texts
-    that were too long and sent without their end.
+    that were too long and sent without their end. unfinished: how far it came, where the
+    time was up after so many seconds of waiting.
     """
 
     host: str
@@ -72,6 +75,8 @@ class Judgement:
     asked: int
     cached: int
     cut: int
+    unfinished: str = ""
+    seconds: float = 0.0
 
     @property
     def win_rate(self) -> Score:
@@ -134,6 +139,9 @@ def judge_of(client: ApiClient, wanted: str | None) -> str:
     try:
         told = client.get("/models")
         names = [str(one["id"])[:_LONGEST_NAME] for one in told["data"]]
+    except OutOfTime as error:
+        what = f"the endpoint at {client.host} has not told its models in the time that it has"
+        raise EnvironmentFault("E213", what, fix="wait longer: --timeout SECONDS") from error
     except (Declined, KeyError, TypeError) as error:
         what = f"the endpoint at {client.host} lists no models"
         raise EnvironmentFault("E213", what, fix="name one: --judge-model NAME") from error
@@ -154,23 +162,32 @@ def judge_pairs(
     """Return what a judge says of pairs of a question, our answer and theirs.
 
     What it said is kept at once, and read again the next time; so an interrupted comparison goes
-    on where it stopped. Two answers that are the same letter for letter are a tie, unasked.
+    on where it stopped, and so does one whose time was up (`ApiClient.within`). Two answers that
+    are the same letter for letter are a tie, unasked.
     Raises EnvironmentFault (E213) where the endpoint fails, or stays busy for four requests.
     """
     judge = _Judge(client, model, sleep)
-    found = []
+    found, unfinished = [], ""
     for number, (prompt, ours, theirs) in enumerate(pairs):
         tell("judge", number, len(pairs))
         if ours == theirs:
             found.append(JudgedPair(prompt, ours, theirs, (TIE, TIE), ("", "")))
             continue
         question = _as_text(prompt)
-        first = judge.reply(question, ours, theirs)
-        second = judge.reply(question, theirs, ours)
+        try:
+            first = judge.reply(question, ours, theirs)
+            second = judge.reply(question, theirs, ours)
+        except OutOfTime:
+            unfinished = f"{number:,} of {len(pairs):,} questions are judged"
+            break
         verdicts = (_read(first, {"A": WON, "B": LOST}), _read(second, {"B": WON, "A": LOST}))
         found.append(JudgedPair(prompt, ours, theirs, verdicts, (first, second)))
-    tell("judge", len(pairs), len(pairs))
-    return Judgement(client.host, model, found, judge.asked, judge.cached, judge.cut)
+    else:
+        tell("judge", len(pairs), len(pairs))
+    seconds = client.waiting.most if client.waiting else 0.0
+    return Judgement(
+        client.host, model, found, judge.asked, judge.cached, judge.cut, unfinished, seconds
+    )
 
 
 def _read(reply: str, means: Mapping[str, str]) -> str:
@@ -236,8 +253,15 @@ class _Judge:
             try:
                 return self._once(body)
             except Unavailable:
-                self.sleep(wait)
+                self._pause(wait)
         return self._once(body)
+
+    def _pause(self, seconds: float) -> None:
+        """Let a busy server rest; it is waiting for it, too."""
+        waiting = self.client.waiting
+        self.sleep(min(seconds, waiting.left) if waiting else seconds)
+        if waiting:
+            waiting.waited += seconds
 
     def _once(self, body: Mapping[str, Any]) -> str:
         try:

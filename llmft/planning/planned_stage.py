@@ -136,6 +136,8 @@ class PlanState:
 class PlannedStage(StageRunner):
     """Lets an alignment do what it would do, on the rows that take the most memory."""
 
+    planned = True
+
     def __init__(
         self, job: Job, bound: BoundStage, base: BaseModel, *, folder: Path, in_ram: bool
     ) -> None:
@@ -327,7 +329,8 @@ class PlannedModels(StageModels):
         """Return the stage's start on this stage's base, without numbers."""
         _ = self.model
         if not self.bound.goes_on and not self.adapter.trains_base:
-            return twin(self.bare).requires_grad_(False).eval()
+            bare = self.state.body.given_to(twin(self.bare))
+            return bare.requires_grad_(False).eval()
         return self._beside(self.bound, None)
 
     def _base_of(self, bound: BoundStage) -> Any:

@@ -139,9 +139,17 @@ class BoundStage:
             made += zip(keys, datasets, strict=True)
         nested = nested_methods(self.spec.work, (self.spec.work_kind,))
         made += zip([key for key, _, _ in nested], self.rewards, strict=True)
+        made.append(((self.spec.work_kind,), self.work))
         return [
-            ((*key, name), path) for key, method in made for name, path in method.code().items()
+            ((*key, name), path)
+            for key, method in made
+            for name, paths in method.code().items()
+            for path in ([paths] if isinstance(paths, str) else paths)
         ]
+
+    def reads(self) -> dict[str, str]:
+        """Return what its task reads beside rows and stages, each with a digest or a version."""
+        return dict(self.work.reads()) if isinstance(self.work, Task) else {}
 
     def reward_function(self, config: RewardConfig) -> RewardFunction[Any]:
         """Return the reward function that a block in the stage's settings chooses."""
@@ -184,10 +192,15 @@ class Job:
         return found
 
     def code_remarks(self) -> list[str]:
-        """Return what a person should know of the files of code that run."""
+        """Return what a person should know of files of code that run, and hosts of tasks."""
         return [
             f"runs the code in '{path}' (SHA-256 {digest_of(path)[:16]}), as --trust allows"
             for path in self.code()
+        ] + [
+            f"{stage.name}: {said}"
+            for stage in self.stages
+            if isinstance(stage.work, Task)
+            for said in stage.work.contacts()
         ]
 
     @property

@@ -23,6 +23,10 @@ from llmft.system.plain_files import open_to_read
 _LARGEST = 2**29
 _LONGEST_LINE = 2**26
 _UNTOLD = ("output_dir", "trackers", "push_to_hub")
+HOW_TO_PAIR = (
+    "let llmft evaluate RUN --metrics f1 --output FILE write the answers of each, and compare the"
+    " files"
+)
 _BODY = (Path(__file__).parent / "comparison.html.jinja").read_text("utf-8")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -161,6 +165,7 @@ def page(comparison: Comparison) -> str:
         width=curves.WIDTH,
         height=curves.HEIGHT,
         number=number,
+        how_to_pair=HOW_TO_PAIR,
     )
 
 

@@ -54,11 +54,14 @@ def curve(name: str, lines: Sequence[tuple[str, Points]]) -> Curve:
         f" to {number(points[-1][1])} at step {points[-1][0]:g}"
         for label, points in lines
     )
+    marks = ticks(y_low, y_high, 4)
     return Curve(
         name,
         drawn,
         tuple(Tick(_x(x, x_low, x_high), f"{x:g}") for x in ticks(x_low, x_high, 5)),
-        tuple(Tick(_y(y, y_low, y_high), number(y)) for y in ticks(y_low, y_high, 4)),
+        tuple(
+            Tick(_y(y, y_low, y_high), text) for y, text in zip(marks, numbers(marks), strict=True)
+        ),
         told,
     )
 
@@ -86,11 +89,23 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def numbers(values: Sequence[float]) -> list[str]:
+    """Return the numbers of an axis: all but 0 with an exponent where one has any."""
+    told = [number(value) for value in values]
+    if any("e" in text for text in told):
+        told = [_exponent(value) if value else "0" for value in values]
+    return told
+
+
 def number(value: float) -> str:
     """Return a number in few digits."""
     if value and (abs(value) >= 1e5 or abs(value) < 1e-4):
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return _exponent(value)
     return f"{value:.4g}"
+
+
+def _exponent(value: float) -> str:
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -21,6 +21,16 @@ _FIRST = (
     "loss", "reward", "kl", "rewards/accuracies", "rewards/margins", "accuracy", "learning_rate",
     "grad_norm", "entropy", "length",
 )  # fmt: skip
+_IN_WORDS = {
+    "train_loss": "mean loss of all steps",
+    "train_seconds": "time of training",
+    "items_seen": "rows seen, all epochs together",
+    "checkpoints": "checkpoints written",
+    "checkpoint_ms": "time of a checkpoint, mean",
+    "skipped_updates": "updates skipped",
+}
+"""What numbers of a stage are called here, in the words of the page."""
+_ERROR = "_stderr"
 _WHEN = ("before", "after", "difference")
 
 STYLE = (Path(__file__).parent / "report.css").read_text("utf-8")
@@ -65,6 +75,7 @@ def _stage(stage: StageFacts) -> dict[str, Any]:
     return {
         "name": stage.name,
         "work": stage.work,
+        "trains": bool(stage.timeline.get("trainable_parameters") or result.get("before")),
         "finished": stage.result is not None,
         "produces": str(result.get("produces", "")).replace("_", " "),
         "facts": _sizes(stage),
@@ -92,14 +103,19 @@ def _sizes(stage: StageFacts) -> list[tuple[str, str]]:
         found.append(("tokens in a row, mean", f"{told['tokens'] / told['rows']:.1f}"))
     if result.get("steps"):
         found.append(("steps", f"{result['steps']:,}"))
+    scored = result.get("after") or {}
     for name, value in (result.get("metrics") or {}).items():
+        if name.removesuffix(_ERROR) in scored:
+            continue  # beside its score
         shown = duration(value) if name.endswith("_seconds") else number(value)
-        found.append((name.replace("_", " "), shown))
+        shown += " ms" if name.endswith("_ms") else ""
+        found.append((_IN_WORDS.get(name, name.replace("_", " ")), shown))
     return found
 
 
-def _scores(result: Any) -> list[tuple[str, str, str, str, str]]:
-    """Return of each metric its rows, its values before and after, and their difference."""
+def _scores(result: Any) -> list[tuple[str, str, str, str, str, str]]:
+    """Return of each metric its rows, values before and after, difference, and standard error."""
+    metrics = result.get("metrics") or {}
     before, after = result.get("before") or {}, result.get("after") or {}
     told = result.get("scores") or {}
     rows = []
@@ -110,7 +126,9 @@ def _scores(result: Any) -> list[tuple[str, str, str, str, str]]:
         gained = "" if old is None else f"{value - old:+.4f}{_interval(of['difference'])}"
         count = of["after"].get("n")
         shown = f"{value:.4f}{_interval(of['after'])}"
-        rows.append((name, "" if count is None else f"{count:,}", was, shown, gained))
+        error = metrics.get(f"{name}{_ERROR}")
+        told_error = "" if error is None else f"{error:.4f}"
+        rows.append((name, "" if count is None else f"{count:,}", was, shown, gained, told_error))
     return rows
 
 
@@ -146,9 +164,12 @@ def _environment(facts: RunFacts) -> list[tuple[str, str]]:
     rows += [(f"SHA-256 of {n}", str(v)[:16]) for n, v in (model.get("sha256") or {}).items()
              if n.endswith(".safetensors")]  # fmt: skip
     for stage, splits in (lock.get("rows_sha256") or {}).items():
-        rows += [
-            (f"SHA-256 of {stage}'s rows, {n}", str(v)[:16]) for n, v in (splits or {}).items()
-        ]
+        for n, v in (splits or {}).items():
+            if n in ("train", "evaluate"):
+                rows.append((f"SHA-256 of {stage}'s rows, {n}", str(v)[:16]))
+            else:  # what a task reads beside rows: a file, or a package
+                of = "SHA-256 of " if len(str(v)) == 64 else ""
+                rows.append((f"{of}{n}, which {stage} reads", str(v)[:16]))
     rows += [
         (f"fingerprint of {s.name}", str((s.result or {}).get("fingerprint", ""))[:16])
         for s in facts.stages

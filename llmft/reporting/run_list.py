@@ -60,10 +60,13 @@ def runs_under(
 
 
 def run_folders(place: Path) -> list[Path]:
-    """Return the folders of runs under a folder, as `runs_under` looks for them."""
-    files = {
-        p for pattern in ("run.json", "*/run.json", "*/*/run.json") for p in place.glob(pattern)
-    }
+    """Return the folders of runs under a folder, as `runs_under` looks for them.
+
+    A folder that has none itself may have a folder `runs`, where recipes write theirs.
+    """
+    patterns = ("run.json", "*/run.json", "*/*/run.json")
+    files = {p for pattern in patterns for p in place.glob(pattern)}
+    files = files or set(place.glob("runs/*/*/run.json"))
     return [path.parent for path in sorted(files)]
 
 
@@ -81,6 +84,8 @@ def _sorted(found: list[Listed], sort: str) -> list[Listed]:
         return sorted(found, key=lambda run: (run.name, run.folder.name))
     if sort == "time":
         return sorted(found, key=lambda run: -((run.facts.seconds if run.facts else None) or 0.0))
+    if not found:
+        return []
     known = {metric for run in found if run.facts for metric in run.facts.scores}
     if sort not in known:
         raise RecipeError(

@@ -99,7 +99,7 @@ def all_unchanged(job: Job, run: Path) -> bool:
     for bound in job.stages:
         dataset = dataset_in(bound, run)
         rows = stage_rows(bound.spec, dataset, job.recipe.seed, encoder) if dataset else None
-        digests = row_digests(*rows) if rows else {}
+        digests = (row_digests(*rows) if rows else {}) | bound.reads()
         now = stage_fingerprint(job.recipe, bound.spec, provenance, run, digests)
         if now != recorded(run, bound.name):
             return False

@@ -116,6 +116,8 @@ class _Stage:
 
     name = "stage"
     seed = 0
+    fingerprint = "what it is made from"
+    planned = False
 
     def __init__(
         self, folder: Path, rows: Sequence[api.Row] | None, earlier: Mapping[str, Path]

@@ -32,6 +32,7 @@ from llmft.data.pair_encoding import cut_at_start
 from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
+from llmft.evaluation.harness import Harness
 from llmft.evaluation.intervals import corpus_values, wilson
 from llmft.ranking import (
     RATINGS,
@@ -52,11 +53,14 @@ from llmft.system.trust import call_trusted, trusted_function, trusted_items
 if TYPE_CHECKING:
     import torch
 
+    from llmft.api import StageContext
+    from llmft.evaluation.harness import Measured
     from llmft.modeling.forward import LabelNll
     from llmft.modeling.token_stats import TokenStats
 
 __all__ = [
     "RATINGS",
+    "Harness",
     "Ratings",
     "Sample",
     "TableConfig",
@@ -82,6 +86,7 @@ __all__ = [
     "fill",
     "final_number",
     "first_line",
+    "harness_scores",
     "is_blank",
     "judged",
     "label_nll",
@@ -121,6 +126,7 @@ __all__ = [
     "tools_of",
     "trusted_function",
     "trusted_items",
+    "unknown_harness_tasks",
     "untrained",
     "value_parameters",
     "values",
@@ -396,6 +402,37 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         hasher.update(f"{name} {tuple(tensors[name].shape)}".encode())
         hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def harness_scores(asked: Harness, context: StageContext) -> Measured:
+    """Return what tasks of lm-evaluation-harness find of a stage's model; see `evaluation.harness`.
+
+    Its answers are kept in the stage's folder, and an interrupted stage goes on from them. A plan
+    follows one pass of the largest batch instead, and ends with StageError.
+    """
+    from llmft.evaluation import harness
+
+    model, train = context.models.model, context.train
+    size, longest = train.per_device_eval_batch_size, context.data.max_length
+    if context.planned:
+        harness.follow(model, size, longest)
+    return harness.measure(
+        asked,
+        model,
+        context.models.tokenizer,
+        batch_size=size,
+        max_length=longest,
+        answers=context.folder / harness.ANSWERS,
+        about=context.fingerprint,
+        on_answer=lambda done, total: context.log.progress("lm_eval", done, total),
+    )
+
+
+def unknown_harness_tasks(asked: Harness) -> list[tuple[int, str, str]]:
+    """Return which tasks the harness does not know: their place, what is wrong, a suggested fix."""
+    from llmft.evaluation import harness
+
+    return harness.unknown_tasks(asked)
 
 
 def new_token_ids(model: Any) -> tuple[int, ...]:

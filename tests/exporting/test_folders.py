@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.exporting.folders import export
@@ -25,6 +25,9 @@ def test_plain_peft_finds_the_base_and_answers_as_the_run(
 ):
     made = export(trained, "peft", tmp_path / "out")
     found = AutoPeftModelForCausalLM.from_pretrained(made.folder).eval()
+    typed = {"PeftModel": PeftModel, "AutoModelForCausalLM": AutoModelForCausalLM}
+    as_typed = eval(made.command, typed)
+    assert torch.equal(logits(as_typed.eval()), logits(found))
     assert torch.equal(logits(found), logits(by_peft(lora_run, model_folder)))
     assert str(made.folder) in made.command
     assert 'model, "out")' in (made.folder / "README.md").read_text()

@@ -146,6 +146,33 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(judge, cache):
     assert judge_pairs(pairs, judge.client, "another").asked == 8  # its own judgements
 
 
+def test_when_the_time_is_up_what_is_judged_is_kept_and_the_rest_is_said(judge):
+    late = threading.Event()
+
+    def says(a: str, b: str) -> str:
+        if "slow" in a + b:
+            late.wait(5)
+        return longer(a, b)
+
+    judge.says = says
+    pairs = [("q", "long answer", "short"), ("q", "slow", "er"), ("q", "x", "yy")]
+    found = judge_pairs(pairs, judge.client.within(0.5), "wise", sleep=lambda _: None)
+    late.set()
+    assert found.unfinished == "1 of 3 questions are judged"
+    assert (found.seconds, [pair.outcome for pair in found.pairs]) == (0.5, ["won"])
+    found = judge_pairs(pairs, judge.client.within(30), "wise", sleep=lambda _: None)
+    assert (found.unfinished, len(found.pairs), found.cached) == ("", 3, 2)
+
+
+def test_pauses_for_a_busy_judge_are_part_of_its_time(judge):
+    judge.statuses = [503] * 3
+    slept: list[float] = []
+    found = judge_pairs([("q", "a", "bb")], judge.client.within(2.5), "wise", sleep=slept.append)
+    assert found.unfinished == "0 of 1 questions are judged"
+    assert slept[0] == 1.0
+    assert 1.0 < slept[1] < 1.5  # not 2: no more than is left
+
+
 def test_nothing_is_kept_where_the_user_wants_no_cache(judge, cache, monkeypatch):
     monkeypatch.setenv("LLMFT_CACHE", "off")
     assert judged(judge, [("q", "a", "b")]).asked == 2
@@ -271,6 +298,10 @@ def test_options_that_would_do_nothing_are_refused(lora_run, judge, capsys):
     for more in (
         ["--against", "base"],
         ["--judge-model", "x"],
+        ["--timeout", "5"],
+        ["--num-fewshot", "1"],
+        ["--include-path", "tasks"],
+        ["--judge", judge.url, "--lm-eval", "arc_easy"],
         ["--judge", judge.url, "--metrics", "loss"],
         ["--judge", judge.url, "--base"],
     ):

@@ -9,6 +9,8 @@ import pytest
 from llmft.cli.main import main
 from llmft.planning.memory_tracker import OPTIMIZER
 from llmft.planning.planner import plan_recipe
+from llmft.recipes.load import load_recipe
+from llmft.registry.registry import Registry
 
 TRAIN = {"per_device_train_batch_size": 2, "max_length": 48}
 
@@ -172,3 +174,29 @@ def test_repeated_stages_are_planned_once_and_counted_as_often_as_they_run(
     assert [stage["rounds"] for stage in found] == [1, 3, 3, 3]
     assert found[1]["drawn"] == {"prompts": 10, "answers": 30, "max_new_tokens": 20}
     assert found[1]["inputs"] == ["sft"]
+
+
+def test_answers_scored_against_the_base_as_reference_are_planned(tmp_path):
+    """GRPO from the base with a KL penalty, scored on held-out prompts: two models compute."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "say {n}", "answers": ["{n}"]}}\n' for n in range(8)))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "recipe": 1, "name": "r", "model": {"path": "embedded:model"},
+                "stages": [{
+                    "name": "grpo", "adapter": {"method": "lora"},
+                    "alignment": {"method": "grpo", "beta": 0.1, "max_completion_length": 4,
+                                  "rewards": [{"method": "exact_match"}]},
+                    "data": {"method": "prompts", "path": str(prompts)},
+                    "train": {"max_steps": 2, "per_device_train_batch_size": 8},
+                    "evaluate": {"metrics": ["exact_match"], "holdout": 2},
+                }],
+            }
+        )
+    )  # fmt: skip
+    plan = plan_recipe(load_recipe(recipe, Registry.discover()), in_ram=True)
+    (stage,) = plan.stages
+    assert not [remark for remark in stage.remarks if "cannot be planned" in remark]
+    assert stage.followed

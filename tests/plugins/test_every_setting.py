@@ -86,7 +86,9 @@ from llmft_rewards.reward_model import RewardModel
 from llmft_schedules import curves
 from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
+from llmft_tasks import lm_eval
 from llmft_tasks.collect import Collect
+from llmft_tasks.lm_eval import LmEval
 from llmft_tasks.rank import Rank
 from llmft_trackers import mlflow as mlflow_module
 from llmft_trackers import swanlab as swanlab_module
@@ -1079,7 +1081,35 @@ COLLECT = {
     "top_p": Case(0.8, sampling("top_p"), 0.8, was=1.0),
     "top_k": Case(12, sampling("top_k"), 12, was=0),
 }
-TASKS: dict[type, dict[str, Case]] = {Collect: COLLECT, Rank: RANK}
+
+
+def harnessed(name: str) -> Callable[[Any, Lab], Any]:
+    """What the harness is asked; tests/plugins/tasks/test_lm_eval.py sees what it makes of it."""
+
+    def see(config, lab: Lab) -> Any:
+        asked = []
+
+        def measured(harness, context):
+            asked.append(harness)
+            return SimpleNamespace(metrics={}, scores={}, rows=[], results={}, remarks=[])
+
+        lab.patch.setattr(lm_eval, "harness_scores", measured)
+        LmEval(config).run(composed(folder=lab.folder))
+        return getattr(asked[0], name)
+
+    return see
+
+
+HARNESS = {
+    "tasks": Case(["piqa", "mmlu"], harnessed("tasks"), ("piqa", "mmlu")),
+    "num_fewshot": Case(3, harnessed("num_fewshot"), 3),
+    "limit": Case(0.5, harnessed("limit"), 0.5),
+    "apply_chat_template": Case(True, harnessed("apply_chat_template"), True, was=False),
+    "fewshot_as_multiturn": Case(False, harnessed("fewshot_as_multiturn"), False, was=True),
+    "system_instruction": Case("be brief", harnessed("system_instruction"), "be brief"),
+    "include_path": Case("tasks", harnessed("include_path"), "tasks"),
+}
+TASKS: dict[type, dict[str, Case]] = {Collect: COLLECT, Rank: RANK, LmEval: HARNESS}
 
 
 def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]:
@@ -2091,7 +2121,7 @@ NEEDED: dict[type, dict[str, Any]] = {
     Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
-    Rank: {"samples": "drawn"}, Mix: {"sources": [HUB, HUB]},
+    Rank: {"samples": "drawn"}, LmEval: {"tasks": ["arc_easy"]}, Mix: {"sources": [HUB, HUB]},
     Python: {"file": "a.py"}, PythonReward: {"file": "a.py"},
 }  # fmt: skip
 ONE_CASE = [

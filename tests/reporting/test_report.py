@@ -113,6 +113,11 @@ def test_a_curve_is_scaled_into_its_box():
     assert len(flat.y_ticks) > 1
 
 
+def test_the_numbers_of_an_axis_are_written_alike():
+    assert curves.numbers([0.0, 5e-5, 1e-4, 1.5e-4]) == ["0", "5.0e-5", "1.0e-4", "1.5e-4"]
+    assert curves.numbers([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]
+
+
 def test_a_long_curve_keeps_its_extremes():
     points = [(float(x), 9.0 if x == 7777 else x % 3) for x in range(10_000)]
     kept = curves.thinned(points)
@@ -179,6 +184,41 @@ def test_the_page_stands_in_a_browser(browser, copied):
     named = "[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))"
     assert browser.run(f"return {named}")
     assert browser.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_numbers_have_units_and_words(copied):
+    path = copied / "stages/sft/result.json"
+    result = json.loads(path.read_text("utf-8"))
+    result["metrics"] |= {"checkpoint_ms": 94.9, "train_seconds": 85.0}
+    path.write_text(json.dumps(result), "utf-8")
+    text = write_report(copied).read_text("utf-8")
+    assert "What was trained, and on what" in text
+    for name, value in (
+        ("time of a checkpoint, mean", "94.9 ms"), ("time of training", "1:25 min"),
+    ):  # fmt: skip
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in text
+
+
+def test_a_task_has_scores_with_standard_errors_and_names_what_it_reads(copied):
+    path = copied / "stages/sft/result.json"
+    result = json.loads(path.read_text("utf-8"))
+    result |= {"before": {}, "after": {"piqa_acc": 0.5}, "metrics": {"piqa_acc_stderr": 0.25}}
+    result["scores"] = {"after": {"piqa_acc": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}}
+    path.write_text(json.dumps(result), "utf-8")
+    times = copied / "timeline.json"
+    told = json.loads(times.read_text("utf-8"))
+    del told["stages"]["sft"]["trainable_parameters"]
+    times.write_text(json.dumps(told), "utf-8")
+    lock = json.loads((copied / "lock.json").read_text("utf-8"))
+    lock["rows_sha256"]["sft"] = {"lm-eval": "0.4.13", "tasks/a.yaml": "0123456789abcdef" * 4}
+    (copied / "lock.json").write_text(json.dumps(lock), "utf-8")
+    text = write_report(copied).read_text("utf-8")
+    cells = re.findall(r"<td>([^<]*)</td>", text[text.index('<th scope="row">piqa_acc<') :])
+    assert cells[:3] == ["4", "0.5000 [0.10, 0.90]", "0.2500"]
+    assert text.count("piqa") == 1
+    assert ">before</th>" not in text
+    assert "<td>0.4.13</td>" in text[text.index(">lm-eval, which sft reads<") :]
+    assert ">SHA-256 of tasks/a.yaml, which sft reads<" in text
 
 
 def test_scores_come_with_their_rows_and_intervals(copied):

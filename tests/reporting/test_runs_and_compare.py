@@ -68,6 +68,9 @@ def test_they_are_sorted_and_chosen(place):
     assert names(runs_under(place / "a")) == "a"
     (run,) = (place / "a").iterdir()
     assert len(runs_under(run)) == 1
+    assert names(runs_under(place.parent)) == "dcba"  # `runs`, where recipes write theirs
+    (place / "a/empty").mkdir()
+    assert runs_under(place / "a/empty", sort="loss") == []
     with pytest.raises(RecipeError, match="one of: exact_match, loss"):
         runs_under(place, sort="bleu")
     with pytest.raises(RecipeError, match="there is no folder"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.output import table
-from llmft.reporting.comparison import Comparison, compare, page, told
+from llmft.reporting.comparison import HOW_TO_PAIR, Comparison, compare, page, told
 from llmft.system import fsio
 
 
@@ -56,7 +56,7 @@ def as_text(found: Comparison, output: str | None) -> str:
         parts.append(table(("score", *marks), rows))
     for mark, tests in zip(marks[1:], found.tests, strict=True):
         if not tests:
-            parts.append(f"{mark} and A have answered no row in common")
+            parts.append(f"{mark} and A have answered no row in common: {HOW_TO_PAIR}")
             continue
         rows = [
             (t.metric, str(t.rows), f"{t.first:.4f}", f"{t.second:.4f}", told(t)) for t in tests

@@ -41,12 +41,21 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
     }
 
 
-def refuse_without_judge(model: str | None, against: str | None) -> None:
+def refuse_without_judge(model: str | None, against: str | None, timeout: float | None) -> None:
     """Raise RecipeError (E090) where something is said of a judge, and none is named."""
-    if model is not None or against is not None:
-        option = "--judge-model" if model is not None else "--against"
-        what = f"{option} has an effect only where answers are judged"
-        raise RecipeError("E090", what, fix="add --judge URL, or leave it out")
+    options = {"--judge-model": model, "--against": against, "--timeout": timeout}
+    for option, given in options.items():
+        if given is not None:
+            what = f"{option} has an effect only where answers are judged"
+            raise RecipeError("E090", what, fix="add --judge URL, or leave it out")
+
+
+def refuse_without_harness(options: dict[str, Any]) -> None:
+    """Raise RecipeError (E090) where something is said of the harness, and no task is named."""
+    for option, given in options.items():
+        if given not in (None, False):
+            what = f"{option} is about tasks of lm-evaluation-harness, and none is named"
+            raise RecipeError("E090", what, fix="add --lm-eval TASKS, or leave it out")
 
 
 def progress() -> Any:

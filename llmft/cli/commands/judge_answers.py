@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
 from llmft.cli.commands.endpoint_client import client_for
 from llmft.cli.commands.evaluate import progress
-from llmft.cli.commands.output import table
+from llmft.cli.commands.output import printable, table
 from llmft.system import fsio
 from llmft.system.quiet import captured_output
 
@@ -22,12 +23,18 @@ _SHOWN = 3
 
 
 def judged(
-    asked: Asked, against: str, url: str, model: str | None, output: str | None
+    asked: Asked,
+    against: str,
+    url: str,
+    model: str | None,
+    timeout: float | None,
+    output: str | None,
 ) -> dict[str, Any]:
     """Return what a judge says of a run's answers beside those of another run, or of its base.
 
-    output: a file for every pair; RecipeError where it is there already. Raises CheckpointError
-    (E402) where the target is no run, EnvironmentFault (E213) where no reply has a verdict.
+    timeout: seconds of waiting for the judge, all its answers together. output: a file for every
+    pair; RecipeError where it is there already. Raises CheckpointError (E402) where the target is
+    no run, EnvironmentFault (E213) where no reply has a verdict, or not all are there in time.
     """
     if not (Path(asked.target) / "run.json").is_file():
         what = f"'{asked.target}' is not a run folder, and a judge compares a run's answers"
@@ -42,20 +49,16 @@ def judged(
             TEMPLATE,
             TEMPLATE_SHA256,
             TIE,
+            TIMEOUT,
             WON,
             judge_runs,
         )
 
+        client = client.within(TIMEOUT if timeout is None else timeout)
         found = judge_runs(asked, against, client, model, tell)
     pairs = [asdict(pair) | {"outcome": pair.outcome} for pair in found.pairs]
-    if output is not None:
-        fsio.write_new_jsonl(Path(output), pairs)
     asked_of = 2 * sum(pair.answer != pair.other for pair in found.pairs)
-    if asked_of and found.unreadable == asked_of:  # ties that nobody has found
-        what = f"'{found.model}' at {found.host} gave no verdict in any of {asked_of} replies"
-        fix = "name a model that follows instructions: --judge-model NAME; --output has its words"
-        raise EnvironmentFault("E213", what, fix=fix)
-    return {
+    told = {
         "target": asked.target,
         "against": against,
         "judge": {
@@ -64,7 +67,7 @@ def judged(
             "template": TEMPLATE,
             "template_sha256": TEMPLATE_SHA256,
         },
-        "win_rate": found.win_rate,
+        "win_rate": found.win_rate if pairs else None,
         "won": found.count(WON),
         "lost": found.count(LOST),
         "tied": found.count(TIE),
@@ -76,6 +79,22 @@ def judged(
         "output": output,
         "pairs": pairs,
     }
+    if found.unfinished:
+        if pairs:
+            print(printable(as_text(told | {"output": None})), file=sys.stderr)
+        raise EnvironmentFault(
+            "E213",
+            f"'{found.model}' at {found.host} has not judged all in {found.seconds:g} seconds of"
+            f" waiting: {found.unfinished}",
+            fix="repeat the command, which goes on from here; or wait longer: --timeout SECONDS",
+        )
+    if output is not None:
+        fsio.write_new_jsonl(Path(output), pairs)
+    if asked_of and found.unreadable == asked_of:  # ties that nobody has found
+        what = f"'{found.model}' at {found.host} gave no verdict in any of {asked_of} replies"
+        fix = "name a model that follows instructions: --judge-model NAME; --output has its words"
+        raise EnvironmentFault("E213", what, fix=fix)
+    return told
 
 
 def refuse_scoring(metrics: str | None, *, base: bool) -> None:

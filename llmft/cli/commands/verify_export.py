@@ -92,6 +92,11 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _line(text: str) -> str:
+    """Return a text on one line: where two part, a new line is a difference, too."""
+    return text.replace("\n", "\\n")
+
+
 def as_text(verdict: Verdict) -> str:
     """Return the verdict as a table, where the two part, and a sentence."""
     rows = [
@@ -102,7 +107,8 @@ def as_text(verdict: Verdict) -> str:
     parts += [table(("what", "compared", "found", "allowed", "verdict"), rows)]
     for part in verdict.partings[:_SHOWN]:
         parts.append(
-            f"prompt {part.prompt + 1}: {part.what}\n  run:    {part.run}\n  target: {part.target}"
+            f"prompt {part.prompt + 1}: {part.what}\n  run:    {_line(part.run)}\n"
+            f"  target: {_line(part.target)}"
         )
     if more := len(verdict.partings) - _SHOWN:
         parts += [f"and {more} more"] if more > 0 else []

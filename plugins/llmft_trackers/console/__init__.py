@@ -195,7 +195,11 @@ def _scores(
         rows.append((name, "-" if old is None else number(old), number(after), change))
     if width is not None and 2 + first + 2 + 9 + 2 + 9 + 2 + 10 > width:
         for name, old_text, after_text, change in rows:
-            yield f"  {name}: {old_text} -> {after_text}" + (f" ({change})" if change else "")
+            moved = f"{old_text} -> " if before else ""
+            yield f"  {name}: {moved}{after_text}" + (f" ({change})" if change else "")
+        return
+    if not before:  # of a task, which trains nothing
+        yield from (f"  {name:{first}}  {after_text:>9}" for name, _, after_text, _ in rows)
         return
     yield f"  {'':{first}}  {'before':>9}  {'after':>9}  {'difference':>10}"
     for name, old_text, after_text, change in rows:
@@ -207,7 +211,7 @@ def _intervals(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
     after, change = scores.get("after", {}), scores.get("difference", {})
     known = [name for name, score in after.items() if score.get("low") is not None]
     if known:
-        yield "  with 95% intervals, and the difference on the same rows:"
+        yield "  with 95% intervals" + ", and the difference on the same rows" * bool(change) + ":"
     for name in known:
         moved = f", {_signed(change[name])}" if name in change else ""
         yield f"  {name} {shown_score(after[name])}{moved}"

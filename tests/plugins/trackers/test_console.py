@@ -83,11 +83,15 @@ def test_the_score_table_shows_before_after_and_the_difference(monkeypatch):
     assert ["loss", "5.0000", "1.5000", "-3.5000"] in rows
 
 
-def test_a_score_without_a_before_has_no_difference(monkeypatch):
+def test_scores_without_any_before_are_a_list(monkeypatch):
     out = io.StringIO()
     console = told(monkeypatch, out)
     console.scored("sft", "after", {"loss": math.nan})
-    assert ["loss", "-", "nan"] in [line.split() for line in out.getvalue().splitlines()]
+    assert ["loss", "nan"] in [line.split() for line in out.getvalue().splitlines()]
+    assert "before" not in out.getvalue()
+    console.scored("sft", "before", {"loss": 2.0})
+    console.scored("sft", "after", {"loss": 1.0, "f1": 0.5})
+    assert ["f1", "-", "0.5000"] in [line.split() for line in out.getvalue().splitlines()]
 
 
 def test_the_last_lines_say_where_everything_is_and_what_to_type_next(monkeypatch):
