@@ -16,7 +16,8 @@ class Peer:
     """A tool.
 
     module, function: what its command calls, once it is known that it trains. words: the command
-    line then. install: what pip is given; nothing where llmft's environment has it.
+    line then. install: what pip is given; nothing where llmft's environment has it. is_checkout:
+    whether its own package comes from a checkout.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Peer:
     function: str
     words: tuple[str, ...]
     install: tuple[str, ...] = ()
+    is_checkout: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ PEERS = {
             "llamafactory==0.9.5",
         ),
     ),
+    "alignment-handbook": Peer(
+        "alignment-handbook", "alignment-handbook", "handbook_script", "start",
+        ("sft", "--config", "config.yaml"),
+        # As recipes/ and setup.py name them; the rest is llmft's environment's.
+        (
+            "trl==0.19.1", "transformers==4.53.3", "huggingface_hub==0.34.4", "tokenizers==0.21.4",
+            "peft==0.16.0", "accelerate==1.9.0", "datasets==4.0.0", "dill==0.3.8",
+            "multiprocess==0.70.16", "fsspec==2025.3.0", "evaluate==0.4.0",
+        ),
+        is_checkout=True,
+    ),
 }  # fmt: skip
 INFO = ("dataset_info.json",)
 CASES = (
@@ -80,6 +93,22 @@ CASES = (
     Case("trl", "dpo_ipo_chat", "dpo", "preference"),
     Case("trl", "kto", "kto", "unpaired", decided=("train_sampling_strategy",)),
     Case("trl", "reward", "reward", "preference"),
+    # The model's tokenizer has no beginning-of-text, which TRL would put there.
+    Case("trl", "orpo_chat", "orpo", "preference", decided=("",)),
+    Case("trl", "cpo_chat", "cpo", "preference", decided=("",)),
+    Case(
+        "alignment-handbook", "sft_chat", "sft", "chat", factor=773 / 781,
+        differs="transformers 4.53 divides by the tokens of a row; the first is never predicted",
+    ),
+    Case(
+        "alignment-handbook", "sft_zephyr", "sft", "chat", factor=854 / 862,
+        differs="transformers 4.53 divides by the tokens of a row; the first is never predicted",
+    ),
+    *(
+        Case("alignment-handbook", f"dpo_{name}", "dpo", "preference")
+        for name in ("full", "short_prompts", "ipo", "apo_zero")
+    ),
+    Case("alignment-handbook", "orpo", "orpo", "preference", decided=("",)),
     *(
         Case("llamafactory", name, beside=INFO)
         for name in ("sft_chat", "sft_last_turn", "sft_full", "dpo", "orpo", "kto")
