@@ -131,7 +131,7 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
             _padding(tokenizer, rows) if method == "reward" else tokenizer.eos_token
         )
     model = _model(job, base, is_reward=method == "reward", pad=tokenizer.pad_token_id)
-    model = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
+    model = _attached(bound, model)
     start = _weights(model, folder / WEIGHTS)
 
     steps = len(told["rows"])
@@ -213,6 +213,15 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
         model.score.float()
         model.prepare_inputs_for_generation = None  # PEFT asks every model for it
     return model
+
+
+def _attached(bound: BoundStage, model: Any) -> Any:
+    """Return a model with the stage's adapter, which has no part in the head of a reward model."""
+    head = model._modules.pop("score", None)
+    made = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
+    if head is not None:
+        model.score = head
+    return made
 
 
 def _weights(model: Any, path: Path) -> str:

@@ -103,10 +103,11 @@ def verify(in_process, model_folder, tmp_path, capsys):
         (CHATS, "sft", "chat", {"settings": {"learn": "every_token"}}),
         (PAIRS, "dpo", "preference", {"beta": 0.3}),
         (PAIRS, "reward", "preference", {}),
+        (PAIRS, "reward", "preference", {"adapter": {"method": "lora", "r": 4}}),
         (JUDGED, "kto", "unpaired", {"beta": 0.3, "undesirable_weight": 1.5}),
         (PAIRS, "kto", "preference", {"loss_type": "apo_zero_unpaired"}),
     ],
-    ids=["sft", "full", "chat", "dpo", "reward", "kto", "kto of pairs"],
+    ids=["sft", "full", "chat", "dpo", "reward", "all-linear", "kto", "kto of pairs"],
 )
 def test_the_first_steps_are_trls(verify, rows, method, data, more):
     model = {"chat_template": TEMPLATE} if data == "chat" else {}
