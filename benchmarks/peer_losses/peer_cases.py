@@ -17,7 +17,7 @@ class Peer:
 
     module, function: what its command calls, once it is known that it trains. words: the command
     line then. install: what pip is given; nothing where llmft's environment has it. is_checkout:
-    whether its own package comes from a checkout.
+    whether its own package comes from a checkout. form: how its configurations' names end.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Peer:
     words: tuple[str, ...]
     install: tuple[str, ...] = ()
     is_checkout: bool = False
+    form: str = "yaml"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Case:
     @property
     def config(self) -> Path:
         """The configuration's file."""
-        return HERE / "cases" / self.peer / f"{self.name}.yaml"
+        return HERE / "cases" / self.peer / f"{self.name}.{PEERS[self.peer].form}"
 
 
 PEERS = {
@@ -81,6 +82,33 @@ PEERS = {
         ),
         is_checkout=True,
     ),
+    "axolotl": Peer(
+        "axolotl", "axolotl", "axolotl_script", "start", ("axolotl", "config.yaml"),
+        (
+            "axolotl==0.19.0", "transformers==5.16.1", "peft==0.20.0", "trl==1.9.0",
+            "datasets==4.8.4", "accelerate==1.13.0", "huggingface_hub==1.17.0",
+            "tokenizers==0.23.1", "addict", "fire", "einops", "art", "python-dotenv",
+            "immutabledict", "schedulefree", "posthog==6.7.11", "axolotl-contribs-lgpl==0.0.7",
+            "axolotl-contribs-mit==0.0.6", "fastcore", "colorama", "termcolor", "typer==0.25.1",
+            "evaluate==0.4.1", "langdetect", "optimum==1.16.2", "liger-kernel==0.8.1",
+            "fla-core==0.5.2", "scipy", "backoff", "numba", "llvmlite", "triton", "pillow",
+            "kernels",
+        ),
+    ),
+    "ms-swift": Peer(
+        "ms-swift", "ms-swift", "swift_script", "start", ("swift",),
+        (
+            "ms-swift==4.6.0", "transformers==5.16.1", "peft==0.20.0", "trl==0.29.0",
+            "datasets==4.8.4", "modelscope", "accelerate==1.13.0", "addict", "json-repair",
+            "dacite", "attrdict", "binpacking", "oss2", "rouge", "simplejson", "sortedcontainers",
+            "transformers-stream-generator", "cpm-kernels", "einops", "tiktoken", "nltk",
+            "matplotlib", "zstandard", "openai", "importlib-metadata", "scipy", "pillow",
+            "huggingface_hub==1.17.0", "tokenizers==0.23.1", "modelscope-hub", "cryptography",
+            "cffi", "pycparser", "aiohttp", "aiosignal", "aiohappyeyeballs", "frozenlist",
+            "multidict", "propcache", "yarl", "attrs", "kernels",
+        ),
+        form="sh",
+    ),
 }  # fmt: skip
 INFO = ("dataset_info.json",)
 CASES = (
@@ -110,6 +138,17 @@ CASES = (
     ),
     Case("alignment-handbook", "orpo", "orpo", "preference", decided=("",)),
     *(
+        Case("axolotl", f"sft_{name}")
+        for name in ("chat", "full", "every_turn", "alpaca", "dora", "completion")
+    ),
+    *(
+        Case(
+            "ms-swift", f"sft_{name}", "", "prompt-completion" if name == "queries" else "",
+            decided=("model_type",),
+        )
+        for name in ("chat", "full", "dft", "dora", "queries", "nothinking")
+    ),
+    *(
         Case("llamafactory", name, beside=INFO)
         for name in ("sft_chat", "sft_last_turn", "sft_full", "dpo", "orpo", "kto")
     ),
@@ -132,4 +171,4 @@ def laid(case: Case, folder: Path) -> Path:
     (folder / "trainer.txt").write_text(case.trainer, "utf-8")
     for beside in case.beside:
         shutil.copy(HERE / "cases" / case.peer / beside, folder / beside)
-    return Path(shutil.copy(case.config, folder / "config.yaml"))
+    return Path(shutil.copy(case.config, folder / f"config{case.config.suffix}"))

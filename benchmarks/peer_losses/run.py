@@ -128,7 +128,8 @@ def train(python: Path, peer: Peer, folders: list[Path]) -> None:
     """Let the peer train in each folder."""
     paths = [HERE / "hook", HERE, *([HERE / "absent"] if peer.install else [])]
     environment = {
-        **os.environ, "PEER_LOSSES": "told.json", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+        **os.environ, "PEER": peer.name, "PEER_LOSSES": "told.json", "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1", "AXOLOTL_DO_NOT_TRACK": "1",
         "PYTHONPATH": os.pathsep.join(map(str, paths)), "CUDA_VISIBLE_DEVICES": "",
         "HF_DATASETS_CACHE": str(folders[0].parent / "cache"), "TOKENIZERS_PARALLELISM": "false",
         "DISABLE_VERSION_CHECK": "1",
