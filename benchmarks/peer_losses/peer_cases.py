@@ -16,7 +16,8 @@ class Peer:
     """A tool.
 
     module, function: what its command calls, once it is known that it trains. words: the command
-    line then. install: what pip is given; nothing where llmft's environment has it.
+    line then. install: what pip is given; nothing where llmft's environment has it. is_checkout:
+    whether its own package comes from a checkout. form: how its configurations' names end.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Peer:
     function: str
     words: tuple[str, ...]
     install: tuple[str, ...] = ()
+    is_checkout: bool = False
+    form: str = "yaml"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Case:
     @property
     def config(self) -> Path:
         """The configuration's file."""
-        return HERE / "cases" / self.peer / f"{self.name}.yaml"
+        return HERE / "cases" / self.peer / f"{self.name}.{PEERS[self.peer].form}"
 
 
 PEERS = {
@@ -68,6 +71,44 @@ PEERS = {
             "llamafactory==0.9.5",
         ),
     ),
+    "alignment-handbook": Peer(
+        "alignment-handbook", "alignment-handbook", "handbook_script", "start",
+        ("sft", "--config", "config.yaml"),
+        # As recipes/ and setup.py name them; the rest is llmft's environment's.
+        (
+            "trl==0.19.1", "transformers==4.53.3", "huggingface_hub==0.34.4", "tokenizers==0.21.4",
+            "peft==0.16.0", "accelerate==1.9.0", "datasets==4.0.0", "dill==0.3.8",
+            "multiprocess==0.70.16", "fsspec==2025.3.0", "evaluate==0.4.0",
+        ),
+        is_checkout=True,
+    ),
+    "axolotl": Peer(
+        "axolotl", "axolotl", "axolotl_script", "start", ("axolotl", "config.yaml"),
+        (
+            "axolotl==0.19.0", "transformers==5.16.1", "peft==0.20.0", "trl==1.9.0",
+            "datasets==4.8.4", "accelerate==1.13.0", "huggingface_hub==1.17.0",
+            "tokenizers==0.23.1", "addict", "fire", "einops", "art", "python-dotenv",
+            "immutabledict", "schedulefree", "posthog==6.7.11", "axolotl-contribs-lgpl==0.0.7",
+            "axolotl-contribs-mit==0.0.6", "fastcore", "colorama", "termcolor", "typer==0.25.1",
+            "evaluate==0.4.1", "langdetect", "optimum==1.16.2", "liger-kernel==0.8.1",
+            "fla-core==0.5.2", "scipy", "backoff", "numba", "llvmlite", "triton", "pillow",
+            "kernels",
+        ),
+    ),
+    "ms-swift": Peer(
+        "ms-swift", "ms-swift", "swift_script", "start", ("swift",),
+        (
+            "ms-swift==4.6.0", "transformers==5.16.1", "peft==0.20.0", "trl==0.29.0",
+            "datasets==4.8.4", "modelscope", "accelerate==1.13.0", "addict", "json-repair",
+            "dacite", "attrdict", "binpacking", "oss2", "rouge", "simplejson", "sortedcontainers",
+            "transformers-stream-generator", "cpm-kernels", "einops", "tiktoken", "nltk",
+            "matplotlib", "zstandard", "openai", "importlib-metadata", "scipy", "pillow",
+            "huggingface_hub==1.17.0", "tokenizers==0.23.1", "modelscope-hub", "cryptography",
+            "cffi", "pycparser", "aiohttp", "aiosignal", "aiohappyeyeballs", "frozenlist",
+            "multidict", "propcache", "yarl", "attrs", "kernels",
+        ),
+        form="sh",
+    ),
 }  # fmt: skip
 INFO = ("dataset_info.json",)
 CASES = (
@@ -80,6 +121,33 @@ CASES = (
     Case("trl", "dpo_ipo_chat", "dpo", "preference"),
     Case("trl", "kto", "kto", "unpaired", decided=("train_sampling_strategy",)),
     Case("trl", "reward", "reward", "preference"),
+    # The model's tokenizer has no beginning-of-text, which TRL would put there.
+    Case("trl", "orpo_chat", "orpo", "preference", decided=("",)),
+    Case("trl", "cpo_chat", "cpo", "preference", decided=("",)),
+    Case(
+        "alignment-handbook", "sft_chat", "sft", "chat", factor=773 / 781,
+        differs="transformers 4.53 divides by the tokens of a row; the first is never predicted",
+    ),
+    Case(
+        "alignment-handbook", "sft_zephyr", "sft", "chat", factor=854 / 862,
+        differs="transformers 4.53 divides by the tokens of a row; the first is never predicted",
+    ),
+    *(
+        Case("alignment-handbook", f"dpo_{name}", "dpo", "preference")
+        for name in ("full", "short_prompts", "ipo", "apo_zero")
+    ),
+    Case("alignment-handbook", "orpo", "orpo", "preference", decided=("",)),
+    *(
+        Case("axolotl", f"sft_{name}")
+        for name in ("chat", "full", "every_turn", "alpaca", "dora", "completion")
+    ),
+    *(
+        Case(
+            "ms-swift", f"sft_{name}", "", "prompt-completion" if name == "queries" else "",
+            decided=("model_type",),
+        )
+        for name in ("chat", "full", "dft", "dora", "queries", "nothinking")
+    ),
     *(
         Case("llamafactory", name, beside=INFO)
         for name in ("sft_chat", "sft_last_turn", "sft_full", "dpo", "orpo", "kto")
@@ -103,4 +171,4 @@ def laid(case: Case, folder: Path) -> Path:
     (folder / "trainer.txt").write_text(case.trainer, "utf-8")
     for beside in case.beside:
         shutil.copy(HERE / "cases" / case.peer / beside, folder / beside)
-    return Path(shutil.copy(case.config, folder / "config.yaml"))
+    return Path(shutil.copy(case.config, folder / f"config{case.config.suffix}"))

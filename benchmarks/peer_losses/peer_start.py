@@ -65,6 +65,8 @@ def write_model(folder: Path) -> None:
     )  # fmt: skip
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"  # transformers 4 knows no TokenizersBackend
+    path.write_text(path.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     config = LlamaConfig(
         vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,

@@ -4,8 +4,10 @@
     python benchmarks/peer_losses/run.py llamafactory --environments FOLDER [--only NAME]
 
 Each peer is started as its own command starts it, on a tiny Llama and a few rows, in an environment
-of its own below FOLDER, which is made where it is not there. `hook/` gives adapters
-and heads their first weights by name and writes the losses down. records/PEER.json gets them.
+of its own below FOLDER, which is made where it is not there. --checkout names the sources of a
+peer whose package is not on the index, or has not the scripts (those of TRL's ORPO and CPO).
+`hook/` gives adapters and heads their first weights by name and writes the losses down.
+records/PEER.json gets them.
 A test holds what llmft computes, from the same file imported, against these records.
 """
 
@@ -34,6 +36,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peer", choices=PEERS, nargs="?", default="trl")
     parser.add_argument("--environments", type=Path, help="where environments are kept")
+    parser.add_argument(
+        "--checkout", type=Path, help="the peer's sources, where its package lacks scripts"
+    )
     parser.add_argument("--only", help="the name of one case")
     parser.add_argument("--keep", type=Path, help="keep what the peer wrote and printed here")
     parser.add_argument("--page", action="store_true", help="only write the table of the page")
@@ -42,7 +47,9 @@ def main() -> int:
         write_page()
         return 0
     peer = PEERS[asked.peer]
-    python = Path(sys.executable) if not peer.install else made(peer, asked.environments)
+    if asked.checkout is not None:
+        os.environ["PEER_CHECKOUT"] = str(asked.checkout.resolve())
+    python = Path(sys.executable) if not peer.install else made(peer, asked)
     path = HERE / "records" / f"{asked.peer}.json"
     record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"cases": {}}
     record = {"versions": versions(python, peer), "cases": record["cases"]}
@@ -83,8 +90,9 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def made(peer: Peer, folder: Path | None) -> Path:
+def made(peer: Peer, asked: argparse.Namespace) -> Path:
     """Return the Python of the peer's environment, which is made where it is not there."""
+    folder: Path | None = asked.environments
     if folder is None:
         raise SystemExit(f"name a folder outside the project: --environments FOLDER ({peer.name})")
     python = folder.resolve() / peer.name / "bin" / "python"
@@ -93,6 +101,7 @@ def made(peer: Peer, folder: Path | None) -> Path:
         own = Path(sysconfig.get_path("purelib", vars={"base": str(python.parents[1])}))
         (own / "zz_llmft.pth").write_text("\n".join(map(str, found_in_site())), "utf-8")
         command = [str(python), "-m", "pip", "install", "-q", "--no-deps", *peer.install]
+        command += [str(asked.checkout)] if peer.is_checkout else []
         subprocess.run(command, check=True)
     return python
 
@@ -119,7 +128,8 @@ def train(python: Path, peer: Peer, folders: list[Path]) -> None:
     """Let the peer train in each folder."""
     paths = [HERE / "hook", HERE, *([HERE / "absent"] if peer.install else [])]
     environment = {
-        **os.environ, "PEER_LOSSES": "told.json", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+        **os.environ, "PEER": peer.name, "PEER_LOSSES": "told.json", "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1", "AXOLOTL_DO_NOT_TRACK": "1",
         "PYTHONPATH": os.pathsep.join(map(str, paths)), "CUDA_VISIBLE_DEVICES": "",
         "HF_DATASETS_CACHE": str(folders[0].parent / "cache"), "TOKENIZERS_PARALLELISM": "false",
         "DISABLE_VERSION_CHECK": "1",

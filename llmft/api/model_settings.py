@@ -143,10 +143,16 @@ class ModelSource(Settings):
         description="what is done with a row of which the chat template leaves out some text:"
         " refuse it, or train without that text and say so",
     )
-    append_eos: bool = Field(
+    append_eos: bool | Literal["once", "always"] = Field(
         False,
-        description="put end-of-text after an answer that the chat template ends with no token at"
-        " which generation stops",
+        description="put end-of-text after what the chat template writes. true: after an answer"
+        " that it ends with no token at which generation stops; once: at the end of every row,"
+        " unless end-of-text is the last token there; always: even then",
+    )
+    tokenize_apart: bool = Field(
+        False,
+        description="tokenise each answer as a text of its own, after the prompt's tokens: some"
+        " tokenizers begin it with a space then",
     )
     missing_stop: Literal["note", "refuse"] = Field(
         "note",

@@ -164,16 +164,17 @@ class ChatEncoder:
     def _labelled(self, draft: Draft, place: Located | None) -> Encoded:
         """Return a draft's token row; RowFault where its tokens are not as its text is."""
         row, starts = draft.row, None
-        if place is not None and row.turns:
+        alone = self.chat.tokenize_apart and bool(row.turns)
+        if place is not None and row.turns and not alone:
             starts = self._prompt_lengths(place, row)
             if starts is None and not draft.apart:
                 raise _NeedsRows
-        elif place is not None:
+        elif place is not None and not alone:
             starts = [place.at(start) for start, _ in row.spans]
         if place is None or starts is None:
             cuts = [border for span in row.spans for border in span]
             with _located(draft.origin):
-                place = self.reader.apart(row.text, cuts, row.foreign)
+                place = self.reader.apart(row.text, cuts, row.foreign, alone=alone)
             starts = [place.at(start) for start, _ in row.spans]
         labels = [IGNORED] * len(place.ids)
         turns = row.turns or (None,) * len(row.spans)
@@ -188,7 +189,15 @@ class ChatEncoder:
                 what = f"the end of the answer, {ended!r}, is no token at which generation stops"
                 fix = "name one token of the tokenizer as model.stop, or give another template"
                 raise RowFault("E108", at(draft.origin, what), fix)
-        return Encoded(tuple(place.ids), tuple(labels), draft.origin)
+        end = self._last(place.ids)
+        return Encoded((*place.ids, *end), (*labels, *end), draft.origin)
+
+    def _last(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the end-of-text that is put at a row's end, and learnt, if it is."""
+        if not self.stops.ends_rows:
+            return ()
+        end = self.tokenizer.eos_token_id
+        return () if self.chat.append_eos == "once" and ids and ids[-1] == end else (end,)
 
     def _prompt_lengths(self, place: Located, row: TurnRow) -> list[int] | None:
         """Return where each answer's tokens begin, if what stands before is as it is asked."""

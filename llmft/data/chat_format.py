@@ -19,9 +19,10 @@ class ChatFormat:
     template_kwargs: names that the chat template reads. stop_ids: the ids at which the model's own
     settings stop generation; stop: more such tokens, as text. lost_text: what is done where the
     template leaves out a message's text. append_eos: whether end-of-text is put after an
-    answer that the template ends with no stop. missing_stop: what is done with such an answer
-    where nothing is put after it. learn_template: how much of what the template writes around an
-    answer is trained on.
+    answer that the template ends with no stop, or at the end of every row ('once' or 'always').
+    missing_stop: what is done with such an answer where nothing is put after it. learn_template:
+    how much of what the template writes around an answer is trained on. tokenize_apart: whether an
+    answer is tokenised as a text of its own.
     """
 
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -29,9 +30,10 @@ class ChatFormat:
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     lost_text: Literal["refuse", "note"] = "refuse"
-    append_eos: bool = False
+    append_eos: bool | Literal["once", "always"] = False
     missing_stop: Literal["note", "refuse"] = "note"
     learn_template: Literal["stop", "turn", "none", "eos"] = "stop"
+    tokenize_apart: bool = False
 
 
 PLAIN = ChatFormat()
@@ -46,9 +48,17 @@ def stops_of(tokenizer: Any, chat: ChatFormat, end: int | None) -> Stops:
     words = {str(added[i]) if i in added else str(tokenizer.decode([i])) for i in ids} - {""}
     special = {str(token) for token in added.values() if token.special}
     end_of_text = str(tokenizer.eos_token or "")
-    appended = end_of_text if chat.append_eos else ""
+    if chat.append_eos and not end_of_text:
+        raise DataError(
+            "E108",
+            "model.append_eos: the tokenizer has no end-of-text token",
+            fix="name its eos_token in tokenizer_config.json, or take the tokenizer of another"
+            " model: model.tokenizer",
+        )
+    appended = end_of_text if chat.append_eos is True else ""
     own = tuple(word for word in (end_of_text, *chat.stop) if word)
-    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids, appended, own)
+    ends_rows = chat.append_eos in ("once", "always")
+    return Stops(tuple(sorted(words)), (), tuple(sorted(special)), ids, appended, own, ends_rows)
 
 
 def stop_id(tokenizer: Any, word: str) -> int:

@@ -503,9 +503,11 @@ class Encoder:
                 ids = next(parsed_ids if by_words else whole_ids)
                 if isinstance(row, CompletionRow):
                     prompt = next(prompt_ids)
-                    if ids[: len(prompt)] != prompt:  # as when the prompt is answered
+                    alone = self._chat.chat.tokenize_apart
+                    if alone or ids[: len(prompt)] != prompt:  # as when the prompt is answered
                         with naming_row(row.origin):
-                            ids = prompt + self._chat.reader.after(row.completion)
+                            after = self._chat.reader.after(row.completion, alone=alone)
+                            ids = prompt + after
                 else:
                     prompt = []
                 ids = self._with_end(ids)

@@ -34,7 +34,8 @@ class TokenReader:
 
     A text is tokenised once, as the serving side tokenises a prompt. What is tokenised apart, such
     as an answer after its prompt, is tokenised after a line break, which is taken off again: else
-    tokenizers that put a space before a text would put one inside the row.
+    tokenizers that put a space before a text would put one inside the row, as they do where a part
+    is to be a text of its own (`alone`).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -57,29 +58,40 @@ class TokenReader:
         return self._ids(text)
 
     def apart(
-        self, text: str, cuts: Iterable[int], foreign: Sequence[tuple[int, int]] = ()
+        self,
+        text: str,
+        cuts: Iterable[int],
+        foreign: Sequence[tuple[int, int]] = (),
+        *,
+        alone: bool = False,
     ) -> Located:
         """Return a text's tokens, of which none reaches over a cut.
 
+        alone: tokenise what stands between two cuts as a text of its own.
         foreign: parts that are text, although they spell special tokens; ValueError where the
         tokenizer makes a special token of such a part whatever is done.
         """
+        cuts = set(cuts)
         borders = sorted({0, len(text), *cuts, *(place for part in foreign for place in part)})
         as_text = set(foreign)
         ids: list[int] = []
         starts: list[int] = []
         for start, stop in pairwise(borders):
             plain = (start, stop) in as_text
-            piece = self._piece(text[start:stop], first=start == 0, plain=plain)
+            first = start == 0 or (alone and start in cuts)
+            piece = self._piece(text[start:stop], first=first, plain=plain)
             if plain and not self.added.isdisjoint(piece):
                 raise ValueError(f"the tokenizer cannot write {text[start:stop]!r} as text")
             ids += piece
             starts += [start] * len(piece)
         return Located(ids, starts)
 
-    def after(self, text: str) -> list[int]:
-        """Return the ids of a text that follows others; special tokens in it stay text."""
-        return self._piece(text, first=False, plain=True)
+    def after(self, text: str, *, alone: bool = False) -> list[int]:
+        """Return the ids of a text that follows others; special tokens in it stay text.
+
+        alone: as those of a text of its own.
+        """
+        return self._piece(text, first=alone, plain=True)
 
     def prompt_length(self, row: Located, text: str, start: int) -> int | None:
         """Return how many of a row's first tokens are exactly those of `text[:start]`, or None.

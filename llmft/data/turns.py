@@ -65,7 +65,8 @@ class Stops:
     ends: tokens that may follow the stop, such as end-of-text. control: every special token.
     ids: the stop tokens' ids. appended: the end-of-text that is put after an answer where the
     template ends it with none of the stops; '': such an answer is refused. named: the end-of-text,
-    and the stops that the recipe names.
+    and the stops that the recipe names. ends_rows: whether end-of-text is put at the end of every
+    row, so that its last answer is ended in any case.
     """
 
     stops: tuple[str, ...]
@@ -74,6 +75,7 @@ class Stops:
     ids: frozenset[int] = frozenset()
     appended: str = ""
     named: tuple[str, ...] = ()
+    ends_rows: bool = False
 
     def spelled(self, text: str) -> str:
         """Return the first control token that a text spells, or ''."""
@@ -251,7 +253,8 @@ class TurnFinder:
             return _Turn(len(asked), end, text[:end])
         if followed := self.stops.followed(known, len(asked)):
             raise TurnFault("stop", *followed)
-        if composed or (self.missing_stop == "refuse" and not self.stops.appended):
+        is_ended = self.stops.appended or self.stops.ends_rows
+        if composed or (self.missing_stop == "refuse" and not is_ended):
             raise TurnFault("stop", *self._unended(turn, text[len(asked) :]))
         end, closing = self._last_of(turn, asked, text)
         if self.stops.appended:
@@ -313,6 +316,7 @@ class TurnFinder:
         return tuple(turn for turn in turns if self._turn(turn).unended is not None)
 
     def _unended_notes(self, turns: Sequence[_Turn]) -> tuple[str, ...]:
+        turns = turns[:-1] if self.stops.ends_rows else turns
         known = ", ".join(repr(stop) for stop in self.stops.stops) or "none is known"
         # Before the last line may stand what is in the row, such as the end of a call's arguments.
         closings = sorted(

@@ -152,7 +152,8 @@ class ChatTemplate(Settings):
 class Ends(Settings):
     """A model by its name: its end-of-text, and the token that ends an answer in its template.
 
-    dtype, positions: the type of its weights and its longest row, where they are known.
+    dtype, positions: the type of its weights and its longest row, where they are known. begins:
+    whether a conversation begins with the tokenizer's beginning-of-text, or it has none.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Ends(Settings):
     end: str
     dtype: str = ""
     positions: int | None = None
+    begins: bool = False
 
 
 @cache

@@ -182,6 +182,7 @@ class BaseModel:
             source.append_eos,
             source.missing_stop,
             source.learn_template,
+            source.tokenize_apart,
         )
 
     @property

@@ -14,9 +14,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from llmft.api import ChatRow, CompletionRow, PreferenceRow, TextRow, UnpairedRow
+from llmft.api import ChatRow, CompletionRow, PreferenceRow, PromptRow, TextRow, UnpairedRow
 from llmft.api.errors import LlmftError
 from llmft.verifying.measuring import Meter
+from llmft.verifying.rollouts import Listener
 
 STEPS, WEIGHTS = "first-steps.json", "start.safetensors"
 
@@ -31,6 +32,8 @@ class FirstSteps:
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
         self.told: dict[str, Any] = {"losses": []}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.rollouts = Listener(self.told, lambda item: written(item, self.records))
         self.meter = Meter()
 
     def install(self) -> None:
@@ -38,25 +41,31 @@ class FirstSteps:
         from llmft.engine.stage import StageRunner
 
         fit, on_step = StageRunner._fit, StageRunner._on_step
+        reward_function = StageRunner.reward_function
 
-        def begun(runner: StageRunner, items: Sequence[Any], *rest: Any) -> Any:
-            self._begin(runner, items)
-            return fit(runner, items, *rest)
+        def begun(runner: StageRunner, items: Sequence[Any], objective: Any, online: Any) -> Any:
+            self._begin(runner, items, online)
+            return fit(runner, items, objective, online)
+
+        def rewarded(runner: StageRunner, config: Any) -> Any:
+            return self.rollouts.reward(reward_function(runner, config))
 
         def stepped(
             runner: StageRunner, step: int, steps: int, metrics: Mapping[str, float], log: bool
         ) -> None:
             on_step(runner, step, steps, metrics, log)
             self.told["losses"].append(metrics["loss"])
+            self.told["norms"].append(metrics["grad_norm"])
             if step >= self.steps:
                 self.told |= self.meter.read()
                 (self.folder / STEPS).write_text(json.dumps(self.told), "utf-8")
                 raise Enough
 
-        for name, listening in (("_fit", begun), ("_on_step", stepped)):
+        listeners = {"_fit": begun, "_on_step": stepped, "reward_function": rewarded}
+        for name, listening in listeners.items():
             setattr(StageRunner, name, listening)
 
-    def _begin(self, runner: Any, items: Sequence[Any]) -> None:
+    def _begin(self, runner: Any, items: Sequence[Any], online: Any) -> None:
         from safetensors.torch import save_file
 
         from llmft.training.step_plan import Plan, warmup_of
@@ -73,10 +82,14 @@ class FirstSteps:
             "max_length": runner.data.max_length,
             "rates": any("lr" in group for group in runner._groups() or ()),
         }  # fmt: skip
-        self.told["rows"] = [
-            [written(items[n], records) for batch in plan.step_batches(step) for n in batch]
-            for step in range(self.steps)
-        ]
+        self.records = records
+        if online is not None:
+            self.rollouts.listen(online)
+        else:
+            self.told["rows"] = [
+                [written(items[n], records) for batch in plan.step_batches(step) for n in batch]
+                for step in range(self.steps)
+            ]
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         save_file(
             {name: p.detach().cpu().contiguous() for name, p in trained.items()},
@@ -101,6 +114,8 @@ def record(row: Any) -> dict[str, Any]:
         return {"text": row.text}
     if isinstance(row, ChatRow):
         return {"messages": [dict(message) for message in row.messages]}
+    if isinstance(row, PromptRow):
+        return _turns(row.prompt)
     if isinstance(row, CompletionRow):
         return _turns(row.prompt, completion=row.completion)
     if isinstance(row, PreferenceRow):

@@ -18,6 +18,10 @@ from llmft.verifying.trl_steps import TRL_STEPS, flat, no_counterpart
 
 # Of a loss, relative: four digits where numbers are float32; bfloat16 holds three of its own.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
+NORMS = 10
+"""By so much more may gradients' norms be apart, as they are sums of many numbers."""
+LEAST = 0.01
+"""A loss of sampled answers that is nearer to 0 than this is held as if it were so large."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What both sides did. allowed: of losses, relative. dropouts: how many were switched off."""
+    """What both sides did. allowed: of losses, relative. dropouts: how many were switched off.
+
+    norms: of the gradients before clipping, where answers are sampled: there the loss is a mean of
+    advantages, which may be nothing but rounding, so that below LEAST it is held absolutely.
+    """
 
     stage: str
     trainer: str
@@ -54,16 +62,27 @@ class Verdict:
     allowed: float
     costs: tuple[Cost, Cost]
     dropouts: int
+    norms: tuple[tuple[float, float], ...] = ()
 
     @property
-    def same_losses(self) -> bool:
-        """Whether every step's losses agree."""
-        return all(abs(a - b) <= self.allowed * max(abs(a), abs(b)) for a, b in self.losses)
+    def least(self) -> float:
+        """The size that a loss is taken to have at least, where differences are measured by it."""
+        return LEAST if self.norms else 0.0
+
+    def unlike(self) -> tuple[str, int] | None:
+        """Return what differs first, the loss or the gradient's norm, and at which step from 1."""
+        for step, pair in enumerate(self.losses, start=1):
+            if not _agree(pair, self.allowed, self.least):
+                return "loss", step
+        for step, pair in enumerate(self.norms, start=1):
+            if not _agree(pair, NORMS * self.allowed, 0.0):
+                return "gradient's norm", step
+        return None
 
     @property
     def fine(self) -> bool:
         """Whether the rows are the same, and the losses."""
-        return not self.partings and self.same_losses
+        return not self.partings and self.unlike() is None
 
 
 def changes_for(job: Job, stage: str) -> list[str]:
@@ -161,7 +180,13 @@ def _verdict(
         bound.name, theirs["trainer"], theirs["version"], len(rows), tuple(partings),
         tuple(zip(ours["losses"], theirs["losses"], strict=True)), TOLERANCES[half],
         (costs[0], costs[1]), ours["dropouts"],
+        tuple(zip(ours["norms"], theirs["norms"], strict=True)) if "orders" in ours else (),
     )  # fmt: skip
+
+
+def _agree(pair: tuple[float, float], allowed: float, least: float) -> bool:
+    a, b = pair
+    return abs(a - b) <= allowed * max(abs(a), abs(b), least)
 
 
 def parting(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Parting | None:

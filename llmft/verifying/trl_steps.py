@@ -17,6 +17,7 @@ from typing import Any
 
 from llmft.recipes.job import BoundStage, Job
 from llmft.runs.upstream import load_options
+from llmft.verifying import rollouts
 from llmft.verifying.first_steps import STEPS, WEIGHTS, without_dropout
 from llmft.verifying.measuring import Meter
 
@@ -30,6 +31,8 @@ def no_counterpart(job: Job, bound: BoundStage) -> str:
     method = alignment.method if alignment is not None else ""
     if method not in TRAINERS:
         return f"it is compared for {', '.join(TRAINERS)}, and the stage is '{method or 'a task'}'"
+    if why := rollouts.no_counterpart(alignment) if method == "grpo" else "":
+        return why
     if bound.upstream:
         return "the stage starts from another stage, or reads one"
     adapter = bound.model_adapter
@@ -101,7 +104,11 @@ def _kto(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dict[s
     return "KTOTrainer", "KTOConfig", more | {"train_sampling_strategy": "sequential"}
 
 
-TRAINERS = {"sft": _sft, "dpo": _dpo, "reward": _reward, "kto": _kto}
+def _grpo(bound: BoundStage, record: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    return "GRPOTrainer", "GRPOConfig", {}
+
+
+TRAINERS = {"sft": _sft, "dpo": _dpo, "reward": _reward, "kto": _kto, "grpo": _grpo}
 
 
 def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
@@ -124,7 +131,7 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
             _padding(tokenizer, rows) if method == "reward" else tokenizer.eos_token
         )
     model = _model(job, base, is_reward=method == "reward", pad=tokenizer.pad_token_id)
-    model = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
+    model = _attached(bound, model)
     start = _weights(model, folder / WEIGHTS)
 
     steps = len(told["rows"])
@@ -133,25 +140,35 @@ def run(job: Job, bound: BoundStage, folder: Path) -> dict[str, Any]:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = state.global_step >= steps
 
-    settings = getattr(trl, config_name)(**arguments(job, bound, told, folder), **more)
+    given: dict[str, Any]
+    common, replay = arguments(job, bound, told, folder), None
+    if method == "grpo":
+        names = job.recipe.model.chat_template_kwargs
+        replay, common, given = rollouts.trainer(bound, told, common, names)
+    else:
+        given = {"train_dataset": Dataset.from_list([row["record"] for row in rows])}
+    settings = getattr(trl, config_name)(**common, **more)
     trainer = getattr(trl, trainer_name)(
-        model=model, args=settings, processing_class=tokenizer,
-        train_dataset=Dataset.from_list([row["record"] for row in rows]), callbacks=[Until()],
-    )  # fmt: skip
+        model=model, args=settings, processing_class=tokenizer, callbacks=[Until()], **given
+    )
     if rows[0]["other"]:
         trainer.train_dataset = _with_others(trainer.train_dataset, rows)
-    trainer._get_train_sampler = lambda data=None: torch.utils.data.SequentialSampler(
-        trainer.train_dataset if data is None else data
-    )
+    if replay is None:
+        trainer._get_train_sampler = lambda data=None: torch.utils.data.SequentialSampler(
+            trainer.train_dataset if data is None else data
+        )
     without_dropout(trainer.model)
-    encoded = [_encoded(row) for row in trainer.train_dataset]
+    encoded = [] if replay is not None else [_encoded(row) for row in trainer.train_dataset]
     meter = Meter()
     meter.start()
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses, norms = ([float(entry[name]) for entry in logged] for name in ("loss", "grad_norm"))
+    encoded = replay.encoded if replay is not None else encoded
     return {
-        "version": trl.__version__, "trainer": trainer_name, "losses": losses, "start": start,
-        "rows": [{"ids": ids, "labels": labels} for ids, labels in encoded], **meter.read(),
+        "version": trl.__version__, "trainer": trainer_name, "losses": losses, "norms": norms,
+        "start": start, "rows": [{"ids": ids, "labels": labels} for ids, labels in encoded],
+        **meter.read(),
     }  # fmt: skip
 
 
@@ -196,6 +213,15 @@ def _model(job: Job, base: Any, *, is_reward: bool, pad: int) -> Any:
         model.score.float()
         model.prepare_inputs_for_generation = None  # PEFT asks every model for it
     return model
+
+
+def _attached(bound: BoundStage, model: Any) -> Any:
+    """Return a model with the stage's adapter, which has no part in the head of a reward model."""
+    head = model._modules.pop("score", None)
+    made = bound.model_adapter.attach(model) if bound.model_adapter is not None else model
+    if head is not None:
+        model.score = head
+    return made
 
 
 def _weights(model: Any, path: Path) -> str:

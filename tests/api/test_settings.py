@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.api import ChatRow, Encoded, Message, PreferenceRow
+from llmft.api import ChatRow, CompletionRow, Encoded, Message, PreferenceRow
 from llmft.api.errors import DataError, LlmftError
 from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.model_settings import ModelSource, Quantization, RopeScaling
@@ -517,6 +517,18 @@ def new_token(source: ModelSource, lab: Lab) -> tuple[int, bool]:
     return len(made("<new>")["input_ids"]), "<new>" in made.all_special_tokens
 
 
+def spaced(source: ModelSource, lab: Lab) -> list[str]:
+    """Return the tokens of prompt 'a' and answer 'b' by a tokenizer that puts a space before."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(vocab={"\u2581": 0, "a": 1, "b": 2, "</s>": 3}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+    row = Encoder(made, None, BaseModel(source).chat_format).completion(CompletionRow("a", "b"))
+    return made.convert_ids_to_tokens(row.input_ids[:-1])
+
+
 IN_4_BITS = {"load_in_4bit": True}
 QUANTIZATION = {
     "load_in_4bit": Case(True, of_stored("load_in_4bit"), True),
@@ -542,6 +554,7 @@ MODEL = {
     "chat_template_date": Case("2031-02-03", dated, "2031", was="2024"),
     "lost_text": Case("note", losing, ["hi!"], was="E108"),
     "append_eos": Case(True, ending, "hi!</s>", was="hi!"),
+    "tokenize_apart": Case(True, spaced, ["\u2581", "a", "\u2581", "b"], was=["\u2581", "a", "b"]),
     "missing_stop": Case("refuse", ending, "E108", was="hi!"),
     "learn_template": Case("none", ending, "hi", was="hi!"),
     "stop": Case(["Q"], loaded(lambda model: stops(model, 81)), True),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from llmft_datasets.chat import Chat
@@ -37,8 +41,14 @@ def test_ids_before_an_answer_are_those_that_serving_makes(name, kind):
             assert not wrong, f"{shape}, {turns}"
 
 
+MISTRAL = (  # as Mistral 7B's: nothing stands after an answer's end-of-text
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content"
+    " + ' [/INST]' }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
 def tokenizer(name: str = "qwen3", kind: str = "bytes"):
-    return program.tokenizer_for(name, TEMPLATES[name], kind)
+    return program.tokenizer_for(name, {**TEMPLATES, "mistral": MISTRAL}[name], kind)
 
 
 def encode(rows, made=None, form: ChatFormat | None = None, **settings):
@@ -196,6 +206,94 @@ def test_a_stop_that_nothing_stops_at_is_refused_and_can_be_named():
     assert encode([row], made, ChatFormat())[0]
     with pytest.raises(DataError, match=r"model.stop: 'the end' is \d+ tokens"):
         encode([row], made, ChatFormat(stop=("the end",)))
+
+
+PAIR = PreferenceRow(TALK[:1], "Hello there", "Go away")
+
+
+def trls(made, name: str) -> list[tuple[list[int], list[int]]]:
+    """Return the ids and labels of PAIR by TRL's ORPO or CPO, which put end-of-text at the end."""
+    module = importlib.import_module(f"trl.experimental.{name}.{name}_trainer")
+    trainer = getattr(module, f"{name.upper()}Trainer")
+    given = SimpleNamespace(processing_class=made, is_encoder_decoder=False, max_length=10**6)
+    given.build_tokenized_answer = partial(trainer.build_tokenized_answer, given)
+    asked = made.apply_chat_template(list(TALK[:1]), add_generation_prompt=True, tokenize=False)
+    texts = {"prompt": asked}
+    for side in ("chosen", "rejected"):
+        answer = {"role": "assistant", "content": getattr(PAIR, side)}
+        whole = made.apply_chat_template([*TALK[:1], answer], tokenize=False)
+        texts[side] = whole.removeprefix(asked)
+    row = trainer.tokenize_row(given, texts)
+    return [(row[f"{side}_input_ids"], row[f"{side}_labels"]) for side in ("chosen", "rejected")]
+
+
+@pytest.mark.parametrize("name", ["orpo", "cpo"])
+@pytest.mark.parametrize(("template", "end", "count"), [
+    ("qwen2_5", "<|im_end|>", 2),  # the template writes a line break after it
+    ("qwen2_5", "</s>", 1),
+    ("mistral", "</s>", 1),  # and here nothing, so that it is there once
+])  # fmt: skip
+def test_end_of_text_at_the_end_of_a_row_is_as_trl_puts_it(name, template, end, count):
+    made = tokenizer(template)
+    made.eos_token = end
+    if template == "qwen2_5":
+        made.bos_token = None
+    form = ChatFormat(stop=(end,), learn_template="turn", append_eos="once")
+    (pair,), _ = encode_pairs(Encoder(made, None, form), [PAIR], TrainSettings())
+    for mine, (ids, labels) in zip((pair.chosen, pair.rejected), trls(made, name), strict=True):
+        assert list(mine.input_ids) == ids
+        assert list(mine.labels) == labels
+        assert mine.labels.count(made.eos_token_id) == count
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "mistral"])
+def test_an_answer_apart_and_end_of_text_in_any_case_are_as_trls_old_dpo_makes_them(template):
+    """TRL 0.19, DPOTrainer.tokenize_row: tokenizer(answer) + [eos], each without special tokens."""
+    made = tokenizer(template, "pieces")
+    asked = made.apply_chat_template(list(TALK[:1]), add_generation_prompt=True, tokenize=False)
+    answer = {"role": "assistant", "content": "Hello there"}
+    whole = made.apply_chat_template([*TALK[:1], answer], tokenize=False)
+    prompt, after = (
+        made(text, add_special_tokens=False)["input_ids"]
+        for text in (asked, whole.removeprefix(asked))
+    )
+    form = ChatFormat(learn_template="turn", append_eos="always", tokenize_apart=True)
+    (pair,), _ = encode_pairs(Encoder(made, None, form), [PAIR], TrainSettings())
+    expected = [*after, made.eos_token_id]
+    assert list(pair.chosen.input_ids) == prompt + expected
+    assert list(pair.chosen.labels) == [-100] * len(prompt) + expected
+    together = dataclasses.replace(form, tokenize_apart=False)
+    (other,), _ = encode_pairs(Encoder(made, None, together), [PAIR], TrainSettings())
+    assert made.decode(pair.chosen.input_ids) != made.decode(other.chosen.input_ids)
+
+
+def test_a_completion_apart_is_tokenised_as_a_text_of_its_own():
+    made = tokenizer("mistral", "pieces")
+    row = CompletionRow("Say it:\n", "Hello there")
+    (mine,), _ = encode([row], made, ChatFormat(tokenize_apart=True))
+    alone = made("Hello there", add_special_tokens=False)["input_ids"]
+    assert [label for label in mine.labels if label != -100] == [*alone, made.eos_token_id]
+    (together,), _ = encode([row], made, ChatFormat())
+    assert together.input_ids != mine.input_ids
+
+
+def test_an_answer_that_end_of_text_follows_learns_to_stop():
+    made = tokenizer("qwen2_5")
+    row = ChatRow(TALK[:2], "x:1")
+    for missing in ("note", "refuse"):
+        (one,), report = encode([row], made, ChatFormat(append_eos="once", missing_stop=missing))
+        assert learnt(made, one) == ["Hello<|im_end|></s>"]
+        assert "does not learn to stop" not in report.note()
+    (many,), report = encode([ChatRow(TALK)], made, ChatFormat(append_eos="once"))
+    assert learnt(made, many) == ["Hello<|im_end|>", "Goodbye<|im_end|></s>"]
+    assert "does not learn to stop" in report.note()  # of the first answer
+
+
+def test_end_of_text_that_a_tokenizer_has_not_cannot_be_put():
+    made = tokenizer("qwen2_5")
+    made.eos_token = None
+    with pytest.raises(DataError, match=r"model.append_eos: the tokenizer has no end-of-text"):
+        encode([ChatRow(TALK[:2])], made, ChatFormat(append_eos="always"))
 
 
 def test_the_first_rows_that_are_refused_are_named_together():

@@ -68,10 +68,10 @@ def test_the_first_losses_are_those_of_the_peers_own_trainer(
     case, losses_of, tmp_path, monkeypatch, capsys
 ):
     expected = record_of(case.peer)["cases"][case.name]
-    laid(case, tmp_path)
+    config = laid(case, tmp_path)
     monkeypatch.chdir(tmp_path)
-    words = ["import", "config.yaml", "--output", "recipe.yaml", "--json", "--peer", case.peer]
-    words += ["--trainer", case.trainer] if case.peer == "trl" else []
+    words = ["import", config.name, "--output", "recipe.yaml", "--json", "--peer", case.peer]
+    words += ["--trainer", case.trainer] if case.trainer else []
     words += ["--rows", case.rows] if case.rows else []
     assert main([*words, *(["--anyway"] if case.decided else [])]) == 0
     told = json.loads(capsys.readouterr().out)

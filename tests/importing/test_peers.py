@@ -174,16 +174,32 @@ def test_trl_learns_what_a_template_writes_after_an_answer(stage_of, trainer, ro
 
 
 @pytest.mark.parametrize(
-    ("peer", "trainer", "asks"),
-    [("trl", "dpo", False), ("trl", "orpo", True), ("alignment-handbook", "dpo", True)],
-)
-def test_another_end_of_text_after_the_templates_own_awaits_a_decision(
-    imported, peer, trainer, asks
+    ("peer", "trainer", "appended", "apart"),
+    [
+        ("trl", "dpo", False, False), ("trl", "orpo", "once", False), ("trl", "cpo", "once", False),
+        ("alignment-handbook", "dpo", "always", True),
+        ("alignment-handbook", "orpo", "once", False),
+    ],
+)  # fmt: skip
+def test_end_of_text_after_the_templates_own_is_put_as_the_trainer_does(
+    stage_of, peer, trainer, appended, apart
 ):
-    # TRL 1.16: add_eos_token_if_needed of ORPO; TRL 0.19: DPOTrainer.tokenize_row.
-    found = imported(TRL + "bf16: true\n", peer=peer, trainer=trainer, rows="preference")
+    # TRL 1.16: add_eos_token_if_needed of ORPO and CPO; TRL 0.19: DPOTrainer.tokenize_row.
+    text = TRL + "bf16: true\n"
+    recipe, _ = stage_of(text, peer=peer, trainer=trainer, rows="preference")
+    assert recipe.model.append_eos == appended
+    assert recipe.model.tokenize_apart == apart
+
+
+@pytest.mark.parametrize(("model", "asks"), [("Qwen/Qwen2-0.5B-Instruct", False), ("gpt2", True)])
+def test_beginning_of_text_that_orpo_puts_before_a_template_awaits_a_decision(
+    imported, model, asks
+):
+    # TRL 1.16: add_bos_token_if_needed; Qwen2's tokenizer has no such token.
+    text = re.sub("model_name_or_path: .*", f"model_name_or_path: {model}", TRL)
+    found = imported(text + "bf16: true\n", trainer="orpo", rows="preference")
     reasons = {finding.missing for finding in found.findings if finding.grade == "decide"}
-    assert ("end-of-text after the template's own" in reasons) == asks
+    assert ("beginning-of-text before the template's own" in reasons) == asks
 
 
 def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
@@ -672,38 +688,18 @@ def test_an_oumi_file_with_references_within_itself(stage_of, imported):
     assert other.verdict == "cannot yet"
 
 
-def test_alpaca_rows_get_alpacas_prompts_and_a_spaced_tokenizer_needs_a_decision(
-    stage_of, imported
-):
+def test_alpaca_rows_get_alpacas_prompts_and_answers_are_encoded_apart(stage_of, imported):
     text = AXOLOTL.replace("type: chat_template", "type: alpaca").split("    field_messages")
     text = text[0] + "val_set_size" + text[1].split("val_set_size")[1]
     _, stage = stage_of(text)
     columns = stage.data.columns
     assert (stage.data.method, stage.data.prompt_style) == ("jsonl", "alpaca")
     assert (columns.prompt, columns.input, columns.completion) == ("instruction", "input", "output")
-    # Llama 2's tokenizer puts a space before an answer that is encoded by itself, as Axolotl does.
-    old = text.replace("NousResearch/Llama-3.2-1B-Instruct", "NousResearch/Llama-2-7b-hf")
-    assert stage_of(old)[1].data.columns.completion == " {output}"
-    other = imported(text.replace("NousResearch/Llama-3.2-1B-Instruct", "01-ai/Yi-34B"))
-    assert "space" in grades(other, "decide")["datasets[0].type"]
-
-
-def test_a_space_before_an_answer_is_what_a_llama_tokenizer_makes_of_it_apart():
-    """Prompt and answer encoded apart, and as one text with a space: the same ids."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
-
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    tokenizer.decoder = decoders.ByteFallback()
-    special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special)
-    tokenizer.train_from_iterator(["### Response: a noble gas is neon"] * 9, trainer)
-    prompt, ids = "### Response:\n", lambda text: tokenizer.encode(text).ids
-    for answer in ("neon", " a gas", "is\nneon"):
-        assert ids(prompt) + ids(answer) == ids(f"{prompt} {answer}")
-    assert ids(prompt) + ids("neon") != ids(f"{prompt}neon")
+    assert stage_of(text)[0].model.tokenize_apart
+    both = text.replace("val_set_size", "  - {path: talks, type: chat_template}\nval_set_size", 1)
+    assert not stage_of(both)[0].model.tokenize_apart
+    spaced = both.replace("NousResearch/Llama-3.2-1B-Instruct", "NousResearch/Llama-2-7b-hf")
+    assert "a space before it" in grades(imported(spaced), "decide")["datasets[0].type"]
 
 
 TALK = [

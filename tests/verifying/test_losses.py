@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trl.trainer import grpo_trainer
 
 from llmft.cli.main import main
 from llmft.engine.stage import StageRunner
@@ -27,6 +28,12 @@ PAIRS = [{"prompt": f"Say {n}:", "chosen": f" It is {n}.", "rejected": " No."} f
 JUDGED = [
     {"prompt": f"Say {n}:", "completion": f" It is {n}.", "label": n % 3 > 0} for n in range(11)
 ]
+ASKED = [{"prompt": f"Say {n}:"} for n in range(11)]
+REWARDS = [
+    {"method": "length", "target": 8, "unit": "characters"},
+    {"method": "format", "lacks": "e", "weight": 0.5},
+]  # fmt: skip
+LISTENED = ("_fit", "_on_step", "reward_function")
 CHATS = [
     {"messages": [{"role": "user", "content": f"Say {n}."},
                   {"role": "assistant", "content": f"It is {n}."}]}
@@ -49,15 +56,18 @@ def in_process(monkeypatch):
             trl_steps.main(str(path))
             spoilers.after(path.parent)
             return
-        before = StageRunner._fit, StageRunner._on_step
+        before = {name: getattr(StageRunner, name) for name in LISTENED}
         try:
             first_steps.main(str(path))
         finally:
-            StageRunner._fit, StageRunner._on_step = before
+            for name, method in before.items():
+                setattr(StageRunner, name, method)
         ended = json.loads((path.parent / "ended.json").read_text())
         assert "errors" not in ended, ended
 
     monkeypatch.setattr(losses, "_child", child)
+    shuffle = grpo_trainer.shuffle_sequence_dict
+    monkeypatch.setattr(grpo_trainer, "shuffle_sequence_dict", shuffle)  # put back after it
     return spoilers
 
 
@@ -93,10 +103,11 @@ def verify(in_process, model_folder, tmp_path, capsys):
         (CHATS, "sft", "chat", {"settings": {"learn": "every_token"}}),
         (PAIRS, "dpo", "preference", {"beta": 0.3}),
         (PAIRS, "reward", "preference", {}),
+        (PAIRS, "reward", "preference", {"adapter": {"method": "lora", "r": 4}}),
         (JUDGED, "kto", "unpaired", {"beta": 0.3, "undesirable_weight": 1.5}),
         (PAIRS, "kto", "preference", {"loss_type": "apo_zero_unpaired"}),
     ],
-    ids=["sft", "full", "chat", "dpo", "reward", "kto", "kto of pairs"],
+    ids=["sft", "full", "chat", "dpo", "reward", "all-linear", "kto", "kto of pairs"],
 )
 def test_the_first_steps_are_trls(verify, rows, method, data, more):
     model = {"chat_template": TEMPLATE} if data == "chat" else {}
@@ -114,6 +125,47 @@ def test_the_first_steps_are_trls(verify, rows, method, data, more):
     assert all(cost["cpu_seconds"] > 0 and cost["peak_mib"] > 50 for cost in told["costs"])
     has_dropout = method == "sft" and "adapter" not in more  # the others switch it off themselves
     assert (told["dropouts"] > 0) == has_dropout
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"beta": 0.1, "epsilon": 0.1, "max_completion_length": 60},  # some answers end before
+        {"loss_type": "bnpo", "num_generations": 3, "scale_rewards": "none"},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "temperature": 1.5,
+         "adapter": {"method": "full"}, "scale_rewards": "batch"},
+        {"loss_type": "dr_grpo", "multi_objective_aggregation": "normalize_then_sum"},
+        {"loss_type": "cispo", "epsilon_high": 5.0, "entropy_coef": 0.01},
+    ],
+    ids=["dapo", "bnpo", "gspo", "dr_grpo", "cispo"],
+)  # fmt: skip
+def test_the_first_steps_on_the_same_answers_are_trls(verify, more):
+    settings = {"rewards": REWARDS, "num_generations": 4, "max_completion_length": 9, **more}
+    code, told, err = verify(ASKED, "grpo", "prompts", **settings)
+    assert code == 0, err
+    assert told["rows"] == 2 * 4 * settings["num_generations"]  # two whole steps of four prompts
+    ours, theirs = zip(*told["losses"], strict=True)
+    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    if "max_completion_length" in more:  # else the mean of advantages is nothing but rounding
+        assert max(map(abs, ours)) > 1e-3
+    ours, theirs = zip(*told["norms"], strict=True)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert min(ours) > 1e-3
+
+
+def test_a_policy_that_is_another_one_is_told_by_its_gradient(verify, in_process):
+    """The loss of one update is a mean of advantages, whatever the policy."""
+
+    def another_weight(folder: Path) -> None:
+        path = folder / first_steps.WEIGHTS
+        tensors = load_file(path)
+        save_file({n: t + 0.05 * torch.ones_like(t) for n, t in tensors.items()}, path)
+
+    in_process.before = another_weight
+    settings = {"rewards": REWARDS, "num_generations": 4, "max_completion_length": 9}
+    code, _, err = verify(ASKED, "grpo", "prompts", **settings)
+    assert code == 6
+    assert "the gradient's norm of step 1 is" in err
 
 
 def test_another_id_and_another_weight_are_told(verify, in_process, tmp_path):
@@ -153,6 +205,17 @@ def test_noise_on_the_embeddings_has_no_counterpart(verify):
     ("arguments", "why"),
     [
         ((PAIRS, "orpo", "preference"), "it is compared for sft, dpo, reward"),
+        ((ASKED, "grpo", "prompts", LORA, {"num_iterations": 2}), "moves the learning rate"),
+        (
+            (
+                ASKED,
+                "grpo",
+                "prompts",
+                LORA,
+                {"stop_token": ".", "mask_truncated_completions": True},
+            ),
+            "no stop_token",
+        ),
         ((ROWS, "sft", "jsonl", {"method": "prompt", "num_virtual_tokens": 4}), "virtual tokens"),
         ((ROWS, "sft", "jsonl", {**LORA, "loraplus_lr_ratio": 4.0}), "learning rate of their own"),
         ((ROWS, "sft", "jsonl", {**LORA, "pure_bf16": True}), "in float32"),
@@ -161,7 +224,8 @@ def test_noise_on_the_embeddings_has_no_counterpart(verify):
 )
 def test_what_trl_has_no_counterpart_of_is_said(verify, arguments, why):
     model = {"chat_template": TEMPLATE} if arguments[2] == "chat" else {}
-    code, _, err = verify(*arguments, model=model)
+    more = {"rewards": REWARDS, **arguments[4]} if len(arguments) > 4 else {}
+    code, _, err = verify(*arguments[:4], model=model, **more)
     assert code == 2
     assert "E094" in err
     assert why in err
@@ -206,11 +270,12 @@ def test_code_that_is_trusted_is_trusted_in_the_steps_own_process(monkeypatch, t
     monkeypatch.setattr("llmft.engine.session.run_recipe", lambda *what: None)
     job = load_recipe(path, Registry.discover())
     trust.grant([f"file:{tmp_path / 'mine.py'}"])
-    before = StageRunner._fit, StageRunner._on_step
+    before = {name: getattr(StageRunner, name) for name in LISTENED}
     try:
         with pytest.raises(InterruptedError):
             losses.verify_losses(job, job.stages[0], [], tmp_path, 1, lambda said: None)
     finally:
-        StageRunner._fit, StageRunner._on_step = before
+        for name, method in before.items():
+            setattr(StageRunner, name, method)
         trust.revoke_all()
     assert seen == [[f"file:{tmp_path / 'mine.py'}"]]

@@ -48,8 +48,18 @@ def _install(trainer: Any) -> None:
             write()
         return logging(self, tr_loss, *rest, **more)
 
-    trainer.train, trainer.training_step = trained, stepped
-    trainer._maybe_log_save_evaluate = logged
+    log = trainer.log
+
+    def told_of(self: Any, logs: Any, *rest: Any, **more: Any) -> Any:
+        # ms-swift has a method of its own, and Axolotl rewrites the source of transformers'.
+        if type(self)._maybe_log_save_evaluate is not logged and "loss" in logs:
+            told["losses"].append(float(logs["loss"]))
+            write()
+        return log(self, logs, *rest, **more)
+
+    trainer.train, trainer.training_step, trainer.log = trained, stepped, told_of
+    if os.environ["PEER"] != "axolotl":
+        trainer._maybe_log_save_evaluate = logged
 
 
 class _AfterImport(MetaPathFinder):

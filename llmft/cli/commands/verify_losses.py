@@ -67,12 +67,9 @@ def _causes(verdict: Verdict) -> str:
             f"{len(verdict.partings)} of {verdict.rows} rows have other {first.what}, first"
             f" {first.origin or 'one without a place'} at token {first.at}"
         )
-    step = next(
-        n for n, (a, b) in enumerate(verdict.losses, start=1)
-        if abs(a - b) > verdict.allowed * max(abs(a), abs(b))
-    )  # fmt: skip
-    ours, theirs = verdict.losses[step - 1]
-    return f"the loss of step {step} is {ours:.6g} here and {theirs:.6g} there"
+    what, step = verdict.unlike() or ("loss", 1)
+    ours, theirs = (verdict.losses if what == "loss" else verdict.norms)[step - 1]
+    return f"the {what} of step {step} is {ours:.6g} here and {theirs:.6g} there"
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -83,12 +80,14 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def as_text(verdict: Verdict) -> str:
     """Return what each side did, a table each, and a sentence."""
     other = f"{verdict.trainer} (TRL {verdict.version})"
-    apart = len(verdict.partings)
+    apart, least = len(verdict.partings), verdict.least or 1e-30
     rows = f"token ids and labels: {verdict.rows - apart} of {verdict.rows} rows the same"
+    norms = [(f"{a:.6f}", f"{b:.6f}") for a, b in verdict.norms]
     steps = [
-        (str(n), f"{a:.6f}", f"{b:.6f}", f"{abs(a - b) / max(abs(a), abs(b), 1e-30):.1e}")
+        (str(n), f"{a:.6f}", f"{b:.6f}", f"{abs(a - b) / max(abs(a), abs(b), least):.1e}",
+         *(norms[n - 1] if norms else ()))
         for n, (a, b) in enumerate(verdict.losses, start=1)
-    ]
+    ]  # fmt: skip
     ours, theirs = verdict.costs
     cost = [
         (what, f"{getattr(ours, name):,}", f"{getattr(theirs, name):,}")
@@ -98,7 +97,10 @@ def as_text(verdict: Verdict) -> str:
         )
     ]  # fmt: skip
     parts = [rows, *(_shown(part) for part in verdict.partings[:1])]
-    parts += [table(("step", "loss here", other, "apart"), steps)]
+    more = ("gradient's norm here", "there") if norms else ()
+    parts += [table(("step", "loss here", other, "apart", *more), steps)]
+    if norms:
+        parts.append("the answers and their scores are those of this side")
     parts += [table(("took", "here", other), cost)]
     if verdict.dropouts:
         parts.append("dropout is off on both sides, for its masks are drawn anew")

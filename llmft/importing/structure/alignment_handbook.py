@@ -37,6 +37,12 @@ def structure(t: Translation) -> None:
     trl.precision(t)
     weights.attention(t)
     trl.length(t)
+    if t.trainer == "sft":
+        what = (
+            "transformers 4.53 divides a step's loss by all tokens of its rows, the first ones too,"
+            " which are never predicted"
+        )
+        t.note("logging", None, what, block="train")
     template = t.key("chat_template")
     if template is not None:
         t.set("model.chat_template", str(template.value), template)

@@ -340,9 +340,16 @@ def precision(t: Translation) -> None:
         t.note("decide", "torch_dtype", what, block="model", missing="dtype auto")
         return
     t.set("model.dtype", weights.named(kind), key, "" if key else "the type of the checkpoint")
-    if kind != "bfloat16":
-        t.note("decide", key, "training in float16 with a loss scale", missing="float16")
-    t.set("train.bf16", True, bf16 or key, "" if bf16 or key else "follows from the weights' type")
+    fp16 = t.key("fp16")
+    off = [key is not None and key.value is False for key in (fp16, bf16)]
+    if kind == "bfloat16" or (bf16 is not None and bf16.value is True):
+        has_autocast = not off[1]
+    else:  # model_args.py, _init_mixed_precision: float16 where neither flag says otherwise
+        has_autocast = False
+        if not off[0]:
+            t.note("decide", key, "training in float16 with a loss scale", missing="float16")
+    chosen = bf16 or key
+    t.set("train.bf16", has_autocast, chosen, "" if chosen else "follows from the weights' type")
     sharded: Key | None = t.configuration.keys.get("deepspeed") or t.configuration.keys.get("fsdp")
     weights.weights_of_full(t, sharded)
 

@@ -9,6 +9,7 @@ from typing import Any
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.tables import ends_of
 from llmft.recipes.tree import visible
 
 ALIGNMENTS = {
@@ -341,8 +342,9 @@ def learnt_ends(t: Translation) -> None:
     """Write that all which the template puts after an answer is learnt, as a line break.
 
     TRL 0.19 and 1.16: an answer is what the whole has more than the prompt; a conversation whose
-    every token or whose marked answers are learnt says so itself. ORPO and CPO, and the DPO of
-    0.19, put another end-of-text after it.
+    every token or whose marked answers are learnt says so itself. ORPO and CPO (tokenize_row) put
+    end-of-text after it unless it ends with it, and beginning-of-text before a prompt likewise. The
+    DPO of 0.19 puts end-of-text after it in any case, and tokenises prompt and answer apart.
     """
     if t.trainer in ("grpo", "rloo") or forms.are_chats(t) or not t.draft.get("data.method"):
         return
@@ -351,15 +353,25 @@ def learnt_ends(t: Translation) -> None:
     why = f"{t.table.title} learns what the template writes after an answer too"
     t.set("model.learn_template", "turn", None, why)
     is_handbook = t.table.peer == "alignment-handbook"
-    if t.trainer in ("orpo", "cpo") or (is_handbook and t.trainer == "dpo"):
-        t.note(
-            "decide",
-            None,
-            f"of conversations, {t.table.title}'s {t.trainer.upper()} puts end-of-text once more"
-            " after what the template writes; here nothing is",
-            block="model",
-            missing="end-of-text after the template's own",
-        )
+    if is_handbook and t.trainer == "dpo":
+        why = f"{t.table.title}'s DPO puts end-of-text after what the template writes, in any case"
+        t.set("model.append_eos", "always", None, why)
+        why = f"{t.table.title}'s DPO tokenises prompt and answer apart"
+        t.set("model.tokenize_apart", True, None, why)
+    elif t.trainer in ("orpo", "cpo"):
+        name = t.trainer.upper()
+        why = f"{t.table.title}'s {name} puts end-of-text after it, unless it ends with that"
+        t.set("model.append_eos", "once", None, why)
+        known = ends_of(str(t.draft.get("model.path") or ""))
+        if known is None or not known.begins:
+            t.note(
+                "decide",
+                None,
+                f"{t.table.title}'s {name} puts beginning-of-text before a prompt that the template"
+                " does not begin with it; here the template alone writes it",
+                block="model",
+                missing="beginning-of-text before the template's own",
+            )
 
 
 def _test_split(t: Translation) -> str:

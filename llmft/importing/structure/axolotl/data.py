@@ -183,15 +183,11 @@ def one(t: Translation, block: str) -> None:
         forms.split(t, str(part.value), part)
 
 
-# SentencePiece tokenizers that put a space before the first word of a text (add_dummy_prefix), by
-# their files on the hub; the prompt's last token is a line break, which is no part of a word there.
-_PREFIXED = re.compile(
-    r"llama-?2-|tinyllama|open_llama|codellama|mi[sx]tral-[78x]+b(-instruct)?-v0\.[12]",
-    re.IGNORECASE,
-)
-# Others that may.
+# SentencePiece tokenizers that may put a space before the first word of a text.
 _SPACED = re.compile(
-    r"(?:^|/)llama-\d+b|mistral|mixtral|vicuna|phi-?3|(?:^|[/-])yi-|zephyr|solar", re.IGNORECASE
+    r"(?:^|/)llama-(?:\d+b|2-)|llama2|tinyllama|open_llama|codellama|mistral|mixtral|vicuna|phi-?3"
+    r"|(?:^|[/-])yi-|zephyr|solar",
+    re.IGNORECASE,
 )
 
 
@@ -204,21 +200,16 @@ def instructions(t: Translation, kind: Key | None) -> bool:
     for column, theirs in (("prompt", "instruction"), ("input", "input"), ("completion", "output")):
         t.set(f"data.columns.{column}", theirs, None, said="datasets[].type: alpaca")
     t.set("data.prompt_style", "alpaca", kind)
-    path = str(t.draft.get("model.path") or "")
-    if _PREFIXED.search(path):
+    # AlpacaPromptTokenizingStrategy encodes each by itself, and takes the first token off the
+    # answer; a conversation is encoded in one go.
+    blocks = t.configuration.items("datasets")
+    if not any("chat" in str(t.configuration.get(f"{block}.type")) for block in blocks):
+        t.set("model.tokenize_apart", True, kind, "Axolotl encodes prompt and answer apart")
+    elif _SPACED.search(str(t.draft.get("model.path") or "")):
         why = (
-            "Axolotl encodes the answer apart, and this tokenizer puts a space before every text:"
-            " so the answer begins with one"
+            "Axolotl encodes an answer apart here, and not in conversations, so that this tokenizer"
         )
-        t.set("data.columns.completion", " {output}", kind, why)
-    elif _SPACED.search(path):
-        t.note(
-            "decide",
-            kind,
-            "Axolotl encodes prompt and answer apart, and this tokenizer may then put a space"
-            " before the answer; here they are one text",
-            missing="a space before the answer",
-        )
+        t.note("decide", kind, f"{why} puts a space before it", missing="a space before the answer")
     return True
 
 
