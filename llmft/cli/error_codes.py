@@ -514,6 +514,27 @@ CODES: dict[str, Code] = {
         " first stage had told anything.",
         "Measure longer, mend what is named, or plan without --measure.",
     ),
+    "E228": Code(
+        "an address for copies of a run cannot be used",
+        "`--checkpoints-to` and `--resume-from` take the address of a folder: a private repository"
+        " of models on the hub (hf://user/repository), or whatever fsspec has a client for (s3://,"
+        " gs://, file://, ...). It is no such address, holds a key, holds another run, cannot be"
+        " reached, or refuses to be written to.",
+        "Check the address and the network. Credentials are read from the environment, as the"
+        " client of such addresses does.",
+    ),
+    "E229": Code(
+        "the copy of a run cannot be used",
+        "There is no copy at the address, it is of another recipe, a file of it is damaged, or"
+        " another process copies to the same address.",
+        "Check the address, and give each run one of its own.",
+    ),
+    "E230": Code(
+        "the copy of a finished run is not complete",
+        "The run is finished, and all of it is in its folder. Its last state could not be copied"
+        " to the address that --checkpoints-to gives.",
+        "Copy it again with the printed command.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
