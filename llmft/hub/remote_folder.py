@@ -68,7 +68,7 @@ class FileSystemFolder:
     """A folder of a file system or an object store, through fsspec."""
 
     def __init__(self, address: str) -> None:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+        from fsspec.core import url_to_fs
 
         # An instance of its own: others have listings that may be old.
         own = {"skip_instance_cache": True, "use_listings_cache": False}
