@@ -535,6 +535,14 @@ CODES: dict[str, Code] = {
         " to the address that --checkpoints-to gives.",
         "Copy it again with the printed command.",
     ),
+    "E231": Code(
+        "the base's weights are stored in a form that is not trained on, or not as the recipe says",
+        "The config.json of the model names a quantisation. Weights stored by GPTQ, AWQ, FP8, HQQ,"
+        " MXFP4, torchao and others are refused before they are loaded: the adapters here stand on"
+        " plain layers and on those of bitsandbytes. What bitsandbytes has stored is trained on"
+        " where model.quantization says the same.",
+        "Give the model with plain weights, or write model.quantization as the message has it.",
+    ),
     # --- training
     "E300": Code(
         "the method cannot work on this model or on these rows",
