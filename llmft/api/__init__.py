@@ -481,6 +481,9 @@ class Optimizer(_Kind[C]):
     group_state: ClassVar[tuple[str, ...]] = ()
     """The entries of its groups that change in training, numbers or truth values, such as a count
     of steps. Checkpoints hold them, and the tensors and numbers of its `state`; nothing else of it.
+    Where tensors of the state are of a class of their own, such as quantised ones, or in memory of
+    their own, the optimiser has a method `init_state(group, parameter, group_number, number)` that
+    sets the state of a parameter up: what a checkpoint holds is then copied into it.
     """
 
     def check(self, train: TrainSettings) -> Iterable[Refusal]:

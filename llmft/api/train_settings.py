@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from llmft.api.settings import Interval, Line, Settings, Share
+
+_SMALL_STATES = "; of small states there are adamw_torch_8bit, adamw_torch_4bit, adafactor and muon"
+_PROJECTING = (
+    "its projections are objects that no checkpoint of tensors and numbers holds, so that a resumed"
+    f" run would be another{_SMALL_STATES}"
+)
+_WITHIN_BACKWARD = (
+    "it moves weights within the backward pass, where gradients are neither accumulated nor clipped"
+    f" nor checked{_SMALL_STATES}"
+)
+NOT_OFFERED = {
+    "galore_": _PROJECTING,
+    "apollo_": _PROJECTING,
+    "lomo": _WITHIN_BACKWARD,
+    "adalomo": _WITHIN_BACKWARD,
+    "schedule_free_radam": "its first steps move nothing; take schedule_free_adamw with a warm-up",
+}
+"""How transformers' names of optimisers begin that are not here, and why."""
 
 SCHEDULE_KWARGS = {
     "cosine": ("num_cycles",),
@@ -215,7 +233,8 @@ class TrainSettings(Settings):
     optim: SerializeAsAny[OptimizerConfig] | Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit", "lion_8bit", "paged_lion_32bit",
-        "paged_lion_8bit", "muon",
+        "paged_lion_8bit", "muon", "adamw_torch_8bit", "adamw_torch_4bit", "schedule_free_adamw",
+        "schedule_free_sgd",
     ] = Field(
         "adamw_torch",
         description="the optimiser; muon trains matrices only; or a block for any installed one:"
@@ -342,6 +361,15 @@ class TrainSettings(Settings):
         if isinstance(block, dict) and block.get("packing_strategy") == "wrapped":
             return {"on_long_row": "split", **block}
         return block
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _offered(cls, value: Any) -> Any:
+        """Say why an optimiser that other tools have is not here."""
+        for begin, reason in NOT_OFFERED.items():
+            if isinstance(value, str) and value.startswith(begin):
+                raise ValueError(f"'{value[:80]}' is not offered: {reason}")
+        return value
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> TrainSettings:

@@ -528,6 +528,35 @@ CODES: dict[str, Code] = {
         "The message has the harness's own words. Try the task alone: `llmft evaluate MODEL"
         " --lm-eval TASK --limit 2`.",
     ),
+    "E228": Code(
+        "an address for copies of a run cannot be used",
+        "`--checkpoints-to` and `--resume-from` take the address of a folder: a private repository"
+        " of models on the hub (hf://user/repository), or whatever fsspec has a client for (s3://,"
+        " gs://, file://, ...). It is no such address, holds a key, holds another run, cannot be"
+        " reached, or refuses to be written to.",
+        "Check the address and the network. Credentials are read from the environment, as the"
+        " client of such addresses does.",
+    ),
+    "E229": Code(
+        "the copy of a run cannot be used",
+        "There is no copy at the address, it is of another recipe, a file of it is damaged, or"
+        " another process copies to the same address.",
+        "Check the address, and give each run one of its own.",
+    ),
+    "E230": Code(
+        "the copy of a finished run is not complete",
+        "The run is finished, and all of it is in its folder. Its last state could not be copied"
+        " to the address that --checkpoints-to gives.",
+        "Copy it again with the printed command.",
+    ),
+    "E231": Code(
+        "the base's weights are stored in a form that is not trained on, or not as the recipe says",
+        "The config.json of the model names a quantisation. Weights stored by GPTQ, AWQ, FP8, HQQ,"
+        " MXFP4, torchao and others are refused before they are loaded: the adapters here stand on"
+        " plain layers and on those of bitsandbytes. What bitsandbytes has stored is trained on"
+        " where model.quantization says the same.",
+        "Give the model with plain weights, or write model.quantization as the message has it.",
+    ),
     # --- training
     "E236": Code(
         "an operation has no deterministic kernel",

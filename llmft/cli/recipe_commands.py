@@ -63,6 +63,20 @@ def run(
         bool,
         typer.Option("--break-lock", help="Resume although a machine that is gone holds the lock."),
     ] = False,
+    checkpoints_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Copy checkpoints and results there while it trains: hf://user/repository,"
+            " s3://bucket/folder, file:///folder.",
+        ),
+    ] = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Continue a run from its copy there, on another machine."
+        ),
+    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -86,6 +100,8 @@ def run(
                 "--smoke": smoke,
                 "--from": from_,
                 "--until": until,
+                "--checkpoints-to": checkpoints_to,
+                "--resume-from": resume_from,
             }
         )
         sweep = run_seeds(recipe, overrides(set, output_dir), seeds, quiet=quiet, as_json=json)
@@ -99,6 +115,7 @@ def run(
         resume_auto=resume_auto,
         run_folder=run_folder, smoke=smoke, first=from_, last=until,
         accepted=Accepted(accept_data_change, accept_plugin_change, break_lock),
+        copies_to=checkpoints_to, copied_at=resume_from,
     )  # fmt: skip
 
 

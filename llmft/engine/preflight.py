@@ -24,6 +24,7 @@ from llmft.api.errors import (
 )
 from llmft.data.stage_rows import at_source, check_rows
 from llmft.modeling import peft_folder
+from llmft.modeling.stored_form import form_misfit
 from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import key_in
@@ -275,7 +276,10 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             yield job.fault("E041", ("stages", number, "alignment", *key), what, fix)
     if stage.adapter is None:
         return
-    model.is_quantized = bool(load_options(job.recipe, adapter))  # as transformers marks it
+    options = load_options(job.recipe, adapter)
+    if misfit := form_misfit(base.config, options):
+        yield job.fault("E231", ("model", "path"), *misfit)
+    model.is_quantized = bool(options)  # as transformers marks it
     assert adapter is not None  # the stage has an adapter block
     refusals = list(refusals_of(adapter, model))
     for key, what, fix in refusals:

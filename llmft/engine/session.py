@@ -12,13 +12,14 @@ from typing import Any
 from pluggy import PluginManager
 
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
-from llmft.api.errors import Interrupted, PluginError, WaitsForPeople
+from llmft.api.errors import EnvironmentFault, Interrupted, PluginError, WaitsForPeople
 from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.progress_file import ProgressFile
 from llmft.engine.recorder import Recorder
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
-from llmft.hub import sources, upload
+from llmft.hub import run_copier, sources, upload
+from llmft.hub.run_copier import RunCopier
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
@@ -69,12 +70,14 @@ def run_recipe(
     smoke: bool = False,
     as_in: Path | None = None,
     listeners: Sequence[Tracker[Any]] = (),
+    copies_to: str | None = None,
 ) -> Summary:
     """Run the stages of a job in a new run folder, and return what was made and where.
 
     base: the job's base model, where it was looked at before. smoke: a tiny random model stands in
     for the recipe's. as_in: the folder of a run; names on the hub mean what they meant to it.
-    listeners: who is told how it goes, beside the recipe's trackers.
+    listeners: who is told how it goes, beside the recipe's trackers. copies_to: the address to
+    which the run is copied while it trains.
     Raises an LlmftError of the kind that stopped it; the stages finished by then stay on disk.
     """
     if as_in is None:
@@ -83,8 +86,13 @@ def run_recipe(
         hub_commits.begin_as_in(as_in)
     base = base or BaseModel(job.recipe.model)
     _refuse_faults_quietly(job, base)
+    if copies_to is not None:
+        run_copier.claim(copies_to, None)
     folder = run_folder.new_run_folder(job.recipe)
-    return Session(job, base, folder, part, smoke=smoke, listeners=listeners).run()
+    session = Session(
+        job, base, folder, part, smoke=smoke, listeners=listeners, copies_to=copies_to
+    )
+    return session.run()
 
 
 def _refuse_faults_quietly(job: Job, base: BaseModel) -> None:
@@ -100,6 +108,7 @@ def resume_recipe(
     accepted: Accepted = NOTHING,
     *,
     listeners: Sequence[Tracker[Any]] = (),
+    copies_to: str | None = None,
 ) -> Summary:
     """Go on with a run where it stopped; a finished one is not touched.
 
@@ -107,7 +116,8 @@ def resume_recipe(
     rows, or a stage it reads. What it made before is kept in the run's folder `replaced`.
 
     folder: the run's; default: the newest unfinished run of the recipe's name. accepted: what the
-    person who resumes it accepts, and no recipe can.
+    person who resumes it accepts, and no recipe can. copies_to: as `run_recipe` has it; a finished
+    run is copied, too.
     Raises CheckpointError where the recipe, the data or the model is not what the run began with.
     """
     folder = folder.resolve() if folder else resuming.newest_run(job)
@@ -115,9 +125,14 @@ def resume_recipe(
         refuse_links_below(folder, NOT_OURS)
     hub_commits.begin_as_in(folder)
     base = BaseModel(job.recipe.model)
-    session = Session(job, base, folder, part, accepted=accepted, listeners=listeners)
+    session = Session(
+        job, base, folder, part, accepted=accepted, listeners=listeners, copies_to=copies_to
+    )
     previous = resuming.examine(job, folder, part.first)
+    if copies_to is not None:
+        run_copier.claim(copies_to, folder.name)
     if finished := session.already_finished(previous):
+        session.copy_finished()
         return finished
     _refuse_faults_quietly(job, base)
     return session.run(resumed=True)
@@ -126,7 +141,8 @@ def resume_recipe(
 class Session:
     """One run of a job in its folder, alone there.
 
-    accepted: what the person who runs it accepts. smoke: its scores mean nothing.
+    accepted: what the person who runs it accepts. smoke: its scores mean nothing. copies_to: an
+    address to which it is copied.
     """
 
     def __init__(
@@ -139,10 +155,17 @@ class Session:
         accepted: Accepted = NOTHING,
         smoke: bool = False,
         listeners: Sequence[Tracker[Any]] = (),
+        copies_to: str | None = None,
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
         self.trackers = Trackers([*job.make_trackers(), *listeners, ProgressFile(), Recorder()])
+        self.copier: RunCopier | None = None
+        self._copies_to = copies_to
+        self._copied: str | None = None  # why its copy is not complete; '': it is
+        if copies_to is not None:
+            name = job.recipe.name
+            self.copier = RunCopier(copies_to, folder, name, self.trackers.note)
 
     def already_finished(self, previous: PreviousRun) -> Summary | None:
         """Return how a run ended that there is nothing left to do for, or None."""
@@ -172,13 +195,45 @@ class Session:
             try:
                 with leave_on_signal():
                     results = self._run_stages(lock, previous)
+                    self._finish_copies()
             except BaseException as error:
+                self._finish_copies()
                 raise self._told(error) from (
                     None if isinstance(error, Interrupted | WaitsForPeople) else error.__cause__
                 )
             seconds = time.monotonic() - started
             self._tell_the_end(results, seconds)
+            self._refuse_missing_copy()
         return Summary(folder.name, folder, seconds, results)
+
+    def copy_finished(self) -> None:
+        """Copy a run that is finished already. Raises EnvironmentFault (E230) where that fails."""
+        if self.copier is not None:
+            with locking.held(self.folder, break_lock=self.accepted.lock):
+                self.copier.take("its end")
+                self._finish_copies()
+                self._refuse_missing_copy()
+
+    def _finish_copies(self) -> None:
+        """Wait until the last state of the run is copied, and say how that ended."""
+        if self.copier is None or self._copied is not None:
+            return
+        self._copied = "it was not waited for"
+        self._copied = self.copier.finish()
+        if not self._copied and self.copier.last:
+            self.trackers.note(f"copied to {self.copier.address}: {self.copier.last}")
+
+    def _refuse_missing_copy(self) -> None:
+        if self.copier is not None and self._copied:
+            again = run_folder.resume_command(
+                self.job, self.folder, self.part.last, self.smoke, self.copier.address
+            )
+            raise EnvironmentFault(
+                "E230",
+                f"the run is finished, and its copy at '{self.copier.address}' is not complete:"
+                f" {self._copied}",
+                fix=f"copy it again: {again}",
+            )
 
     def _told(self, error: BaseException) -> BaseException:
         """Tell the trackers that a run stopped; return its error, with what to type next."""
@@ -189,11 +244,11 @@ class Session:
         self.trackers.run_finished(told)
         if isinstance(error, Interrupted):
             return run_folder.saying_how_to_go_on(
-                error, self.job, self.folder, self.part.last, self.smoke
+                error, self.job, self.folder, self.part.last, self.smoke, self._copies_to
             )
         if isinstance(error, WaitsForPeople):
             return run_folder.saying_who_ranks(
-                error, self.job, self.folder, self.part.last, self.smoke
+                error, self.job, self.folder, self.part.last, self.smoke, self._copies_to
             )
         return error
 
@@ -262,6 +317,8 @@ class Session:
         told = launcher.remarks(rows_are_set=set_all)
         remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
         remarks += [*start_remarks(job, base), *self.trackers.contacts()]
+        if self.copier is not None:
+            remarks.append(f"each checkpoint is copied to {self.copier.address} while it trains")
         for note in [*notes, *remarks]:
             self.trackers.note(note)
         refuse_other_bases(job, provenance)
@@ -280,6 +337,7 @@ class Session:
             tell=lock.tell,
         )
         context.accept_data = self.accepted.data
+        context.copier = self.copier
         context.reads = fingerprint.reads(bound.spec, folder)
         context.fingerprint = fingerprint.stage_fingerprint(
             recipe, bound.spec, provenance, folder, context.data.digests
@@ -355,6 +413,8 @@ class Session:
         context.save(result)
         if isinstance(context.work, Task) and result.after:
             self.trackers.scored(context.name, "after", result.after)
+        if self.copier is not None:
+            self.copier.take(f"the end of stage '{context.name}'")
         told = {"folder": str(context.folder), "samples": context.log.samples, **asdict(result)}
         self.trackers.stage_finished(context.name, told)
         return result

@@ -30,6 +30,7 @@ from llmft.engine.stage_sampler import StageSampler
 from llmft.engine.stage_scoring import StageScoring
 from llmft.engine.trackers import Trackers
 from llmft.hub.model_card import Place, card
+from llmft.hub.run_copier import RunCopier
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
@@ -73,6 +74,7 @@ class StageRunner:
         self.fingerprint = ""
         self.reads: Mapping[str, str] = {}  # the fingerprint of each stage that this one reads
         self.accept_data = False
+        self.copier: RunCopier | None = None
         asked = bound.spec.evaluate
         self.log = StageLog(self.name, trackers, asked.samples if asked else 0)
         self.models, self.data, self.sampler = self._parts()
@@ -225,7 +227,7 @@ class StageRunner:
 
     def _checkpoints(self, count: int) -> Checkpoints:
         rows = {f"{split} rows": digest for split, digest in self.data.digests.items()}
-        return Checkpoints(
+        made = Checkpoints(
             self.folder / CHECKPOINTS,
             self.run.name,
             {**rows, "number of items": count},
@@ -233,6 +235,9 @@ class StageRunner:
             self.log.note,
             self.accept_data,
         )
+        if (copier := self.copier) is not None:
+            made.on_saved = lambda step: copier.checkpoint(self.name, step, made.best)
+        return made
 
     def _before(self, saved: Saved | None) -> Mapping[str, float]:
         """Return the scores before training: measured now, or by the run that is resumed."""
@@ -312,4 +317,6 @@ class StageRunner:
 
     def _on_step(self, step: int, steps: int, metrics: Mapping[str, float], log: bool) -> None:
         self._tell(f"step {step} of {steps} of the stage '{self.name}'")
+        if self.copier is not None:
+            self.copier.heard()
         self.trackers.progress(Progress(self.name, "train", step, steps, metrics, log))

@@ -9,7 +9,7 @@ import json
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,16 +108,19 @@ def send(
             " something else",
             "name another repository: --repo-id my-name/my-model",
         )
-    return _within(asked.timeout_seconds, lambda: _sent(api, repo_id, files, said))
+    return _within(asked.timeout_seconds, lambda: committed(api, repo_id, files, said))
 
 
-def _sent(api: Any, repo_id: str, files: Files, said: str) -> str:
-    """Send files as one commit, over Xet where the client can, else or again over plain HTTP."""
-    from huggingface_hub import CommitOperationAdd
+def committed(api: Any, repo_id: str, files: Files, said: str, gone: Collection[str] = ()) -> str:
+    """Send files as one commit, over Xet where the client can, else or again over plain HTTP.
+
+    gone: the names of files that the commit takes away.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     def commit(over_xet: bool) -> str:
         with ExitStack() as opened:
-            operations = []
+            operations: list[Any] = [CommitOperationDelete(name) for name in gone]
             for name, content in files.items():
                 # The client takes open files as the wish for plain HTTP.
                 plain = isinstance(content, str) and not over_xet

@@ -23,6 +23,7 @@ from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
 from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
+from llmft.modeling.stored_form import refuse_stored_form
 from llmft.recipes.locating import about
 from llmft.system import hub_commits
 from llmft.system.quiet import before_upstream
@@ -99,6 +100,8 @@ class BaseModel:
                 trust_remote_code=False,
                 local_files_only=hub_commits.unreachable(),
             )
+        with about("model.path"):
+            refuse_stored_form(self.path, config)
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
         if self.asked.rope_scaling is not None:

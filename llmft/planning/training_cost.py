@@ -12,6 +12,7 @@ from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import CALLBACKS, GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.registry.return_checks import bytes_of_callback
+from llmft.training import modes
 from llmft.training.optimizer import make_optimizer
 
 
@@ -66,6 +67,7 @@ def train_steps(
 
 def _update(optimizer: torch.optim.Optimizer | None, memory: MemoryTracker) -> None:
     if optimizer is not None:
+        modes.to_training(optimizer)
         with memory.making(OPTIMIZER):
             optimizer.step()
 

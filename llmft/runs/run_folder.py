@@ -115,25 +115,43 @@ def reopen(
 
 
 def saying_how_to_go_on(
-    error: Interrupted, job: Job, folder: Path, last: str | None, smoke: bool
+    error: Interrupted,
+    job: Job,
+    folder: Path,
+    last: str | None,
+    smoke: bool,
+    copies_to: str | None = None,
 ) -> Interrupted:
-    """Return the error with what to type. last: the stage after which the run was to stop."""
-    command = _resume_command(job, folder, last, smoke)
+    """Return the error with what to type. last: the stage after which the run was to stop.
+
+    copies_to: the address to which it is copied.
+    """
+    command = resume_command(job, folder, last, smoke, copies_to)
     fix = f"continue with: {command}" if command else ""
     return Interrupted(error.exit_code - 128, error.faults[0].what, fix=fix)
 
 
 def saying_who_ranks(
-    error: WaitsForPeople, job: Job, folder: Path, last: str | None, smoke: bool
+    error: WaitsForPeople,
+    job: Job,
+    folder: Path,
+    last: str | None,
+    smoke: bool,
+    copies_to: str | None = None,
 ) -> WaitsForPeople:
-    """Return the error with what to type."""
-    command = _resume_command(job, folder, last, smoke)
+    """Return the error with what to type; see `saying_how_to_go_on`."""
+    command = resume_command(job, folder, last, smoke, copies_to)
     fix = f"rank with: llmft rank {shlex.quote(str(folder))}; then continue with: {command}"
     return WaitsForPeople(error.faults[0].what, fix=fix)
 
 
-def _resume_command(job: Job, folder: Path, last: str | None, smoke: bool) -> str:
-    """Return what a person types to go on with a run; '' where nothing can be resumed yet."""
+def resume_command(
+    job: Job, folder: Path, last: str | None, smoke: bool, copies_to: str | None
+) -> str:
+    """Return what a person types to go on with a run; '' where nothing can be resumed yet.
+
+    last: the stage after which it is to stop. copies_to: the address to which it is copied.
+    """
     if smoke or not (folder / RUN).is_file():
         return ""
     named = any(found.is_of_another_run for found in references(job.recipe))
@@ -141,6 +159,7 @@ def _resume_command(job: Job, folder: Path, last: str | None, smoke: bool) -> st
     kept = [text for text in job.source.overrides if named or not text.startswith("output_dir=")]
     changes = [word for text in kept for word in ("--set", text)]
     until = ["--until", last] if last else []
+    until += ["--checkpoints-to", copies_to] if copies_to else []
     changes += [word for text in trust.granted() for word in ("--trust", text)]
     return shlex.join(
         [*command(), "run", job.source.path, str(folder), "--resume", *until, *changes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,23 +18,23 @@ from llmft.testing.config_checks import SettingsContract
 from llmft.training import modes, training_state
 from llmft.training.learning_rates import LearningRates
 
-WIDTH = 16
-
 
 class OptimizerContract(SettingsContract):
     """Checks an optimiser on a small regression of two matrices, on the CPU.
 
-    learning_rate, steps: with these the loss must fall to half.
+    learning_rate, steps: with these the loss must fall to half. width: of the matrices, for an
+    optimiser that treats large ones in another way.
     """
 
     kind: ClassVar[Kind] = "optimizer"
     learning_rate: ClassVar[float] = 1e-2
     steps: ClassVar[int] = 60
+    width: ClassVar[int] = 16
 
     def test_it_trains_exactly_the_parameters_it_is_given(
         self, settings: Mapping[str, Any]
     ) -> None:
-        model = _Task()
+        model = _Task(self.width)
         model.first.requires_grad_(False)
         before = [p.detach().clone() for p in model.parameters()]
         optimizer = self._optimizer(settings, model)
@@ -42,7 +43,7 @@ class OptimizerContract(SettingsContract):
         assert moved == [False, True], f"of a frozen and a trained matrix it moves {moved}"
 
     def test_it_lowers_the_loss(self, settings: Mapping[str, Any]) -> None:
-        model = _Task()
+        model = _Task(self.width)
         optimizer = self._optimizer(settings, model)
         first = float(model.loss().detach())
         _trained(model, optimizer, self.steps)
@@ -54,7 +55,7 @@ class OptimizerContract(SettingsContract):
         )
 
     def test_a_groups_own_rate_and_decay_are_its_own(self, settings: Mapping[str, Any]) -> None:
-        model = _Task()
+        model = _Task(self.width)
         groups: list[dict[str, Any]] = [
             {"params": [model.first]},
             {"params": [model.second], "lr": 3 * self.learning_rate, "weight_decay": 0.0},
@@ -72,7 +73,7 @@ class OptimizerContract(SettingsContract):
     def test_it_follows_the_rate_of_its_groups(self, settings: Mapping[str, Any]) -> None:
         weights = []
         for factor in (1.0, 0.1):
-            model = _Task()
+            model = _Task(self.width)
             optimizer = self._optimizer(settings, model)
             for group in optimizer.param_groups:  # as the schedule sets it
                 group["lr"] = self.learning_rate * factor
@@ -84,13 +85,13 @@ class OptimizerContract(SettingsContract):
     def test_it_does_the_same_twice(self, settings: Mapping[str, Any]) -> None:
         weights = []
         for _ in range(2):
-            model = _Task()
+            model = _Task(self.width)
             _trained(model, self._optimizer(settings, model), 5)
             weights.append(model.first.detach())
         assert torch.equal(*weights), "two trainings of the same numbers end apart"
 
     def test_a_resumed_training_is_the_same_to_the_bit(self, settings: Mapping[str, Any]) -> None:
-        whole = _Task()
+        whole = _Task(self.width)
         optimizer = self._optimizer(settings, whole)
         modes.to_training(optimizer)
         _trained(whole, optimizer, 4)
@@ -103,7 +104,7 @@ class OptimizerContract(SettingsContract):
         facts = json.loads(json.dumps(facts))  # as a checkpoint holds them
         _trained(whole, optimizer, 4)
 
-        resumed = _Task()
+        resumed = _Task(self.width)
         again = self._optimizer(settings, resumed)
         modes.to_training(again)
         steady = LearningRates(again, _Steady(), api.TrainingSpan(8, 0, self.learning_rate))
@@ -115,7 +116,7 @@ class OptimizerContract(SettingsContract):
             assert same, f"'{name}' is another after a resume; {says}"
 
     def test_it_names_what_changes_in_its_groups(self, settings: Mapping[str, Any]) -> None:
-        model = _Task()
+        model = _Task(self.width)
         optimizer = self._optimizer(settings, model)
         modes.to_training(optimizer)
         before = [_plain(group) for group in optimizer.param_groups]
@@ -134,15 +135,16 @@ class OptimizerContract(SettingsContract):
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         method = self.make(settings).planned()
-        if (size := method.state_bytes(_Task().first)) is not None:
+        if (size := method.state_bytes(_Task(self.width).first)) is not None:
             assert isinstance(size, int), f"'state_bytes' returns {size!r}, not a whole number"
             assert size >= 0, f"'state_bytes' returns {size}"
             return
         with FakeTensorMode():
-            model = _Task()
+            model = _Task(self.width)
             made = optimizer_of(method, [{"params": list(model.parameters())}], self._train())
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
+            modes.to_training(made)
             try:
                 made.step()
             except Exception as error:
@@ -194,12 +196,13 @@ class _Steady(api.Schedule[api.ScheduleConfig]):
 class _Task(torch.nn.Module):
     """Two matrices whose product is to be another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
 
         def made(scale: float) -> torch.Tensor:
-            return scale * torch.randn(WIDTH, WIDTH, generator=generator)
+            factor = scale * math.sqrt(16 / width)
+            return factor * torch.randn(width, width, generator=generator)
 
         self.first = torch.nn.Parameter(made(0.3))
         self.second = torch.nn.Parameter(made(0.3))

@@ -44,7 +44,8 @@ class Checkpoints:
 
     identity: what must be the same when the stage goes on, such as hashes of its rows.
     keep: so many stay, the newest and `best`, the step of the best evaluation so far. note: is told
-    what a person should read. accept_data: go on though the rows are others.
+    what a person should read. accept_data: go on though the rows are others. on_saved: is called
+    with the step of each that was written.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Checkpoints:
     accept_data: bool = False
     carried: Mapping[str, Any] = field(default_factory=dict)
     save_ms: list[float] = field(default_factory=list)
+    on_saved: Callable[[int], None] = lambda step: None
     best: int | None = None
 
     def save(
@@ -78,6 +80,7 @@ class Checkpoints:
         self._prune(step)
         self.save_ms.append((time.perf_counter() - started) * 1e3)
         log.info("checkpoint step-%d written in %.0f ms", step, self.save_ms[-1])
+        self.on_saved(step)
 
     def metrics(self) -> dict[str, float]:
         """Return how many were written by this process, and how long each took on average."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from llmft.api import Optimizer
 from llmft.api.errors import CheckpointError, StageError
@@ -68,10 +69,13 @@ def capture(
         numbers[name] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                kept = _on_cpu(value)
-                place = kept.data_ptr()
-                tensors[f"optimizer/{name}/{key}"] = kept.clone() if place in seen else kept
-                seen.add(place)
+                for part, tensor in _parts(value).items():
+                    kept = _on_cpu(tensor)
+                    place = kept.data_ptr()
+                    tensors[f"optimizer/{name}/{key}{part}"] = (
+                        kept.clone() if place in seen else kept
+                    )
+                    seen.add(place)
             else:
                 numbers[name][key] = value
     facts["optimizer"] = numbers
@@ -82,6 +86,17 @@ def capture(
         ]
     _refuse_odd_state(method, [numbers, facts.get("optimizer_groups")])
     return tensors, facts
+
+
+def _parts(state: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """Return the plain tensors of which a state consists, by what is added to its name.
+
+    It is several where its class holds numbers in fewer bits, with their scales, as torchao's.
+    """
+    if not is_traceable_wrapper_subclass(state):
+        return {"": state}
+    names, _ = state.__tensor_flatten__()
+    return {f":{name}": getattr(state, name) for name in names}
 
 
 def _used_weights(
@@ -217,7 +232,7 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _start_states(optimizer: Any) -> None:
-    """Let an optimiser that keeps its state in memory of its own (paged) set it up first."""
+    """Let an optimiser set its state up first: in memory of its own (paged), or by own classes."""
     start = getattr(optimizer, "init_state", None)
     if start is None:
         return
@@ -230,6 +245,10 @@ def _put(
     optimizer: torch.optim.Optimizer, parameter: torch.Tensor, key: str, value: torch.Tensor
 ) -> None:
     state = optimizer.state[parameter]
+    whole, _, part = key.partition(":")
+    if part and whole in state:
+        getattr(state[whole], part).copy_(value)
+        return
     if key in state:
         state[key].copy_(value)
         return

@@ -211,13 +211,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"")
 
     def commit(self, repo: str, *, body: bytes) -> None:
-        files = {}
+        found = self.hub.files("model", repo, "main")
+        files = dict(found[1]) if found else {}
         for line in body.splitlines():
             item = json.loads(line)
             if item["key"] == "file":
                 files[item["value"]["path"]] = base64.b64decode(item["value"]["content"])
             elif item["key"] == "lfsFile":
                 files[item["value"]["path"]] = self.hub.stored[item["value"]["oid"]]
+            elif item["key"] == "deletedFile":
+                del files[item["value"]["path"]]
         sha = digest(body)[:40]
         self.hub.add("model", repo, files, sha)
         url = f"{self.hub.url}/{repo}/commit/{sha}"

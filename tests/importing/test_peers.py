@@ -778,18 +778,20 @@ def test_a_share_or_a_number_of_rows_is_held_out(stage_of, size, held):
 
 
 @pytest.mark.parametrize(("line", "key", "grade"), [
-    ("optimizer: adamw_torch_8bit", "optimizer", "speed"),
     ("torch_compile_mode: max-autotune", "torch_compile_mode", "none"),
     ("trackio_space_id: me/space", "trackio_space_id", "logging"),
 ])  # fmt: skip
 def test_what_changes_no_more_than_rounding_or_logging_is_told(imported, line, key, grade):
-    text = AXOLOTL if not line.startswith("optim") else AXOLOTL.replace(
-        "optimizer: paged_adamw_8bit\n", ""
-    )  # fmt: skip
-    found = imported(f"{text}{line}\n")
+    found = imported(f"{AXOLOTL}{line}\n")
     assert found.verdict == "same but for speed or logging"
     assert key in grades(found, grade)
-    assert ("optim: adamw_8bit" in found.text) == (key == "optimizer")
+
+
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+def test_torchao_s_optimisers_are_taken_over_by_their_names(imported, name):
+    found = imported(AXOLOTL.replace("paged_adamw_8bit", name))
+    assert f"optim: {name}" in found.text
+    assert "optimizer" not in grades(found, "cannot") | grades(found, "speed")
 
 
 @pytest.mark.parametrize(("lines", "trackers"), [

@@ -84,12 +84,6 @@ def test_a_model_that_is_no_decoder_is_refused_by_its_type(folder):
         BaseModel(ModelSource(path=str(folder))).empty()
 
 
-def test_a_model_whose_weights_need_a_library_that_is_not_there_names_it(folder):
-    edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(EnvironmentFault, match=r"cannot load .*requires optimum"):
-        BaseModel(ModelSource(path=str(folder))).load({}, varlen=True)
-
-
 def test_a_config_of_wrong_values_is_refused_with_the_one_that_is_wrong(folder):
     edit(folder / "config.json", hidden_size="wide")
     with pytest.raises(EnvironmentFault, match=r"hidden_size is .wide"):

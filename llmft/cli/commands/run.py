@@ -42,6 +42,8 @@ def run_recipe_file(
     last: str | None = None,
     accepted: Accepted = NOTHING,
     listeners: Sequence[Tracker[Any]] = (),
+    copies_to: str | None = None,
+    copied_at: str | None = None,
 ) -> dict[str, Any] | str:
     """Run a recipe, and return how it ended: as data, or nothing where trackers have told it.
 
@@ -50,10 +52,12 @@ def run_recipe_file(
     run_folder: the run that is resumed; default: the newest unfinished one of the recipe's name.
     smoke: run it with a tiny random model and a few rows, under a temporary folder.
     first: run this stage and those after it again. last: stop after this stage.
-    listeners: who is told beside the recipe's trackers.
+    listeners: who is told beside the recipe's trackers. copies_to: the address to which the run is
+    copied while it trains. copied_at: the address of a copy that it goes on from, on a machine
+    that does not have the run.
     """
     resume = resume or first is not None
-    _refuse_clashing_options(resume, run_folder, smoke)
+    _refuse_clashing_options(resume, run_folder, smoke, copies_to, copied_at)
     launcher.refuse_foreign()
     if launcher.launch().rank:
         from llmft.engine.worker import follow
@@ -67,18 +71,27 @@ def run_recipe_file(
         from llmft.runs.resuming import unfinished_run
 
         resume = unfinished_run(job) is not None
+        if not resume and copies_to and not copied_at:
+            copied_at = _where_copied(copies_to)
+    if copied_at and not resume:
+        with told_elsewhere(quiet, as_json):
+            run_folder, resume = _fetched(job, copied_at), True
     with told_elsewhere(quiet, as_json), _leading():
         if resume:
             from llmft.engine.session import Part, resume_recipe
 
             place = Path(run_folder) if run_folder else None
-            summary = resume_recipe(job, place, Part(first, last), accepted, listeners=listeners)
+            summary = resume_recipe(
+                job, place, Part(first, last), accepted, listeners=listeners, copies_to=copies_to
+            )
         else:
             from llmft.engine.session import Part, run_recipe
 
             job, base = _smoke(job) if smoke else (job, None)
             part = Part(first, last)
-            summary = run_recipe(job, part, base=base, smoke=smoke, listeners=listeners)
+            summary = run_recipe(
+                job, part, base=base, smoke=smoke, listeners=listeners, copies_to=copies_to
+            )
     already = resume and summary.already_finished
     if not as_json:
         return f"already finished: {summary.folder}" if already and not quiet else ""
@@ -92,7 +105,37 @@ def run_recipe_file(
     }
 
 
-def _refuse_clashing_options(resume: bool, run_folder: str | None, smoke: bool) -> None:
+def _where_copied(address: str) -> str | None:
+    """Return an address where a copy of a run is there, else None."""
+    from llmft.hub.run_copier import holds_a_run
+
+    return address if holds_a_run(address) else None
+
+
+def _fetched(job: Job, address: str) -> str:
+    """Bring the copy of a run of the recipe to this machine, and return its folder."""
+    from llmft.hub.run_copier import fetch
+
+    def note(text: str) -> None:
+        print(escaped(f"note: {text}"), flush=True)
+
+    parent = Path(job.recipe.output_dir) / job.recipe.name
+    return str(fetch(address, parent, job.recipe.name, note))
+
+
+def _refuse_clashing_options(
+    resume: bool,
+    run_folder: str | None,
+    smoke: bool,
+    copies_to: str | None = None,
+    copied_at: str | None = None,
+) -> None:
+    if smoke and (copies_to or copied_at):
+        what = "--smoke trains nothing that is worth a copy"
+        raise RecipeError("E090", what, fix="leave out --checkpoints-to and --resume-from")
+    if copied_at and resume:
+        what = "--resume-from begins with a copy, and --resume and --from with a run that is here"
+        raise RecipeError("E090", what, fix="keep one")
     if smoke and resume:
         raise RecipeError(
             "E090", "--smoke and --resume or --from exclude each other", fix="keep one"

@@ -44,7 +44,8 @@ def install(
     """Make this process meet a fault: file-system events, or a signal.
 
     The signal comes in a phase (`at`: done), or with the kind 'call' as the function `where`,
-    'module:name' or 'module:class.name', is called for the `at`-th time.
+    'module:name' or 'module:class.name', is called for the `at`-th time. With the kind 'replaced',
+    a file takes the place of the folder `where` after step `at`.
     """
     if kind == "signal":
         _signal_at(number, phase, at, stage)
@@ -59,6 +60,9 @@ def install(
         import time
 
         _slow_steps(time, at)
+        return None
+    if kind == "replaced":
+        _replaced_at(where, at)
         return None
     return watch(Events(kind, at))
 
@@ -127,6 +131,21 @@ def _signal_in(where: str, at: int, number: int) -> None:
         return real(*args, **options)
 
     setattr(owner, name, counted)
+
+
+def _replaced_at(folder: str, done: int) -> None:
+    """Put a file in a folder's place after a step."""
+    from llmft.engine.trackers import Trackers
+
+    told = Trackers.progress
+
+    def progress(self: Any, progress: Any) -> None:
+        told(self, progress)
+        if (progress.phase, progress.done) == ("train", done):
+            os.rename(folder, f"{folder}-away")
+            open(folder, "x").close()
+
+    Trackers.progress = progress
 
 
 def _slow_steps(time: Any, milliseconds: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import pytest
 from llmft_optimizers import of_torch
 from llmft_optimizers.adafactor import Adafactor
 from llmft_optimizers.of_bitsandbytes import (
@@ -13,7 +16,12 @@ from llmft_optimizers.of_bitsandbytes import (
     PagedLion8bit,
     PagedLion32bit,
 )
+from llmft_optimizers.of_schedulefree import ScheduleFreeAdamw, ScheduleFreeSgd
+from llmft_optimizers.of_torchao import AdamwTorch4bit, AdamwTorch8bit
+from pydantic import ValidationError
 
+from llmft.api import TrainSettings
+from llmft.cli.main import main
 from llmft.testing import OptimizerContract
 
 
@@ -53,8 +61,18 @@ class TestAdamw8bit(OptimizerContract):
     method_class = Adamw8bit
 
 
+class TestAdamw8bitOfLargeTensors(OptimizerContract):
+    method_class = Adamw8bit
+    width = 64
+
+
 class TestPagedAdamw8bit(OptimizerContract):
     method_class = PagedAdamw8bit
+
+
+class TestPagedAdamw8bitOfLargeTensors(OptimizerContract):
+    method_class = PagedAdamw8bit
+    width = 64
 
 
 class TestPagedAdamw32bit(OptimizerContract):
@@ -69,9 +87,58 @@ class TestLion8bit(OptimizerContract):
     method_class = Lion8bit
 
 
+class TestLion8bitOfLargeTensors(OptimizerContract):
+    method_class = Lion8bit
+    width = 64
+
+
 class TestPagedLion32bit(OptimizerContract):
     method_class = PagedLion32bit
 
 
 class TestPagedLion8bit(OptimizerContract):
     method_class = PagedLion8bit
+
+
+@pytest.mark.skipif(not find_spec("torchao"), reason="torchao is not installed")
+class TestAdamwTorch8bit(OptimizerContract):
+    method_class = AdamwTorch8bit
+    width = 64
+
+
+@pytest.mark.skipif(not find_spec("torchao"), reason="torchao is not installed")
+class TestAdamwTorch4bit(OptimizerContract):
+    method_class = AdamwTorch4bit
+    width = 64
+
+
+@pytest.mark.skipif(not find_spec("schedulefree"), reason="schedulefree is not installed")
+class TestScheduleFreeAdamw(OptimizerContract):
+    method_class = ScheduleFreeAdamw
+    configs = [{}, {"r": 1.0, "weight_lr_power": 1.0}]
+    learning_rate = 3e-2
+
+
+@pytest.mark.skipif(not find_spec("schedulefree"), reason="schedulefree is not installed")
+class TestScheduleFreeSgd(OptimizerContract):
+    method_class = ScheduleFreeSgd
+    configs = [{}, {"momentum": 0.8}]
+    learning_rate = 6.0
+
+
+@pytest.mark.skipif(not find_spec("schedulefree"), reason="schedulefree is not installed")
+def test_plan_counts_a_schedule_free_optimiser(capsys):
+    assert main(["plan", "quickstart", "--set", "stages.0.train.optim=schedule_free_adamw"]) == 0
+    assert "optimiser" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("galore_adamw", "no checkpoint of tensors and numbers holds"),
+    ("apollo_adamw_layerwise", "no checkpoint of tensors and numbers holds"),
+    ("lomo", "within the backward pass"),
+    ("adalomo", "within the backward pass"),
+    ("schedule_free_radam", "its first steps move nothing"),
+])  # fmt: skip
+def test_an_optimiser_of_other_tools_is_refused_with_the_reason(name, reason):
+    with pytest.raises(ValidationError, match=f"'{name}' is not offered: .*{reason}"):
+        TrainSettings(optim=name)

@@ -1,0 +1,98 @@
+"""The schedule-free optimisers of Defazio et al.: they train one point, and use an average."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from llmft.api import (
+    EnvironmentFault,
+    Field,
+    Optimizer,
+    OptimizerConfig,
+    TrainSettings,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+C = TypeVar("C", bound="Averaging")
+
+
+class Averaging(OptimizerConfig):
+    """How the average is weighted."""
+
+    r: float = Field(
+        0.0, ge=0, le=100, description="the weight of step k in the average grows as k to this"
+    )
+    weight_lr_power: float = Field(
+        2.0, ge=0, le=100, description="and as the highest rate so far to this"
+    )
+
+
+class AveragingSgd(Averaging):
+    """How the average is weighted, and how much of it is trained on."""
+
+    momentum: float = Field(
+        0.9, gt=0, lt=1, description="the weight of the average in the point that is trained"
+    )
+
+
+class OfSchedulefree(Optimizer[C]):
+    """A schedule-free optimiser; its learning rate is to be constant, after a warm-up if any."""
+
+    package = "schedulefree"
+    group_state = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
+    of_class: ClassVar[str]
+
+    def make(
+        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
+    ) -> torch.optim.Optimizer:
+        try:
+            import schedulefree
+        except ImportError as error:
+            raise EnvironmentFault(
+                "E206", f"optim '{self.method}' needs schedulefree", fix="pip install schedulefree"
+            ) from error
+        cls: type[torch.optim.Optimizer] = getattr(schedulefree, self.of_class)
+        options: dict[str, Any] = {
+            "lr": train.learning_rate,
+            "weight_decay": train.weight_decay,
+            "r": self.config.r,
+            "weight_lr_power": self.config.weight_lr_power,
+            **self._own(train),
+        }
+        return cls([dict(group) for group in groups], **options)
+
+    @abstractmethod
+    def _own(self, train: TrainSettings) -> dict[str, Any]:
+        """Return what only this one has."""
+
+
+class ScheduleFreeAdamw(OfSchedulefree[Averaging]):
+    """AdamW without a schedule (Defazio et al. 2024, arXiv:2405.15682)."""
+
+    method, of_class = "schedule_free_adamw", "AdamWScheduleFree"
+    Config = Averaging
+
+    def _own(self, train: TrainSettings) -> dict[str, Any]:
+        return {"betas": (train.adam_beta1, train.adam_beta2), "eps": train.adam_epsilon}
+
+
+class ScheduleFreeSgd(OfSchedulefree[AveragingSgd]):
+    """SGD without a schedule."""
+
+    method, of_class = "schedule_free_sgd", "SGDScheduleFree"
+
+    Config = AveragingSgd
+
+    def _own(self, train: TrainSettings) -> dict[str, Any]:
+        return {"momentum": self.config.momentum}
+
+
+@hookimpl
+def llmft_optimizers() -> list[type[Optimizer[Any]]]:
+    return [ScheduleFreeAdamw, ScheduleFreeSgd]
