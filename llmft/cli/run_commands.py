@@ -192,13 +192,20 @@ def evaluate(
     ] = None,
     num_fewshot: Annotated[
         int | None,
-        typer.Option(min=0, max=1000, metavar="N", help="Their examples; default: the task's."),
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Of --lm-eval: examples before each question; default: the task's.",
+        ),
     ] = None,
     apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Ask them through the chat template.")
+        bool,
+        typer.Option("--apply-chat-template", help="Of --lm-eval: ask through the chat template."),
     ] = False,
     include_path: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A folder with tasks of your own, as YAML.")
+        str | None,
+        typer.Option(metavar="DIR", help="Of --lm-eval: a folder with tasks of your own."),
     ] = None,
     json: Json = False,
 ) -> Answer:
