@@ -95,6 +95,18 @@ PEERS = {
             "kernels",
         ),
     ),
+    "oumi": Peer(
+        "oumi", "oumi", "oumi_script", "start", ("oumi",),
+        (
+            "oumi==0.9", "transformers==5.16.1", "trl==1.6.0", "peft==0.19.1", "datasets==4.8.4",
+            "accelerate==1.13.0", "huggingface_hub==1.17.0", "tokenizers==0.23.1",
+            "omegaconf==2.4.0.dev4", "antlr4-python3-runtime", "jsonlines", "aiofiles", "backoff",
+            "posthog", "typer==0.24.0", "responses", "tiktoken", "hdrhistogram", "pexpect",
+            "ptyprocess", "jsonschema", "referencing", "rpds-py", "jsonschema-specifications",
+            "attrs", "pillow", "mlflow", "cachetools", "sqlparse", "fastapi", "starlette",
+            "importlib-metadata", "lazy-importer", "databricks", "tensorboard", "sqlalchemy",
+        ),
+    ),
     "ms-swift": Peer(
         "ms-swift", "ms-swift", "swift_script", "start", ("swift",),
         (
@@ -140,6 +152,10 @@ CASES = (
     *(
         Case("axolotl", f"sft_{name}")
         for name in ("chat", "full", "every_turn", "alpaca", "dora", "completion")
+    ),
+    *(
+        Case("oumi", f"sft_{name}")
+        for name in ("lora", "full", "clipped", "unclipped", "every_layer", "excluded")
     ),
     *(
         Case(
