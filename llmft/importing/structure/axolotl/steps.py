@@ -7,6 +7,11 @@ from typing import Any
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments
 
+_MEANS = (
+    "a step's loss is the mean over its tokens; Axolotl 0.19 takes the mean of its passes' means,"
+    " where a model's forward does not name num_items_in_batch"
+)
+
 
 def batches(t: Translation) -> None:
     """Write steps, and how many forward passes one takes."""
@@ -22,9 +27,12 @@ def batches(t: Translation) -> None:
     total, per_pass = t.key("batch_size"), t.get("micro_batch_size")
     if total is not None and not t.stated("gradient_accumulation_steps"):
         if isinstance(total.value, int) and isinstance(per_pass, int) and per_pass > 0:
-            t.set("train.gradient_accumulation_steps", max(1, total.value // per_pass), total)
+            steps = max(1, total.value // per_pass)
+            t.set("train.gradient_accumulation_steps", steps, total, _MEANS if steps > 1 else "")
     else:
-        arguments.value(t, "train.gradient_accumulation_steps", "gradient_accumulation_steps")
+        several = (arguments.number(t.get("gradient_accumulation_steps")) or 1) != 1
+        why = _MEANS if several else ""
+        arguments.value(t, "train.gradient_accumulation_steps", "gradient_accumulation_steps", why)
         if total is not None:
             t.note("none", total, "gradient_accumulation_steps goes before", block="train")
     if not t.stated("eval_batch_size") and isinstance(per_pass, int):
