@@ -98,8 +98,8 @@ groups that `group_state` names, such as a count of steps; from that a resumed t
 the bit. Tensors of its own classes, such as quantised ones, need a method `init_state` that sets
 them up; what is saved is copied into them. An optimiser that trains other weights than those to be
 used, as schedule-free ones do, has methods `train` and `eval`: llmft calls them, and scores, saves
-and returns the weights after `eval`. `llmft plan` runs the optimiser on fake tensors, or asks `state_bytes`. Builtin optimisers
-have names; any is chosen by a block.
+and returns the weights after `eval`. `llmft plan` runs the optimiser on fake tensors, or asks
+`state_bytes`. Builtin optimisers have names; any is chosen by a block.
 
 The example steps by the sign of a momentum (Bernstein et al. 2018,
 [arXiv:1802.04434](https://arxiv.org/abs/1802.04434)).""",

@@ -97,7 +97,9 @@ def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, impor
         2048, True, "drop", 1.0,
     )  # fmt: skip
     assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == (2, 4)
-    assert "Axolotl 0.19 takes the mean of its passes' means" in imported(AXOLOTL).text
+    assert "takes the mean of its passes' means" in " ".join(
+        imported(AXOLOTL).text.replace("#", "").split()
+    )
     assert (train.num_train_epochs, train.optim, train.lr_scheduler_type) == (
         3.0, "paged_adamw_8bit", "cosine",
     )  # fmt: skip
