@@ -44,9 +44,9 @@ def kept_under_checkpointing(base: Any, cache: PrefixCache) -> Iterator[None]:
     transformers takes caches away from them, in the model (GPT-2's) or in the layer.
     """
     hooks, layers = [], []
-    for layer in base.modules():
-        if not (isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing):
-            continue
+    found = [each for each in base.modules() if isinstance(each, GradientCheckpointingLayer)]
+    # A model takes it from all layers, though it checkpoints some of them only.
+    for layer in found if any(each.gradient_checkpointing for each in found) else ():
         parameters = list(inspect.signature(layer.forward).parameters)
         name = next((n for n in ("past_key_values", "layer_past") if n in parameters), None)
         if name is not None and layer.training:
