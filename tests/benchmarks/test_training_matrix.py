@@ -132,3 +132,20 @@ def test_the_page_has_every_type_and_the_counts_of_its_lines():
     assert all(f"| `{kind}` |" in told for kind in model_types())
     assert {line["state"] for line in found} <= {*RIGHT, "not tried"}
     assert all(line["reason"] for line in found if line["state"] == "refused")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropout"), [("cwm", False), ("diffllama", True), ("git", False), ("emu3", True)]
+)
+def test_a_tiny_model_is_made_and_loads_as_its_type(tmp_path, kind, dropout):
+    from tiny_folders import BASE_DROPOUT, tiny_folder
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tiny_folder(tmp_path, kind, dropout=dropout)
+    assert AutoConfig.from_pretrained(folder).model_type == kind
+    config = AutoModelForCausalLM.from_pretrained(folder).config
+    assert (config.hidden_size, config.eos_token_id) == (64, 256)
+    if kind == "emu3":
+        assert config.attention_dropout == BASE_DROPOUT
+    if kind == "diffllama":  # which takes none of attention's weights
+        assert config.attention_dropout == 0.0
