@@ -149,3 +149,17 @@ def test_a_tiny_model_is_made_and_loads_as_its_type(tmp_path, kind, dropout):
         assert config.attention_dropout == BASE_DROPOUT
     if kind == "diffllama":  # which takes none of attention's weights
         assert config.attention_dropout == 0.0
+
+
+def test_masks_are_those_of_features_but_for_the_weights_of_heads():
+    import torch
+    import torch.nn.functional as F
+    from same_masks import same_masks
+
+    with same_masks():
+        of_rows = F.dropout(torch.ones(2, 3, 16), 0.5)
+        latent = F.dropout(torch.ones(2, 1, 3, 16), 0.5)  # as MiniCPM3's keys before their heads
+        weights = F.dropout(torch.ones(2, 4, 3, 3), 0.5)
+    assert set(of_rows.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(latent[:, 0], of_rows)
+    assert bool((weights == 1).all())
