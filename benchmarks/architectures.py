@@ -18,7 +18,6 @@ from typing import Any
 
 from llmft.modeling import levers
 from llmft.modeling.lever_trial import Trial
-from llmft.modeling.tiny_configs import small_config
 
 COLUMNS = ("padding_free", "shared_prompt", "last_layer", "frozen_head", "identity_head",
            "cached_decoding")  # fmt: skip
@@ -26,6 +25,14 @@ HEADS = ("padding-free", "shared prompt", "last layer", "frozen head", "states",
 
 
 AS_PUBLISHED = {
+    "cohere_compass_text": {
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 10,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50_000.0},
+            "full_attention": None,
+        },
+    },
+    "dbrx": {"attn_config": {"kv_n_heads": 8, "clip_qkv": 8, "rope_theta": 500_000.0}},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -35,10 +42,17 @@ AS_PUBLISHED = {
     "hunyuan_v1_moe": {"head_dim": 128},
     "ministral": {"head_dim": 128},
     "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 16, "indexer_kv_heads": 1, "indexer_head_dim": 128,
+        "indexer_budget": 2048, "indexer_compress_ratio": 16,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10_000_000.0, "partial_rotary_factor": 0.25,
+        },
+    },
     "xmod": {"default_language": "en_XX"},
 }  # fmt: skip
-"""What published models state, where the default config makes no model, or one without half of
-its layers."""
+"""What published models state, or would have to, where the default config makes no model, or one
+without half of its layers."""
 
 
 def model_types() -> list[str]:
@@ -57,7 +71,7 @@ def found(kind: str) -> levers.Levers:
     from llmft.modeling.base_model import dense_attention
 
     try:
-        config = small_config(CONFIG_MAPPING[kind](**AS_PUBLISHED.get(kind, {})))
+        config = CONFIG_MAPPING[kind](**AS_PUBLISHED.get(kind, {}))
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True
         trial = Trial.of(config, dense_attention(ModelSource(path=kind), config))
@@ -98,9 +112,9 @@ Every causal model that transformers {transformers.__version__} has, with torch
 When a model is first used, llmft makes a small random copy of its config, and compares each of its
 shortcuts with every row alone in plain transformers: losses to {1e-4:g} of themselves, gradients to
 {2e-3:g}. One that disagrees, or fails, is left out, and the run says so. "Padded" means that rows
-are padded in a batch; "refused", that even this changes a row's loss, so that the model is refused
-before its weights are loaded; "not tried", that no small copy could be made of the type's config,
-for the reason that is given: such a model is computed by the plainest path.
+are padded in a batch; "refused", that even this changes a row's loss; "not tried", that no small
+copy could be made of the type's config, for the reason that is given. Models of the last two are
+refused before their weights are loaded.
 
 `python benchmarks/architectures.py --page docs/architectures.md` writes this page.
 

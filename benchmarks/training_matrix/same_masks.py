@@ -25,7 +25,8 @@ def _mask(width: int, p: float) -> torch.Tensor:
 def _dropout(
     input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> torch.Tensor:
-    if not training or not p or input.dim() == 4:
+    of_heads = input.dim() == 4 and input.shape[1] > 1  # attention's weights: (B, heads, T, T)
+    if not training or not p or of_heads:
         return input
     return input * _mask(input.shape[-1], p).to(input.dtype)
 

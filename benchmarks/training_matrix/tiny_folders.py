@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from architectures import AS_PUBLISHED, model_types
@@ -27,7 +29,7 @@ def tiny_folder(home: Path, kind: str, *, dropout: bool) -> Path:
     dropout: whether its config has the architecture's dropouts at 0.1, and not at 0.
     Raises NoTinyModelError where none can be made of it.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     from llmft.modeling.tiny_models import tiny_model_folder
 
@@ -40,15 +42,23 @@ def tiny_folder(home: Path, kind: str, *, dropout: bool) -> Path:
     try:
         config = small(kind)
         _set_dropout(config, BASE_DROPOUT if dropout else 0.0)
+        of_text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config) if of_text else CONFIG_MAPPING[kind]]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config).float()
-            _stir(model)
+            try:
+                model = cls._from_config(config)
+            except ValueError:  # some take no dropout of attention's weights
+                _set_dropout(config, 0.0, only="attention")
+                model = cls._from_config(config)
+            _stir(model.float())
         ids = torch.arange(97, 120)[None]
-        model.train()(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        model.train()(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
         model.zero_grad()
         model.generation_config.eos_token_id = 256
         tiny_model_folder(place, model)
+        if not of_text:  # only the whole is known to load as a causal model
+            CONFIG_MAPPING[kind](text_config=config.to_dict()).save_pretrained(place / "model")
     except Exception as error:
         lines = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
@@ -67,7 +77,9 @@ def _stated(kind: str) -> Any:
     config = small_config(CONFIG_MAPPING[kind](**AS_PUBLISHED.get(kind, {})))
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True
-    config.eos_token_id, config.bos_token_id = 256, None
+    config.eos_token_id = 256
+    with suppress(StrictDataclassError):  # where it has to be a number
+        config.bos_token_id = None
     return config
 
 
@@ -87,14 +99,17 @@ def same_as(kind: str) -> str:
     return found if found != kind and found in model_types() else ""
 
 
-def _set_dropout(config: Any, p: float) -> None:
-    """Set every dropout of a config; layers left out, and noise in routers, are none."""
+def _set_dropout(config: Any, p: float, only: str = "") -> None:
+    """Set every dropout of a config; layers left out, and noise in routers, are none.
+
+    only: what a name has to have in it.
+    """
     for name, value in list(vars(config).items()):
         if not isinstance(value, float) or isinstance(value, bool):
             continue
         if _LAYERS in name or "jitter" in name:
             setattr(config, name, 0.0)
-        elif "drop" in name:
+        elif "drop" in name and only in name:
             setattr(config, name, p)
 
 

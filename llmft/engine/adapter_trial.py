@@ -20,11 +20,11 @@ def failure(adapter: Adapter[Any], source: ModelSource, config: Any) -> str:
 
     A row's loss in a batch must be what it is alone, and a gradient must come back; where the base
     itself is trained, that of the rows alone. Nothing is said of an adapter that has no form for a
-    small copy, or of a model that has no such copy.
+    small copy.
     """
     levers = proven_levers(source, config)
     small = adapter.on_small_copy()
-    if small is None or levers.unproven:
+    if small is None:
         return ""
     asked = [source.attn_implementation, source.dtype, small.config.model_dump(mode="json")]
     why: str = remembered(config, asked, lambda: _failure(small, adapter, source, config, levers))

@@ -211,6 +211,7 @@ class BaseModel:
         )
         refuse_absurd_sizes(config, source, stored)
         check_fused(source.fused, config.get_text_config().model_type)
+        levers = proven_levers(source, config, source.fused)  # refuses before weights are loaded
         with about("model.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -230,7 +231,6 @@ class BaseModel:
         give_rows(model, self.new_tokens)
         if source.stop:
             model.generation_config.eos_token_id = self.answer_ends
-        levers = proven_levers(source, config, source.fused)
         setattr(model, ATTRIBUTE, levers)
         fuse(model, source.fused)
         setattr(model, attention.DENSE, dense_attention(source, config))
@@ -278,7 +278,8 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
     """Return which shortcuts of the forward pass are right for a model; tried once, then known.
 
     fused: the kernels that it has. Raises EnvironmentFault where they do not give plain
-    transformers' numbers, and where even padded rows of a batch change each other.
+    transformers' numbers, where even padded rows of a batch change each other, and where nothing
+    could be compared.
     """
     dense = dense_attention(source, config)
     dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
@@ -296,6 +297,13 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
             "E201",
             f"'{source.path}' ({config.model_type}) does not give the loss of each row alone when"
             f" rows are padded in one batch: {levers.wrong_padded}",
+            fix="take a model of another architecture",
+        )
+    if levers.unproven:
+        raise EnvironmentFault(
+            "E201",
+            f"nothing shows that '{source.path}' ({config.model_type}) is trained right, as no"
+            f" small copy of it could be tried: {levers.unproven}",
             fix="take a model of another architecture",
         )
     return levers

@@ -15,7 +15,7 @@ from llmft.modeling import attention
 from llmft.modeling.dropout import without_dropout
 from llmft.modeling.fused import fuse
 from llmft.modeling.levers import ATTRIBUTE, Fused, Levers
-from llmft.modeling.tiny_configs import SMALL_ENOUGH, TOO_LARGE, small_config
+from llmft.modeling.tiny_configs import SMALL_ENOUGH, TOO_LARGE, TOO_WIDE, small_config
 
 LENGTHS = (31, 20, 23)
 PROMPT = 12
@@ -45,21 +45,25 @@ class Trial:
 
         Raises what the architecture raises where no small copy of it can be made.
         """
-        from transformers import AutoModelForCausalLM
+        config, make = config.get_text_config(), _class(config)._from_config
+        if _parameters(make, config) <= SMALL_ENOUGH:
+            return cls._of(make, config, dense, fused)
+        try:
+            small = small_config(config)
+            _limit(_parameters(make, small), TOO_LARGE)
+            return cls._of(make, small, dense, fused)
+        except Exception:  # sizes that do not fit together: those of the config itself do
+            shallow = small_config(config, narrow=False)
+            _limit(_parameters(make, shallow), TOO_WIDE)
+            return cls._of(make, shallow, dense, fused)
 
+    @classmethod
+    def _of(cls, make: Any, config: Any, dense: str, fused: Fused) -> Trial:
         from llmft.system.machine import device
 
-        config = config.get_text_config()
-        if _parameters(config) > SMALL_ENOUGH:
-            config = small_config(config)
-            if (count := _parameters(config)) > TOO_LARGE:
-                raise ValueError(f"it still has {count:,} parameters")
-        config = copy.deepcopy(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(
-                config, attn_implementation=dense, trust_remote_code=False
-            ).float()
+            model = make(copy.deepcopy(config), attn_implementation=dense).float()
             _stir(model)
         model = model.to(device()).requires_grad_(False).train()
         takes = attention.supports(type(model), model.config)
@@ -188,12 +192,31 @@ class Trial:
             self.model.train()
 
 
-def _parameters(config: Any) -> int:
-    from transformers import AutoModelForCausalLM
+def _class(config: Any) -> Any:
+    """Return the causal model of a config, which may be that of its text alone.
 
+    Raises KeyError where there is none.
+    """
+    from transformers import CONFIG_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    text = type(config.get_text_config())
+    if text in KNOWN:
+        return KNOWN[text]
+    beside = [kind for kind in NAMES if CONFIG_MAPPING[kind].__module__ == text.__module__]
+    found = (KNOWN[CONFIG_MAPPING[kind]] for kind in beside)  # Emu3's is known by the whole only
+    return {model.config_class: model for model in found}[text]
+
+
+def _limit(count: int, most: int) -> None:
+    if count > most:
+        raise ValueError(f"it still has {count:,} parameters")
+
+
+def _parameters(make: Any, config: Any) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return sum(p.numel() for p in model.parameters())
+        return sum(p.numel() for p in make(copy.deepcopy(config)).parameters())
 
 
 def _stir(model: Any) -> None:
@@ -211,7 +234,8 @@ def _stir(model: Any) -> None:
 
 
 def _rows(model: Any) -> list[Encoded]:
-    words = model.get_input_embeddings().weight.shape[0]
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    words = min(end.weight.shape[0] for end in ends)  # an embedding may have rows of no text
     random = torch.Generator().manual_seed(0)
     rows = []
     for number, length in enumerate(LENGTHS):
@@ -248,7 +272,7 @@ class _watched:
     def _see(self, _: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
         leaf = out.detach().requires_grad_(True)
         self.seen.append((given[0], leaf))
-        return leaf
+        return leaf.clone()  # some scale it in place, which no leaf may be
 
     def gradient(self, losses: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the summed losses, added up over each token id, (V, D)."""

@@ -50,11 +50,6 @@ class Levers:
     def remark(self, model_type: str) -> str:
         """Return what a person should know of them; '' where all are used."""
         off = self.off()
-        if self.unproven:
-            return (
-                f"no small copy of this '{model_type}' could be tried ({self.unproven}), so the"
-                " plainest path is taken"
-            )
         if not off:
             return ""
         return (

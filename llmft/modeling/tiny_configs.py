@@ -6,12 +6,15 @@ in one architecture only stands in a table by `model_type`.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 SMALL_ENOUGH = 3_000_000
 """Parameters of a model that is tried as it is."""
 TOO_LARGE = 40_000_000
 """Parameters of a small copy that did not become small: an unknown size is in its config."""
+TOO_WIDE = 400_000_000
+"""Parameters of a copy that is only shallow, beyond which none is made."""
 
 _WINDOW = 8
 _SIZES: dict[str, Any] = {
@@ -44,7 +47,7 @@ _STACK = {
 BY_TYPE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("deepseek_v2", "deepseek_v3", "deepseek_v32", "axk1", "axk2", "glm4_moe_lite",
-         "glm_moe_dsa", "minicpm3", "longcat_flash", "youtu", "kimi_linear", "bailing_hybrid"),
+         "glm_moe_dsa", "minicpm3", "youtu", "kimi_linear", "bailing_hybrid"),
         _MLA,
     ),
     **dict.fromkeys(
@@ -52,7 +55,29 @@ BY_TYPE: dict[str, dict[str, Any]] = {
          "xlm-roberta-xl"),
         _LIKE_ROBERTA,
     ),
+    "longcat_flash": {**_MLA, "qk_head_dim": 16},
     "blt": {f"{part}_config": _STACK for part in ("patcher", "encoder", "global", "decoder")},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500_000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "dots3_note_text": {
+        "num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8, "head_dim": 20,
+        "per_layer_config": {
+            layer: {
+                "num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 24,
+                "qk_nope_head_dim": 12,
+            }
+            for layer in (1, 3)
+        },
+    },
+    "git": {
+        "vision_config": {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "image_size": 32,
+        },
+    },
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "dots1": {"n_shared_experts": 1, "num_experts_per_tok": 2},
@@ -64,40 +89,63 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "kimi_linear": {**_MLA, "num_experts_per_token": 2, "num_experts_per_tok": 2},
     "laguna": {"num_attention_heads_per_layer": [4] * 4},
     "modernbert-decoder": {"pad_token_id": 0},
+    "phi4_multimodal": {
+        "vision_config": {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        "audio_config": {
+            "hidden_size": 64, "intermediate_size": 96, "num_blocks": 2, "num_attention_heads": 4,
+        },
+    },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "xlnet": {"d_head": 16},
+    "xlstm": {"embedding_dim": 64, "num_blocks": 4},
+    "zamba": {
+        "head_dim": 32, "attention_head_dim": 32, "attention_hidden_size": 128, "mamba_dt_rank": 4,
+    },
+    "zamba2": {"head_dim": 32},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 """What must fit together in one architecture."""
 
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _KINDS = ("layer_types", "layers_block_type", "block_types", "mlp_layer_types")
 
 
-def small_config(config: Any) -> Any:
+def small_config(config: Any, *, narrow: bool = True) -> Any:
     """Return a small config of the same architecture, with every kind of layer that it has.
+
+    narrow: else it has few layers and tokens only, as wide as they are.
 
     Raises what the architecture's own config or layers raise, where the sizes do not fit.
     """
     config = config.get_text_config()
     cls, stated = type(config), config.to_dict()
     known = {*stated, *getattr(cls, "attribute_map", {})}
-    changed = {n: v for n, v in _SIZES.items() if n in known and _has(config, n)}
-    extra = BY_TYPE.get(config.model_type, {})
+    sizes = _SIZES if narrow else {n: _SIZES[n] for n in ("vocab_size", *_DEPTHS)}
+    changed = {n: v for n, v in sizes.items() if n in known and _has(config, n)}
+    extra = BY_TYPE.get(config.model_type, {}) if narrow else {}
     layers = extra.get("num_hidden_layers", _SIZES["num_hidden_layers"])
     for name in _KINDS:
         if isinstance(kinds := stated.get(name), list) and kinds:
             distinct = list(dict.fromkeys(kinds))
             changed[name] = [distinct[n % len(distinct)] for n in range(layers)]
     heads, shared = _number(config, "num_attention_heads"), _number(config, "num_key_value_heads")
-    if heads and shared:
+    if heads and shared and narrow:
         changed["num_key_value_heads"] = 4 if heads == shared else 1 if shared == 1 else 2
     changed |= {n: v for n, v in extra.items() if v is not None and (n in known or n in stated)}
-    kept = {n: v for n, v in stated.items() if n not in _DERIVED and n not in changed}
+    declared = {field.name: field.type for field in fields(cls)}  # the rest follows from these
+    kept = {
+        n: v for n, v in stated.items() if n in declared and n not in _DERIVED and n not in changed
+    }
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if isinstance(kept.get(name), int) and kept[name] >= _SIZES["vocab_size"]:
-            kept[name] = None if name == "pad_token_id" else 2
+            absent = None if "None" in str(declared[name]) else 0
+            kept[name] = absent if name == "pad_token_id" else 2
     made = cls(**{**kept, **changed})
-    _shrink_rotation(made)
+    if narrow:
+        _shrink_rotation(made)
     if getattr(config, "is_decoder", None) is True:
         made.is_decoder = True
     return made
@@ -122,7 +170,7 @@ def _number(config: Any, name: str) -> int:
 
 
 def _shrink_rotation(config: Any) -> None:
-    """Keep as many of a rotation's own factors as the narrow heads have pairs (LongRoPE)."""
+    """Keep as many of a rotation's factors as narrow heads have pairs (LongRoPE, M-RoPE)."""
     stated = getattr(config, "rope_parameters", None) or {}
     width = _number(config, "qk_rope_head_dim") or _number(config, "head_dim") or 16
     whole = getattr(config, "partial_rotary_factor", None) or 1.0
@@ -131,3 +179,5 @@ def _shrink_rotation(config: Any) -> None:
         for name in ("short_factor", "long_factor"):
             if rotation.get(name):
                 rotation[name] = list(rotation[name][:pairs])
+        if sum(rotation.get("mrope_section") or ()) > pairs:
+            rotation["mrope_section"] = [pairs - 2 * (pairs // 4), pairs // 4, pairs // 4]

@@ -132,3 +132,34 @@ def test_the_page_has_every_type_and_the_counts_of_its_lines():
     assert all(f"| `{kind}` |" in told for kind in model_types())
     assert {line["state"] for line in found} <= {*RIGHT, "not tried"}
     assert all(line["reason"] for line in found if line["state"] == "refused")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropout"), [("cwm", False), ("diffllama", True), ("git", False), ("emu3", True)]
+)
+def test_a_tiny_model_is_made_and_loads_as_its_type(tmp_path, kind, dropout):
+    from tiny_folders import BASE_DROPOUT, tiny_folder
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tiny_folder(tmp_path, kind, dropout=dropout)
+    assert AutoConfig.from_pretrained(folder).model_type == kind
+    config = AutoModelForCausalLM.from_pretrained(folder).config
+    assert (config.hidden_size, config.eos_token_id) == (64, 256)
+    if kind == "emu3":
+        assert config.attention_dropout == BASE_DROPOUT
+    if kind == "diffllama":  # which takes none of attention's weights
+        assert config.attention_dropout == 0.0
+
+
+def test_masks_are_those_of_features_but_for_the_weights_of_heads():
+    import torch
+    import torch.nn.functional as F
+    from same_masks import same_masks
+
+    with same_masks():
+        of_rows = F.dropout(torch.ones(2, 3, 16), 0.5)
+        latent = F.dropout(torch.ones(2, 1, 3, 16), 0.5)  # as MiniCPM3's keys before their heads
+        weights = F.dropout(torch.ones(2, 4, 3, 3), 0.5)
+    assert set(of_rows.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(latent[:, 0], of_rows)
+    assert bool((weights == 1).all())

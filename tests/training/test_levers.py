@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from llmft.modeling import attention, levers
+from llmft.api import EnvironmentFault
+from llmft.api.model_settings import ModelSource
+from llmft.modeling import attention, levers, tiny_configs
+from llmft.modeling.base_model import BaseModel
 from llmft.modeling.lever_trial import Trial
 from llmft.modeling.tiny_configs import small_config
+from llmft.testing import tiny_model_folder
 
 SAMPLE = {
     "llama": (True, True, True),
@@ -24,7 +28,7 @@ def trial(kind, **settings):
     config = small_config(CONFIG_MAPPING[kind](**settings))
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True
-    return Trial.of(config, "eager" if kind in ("gpt_oss",) else "sdpa")
+    return Trial.of(config, "eager" if kind in ("gpt_oss", "cpmant") else "sdpa")
 
 
 @pytest.mark.parametrize("kind", SAMPLE)
@@ -76,12 +80,59 @@ def test_what_was_found_is_kept_on_disk(monkeypatch, tmp_path):
     assert len(list((tmp_path / "levers").glob("*.json"))) == 1
 
 
-def test_a_config_of_which_no_small_copy_can_be_made_takes_the_plainest_path(monkeypatch, tmp_path):
-    monkeypatch.setenv("LLMFT_CACHE", str(tmp_path))
+def test_a_model_of_which_no_small_copy_can_be_made_is_refused_before_its_weights_are_loaded(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LLMFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(levers, "_known", {})
+    base = BaseModel(ModelSource(path=str(tiny_model_folder(tmp_path))))
+    assert base.load({}, varlen=True) is not None
+    monkeypatch.setattr(levers, "_known", {})
+    monkeypatch.setenv("LLMFT_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(Trial, "of", classmethod(lambda *given: 1 / 0))
-    found = levers.proven(CONFIG_MAPPING["llama"](num_hidden_layers=3), "sdpa")
-    assert found.off() == list(levers._WORDS.values())
-    assert "ZeroDivisionError" in found.remark("llama")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *given, **named: 1 / 0)
+    with pytest.raises(EnvironmentFault, match=r"E201.*no small copy.*ZeroDivisionError"):
+        base.load({}, varlen=True)
+
+
+def test_rows_have_no_token_that_the_output_layer_lacks():
+    one = trial("cpmant")  # whose embedding has 1024 rows more
+    assert one.model.get_input_embeddings().weight.shape[0] == 512 + 1024
+    assert max(max(row.input_ids) for row in one.rows) < 512
+    assert levers.found_by(one, "float32").wrong_padded  # it reads no mask
+
+
+def test_a_model_that_scales_its_embeddings_in_place_can_be_tried():
+    assert levers.found_by(trial("ctrl"), "float32").cached_decoding
+
+
+def test_what_follows_from_a_size_follows_from_the_small_one():
+    made = small_config(CONFIG_MAPPING["zamba2"]())
+    assert (made.mamba_headdim, made.attention_hidden_size) == (2 * 64 // 8, 2 * 64)
+
+
+def test_sizes_that_do_not_fit_together_are_left_and_the_copy_is_shallow(monkeypatch):
+    monkeypatch.setattr(tiny_configs, "BY_TYPE", {})
+    config = CONFIG_MAPPING["zamba"](hidden_size=256, intermediate_size=512, num_hidden_layers=12)
+    one = Trial.of(config, "eager")
+    assert (one.model.config.hidden_size, one.model.config.num_hidden_layers) == (256, 4)
+    assert set(one.model.config.layers_block_type) == set(config.layers_block_type)
+    assert not one.wrong(levers.NONE)
+
+
+@pytest.mark.parametrize("kind", ["emu3", "mllama"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_text_that_only_the_whole_model_is_known_by_can_be_tried(kind, alone):
+    config = CONFIG_MAPPING[kind]()
+    assert type(config.get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    one = Trial.of(config.get_text_config() if alone else config, "sdpa")
+    assert type(one.model) is MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    assert not one.wrong(levers.NONE)
+
+
+def test_a_token_id_that_has_to_be_a_number_is_one():
+    assert small_config(CONFIG_MAPPING["emu3"]()).pad_token_id == 0
+    assert small_config(CONFIG_MAPPING["llama"](pad_token_id=20_000)).pad_token_id is None
 
 
 def test_attention_refuses_what_it_does_not_know():

@@ -44,9 +44,12 @@ class Prefix(SoftPrompt["Prefix.Config"]):
             return self
 
     def check(self, model: Any) -> Iterable[Refusal]:
-        yield from super().check(model)
+        refusals = list(super().check(model))
+        yield from refusals
+        if any(key == ("method",) for key, *_ in refusals):
+            return
         config = model.config.get_text_config()
-        if not attention_heads(model):
+        if not (attention_heads(model) or _has_uneven_layers(config)):
             what = f"a '{config.model_type}' has no attention, and a prefix is keys and values"
             yield ("method",), what, "use lora, or prompt"
             return

@@ -63,6 +63,9 @@ class SoftPrompt(Adapter[C]):
         return type(self)(self.config.model_copy(update=plain))
 
     def check(self, model: Any) -> Iterable[Refusal]:
+        if why := self._misfit(model):
+            yield ("method",), f"a '{model.config.model_type}' {why}", "pick lora"
+            return
         facts = model_facts(model)
         for name, fact in facts.items():
             stated = getattr(self.config, name)
@@ -88,6 +91,18 @@ class SoftPrompt(Adapter[C]):
                 f"this model has {places} positions, and the virtual tokens fill them all",
                 f"write fewer than {places}",
             )
+
+    def _misfit(self, model: Any) -> str:
+        """Return why no soft prompt can be made for a model, as what follows its name; or ''."""
+        from llmft_adapters.soft_prompts.model import takes
+
+        if self.IN_THE_TEXT and not takes(model, "inputs_embeds"):
+            return "takes token ids only, and a virtual token has none"
+        config = model.config.get_text_config()
+        for name in ("hidden_size", "num_hidden_layers"):
+            if _for_all_layers(config, name) is None:
+                return f"states no {name} of the whole model, which virtual tokens are made by"
+        return ""
 
     def check_peft(
         self, model: Any, settings: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
@@ -195,8 +210,17 @@ def model_facts(model: Any) -> dict[str, int]:
 
 
 def attention_heads(model: Any) -> int:
-    """Return how many heads a layer's attention has; 0 where the model has none, as Mamba."""
-    return int(getattr(model.config.get_text_config(), "num_attention_heads", None) or 0)
+    """Return how many heads each layer's attention has.
+
+    0 where the model has none, as Mamba, and where its layers differ in it.
+    """
+    return int(_for_all_layers(model.config.get_text_config(), "num_attention_heads") or 0)
+
+
+def _for_all_layers(config: Any, name: str) -> Any:
+    """Return what a config states for every layer; None where it does not, or of some layers."""
+    of_some = getattr(config, "per_layer_attributes", None) or ()
+    return None if name in of_some else getattr(config, name, None)
 
 
 def _is_table(encoder: Any) -> bool:

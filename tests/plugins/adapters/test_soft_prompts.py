@@ -278,3 +278,25 @@ def test_a_model_that_looks_token_ids_up_in_every_layer_takes_no_virtual_tokens(
     adapter = cls(cls.Config.model_validate({"method": cls.method, "num_virtual_tokens": 3}))
     found = [key for key, what, _ in adapter.check(model) if "a virtual token has none" in what]
     assert found == [("method",)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "why"),
+    [
+        ("cpmant", "prompt", "a 'cpmant' takes token ids only"),
+        ("cpmant", "ptuning", "a 'cpmant' takes token ids only"),
+        ("blt", "prompt", "a 'blt' states no hidden_size of the whole model"),
+        ("blt", "prefix", "a 'blt' states no hidden_size of the whole model"),
+        ("dots3_note_text", "prefix", "this model has layers of the kind indexed_attention"),
+        ("dots3_note_text", "prompt", ""),  # its layers differ in their heads, which nothing reads
+    ],
+)
+def test_what_a_model_cannot_take_or_does_not_state_is_refused_by_name(kind, method, why):
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    from llmft.modeling.tiny_configs import small_config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(small_config(CONFIG_MAPPING[kind]()))
+    told = [what for _, what, _ in made(method).check(model)]
+    assert [what[: len(why)] for what in told] == [why] * bool(why)
