@@ -50,6 +50,11 @@ A task is a stage that trains nothing. It reads rows, or what an earlier stage m
 or the base. A setting that names an earlier stage is marked with `StageRef`, so that a wrong name
 is found when the recipe is read.
 
+A task that scores rows by metrics derives its settings from `ScoredTaskConfig` and asks
+`context.row_scores()`. `reads`, `contacts` and `check` say what it reads beside rows, which hosts
+it contacts, and what cannot work, before a run starts. `context.planned` says that `llmft plan`
+runs it.
+
 The example samples answers to each question and keeps the right ones, as rows for supervised
 fine-tuning (rejection sampling: Yuan et al. 2023,
 [arXiv:2308.01825](https://arxiv.org/abs/2308.01825)). A later recipe reads them with `data:
@@ -98,8 +103,8 @@ groups that `group_state` names, such as a count of steps; from that a resumed t
 the bit. Tensors of its own classes, such as quantised ones, need a method `init_state` that sets
 them up; what is saved is copied into them. An optimiser that trains other weights than those to be
 used, as schedule-free ones do, has methods `train` and `eval`: llmft calls them, and scores, saves
-and returns the weights after `eval`. `llmft plan` runs the optimiser on fake tensors, or asks `state_bytes`. Builtin optimisers
-have names; any is chosen by a block.
+and returns the weights after `eval`. `llmft plan` runs the optimiser on fake tensors, or asks
+`state_bytes`. Builtin optimisers have names; any is chosen by a block.
 
 The example steps by the sign of a momentum (Bernstein et al. 2018,
 [arXiv:1802.04434](https://arxiv.org/abs/1802.04434)).""",
