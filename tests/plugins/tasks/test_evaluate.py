@@ -193,3 +193,17 @@ def test_what_cannot_be_scored_is_refused_with_its_place(
     assert code in told
     assert f"asked.yaml:{place}" in told
     assert what in told
+
+
+def test_a_training_stage_is_held_to_the_same_rule(home, model_folder, tmp_path, capsys):
+    path = tmp_path / "asked.yaml"
+    path.write_text(
+        f"recipe: 1\nname: asked\nmodel: {{path: '{model_folder}'}}\nstages:\n  - name: sft\n"
+        "    adapter: {method: lora}\n    alignment: {method: sft}\n"
+        f"    data: {{method: jsonl, columns: {{text: prompt}}, path: '{home / 'exam.jsonl'}'}}\n"
+        "    evaluate: {holdout: 2, metrics: [loss, exact_match]}\n"
+    )
+    assert main(["validate", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "E042" in told
+    assert "asked.yaml:9:44" in told
