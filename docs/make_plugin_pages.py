@@ -50,6 +50,11 @@ A task is a stage that trains nothing. It reads rows, or what an earlier stage m
 or the base. A setting that names an earlier stage is marked with `StageRef`, so that a wrong name
 is found when the recipe is read.
 
+A task that scores rows by metrics derives its settings from `ScoredTaskConfig` and asks
+`context.row_scores()`. `reads`, `contacts` and `check` say what it reads beside rows, which hosts
+it contacts, and what cannot work, before a run starts. `context.planned` says that `llmft plan`
+runs it.
+
 The example samples answers to each question and keeps the right ones, as rows for supervised
 fine-tuning (rejection sampling: Yuan et al. 2023,
 [arXiv:2308.01825](https://arxiv.org/abs/2308.01825)). A later recipe reads them with `data:

@@ -22,6 +22,7 @@ from pydantic import Field
 from llmft.api.context import (
     Objective,
     OnlineObjective,
+    RowScores,
     SamplingParams,
     StageContext,
     StageData,
@@ -42,7 +43,7 @@ from llmft.api.errors import (
     StageError,
     WaitsForPeople,
 )
-from llmft.api.evaluate_settings import MetricConfig
+from llmft.api.evaluate_settings import MetricConfig, ScoredTaskConfig
 from llmft.api.events import Progress, RunInfo, StageInfo, StageResult
 from llmft.api.method_settings import (
     AdapterConfig,
@@ -94,8 +95,8 @@ __all__ = [
     "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
     "RewardConfig",
-    "RewardFunction", "Row", "RowKind", "RunInfo", "SampledAnswer", "SamplingParams",
-    "Schedule", "ScheduleConfig", "ScoredAnswer", "Settings", "Share",
+    "RewardFunction", "Row", "RowKind", "RowScores", "RunInfo", "SampledAnswer", "SamplingParams",
+    "Schedule", "ScheduleConfig", "ScoredAnswer", "ScoredTaskConfig", "Settings", "Share",
     "StageContext", "StageData", "StageError", "StageInfo", "StageLog", "StageModels", "StageRef",
     "StageResult", "StageSampler", "Task", "TaskConfig", "TextRow", "Tracker", "TrackerConfig",
     "TrainSettings", "TrainingSpan", "TrainingStep", "UnpairedRow", "WaitsForPeople", "hookimpl",

@@ -196,6 +196,12 @@ class StageModels(Protocol):
         `reference`, and what `fit` calls, are in it already.
         """
 
+    def base_model(self) -> Any:
+        """The base model alone, frozen: without the adapter, and what that stands on.
+
+        It shares the base's weights where they are not trained.
+        """
+
     def load_stage(self, name: str) -> Any:
         """A second model that shares this one's base weights, with an earlier stage's adapter.
 
@@ -206,8 +212,10 @@ class StageModels(Protocol):
 class StageSampler(Protocol):
     """Answers of the model as it is now."""
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """The greedy answer to each prompt."""
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
+        """The greedy answer to each prompt. model: default: the one that is trained."""
 
     def sample(
         self, prompts: Sequence[Prompt], params: SamplingParams, *, seed: int = 0
@@ -247,6 +255,22 @@ class StageLog(Protocol):
         """Keep answers of an evaluation to be shown: `prompt`, `answer` and numbers of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowScores:
+    """The scores of a model on rows.
+
+    scores: of each metric its `value`, `n` rows and 95 % interval, `low` to `high`. values: of each
+    metric a value for each row, whose mean it is. rows: of each answer its `prompt`, `answer`,
+    the `right` ones and its scores; empty where none was generated. generation: the settings of
+    the answers, in GenerationConfig's names.
+    """
+
+    scores: Mapping[str, Mapping[str, float | int | None]]
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
 class StageContext(Protocol):
     """What a running stage may use: its data, its models, a sampler, a log, and the loop."""
 
@@ -281,6 +305,12 @@ class StageContext(Protocol):
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Do what `fit` does with items that the objective samples: each step samples new ones."""
+
+    def row_scores(self, *, base: bool = False) -> RowScores:
+        """The scores of the model on the stage's rows, as a task's `ScoredTaskConfig` asks.
+
+        base: of the base model, without the stage's adapter.
+        """
 
     def stage_folder(self, name: str) -> Path:
         """The folder of an earlier stage that is finished."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from llmft.api.method_settings import TaskConfig
 from llmft.api.settings import Interval, Line, Name, Settings, Split
 
 
@@ -15,6 +16,24 @@ class MetricConfig(Settings):
     method: Line = Field(description="which metric method")
     name: Name | None = Field(
         None, description="what its score is called; default: as the method is"
+    )
+
+
+class ScoredTaskConfig(TaskConfig):
+    """Base of the settings of a task that has its rows scored: `StageContext.row_scores`."""
+
+    metrics: list[Name | SerializeAsAny[MetricConfig]] = Field(
+        default_factory=lambda: list[str | MetricConfig](["loss"]),
+        min_length=1,
+        max_length=32,
+        description="loss, perplexity, a metric of the data's method, such as exact_match, or any"
+        " installed metric, by its name or as a block: {method: distinct, n: 2}",
+    )
+    max_new_tokens: int = Field(
+        32, ge=1, le=100_000, description="the most tokens in a generated answer"
+    )
+    base: bool = Field(
+        False, description="also score the base model, without the adapter, on the same rows"
     )
 
 

@@ -211,10 +211,12 @@ CODES: dict[str, Code] = {
         "Turn the setting off, or choose another method. `llmft show METHOD` lists what it can do.",
     ),
     "E042": Code(
-        "the rows are of a kind that the alignment does not read",
+        "the rows are of a kind that the alignment, or a metric, does not read",
         "Every alignment reads certain kinds of rows: text, completion, chat, preference or"
-        " prompt; every dataset gives certain kinds.",
-        "Choose a dataset that gives rows of a listed kind, or another alignment.",
+        " prompt; every dataset gives certain kinds. The loss and the perplexity are of the tokens"
+        " of right answers, which prompts alone do not have; other metrics score a generated"
+        " answer, and plain text asks nothing.",
+        "Choose a dataset that gives rows of a listed kind, or another alignment or metric.",
     ),
     "E043": Code(
         "unknown metric",

@@ -361,6 +361,21 @@ def joined(parts: Mapping[str, Rows], limit: int | None) -> Rows:
     return _together(parts, [row for part in parts.values() for row in part.rows])
 
 
+def as_mixed(rows: Rows) -> Rows:
+    """Return rows of several sources whose parts hold what of each was taken; others as they are.
+
+    A part then has its rows as often as the mixture has them.
+    """
+    if not rows.sources:
+        return rows
+    of_source = rows.of_source
+    parts: dict[str, list[Row]] = {name: [] for name in rows.sources}
+    for row in rows.rows:
+        parts[of_source[row.origin]].append(row)
+    taken = {name: replace(part, rows=parts[name]) for name, part in rows.sources.items()}
+    return replace(rows, rows=[row for part in parts.values() for row in part], sources=taken)
+
+
 def equal_shares(limit: int | None, counts: Sequence[int]) -> list[int]:
     """Return how many rows of each source make up so many together, as evenly as they can."""
     if limit is None or limit >= sum(counts):

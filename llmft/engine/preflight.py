@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Alignment, Dataset, Task
+from llmft.api import Alignment, Dataset, ScoredTaskConfig, Task
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -22,6 +22,7 @@ from llmft.api.errors import (
     RecipeError,
     TrustError,
 )
+from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.data.stage_rows import at_source, check_rows
 from llmft.modeling import peft_folder
 from llmft.modeling.stored_form import form_misfit
@@ -410,8 +411,9 @@ def _without_room(
     found: list[tuple[KeyPath, int, int | None]] = [
         ((stage.work_kind,), bound.work.max_new_tokens(), row)
     ]
-    if stage.evaluate and scores_answers(stage.evaluate):
-        found.append((("evaluate", "max_new_tokens"), stage.evaluate.max_new_tokens, left))
+    for where, asked in (("evaluate", stage.evaluate), ("task", stage.task)):
+        if isinstance(asked, EvaluateSettings | ScoredTaskConfig) and scores_answers(asked):
+            found.append(((where, "max_new_tokens"), asked.max_new_tokens, left))
     for key, tokens, limit in found:
         if tokens and limit is not None and tokens > limit - 2:
             yield job.fault(

@@ -22,7 +22,9 @@ from llmft.api import (
     Prompt,
     PromptRow,
     Row,
+    RowScores,
     SamplingParams,
+    ScoredTaskConfig,
     StageResult,
 )
 from llmft.api.errors import Fault, LlmftError
@@ -33,9 +35,11 @@ from llmft.engine.stage import StageRunner
 from llmft.engine.stage_data import Encode, Items, StageData
 from llmft.engine.stage_preview import data_of, method_of, preview_of
 from llmft.engine.trackers import Trackers
+from llmft.evaluation.evaluation import as_answered, asked_prompts
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
+from llmft.recipes.metrics import scores_loss
 from llmft.recipes.references import ANOTHER_RUN, row_references
 from llmft.runs.upstream import dataset_in
 
@@ -177,6 +181,16 @@ class PreviewStage(StageRunner):
         self.items = prompts
         raise _Enough
 
+    def row_scores(self, *, base: bool = False) -> RowScores:
+        """Encode the rows that a task would have scored, and end the preview."""
+        asked, rows = self.spec.task, self.data.rows()
+        assert isinstance(asked, ScoredTaskConfig)  # no other task asks
+        if scores_loss(asked):
+            self.data.encode_scored(as_answered(rows))
+            raise _Enough
+        self.sampler.generate(asked_prompts(rows), asked.max_new_tokens)
+        raise _Enough
+
     def stage_folder(self, name: str) -> Path:
         """Return the folder of an earlier stage: there is none yet."""
         raise _Enough
@@ -208,6 +222,11 @@ class PreviewData(StageData):
         """Encode what a task asks of the training rows."""
         self._asked = prompts
         self.encode_prompts(prompts, max_new_tokens)
+
+    def encode_scored(self, rows: Sequence[Row]) -> None:
+        """Encode what a task takes the loss of, made of the training rows."""
+        self._asked = rows
+        self.encode(rows)
 
     def _is_of_training(self, rows: Sequence[Row]) -> bool:
         return rows is self._asked or super()._is_of_training(rows)
@@ -290,7 +309,9 @@ class PreviewSampler:
         self._ask(prompts, params.max_new_tokens)
         raise _Enough
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         """Encode the prompts, then end the preview."""
         self._ask(prompts, max_new_tokens)
         raise _Enough

@@ -411,8 +411,10 @@ class Session:
         provenance["hub"] = sources.commits(self.job.recipe)
         fsio.write_json(self.folder / "lock.json", provenance)
         context.save(result)
-        if isinstance(context.work, Task) and result.after:
-            self.trackers.scored(context.name, "after", result.after)
+        if isinstance(context.work, Task):
+            for when, scores in (("before", result.before), ("after", result.after)):
+                if scores:
+                    self.trackers.scored(context.name, when, scores)
         if self.copier is not None:
             self.copier.take(f"the end of stage '{context.name}'")
         told = {"folder": str(context.folder), "samples": context.log.samples, **asdict(result)}

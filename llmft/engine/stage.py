@@ -16,6 +16,8 @@ from llmft.api import (
     Progress,
     RewardConfig,
     RewardFunction,
+    RowScores,
+    ScoredTaskConfig,
     StageInfo,
     StageResult,
 )
@@ -85,6 +87,12 @@ class StageRunner:
         models = StageModels(self.job, self.bound, self.base, self.run, self.log)
         data = StageData(self.bound, self.dataset, self.base, self.seed, self.log)
         return models, data, StageSampler(models, data, self.log)
+
+    def row_scores(self, *, base: bool = False) -> RowScores:
+        """Return the scores of the stage's rows, as its task's settings ask."""
+        asked = self.spec.task
+        assert isinstance(asked, ScoredTaskConfig)  # no other task asks
+        return self.scoring.of_task(asked, base=base)
 
     def stage_folder(self, name: str) -> Path:
         """Return the folder of an earlier stage that is finished."""

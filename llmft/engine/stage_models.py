@@ -85,10 +85,13 @@ class StageModels:
 
     def _base_of(self, bound: BoundStage) -> Any:
         """Return a base of its own, frozen, on the device, with what a stage stands on merged."""
+        return merged(self._loaded_base(), merged_stages(bound, self.run))
+
+    def _loaded_base(self) -> Any:
         base = self.base.load(self.load_options, varlen=self.varlen)
         base = base.to(device()) if not self.load_options else base
         refuse_not_finite(base, self.base.source)
-        return merged(base, merged_stages(bound, self.run))
+        return base
 
     def _shared_base(self, bound: BoundStage) -> Any:
         """Return what another model of a stage is attached to: this one's weights where it can.
@@ -151,6 +154,18 @@ class StageModels:
             raise upstream.error or KeyError(name)
         saved = folder / ADAPTER
         return stage_model(upstream.stage, self._shared_base(upstream.stage), saved, whole=True)
+
+    @property
+    def _base_is_kept(self) -> bool:
+        """Whether the base's own weights are still those of this model's base."""
+        trained = self.adapter is not None and self.adapter.trains_base
+        return not trained and not self.bound.stands_on
+
+    def base_model(self) -> Any:
+        """Return the base model alone, frozen, on the same weights where they are not trained."""
+        _ = self.model
+        base = twin(self.bare) if self._base_is_kept else self._loaded_base()
+        return base.requires_grad_(False).eval()
 
     def reference_model(self) -> Any:
         """Return a frozen model that answers as the stage's start, on the same base weights.

@@ -23,13 +23,15 @@ class StageSampler:
         self.models, self.data, self.log = models, data, log
         self.seed, self.batch_size = data.seed, data.train.per_device_eval_batch_size
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         """Return the greedy answer to each prompt."""
         from llmft.evaluation.generation import generate
 
         self.log.progress("answer", 0, len(prompts))
         return generate(
-            self.models.model,
+            self.models.model if model is None else model,
             self.models.tokenizer,
             [self.data.encoder.prompt_ids(prompt) for prompt in prompts],
             max_new_tokens=max_new_tokens,

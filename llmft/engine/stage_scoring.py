@@ -8,17 +8,25 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llmft.api import Alignment, Encoded, Progress
+from llmft.api import Alignment, Encoded, Progress, Prompt, RowScores, ScoredTaskConfig
 from llmft.api.errors import Fault, RecipeError
+from llmft.data.stage_rows import Rows, as_mixed
 from llmft.evaluation.intervals import Score, differences_of, scores_of
-from llmft.recipes.metrics import direction_of, scores_token_loss
+from llmft.recipes.metrics import (
+    direction_of,
+    scores_answers,
+    scores_loss,
+    scores_token_loss,
+)
 from llmft.recipes.sources import scored_as, source_names
 from llmft.registry.return_checks import row_values_of, score_names
 from llmft.runs import artifacts
 from llmft.system import fsio
 
 if TYPE_CHECKING:
+    from llmft.api.evaluate_settings import EvaluateSettings
     from llmft.engine.stage import StageRunner
+    from llmft.evaluation.evaluation import RowLosses, Scores
     from llmft.training.validation import Validation
 
 
@@ -146,48 +154,23 @@ class StageScoring:
         self, when: str, *, generate: bool, samples: int
     ) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Return the metrics, and of those that are means over rows the value of each row."""
-        from llmft.evaluation import evaluation, generation
-
         stage, asked = self.stage, self.asked
         rows = stage.data.split[1]
         assert rows is not None
         assert asked is not None
-        found: dict[str, float] = {}
-        by_row: dict[str, list[float]] = {}
-        if scores_token_loss(asked, stage.work):
-            encoded, note = self._encoded
-            if when == "before" and note:
-                stage.log.note(f"to compute the loss, {note}")
-            stage.log.progress("evaluate", 0, len(encoded))
-            losses = evaluation.row_losses(
-                stage.models.model,
-                encoded,
-                stage.train.per_device_eval_batch_size,
-                lambda done, total: stage.log.progress("evaluate", done, total),
-            )
-            parts = [evaluation.loss_scores(asked.metrics, losses)]
-            for source, numbers in rows.by_source([row.origin for row in encoded]).items():
-                parts.append(evaluation.loss_scores(asked.metrics, losses.of(numbers), source))
-            for part in parts:
-                found |= part.metrics
-                by_row |= part.values
-        theirs = [n for n in asked.metrics if isinstance(n, str) and n in stage.dataset.metrics]
-        if (theirs or stage.bound.metrics) and generate:
-            answers = evaluation.score_sources(
-                rows,
-                stage.dataset,
-                lambda prompts: stage.sampler.generate(prompts, asked.max_new_tokens),
-                theirs,
-                samples,
-                stage.bound.metrics,
-                intervals=bool(when),
-            )
-            found |= answers.metrics
-            by_row |= answers.values
-            self.generation = generation.settings(
-                stage.models.model, stage.models.tokenizer, asked.max_new_tokens
-            )
-            stage.log.samples += [{"when": when, **sample} for sample in answers.samples]
+        made = self._of_rows(
+            rows,
+            lambda: self._encoded,
+            asked,
+            stage.models.model,
+            tokens=scores_token_loss(asked, stage.work),
+            answers=generate and scores_answers(asked),
+            samples=samples,
+            say=when == "before",
+            intervals=bool(when),
+        )
+        found, by_row = made.metrics, made.values
+        stage.log.samples += [{"when": when, **sample} for sample in made.samples]
         work = stage.work
         if isinstance(work, Alignment) and (generate or not work.evaluate_generates):
             metrics, values_of = row_values_of(work, work.evaluate(stage))
@@ -203,15 +186,91 @@ class StageScoring:
                         found[scored_as(source, name)] = math.fsum(of_source) / len(of_source)
         return found, by_row
 
+    def _of_rows(
+        self,
+        rows: Rows,
+        encoded: Callable[[], tuple[Sequence[Encoded], str]],
+        asked: EvaluateSettings | ScoredTaskConfig,
+        model: Any,
+        *,
+        tokens: bool,
+        answers: bool,
+        samples: int,
+        say: bool,
+        intervals: bool = True,
+    ) -> Scores:
+        """Return a model's scores on rows. encoded: them as token ids, and what is to be said.
+
+        tokens, answers: whether the loss is computed, and whether answers are generated.
+        say: whether a person is told what became of rows that are too long.
+        """
+        from llmft.evaluation import evaluation, generation
+
+        stage = self.stage
+
+        def losses() -> tuple[Sequence[str], RowLosses]:
+            items, note = encoded()
+            if say and note:
+                stage.log.note(f"to compute the loss, {note}")
+            stage.log.progress("evaluate", 0, len(items))
+            of_rows = evaluation.row_losses(
+                model,
+                items,
+                stage.train.per_device_eval_batch_size,
+                lambda done, total: stage.log.progress("evaluate", done, total),
+            )
+            return [item.origin for item in items], of_rows
+
+        def answer(prompts: Sequence[Prompt]) -> list[str]:
+            answers: list[str] = stage.sampler.generate(prompts, asked.max_new_tokens, model=model)
+            return answers
+
+        if answers:
+            tokenizer = stage.models.tokenizer
+            self.generation = generation.settings(model, tokenizer, asked.max_new_tokens)
+        return evaluation.score_rows(
+            rows,
+            stage.dataset,
+            asked.metrics,
+            stage.bound.metrics,
+            losses=losses if tokens else None,
+            answer=answer if answers else None,
+            samples=samples,
+            intervals=intervals,
+        )
+
+    def of_task(self, asked: ScoredTaskConfig, *, base: bool) -> RowScores:
+        """Return the scores of the stage's rows by its task's settings.
+
+        base: of the base model alone.
+        """
+        from llmft.evaluation.evaluation import ranges_of
+
+        stage = self.stage
+        rows = as_mixed(stage.data.split[0])
+        made = self._of_rows(
+            rows,
+            lambda: self._as_tokens(rows),
+            asked,
+            stage.models.base_model() if base else stage.models.model,
+            tokens=scores_loss(asked),
+            answers=scores_answers(asked),
+            samples=len(rows.rows),
+            say=not base,
+        )
+        ranges = ranges_of(stage.dataset, stage.bound.metrics, list(rows.sources))
+        return RowScores(scores_of(made.values, ranges), made.values, made.samples, self.generation)
+
     @cached_property
     def _encoded(self) -> tuple[Sequence[Encoded], str]:
         """The held-out rows as token ids, and what is to be said of them."""
+        return self._as_tokens(self.stage.data.split[1])
+
+    def _as_tokens(self, rows: Rows) -> tuple[Sequence[Encoded], str]:
         from llmft.evaluation import evaluation
 
-        data = self.stage.data
-        encoded, report = data.encoder.encode(
-            evaluation.as_answered(data.split[1].rows), self.stage.train
-        )
+        answered = evaluation.as_answered(rows.rows)
+        encoded, report = self.stage.data.encoder.encode(answered, self.stage.train)
         return encoded, report.note()
 
     def _greater_is_better(self, metric: str, before: Mapping[str, float]) -> bool:

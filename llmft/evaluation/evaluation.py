@@ -160,6 +160,45 @@ def loss_scores(metrics: Sequence[Any], losses: RowLosses, source: str = "") -> 
     return found
 
 
+def score_rows(
+    rows: Rows,
+    dataset: Dataset[Any],
+    metrics: Sequence[Any],
+    functions: Sequence[MetricFunction[Any]],
+    *,
+    losses: Callable[[], tuple[Sequence[str], RowLosses]] | None,
+    answer: Callable[[Sequence[Prompt]], list[str]] | None,
+    samples: int,
+    intervals: bool = True,
+) -> Scores:
+    """Return the scores of rows, of several sources each alone as well.
+
+    metrics: names of loss, perplexity and the data's metrics; others, and blocks, are those of
+    `functions`. losses: gives the rows' losses with the origin of each; None: not computed. answer:
+    generates, also where no metric needs it; None: nothing is generated. samples, intervals: as
+    `score_answers` has them.
+    """
+    found = Scores()
+    if losses is not None:
+        origins, of_rows = losses()
+        parts = [loss_scores(metrics, of_rows)]
+        for source, numbers in rows.by_source(origins).items():
+            parts.append(loss_scores(metrics, of_rows.of(numbers), source))
+        for part in parts:
+            found.metrics |= part.metrics
+            found.values |= part.values
+    if answer is not None:
+        own = {name for made in functions for name in score_names(made)}
+        named = [n for n in metrics if isinstance(n, str) and n in dataset.metrics and n not in own]
+        answers = score_sources(
+            rows, dataset, answer, named, samples, functions, intervals=intervals
+        )
+        found.metrics |= answers.metrics
+        found.values |= answers.values
+        found.samples, found.answered = answers.samples, answers.answered
+    return found
+
+
 def score_answers(
     rows: Sequence[Row],
     answer: Callable[[Sequence[Prompt]], list[str]],
@@ -284,6 +323,11 @@ def ranges_of(
     for metric in functions:
         found |= dict.fromkeys(score_names(metric), metric.value_range)
     return found | {scored_as(s, name): ends for s in sources for name, ends in found.items()}
+
+
+def asked_prompts(rows: Sequence[Row]) -> list[Prompt]:
+    """Return what rows ask; DataError (E101) at one that asks nothing."""
+    return [_question(row)[0] for row in rows]
 
 
 def _question(row: Row) -> tuple[Prompt, tuple[str, ...]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Dataset, MetricFunction
-from llmft.api.errors import CheckpointError, RecipeError
+from llmft.api import Dataset, MetricFunction, Prompt
+from llmft.api.errors import CheckpointError, LlmftError, RecipeError
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
-from llmft.evaluation.evaluation import ranges_of
+from llmft.evaluation.evaluation import RowLosses, ranges_of
 from llmft.evaluation.intervals import Score, scores_of
 from llmft.inference.answering import load_run, model_of_run, stage_with_checkpoint
 from llmft.inference.trained import TrainedStage
@@ -226,7 +227,25 @@ def _rows(bound: BoundStage, dataset: Dataset[Any], asked: Asked, job: Job) -> R
         if held_out.sources:
             return joined(held_out.sources, asked.limit)
         return replace(held_out, rows=held_out.rows[: asked.limit])
-    return read_split(bound.spec, dataset, asked.split, asked.limit)
+    with _in_options(asked):
+        return read_split(bound.spec, dataset, asked.split, asked.limit)
+
+
+@contextmanager
+def _in_options(asked: Asked) -> Iterator[None]:
+    """Let a suggested fix name the options that were given in place of the recipe's keys."""
+    said = {"data.path": "--data"} if asked.data is not None else {}
+    said |= {"data.split": "--split"} if asked.split is not None else {}
+    try:
+        yield
+    except LlmftError as error:
+        faults = []
+        for fault in error.faults:
+            fix = fault.fix
+            for key, option in said.items():
+                fix = fix.replace(key, option)
+            faults.append(replace(fault, fix=fix))
+        raise type(error).of(faults) from error
 
 
 def _metrics(
@@ -281,37 +300,34 @@ def _scored(
     told, train = bound.spec.evaluate, bound.spec.train
     names, functions = _metrics(bound, dataset, asked)
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
-    scores: dict[str, Score] = {}
-    if set(names) & set(LOSS_METRICS):
+    size = train.per_device_eval_batch_size
+
+    def losses() -> tuple[Sequence[str], RowLosses]:
         encoded, _ = encoder.encode(evaluation.as_answered(rows.rows), train)
-        losses = evaluation.row_losses(
-            model, encoded, train.per_device_eval_batch_size, lambda *n: on_batch("loss", *n)
+        of_rows = evaluation.row_losses(model, encoded, size, lambda *n: on_batch("loss", *n))
+        return [row.origin for row in encoded], of_rows
+
+    def answer(prompts: Sequence[Prompt]) -> list[str]:
+        return generate(
+            model,
+            base.tokenizer,
+            [encoder.prompt_ids(prompt) for prompt in prompts],
+            max_new_tokens=asked.max_new_tokens or (told.max_new_tokens if told else 64),
+            batch_size=size,
+            on_batch=lambda *n: on_batch("answer", *n),
         )
-        parts = [evaluation.loss_scores(names, losses)]
-        for source, numbers in rows.by_source([row.origin for row in encoded]).items():
-            parts.append(evaluation.loss_scores(names, losses.of(numbers), source))
-        for part in parts:
-            scores |= scores_of(part.values, {})
-    of_functions = [name for made in functions for name in score_names(made)]
-    named = [name for name in names if name in dataset.metrics and name not in of_functions]
-    samples: Sequence[Mapping[str, Any]] = ()
-    if named or functions or asked.answers:
-        found = evaluation.score_sources(
-            rows,
-            dataset,
-            lambda prompts: generate(
-                model,
-                base.tokenizer,
-                [encoder.prompt_ids(prompt) for prompt in prompts],
-                max_new_tokens=asked.max_new_tokens or (told.max_new_tokens if told else 64),
-                batch_size=train.per_device_eval_batch_size,
-                on_batch=lambda *n: on_batch("answer", *n),
-            ),
-            named,
-            len(rows.rows),
-            functions,
-        )
-        scores |= scores_of(found.values, ranges_of(dataset, functions, list(rows.sources)))
-        samples = found.samples
+
+    of_tokens = set(names) & set(LOSS_METRICS)
+    found = evaluation.score_rows(
+        rows,
+        dataset,
+        names,
+        functions,
+        losses=losses if of_tokens else None,
+        answer=answer if asked.answers or set(names) - set(LOSS_METRICS) else None,
+        samples=len(rows.rows),
+    )
+    scores = scores_of(found.values, ranges_of(dataset, functions, list(rows.sources)))
     ordered = {name: scores[name] for name in names if name in scores} | scores
+    samples = found.samples
     return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)

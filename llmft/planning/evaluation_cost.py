@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft.api import Alignment, Prompt
+from llmft.api import Alignment, Row, ScoredTaskConfig
 from llmft.evaluation import evaluation
 from llmft.modeling.base_model import max_positions
 from llmft.modeling.decoding import dense_attention
 from llmft.planning.memory_tracker import CACHE, MemoryTracker
-from llmft.recipes.metrics import scores_answers, scores_token_loss
+from llmft.recipes.metrics import scores_answers, scores_loss, scores_token_loss
 
 if TYPE_CHECKING:
     from llmft.planning.planned_stage import PlannedStage
@@ -33,28 +33,44 @@ def judge(stage: PlannedStage, *, in_training: bool = False) -> None:
     later = " in training" if in_training else ""
     stage.state.memory.begin(f"evaluate{later}")
     if scores_token_loss(asked, stage.work):
-        chunk = stage.data.encode(evaluation.as_answered(rows))
-        evaluation.mean_loss(stage.models.model, chunk, max(len(chunk), 1))
+        _follow_loss(stage, rows, stage.models.model)
     if isinstance(stage.work, Alignment) and (generates or not stage.work.evaluate_generates):
         stage.work.evaluate(stage)
     if generates and scores_answers(asked):
-        prompts: list[Prompt] = []
-        evaluation.score_answers(rows[:PROMPTS], lambda some: _taken(some, prompts), {}, 0)
-        lengths = [len(stage.data.encoder.prompt_ids(prompt)) for prompt in prompts]
         stage.state.memory.begin(f"generate{later}")
-        size = stage.train.per_device_eval_batch_size
-        grow_cache(
-            stage.models.model,
-            stage.state.memory,
-            sorted(lengths, reverse=True)[:size],
-            asked.max_new_tokens,
-        )
+        _follow_answers(stage, rows, stage.models.model, asked.max_new_tokens)
     stage.state.judging = False
 
 
-def _taken(prompts: Sequence[Prompt], into: list[Prompt]) -> list[str]:
-    into.extend(prompts)
-    return ["" for _ in prompts]
+def follow_scores(stage: PlannedStage, asked: ScoredTaskConfig, model: Any, whose: str) -> int:
+    """Compute a task's scores of its rows on the heaviest batch, while the tracker is entered.
+
+    whose: ends the names of the phases. Return how many answers are generated at a time; 0: none.
+    """
+    state, rows, size = stage.state, stage.data.rows(), 0
+    state.judging = True
+    if scores_loss(asked):
+        state.memory.begin(f"evaluate{whose}")
+        _follow_loss(stage, () if state.assumed else rows, model)
+    if scores_answers(asked):
+        state.memory.begin(f"generate{whose}")
+        size = _follow_answers(stage, rows, model, asked.max_new_tokens)
+    state.judging = False
+    return size
+
+
+def _follow_loss(stage: PlannedStage, rows: Sequence[Row], model: Any) -> None:
+    chunk = stage.data.encode(evaluation.as_answered(rows))
+    evaluation.mean_loss(model, chunk, max(len(chunk), 1))
+
+
+def _follow_answers(stage: PlannedStage, rows: Sequence[Row], model: Any, new: int) -> int:
+    """Let the answers to the longest prompts grow their cache; return how many those are."""
+    prompts = evaluation.asked_prompts(rows[:PROMPTS])
+    asked = [len(stage.data.encoder.prompt_ids(prompt)) for prompt in prompts]
+    lengths = sorted(asked, reverse=True)[: stage.train.per_device_eval_batch_size]
+    grow_cache(model, stage.state.memory, lengths, new)
+    return len(lengths)
 
 
 def grow_cache(model: Any, memory: MemoryTracker, lengths: Sequence[int], new: int) -> None:

@@ -24,7 +24,9 @@ from llmft.api import (
     Prompt,
     PromptRow,
     Row,
+    RowScores,
     SamplingParams,
+    ScoredTaskConfig,
     StageResult,
 )
 from llmft.api.errors import EnvironmentFault, LlmftError
@@ -45,7 +47,7 @@ from llmft.modeling.precision import train_in_float32, without_masters
 from llmft.modeling.recompute import checkpoint_layers
 from llmft.modeling.stored_dtype import stored_dtype
 from llmft.planning.batch_choice import Chosen, Counts, choose, tokens_in
-from llmft.planning.evaluation_cost import PROMPTS, grow_cache, judge
+from llmft.planning.evaluation_cost import PROMPTS, follow_scores, grow_cache, judge
 from llmft.planning.fake_tensors import Body, ShapesOnly, fake_base, tensors_of
 from llmft.planning.memory_tracker import (
     ADAPTER,
@@ -155,6 +157,20 @@ class PlannedStage(StageRunner):
         sampler = PlannedSampler(models, data, self.log)
         sampler.state = self.state
         return models, data, sampler
+
+    def row_scores(self, *, base: bool = False) -> RowScores:
+        """Follow what a task's scores take, on the rows that take the most memory."""
+        asked, state = self.spec.task, self.state
+        assert isinstance(asked, ScoredTaskConfig)  # no other task asks
+        if base:
+            state.memory.begin("load the base")
+        model = self.models.base_model() if base else self.models.model
+        size = follow_scores(self, asked, model, " the base" if base else "")
+        if size and not state.assumed:
+            had, count = state.sampled.answers if state.sampled else 0, len(self.data.rows())
+            state.sampled = SampledCounts(count, had + count, asked.max_new_tokens)
+            state.computes(decoded=(had + count, size, asked.max_new_tokens))
+        return RowScores({})
 
     def stage_folder(self, name: str) -> Path:
         """Return where an earlier stage of this plan has written made-up rows, if it did."""
@@ -333,6 +349,20 @@ class PlannedModels(StageModels):
             return bare.requires_grad_(False).eval()
         return self._beside(self.bound, None)
 
+    def base_model(self) -> Any:
+        """Return the base alone, without numbers."""
+        _ = self.model
+        if self._base_is_kept:
+            bare = self.state.body.given_to(twin(self.bare))
+            return bare.requires_grad_(False).eval()
+        memory = self.state.memory
+        with memory.making(EARLIER):
+            with torch.device("meta"):
+                model = self._base_of(self.bound)
+            for tensor in tensors_of(self.state.body.given_to(model)):
+                memory.add(tensor)
+        return model.requires_grad_(False).eval()
+
     def _base_of(self, bound: BoundStage) -> Any:
         """Return a base of its own; what is merged into it changes no shape."""
         with ShapesOnly():
@@ -469,7 +499,9 @@ class PlannedSampler(StageSampler):
 
     state: PlanState
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         """Return empty answers: a model without numbers has none."""
         return ["" for _ in prompts]
 

@@ -70,7 +70,9 @@ class Binder:
         elif stage.start is not None and (start := upstream[stage.start].stage):
             adapter = start.adapter
         rewards: list[RewardFunction[Any]] = [
-            self._made(kind, config) for _, kind, config in nested_methods(stage.work)
+            self._made(kind, config)
+            for _, kind, config in nested_methods(stage.work)
+            if kind == "reward"
         ]
         dataset = self._dataset(stage.data) if stage.data is not None else None
         of_data = dataset.metrics if dataset is not None else ()
@@ -81,7 +83,7 @@ class Binder:
             dataset,
             tuple(rewards),
             upstream,
-            tuple(self.metric(one) for one in chosen_metrics(stage.evaluate, of_data)),
+            tuple(self.metric(one) for one in chosen_metrics(stage.metrics, of_data)),
             self.of_training("optimizer", stage.train),
             self.of_training("schedule", stage.train),
             tuple(self._made("callback", one) for one in stage.plugins),
@@ -103,7 +105,7 @@ class Binder:
                 asked = config.model_validate({"method": asked})
             except ValidationError as error:
                 what = f"the metric '{asked}' has settings that must be given"
-                fix = f"write it as a block in evaluate.metrics: {{method: {asked}, ...}}"
+                fix = f"write it as a block in a recipe's metrics: {{method: {asked}, ...}}"
                 raise RecipeError("E021", what, fix=fix) from error
         made: MetricFunction[Any] = self._made("metric", asked)
         return made

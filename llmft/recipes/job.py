@@ -138,7 +138,8 @@ class BoundStage:
             keys = [key for key, _ in data_blocks(self.spec.data)]
             made += zip(keys, datasets, strict=True)
         nested = nested_methods(self.spec.work, (self.spec.work_kind,))
-        made += zip([key for key, _, _ in nested], self.rewards, strict=True)
+        rewards = [key for key, kind, _ in nested if kind == "reward"]
+        made += zip(rewards, self.rewards, strict=True)
         made.append(((self.spec.work_kind,), self.work))
         return [
             ((*key, name), path)

@@ -135,14 +135,16 @@ def _nested(model: type[BaseModel], raw: Any, path: KeyPath) -> Iterator[tuple[K
     """Yield the blocks inside a method's settings that themselves choose a method."""
     for name, kind in _choosing(model):
         for where, inner in _one_or_several((*path, name), raw.get(name)):
-            yield where, inner, kind
+            if kind != "metric" or not isinstance(inner, str):  # what a name means, the data say
+                yield where, inner, kind
 
 
 def nested_methods(config: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Kind, Any]]:
     """Yield the path, kind and settings of each method that is chosen inside a block at a path."""
     for name, kind in _choosing(type(config)):
         for where, inner in _one_or_several((*path, name), getattr(config, name, None)):
-            yield where, kind, inner
+            if not isinstance(inner, str):
+                yield where, kind, inner
 
 
 @cache

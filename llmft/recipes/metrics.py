@@ -17,14 +17,14 @@ from llmft.registry.return_checks import score_names
 from llmft.system.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from llmft.api.evaluate_settings import EvaluateSettings
+    from llmft.api.evaluate_settings import EvaluateSettings, ScoredTaskConfig
     from llmft.recipes.recipe import Stage
 
 LOSS_METRICS = ("loss", "perplexity")
 """The metrics that every data set has."""
 
 
-def scores_loss(settings: EvaluateSettings) -> bool:
+def scores_loss(settings: EvaluateSettings | ScoredTaskConfig) -> bool:
     """Return whether the loss of held-out rows is computed."""
     return any(isinstance(one, str) and one in LOSS_METRICS for one in settings.metrics)
 
@@ -34,21 +34,22 @@ def scores_token_loss(settings: EvaluateSettings, work: Any) -> bool:
     return scores_loss(settings) and not getattr(work, "own_loss", False)
 
 
-def scores_answers(settings: EvaluateSettings) -> bool:
+def scores_answers(settings: EvaluateSettings | ScoredTaskConfig) -> bool:
     """Return whether answers to held-out rows are generated and scored."""
     return any(not isinstance(one, str) or one not in LOSS_METRICS for one in settings.metrics)
 
 
 def chosen_metrics(
-    settings: EvaluateSettings | None, of_data: Collection[str]
+    metrics: Sequence[str | MetricConfig], of_data: Collection[str]
 ) -> list[str | MetricConfig]:
     """Return the metrics that are methods of their own, by name or as a block.
 
-    of_data: the names of the data's metrics, which go before installed ones of the same name.
+    metrics: all that a stage asks for. of_data: the names of the data's metrics, which go before
+    installed ones of the same name.
     """
     return [
         one
-        for one in (settings.metrics if settings else ())
+        for one in metrics
         if not isinstance(one, str) or (one not in LOSS_METRICS and one not in of_data)
     ]
 
@@ -79,12 +80,12 @@ def check_metrics(
 
     of_data: the metrics that all of its data sets have. work: the class of what it does, or None.
     """
-    if stage.evaluate is None or stage.data is None:
+    if stage.data is None or not (stage.evaluate or stage.metrics):
         return
     scored: list[str] = []
     functions: list[str] = []
-    for index, entry in enumerate(stage.evaluate.metrics):
-        path = (*base, "evaluate", "metrics", index)
+    for index, entry in enumerate(stage.metrics):
+        path = (*base, "evaluate" if stage.evaluate else "task", "metrics", index)
         if getattr(work, "own_loss", False) and entry != "loss":
             name = entry if isinstance(entry, str) else entry.method
             what = f"'{name}' scores tokens or answers, and '{work.method}' predicts none"
@@ -108,6 +109,29 @@ def check_metrics(
     _check_names(base, stage, [*of_data, *functions], work, blocks)
     if work is not None and stage.alignment is not None:
         _check_best(base, stage, work, scored, [*of_data, *functions], blocks)
+
+
+def check_scored_kind(
+    base: KeyPath, stage: Stage, data: KeyPath, kind: str | None, blocks: Blocks
+) -> None:
+    """Rows that ask nothing have no answer to score, and prompts alone have no loss.
+
+    data: where their data set's block is. kind: of the rows; None: not known.
+    """
+    for index, entry in enumerate(stage.metrics):
+        path = (*base, "evaluate" if stage.evaluate else "task", "metrics", index)
+        if path not in blocks.classes and not isinstance(entry, str):
+            continue  # a stand-in for a block that is reported already
+        name = entry if isinstance(entry, str) else entry.method
+        if name in LOSS_METRICS and kind == "prompt":
+            what = f"'{name}' is of right answers, and these rows are prompts alone"
+            fix = "write metrics without it, or name a data set that gives completions"
+        elif name not in LOSS_METRICS and kind == "text":
+            what = f"'{visible(name)[:80]}' scores answers, and rows of text ask nothing"
+            fix = "write metrics: [loss], or name the columns of prompts and answers"
+        else:
+            continue
+        clash(blocks, "E042", [path, (*data, "method")], what, fix)
 
 
 def _made(

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
-from llmft.api.evaluate_settings import EvaluateSettings
+from llmft.api.evaluate_settings import EvaluateSettings, MetricConfig, ScoredTaskConfig
 from llmft.api.method_settings import (
     AdapterConfig,
     AlignmentConfig,
@@ -90,6 +90,12 @@ class Stage(Settings):
     def merges_start(self) -> bool:
         """Whether that stage is merged into the base, and a new adapter stands on the result."""
         return isinstance(self.start_from, StartFrom) and self.start_from.merge
+
+    @property
+    def metrics(self) -> list[str | MetricConfig]:
+        """What it is scored by: as its evaluation says, or its task's own settings."""
+        told = self.evaluate or self.task
+        return told.metrics if isinstance(told, EvaluateSettings | ScoredTaskConfig) else []
 
     @property
     def work(self) -> AlignmentConfig | TaskConfig:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from llmft.api.evaluate_settings import ScoredTaskConfig
 from llmft.api.splits import split_parts
 from llmft.recipes.asking import asked, clash
 from llmft.recipes.methods import Blocks
-from llmft.recipes.metrics import check_metrics
+from llmft.recipes.metrics import check_metrics, check_scored_kind
 from llmft.recipes.sources import data_blocks, sources_of
 from llmft.recipes.tree import KeyPath, visible
 from llmft.registry.return_checks import refusals_of
@@ -35,6 +36,9 @@ def check_work(stage: Stage, base: KeyPath, blocks: Blocks) -> None:
         clash(blocks, "E040", given, what, "split it into two stages")
         return
     if task in given:
+        if isinstance(stage.task, ScoredTaskConfig) and stage.task.base and not stage.start_from:
+            what = "this task scores the base already, as it starts from no stage"
+            clash(blocks, "E040", [(*task, "base")], what, "name a stage in start_from, or drop it")
         for path in _useless(stage):
             what = f"a task trains nothing, so '{path[-1]}' has no effect"
             paths: list[KeyPath] = [(*base, *path), (*task, "method")]
@@ -86,6 +90,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     for path, config in several:
         if path in blocks.classes:
             kind = _check_kind(path, config, work, method, name, blocks)
+            check_scored_kind(base, stage, path, kind, blocks)
             if trains and stage.train.on_long_row == "split" and kind not in (None, "text"):
                 setting = "on_long_row"
                 if stage.train.packing_strategy == "wrapped":

@@ -15,6 +15,7 @@ from llmft.reporting.curves import Curve, number
 from llmft.reporting.paired import Paired, paired
 from llmft.reporting.report import STYLE, duration
 from llmft.reporting.run_facts import RunFacts, run_facts
+from llmft.runs import artifacts
 from llmft.runs.artifacts import PUT_BACK
 from llmft.system import fsio
 from llmft.system.html_page import html_page
@@ -59,8 +60,8 @@ class Comparison:
 def compare(places: Sequence[Path]) -> Comparison:
     """Return how runs, or files of `llmft evaluate`, differ from the first one.
 
-    The paired tests are on the rows that both have answered: all of a file's, and of a run those
-    whose answers its evaluation kept (`evaluate.samples`).
+    The paired tests are on the rows that both have answered: all of a file's, and of a run those of
+    its last task that scores, or else those whose answers its evaluation kept (`evaluate.samples`).
     Raises RecipeError where there are fewer than two, CheckpointError at what is no run's folder.
     """
     if len(places) < 2:
@@ -90,6 +91,11 @@ def _part(place: Path) -> Compared:
         return Compared(place.name, None, _rows_of(place))
     facts = run_facts(place)
     name = f"{facts.name}/{place.resolve().name}"
+    for stage in reversed(facts.stages):
+        rows = artifacts.stage_folder(place, stage.name) / artifacts.ROWS
+        scored = (stage.result or {}).get("produces") == "scores"
+        if scored and rows.is_file() and rows.stat().st_size:
+            return Compared(name, facts, _rows_of(rows))
     samples = [s for stage in reversed(facts.stages) for s in stage.samples]
     return Compared(name, facts, [s for s in samples if s.get("when") == "after"])
 

@@ -76,6 +76,7 @@ def _stage(stage: StageFacts) -> dict[str, Any]:
         "name": stage.name,
         "work": stage.work,
         "trains": bool(stage.timeline.get("trainable_parameters") or result.get("before")),
+        "before": "base" if stage.recipe.get("task") else "before",
         "finished": stage.result is not None,
         "produces": str(result.get("produces", "")).replace("_", " "),
         "facts": _sizes(stage),

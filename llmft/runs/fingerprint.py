@@ -146,7 +146,7 @@ def _versions(stage: Stage, provenance: Mapping[str, Any]) -> list[str]:
     Of a file of the user's own code, its SHA-256.
     """
     methods = set(_methods(stage.model_dump(mode="json")))
-    named = [("metric", one) for one in chosen_metrics(stage.evaluate, ()) if isinstance(one, str)]
+    named = [("metric", one) for one in chosen_metrics(stage.metrics, ()) if isinstance(one, str)]
     return [
         f"{p['kind']} {p['method']} {p['distribution']} {p['version']}"
         for p in provenance["plugins"]

@@ -131,5 +131,7 @@ class _NoModel:
 
 
 class _Sampler:
-    def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[api.Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         return ["Norway." for _ in prompts]

@@ -131,6 +131,17 @@ class _Stage:
         assert name in self._earlier, f"it reads the stage '{name}', which 'earlier' does not make"
         return self._earlier[name]
 
+    def row_scores(self, *, base: bool = False) -> api.RowScores:
+        rows = self.data.rows()
+        assert not any(isinstance(row, api.ClassificationRow) for row in rows), "it has no answer"
+        values = [float(base == bool(number % 2)) for number in range(len(rows))]
+        score = {"value": sum(values) / len(values), "low": 0.0, "high": 1.0, "n": len(values)}
+        answered = [
+            {"prompt": f"{number}", "answer": WORDS[0], "right": [], "score": value}
+            for number, value in enumerate(values)
+        ]
+        return api.RowScores({"score": score}, {"score": values}, answered)
+
     def reward_function(self, config: api.RewardConfig) -> api.RewardFunction[Any]:
         return _Longer(config)
 
@@ -158,7 +169,9 @@ class _Sampler:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[api.Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         return [WORDS[0] for _ in prompts]
 
     def sample(

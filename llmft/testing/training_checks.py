@@ -188,7 +188,9 @@ class _Sampler:
     def __init__(self) -> None:
         self._tokenizer = tiny_tokenizer()
 
-    def generate(self, prompts: Sequence[api.Prompt], max_new_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: Sequence[api.Prompt], max_new_tokens: int, *, model: Any = None
+    ) -> list[str]:
         return ["Norway." for _ in prompts]
 
     def sample(

@@ -33,7 +33,7 @@ from llmft.data.splits import records_of_parts
 from llmft.data.table_dataset import TableConfig, TableDataset
 from llmft.data.tables import read_file, read_records
 from llmft.evaluation.harness import Harness
-from llmft.evaluation.intervals import corpus_values, wilson
+from llmft.evaluation.intervals import corpus_values, differences_of, wilson
 from llmft.ranking import (
     RATINGS,
     Ratings,
@@ -79,6 +79,7 @@ __all__ = [
     "cut_at_start",
     "dealing_out",
     "dealt",
+    "differences_of",
     "escaped",
     "exact_match",
     "f1",

@@ -48,6 +48,13 @@ def test_what_cannot_be_is_refused(lora_run, model_folder, rows_file):
     assert main(["evaluate", str(lora_run), "--set", "stages.sft.data.pathh=x"]) == 2
 
 
+def test_a_file_that_is_not_there_is_named_with_its_option(lora_run, capsys):
+    assert main(["evaluate", str(lora_run), "--data", "nofile.jsonl"]) == 3
+    said = capsys.readouterr().err
+    assert "check --data" in said
+    assert "data.path" not in said
+
+
 def test_the_command_writes_rows_that_compare_reads(lora_run, tmp_path, capsys):
     files = []
     for number, more in enumerate([["--base"], []]):

@@ -11,6 +11,7 @@ from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
 from llmft_tasks.collect import Collect
+from llmft_tasks.evaluate import Evaluate
 from llmft_tasks.rank import Rank
 
 from llmft.testing import DatasetContract, RewardContract, TaskContract
@@ -24,6 +25,11 @@ def write_lines(path, rows) -> str:
 class TestCollect(TaskContract):
     method_class = Collect
     configs = [{}, {"num_return_sequences": 2, "max_new_tokens": 4, "temperature": 1.5}]
+
+
+class TestEvaluate(TaskContract):
+    method_class = Evaluate
+    configs = [{}, {"metrics": ["loss", "exact_match"], "max_new_tokens": 4, "base": True}]
 
 
 class TestRank(TaskContract):

@@ -88,6 +88,7 @@ from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
 from llmft_tasks import lm_eval
 from llmft_tasks.collect import Collect
+from llmft_tasks.evaluate import Evaluate
 from llmft_tasks.lm_eval import LmEval
 from llmft_tasks.rank import Rank
 from llmft_trackers import mlflow as mlflow_module
@@ -113,6 +114,7 @@ from llmft.api import (
     EncodedUnpaired,
     Progress,
     PromptRow,
+    RowScores,
     RunInfo,
     ScoredAnswer,
     StageResult,
@@ -124,7 +126,9 @@ from llmft.api.method_settings import DropRows
 from llmft.api.train_settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.stage_rows import read_rows
-from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from llmft.engine.session import run_recipe
+from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.recipes.load import load_recipe
 from llmft.recipes.sources import source_names
 from llmft.registry.registry import Registry
 from llmft.registry.return_checks import score_names
@@ -1109,7 +1113,60 @@ HARNESS = {
     "system_instruction": Case("be brief", harnessed("system_instruction"), "be brief"),
     "include_path": Case("tasks", harnessed("include_path"), "tasks"),
 }
-TASKS: dict[type, dict[str, Case]] = {Collect: COLLECT, Rank: RANK, LmEval: HARNESS}
+
+
+def scored(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
+    """What a stage that scores two rows by a tiny model says of them."""
+
+    def see(config, lab: Lab) -> Any:
+        rows = [{"prompt": f"say {n}:", "completion": f" {n}"} for n in range(2)]
+        (lab.folder / "exam.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        stage = {
+            "name": "exam", "task": config.model_dump(mode="json"),
+            "data": {"method": "jsonl", "path": str(lab.folder / "exam.jsonl")},
+        }  # fmt: skip
+        recipe = {
+            "recipe": 1, "name": "exam", "output_dir": str(lab.folder / "runs"),
+            "model": {"path": str(tiny_model_folder(lab.folder))}, "stages": [stage],
+            "trackers": [],
+        }  # fmt: skip
+        path = lab.folder / "recipe.yaml"
+        path.write_text(json.dumps(recipe))
+        return look(run_recipe(load_recipe(path, Registry.discover())).stages["exam"])
+
+    return see
+
+
+def bases_asked(config, lab: Lab) -> list[bool]:
+    """Whether each of the scores that are asked for is the base's."""
+    asked = []
+    context = composed(
+        folder=lab.folder,
+        row_scores=lambda base=False: asked.append(base) or RowScores({}),
+    )
+    Evaluate(config).run(context)
+    return asked
+
+
+EVALUATE = {
+    "metrics": Case(
+        ["perplexity", "f1"],
+        scored(lambda result: list(result.after)),
+        ["perplexity", "f1"],
+        was=["loss"],
+    ),
+    "max_new_tokens": Case(
+        5,
+        scored(lambda result: result.generation["max_new_tokens"]),
+        5,
+        also={"metrics": ["exact_match"]},
+        was=32,
+    ),
+    "base": Case(True, bases_asked, [False, True], was=[False]),
+}
+TASKS: dict[type, dict[str, Case]] = {
+    Collect: COLLECT, Rank: RANK, LmEval: HARNESS, Evaluate: EVALUATE,
+}  # fmt: skip
 
 
 def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]:
