@@ -75,8 +75,9 @@ from llmft_metrics.f1 import F1
 from llmft_metrics.final_number import FinalNumber as FinalNumberMetric
 from llmft_metrics.rouge import Rouge
 from llmft_metrics.sacre import Bleu, Chrf
-from llmft_optimizers import of_bitsandbytes, of_torch
+from llmft_optimizers import of_bitsandbytes, of_torch, of_torchao
 from llmft_optimizers.adafactor import Adafactor
+from llmft_optimizers.of_schedulefree import ScheduleFreeAdamw, ScheduleFreeSgd
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
@@ -1880,6 +1881,25 @@ def momentum_of(cls: type) -> Callable[[Any, Lab], float]:
     return see
 
 
+def handed_on(cls: type, name: str) -> Callable[[Any, Lab], float]:
+    """Return what looks at a setting in the groups of the library's own optimiser."""
+
+    def see(config: Any, lab: Lab) -> float:
+        weight = torch.nn.Parameter(torch.zeros(2, 2))
+        made = cls(config).make([{"params": [weight]}], TrainSettings())
+        return float(made.param_groups[0][name])
+
+    return see
+
+
+def averaging(cls: type) -> dict[str, Case]:
+    """The cases of a schedule-free optimiser."""
+    return {
+        "r": Case(2.0, handed_on(cls, "r"), 2.0, was=0.0),
+        "weight_lr_power": Case(1.0, handed_on(cls, "weight_lr_power"), 1.0, was=2.0),
+    }
+
+
 OPTIMIZERS: dict[type, dict[str, Case]] = {
     of_torch.AdamwTorch: {},
     of_torch.AdamwTorchFused: {},
@@ -1889,6 +1909,12 @@ OPTIMIZERS: dict[type, dict[str, Case]] = {
     of_torch.Muon: {"momentum": Case(0.0, momentum_of(of_torch.Muon), 0.0)},
     Adafactor: {},
     **{cls: {} for cls in of_bitsandbytes.llmft_optimizers()},
+    **{cls: {} for cls in of_torchao.llmft_optimizers()},
+    ScheduleFreeAdamw: averaging(ScheduleFreeAdamw),
+    ScheduleFreeSgd: {
+        **averaging(ScheduleFreeSgd),
+        "momentum": Case(0.5, handed_on(ScheduleFreeSgd, "momentum"), 0.5, was=0.9),
+    },
 }
 
 # --- learning-rate schedules ---------------------------------------------------------------------
