@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from subprocess import Popen, TimeoutExpired
+from subprocess import TimeoutExpired
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault
@@ -20,7 +20,7 @@ from llmft.hub import remote_copy
 from llmft.hub.remote_folder import fault, remote_folder
 from llmft.runs import artifacts
 from llmft.system import fsio
-from llmft.system.processes import start_python
+from llmft.system.processes import Program, start_python
 from llmft.system.time_limit import TimeUp, time_limit
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 
@@ -77,7 +77,7 @@ class RunCopier:
     def __init__(self, address: str, run: Path, name: str, note: Callable[[str], None]) -> None:
         self.address, self._run, self._name, self._note = address, run, name, note
         self._kept = run / f"{fsio.STAGING}copies"
-        self._process: Popen[str] | None = None
+        self._process: Program | None = None
         self._answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._best: dict[str, int | None] = {}
         self._handed: set[Path] = set()  # checkpoints that are in the copy, or on their way there
@@ -252,7 +252,7 @@ class RunCopier:
         return chosen
 
 
-def _read(process: Popen[str], answers: SimpleQueue[dict[str, Any]]) -> None:
+def _read(process: Program, answers: SimpleQueue[dict[str, Any]]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         answers.put(json.loads(line))

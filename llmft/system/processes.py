@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+Program = subprocess.Popen[str]
+"""A program that was started, and answers in text."""
+
 _SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
@@ -75,9 +78,7 @@ def run_python(
     return child.wait()
 
 
-def start_python(
-    module: str, *words: str, variables: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
+def start_python(module: str, *words: str, variables: Mapping[str, str] | None = None) -> Program:
     """Return a Python of its own that runs a module: text in at its stdin, out at its stdout.
 
     variables: its environment; default: that of this process. A Ctrl-C does not reach it.

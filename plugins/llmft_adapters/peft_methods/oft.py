@@ -18,11 +18,12 @@ class Oft(PeftMethod["Oft.Config"]):
     not_in_the_result = ("module_dropout", "r", "oft_block_size")  # the last two: by the shapes
 
     class Config(LayerChoice):
-        """PEFT's OFTConfig, by its own names, less module_dropout, which PEFT never applies."""
+        """PEFT's OFTConfig, by its own names, less module_dropout, which PEFT never applies.
+
+        Less coft, too: PEFT then changes the weights in each forward pass, of an evaluation too.
+        """
 
         oft_block_size: int = Field(32, ge=2, le=65_536, description="the inputs of each rotation")
-        coft: bool = Field(False, description="keep each rotation near none, within eps")
-        eps: float = Field(6e-5, gt=0, le=1, description="how far coft lets a rotation go")
         block_share: bool = Field(False, description="give all blocks of a layer one rotation")
         use_cayley_neumann: bool = Field(
             True, description="approximate the inverse in a rotation by a sum, which is faster"

@@ -118,7 +118,7 @@ PEFT_METHODS: dict[type, dict[str, Case]] = {
     Ia3: of_layers(Ia3)
     | {"feedforward_modules": Case(["v_proj"], inner, {"v_proj"}, was={"down_proj"})},
     Oft: cases(
-        Oft, {}, oft_block_size=4, coft=True, eps=(1e-3, {"coft": True}),
+        Oft, {}, oft_block_size=4,
         block_share=(True, {"oft_block_size": 4}), use_cayley_neumann=False,
         num_cayley_neumann_terms=2,
     ),

@@ -40,7 +40,7 @@ SMALL: dict[type, Any] = {
 OTHERS: list[tuple[type, dict[str, Any]]] = [
     (Vera, {"r": 8, "save_projection": False, "vera_dropout": 0.1}),
     (Ia3, {"target_modules": ["?_proj", "c_*"], "feedforward_modules": []}),
-    (Oft, {"oft_block_size": 4, "coft": True, "eps": 1e-2, "block_share": True}),
+    (Oft, {"oft_block_size": 4, "block_share": True}),
     (LoKr, {"r": 2, "decompose_both": True, "layers_to_transform": [1]}),
     (C3A, {"block_size": 8, "init_weights": "gaussian"}),
     (Hra, {"r": 4, "apply_GS": True, "modules_to_save": ["lm_head"]}),
