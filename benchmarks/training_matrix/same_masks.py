@@ -25,7 +25,9 @@ def _mask(width: int, p: float) -> torch.Tensor:
 def _dropout(
     input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> torch.Tensor:
-    of_heads = input.dim() == 4 and input.shape[1] > 1  # attention's weights: (B, heads, T, T)
+    # Attention's weights: (B, heads, T, T), or (B heads, T, T).
+    of_heads = input.dim() == 4 and input.shape[1] > 1
+    of_heads |= input.dim() == 3 and input.shape[1] == input.shape[2]
     if not training or not p or of_heads:
         return input
     return input * _mask(input.shape[-1], p).to(input.dtype)
