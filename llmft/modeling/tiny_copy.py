@@ -55,8 +55,11 @@ def make_tiny_copy(
         tokenizer = tiny_tokenizer(chat=True)
     config = shrunk(copy.deepcopy(config), positions)
     config.vocab_size = -(-(max(tokenizer.get_vocab().values()) + 1) // 64) * 64
+    padding = config.pad_token_id  # of RoBERTa-like models, whose positions are counted from it
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name, None))
+    if config.pad_token_id is None and padding is not None and padding < config.vocab_size:
+        config.pad_token_id = padding
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
