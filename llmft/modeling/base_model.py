@@ -324,7 +324,7 @@ def dense_attention(source: ModelSource, config: Any) -> str:
 def max_positions(config: Any) -> int | None:
     """Return how many tokens a row may have, or None where the model sets no limit."""
     value = getattr(config, "max_position_embeddings", None)
-    return int(value) if value else None
+    return int(value) if value and value > 0 else None  # -1: none, as XLNet has it
 
 
 def _commit(path: str, revision: str | None) -> str | None:

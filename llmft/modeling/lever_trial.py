@@ -216,7 +216,9 @@ def _limit(count: int, most: int) -> None:
 
 def _parameters(make: Any, config: Any) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in make(copy.deepcopy(config)).parameters())
+        # Never by the attention that the config names: a folder from elsewhere may name any code.
+        model = make(copy.deepcopy(config), attn_implementation="eager")
+        return sum(p.numel() for p in model.parameters())
 
 
 def _stir(model: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import get_device_states, set_device_states
+from torch.utils import checkpoint
 
 
 def checkpoint_layers(model: Any, every_n_layers: int = 1) -> None:
@@ -104,11 +104,14 @@ def given_tensors(
 
 
 def _randomness(tensors: list[torch.Tensor]) -> tuple[Any, Any, Any]:
-    return (torch.get_rng_state(), *get_device_states(*tensors))
+    module = getattr(torch, tensors[0].device.type, None) if tensors else None
+    if not getattr(module, "_initialized", False):  # as torch's own: a device is not begun for it
+        return torch.get_rng_state(), [], []
+    return (torch.get_rng_state(), *checkpoint.get_device_states(*tensors))
 
 
 def _restore(states: tuple[Any, Any, Any]) -> None:
     cpu, devices, of_devices = states
     torch.set_rng_state(cpu)
     if devices:
-        set_device_states(devices, of_devices)
+        checkpoint.set_device_states(devices, of_devices)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llmft.api.errors import EnvironmentFault, TrustError
 from llmft.api.model_settings import ModelSource
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import BaseModel, max_positions
 from llmft.modeling.tiny_models import tiny_model_folder
 from llmft.system.quiet import captured_output
 
@@ -126,3 +127,9 @@ def test_a_chat_template_may_be_given(folder):
     tokenizer = BaseModel(ModelSource(path=str(folder), chat_template="{{ 'x' }}")).tokenizer
     turns = [{"role": "user", "content": "hi"}]
     assert tokenizer.apply_chat_template(turns, tokenize=False) == "x"
+
+
+@pytest.mark.parametrize(("stated", "limit"), [(64, 64), (-1, None), (None, None), (0, None)])
+def test_a_model_that_states_no_limit_of_positions_has_none(stated, limit):
+    """XLNet states -1, and rows were cut to it."""
+    assert max_positions(SimpleNamespace(max_position_embeddings=stated)) == limit

@@ -30,6 +30,8 @@ from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from llmft.modeling import recompute
+
 VERSIONS = ("2.11.", "2.13.")
 TRIED = torch.__version__.startswith(VERSIONS)
 REASON = f"the rehearsal's hold on torch is for {VERSIONS}, and this is {torch.__version__}"
@@ -301,7 +303,16 @@ def _installed(gpu: PretendGpu) -> Any:
 
         return again(seen, *args, **kwargs)
 
+    compute = recompute._Layer._compute
+
+    def computed(layer: Any) -> None:
+        if torch._C._len_torch_function_stack():
+            return compute(layer)
+        with asked:
+            return compute(layer)
+
     put(torch.Tensor, "_make_subclass", staticmethod(made))
+    put(recompute._Layer, "_compute", computed)
     put(torch.nn.Module, "_apply", _apply)
     put(torch.cuda, "_lazy_init", lambda: None)
     put(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
