@@ -93,6 +93,8 @@ def child(program: Any, job: dict) -> None:
         out = os.open(job["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        # A cache that an earlier child filled would leave this one fewer events to be struck at.
+        os.environ["LLMFT_CACHE"] = f"{job['out']}.cache"
         events = program.install(**job["fault"]) if job["fault"] else None
         code = program.main(job["argv"])
         if events is not None:
