@@ -83,7 +83,7 @@ def found(kind: str) -> levers.Levers:
 def line(kind: str, one: levers.Levers) -> str:
     """Return a row of the table."""
     marks = ["yes" if getattr(one, name) else "-" for name in COLUMNS]
-    why = one.unproven or one.wrong_padded
+    why = one.unproven or one.looks_ahead or one.wrong_padded
     return f"| `{kind}` | {verdict(one)} | {' | '.join(marks)} | {why.replace('|', '/')} |"
 
 
@@ -91,7 +91,7 @@ def verdict(one: levers.Levers) -> str:
     """Return in a word how rows are computed."""
     if one.unproven:
         return "not tried"
-    if one.wrong_padded:
+    if one.looks_ahead or one.wrong_padded:
         return "refused"
     return "padding-free" if one.padding_free else "padded"
 
@@ -112,9 +112,9 @@ Every causal model that transformers {transformers.__version__} has, with torch
 When a model is first used, llmft makes a small random copy of its config, and compares each of its
 shortcuts with every row alone in plain transformers: losses to {1e-4:g} of themselves, gradients to
 {2e-3:g}. One that disagrees, or fails, is left out, and the run says so. "Padded" means that rows
-are padded in a batch; "refused", that even this changes a row's loss; "not tried", that no small
-copy could be made of the type's config, for the reason that is given. Models of the last two are
-refused before their weights are loaded.
+are padded in a batch; "refused", that even this changes a row's loss, or that a token's logits
+depend on tokens after it; "not tried", that no small copy could be made of the type's config, for
+the reason that is given. Models of the last two are refused before their weights are loaded.
 
 `python benchmarks/architectures.py --page docs/architectures.md` writes this page.
 

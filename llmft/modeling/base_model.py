@@ -278,12 +278,19 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
     """Return which shortcuts of the forward pass are right for a model; tried once, then known.
 
     fused: the kernels that it has. Raises EnvironmentFault where they do not give plain
-    transformers' numbers, where even padded rows of a batch change each other, and where nothing
-    could be compared.
+    transformers' numbers, where a token's logits depend on later tokens, where even padded rows
+    of a batch change each other, and where nothing could be compared.
     """
     dense = dense_attention(source, config)
     dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
     levers = proven(config, dense, source.dtype, fused)
+    if levers.looks_ahead:
+        raise EnvironmentFault(
+            "E201",
+            f"'{source.path}' ({config.model_type}) sees the tokens that it is to predict:"
+            f" {levers.looks_ahead}",
+            fix="take a causal model, whose tokens see only those before them",
+        )
     if fused != "none" and (wrong := levers.wrong_padded or levers.unproven):
         raise EnvironmentFault(
             "E201",

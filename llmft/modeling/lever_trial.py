@@ -20,6 +20,8 @@ from llmft.modeling.tiny_configs import SMALL_ENOUGH, TOO_LARGE, TOO_WIDE, small
 LENGTHS = (31, 20, 23)
 PROMPT = 12
 """Tokens without a label: so many that the last layer is narrowed."""
+CUTS = (7, 16, 30)
+"""So many tokens of a row are read without the rest of it."""
 CLOSE = 1e-4
 """By how much of itself a loss, a state or a logit may be off, in float32."""
 CLOSE_GRADIENT = 2e-3
@@ -78,6 +80,18 @@ class Trial:
         held = [value for module in self.model.modules() for value in vars(module).values()]
         kept = [t for t in held if isinstance(t, torch.Tensor) and t.grad_fn is not None]
         return copy.deepcopy(self.model, {id(tensor): tensor.detach().clone() for tensor in kept})
+
+    def looks_ahead(self) -> str:
+        """Return how far a token that comes later changes a logit; '' where none does."""
+        ids = torch.tensor([self.rows[0].input_ids], device=next(self.model.parameters()).device)
+        with without_dropout(self.model), torch.no_grad():
+            whole = _logits(self.model, ids)
+            for seen in CUTS:
+                want, got = _logits(self.model, ids[:, :seen]), whole[:, :seen]
+                if not _close(got, want, of_norm=True):
+                    most = float((got - want).norm() / want.norm())
+                    return f"what follows token {seen} changes the logits before it by {most:.1%}"
+        return ""
 
     def wrong(self, levers: Levers, dtype: str = "float32") -> str:
         """Return what is wrong with the rows' losses in one batch; '' where nothing is."""

@@ -30,8 +30,8 @@ ATTRIBUTE = "llmft_levers"
 class Levers:
     """What may be used on a model. unproven: why nothing could be compared; '' where it was.
 
-    wrong_padded: what is wrong with rows padded in one batch, which is the plainest path; '' if
-    nothing is.
+    looks_ahead: how a token's logits depend on tokens after it; '' if they do not. wrong_padded:
+    what is wrong with rows padded in one batch, which is the plainest path; '' if nothing is.
     """
 
     padding_free: bool = True
@@ -41,6 +41,7 @@ class Levers:
     identity_head: bool = True
     cached_decoding: bool = True
     unproven: str = ""
+    looks_ahead: str = ""
     wrong_padded: str = ""
 
     def off(self) -> list[str]:
@@ -166,6 +167,8 @@ def _tried(config: Any, attention: str, dtype: str, fused: Fused) -> Levers:
 
 def found_by(trial: Any, dtype: str) -> Levers:
     """Return the levers that agree with a trial's plain numbers, each one tried by itself."""
+    if ahead := trial.looks_ahead():
+        return replace(NONE, looks_ahead=ahead)
     if wrong := trial.wrong(NONE):
         return replace(NONE, wrong_padded=wrong)
     base = NONE

@@ -99,6 +99,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         },
     },
     "recurrent_gemma": {"num_hidden_layers": 3},
+    "marian": {"decoder_vocab_size": 512},
     "xlnet": {"d_head": 16},
     "xlstm": {"embedding_dim": 64, "num_blocks": 4},
     "zamba": {

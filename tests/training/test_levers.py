@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelF
 
 from llmft.api import EnvironmentFault
 from llmft.api.model_settings import ModelSource
-from llmft.modeling import attention, levers, tiny_configs
+from llmft.modeling import attention, base_model, levers, tiny_configs
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.lever_trial import Trial
 from llmft.modeling.tiny_configs import small_config
@@ -28,7 +28,7 @@ def trial(kind, **settings):
     config = small_config(CONFIG_MAPPING[kind](**settings))
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True
-    return Trial.of(config, "eager" if kind in ("gpt_oss", "cpmant") else "sdpa")
+    return Trial.of(config, "eager" if kind in ("gpt_oss", "cpmant", "xlnet") else "sdpa")
 
 
 @pytest.mark.parametrize("kind", SAMPLE)
@@ -99,7 +99,17 @@ def test_rows_have_no_token_that_the_output_layer_lacks():
     one = trial("cpmant")  # whose embedding has 1024 rows more
     assert one.model.get_input_embeddings().weight.shape[0] == 512 + 1024
     assert max(max(row.input_ids) for row in one.rows) < 512
-    assert levers.found_by(one, "float32").wrong_padded  # it reads no mask
+    assert one.wrong(levers.NONE)  # it reads no mask
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused(monkeypatch, tmp_path):
+    one_way = trial("xlnet", attn_type="uni")
+    assert not one_way.looks_ahead()
+    config = small_config(CONFIG_MAPPING["xlnet"]())
+    assert Trial.of(config, "eager").looks_ahead().startswith("what follows token 7 changes")
+    monkeypatch.setenv("LLMFT_CACHE", str(tmp_path))
+    with pytest.raises(EnvironmentFault, match=r"E201.*\(xlnet\) sees the tokens that it is to"):
+        base_model.proven_levers(ModelSource(path="m"), config)
 
 
 def test_a_model_that_scales_its_embeddings_in_place_can_be_tried():

@@ -84,8 +84,17 @@ class SoftPrompt(Adapter[C]):
                 " virtual token has none",
                 "pick lora",
             )
-        places = getattr(model.config, "max_position_embeddings", None)
-        if places and self.config.num_virtual_tokens >= places:
+        rows = model.get_input_embeddings().weight.shape[0]
+        words = model.config.get_text_config().vocab_size
+        if self.IN_THE_TEXT and rows != words:
+            yield (
+                ("method",),
+                f"a '{model.config.model_type}' has {rows} rows in its embedding and a vocab_size"
+                f" of {words}; PEFT then finds no embedding, and cannot use the adapter",
+                "pick lora or prefix",
+            )
+        places = getattr(model.config, "max_position_embeddings", None) or 0  # -1: without end
+        if 0 < places <= self.config.num_virtual_tokens:
             yield (
                 ("num_virtual_tokens",),
                 f"this model has {places} positions, and the virtual tokens fill them all",

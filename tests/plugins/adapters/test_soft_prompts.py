@@ -288,6 +288,10 @@ def test_a_model_that_looks_token_ids_up_in_every_layer_takes_no_virtual_tokens(
         ("blt", "prompt", "a 'blt' states no hidden_size of the whole model"),
         ("blt", "prefix", "a 'blt' states no hidden_size of the whole model"),
         ("dots3_note_text", "prefix", "this model has layers of the kind indexed_attention"),
+        ("moshi", "prompt", "a 'moshi' has 513 rows in its embedding"),
+        ("moshi", "ptuning", "a 'moshi' has 513 rows in its embedding"),
+        ("moshi", "prefix", ""),
+        ("xlnet", "prompt", ""),  # it states -1 positions, and means that there is no end of them
         ("dots3_note_text", "prompt", ""),  # its layers differ in their heads, which nothing reads
     ],
 )
