@@ -266,7 +266,16 @@ class TrainSettings(Settings):
         description="what happens if a loss or a gradient is not finite: fail stops before the"
         " update, skip leaves the update out and counts it",
     )
-    bf16: bool = Field(False, description="compute in bfloat16 under autocast")
+    bf16: bool | Literal["auto"] = Field(
+        False,
+        description="compute in bfloat16 under autocast; auto: where the GPU does so by itself and"
+        " the weights are not float16, decided before the run and recorded with it",
+    )
+    tf32: bool | None = Field(
+        None,
+        description="on a GPU: round the factors of float32 products to TF32's 10 bits, which is"
+        " faster; default: as torch has it, in convolutions only",
+    )
     gradient_checkpointing: bool = Field(
         False, description="recompute the layers' activations in the backward pass"
     )
@@ -344,6 +353,13 @@ class TrainSettings(Settings):
     def rows_per_step(self, processes: int = 1) -> int:
         """Return the rows of an optimiser step, over all processes."""
         return self.per_device_train_batch_size * self.accumulation(processes) * processes
+
+    @property
+    def under_autocast(self) -> bool:
+        """Whether it computes in bfloat16. ValueError: `auto` was not decided yet."""
+        if self.bf16 == "auto":
+            raise ValueError("bf16 is 'auto'; decide it for the machine first")
+        return self.bf16
 
     @property
     def packs_apart(self) -> bool:

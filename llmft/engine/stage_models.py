@@ -142,7 +142,7 @@ class StageModels:
         """Return a context in which the model computes as in a training step."""
         import torch
 
-        bf16 = self.bound.spec.train.bf16
+        bf16 = self.bound.spec.train.under_autocast
         return torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=bf16)
 
     def load_stage(self, name: str) -> Any:

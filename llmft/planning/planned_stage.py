@@ -321,7 +321,8 @@ class PlannedModels(StageModels):
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the model computes as in a training step."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bound.spec.train.bf16)
+        bf16 = self.bound.spec.train.under_autocast
+        return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""

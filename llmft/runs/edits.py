@@ -56,6 +56,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.max_grad_norm": "applied",
     "stages[].train.on_nan": "applied",
     "stages[].train.bf16": "refused",
+    "stages[].train.tf32": "applied",
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.gradient_checkpointing_kwargs": "applied",
     "stages[].train.full_determinism": "applied",

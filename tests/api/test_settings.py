@@ -267,6 +267,10 @@ TRAIN = {
     ),
     "on_nan": Case("skip", on_nan, 1, was="E301"),
     "bf16": Case(True, looped("autocast"), {True}, was={False}),
+    "tf32": Case(
+        False, to_train(lambda model, items: torch.backends.cudnn.conv.fp32_precision), "ieee",
+        was="tf32",
+    ),
     "gradient_checkpointing": Case(
         True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
     ),
