@@ -283,6 +283,11 @@ class TrainSettings(Settings):
         default_factory=GradientCheckpointingKwargs,
         description="settings of gradient checkpointing, such as {every_n_layers: 2}",
     )
+    activation_offloading: bool = Field(
+        False,
+        description="on a GPU: keep the layers' inputs, which gradient_checkpointing holds until"
+        " the backward pass, in the CPU's memory: less of the GPU's, and a copy there and back",
+    )
     full_determinism: bool = Field(
         False,
         description="on a GPU: only kernels that give the same bits each time, which are slower; on"
@@ -422,6 +427,11 @@ class TrainSettings(Settings):
             raise ValueError(
                 "the 'constant' schedule ignores warmup_steps;"
                 " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
+            )
+        if self.activation_offloading and not self.gradient_checkpointing:
+            raise ValueError(
+                "activation_offloading is about the layers' inputs, which only"
+                " gradient_checkpointing: true keeps alone; write that, or drop it"
             )
         end = self.lr_scheduler_kwargs.lr_end
         end = 1e-7 if end is None else end

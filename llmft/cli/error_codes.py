@@ -578,6 +578,12 @@ CODES: dict[str, Code] = {
         " capability 8.0 or above, and this machine has none or computes without it.",
         "Remove train.tf32, or run the recipe on such a GPU.",
     ),
+    "E239": Code(
+        "there is no memory to put activations in",
+        "train.activation_offloading keeps the layers' inputs in the CPU's memory, which relieves"
+        " a GPU's. This machine computes on the CPU, where they are already.",
+        "Remove train.activation_offloading, or run the recipe on a GPU.",
+    ),
     "E300": Code(
         "the method cannot work on this model or on these rows",
         "This could be checked only with the model and the rows loaded; nothing was trained.",

@@ -36,7 +36,7 @@ from llmft.recipes.tree import KeyPath
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
-from llmft.system import tf32, trust
+from llmft.system import machine, tf32, trust
 from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
@@ -154,6 +154,14 @@ def _of_this_machine(job: Job) -> Iterator[Fault]:
                 ("stages", number, "train", "tf32"),
                 f"TF32 needs an NVIDIA GPU of the compute capability 8.0 or above, and {why}",
                 "remove tf32, or run it on such a GPU",
+            )
+        if bound.spec.train.activation_offloading and not machine.on_gpu():
+            yield job.fault(
+                "E239",
+                ("stages", number, "train", "activation_offloading"),
+                "the layers' inputs are in the CPU's memory already: this machine computes on the"
+                " CPU, and there is no other memory to put them in",
+                "remove activation_offloading, or run it on a GPU",
             )
 
 

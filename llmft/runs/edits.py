@@ -59,6 +59,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.tf32": "applied",
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.gradient_checkpointing_kwargs": "applied",
+    "stages[].train.activation_offloading": "allowed",
     "stages[].train.full_determinism": "applied",
     "stages[].train.max_length": "refused",
     "stages[].train.max_prompt_length": "refused",

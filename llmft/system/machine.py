@@ -27,6 +27,11 @@ def device() -> str:
     return str(PartialState(cpu=on_cpu()).device)
 
 
+def on_gpu() -> bool:
+    """Return whether models are trained on a GPU of torch's device type cuda."""
+    return device().startswith("cuda")
+
+
 def computes_in_bfloat16() -> tuple[bool, str]:
     """Return whether the device has instructions for bfloat16, and why, as a person reads it.
 
@@ -34,7 +39,7 @@ def computes_in_bfloat16() -> tuple[bool, str]:
     """
     import torch
 
-    if torch.device(device()).type != "cuda":
+    if not on_gpu():
         return False, "this machine computes on the CPU"
     name = torch.cuda.get_device_name()
     if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -21,7 +21,7 @@ def misfit() -> str:
 
     from llmft.system import machine
 
-    if torch.device(machine.device()).type != "cuda" or torch.version.cuda is None:
+    if not machine.on_gpu() or torch.version.cuda is None:
         return "this machine computes without an NVIDIA GPU"
     found = torch.cuda.get_device_capability()
     if found >= LEAST:

@@ -71,6 +71,7 @@ def arguments(job: Job, bound: BoundStage, told: Mapping[str, Any], folder: Path
         "optim": train.optim, "weight_decay": train.weight_decay, "adam_beta1": train.adam_beta1,
         "adam_beta2": train.adam_beta2, "adam_epsilon": train.adam_epsilon,
         "max_grad_norm": train.max_grad_norm, "bf16": train.under_autocast,
+        "tf32": train.tf32,
         "gradient_checkpointing": train.gradient_checkpointing, "max_length": plan["max_length"],
         "seed": job.recipe.seed, "logging_steps": 1, "save_strategy": "no", "report_to": [],
         "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from llmft.api.errors import CheckpointError, EnvironmentFault
 from llmft.api.train_settings import TrainSettings
-from llmft.engine import auto_precision, session
+from llmft.engine import auto_precision, preflight, session
 from llmft.modeling.base_model import BaseModel
 from llmft.planning.planner import plan_recipe
 from llmft.recipes.load import load_recipe
@@ -164,6 +164,20 @@ def test_tf32_is_refused_where_a_run_begins_and_nowhere_else(write, monkeypatch,
     session.run_recipe(write(tf32=True, max_steps=1, full_determinism=True))
     assert precision == ["high"]
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_offloading_is_refused_on_a_cpu_where_a_run_begins(write, tmp_path, monkeypatch):
+    job = write(gradient_checkpointing=True, activation_offloading=True)
+    plan_recipe(job, gpu="H100")
+    with pytest.raises(EnvironmentFault) as caught:
+        session.run_recipe(job)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.path) == ("E239", "stages[0].train.activation_offloading")
+    assert not (tmp_path / "runs").exists()
+    small, _, _ = smoke_recipe(job, tmp_path / "smoke")
+    assert small.recipe.stages[0].train.activation_offloading is False
+    monkeypatch.setattr(machine, "device", lambda: "cuda:0")
+    assert not list(preflight._of_this_machine(job))
 
 
 def test_what_a_gpu_rounds_is_recorded_and_told_apart(write, monkeypatch):

@@ -122,6 +122,22 @@ def test_axolotls_tf32_is_carried_over(stage_of, imported, said, here):
     assert "tf32" not in grades(imported(text), "speed")
 
 
+@pytest.mark.parametrize(("said", "here"), [("true", True), ("legacy", True), ("disk", False)])
+def test_axolotls_offloading_is_carried_over(stage_of, imported, said, here):
+    text = f"{AXOLOTL}activation_offloading: {said}\n"
+    assert stage_of(text)[1].train.activation_offloading is here
+    assert ("activation_offloading" in grades(imported(text), "speed")) is not here
+
+
+def test_trls_offloading_is_carried_over_with_checkpointing(stage_of, imported):
+    """TRL moves all activations where none is computed again, which is not here."""
+    text = f"{TRL}activation_offloading: true\n"
+    assert stage_of(text, trainer="dpo")[1].train.activation_offloading
+    text += "gradient_checkpointing: false\n"
+    assert not stage_of(text, trainer="dpo")[1].train.activation_offloading
+    assert "activation_offloading" in grades(imported(text, trainer="dpo"), "speed")
+
+
 def test_transformers_tf32_is_carried_over(stage_of):
     assert stage_of(f"{TRL}tf32: true\n", trainer="dpo")[1].train.tf32 is True
 
