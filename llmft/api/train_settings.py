@@ -266,13 +266,27 @@ class TrainSettings(Settings):
         description="what happens if a loss or a gradient is not finite: fail stops before the"
         " update, skip leaves the update out and counts it",
     )
-    bf16: bool = Field(False, description="compute in bfloat16 under autocast")
+    bf16: bool | Literal["auto"] = Field(
+        False,
+        description="compute in bfloat16 under autocast; auto: where the GPU does so by itself and"
+        " the weights are not float16, decided before the run and recorded with it",
+    )
+    tf32: bool | None = Field(
+        None,
+        description="on a GPU: round the factors of float32 products to TF32's 10 bits, which is"
+        " faster; default: as torch has it, in convolutions only",
+    )
     gradient_checkpointing: bool = Field(
         False, description="recompute the layers' activations in the backward pass"
     )
     gradient_checkpointing_kwargs: GradientCheckpointingKwargs = Field(
         default_factory=GradientCheckpointingKwargs,
         description="settings of gradient checkpointing, such as {every_n_layers: 2}",
+    )
+    activation_offloading: bool = Field(
+        False,
+        description="on a GPU: keep the layers' inputs, which gradient_checkpointing holds until"
+        " the backward pass, in the CPU's memory: less of the GPU's, and a copy there and back",
     )
     full_determinism: bool = Field(
         False,
@@ -346,6 +360,13 @@ class TrainSettings(Settings):
         return self.per_device_train_batch_size * self.accumulation(processes) * processes
 
     @property
+    def under_autocast(self) -> bool:
+        """Whether it computes in bfloat16. ValueError: `auto` was not decided yet."""
+        if self.bf16 == "auto":
+            raise ValueError("bf16 is 'auto'; decide it for the machine first")
+        return self.bf16
+
+    @property
     def packs_apart(self) -> bool:
         """Whether packed rows have to be kept apart, so that each sees only itself."""
         return self.packing and not self.cross_document_attention
@@ -406,6 +427,11 @@ class TrainSettings(Settings):
             raise ValueError(
                 "the 'constant' schedule ignores warmup_steps;"
                 " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
+            )
+        if self.activation_offloading and not self.gradient_checkpointing:
+            raise ValueError(
+                "activation_offloading is about the layers' inputs, which only"
+                " gradient_checkpointing: true keeps alone; write that, or drop it"
             )
         end = self.lr_scheduler_kwargs.lr_end
         end = 1e-7 if end is None else end

@@ -566,6 +566,24 @@ CODES: dict[str, Code] = {
         " an operation of this model on this device. What was saved before is intact.",
         "Remove train.full_determinism, or train on a CPU, where the bits are the same anyway.",
     ),
+    "E237": Code(
+        "bf16: auto comes to something else here",
+        "A run computes with one value of train.bf16 from its first step to its last. `auto` was"
+        " decided on the machine that it began on, and comes to the other value on this one.",
+        "Write the value that the error names, or resume where auto comes to it.",
+    ),
+    "E238": Code(
+        "there is no TF32 here",
+        "train.tf32: true rounds the factors of float32 products on an NVIDIA GPU of the compute"
+        " capability 8.0 or above, and this machine has none or computes without it.",
+        "Remove train.tf32, or run the recipe on such a GPU.",
+    ),
+    "E239": Code(
+        "there is no memory to put activations in",
+        "train.activation_offloading keeps the layers' inputs in the CPU's memory, which relieves"
+        " a GPU's. This machine computes on the CPU, where they are already.",
+        "Remove train.activation_offloading, or run the recipe on a GPU.",
+    ),
     "E300": Code(
         "the method cannot work on this model or on these rows",
         "This could be checked only with the model and the rows loaded; nothing was trained.",

@@ -36,7 +36,7 @@ from llmft.recipes.tree import KeyPath
 from llmft.registry.return_checks import refusals_of, shown, violation
 from llmft.runs import artifacts
 from llmft.runs.upstream import load_options, upstream_folder
-from llmft.system import trust
+from llmft.system import machine, tf32, trust
 from llmft.system.launcher import launch
 from llmft.system.quiet import before_upstream
 from llmft.system.startup import without_collecting
@@ -50,9 +50,9 @@ _BY_KIND: tuple[tuple[str, type[LlmftError]], ...] = (
 )
 
 
-def refuse_faults(job: Job, base: Any, *, hub_rows: bool = True) -> None:
+def refuse_faults(job: Job, base: Any, *, hub_rows: bool = True, runs_here: bool = False) -> None:
     """Raise one error with every fault of a job; parameters as for `preflight`."""
-    if faults := preflight(job, base, hub_rows=hub_rows):
+    if faults := preflight(job, base, hub_rows=hub_rows, runs_here=runs_here):
         raise error_of(faults)
 
 
@@ -65,11 +65,14 @@ def error_of(faults: list[Fault]) -> LlmftError:
     return RecipeError.of(faults)
 
 
-def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
+def preflight(
+    job: Job, base: Any, *, hub_rows: bool = True, runs_here: bool = False
+) -> list[Fault]:
     """Return the faults of a job, in the order of the recipe.
 
     base: the job's BaseModel, for what needs the model's config and modules; None: without torch
     and network. hub_rows: with the base, read the first rows of data sets on the hub too.
+    runs_here: the job is about to run, so that what this machine lacks is a fault, too.
     """
     network = hub_rows and base is not None
     faults = [
@@ -83,6 +86,8 @@ def preflight(job: Job, base: Any, *, hub_rows: bool = True) -> list[Fault]:
     ]
     if base is not None:
         faults += _of_the_model(job, base)
+    if runs_here:
+        faults += _of_this_machine(job)
 
     def position(fault: Fault) -> tuple[bool, int, int]:
         place = fault.place
@@ -137,6 +142,26 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
                 f"{asked} rows cannot be dealt out to {count} processes with"
                 f" per_device_train_batch_size: {size}",
                 f"write {near}, another per_device_train_batch_size, or launch another number",
+            )
+
+
+def _of_this_machine(job: Job) -> Iterator[Fault]:
+    """Yield a fault for each stage that asks for what the device here does not have."""
+    for number, bound in enumerate(job.written_stages):
+        if bound.spec.train.tf32 and (why := tf32.misfit()):
+            yield job.fault(
+                "E238",
+                ("stages", number, "train", "tf32"),
+                f"TF32 needs an NVIDIA GPU of the compute capability 8.0 or above, and {why}",
+                "remove tf32, or run it on such a GPU",
+            )
+        if bound.spec.train.activation_offloading and not machine.on_gpu():
+            yield job.fault(
+                "E239",
+                ("stages", number, "train", "activation_offloading"),
+                "the layers' inputs are in the CPU's memory already: this machine computes on the"
+                " CPU, and there is no other memory to put them in",
+                "remove activation_offloading, or run it on a GPU",
             )
 
 
@@ -237,7 +262,7 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
         if bound.start is not None and bound.adapter is None:
             continue  # of another run that cannot be read, which is a fault already
         faults += _of_a_stage(job, number, bound, base, model)
-        if bound.spec.train.bf16 and base.source.dtype == "float16":
+        if bound.spec.train.bf16 is True and base.source.dtype == "float16":
             what = "bf16 cannot compute in bfloat16 on weights of dtype float16, as the files have"
             key = ("stages", number, "train", "bf16")
             fix = "write model.dtype: bfloat16, or bf16: false"

@@ -13,6 +13,7 @@ from pluggy import PluginManager
 
 from llmft.api import RunInfo, StageResult, Task, Tracker, hookimpl
 from llmft.api.errors import EnvironmentFault, Interrupted, PluginError, WaitsForPeople
+from llmft.engine.auto_precision import decided
 from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.progress_file import ProgressFile
 from llmft.engine.recorder import Recorder
@@ -34,6 +35,7 @@ from llmft.system import fsio, hub_commits, launcher
 from llmft.system.plain_files import NOT_OURS, refuse_links_below
 from llmft.system.quiet import captured_output
 from llmft.system.signals import leave_on_signal
+from llmft.system.tf32 import float32_products
 from llmft.training.checkpoints import FOLDER as CHECKPOINTS
 
 
@@ -86,19 +88,21 @@ def run_recipe(
         hub_commits.begin_as_in(as_in)
     base = base or BaseModel(job.recipe.model)
     _refuse_faults_quietly(job, base)
+    job, remarks = decided(job, base)
     if copies_to is not None:
         run_copier.claim(copies_to, None)
     folder = run_folder.new_run_folder(job.recipe)
     session = Session(
-        job, base, folder, part, smoke=smoke, listeners=listeners, copies_to=copies_to
-    )
+        job, base, folder, part, smoke=smoke, listeners=listeners, copies_to=copies_to,
+        remarks=remarks,
+    )  # fmt: skip
     return session.run()
 
 
 def _refuse_faults_quietly(job: Job, base: BaseModel) -> None:
     """Raise what stands in the way; there is no log yet for what upstream says meanwhile."""
     with captured_output(Path(os.devnull)):
-        refuse_faults(job, base)
+        refuse_faults(job, base, runs_here=True)
 
 
 def resume_recipe(
@@ -125,9 +129,11 @@ def resume_recipe(
         refuse_links_below(folder, NOT_OURS)
     hub_commits.begin_as_in(folder)
     base = BaseModel(job.recipe.model)
+    job, remarks = decided(job, base)
     session = Session(
-        job, base, folder, part, accepted=accepted, listeners=listeners, copies_to=copies_to
-    )
+        job, base, folder, part, accepted=accepted, listeners=listeners, copies_to=copies_to,
+        remarks=remarks,
+    )  # fmt: skip
     previous = resuming.examine(job, folder, part.first)
     if copies_to is not None:
         run_copier.claim(copies_to, folder.name)
@@ -142,7 +148,7 @@ class Session:
     """One run of a job in its folder, alone there.
 
     accepted: what the person who runs it accepts. smoke: its scores mean nothing. copies_to: an
-    address to which it is copied.
+    address to which it is copied. remarks: what a person should know of single stages, by name.
     """
 
     def __init__(
@@ -156,9 +162,11 @@ class Session:
         smoke: bool = False,
         listeners: Sequence[Tracker[Any]] = (),
         copies_to: str | None = None,
+        remarks: Mapping[str, str] | None = None,
     ) -> None:
         self.job, self.base, self.folder, self.part = job, base, folder, part
         self.accepted, self.smoke = accepted, smoke
+        self.remarks = [f"{stage}: {said}" for stage, said in (remarks or {}).items()]
         self.trackers = Trackers([*job.make_trackers(), *listeners, ProgressFile(), Recorder()])
         self.copier: RunCopier | None = None
         self._copies_to = copies_to
@@ -315,7 +323,7 @@ class Session:
             provenance, notes = run_folder.write_inputs(folder, job, base, smoke=self.smoke), []
         set_all = all(s.task or s.train.train_batch_size for s in job.recipe.stages)
         told = launcher.remarks(rows_are_set=set_all)
-        remarks = [*told, *job.code_remarks(), *sources.remarks(job.recipe)]
+        remarks = [*told, *self.remarks, *job.code_remarks(), *sources.remarks(job.recipe)]
         remarks += [*start_remarks(job, base), *self.trackers.contacts()]
         if self.copier is not None:
             remarks.append(f"each checkpoint is copied to {self.copier.address} while it trains")
@@ -459,8 +467,9 @@ class Engine:
     @hookimpl(trylast=True)
     def llmft_run_stage(self, stage: Stage, context: StageRunner) -> StageResult:
         """Let the stage's alignment train, or its task run."""
-        if isinstance(context.work, Task):
-            result = context.work.run(context)
-        else:
-            result = context.work.train(context)
+        with float32_products(stage.train.tf32):
+            if isinstance(context.work, Task):
+                result = context.work.run(context)
+            else:
+                result = context.work.train(context)
         return result_of(context.work, result, context.folder)

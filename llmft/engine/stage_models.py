@@ -55,16 +55,17 @@ class StageModels:
     def model(self) -> Any:
         """The base model with the stage's adapter attached, on the device, ready to train."""
         from llmft.modeling.precision import train_in_float32, without_masters
-        from llmft.modeling.recompute import checkpoint_layers
+        from llmft.modeling.recompute import checkpoint_layers, to_host
 
         self.log.progress("load the model", 0, 1)
         seed_everything(self.seed)
         base = self._base_of(self.bound)
         if remark := levers_of(base).remark(base.config.model_type):
             self.log.note(remark)
-        if self.bound.spec.train.gradient_checkpointing:
-            settings = self.bound.spec.train.gradient_checkpointing_kwargs
-            checkpoint_layers(base, settings.every_n_layers)
+        train = self.bound.spec.train
+        if train.gradient_checkpointing:
+            put = to_host if train.activation_offloading else None
+            checkpoint_layers(base, train.gradient_checkpointing_kwargs.every_n_layers, put)
         self.bare = twin(base)
         seed_everything(self.seed)
         model = stage_model(self.bound, base, self.start_folder)
@@ -142,7 +143,7 @@ class StageModels:
         """Return a context in which the model computes as in a training step."""
         import torch
 
-        bf16 = self.bound.spec.train.bf16
+        bf16 = self.bound.spec.train.under_autocast
         return torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=bf16)
 
     def load_stage(self, name: str) -> Any:

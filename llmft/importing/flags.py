@@ -43,7 +43,7 @@ model.quantization.
 train.
     num_train_epochs max_steps per_device_train_batch_size per_device_eval_batch_size
     gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps warmup_ratio optim
-    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 gradient_checkpointing
+    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 tf32 gradient_checkpointing
     max_length max_prompt_length packing logging_steps save_strategy save_steps save_total_limit
 train.optim
     optimizer

@@ -93,7 +93,8 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     """Return what to change in the first stage that does not fit, until it does; [] if all fit.
 
     In the order of what they cost: smaller batches with accumulation, which change nothing;
-    checkpointing, which takes time; 4 bits, which take precision; shorter rows, which lose text.
+    checkpointing and copies of the layers' inputs, which take time; 4 bits, which take precision;
+    shorter rows, which lose text.
     """
     tight = next((stage for stage in plan.stages if stage.peak.total > memory.room), None)
     if tight is None:
@@ -101,7 +102,7 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     job, base, stage = plan.job, plan.base, plan.recipe.stage(tight.name)
     recipe = plan.recipe
     made: list[Change] = []
-    for said, change in _ideas(job, stage, tight, memory.room):
+    for said, change in _ideas(job, stage, tight, memory):
         other, changed = change(recipe, stage)
         bound = job.with_stage(other, changed)
         peak = plan_stage(bound, bound.stage(stage.name), base, in_ram=memory.in_ram).peak.total
@@ -118,7 +119,7 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
 Edit = Callable[[Recipe, Stage], tuple[Recipe, Stage]]
 
 
-def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple[str, Edit]]:
+def _ideas(job: Job, stage: Stage, plan: StagePlan, memory: Memory) -> Iterator[tuple[str, Edit]]:
     adapter = job.stage(stage.name).model_adapter
     assert adapter is not None  # a task on the base takes no memory to train
     train = stage.train
@@ -127,7 +128,7 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple
     # What does not shrink with the batch is about what is there after loading.
     fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total
     sizes = [size >> n for n in range(1, size.bit_length())]
-    likely = [n for n in sizes if fixed + moving * n / size <= room][:1]
+    likely = [n for n in sizes if fixed + moving * n / size <= memory.room][:1]
     for size in dict.fromkeys([*likely, *sizes[-1:]]):
         if train.train_batch_size:  # the accumulation follows from it
             if not whole % size:
@@ -146,6 +147,9 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, room: int) -> Iterator[tuple
     if train.gradient_checkpointing_kwargs.every_n_layers > 1:
         each = {"gradient_checkpointing_kwargs": GradientCheckpointingKwargs()}
         yield "train.gradient_checkpointing_kwargs.every_n_layers: 1", _train(**each)
+    if adapter.supports_gradient_checkpointing and not memory.in_ram:
+        both = {"gradient_checkpointing": True, "activation_offloading": True}
+        yield "train.activation_offloading: true (with gradient_checkpointing)", _train(**both)
     if adapter.supports_quantization and not plan.quantization:
         yield "model.quantization.load_in_4bit: true", _in_4_bits
     length = plan.counts.longest if plan.counts else train.max_length or 0

@@ -266,6 +266,12 @@ class PlannedStage(StageRunner):
         return [list(items[: self.train.per_device_train_batch_size])]
 
 
+def _out_of_sight(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Keep nothing of a tensor, as it is in memory that is not the GPU's; return what makes it."""
+    shape, empty = tensor.shape, tensor.new_empty(0)
+    return lambda: empty.new_empty(shape)
+
+
 class PlannedModels(StageModels):
     """Models without numbers, whose bytes the memory tracker has."""
 
@@ -277,9 +283,10 @@ class PlannedModels(StageModels):
         state, memory = self.state, self.state.memory
         with torch.device("meta"), ShapesOnly():
             base = fake_base(self.base, self.load_options, varlen=self.varlen)
-            if self.bound.spec.train.gradient_checkpointing:
-                settings = self.bound.spec.train.gradient_checkpointing_kwargs
-                checkpoint_layers(base, settings.every_n_layers)
+            train = self.bound.spec.train
+            if train.gradient_checkpointing:
+                put = _out_of_sight if train.activation_offloading and not state.in_ram else None
+                checkpoint_layers(base, train.gradient_checkpointing_kwargs.every_n_layers, put)
             self.bare = twin(base)
             own = {tensor.untyped_storage()._cdata for tensor in tensors_of(base)}
             model = stage_model(self.bound, base, None)
@@ -321,7 +328,8 @@ class PlannedModels(StageModels):
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the model computes as in a training step."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bound.spec.train.bf16)
+        bf16 = self.bound.spec.train.under_autocast
+        return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""

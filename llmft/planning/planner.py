@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmft.api import Alignment, Task
 from llmft.api.errors import EnvironmentFault, LlmftError, StageError, WaitsForPeople
+from llmft.engine.auto_precision import decided
 from llmft.engine.preflight import refuse_faults, start_remarks
 from llmft.engine.stage_preview import data_of
 from llmft.engine.trackers import Trackers
@@ -92,20 +93,24 @@ class RecipePlan:
         return max(self.stages, key=lambda stage: stage.peak.total)
 
 
-def plan_recipe(job: Job, *, in_ram: bool = True) -> RecipePlan:
+def plan_recipe(job: Job, *, in_ram: bool = True, gpu: str = "") -> RecipePlan:
     """Return a recipe's plan; no weight is loaded, and nothing stays written.
 
-    in_ram: the model is trained in the machine's own memory. Raises what a run would raise before
-    its first step: RecipeError for what does not fit the model, DataError for bad rows.
+    in_ram: the model is trained in the machine's own memory. gpu: the GPU elsewhere that it is
+    planned for, by name or memory. Raises what a run would raise before its first step: RecipeError
+    for what does not fit the model, DataError for bad rows.
     """
     base = BaseModel(job.recipe.model)
     refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
+    job, remarks = decided(job, base, gpu)
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
         stages = []
         for bound in job.written_stages:  # a later round takes what the first does
             with located(job, bound.name):
                 place = Path(scratch, bound.name)
-                stages.append(plan_stage(job, bound, base, in_ram=in_ram, folder=place))
+                made = plan_stage(job, bound, base, in_ram=in_ram, folder=place)
+            told = [remarks[bound.name]] if bound.name in remarks else []
+            stages.append(replace(made, remarks=(*told, *made.remarks)))
     return RecipePlan(job, base, tuple(stages), (*_network(job), *start_remarks(job, base)))
 
 

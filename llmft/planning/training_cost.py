@@ -51,7 +51,7 @@ def train_steps(
                 parameter.grad = None
         before = memory.flops[memory.phase]
         noise = noisy_embeddings(model, settings.neftune_noise_alpha)
-        with noise, torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with noise, torch.autocast("cpu", torch.bfloat16, enabled=settings.under_autocast):
             loss, _ = objective.loss(model, batch)
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss

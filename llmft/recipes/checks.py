@@ -221,7 +221,7 @@ def _need_bitsandbytes(blocks: Blocks, path: KeyPath, what: str) -> None:
 
 
 def _check_precision(recipe: Recipe, base: KeyPath, stage: Stage, blocks: Blocks) -> None:
-    if stage.train.bf16 and recipe.model.dtype == "float16":
+    if stage.train.bf16 is True and recipe.model.dtype == "float16":
         what = "bf16 cannot compute in bfloat16 on weights of dtype float16"
         paths: list[KeyPath] = [(*base, "train", "bf16"), ("model", "dtype")]
         clash(blocks, "E040", paths, what, "write dtype: bfloat16, or bf16: false")

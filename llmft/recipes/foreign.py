@@ -85,6 +85,8 @@ train.max_grad_norm
     gradient_clipping grad_clip grad_clip_norm clip_grad_norm gradient_clip_val max_norm
 train.bf16
     use_bfloat16 use_bf16 mixed_precision precision amp
+train.tf32
+    allow_tf32 use_tf32 enable_tf32
 train.gradient_checkpointing
     grad_checkpointing activation_checkpointing use_gradient_checkpointing
     enable_gradient_checkpointing recompute
@@ -172,7 +174,6 @@ REMARKS = {
     "use_cache": "drop it; the key-value cache is used for answers and never in training",
     "task_type": "drop it; the alignment's method says what is trained",
     "fp16": "there is no float16 training; write bf16: true, or drop it",
-    "tf32": "drop it; no setting here changes float32 arithmetic",
     "trust_remote_code": "drop it; a recipe can never allow foreign code to run",
     "use_dora": "write method: dora in the adapter block",
     "use_lora": "write method: lora in the adapter block",

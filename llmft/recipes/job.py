@@ -214,6 +214,27 @@ class Job:
         name = self.rounds[stage][0] if stage in self.rounds else stage
         return [one.name for one in self.written.stages].index(name)
 
+    def says_auto(self, stage: str) -> bool:
+        """Return whether the file, with its overrides, leaves a stage's bf16 to the machine."""
+        block = self.source.tree.data["stages"][self.index_of(stage)]
+        return bool((block.get("train") or {}).get("bf16") == "auto")
+
+    def with_bf16(self, value: bool) -> Job:
+        """Return the job in which bf16 has this value where a stage's settings say `auto`."""
+
+        def decided(stage: Stage) -> Stage:
+            if stage.train.bf16 != "auto":
+                return stage
+            train = stage.train.model_copy(update={"bf16": value})
+            return stage.model_copy(update={"train": train})
+
+        def whole(recipe: Recipe) -> Recipe:
+            return recipe.model_copy(update={"stages": [decided(one) for one in recipe.stages]})
+
+        stages = tuple(replace(bound, spec=decided(bound.spec)) for bound in self.stages)
+        recipe, written = whole(self.recipe), whole(self.written)
+        return replace(self, recipe=recipe, written=written, stages=stages)
+
     def fault(self, code: str, path: KeyPath, what: str, fix: str = "") -> Fault:
         """Return a fault at a key of this recipe, for what is found out later."""
         return self.source.fault(code, path, what, fix)

@@ -11,9 +11,10 @@ from typing import Any
 
 from llmft import __version__
 from llmft.api.errors import CheckpointError
+from llmft.api.train_settings import TrainSettings
 from llmft.modeling.base_model import BaseModel
 from llmft.registry.entry_points import code_hash
-from llmft.system import fsio, machine
+from llmft.system import fsio, machine, tf32
 from llmft.system.git_commit import git_commit
 from llmft.system.launcher import launch
 
@@ -47,6 +48,17 @@ def lock_of(seed: int, base: BaseModel, plugins: Iterable[dict[str, Any]]) -> di
         },
         "git": git_state(),
     }
+
+
+def numerics_of(train: TrainSettings) -> dict[str, Any]:
+    """Return in which types a stage computes here: under autocast, and products of float32.
+
+    The latter only where there is a GPU, in torch's words.
+    """
+    import torch
+
+    products = {"float32": tf32.precision(train.tf32)} if torch.cuda.is_available() else {}
+    return {"bf16": train.under_autocast, **products}
 
 
 def ran_on() -> dict[str, Any]:

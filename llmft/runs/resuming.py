@@ -136,9 +136,13 @@ def _refusal(job: Job, edit: Edit, trained: Set[str]) -> Fault | None:
 
     A stage that is finished runs again with the edit, and one that has not begun runs with it.
     """
+    key = ("stages", job.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
+    if edit.stage and edit.key[2:] == ("train", "bf16") and job.says_auto(edit.stage):
+        then, now = ("true" if value is True else "false" for value in (edit.before, edit.after))
+        what = f"the run computes with bf16: {then}, and auto comes to {now} on this machine"
+        return job.fault("E237", key, what, f"write bf16: {then}, which this machine can do, too")
     if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
         return None
-    key = ("stages", job.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
     what = f"the run started with another value, and cannot continue with this one ({edit})"
     fix = "restore the old value, or start a new run without --resume"
     return job.fault("E404", key, what, fix)
@@ -198,6 +202,10 @@ def changed_environment(
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]
     pairs.append(("processes", before.get("processes", 1), now.get("processes", 1)))
+    for stage, kept in before.get("numerics", {}).items():
+        found = now.get("numerics", {}).get(stage, {}).get("float32", {})
+        products = kept.get("float32", {})
+        pairs += [(f"float32 {op} of '{stage}'", products.get(op), found[op]) for op in found]
     if "code" in before:  # of a run that another version of llmft began, the version tells
         pairs.append(("llmft's own code", before["code"][:8], now["code"][:8]))
     plugins = {(p["kind"], p["method"]): p for p in before["plugins"]}

@@ -89,8 +89,9 @@ def reopen(
         known = [(plugin["kind"], plugin["method"]) for plugin in provenance["plugins"]]
         new = [p for p in now["plugins"] if (p["kind"], p["method"]) not in known]
         provenance["plugins"] += new
-    if provenance.get("processes") != now["processes"]:
-        provenance["processes"] = now["processes"]
+    told = ("processes", "numerics")
+    if any(provenance.get(name) != now[name] for name in told):
+        provenance |= {name: now[name] for name in told}
         fsio.write_json(folder / LOCK, provenance)
     notes = []
     if killed is not None:
@@ -179,11 +180,17 @@ def _write_recipe(folder: Path, job: Job) -> None:
 
 
 def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
-    from llmft.runs.provenance import lock_of
+    from llmft.runs.provenance import lock_of, numerics_of
 
     asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
     adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
-    return {**lock_of(job.recipe.seed, base, plugins_of(job)), **adapters, "rows_sha256": {}}
+    numerics = {one.name: numerics_of(one.train) for one in job.recipe.stages}
+    return {
+        **lock_of(job.recipe.seed, base, plugins_of(job)),
+        "numerics": numerics,
+        **adapters,
+        "rows_sha256": {},
+    }
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ from llmft.recipes.locating import about, located
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.sources import data_blocks
 from llmft.registry.return_checks import smoke_overrides_of
-from llmft.system import fsio
+from llmft.system import fsio, machine, tf32
 from llmft.system.launcher import launch
 
 WARNING = "smoke run: a tiny random model; the scores mean nothing"
@@ -145,6 +145,10 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
     for name, value in small.items():
         if value != getattr(train, name):
             yield f"train.{name}", value
+    if train.tf32 and tf32.misfit():
+        yield "train.tf32", None
+    if train.activation_offloading and not machine.on_gpu():
+        yield "train.activation_offloading", False
     if asked:
         yield "evaluate.limit", min(asked.limit or JUDGED, JUDGED)
         if asked.holdout is not None and asked.holdout >= 1:

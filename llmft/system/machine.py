@@ -27,6 +27,26 @@ def device() -> str:
     return str(PartialState(cpu=on_cpu()).device)
 
 
+def on_gpu() -> bool:
+    """Return whether models are trained on a GPU of torch's device type cuda."""
+    return device().startswith("cuda")
+
+
+def computes_in_bfloat16() -> tuple[bool, str]:
+    """Return whether the device has instructions for bfloat16, and why, as a person reads it.
+
+    A CPU is said not to: many have none, and torch then computes more slowly than in float32.
+    """
+    import torch
+
+    if not on_gpu():
+        return False, "this machine computes on the CPU"
+    name = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return True, f"{name} computes in bfloat16"
+    return False, f"{name} has no instructions for bfloat16"
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators."""
     import numpy as np

@@ -98,6 +98,8 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
 
     Smaller passes and recomputed activations change no result; shorter rows do.
     """
+    import torch
+
     size = settings.per_device_train_batch_size
     ways = []
     if size > 1:
@@ -111,6 +113,9 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
         ways.append("set train.gradient_checkpointing: true")
     elif (every := settings.gradient_checkpointing_kwargs.every_n_layers) > 1:
         ways.append(f"lower train.gradient_checkpointing_kwargs.every_n_layers (now {every})")
+    offloads = settings.activation_offloading or not torch.cuda.is_available()
+    if settings.gradient_checkpointing and not offloads:
+        ways.append("set train.activation_offloading: true")
     now = f"now {settings.max_length}" if settings.max_length else "now the model's limit"
     return [*ways, f"lower train.max_length ({now})"]
 

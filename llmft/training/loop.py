@@ -299,7 +299,7 @@ class _Training:
 
     def _autocast(self) -> Any:
         device = self.accelerator.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.settings.bf16)
+        return torch.autocast(device, torch.bfloat16, enabled=self.settings.under_autocast)
 
 
 def _load_best(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import LlmftError, RecipeError
+from llmft.engine.auto_precision import decided
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage, Job
 from llmft.system import processes, trust
@@ -116,6 +117,11 @@ def verify_losses(
     changes: overrides beside the recipe's own. work: an empty folder. tell: hears what is going on.
     Raises what the run raises, and RecipeError where TRL cannot train on the rows.
     """
+    job, _ = decided(job, BaseModel(job.recipe.model))
+    if bound.spec.train.bf16 == "auto":  # the same for both
+        bound = job.stage(bound.name)
+        bf16 = json.dumps(bound.spec.train.under_autocast)
+        changes = [*changes, f"stages.{bound.name}.train.bf16={bf16}"]
     order = {
         "recipe": job.source.path,
         "overrides": [
@@ -167,7 +173,8 @@ def _verdict(
     job: Job, bound: BoundStage, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> Verdict:
     rows = flat(ours)
-    half = "bfloat16" if bound.spec.train.bf16 else BaseModel(job.recipe.model).source.dtype
+    in_half = bound.spec.train.under_autocast
+    half = "bfloat16" if in_half else BaseModel(job.recipe.model).source.dtype
     counts = [
         sum(len(ids) for row in side for ids in row["ids"]) for side in (rows, theirs["rows"])
     ]

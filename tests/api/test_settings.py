@@ -27,11 +27,12 @@ from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.evaluation import evaluation, generation
-from llmft.modeling import base_model
+from llmft.modeling import base_model, recompute
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.levers import ALL
 from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
+from llmft.system import machine
 from llmft.training import loop
 from llmft.training.optimizer import make_optimizer, make_schedule
 from tests.every_setting import Case, Lab, check, without_case
@@ -217,6 +218,21 @@ def eval_batches(settings: TrainSettings, lab: Lab) -> list[int]:
     return sizes
 
 
+def offloaded(settings: TrainSettings, lab: Lab) -> int:
+    """Return how many layers' inputs a step puts elsewhere, where the device is taken for a GPU."""
+    put: list[Any] = []
+
+    def to_host(tensor: Any) -> Callable[[], Any]:
+        put.append(tensor)
+        return tensor.clone
+
+    with lab.patch.context() as patch:
+        patch.setattr(recompute, "to_host", to_host)
+        patch.setattr(machine, "on_gpu", lambda: True)
+        lab.run(stage(lab, settings))
+    return len(put)
+
+
 def packed_lengths(model: Any, items: Any) -> list[int]:
     return [sum(lengths(model, item)) for item in items]
 
@@ -267,8 +283,15 @@ TRAIN = {
     ),
     "on_nan": Case("skip", on_nan, 1, was="E301"),
     "bf16": Case(True, looped("autocast"), {True}, was={False}),
+    "tf32": Case(
+        False, to_train(lambda model, items: torch.backends.cudnn.conv.fp32_precision), "ieee",
+        was="tf32",
+    ),
     "gradient_checkpointing": Case(
         True, to_train(lambda model, items: model.is_gradient_checkpointing), True, was=False
+    ),
+    "activation_offloading": Case(
+        True, offloaded, 2, also={"gradient_checkpointing": True, "max_steps": 1}, was=0
     ),
     "full_determinism": Case(
         True, to_train(lambda model, items: torch.are_deterministic_algorithms_enabled()), True,
@@ -778,6 +801,11 @@ def test_wrapped_cuts_long_rows_unless_something_else_is_said():
     assert TrainSettings(**WRAPPED, on_long_row="split").packs_apart
     assert not TrainSettings(**WRAPPED, cross_document_attention=True).packs_apart
     assert TrainSettings(packing=True, max_length=8).on_long_row == "truncate"
+
+
+def test_offloading_without_what_it_is_about_is_refused():
+    with pytest.raises(ValueError, match=r"which only gradient_checkpointing: true keeps"):
+        TrainSettings(activation_offloading=True)
 
 
 @pytest.mark.parametrize(

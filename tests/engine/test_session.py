@@ -15,13 +15,13 @@ from llmft.registry.registry import Registry
 def test_upstreams_chatter_before_the_run_has_a_log_is_not_shown(run, recipe, monkeypatch, capsys):
     plain, heard = session.refuse_faults, []
 
-    def chatters(job, base):
+    def chatters(job, base, **more):
         print("a banner")
         print("a bar", file=sys.stderr)
         logging.getLogger("transformers").warning("an advice")
         warnings.warn("it will be removed in v6", FutureWarning, stacklevel=1)
         heard.append(job)
-        plain(job, base)
+        plain(job, base, **more)
 
     monkeypatch.setattr(session, "refuse_faults", chatters)
     run(recipe)

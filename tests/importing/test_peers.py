@@ -104,9 +104,42 @@ def test_an_axolotl_file_becomes_the_recipe_that_trains_the_same(stage_of, impor
         3.0, "paged_adamw_8bit", "cosine",
     )  # fmt: skip
     assert (train.learning_rate, train.warmup_steps, train.weight_decay) == (2e-4, 10, 0.1)
-    assert (train.bf16, train.gradient_checkpointing, train.save_strategy) == (True, True, "epoch")
+    assert (train.bf16, train.gradient_checkpointing, train.save_strategy) == (
+        "auto", True, "epoch",
+    )  # fmt: skip
+    assert "Axolotl takes float16" in " ".join(imported(AXOLOTL).text.replace("#", "").split())
     assert stage.evaluate.holdout == 0.05
     assert imported(AXOLOTL).verdict == "same but for speed or logging"
+
+
+@pytest.mark.parametrize(
+    ("said", "here"), [("true", True), ("false", False), ("auto", True), ("", None)]
+)
+def test_axolotls_tf32_is_carried_over(stage_of, imported, said, here):
+    """On a machine without a GPU too: that one is needed is told where the run begins."""
+    text = f"{AXOLOTL}tf32: {said}\n"
+    assert stage_of(text)[1].train.tf32 is here
+    assert "tf32" not in grades(imported(text), "speed")
+
+
+@pytest.mark.parametrize(("said", "here"), [("true", True), ("legacy", True), ("disk", False)])
+def test_axolotls_offloading_is_carried_over(stage_of, imported, said, here):
+    text = f"{AXOLOTL}activation_offloading: {said}\n"
+    assert stage_of(text)[1].train.activation_offloading is here
+    assert ("activation_offloading" in grades(imported(text), "speed")) is not here
+
+
+def test_trls_offloading_is_carried_over_with_checkpointing(stage_of, imported):
+    """TRL moves all activations where none is computed again, which is not here."""
+    text = f"{TRL}activation_offloading: true\n"
+    assert stage_of(text, trainer="dpo")[1].train.activation_offloading
+    text += "gradient_checkpointing: false\n"
+    assert not stage_of(text, trainer="dpo")[1].train.activation_offloading
+    assert "activation_offloading" in grades(imported(text, trainer="dpo"), "speed")
+
+
+def test_transformers_tf32_is_carried_over(stage_of):
+    assert stage_of(f"{TRL}tf32: true\n", trainer="dpo")[1].train.tf32 is True
 
 
 def test_axolotls_watch_over_the_loss_and_its_rope_scaling(stage_of, imported):

@@ -97,7 +97,8 @@ def ideas(train: dict, room: int, **stage) -> list[str]:
         peaks=peaks, peak=SimpleNamespace(total=700), counts=SimpleNamespace(longest=100),
         quantization={}, **stage,
     )  # fmt: skip
-    return [said for said, _ in fitting._ideas(job, spec, plan, room)]
+    memory = fitting.Memory("a card", room, 0, False)
+    return [said for said, _ in fitting._ideas(job, spec, plan, memory)]
 
 
 def test_a_smaller_batch_keeps_the_rows_of_a_step():

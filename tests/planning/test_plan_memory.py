@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
+from llmft.modeling import recompute
+from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder
 from llmft.planning.memory_tracker import (
+    ACTIVATIONS,
     ADAPTER,
     CALLBACKS,
     GRADIENTS,
@@ -68,6 +73,48 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
         WEIGHTS, 0
     )  # of 4-bit weights, and buffers
     assert sum(held.values()) - constants == pytest.approx(sum(seen.values()), rel=0.02)
+
+
+def test_layers_inputs_elsewhere_are_not_in_the_peak(
+    recipe, stage_of, loaded, monkeypatch, tmp_path
+):
+    """Held against a real step whose layers' inputs are numpy's in the meantime."""
+
+    def to_host(tensor):
+        copy = tensor.numpy().copy()
+        return lambda: torch.empty(copy.shape).copy_(torch.from_numpy(copy))
+
+    monkeypatch.setattr(recompute, "to_host", to_host)
+    config, found = tiny_llama().config, {}
+    config.num_hidden_layers = 6
+    model = tiny_model_folder(tmp_path / "deeper", LlamaForCausalLM(config))
+    recipe["model"]["path"] = str(model)
+    for offloads in (True, False):
+        more = {"gradient_checkpointing": True, "activation_offloading": offloads}
+        recipe["stages"][0]["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **more}
+        plan = plan_recipe(loaded(recipe), in_ram=False).stages[0]
+        predicted = next(peak for peak in plan.peaks if peak.phase == "train")
+        context, seen = stage_of(recipe), {}
+
+        def fit(items, objective, context=context, seen=seen):
+            memory = MemoryTracker()
+            for parameter in context.models.model.parameters():
+                memory.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
+            memory.begin("train")
+            with memory:
+                loop.train(context.models.model, items, objective, context.train, seed=17)
+            memory.close()
+            seen.update(memory.peaks[0].by_kind)
+
+        context.fit = fit
+        context.work.train(context)
+        constants = plan.peaks[0].by_kind[WEIGHTS] - seen[WEIGHTS]
+        assert predicted.total - constants == pytest.approx(sum(seen.values()), rel=0.02)
+        found[offloads] = predicted.by_kind[ACTIVATIONS]
+    inputs = plan.counts.tokens * config.hidden_size * 4
+    # The peak is where the last layer is computed again, with 6 inputs; and then where the first
+    # one is, with its own, and with the gradient of its output, which is as large.
+    assert found[False] - found[True] == 4 * inputs
 
 
 @pytest.mark.parametrize("stored", ["load_in_4bit", "load_in_8bit"])

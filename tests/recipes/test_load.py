@@ -39,7 +39,7 @@ stages:
     train:
       lerning_rate: 2e-4
       num_train_epochs: "3"
-      bf16: yes
+      packing: yes
       warmup_ratio: 1.5
       lr_scheduler_type: cosin
   - name: ppo

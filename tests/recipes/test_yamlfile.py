@@ -57,7 +57,7 @@ def test_r1_a_learning_rate_with_an_exponent_is_a_number(load) -> None:
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "y", "n", "No", "YES"])
 def test_r2_words_are_no_booleans(faults, word: str) -> None:
-    (fault,) = faults(GOOD.replace("num_train_epochs: 1", f"bf16: {word}"))
+    (fault,) = faults(GOOD.replace("num_train_epochs: 1", f"packing: {word}"))
     assert fault.code == "E022"
     assert word in fault.what
     assert fault.fix == "write true or false"

@@ -79,6 +79,10 @@ class PretendGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func._schema.name.removeprefix("aten::")
+        if name == "empty" and kwargs.pop("pin_memory", False):
+            made = func(*args, **kwargs)
+            made.pretends_to_be_pinned = True
+            return made
         leaves = tree_leaves((args, kwargs))
         on_gpu, where = any(map(is_gpu, leaves)), kwargs.get("device")
         # C++ sees the meta device where a tensor is on cuda, and makes new ones there.
@@ -120,7 +124,9 @@ class PretendGpu(TorchDispatchMode):
             to, source = args[:2]
             if is_gpu(to) == is_gpu(source):
                 return None
-            self.wait("copy to the device" if is_gpu(to) else "copy to the host")
+            blocks = not (args[2:] or kwargs.get("non_blocking"))
+            if blocks or not any(hasattr(one, "pretends_to_be_pinned") for one in (to, source)):
+                self.wait("copy to the device" if is_gpu(to) else "copy to the host")
             _real(to).copy_(_real(source))
             return to
         (source,) = args

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmft.modeling import recompute
 from tests.extended import extended
 
 from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu
@@ -145,6 +146,27 @@ def test_a_step_waits_for_what_it_reads_once(tmp_path, alignment):
     waits = run_on_gpu(recipe(tiny(tmp_path), tmp_path / "out", "lora", alignment), tmp_path)[1]
     drawn = NEW * TOKEN_WAITS if alignment in ("ppo", "grpo", "rloo") else 0
     assert waits.total() == WAITS[alignment] + drawn, waits
+
+
+def test_layers_inputs_in_the_cpus_memory_change_no_bit_and_are_not_waited_for(
+    tmp_path, monkeypatch
+):
+    plain = ", gradient_checkpointing: true, bf16: true"
+    away, put, found = recompute.to_host, [], []
+
+    def to_host(tensor):
+        assert tensor.device == CUDA
+        put.append(tensor.shape)
+        return away(tensor)
+
+    monkeypatch.setattr(recompute, "to_host", to_host)
+    for more, calls in ((plain, 0), (f"{plain}, activation_offloading: true", 2 * 2)):
+        text = recipe(tiny(tmp_path), tmp_path / "out", "dropped", "sft", more)
+        loss, waits = run_on_gpu(text, tmp_path)
+        assert len(put) == calls, "two layers in two steps"
+        adapters = sorted((tmp_path / "out").rglob("adapter_model.safetensors"))
+        found.append((loss, waits.total(), adapters[-1].read_bytes()))
+    assert found[0] == found[1]
 
 
 @pytest.mark.extended

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from llmft.api import Encoded, EncodedPair
 from llmft.api.errors import StageError
@@ -98,6 +99,7 @@ def row(tokens: int, origin: str) -> Encoded:
     return Encoded((7,) * tokens, (7,) * tokens, origin)
 
 
+CHECKPOINTED, OFFLOADED = {"gradient_checkpointing": True}, {"activation_offloading": True}
 PAIR = EncodedPair(row(5, "b:1"), row(30, "b:1"), 3, None, "b:1")
 
 
@@ -150,6 +152,13 @@ def test_t4_the_longest_row_of_the_step_is_named(items, longest):
 def test_t4_what_to_lower_is_said_in_the_order_of_its_cost(settings, ways):
     found = guard.out_of_memory(MemoryError(), None, 0, TrainSettings(**settings))
     assert found.faults[0].fix == f"in this order: {ways}"
+
+
+def test_layers_inputs_are_to_be_put_elsewhere_only_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for block, said in (({}, False), (CHECKPOINTED, True), ({**CHECKPOINTED, **OFFLOADED}, False)):
+        fix = guard.out_of_memory(MemoryError(), None, 0, TrainSettings(**block)).faults[0].fix
+        assert ("set train.activation_offloading: true" in fix) is said
 
 
 def test_an_operation_without_a_deterministic_kernel_is_named():

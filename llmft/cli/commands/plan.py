@@ -60,7 +60,9 @@ def plan(
         card = named_card(gpu) if gpu else None
         size = f"{card.memory}GB" if card else gpu
         named = named_memory(size, card.name if card else "") if size else None
-        found = plan_recipe(job, in_ram=(named or found_memory()).in_ram)
+        elsewhere = card.name if card else f"a GPU of {gpu}" if gpu else ""
+        in_ram = (named or found_memory()).in_ram
+        found = plan_recipe(job, in_ram=in_ram, gpu=elsewhere)
         memory = named or found_memory()  # asked again: the libraries are in memory only now
         if card:
             time = on_card(found, card)

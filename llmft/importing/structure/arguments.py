@@ -84,6 +84,25 @@ def checkpointing(t: Translation, name: str = "gradient_checkpointing") -> None:
     other = t.key("activation_checkpointing")
     if other is not None:
         t.set("train.gradient_checkpointing", bool(other.value), other)
+    offloading(t)
+
+
+def offloading(t: Translation) -> None:
+    """Write whether what is kept for the backward pass is in the CPU's memory, as here for layers.
+
+    Where activations are not computed again, other tools move all of them, which is not here.
+    """
+    key = t.key("activation_offloading")
+    if key is None or key.value in (None, False):
+        return
+    if key.value in _OFFLOADED and t.draft.get("train.gradient_checkpointing") is True:
+        t.set("train.activation_offloading", True, key)
+    else:
+        t.note("speed", key, "where activations are kept until the backward pass")
+
+
+_OFFLOADED = (True, "legacy", "hidden_states")
+"""The ways of Axolotl and TRL that keep them in memory; another keeps them on a disk."""
 
 
 def unstated(t: Translation, name: str) -> str:

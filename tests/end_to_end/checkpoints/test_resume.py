@@ -380,7 +380,7 @@ def test_o1_c6_a_run_that_another_process_finished_meanwhile_is_not_touched(
     done = run(recipe)
     result, before = done.folder / "stages/sft/result.json", tree(done.folder)
     away = result.rename(done.folder / "away")
-    monkeypatch.setattr(session, "refuse_faults", lambda *_: away.rename(result))
+    monkeypatch.setattr(session, "refuse_faults", lambda *_, **__: away.rename(result))
     registry = Registry.discover()
     loaded = load_recipe(done.folder / "recipe.yaml", registry, [f"output_dir={done.folder}"])
     assert session.resume_recipe(loaded, done.folder).already_finished

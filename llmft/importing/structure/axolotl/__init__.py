@@ -250,7 +250,8 @@ def precision(t: Translation) -> None:
     if bf16 == "auto":
         why = "bfloat16, as on every GPU that has it"
         t.set("model.dtype", "bfloat16", said, why if said else f"the default of {t.origin}: {why}")
-        t.set("train.bf16", True, said, "" if said else f"the default of {t.origin}")
+        why = "where a GPU has none, Axolotl takes float16, and here there is no autocast"
+        t.set("train.bf16", "auto", said, why if said else f"the default of {t.origin}: {why}")
     elif bf16 is True or (other is not None and other.value is True):
         t.set("model.dtype", "bfloat16", said or other)
         t.set("train.bf16", True, said or other)
