@@ -162,6 +162,8 @@ class HubRepository:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hub-") as cache:
             try:
                 place = self._api.hf_hub_download(self._repo_id, name, cache_dir=cache)
+            except errors.LocalEntryNotFoundError as error:  # whether it is there is not known
+                raise ConnectionError(f"'{name}' cannot be fetched now") from error
             except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
                 raise FileNotFoundError(name) from error
             shutil.move(Path(place).resolve(), target)
