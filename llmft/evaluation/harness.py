@@ -236,13 +236,15 @@ def _looked_at(path: Path) -> _TaskFile:
 
 def _names_in(node: Any) -> Any:
     """Return a node's text, or the texts of its parts: a group's tasks, or one's own blocks."""
+    from ruamel.yaml.nodes import MappingNode
+
     if isinstance(node.value, str):
         return node.value
     names: list[str] = []
     for part in node.value:
         if isinstance(getattr(part, "value", None), str):
             names.append(part.value)
-        elif not isinstance(part, tuple):
+        elif isinstance(part, MappingNode):
             names += [
                 name
                 for key, value in part.value
@@ -291,7 +293,7 @@ def _shown(path: Path) -> str:
 def unknown_tasks(asked: Harness) -> list[tuple[int, str, str]]:
     """Return the tasks that the harness does not know: their place, what is wrong, and a fix."""
     version()
-    with _guarded():
+    with _guarded(), _failures("cannot be read"):
         known = _manager(asked).all_tasks
     found = []
     for number, name in enumerate(asked.tasks):
@@ -596,14 +598,13 @@ class _Answers:
     def _read(self, path: Path) -> dict[str, Any]:
         """Return the answers in the file, but for a line that a kill has torn."""
         lines = read_bytes(path, _LARGEST_ANSWERS).decode("utf-8", "replace").split("\n")
+        if lines[0] != json.dumps({"about": self.about}):
+            return {}
         found: dict[str, Any] = {}
-        for number, line in enumerate(lines):
+        for line in lines[1:]:
             try:
                 entry = json.loads(line)
-                if number == 0 and entry["about"] != self.about:
-                    return {}
-                if number:
-                    found[str(entry["key"])] = entry["answer"]
+                found[str(entry["key"])] = entry["answer"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         return found
@@ -646,9 +647,15 @@ class _Answers:
 def _key(kind: str, request: Any) -> str | None:
     """Return what an answer is kept by; None where it is drawn, and so another one each time."""
     parts = list(request)
-    if kind == "generate_until" and isinstance(parts[-1], Mapping) and parts[-1].get("do_sample"):
+    if kind == "generate_until" and isinstance(parts[-1], Mapping) and _is_drawn(parts[-1]):
         return None
     return hashlib.sha256(json.dumps([kind, *parts], default=str).encode()).hexdigest()
+
+
+def _is_drawn(settings: Mapping[str, Any]) -> bool:
+    """Return whether an answer is drawn, as the harness's normalize_gen_kwargs has it."""
+    stated = settings.get("do_sample")
+    return bool(settings.get("temperature") if stated is None else stated)
 
 
 def _lm(

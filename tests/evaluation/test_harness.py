@@ -51,6 +51,12 @@ def test_files_are_those_of_the_tasks_that_are_asked_for(tmp_path):
     assert not task_files(str(tmp_path), ["one", "arc_easy"]).complete
 
 
+def test_lists_in_lists_name_no_task(tmp_path):
+    write(tmp_path, "one")
+    (tmp_path / "all.yaml").write_text("group: all\ntask: [[one, one], {task: [[one]]}, one]\n")
+    assert names(task_files(str(tmp_path), ["all"]).yaml) == ["all.yaml", "one.yaml"]
+
+
 @pytest.mark.parametrize("function", ["os.system", "subprocess.run", "nothing", "sub.dir.docs"])
 def test_a_function_of_no_file_beside_the_task_is_refused(tmp_path, function):
     write(tmp_path, "one", f"process_docs: !function {function}\n")
@@ -125,6 +131,11 @@ def test_answers_are_asked_for_once_and_kept_as_json(tmp_path):
         {"about"},
         {"key", "answer"},
     ]
+    file.write_text(file.read_text()[1:])  # what it is of cannot be read
+    answers = harness._Answers(file, "a model", lambda *_: None)
+    through("x")
+    assert sent[-1] == ["x"]
+    answers.close()
     answers = harness._Answers(file, "another model", lambda *_: None)
     through("x")
     assert sent[-1] == ["x"]
@@ -135,6 +146,11 @@ def test_a_drawn_answer_is_not_kept():
     drawn, greedy = asked("x", do_sample=True)[0], asked("x", do_sample=False)[0]
     assert harness._key("generate_until", drawn.args) is None
     assert harness._key("generate_until", greedy.args) is not None
+    # So the harness takes a temperature, where nothing is said of do_sample.
+    assert harness._key("generate_until", asked("x", temperature=0.7)[0].args) is None
+    assert harness._key("generate_until", asked("x", temperature=0.0)[0].args) is not None
+    cold = asked("x", do_sample=False, temperature=0.7)[0]
+    assert harness._key("generate_until", cold.args) is not None
 
 
 def test_a_mean_of_rows_has_our_interval_and_another_metric_that_of_its_error():
