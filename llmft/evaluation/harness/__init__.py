@@ -64,7 +64,7 @@ class Harness:
         Raises EnvironmentFault (E206) where the harness is not installed.
         """
         found = {PACKAGE: version()}
-        for path in (*self.files.yaml, *self.files.data):
+        for path in (*self.files.yaml, *self.files.code, *self.files.data):
             with path.open("rb") as file:
                 found[shown(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         return found

@@ -13,19 +13,19 @@ from llmft.evaluation.harness import Harness
 from tests.evaluation.harness.test_task_files import write
 
 
-def test_another_file_of_code_makes_another_list_and_another_row_another_fingerprint(
-    tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("changed", ["rows.json", "mine.py", "one.yaml"])
+def test_another_byte_of_a_task_is_another_fingerprint(tmp_path, monkeypatch, changed):
     monkeypatch.setattr(harness, "version", lambda: "0.4.13")
-    rows = tmp_path / "rows.json"
-    rows.write_text("{}")
-    write(tmp_path, "one", rows=str(rows))
+    (tmp_path / "rows.json").write_text("{}")
+    (tmp_path / "mine.py").write_text("def docs(rows): return rows")
+    write(tmp_path, "one", "process_docs: !function mine.docs\n", rows=str(tmp_path / "rows.json"))
     before = Harness(("one",), include_path=str(tmp_path)).reads()
     assert before["lm-eval"] == "0.4.13"
-    rows.write_text('{"more": 1}')
+    with (tmp_path / changed).open("a") as file:
+        file.write("\n")
     after = Harness(("one",), include_path=str(tmp_path)).reads()
-    changed = [name for name in before if before[name] != after[name]]
-    assert [name.endswith("rows.json") for name in changed] == [True]
+    found = [name for name in before if before[name] != after[name]]
+    assert found == [harness.shown(tmp_path / changed)]
 
 
 def test_a_harness_that_is_not_there_is_said_before_a_run_starts(tmp_path, capsys, monkeypatch):
