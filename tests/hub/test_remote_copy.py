@@ -120,6 +120,31 @@ def test_what_is_there_already_is_not_sent_again(tmp_path):
     assert publish(remote, new, index, first) == wanted
 
 
+def test_what_somebody_took_away_is_sent_again(tmp_path):
+    remote = remote_folder(f"{tmp_path}/there")
+    new = run_folder(tmp_path / "new", 5)
+    first = copied(remote, new)
+    (tmp_path / f"there/files/{first.files['run.json'][0]}-run.json").unlink()
+    copied(remote, new, first)
+    assert back(remote, tmp_path / "back") == tree(new)
+
+
+def test_a_copy_that_is_replaced_while_it_is_fetched_gives_the_new_one(tmp_path, monkeypatch):
+    old, new = run_folder(tmp_path / "old", 4), run_folder(tmp_path / "new", 5)
+    remote = remote_folder(f"{tmp_path}/there")
+    first, real = copied(remote, old), remote.fetch
+
+    def fetch_later(name: str, target: Path) -> None:
+        monkeypatch.setattr(remote, "fetch", real)
+        copied(remote_folder(f"{tmp_path}/there"), new, first)
+        real(name, target)
+
+    monkeypatch.setattr(remote, "fetch", fetch_later)
+    notes: list[str] = []
+    assert back(remote, tmp_path / "back", notes) == tree(new)
+    assert notes == [f"the copy of '{ID}' (step 2) was fetched from there"]
+
+
 def test_files_of_others_at_the_address_stay(tmp_path):
     mine = {"README.md", "files/thesis.tex", "files/abc-notes.txt", "copy-1.json"}
     there = tmp_path / "there"
@@ -220,6 +245,7 @@ def test_a_folder_by_whose_name_no_run_is_fetched_is_refused(tmp_path, name):
         ("hf://user", "not a repository"),
         ("hf://datasets/user/name", "not a repository"),
         ("nosuch://x", "no client"),
+        ("file://backup/run", "has no full path"),
         ("sftp://user:canary@host/x", "looks like a password"),
         ("s3://bucket/x?sig=canary", "looks like a password"),
         ("s3://AKIACANARYCANARYCAN1/x", "looks like a password"),
