@@ -421,8 +421,8 @@ class TrainSettings(Settings):
             and not self.gradient_checkpointing
         ):
             raise ValueError(
-                "gradient_checkpointing_kwargs is about gradient_checkpointing; set that to true, or"
-                " drop it"
+                "gradient_checkpointing_kwargs is about gradient_checkpointing; set that to true,"
+                " or drop it"
             )
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
