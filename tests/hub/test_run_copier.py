@@ -10,6 +10,7 @@ import pytest
 from llmft.hub.remote_copy import index_of, newest, publish
 from llmft.hub.remote_folder import remote_folder
 from llmft.hub.run_copier import RunCopier
+from llmft.system import fsio
 
 
 @pytest.fixture
@@ -45,3 +46,35 @@ def test_a_wait_that_is_broken_off_leaves_no_process_and_no_files(tmp_path, run,
         copier.finish()
     assert copier._process.poll() is not None
     assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
+def saved(run: Path, step: int) -> None:
+    with fsio.staged_folder(run / f"stages/sft/checkpoints/step-{step}", "mine") as staged:
+        (staged / "state.json").write_text(str(step))
+
+
+def test_the_newest_checkpoint_is_copied_and_the_best_and_what_was_copied_before(tmp_path, run):
+    remote, copier = remote_folder(there := str(tmp_path / "there")), None
+    for step, best, steps in ((4, 2, "24"), (5, 2, "245")):
+        for number in range(1, step + 1) if step == 4 else (step,):
+            saved(run, number)
+        copier = copier or RunCopier(there, run, "tiny", lambda note: None)
+        copier.checkpoint("sft", step, best)
+        while copier._copying:
+            copier._hear(copier._answers.get(timeout=60))
+        found = {path.split("/")[3] for path in newest(remote).files if "step-" in path}
+        assert found == {f"step-{number}" for number in steps}
+    assert copier.finish() == ""
+
+
+def test_only_the_newest_state_waits_for_a_copy_that_is_made(tmp_path, run):
+    copier = RunCopier(str(tmp_path / "there"), run, "tiny", lambda note: None)
+    copier._copying = (0, "step 1", 0)  # by a process that is not there
+    for step in (2, 3):
+        copier.take(f"step {step}")
+    assert copier._waiting[1] == "step 3"
+    assert [path.name for path in (run / ".staging-copies").iterdir()] == ["2"]
+    copier._copying = None
+    copier._send()
+    assert copier.finish() == ""
+    assert newest(remote_folder(str(tmp_path / "there"))).at == "step 3"
