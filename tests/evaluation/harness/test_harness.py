@@ -51,10 +51,13 @@ def test_a_harness_that_is_not_there_is_said_before_a_run_starts(tmp_path, capsy
 def test_a_mean_of_rows_has_our_interval_and_another_metric_that_of_its_error():
     results = {
         "one": {"alias": "one", "acc,none": 0.75, "acc_stderr,none": 0.25,
-                "bleu,none": 9.0, "bleu_stderr,none": 2.0, "em,strict": 0.0,
+                "bleu,none": 9.0, "bleu_stderr,none": 2.0, "chrf,none": 9.0, "em,strict": 0.0,
                 "ppl,none": 7.0, "ppl_stderr,none": "N/A"},
     }  # fmt: skip
-    rows = [{"filter": "none", "acc": float(n != 0), "bleu": ["a", "b"]} for n in range(4)]
+    rows = [
+        {"filter": "none", "acc": float(n != 0), "bleu": float(n), "chrf": ["a", "b"]}
+        for n in range(4)
+    ]
     metrics, scores = harness._scores(results, {"one": rows}, {"one": {"effective": 4}})
     assert metrics["one_acc_stderr"] == 0.25
     assert "one_ppl_stderr" not in metrics
