@@ -442,6 +442,14 @@ class TrainSettings(Settings):
                 " raise it, or write linear, which decays to 0"
             )
         self._refuse_misfit_of_schedule()
+        if (
+            self.gradient_checkpointing_kwargs.every_n_layers > 1
+            and not self.gradient_checkpointing
+        ):
+            raise ValueError(
+                "gradient_checkpointing_kwargs is about gradient_checkpointing; set that to true,"
+                " or drop it"
+            )
         if self.packing and self.max_length is None:
             raise ValueError("packing fills rows up to max_length; set max_length")
         self._refuse_misfit_of_packing()

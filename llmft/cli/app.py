@@ -19,8 +19,6 @@ Set = Annotated[
         help="Override a setting of the recipe, such as stages.sft.train.max_steps=10. Repeatable.",
     ),
 ]
-
-
 Trust = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,6 +26,22 @@ Trust = Annotated[
         metavar="file:FILE[@SHA256]",
         help="Let this Python file of the recipe run. Repeatable.",
     ),
+]
+
+RecipePath = Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")]
+RunFolder = Annotated[str, typer.Argument(help="The run's folder.")]
+PolicyStage = Annotated[
+    str | None, typer.Option(help="The stage; default: the last that made a policy.")
+]
+AfterStep = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
+]
+AnswerTokens = Annotated[
+    int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
+]
+ForceChat = Annotated[
+    bool, typer.Option("--chat", help="Use the chat template also where training used none.")
 ]
 
 

@@ -9,12 +9,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmft.cli.app import Answer, Json, Set, Trust, allow, app, overrides
+from llmft.cli.app import (
+    Answer,
+    AnswerTokens,
+    Json,
+    PolicyStage,
+    RecipePath,
+    RunFolder,
+    Set,
+    Trust,
+    allow,
+    app,
+    overrides,
+)
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     run_folder: Annotated[
         str | None,
         typer.Argument(help="With --resume: the run's folder; default: the newest unfinished run."),
@@ -174,7 +186,7 @@ def validate(
 
 @app.command()
 def fetch(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     set: Set = None,
     trust: Trust = None,
     json: Json = False,
@@ -190,7 +202,7 @@ def fetch(
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     set: Set = None,
     trust: Trust = None,
     gpu: Annotated[
@@ -223,7 +235,7 @@ def plan(
 
 @app.command()
 def preview(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     rows: Annotated[
         int,
         typer.Option(
@@ -267,7 +279,7 @@ app.add_typer(verify_app, name="verify")
 
 @verify_app.command("resume")
 def verify_resume(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     kills: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="How often the run is killed.")
     ] = 3,
@@ -295,7 +307,7 @@ def verify_resume(
 
 @verify_app.command("losses")
 def verify_losses(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the name of a shipped one.")],
+    recipe: RecipePath,
     against: Annotated[str, typer.Option(metavar="TRAINER", help="Whose trainer: trl.")] = "trl",
     stage: Annotated[str | None, typer.Option(help="The stage; default: the first.")] = None,
     steps: Annotated[
@@ -315,19 +327,15 @@ def verify_losses(
 
 @verify_app.command("export")
 def verify_export(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     target: Annotated[
         str, typer.Argument(help="What merge or export made of it, or an endpoint's URL.")
     ],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
+    stage: PolicyStage = None,
     prompts: Annotated[
         int, typer.Option(min=1, max=10_000, metavar="N", help="Held-out prompts that are asked.")
     ] = 8,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
-    ] = 32,
+    max_new_tokens: AnswerTokens = 32,
     tolerance: Annotated[
         float | None,
         typer.Option(

@@ -10,24 +10,31 @@ from typing import Annotated, Literal
 import typer
 
 from llmft.api.errors import RecipeError
-from llmft.cli.app import Answer, Json, Set, Trust, allow, app
+from llmft.cli.app import (
+    AfterStep,
+    Answer,
+    AnswerTokens,
+    ForceChat,
+    Json,
+    PolicyStage,
+    RunFolder,
+    Set,
+    Trust,
+    allow,
+    app,
+)
 
 
 @app.command()
 def generate(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="Each in quotes.")],
     stage: Annotated[
         str | None,
         typer.Option(help="The stage that answers; default: the last that made a policy."),
     ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
-    ] = 64,
+    step: AfterStep = None,
+    max_new_tokens: AnswerTokens = 64,
     no_adapter: Annotated[
         bool, typer.Option("--no-adapter", help="Let the base model answer, without the adapter.")
     ] = False,
@@ -54,22 +61,15 @@ def generate(
 
 @app.command()
 def chat(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
+    run: RunFolder,
+    stage: PolicyStage = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="The system prompt.")] = "",
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Use the chat template also where training used none."),
-    ] = False,
+    chat: ForceChat = False,
     message: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Say this and end; default: what you type. Repeatable."),
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="Tokens of an answer at most.")
-    ] = 256,
+    max_new_tokens: AnswerTokens = 256,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=100.0, metavar="T", help="0: the likeliest answer.")
     ] = 0.0,
@@ -91,7 +91,7 @@ def chat(
 
 @app.command()
 def score(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     file: Annotated[
         str,
         typer.Argument(
@@ -103,10 +103,7 @@ def score(
         str | None,
         typer.Option(help="The stage that scores; default: the last that can."),
     ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
-    ] = None,
+    step: AfterStep = None,
     output: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write the records here; default: print them as JSON."),
@@ -131,13 +128,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Such as loss,exact_match; default: the recipe's."),
     ] = None,
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Use the checkpoint after step N, not the result."),
-    ] = None,
+    stage: PolicyStage = None,
+    step: AfterStep = None,
     base: Annotated[
         bool, typer.Option("--base", help="Score the base model, without the adapter.")
     ] = False,
@@ -257,7 +249,7 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     data: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the curves here too, as CSV.")
     ] = None,
@@ -276,7 +268,7 @@ def report(
 
 @app.command()
 def watch(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
     interval: Annotated[
         float,
@@ -420,7 +412,7 @@ def rank(
 
 @app.command()
 def push(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     stage: Annotated[
         str | None,
         typer.Option(help="The stage to send; default: the recipe's, else the last that trains."),
@@ -467,13 +459,11 @@ def push(
 
 @app.command()
 def merge(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     output: Annotated[
         str, typer.Option(metavar="DIR", help="The model's folder; must not be there yet.")
     ],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
+    stage: PolicyStage = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights that are written; default: as the base's files."),
@@ -492,7 +482,7 @@ def merge(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: RunFolder,
     to: Annotated[
         Literal["peft", "hf", "vllm", "mlx", "gguf", "ollama"],
         typer.Option(
@@ -501,9 +491,7 @@ def export(
         ),
     ],
     output: Annotated[str, typer.Option(metavar="DIR", help="Must not be there yet.")],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
+    stage: PolicyStage = None,
     quantization: Annotated[
         str | None,
         typer.Option(
@@ -532,9 +520,7 @@ def serve(
         list[str],
         typer.Argument(metavar="RUN...", help="Runs' folders, or NAME=RUN to name the model."),
     ],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage; default: the last that made a policy.")
-    ] = None,
+    stage: PolicyStage = None,
     host: Annotated[
         str,
         typer.Option(metavar="ADDRESS", help="Where to listen; off this machine a key is needed."),
@@ -545,10 +531,7 @@ def serve(
     base: Annotated[
         bool, typer.Option("--base", help="Serve the untrained model too, as 'base'.")
     ] = False,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Use the chat template also where training used none."),
-    ] = False,
+    chat: ForceChat = False,
     json: Json = False,
 ) -> Answer:
     """Serve runs as models behind an OpenAI-compatible endpoint."""

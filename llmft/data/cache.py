@@ -78,6 +78,17 @@ def cache_folder(kind: str) -> Path | None:
     return Path(home) / "llmft" / kind
 
 
+def own_lines(kind: str, about: str) -> Path | None:
+    """Return the user's own file of JSON lines about something; None where none is to be kept."""
+    folder = cache_folder(kind)
+    if folder is None:
+        return None
+    with fsio.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_others(folder)
+    return folder / f"{hashlib.sha256(about.encode()).hexdigest()}.jsonl"
+
+
 def _described(tokenizer: Any) -> str | None:
     """Return all that decides a tokenizer's ids, or None where it cannot be told."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -186,14 +197,14 @@ def _write(path: Path, groups: Sequence[Sequence[Encoded]], facts: Counter[str])
     body = save({"ids": ids, "learnt": learnt, "lengths": lengths, "counts": counts, "facts": said})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        refuse_others(path.parent)
+        _refuse_others(path.parent)
         _make_room(path.parent, len(body))
         fsio.write_bytes(path, _digest(path, body) + body)
     except (OSError, LlmftError) as error:
         log.warning("the token rows are not kept for the next run: %s", error)
 
 
-def refuse_others(folder: Path) -> None:
+def _refuse_others(folder: Path) -> None:
     """Raise PermissionError unless a folder is this user's alone to write in, and no link.
 
     A link could lead to a folder of weights, of which the oldest would be removed.

@@ -279,8 +279,11 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
     left = positions - virtual if positions else None
     yield from _without_room(job, number, bound, asked or left, left)
     if isinstance(bound.work, Task):
-        for key, what, fix in refusals_of(bound.work):
-            yield job.fault("E041", ("stages", number, "task", *key), what, fix)
+        try:
+            for key, what, fix in refusals_of(bound.work):
+                yield job.fault("E041", ("stages", number, "task", *key), what, fix)
+        except LlmftError as error:  # it could not even be asked
+            yield from placed(job, ("stages", number, "task"), error)
         return
     if asked and left is not None and asked > left:
         taken = f", {virtual} of them taken by virtual tokens" if virtual else ""

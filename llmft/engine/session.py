@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -203,9 +204,12 @@ class Session:
             try:
                 with leave_on_signal():
                     results = self._run_stages(lock, previous)
+                    if self.copier is not None and self.copier.was_given_nothing:
+                        self.copier.take("its end")  # of stages that were finished already
                     self._finish_copies()
             except BaseException as error:
-                self._finish_copies()
+                with suppress(Interrupted), leave_on_signal():  # by a second signal
+                    self._finish_copies()
                 raise self._told(error) from (
                     None if isinstance(error, Interrupted | WaitsForPeople) else error.__cause__
                 )

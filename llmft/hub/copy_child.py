@@ -52,6 +52,7 @@ def main() -> None:
             if remote is None:
                 opened = remote_folder(address)
                 before, number = remote_copy.newest(opened), remote_copy.last_number(opened)
+                remote_copy.refuse_another(before, address, begin["run_id"])
                 remote = opened
             number += 1
             about = (begin["run_id"], begin["name"], asked["at"])

@@ -23,13 +23,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
+from llmft.api.shown_text import on_one_line
 from llmft.hub.remote_folder import Content, RemoteFolder
 from llmft.system import fsio
 
 _INDEX = re.compile(r"copy-(\d{8})\.json")
 _FORMAT = 1
 _PROBE = "files/probe"
-_RUN_ID = re.compile(r"[\w-]{1,100}")
+_OURS = re.compile(rf"files/[0-9a-f]{{64}}-.+|{_PROBE}|{_INDEX.pattern}")
+_RUN_ID = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]{0,199}")
+"""The name of a run's folder; people rename theirs."""
 _TRIES = 3
 
 
@@ -115,15 +118,22 @@ def claim(remote: RemoteFolder, address: str, run_id: str | None) -> None:
 
     run_id: of the run that is to be copied; None: of a new one.
     """
-    found = newest(remote)
+    if run_id is not None and not _RUN_ID.fullmatch(run_id):
+        what = f"no run is fetched into a folder called '{on_one_line(run_id)[:80]}'"
+        raise RecipeError("E228", what, fix="rename the run's folder")
+    refuse_another(newest(remote), address, run_id)
+    remote.put({_PROBE: b"llmft\n"}, (), "see whether this can be written to")
+    remote.put({}, (_PROBE,), "see whether this can be written to")
+
+
+def refuse_another(found: Index | None, address: str, run_id: str | None) -> None:
+    """Raise RecipeError (E228) where what was found at an address is of another run."""
     if found is not None and found.run_id != run_id:
         raise RecipeError(
             "E228",
             f"'{address}' holds the run '{found.run_id}' of '{found.name}' ({found.at})",
             fix=f"continue that run with --resume-from {address}, or give another address",
         )
-    remote.put({_PROBE: b"llmft\n"}, (), "see whether this can be written to")
-    remote.put({}, (_PROBE,), "see whether this can be written to")
 
 
 def last_number(remote: RemoteFolder) -> int:
@@ -153,7 +163,7 @@ def publish(remote: RemoteFolder, folder: Path, index: Index, before: Index | No
             files[place] = folder / path
             size += length
     stays = {*index.places(), index.file}
-    gone = {n for n in there - stays if n.startswith("files/") or _INDEX.fullmatch(n)}
+    gone = {name for name in there - stays if _OURS.fullmatch(name)}
     remote.put({**files, index.file: index.as_bytes()}, sorted(gone), f"{index.name}, {index.at}")
     return size
 
@@ -229,7 +239,7 @@ def _fetch_newest(
         if not damaged:
             return index
         found = newest(remote)
-        if found is None or found.number == index.number:
+        if found is None or found.number == index.number or found.run_id != index.run_id:
             break
         index = found
     for path in damaged:

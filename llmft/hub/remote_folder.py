@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmft.api.errors import EnvironmentFault, LlmftError, RecipeError
+from llmft.api.shown_text import escaped
 from llmft.hub.model_card import without_secrets
 from llmft.system import hub_client
 from llmft.system.quiet import before_upstream
@@ -53,6 +54,9 @@ def remote_folder(address: str) -> RemoteFolder:
         what = "the address holds what looks like a password or a key"
         fix = "leave it out; credentials are read from the environment, as the client does"
         raise RecipeError("E228", what, fix=fix)
+    if protocol in ("file", "local") and rest != address and not rest.startswith("/"):
+        what = f"'{escaped(address)}' has no full path: what follows '//' would be a machine"
+        raise RecipeError("E228", what, fix="give a path, or all of it, such as file:///folder")
     if protocol == "memory":
         what = "what is kept at 'memory://' is gone when the process ends"
         raise RecipeError("E228", what, fix=_FIX)
@@ -162,6 +166,8 @@ class HubRepository:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hub-") as cache:
             try:
                 place = self._api.hf_hub_download(self._repo_id, name, cache_dir=cache)
+            except errors.LocalEntryNotFoundError as error:  # whether it is there is not known
+                raise ConnectionError(f"'{name}' cannot be fetched now") from error
             except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
                 raise FileNotFoundError(name) from error
             shutil.move(Path(place).resolve(), target)

@@ -87,7 +87,11 @@ class RunCopier:
         self._failure, self._told = "", ""
         self.last = ""
         """How far the run was in the copy that is there."""
-        self._ended = False
+
+    @property
+    def was_given_nothing(self) -> bool:
+        """Whether it was asked for no copy yet."""
+        return self._number == 0
 
     def checkpoint(self, stage: str, step: int, best: int | None) -> None:
         """Copy the run as it is after a checkpoint was written; returns at once.
@@ -122,27 +126,22 @@ class RunCopier:
     def finish(self) -> str:
         """Wait until the last state is copied; return why it is not, or ''.
 
-        Where the wait is broken off, a second call waits no more.
+        Where the wait is broken off, nothing more is copied.
         """
-        waits, self._ended = not self._ended, True
         try:
             self.heard()
-            if waits and (self._copying or self._waiting):
+            if self._copying or self._waiting:
                 self._note(f"waiting for the copy to {self.address}")
             size = sum(one[2] for one in (self._copying, self._waiting) if one)
             until = time.monotonic() + _LEAST_SECONDS + size / _LEAST_SPEED
-            while waits and self._copying:
+            while self._copying:
                 try:
                     self._hear(self._answers.get(timeout=max(0.0, until - time.monotonic())))
                 except Empty:
                     self._failure = "it takes too long"
                     break
-            if self._copying or self._waiting:
-                self._failure = self._failure or "it was not waited for"
-            waits = False
         finally:
-            if not waits:
-                self._close()
+            self._close()
         return self._failure
 
     def _close(self) -> None:

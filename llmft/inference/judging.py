@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import EnvironmentFault, RecipeError
-from llmft.data.cache import cache_folder, refuse_others
+from llmft.data.cache import own_lines
 from llmft.evaluation.intervals import Score, score_of
 from llmft.inference.evaluating import Asked, evaluate
 from llmft.system import fsio
@@ -214,7 +214,7 @@ class _Judge:
     path: Path | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.path = _cache_file(f"{self.client.base}\n{self.model}\n{TEMPLATE_SHA256}")
+        self.path = own_lines("judged", f"{self.client.base}\n{self.model}\n{TEMPLATE_SHA256}")
         self.kept = _kept(self.path) if self.path else {}
 
     def reply(self, question: str, answer_a: str, answer_b: str) -> str:
@@ -278,17 +278,6 @@ class _Judge:
             return said
         what = f"the endpoint at {self.client.host} answers in another form than OpenAI's"
         raise EnvironmentFault("E213", what)
-
-
-def _cache_file(about: str) -> Path | None:
-    """Return the user's own file for what a judge said; None where none is to be kept."""
-    folder = cache_folder("judged")
-    if folder is None:
-        return None
-    with fsio.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        refuse_others(folder)
-    return folder / f"{hashlib.sha256(about.encode()).hexdigest()}.jsonl"
 
 
 def _kept(path: Path) -> dict[str, str]:

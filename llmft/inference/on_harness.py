@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llmft.api.errors import RecipeError
-from llmft.data.cache import cache_folder, refuse_others
+from llmft.data.cache import own_lines
 from llmft.evaluation.harness import Harness, Measured, measure, unknown_tasks
 from llmft.inference.evaluating import Asked, model_of
-from llmft.system import fsio, trust
+from llmft.system import trust
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,11 @@ def on_harness(
         one.base.tokenizer,
         batch_size=train.per_device_eval_batch_size,
         max_length=train.max_length or left,
-        answers=_answers_file(one.identity) if one.identity else None,
+        answers=own_lines("lm_eval", one.identity) if one.identity else None,
         about=one.identity,
         on_answer=on_answer,
     )
     return Found(measured, one.stage)
-
-
-def _answers_file(identity: str) -> Path | None:
-    """Return the user's own file for answers of a model; None where none is to be kept."""
-    folder = cache_folder("lm_eval")
-    if folder is None:
-        return None
-    with fsio.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        refuse_others(folder)
-    return folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.jsonl"
 
 
 def scores_of(found: Found) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmft.api import Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft_optimizers.making import Groups, copied, usual
 
 if TYPE_CHECKING:
     import torch
@@ -17,17 +17,11 @@ class Adafactor(Optimizer[OptimizerConfig]):
     method = "adafactor"
     Config = OptimizerConfig
 
-    def make(
-        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
-    ) -> torch.optim.Optimizer:
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
         from transformers.optimization import Adafactor
 
         made: torch.optim.Optimizer = Adafactor(
-            [dict(group) for group in groups],
-            scale_parameter=False,
-            relative_step=False,
-            lr=train.learning_rate,
-            weight_decay=train.weight_decay,
+            copied(groups), scale_parameter=False, relative_step=False, **usual(train)
         )
         return made
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmft.api import (
-    EnvironmentFault,
-    Optimizer,
-    OptimizerConfig,
-    TrainSettings,
-    hookimpl,
-)
+from llmft.api import Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft_optimizers.making import Groups, copied, library, of_adam, usual
 
 if TYPE_CHECKING:
     import torch
@@ -32,23 +26,14 @@ class OfBitsandbytes(Optimizer[OptimizerConfig]):
     states: ClassVar[int] = 2
     eight_bits: ClassVar[bool] = False
 
-    def make(
-        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
-    ) -> torch.optim.Optimizer:
-        try:
-            import bitsandbytes
-        except ImportError as error:
-            raise EnvironmentFault(
-                "E206", f"optim '{self.method}' needs bitsandbytes", fix="pip install bitsandbytes"
-            ) from error
-        epsilon: dict[str, Any] = {"eps": train.adam_epsilon} if self.states == 2 else {}
-        cls: type[torch.optim.Optimizer] = getattr(bitsandbytes.optim, self.of_class)
-        options: dict[str, Any] = {
-            "lr": train.learning_rate,
-            "weight_decay": train.weight_decay,
-            "betas": (train.adam_beta1, train.adam_beta2),
-        }
-        return cls([dict(group) for group in groups], **options, **epsilon)
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        cls: type[torch.optim.Optimizer] = getattr(
+            library(self.method, "bitsandbytes").optim, self.of_class
+        )
+        options = of_adam(train)
+        if self.states == 1:
+            del options["eps"]
+        return cls(copied(groups), **options, **usual(train))
 
     def state_bytes(self, parameter: torch.Tensor) -> int:
         count = parameter.numel()

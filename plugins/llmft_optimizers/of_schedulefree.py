@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from llmft.api import (
-    EnvironmentFault,
-    Field,
-    Optimizer,
-    OptimizerConfig,
-    TrainSettings,
-    hookimpl,
-)
+from llmft.api import Field, Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft_optimizers.making import Groups, copied, library, of_adam, usual
 
 if TYPE_CHECKING:
     import torch
@@ -48,24 +41,15 @@ class OfSchedulefree(Optimizer[C]):
     group_state = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
     of_class: ClassVar[str]
 
-    def make(
-        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
-    ) -> torch.optim.Optimizer:
-        try:
-            import schedulefree
-        except ImportError as error:
-            raise EnvironmentFault(
-                "E206", f"optim '{self.method}' needs schedulefree", fix="pip install schedulefree"
-            ) from error
-        cls: type[torch.optim.Optimizer] = getattr(schedulefree, self.of_class)
-        options: dict[str, Any] = {
-            "lr": train.learning_rate,
-            "weight_decay": train.weight_decay,
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
+        cls: type[torch.optim.Optimizer] = getattr(
+            library(self.method, "schedulefree"), self.of_class
+        )
+        averaging: dict[str, Any] = {
             "r": self.config.r,
             "weight_lr_power": self.config.weight_lr_power,
-            **self._own(train),
         }
-        return cls([dict(group) for group in groups], **options)
+        return cls(copied(groups), **usual(train), **averaging, **self._own(train))
 
     @abstractmethod
     def _own(self, train: TrainSettings) -> dict[str, Any]:
@@ -79,7 +63,7 @@ class ScheduleFreeAdamw(OfSchedulefree[Averaging]):
     Config = Averaging
 
     def _own(self, train: TrainSettings) -> dict[str, Any]:
-        return {"betas": (train.adam_beta1, train.adam_beta2), "eps": train.adam_epsilon}
+        return of_adam(train)
 
 
 class ScheduleFreeSgd(OfSchedulefree[AveragingSgd]):

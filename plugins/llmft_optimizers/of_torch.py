@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import (
@@ -13,21 +12,10 @@ from llmft.api import (
     TrainSettings,
     hookimpl,
 )
+from llmft_optimizers.making import Groups, copied, of_adam, usual
 
 if TYPE_CHECKING:
     import torch
-
-Groups = Sequence[Mapping[str, Any]]
-
-
-def usual(train: TrainSettings) -> dict[str, Any]:
-    """Return what every optimiser is given: the peak rate and the weight decay."""
-    return {"lr": train.learning_rate, "weight_decay": train.weight_decay}
-
-
-def copied(groups: Groups) -> list[dict[str, Any]]:
-    """Return the groups as an optimiser may keep and change them."""
-    return [dict(group) for group in groups]
 
 
 class AdamwTorch(Optimizer[OptimizerConfig]):
@@ -40,10 +28,7 @@ class AdamwTorch(Optimizer[OptimizerConfig]):
     def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
         import torch
 
-        betas = (train.adam_beta1, train.adam_beta2)
-        return torch.optim.AdamW(
-            copied(groups), fused=self.fused, eps=train.adam_epsilon, betas=betas, **usual(train)
-        )
+        return torch.optim.AdamW(copied(groups), fused=self.fused, **of_adam(train), **usual(train))
 
 
 class AdamwTorchFused(AdamwTorch):

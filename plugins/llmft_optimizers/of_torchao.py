@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmft.api import EnvironmentFault, Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft.api import Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft_optimizers.making import Groups, copied, library, of_adam, usual
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +24,9 @@ class OfTorchao(Optimizer[OptimizerConfig]):
     bits: ClassVar[int]
     block: ClassVar[int]
 
-    def make(
-        self, groups: Sequence[Mapping[str, Any]], train: TrainSettings
-    ) -> torch.optim.Optimizer:
+    def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = _with_plain_rates(self.method, self.of_class)(
-            [dict(group) for group in groups],
-            lr=train.learning_rate,
-            betas=(train.adam_beta1, train.adam_beta2),
-            eps=train.adam_epsilon,
-            weight_decay=train.weight_decay,
+            copied(groups), **of_adam(train), **usual(train)
         )
         return made
 
@@ -60,15 +54,9 @@ class AdamwTorch4bit(OfTorchao):
 @cache
 def _with_plain_rates(method: str, of_class: str) -> Any:
     """Return torchao's class, with groups whose rates are numbers, as a schedule sets them."""
-    try:
-        from torchao import optim
-    except ImportError as error:
-        raise EnvironmentFault(
-            "E206", f"optim '{method}' needs torchao", fix="pip install torchao"
-        ) from error
     import torch
 
-    base: Any = getattr(optim, of_class)
+    base: Any = getattr(library(method, "torchao.optim"), of_class)
 
     class PlainRates(base):  # type: ignore[misc]
         """It wants tensors, as its step is compiled once for all rates."""

@@ -812,10 +812,14 @@ def test_offloading_without_what_it_is_about_is_refused():
     ("block", "words"),
     [
         ({"packing_strategy": "wrapped"}, "is about packed rows; write packing: true"),
+        (
+            {"gradient_checkpointing_kwargs": {"every_n_layers": 2}},
+            "is about gradient_checkpointing; set that to true",
+        ),
         ({"cross_document_attention": True}, "packing_strategy: wrapped fills"),
         ({**WRAPPED, "on_long_row": "drop"}, "on_long_row: drop has no effect"),
     ],
 )
-def test_packing_that_contradicts_itself_is_refused(block, words):
+def test_what_has_no_effect_or_contradicts_itself_is_refused(block, words):
     with pytest.raises(ValueError, match=words):
         TrainSettings.model_validate(block)

@@ -9,8 +9,9 @@ from llmft_datasets.chat import Chat
 from llmft_datasets.jsonl import Columns, Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 
+from llmft.api import TextRow
 from llmft.api.errors import DataError
-from llmft.data.stage_rows import hold_out, read_rows
+from llmft.data.stage_rows import Rows, as_mixed, hold_out, read_rows
 
 
 def dataset(tmp_path, records, cls=Jsonl, **settings):
@@ -116,6 +117,16 @@ def test_held_out_rows_leave_the_training_rows():
     assert len(hold_out(list(range(100)), 99, seed=1)[0]) == 1
     with pytest.raises(DataError, match="takes 100 rows of 100, and none is left"):
         hold_out(list(range(100)), 100, seed=1)
+
+
+def test_a_source_of_a_mixture_has_its_rows_as_often_as_the_mixture():
+    a, b, c = (TextRow(name, origin=name) for name in "abc")
+    mixed = as_mixed(Rows([b, a, b, c, b], sources={"one": Rows([a, b]), "other": Rows([c])}))
+    assert {name: part.rows for name, part in mixed.sources.items()} == {
+        "one": [b, a, b, b],
+        "other": [c],
+    }
+    assert mixed.rows == [b, a, b, b, c]  # as the rows of sources stand, one after another
 
 
 def test_the_digest_follows_the_rows_not_their_place(tmp_path):

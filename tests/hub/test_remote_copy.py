@@ -120,14 +120,42 @@ def test_what_is_there_already_is_not_sent_again(tmp_path):
     assert publish(remote, new, index, first) == wanted
 
 
+def test_what_somebody_took_away_is_sent_again(tmp_path):
+    remote = remote_folder(f"{tmp_path}/there")
+    new = run_folder(tmp_path / "new", 5)
+    first = copied(remote, new)
+    (tmp_path / f"there/files/{first.files['run.json'][0]}-run.json").unlink()
+    copied(remote, new, first)
+    assert back(remote, tmp_path / "back") == tree(new)
+
+
+def test_a_copy_that_is_replaced_while_it_is_fetched_gives_the_new_one(tmp_path, monkeypatch):
+    old, new = run_folder(tmp_path / "old", 4), run_folder(tmp_path / "new", 5)
+    remote = remote_folder(f"{tmp_path}/there")
+    first, real = copied(remote, old), remote.fetch
+
+    def fetch_later(name: str, target: Path) -> None:
+        monkeypatch.setattr(remote, "fetch", real)
+        copied(remote_folder(f"{tmp_path}/there"), new, first)
+        real(name, target)
+
+    monkeypatch.setattr(remote, "fetch", fetch_later)
+    notes: list[str] = []
+    assert back(remote, tmp_path / "back", notes) == tree(new)
+    assert notes == [f"the copy of '{ID}' (step 2) was fetched from there"]
+
+
 def test_files_of_others_at_the_address_stay(tmp_path):
-    (there := tmp_path / "there").mkdir()
-    (there / "README.md").write_text("mine")
+    mine = {"README.md", "files/thesis.tex", "files/abc-notes.txt", "copy-1.json"}
+    there = tmp_path / "there"
+    (there / "files").mkdir(parents=True)
+    for name in mine:
+        (there / name).write_text("mine")
     remote = remote_folder(str(there))
     claim(remote, "there", None)
     copied(remote, run_folder(tmp_path / "new", 5), copied(remote, run_folder(tmp_path / "o", 4)))
-    assert (there / "README.md").read_text() == "mine"
-    assert "README.md" in remote.names()
+    assert mine <= remote.names()
+    assert len(remote.names() - mine) == len(tree(tmp_path / "new")) + 1
 
 
 def test_a_damaged_checkpoint_is_left_out_and_another_file_refused(tmp_path):
@@ -193,6 +221,20 @@ def test_two_processes_do_not_copy_to_one_address(tmp_path):
         copied(mine, new, first)
 
 
+def test_a_run_is_fetched_by_the_name_that_its_folder_was_given(tmp_path):
+    remote, name = remote_folder(f"{tmp_path}/there"), "best run, 2.0"
+    publish(
+        remote, folder := run_folder(tmp_path / "n", 5), index_of(folder, 1, name, "t", ""), None
+    )
+    assert fetch(remote, "there", tmp_path / "back", "t", print) == tmp_path / "back" / name
+
+
+@pytest.mark.parametrize("name", [".hidden", "a\nb", "x" * 201])
+def test_a_folder_by_whose_name_no_run_is_fetched_is_refused(tmp_path, name):
+    with pytest.raises(LlmftError, match=r"E228.*rename"):
+        claim(remote_folder(f"{tmp_path}/there"), "there", name)
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -203,6 +245,7 @@ def test_two_processes_do_not_copy_to_one_address(tmp_path):
         ("hf://user", "not a repository"),
         ("hf://datasets/user/name", "not a repository"),
         ("nosuch://x", "no client"),
+        ("file://backup/run", "has no full path"),
         ("sftp://user:canary@host/x", "looks like a password"),
         ("s3://bucket/x?sig=canary", "looks like a password"),
         ("s3://AKIACANARYCANARYCAN1/x", "looks like a password"),
@@ -247,3 +290,16 @@ def test_a_public_repository_is_refused(hub):
     with pytest.raises(LlmftError, match=r"E228.*is public"):
         claim(remote_folder("hf://me/open"), "hf://me/open", None)
     assert json.dumps(hub.files("model", "me/open", "main")[1]) == "{}"
+
+
+def test_a_hub_that_does_not_answer_has_not_said_that_there_is_no_copy(hub, tmp_path):
+    remote = remote_folder("hf://me/copies")
+    copied(remote, run_folder(tmp_path / "new", 5))
+
+    def refuse(path: str) -> None:
+        if "/resolve/" in path:
+            hub.mode = 403
+
+    hub.on_asked = refuse
+    with pytest.raises(ConnectionError, match=r"copy-00000001\.json"):
+        newest(remote)

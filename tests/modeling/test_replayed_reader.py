@@ -98,7 +98,7 @@ def test_fewer_rows_are_recorded_anew(steps, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("how", ["fails", "wrong"])
+@pytest.mark.parametrize("how", ["fails", "wrong", "no number"])
 def test_without_a_right_recording_the_model_is_asked_each_time(how, steps, monkeypatch):
     """What cannot be recorded, and what is off, is read as before, and answers are the same."""
     whole = replayed_reader.by_graph
@@ -107,8 +107,8 @@ def test_without_a_right_recording_the_model_is_asked_each_time(how, steps, monk
         if how == "fails":
             raise RuntimeError("operation not permitted when stream is capturing")
         replay = whole(run, again)
-        owner = run.__self__
-        return lambda: (replay(), owner.logits.neg_())
+        owner, factor = run.__self__, -1 if how == "wrong" else float("nan")
+        return lambda: (replay(), owner.logits.mul_(factor))
 
     monkeypatch.setattr(replayed_reader, "by_graph", record)
     _same(_model("llama"), steps, monkeypatch)

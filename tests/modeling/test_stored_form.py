@@ -74,7 +74,10 @@ def test_what_bitsandbytes_stored_is_to_be_said_by_the_recipe(dtype):
     )
     what, _ = form_misfit(config, NF4 | {"bnb_4bit_quant_type": "fp4"})
     assert what.endswith("(bnb_4bit_quant_type)")
-    eight = SimpleNamespace(quantization_config={"load_in_8bit": True, "load_in_4bit": False})
+    of_four = {"bnb_4bit_quant_type": "fp4"}  # is written beside 8 bits, too, where it says nothing
+    eight = SimpleNamespace(
+        quantization_config={"load_in_8bit": True, "load_in_4bit": False, **of_four}
+    )
     assert form_misfit(eight, {"load_in_8bit": True}) is None  # older files name no method
     assert form_misfit(eight, NF4)[1].endswith("{load_in_4bit: false, load_in_8bit: true}")
     assert form_misfit(SimpleNamespace(), NF4) is None  # quantised when it is loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -82,6 +83,39 @@ def test_a_run_whose_copy_fails_is_finished_and_says_so_at_its_end(go, recipe, t
     again = go(recipe, "one", resume=True, words=[str(ended.folder), *words])
     assert again.code == 0, again.text
     assert [one["at"] for one in indexes(there)] == ["its end"]
+
+
+def test_a_run_killed_while_it_waited_for_its_last_copy_is_copied_when_it_goes_on(
+    go, recipe, there
+):
+    ended = go(recipe, "one")
+    (ended.folder / ".staging-copies" / "1").mkdir(parents=True)  # as the kill leaves it
+    words = [str(ended.folder), "--checkpoints-to", str(there)]
+    again = go(recipe, "one", resume=True, words=words)
+    assert again.code == 0, again.text
+    assert [one["at"] for one in indexes(there)] == ["its end"]
+
+
+def test_a_second_signal_leaves_without_the_copy_and_says_how_to_go_on(go, recipe, there):
+    said = there.parent / "one/out.txt"
+
+    def until(is_so) -> None:
+        end = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < end, said.read_text()
+            time.sleep(0.005)
+
+    def second(pid: int) -> None:
+        until(lambda: (there / "files").is_dir())
+        os.mkfifo(there / "copy-00000001.json")  # whose reader waits for ever
+        until(lambda: "waiting for the copy" in said.read_text())
+        os.kill(pid, signal.SIGTERM)
+
+    words = ["--checkpoints-to", str(there)]
+    ended = go(recipe, "one", words=words, fault=at(3, signal.SIGTERM), kill=second)
+    assert ended.code == 128 + signal.SIGTERM, ended.text
+    assert f"--resume --checkpoints-to {there}" in ended.text
+    assert not list(ended.folder.glob(".staging-*"))
 
 
 def test_a_new_run_does_not_take_the_address_of_another(go, recipe, there):

@@ -194,3 +194,16 @@ def test_unknown_tasks_are_named_with_their_place(tasks, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "asked.yaml:9:23" in said
     assert "did you mean 'choose'" in said
+
+
+def test_a_folder_that_the_harness_cannot_list_is_one_error(tasks, tmp_path, capsys):
+    (tasks / "odd.yaml").write_text("task: 5\n")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "recipe: 1\nname: asked\nmodel: {path: 'embedded:model'}\nstages:\n  - name: h\n"
+        f"    task: {{method: lm_eval, tasks: [choose], include_path: {tasks}}}\n"
+    )
+    assert main(["validate", str(recipe), "--model"]) == 4
+    said = capsys.readouterr().err
+    assert f"error[E224] {recipe}:6:11 stages[0].task: " in said
+    assert "cannot be read: TypeError" in said
