@@ -7,10 +7,12 @@ the models pass through.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
 
 from llmft.modeling import varlen_kernel
 from llmft.modeling.segments import Segments
@@ -29,6 +31,7 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, varlen_attention)
+    _in_groups_on_cpu()  # now: a plan's tensors without numbers could not be asked
 
 
 def supports(model_class: Any, config: Any) -> bool:
@@ -156,8 +159,8 @@ def _causal(
     options: dict[str, Any] = {"dropout_p": dropout_p, "scale": scale}
     if (groups := query.shape[1] // key.shape[1]) > 1:
         plain = window is None and query.shape[2] == key.shape[2]
-        if plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-            options["enable_gqa"] = True  # in the fused kernels, which such numbers go to
+        if plain and _in_groups(query, dropout_p):
+            options["enable_gqa"] = True
         else:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     if window is None and query.shape[2] == key.shape[2]:
@@ -166,3 +169,21 @@ def _causal(
     distance = at[-query.shape[2] :].unsqueeze(1) - at.unsqueeze(0)
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, **options)
+
+
+def _in_groups(query: torch.Tensor, dropout: float) -> bool:
+    """Return whether a fused kernel takes keys of fewer heads as they are, with no copy for each.
+
+    Elsewhere torch would fall back to steps that keep every weight.
+    """
+    if query.is_cuda:
+        return query.dtype in (torch.bfloat16, torch.float16)
+    return query.device.type == "cpu" and not dropout and _in_groups_on_cpu()
+
+
+@functools.cache
+def _in_groups_on_cpu() -> bool:
+    query = torch.empty(1, 2, 2, 8, device="cpu")
+    key = query[:, :1]
+    chosen = torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=True)
+    return bool(chosen == SDPBackend.FLASH_ATTENTION.value)

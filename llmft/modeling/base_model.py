@@ -21,6 +21,7 @@ from llmft.modeling.fused import check_fused, fuse
 from llmft.modeling.levers import ATTRIBUTE, Fused, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
+from llmft.modeling.one_step import take_over
 from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
 from llmft.modeling.stored_form import refuse_stored_form
@@ -233,6 +234,8 @@ class BaseModel:
             model.generation_config.eos_token_id = self.answer_ends
         setattr(model, ATTRIBUTE, levers)
         fuse(model, source.fused)
+        if source.fused == "none":
+            take_over(model)
         setattr(model, attention.DENSE, dense_attention(source, config))
         if varlen and source.attn_implementation == "auto" and levers.padding_free:
             attention.register()

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from llmft.modeling import attention
 from llmft.modeling.base_model import BaseModel, proven_levers
 from llmft.modeling.levers import ATTRIBUTE
+from llmft.modeling.one_step import take_over
 from llmft.planning.quantized import quantize
 
 
@@ -28,6 +29,8 @@ def fake_base(base: BaseModel, options: Mapping[str, Any], varlen: bool) -> Any:
         quantize(model, options)
     levers = proven_levers(source, model.config)
     setattr(model, ATTRIBUTE, levers)
+    if source.fused == "none":
+        take_over(model)
     if varlen and source.attn_implementation == "auto" and levers.padding_free:
         attention.register()
         model.set_attn_implementation(attention.NAME)

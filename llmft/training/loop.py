@@ -22,6 +22,7 @@ from llmft.data.streaming import StreamedItems
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
+from llmft.system.kept_memory import freed_memory_kept
 from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, modes, training_state
 from llmft.training.callbacks import Callbacks
@@ -152,7 +153,7 @@ class _Training:
 
     def run(self, saved: Saved | None) -> LoopReport:
         """Take the steps that are left. saved: the checkpoint that they begin at."""
-        with stop_requests() as stop:
+        with stop_requests() as stop, freed_memory_kept():
             if saved and self.validation:  # a signal came before it was scored
                 self._evaluate(saved.step, stop)
                 if asked := distributed.all_reduce_max(stop.signal):

@@ -74,6 +74,35 @@ def test_each_way_gives_what_a_row_alone_gives(
     torch.testing.assert_close(out, by_hand(q, k, v, learnt, shared or ((0, 0),) * 4, window))
 
 
+@pytest.mark.parametrize("in_groups", [True, False])
+def test_keys_of_fewer_heads_are_not_copied_where_a_kernel_takes_them(
+    in_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_in_groups_on_cpu", lambda: in_groups)
+    plain, given = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *of, **how: given.append(of) or plain(*of, **how)
+    )
+    torch.manual_seed(0)
+    tensors = [
+        torch.randn(1, heads, BOUNDS[-1], WIDTH, dtype=torch.float64, requires_grad=True)
+        for heads in (HEADS, FEW, FEW)
+    ]
+    weights = torch.randn(1, BOUNDS[-1], HEADS, WIDTH, dtype=torch.float64)
+    found = []
+    for way in (
+        lambda q, k, v: attention.varlen_attention(
+            None, q, k, v, None, WIDTH**-0.5, cu_seq_lens_q=torch.tensor(BOUNDS)
+        )[0],
+        lambda q, k, v: by_hand(q, k, v, 0, ((0, 0),) * 4, None),
+    ):
+        out = way(*tensors)
+        found.append((out, *torch.autograd.grad((out * weights).sum(), tensors)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert {key.shape[1] for _, key, _ in given} == {FEW if in_groups else HEADS}
+
+
 @pytest.mark.parametrize("window", [None, 3])
 def test_rows_of_one_length_are_laid_side_by_side(
     window: int | None, monkeypatch: pytest.MonkeyPatch

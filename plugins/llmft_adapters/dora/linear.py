@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from llmft_adapters.lora import dropout_mask
-from llmft_adapters.lora.linear import by_hand, draws_in_table, sum_over_rows, times
+from llmft_adapters.lora.linear import by_hand, draws_in_table, outer_sum, sum_over_rows, times
 
 
 def dropped_dora_linear(
@@ -79,7 +79,7 @@ class _DroppedDora(torch.autograd.Function):
         scale_grad_O = sum_over_rows(grad_TO, inner_TO).to(scale_O.dtype)
         scaled_TO = times(grad_TO, scale_O)
         low_grad_Tr = (scaled_TO @ B_Or).mul_(ctx.scaling)
-        B_grad_Or = (scaled_TO.t() @ low_Tr).mul_(ctx.scaling)
+        B_grad_Or = outer_sum(scaled_TO, low_Tr).mul_(ctx.scaling)
         A_grad_rI = low_grad_Tr.t() @ text_TI
         of_x, of_A, of_B = ctx.dtypes
         x_grad_TI = None
