@@ -21,7 +21,6 @@ from llmft.modeling.fused import check_fused, fuse
 from llmft.modeling.levers import ATTRIBUTE, Fused, Levers, proven
 from llmft.modeling.model_size import refuse_absurd_sizes
 from llmft.modeling.new_tokens import NewToken, add_tokens, give_rows
-from llmft.modeling.one_step import take_over
 from llmft.modeling.rope_scaling import stretch
 from llmft.modeling.stored_dtype import KNOWN, said_dtype, stored_dtype
 from llmft.modeling.stored_form import refuse_stored_form
@@ -205,6 +204,7 @@ class BaseModel:
         from transformers import AutoModelForCausalLM
 
         from llmft.modeling import attention
+        from llmft.modeling.one_step import take_over
 
         source, config = self.source, copy.deepcopy(self.config)  # a model changes its own
         stored = (
