@@ -75,6 +75,7 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
     assert sum(held.values()) - constants == pytest.approx(sum(seen.values()), rel=0.02)
 
 
+@pytest.mark.extended
 def test_layers_inputs_elsewhere_are_not_in_the_peak(
     recipe, stage_of, loaded, monkeypatch, tmp_path
 ):

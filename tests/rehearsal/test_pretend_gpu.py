@@ -148,6 +148,7 @@ def test_a_step_waits_for_what_it_reads_once(tmp_path, alignment):
     assert waits.total() == WAITS[alignment] + drawn, waits
 
 
+@pytest.mark.extended
 def test_layers_inputs_in_the_cpus_memory_change_no_bit_and_are_not_waited_for(
     tmp_path, monkeypatch
 ):
