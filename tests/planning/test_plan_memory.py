@@ -43,17 +43,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", extended(CASES, ("lora, checkpointing", "qlora", "full")))
-def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, registry):
-    adapter, train = CASES[case]
-    stage = recipe["stages"][0]
-    stage["adapter"] = adapter
-    # One batch of all rows, so that both see the same one.
-    stage["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **train}
-    plan = plan_recipe(loaded(recipe)).stages[0]
-    predicted = next(peak for peak in plan.peaks if peak.phase == "train")
-
-    context = stage_of(recipe)
+def at_the_peak_of(context) -> dict[str, int]:
+    """Train a stage for real; return what its peak holds, in bytes, by kind."""
     seen: dict[str, int] = {}
 
     def fit(items, objective):
@@ -68,6 +59,20 @@ def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, regis
 
     context.fit = fit
     context.work.train(context)
+    return seen
+
+
+@pytest.mark.parametrize("case", extended(CASES, ("lora, checkpointing", "qlora", "full")))
+def test_the_peak_is_that_of_the_real_step(case, recipe, stage_of, loaded, registry):
+    adapter, train = CASES[case]
+    stage = recipe["stages"][0]
+    stage["adapter"] = adapter
+    # One batch of all rows, so that both see the same one.
+    stage["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **train}
+    plan = plan_recipe(loaded(recipe)).stages[0]
+    predicted = next(peak for peak in plan.peaks if peak.phase == "train")
+
+    seen = at_the_peak_of(stage_of(recipe))
     held = {k: v for k, v in predicted.by_kind.items() if k != "mapped file"}
     constants = plan.peaks[0].by_kind.get(WEIGHTS, 0) - seen.get(
         WEIGHTS, 0
@@ -95,20 +100,7 @@ def test_layers_inputs_elsewhere_are_not_in_the_peak(
         recipe["stages"][0]["train"] = {"max_steps": 2, "per_device_train_batch_size": 40, **more}
         plan = plan_recipe(loaded(recipe), in_ram=False).stages[0]
         predicted = next(peak for peak in plan.peaks if peak.phase == "train")
-        context, seen = stage_of(recipe), {}
-
-        def fit(items, objective, context=context, seen=seen):
-            memory = MemoryTracker()
-            for parameter in context.models.model.parameters():
-                memory.add(parameter, ADAPTER if parameter.requires_grad else WEIGHTS)
-            memory.begin("train")
-            with memory:
-                loop.train(context.models.model, items, objective, context.train, seed=17)
-            memory.close()
-            seen.update(memory.peaks[0].by_kind)
-
-        context.fit = fit
-        context.work.train(context)
+        seen = at_the_peak_of(stage_of(recipe))
         constants = plan.peaks[0].by_kind[WEIGHTS] - seen[WEIGHTS]
         assert predicted.total - constants == pytest.approx(sum(seen.values()), rel=0.02)
         found[offloads] = predicted.by_kind[ACTIVATIONS]
