@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import DataError, Encoded, EncodedPair, StageContext
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Laid = tuple[list[Encoded], list[tuple[int, int]] | None]
+
+
+CHECKED = 2
+"""Items whose reference is computed in a batch of their own, for the policy to be held against."""
 
 
 def laid(pairs: Sequence[EncodedPair], share: bool) -> Laid:
@@ -100,18 +105,22 @@ def over_batches(
     items: Sequence[Item],
     compute: Callable[[Sequence[Item]], torch.Tensor],
     phase: str,
+    *,
+    first: int = 0,
 ) -> torch.Tensor:
     """Return what `compute` gives for batches of items, end to end on the CPU, no gradients.
 
-    Several processes share the batches where all of them compute this together.
+    Several processes share the batches where all of them compute this together. first: items of a
+    smaller batch before the others.
     """
     import torch
 
     size = context.train.per_device_eval_batch_size
-    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    bounds = [0, *range(min(first, size), len(items), size), len(items)]
+    batches = [items[start:end] for start, end in pairwise(bounds) if start < end]
 
     def tell(done: int) -> None:
-        context.log.progress(phase, min(done * size, len(items)), len(items))
+        context.log.progress(phase, sum(map(len, batches[:done])), len(items))
 
     with judging(context.models.model):
         tell(0)

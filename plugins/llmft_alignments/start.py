@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import StageContext, StageError
 from llmft.toolkit import without_dropout
-from llmft_alignments.pairs import answer_logps, token_counts
+from llmft_alignments.pairs import CHECKED, answer_logps, token_counts
 
 if TYPE_CHECKING:
     import torch
@@ -38,14 +38,14 @@ def refuse_other_start(
 ) -> None:
     """Raise StageError unless the policy, not yet trained, answers as its reference does.
 
-    Nothing is asked where the two need not be equal. The first batch of items, pairs or rows, is
-    computed as a training step would, with dropout off. reference: summed log-likelihoods, (P, 2)
-    of pairs and (R,) of rows. first_step: says what is wrong, from the items, and the policy's and
-    the reference's log-likelihoods of them.
+    Nothing is asked where the two need not be equal. The first items, pairs or rows, are computed
+    as a training step would, with dropout off, batched as their reference was. reference: summed
+    log-likelihoods, (P, 2) of pairs and (R,) of rows. first_step: says what is wrong, from the
+    items, and the policy's and the reference's log-likelihoods of them.
     """
     if not context.models.starts_as_reference:
         return
-    some = items[: context.train.per_device_eval_batch_size]  # as the reference's were batched
+    some = items[:CHECKED]
     with _as_in_training(context):
         logps = answer_logps(context.models.model, some, context.models.shares_prompts)
     policy, start = logps.float().cpu(), reference[: len(some)]

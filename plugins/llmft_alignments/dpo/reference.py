@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmft.api import Encoded, EncodedPair, StageContext
 from llmft.toolkit import dealing_out, load_tensors, on_rank_zero, save_tensors
-from llmft_alignments.pairs import over_batches, pair_logps, pair_nll, row_logps
+from llmft_alignments.pairs import CHECKED, over_batches, pair_logps, pair_nll, row_logps
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def _kept(
         logps = on_rank_zero(lambda: found.get(name))  # kept there, where a run is resumed
         if logps is None:
             with dealing_out():
-                logps = over_batches(context, items, compute, "reference")
+                logps = over_batches(context, items, compute, "reference", first=CHECKED)
             save_tensors(path, {**found, name: logps}, key)
     return logps
 

@@ -83,6 +83,24 @@ def test_a_policy_that_is_not_its_reference_stops_the_run(run, stage, monkeypatc
         run(stage(method, options=options, evaluate=None))
 
 
+def test_the_start_is_compared_on_two_pairs_batched_as_their_reference(run, stage, monkeypatch):
+    from llmft_alignments import start
+    from llmft_alignments.dpo import reference
+
+    judged, policy = [], []
+    of_reference, of_policy = reference.pair_logps, start.answer_logps
+    monkeypatch.setattr(
+        reference, "pair_logps", lambda *given: (judged.append(given[1]), of_reference(*given))[1]
+    )
+    monkeypatch.setattr(
+        start, "answer_logps", lambda *given: (policy.append(given[1]), of_policy(*given))[1]
+    )
+    run(stage("dpo", evaluate=None))
+    assert [len(pairs) for pairs in policy] == [2]
+    assert policy[0] == judged[0]
+    assert len(judged[1]) > 2
+
+
 def test_an_adapter_that_starts_elsewhere_is_not_asked(run, stage, monkeypatch):
     from llmft_alignments import start
 
