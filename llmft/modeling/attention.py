@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from llmft.modeling import varlen_kernel
+from llmft.modeling import half_attention, varlen_kernel
 from llmft.modeling.segments import Segments
 
 NAME = "llmft_varlen"
@@ -164,11 +164,19 @@ def _causal(
         else:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     if window is None and query.shape[2] == key.shape[2]:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+        return _fused(query, key, value, is_causal=True, **options)
     at = torch.arange(key.shape[2], device=query.device)
     distance = at[-query.shape[2] :].unsqueeze(1) - at.unsqueeze(0)
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, **options)
+    return _fused(query, key, value, attn_mask=seen, **options)
+
+
+def _fused(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, dropout_p: float, **options: Any
+) -> torch.Tensor:
+    if half_attention.takes(query, key, value, dropout=dropout_p):
+        return half_attention.attend(query, key, value, **options)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, **options)
 
 
 def _in_groups(query: torch.Tensor, dropout: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,19 +41,17 @@ class _FrozenHeadNll(torch.autograd.Function):
         at_once: int,
     ) -> torch.Tensor:
         nll, slopes = [], []
+        wanted = ctx.needs_input_grad[0]
+        device = hidden_ND.device.type
+        if torch.is_autocast_enabled(device) and weight_VD.dtype != torch.float64:
+            weight_VD = weight_VD.to(torch.get_autocast_dtype(device))  # once, and not each time
         pieces = zip(torch.split(hidden_ND, at_once), torch.split(labels_N, at_once), strict=True)
         for hidden, labels in pieces:
-            logits = nn.functional.linear(hidden, weight_VD, bias_V).float()
-            logits -= logits.amax(1, keepdim=True)
-            at = labels.unsqueeze(1)
-            right = logits.gather(1, at).squeeze(1)
-            total = logits.exp_().sum(1)
-            nll.append(total.log() - right)
-            if ctx.needs_input_grad[0]:
-                # Of the softmax's cross-entropy: p - 1 at the label, p elsewhere.
-                logits /= total.unsqueeze(1)
-                logits.scatter_add_(1, at, logits.new_full(at.shape, -1.0))
-                slopes.append(logits.to(weight_VD.dtype) @ weight_VD)
+            logits = nn.functional.linear(hidden, weight_VD, bias_V)
+            for some, of_some in _in_a_cache(logits, labels):
+                nll.append(_nll(some, of_some, slopes_too=wanted))
+            if wanted:
+                slopes.append(logits @ weight_VD)
         if slopes:
             ctx.save_for_backward(torch.cat(slopes).to(hidden_ND.dtype))
         return torch.cat(nll)
@@ -61,3 +60,34 @@ class _FrozenHeadNll(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slopes_ND,) = ctx.saved_tensors
         return (grads[0].unsqueeze(1) * slopes_ND).to(slopes_ND.dtype), None, None, None, None
+
+
+def _nll(logits_NV: torch.Tensor, labels_N: torch.Tensor, *, slopes_too: bool) -> torch.Tensor:
+    """Return each label's negative log-likelihood; its slope by the logits takes their place.
+
+    Of the softmax's cross-entropy: p - 1 at the label, p elsewhere.
+    """
+    wide, at = logits_NV.float(), labels_N.unsqueeze(1)
+    wide -= wide.amax(1, keepdim=True)
+    right = wide.gather(1, at).squeeze(1)
+    total = wide.exp_().sum(1)
+    if slopes_too:
+        wide /= total.unsqueeze(1)
+        wide.scatter_add_(1, at, wide.new_full(at.shape, -1.0))
+        if wide is not logits_NV:
+            logits_NV.copy_(wide)
+    return total.log() - right
+
+
+_NEAR = 2**18
+"""Logits that a core's cache holds through several walks."""
+
+
+def _in_a_cache(
+    logits_NV: torch.Tensor, labels_N: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield some rows at a time on a CPU, and all of them elsewhere, or of a plan's tensors."""
+    rows = len(logits_NV)
+    if logits_NV.device.type == "cpu" and type(logits_NV) is torch.Tensor:
+        rows = max(1, torch.get_num_threads() * _NEAR // logits_NV.shape[1])
+    yield from zip(torch.split(logits_NV, rows), torch.split(labels_N, rows), strict=True)

@@ -22,7 +22,7 @@ def take_over(model: Any) -> None:
     """Give a model's norms and rotations the forward pass of this module, where it is the same.
 
     Parameters stay as they are, and copies of the model have the same. Off a CPU, in other types
-    than float32, and where a norm is trained, it is transformers' own.
+    than float32 and bfloat16, and where a norm is trained, it is transformers' own.
     """
     from transformers.models.llama import modeling_llama as llama
 
@@ -70,8 +70,7 @@ def _with_globals(function: Any, named: dict[str, Any]) -> FunctionType:
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     weight = self.weight
-    on_cpu = hidden_states.device.type == "cpu" and hidden_states.dtype == torch.float32
-    if not on_cpu or weight.dtype != torch.float32 or weight.requires_grad:
+    if not _takes(hidden_states, weight) or weight.requires_grad:
         theirs: torch.Tensor = type(self).forward(self, hidden_states)
         return theirs
     apply: Any = _RmsNorm.apply
@@ -79,16 +78,24 @@ def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def _takes(*tensors: torch.Tensor) -> bool:
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in tensors)
+
+
 class _RmsNorm(Function):
-    """Zhang and Sennrich 2019, eq. 4: y = w x s, with s = 1 / sqrt(mean(x^2) + eps)."""
+    """Zhang and Sennrich 2019, eq. 4: y = w x s, with s = 1 / sqrt(mean(x^2) + eps), in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
         x_TD = x.reshape(-1, x.shape[-1])
-        out_TD, scale_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
+        out_TD, scale_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1, dtype=_WIDE)
         for some, out, scale in _in_a_cache(x_TD, out_TD, scale_T1):
-            torch.mean(some.square(), 1, keepdim=True, out=scale).add_(eps).rsqrt_()
-            torch.mul(some, scale, out=out).mul_(weight_D)
+            wide = some.to(_WIDE)
+            torch.mean(wide.square(), 1, keepdim=True, out=scale).add_(eps).rsqrt_()
+            torch.mul(wide, scale, out=out).mul_(weight_D)
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
         return out_TD.view(x.shape)
 
@@ -97,13 +104,14 @@ class _RmsNorm(Function):
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
         grad_TD, x_grad_TD = grads[0].reshape(x_TD.shape), torch.empty_like(x_TD)
         for some, scale, grad, into in _in_a_cache(x_TD, scale_T1, grad_TD, x_grad_TD):
-            weighed = grad * weight_D
+            wide, weighed = some.to(_WIDE), grad.to(_WIDE) * weight_D
             # ds/dx = -s^3 x / D
-            along = (weighed * some).sum(1, keepdim=True).mul_(scale**3).div_(-some.shape[1])
-            torch.mul(weighed, scale, out=into).addcmul_(some, along)
+            along = (weighed * wide).sum(1, keepdim=True).mul_(scale**3).div_(-some.shape[1])
+            torch.addcmul(weighed.mul_(scale), wide, along, out=into)
         return x_grad_TD.view(grads[0].shape), None, None
 
 
+_WIDE = torch.float32
 _NEAR = 2**16
 """Numbers of a piece of rows that a core's cache holds through several walks."""
 
@@ -124,8 +132,7 @@ def _rotated_by(theirs: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor,
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
         unsqueeze_dim: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        tensors = (q, k, cos, sin)
-        if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in tensors):
+        if not _takes(q, k, cos, sin):
             of_theirs: tuple[torch.Tensor, torch.Tensor] = theirs(q, k, cos, sin, unsqueeze_dim)
             return of_theirs
         apply: Any = _Rotation.apply

@@ -16,10 +16,10 @@ from llmft.modeling.one_step import take_over
 from llmft.planning.quantized import quantize
 
 
-def fake_base(base: BaseModel, options: Mapping[str, Any], varlen: bool) -> Any:
+def fake_base(base: BaseModel, options: Mapping[str, Any], *, varlen: bool, in_ram: bool) -> Any:
     """Return the base on the meta device, in its dtype, quantised by bitsandbytes' own layers.
 
-    options: BitsAndBytesConfig's names. varlen: as for `BaseModel.load`.
+    options: BitsAndBytesConfig's names. varlen: as for `BaseModel.load`. in_ram: a CPU computes.
     """
     model, source = base.empty(), base.source
     for parameter in model.parameters():  # buffers keep their type, as when weights are loaded
@@ -29,7 +29,7 @@ def fake_base(base: BaseModel, options: Mapping[str, Any], varlen: bool) -> Any:
         quantize(model, options)
     levers = proven_levers(source, model.config)
     setattr(model, ATTRIBUTE, levers)
-    if source.fused == "none":
+    if source.fused == "none" and in_ram:
         take_over(model)
     if varlen and source.attn_implementation == "auto" and levers.padding_free:
         attention.register()

@@ -282,7 +282,7 @@ class PlannedModels(StageModels):
         """The base with the adapter, without numbers."""
         state, memory = self.state, self.state.memory
         with torch.device("meta"), ShapesOnly():
-            base = fake_base(self.base, self.load_options, varlen=self.varlen)
+            base = fake_base(self.base, self.load_options, varlen=self.varlen, in_ram=state.in_ram)
             train = self.bound.spec.train
             if train.gradient_checkpointing:
                 put = _out_of_sight if train.activation_offloading and not state.in_ram else None
@@ -334,7 +334,7 @@ class PlannedModels(StageModels):
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""
         with torch.device("meta"):
-            base = fake_base(self.base, self.load_options, varlen=False)
+            base = fake_base(self.base, self.load_options, varlen=False, in_ram=self.state.in_ram)
         for tensor in tensors_of(base):
             self.state.memory.add(tensor, WEIGHTS)
         return count_parameters(base)[1]
@@ -374,7 +374,9 @@ class PlannedModels(StageModels):
     def _base_of(self, bound: BoundStage) -> Any:
         """Return a base of its own; what is merged into it changes no shape."""
         with ShapesOnly():
-            return fake_base(self.base, self.load_options, varlen=self.varlen)
+            return fake_base(
+                self.base, self.load_options, varlen=self.varlen, in_ram=self.state.in_ram
+            )
 
     def _beside(self, bound: BoundStage, made_by: Alignment[Any] | None) -> Any:
         memory = self.state.memory

@@ -16,16 +16,17 @@ def changed(model) -> list[str]:
     return [type(m).__name__ for m in model.modules() if "forward" in vars(m)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("near", [2**16, 96])
 @pytest.mark.parametrize(
     ("architecture", "norms", "attentions"),
     [("llama", 5, 2), ("qwen3", 9, 2), ("mistral", 5, 2), ("gemma", 0, 2), ("gpt_neox", 0, 0)],
 )
 def test_a_model_gives_the_same_bits_and_the_same_gradients(
-    architecture, norms, attentions, near, monkeypatch
+    architecture, norms, attentions, near, dtype, monkeypatch
 ):
     monkeypatch.setattr(one_step, "_NEAR", near)
-    plain = tiny(architecture)
+    plain = tiny(architecture).to(dtype)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             if "norm" in name:
@@ -37,15 +38,16 @@ def test_a_model_gives_the_same_bits_and_the_same_gradients(
     assert sum("Attention" in name for name in names) == attentions
     ids = torch.randint(0, 256, (2, 13), generator=torch.Generator().manual_seed(0))
     found = []
-    for model in (plain, own, copy.deepcopy(own)):
+    for model in (plain, own, copy.deepcopy(own), copy.deepcopy(plain).double()):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("norm" not in name)
         logits = model(input_ids=ids).logits
         (logits * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum().backward()
         found.append([logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
     assert torch.equal(found[0][0], found[1][0])
-    for plain_one, own_one, of_copy in zip(*found, strict=True):
-        torch.testing.assert_close(own_one, plain_one, atol=2e-5, rtol=1e-5)
+    for plain_one, own_one, of_copy, exact in zip(*found, strict=True):
+        off = [float((some - exact).norm()) for some in (plain_one, own_one)]
+        assert off[1] <= 1.3 * off[0] + 1e-6 * float(exact.norm())
         torch.testing.assert_close(of_copy, own_one, atol=0, rtol=0)
 
 
@@ -85,7 +87,7 @@ def test_what_is_trained_or_of_another_type_is_left_to_transformers(monkeypatch)
     model = tiny("llama")
     one_step.take_over(model)
     ids = torch.arange(9)[None]
-    model.to(torch.bfloat16)(input_ids=ids)
+    model.to(torch.float16)(input_ids=ids)
     norm = model.float().model.norm
     norm(torch.randn(2, 32)).sum().backward()
     assert norm.weight.grad is not None
