@@ -15,7 +15,7 @@ from typing import Any
 
 from clock import BEGAN
 from peers import Peer, present
-from workload import Task, read_task
+from workload import LARGER, Task, read_task
 
 HERE = Path(__file__).parent
 Command = Callable[[Path, Path], list[str]]
@@ -77,6 +77,7 @@ def _llmft(folder: Path, out: Path, adapter: str) -> list[str]:
                     "learning_rate": task.rate,
                     "lr_scheduler_type": "constant",
                     "logging_steps": 1,
+                    "bf16": task.bf16,
                 },
             }
         ],
@@ -115,12 +116,16 @@ def of_peer(peer: Peer) -> Contestant:
     return Contestant(peer.name, command, lambda task: task.name in peer.tasks)
 
 
+def _is_larger_sft(task: Task) -> bool:
+    return task.name in LARGER and task.alignment == "sft"
+
+
 CONTESTANTS = (
     Contestant("llmft", llmft),
     Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora"),
     Contestant("trl", trl),
-    Contestant("trl padding-free", trl_padding_free, lambda task: task.name == "sft-135m"),
-    Contestant("trl grouped", trl_grouped, lambda task: task.name == "sft-135m", False),
+    Contestant("trl padding-free", trl_padding_free, _is_larger_sft),
+    Contestant("trl grouped", trl_grouped, _is_larger_sft, False),
     Contestant("trl sft", trl_cli, lambda task: task.name in ("sft", "sft-128k")),
     *map(of_peer, present()),
 )

@@ -8,7 +8,7 @@ forward once more. A prompt with two answers is read once; the last layer goes o
 that are learnt, and what nobody needs is no gradient: that of the first layer's input. Weights
 differ from layer to layer, as a model's do, and what comes out goes into the same memory each time.
 LoRA's own products, attention, norms and the optimiser are left out, so that the time is a limit
-which training can come near, and not reach.
+which training can come near, and not reach. They are in bfloat16 where the task computes in it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ def main(folder: Path, out: Path) -> None:
     shape, batches = task.shape, list(counted(task, folder / "rows.jsonl"))
     draw = torch.Generator().manual_seed(0)
 
+    dtype = torch.bfloat16 if task.bf16 else torch.float32
+
     def drawn(rows: int, columns: int) -> Any:
-        return torch.empty(rows, columns).normal_(generator=draw)
+        return torch.empty(rows, columns).normal_(generator=draw).to(dtype)
 
     layers = [[drawn(*size) for size in sizes(shape)] for _ in range(shape.layers)]
     head = [] if task.alignment == "reward" else [drawn(shape.vocabulary, shape.hidden)]
     widest = max(max(weight.shape) for weight in [*layers[0], *head])
     most = max(n for n, _ in batches)
-    given, made = drawn(most, widest), torch.empty(most * widest)
+    given, made = drawn(most, widest), torch.empty(most * widest, dtype=dtype)
 
     def product(rows: int, weight: Any) -> None:
         into = made[: rows * weight.shape[1]].view(rows, -1)

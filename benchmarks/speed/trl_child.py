@@ -2,9 +2,9 @@
 
     python trl_child.py FOLDER OUT [--padding-free] [--grouped]
 
-Gradient checkpointing and mixed precision are off, as for every contestant; everything else that is
-not the task's is TRL's default. Rows are taken in the order of the file, or, with --grouped, by
-length. --padding-free: rows without padding, which TRL has for SFT.
+Gradient checkpointing is off, as for every contestant, and mixed precision as the task has it;
+everything else that is not the task's is TRL's default. Rows are taken in the order of the file,
+or, with --grouped, by length. --padding-free: rows without padding, which TRL has for SFT.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def make_trainer(folder: Path, scratch: str, levers: dict[str, Any] | None = Non
         "output_dir": scratch, "per_device_train_batch_size": task.batch,
         "gradient_accumulation_steps": task.accumulation, "learning_rate": task.rate,
         "lr_scheduler_type": "constant", "max_steps": task.steps, "logging_steps": 1,
-        "report_to": [], "use_cpu": True, "bf16": False, "optim": "adamw_torch",
+        "report_to": [], "use_cpu": True, "bf16": task.bf16, "optim": "adamw_torch",
         "gradient_checkpointing": False, "save_strategy": "no", "disable_tqdm": True,
         "max_length": task.shape.positions, "train_sampling_strategy": "sequential",
     } | (levers or {})  # fmt: skip

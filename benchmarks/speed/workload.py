@@ -33,7 +33,8 @@ class Task:
     """A training run: what is learnt by which method, from how many rows of which lengths.
 
     lengths: the shortest and the longest row in tokens; drawn log-uniformly, so most are short.
-    answer: the share of a row that is learnt. dtype, in_4bit: how the base is stored.
+    answer: the share of a row that is learnt. dtype, in_4bit: how the base is stored. bf16: whether
+    autocast computes in bfloat16.
     unused: rows that are read and tokenised, and not trained on. tolerance: how far the losses of a
     step may be apart, as a share; float32 sums in another order drift.
     """
@@ -44,6 +45,7 @@ class Task:
     adapter: str = "lora"
     in_4bit: bool = False
     dtype: str = "float32"
+    bf16: bool = False
     batch: int = 4
     accumulation: int = 2
     lengths: tuple[int, int] = (20, 400)
@@ -95,6 +97,10 @@ LARGER = {
         Task("sft-135m", "sft", 4, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
         Task("dpo-135m", "dpo", 3, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
     )
+}
+LARGER |= {
+    f"{name}-bf16": replace(task, name=f"{name}-bf16", dtype="bfloat16", bf16=True)
+    for name, task in LARGER.items()
 }
 """Tasks at the shape of a model that people use; they take minutes each."""
 QUICK_STEPS = 3

@@ -268,8 +268,9 @@ class TrainSettings(Settings):
     )
     bf16: bool | Literal["auto"] = Field(
         False,
-        description="compute in bfloat16 under autocast; auto: where the GPU does so by itself and"
-        " the weights are not float16, decided before the run and recorded with it",
+        description="compute in bfloat16 under autocast; auto: where the GPU has instructions for"
+        " it, or the CPU AMX, and the weights are not float16, decided before the run and recorded"
+        " with it",
     )
     tf32: bool | None = Field(
         None,

@@ -46,8 +46,8 @@ def is_there() -> bool:
 
 def attend(
     query_BHTD: torch.Tensor,
-    key_BGSD: torch.Tensor,
-    value_BGSD: torch.Tensor,
+    key_BHSD: torch.Tensor,
+    value_BHSD: torch.Tensor,
     *,
     is_causal: bool = False,
     attn_mask: torch.Tensor | None = None,
@@ -61,7 +61,7 @@ def attend(
     """
     dtype = _dtype(query_BHTD)
     apply: Any = _Attention.apply
-    tensors = (tensor.to(dtype) for tensor in (query_BHTD, key_BGSD, value_BGSD))
+    tensors = (tensor.to(dtype) for tensor in (query_BHTD, key_BHSD, value_BHSD))
     out_BHTD: torch.Tensor = apply(*tensors, attn_mask, is_causal, scale)
     return out_BHTD
 

@@ -24,6 +24,7 @@ from llmft.recipes.locating import located
 from llmft.recipes.recipe import PEFT, Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.registry.return_checks import bytes_of_callback
+from llmft.system import machine
 from llmft.training.step_plan import Plan
 
 
@@ -103,15 +104,38 @@ def plan_recipe(job: Job, *, in_ram: bool = True, gpu: str = "") -> RecipePlan:
     base = BaseModel(job.recipe.model)
     refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
     job, remarks = decided(job, base, gpu)
+    slow = _slow_half(job, base) if in_ram and not gpu else {}
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
         stages = []
         for bound in job.written_stages:  # a later round takes what the first does
             with located(job, bound.name):
                 place = Path(scratch, bound.name)
                 made = plan_stage(job, bound, base, in_ram=in_ram, folder=place)
-            told = [remarks[bound.name]] if bound.name in remarks else []
+            told = [said[bound.name] for said in (remarks, slow) if bound.name in said]
             stages.append(replace(made, remarks=(*told, *made.remarks)))
     return RecipePlan(job, base, tuple(stages), (*_network(job), *start_remarks(job, base)))
+
+
+SLOWER = 0.9
+"""A rate of products in bfloat16, beside float32's, at which a plan says that they are slower."""
+
+
+def _slow_half(job: Job, base: BaseModel) -> dict[str, str]:
+    """Return a remark for each stage that multiplies in bfloat16 on a CPU that is slower so."""
+    stored = base.source.dtype == "bfloat16"
+    asked = [
+        bound.name
+        for bound in job.written_stages
+        if isinstance(bound.work, Alignment) and (stored or bound.spec.train.under_autocast)
+    ]
+    if not asked or (rate := machine.bfloat16_over_float32()) >= SLOWER:
+        return {}
+    fix = "model.dtype: float32 and train.bf16: false" if stored else "train.bf16: false"
+    said = (
+        f"this CPU multiplies matrices in bfloat16 {rate:.2g} times as fast as in float32:"
+        f" {fix} is likely faster here"
+    )
+    return dict.fromkeys(asked, said)
 
 
 def plan_stage(

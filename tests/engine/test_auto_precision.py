@@ -49,7 +49,8 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "supported", "value", "why"),
     [
-        ("cpu", True, False, "this machine computes on the CPU"),
+        ("cpu", True, True, "this machine computes on the CPU, which has AMX"),
+        ("cpu", False, False, "this machine computes on the CPU, which has no AMX"),
         ("cuda:0", True, True, "Card computes in bfloat16"),
         ("cuda:0", False, False, "Card has no instructions for bfloat16"),
     ],
@@ -61,6 +62,9 @@ def test_the_device_decides(monkeypatch, write, device, supported, value, why):
     monkeypatch.setattr(machine, "device", lambda: device)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": supported}
+    )
     job = write(bf16="auto")
     found, remarks = auto_precision.decided(job, BaseModel(job.recipe.model))
     told = f"train.bf16: auto -> {str(value).lower()} here: {why}"
@@ -68,6 +72,12 @@ def test_the_device_decides(monkeypatch, write, device, supported, value, why):
     for recipe in (found.recipe, found.written):
         assert recipe.stages[0].train.bf16 is value
     assert found.stages[0].spec.train.under_autocast is value
+
+
+def test_a_torch_that_does_not_tell_a_cpu_s_instructions_has_none(monkeypatch):
+    monkeypatch.setattr(machine, "on_gpu", lambda: False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert machine.computes_in_bfloat16()[0] is False
 
 
 def test_float16_weights_decide_first(write, gpu):
@@ -194,3 +204,23 @@ def test_what_a_gpu_rounds_is_recorded_and_told_apart(write, monkeypatch):
     lock = json.loads((folder / "lock.json").read_text())
     before, now = ({**lock, "numerics": {"sft": numerics}} for numerics in (plain, rounded))
     assert changed_environment(before, now) == ["float32 matmul of 'sft' ieee -> tf32"]
+
+
+@pytest.mark.parametrize(
+    ("train", "dtype", "fix"),
+    [
+        ({"bf16": True}, "float32", "train.bf16: false is likely"),
+        ({}, "bfloat16", "model.dtype: float32 and train.bf16: false is likely"),
+        ({}, "float32", None),
+    ],
+)
+def test_a_plan_says_where_a_cpu_is_slower_in_bfloat16(write, monkeypatch, train, dtype, fix):
+    def remarks(rate, **asked):
+        monkeypatch.setattr(machine, "bfloat16_over_float32", lambda: rate)
+        (stage,) = plan_recipe(write(dtype=dtype, **train), **asked).stages
+        return [said for said in stage.remarks if "as fast as in float32" in said]
+
+    slow = remarks(0.4)
+    assert len(slow) == (fix is not None)
+    assert all("0.4 times as fast" in said and fix in said for said in slow)
+    assert remarks(0.95) == remarks(0.4, gpu="H100") == remarks(0.4, in_ram=False) == []
