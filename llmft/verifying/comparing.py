@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from llmft.engine.stage_preview import PAGE
 from llmft.runs import artifacts
 from llmft.system.fsio import MANIFEST, sha256
 from llmft.system.plain_files import read_text
@@ -176,7 +178,7 @@ def _scores(stage: Path) -> dict[str, float]:
 
 
 def _files(stage: Path) -> dict[str, str]:
-    """Return the hashes of what a stage wrote, but for what tells of times and of the run's id."""
+    """Return what a stage wrote, hashed, but for what tells of times and of the run's id."""
     told = (artifacts.RESULT, MANIFEST, "metrics.jsonl", "README.md")
     return {
         str(path.relative_to(stage)): _digest(path)
@@ -186,7 +188,14 @@ def _files(stage: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Return a file's hash; in PEFT's settings, sets are lists in any order."""
+    """Return a file's hash, or what counts of it.
+
+    In PEFT's settings, sets are lists in any order. A page names the run's own folder, where its
+    rows come from an earlier stage.
+    """
+    if path.name == PAGE:
+        folder = html.escape(str(path.parents[2]))
+        return path.read_text("utf-8").replace(folder, "")
     if path.name != "adapter_config.json":
         return sha256(path)
     settings = json.loads(path.read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_one_bit_of_one_weight_is_told(two):
     save_file(tensors, path)
     assert list(differences(two)) == ["weights"]
     assert key in differences(two)["weights"]
+
+
+@pytest.mark.parametrize(("said", "unlike"), [("row 1", ""), ("row 2", "preview.html")])
+def test_a_preview_is_compared_but_for_the_folders_of_the_runs(two, said, unlike):
+    for run, row in zip(two, ("row 1", said), strict=True):
+        page = run / "stages/sft/preview.html"
+        page.write_text(f"<h3>{html.escape(str(run))}/stages/rank/rows.jsonl:1</h3>{row}")
+    assert differences(two).get("files", "") == unlike
 
 
 def test_another_loss_generator_score_or_order_is_told(two):
