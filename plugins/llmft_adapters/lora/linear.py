@@ -105,8 +105,9 @@ class _LoraLinear(torch.autograd.Function):
             out_TO = F.linear(x_TI, scaled_OI).addmm_(low_Tr, scaled_Or.t(), alpha=scaling)
         else:
             out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling)
-            fused = out_TO.dtype != scale_O.dtype and one_walk.compiles(out_TO)
-            out_TO = one_walk.times(out_TO, scale_O) if fused else out_TO.mul_(scale_O)
+            mixed = out_TO.dtype != scale_O.dtype
+            anew = mixed and (one_walk.compiles(out_TO) or _walks(out_TO))
+            out_TO = times(out_TO, scale_O) if anew else out_TO.mul_(scale_O)
         ctx.save_for_backward(x_TI, kept_OI, A_rI, B_Or, low_Tr, scale_O, out_TO, None)
         return out_TO if bias_O is None else out_TO + bias_O.to(dtype)
 
@@ -236,8 +237,11 @@ _IN_A_NEAR_CACHE = 2**16
 def _pieces(
     x_TI: torch.Tensor, mask_TI: torch.Tensor, *more: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield some rows of each tensor at a time; third in place is room of x's shape to write in."""
-    rows = max(1, _IN_A_NEAR_CACHE // x_TI.shape[1])
+    """Yield some rows of each tensor at a time; third in place is room of x's shape to write in.
+
+    In 16 bits it is all rows: there small products lose more than what a near cache gains.
+    """
+    rows = max(1, _IN_A_NEAR_CACHE // x_TI.shape[1] if x_TI.itemsize > 2 else len(x_TI))
     room_TI = torch.empty_like(x_TI[:rows])
     for pieces in zip(*(torch.split(t, rows) for t in (x_TI, mask_TI, *more)), strict=True):
         x, mask, *others = pieces
@@ -250,7 +254,24 @@ def times(some: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return some * scale
     if one_walk.compiles(some):
         return one_walk.times(some, scale)
-    return torch.mul(some, scale, out=torch.empty_like(some))
+    out = torch.empty_like(some)
+    if not _walks(some):
+        return torch.mul(some, scale, out=out)
+    rows = max(1, _IN_A_NEAR_CACHE // some.shape[1])
+    of_rows = scale.expand(len(some), -1) if scale.dim() == 2 else None
+    for start in range(0, len(some), rows):
+        here = slice(start, start + rows)
+        factor = scale if of_rows is None else of_rows[here]
+        out[here].copy_(some[here].to(scale.dtype).mul_(factor))
+    return out
+
+
+def _walks(some: torch.Tensor) -> bool:
+    """Return whether two types are better multiplied by rows in a cache: on a CPU, of numbers.
+
+    There a product of two types along rows takes five times as long. A plan's tensors have none.
+    """
+    return some.device.type == "cpu" and type(some) in (torch.Tensor, torch.nn.Parameter)
 
 
 # Rows of the running sum, whose walks then stay within a cache; numbers that do so anyway.
@@ -262,11 +283,13 @@ def sum_over_rows(some_TO: torch.Tensor, others_TO: torch.Tensor) -> torch.Tenso
     dtype = torch.promote_types(some_TO.dtype, torch.float32)
     if dtype == torch.float32 and one_walk.compiles(some_TO):
         return one_walk.sum_over_rows(some_TO, others_TO)
-    if some_TO.is_cuda or some_TO.dtype != dtype or some_TO.numel() <= _IN_A_CACHE:
+    walks = some_TO.dtype == dtype or _walks(some_TO)
+    if some_TO.is_cuda or not walks or some_TO.numel() <= _IN_A_CACHE:
         return (some_TO * others_TO).sum(dim=0, dtype=dtype)
     whole = len(some_TO) // _SUMMED * _SUMMED
-    total_SO = some_TO.new_zeros(_SUMMED, some_TO.shape[1])
+    total_SO = some_TO.new_zeros(_SUMMED, some_TO.shape[1], dtype=dtype)
     pieces = (torch.split(each_TO[:whole], _SUMMED) for each_TO in (some_TO, others_TO))
     for some, others in zip(*pieces, strict=True):
-        total_SO.addcmul_(some, others)
-    return total_SO.sum(0) + (some_TO[whole:] * others_TO[whole:]).sum(0)
+        total_SO.addcmul_(some.to(dtype), others.to(dtype))
+    rest = some_TO[whole:].to(dtype) * others_TO[whole:].to(dtype)
+    return total_SO.sum(0) + rest.sum(0)

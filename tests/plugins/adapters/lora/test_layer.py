@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from llmft_adapters.dora import Dora
-from llmft_adapters.lora import Lora, dropout_mask, frozen_weight
+from llmft_adapters.lora import Lora, dropout_mask, frozen_weight, linear
 from llmft_adapters.lora.layer import LoraForward
 from llmft_adapters.lora.linear import lora_linear, lora_update, sum_over_rows
 from peft import get_peft_model
@@ -229,3 +229,26 @@ def test_where_a_layer_is_not_plain_peft_s_own_pass_is_taken(how: str) -> None:
             bias = model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.bias
             outputs[-1] = torch.cat([outputs[-1].flatten(), bias.grad])
     assert measures.same(outputs[1], outputs[0])
+
+
+@pytest.mark.parametrize("shape", [(300, 900), (900, 300), (3, 7)])
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_two_types_are_multiplied_as_in_the_wider_one(shape, along, monkeypatch):
+    torch.manual_seed(0)
+    some = torch.randn(shape).bfloat16()
+    scale = torch.rand(shape[0], 1) if along == "columns" else torch.rand(shape[1])
+    want = (some.float() * scale).bfloat16()
+    for some_of in (some, torch.nn.Parameter(some, requires_grad=False)):
+        found = linear.times(some_of, scale)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, want)
+    monkeypatch.setattr(linear, "_walks", lambda _: False)
+    assert torch.equal(linear.times(some, scale), want)
+
+
+def test_a_sum_over_many_rows_of_16_bits_is_taken_in_float32():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 1000, 300).bfloat16()
+    found, exact = sum_over_rows(a, b), (a.double() * b.double()).sum(0)
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() / exact.norm() < 1e-6
