@@ -442,7 +442,7 @@ def test_a_record_at_the_bound_is_read_and_one_above_it_is_not(tmp_path):
 
 
 def test_csv_that_is_not_utf_8_names_the_byte(tmp_path):
-    data = b"a,b\n" + "é,1\n".encode() * 600_000
+    data = b"a,b\n" + f"{100 * 'é'},1\n".encode() * 15_000
     path = write(tmp_path / "a.csv", data + b"\xff,2\n")
     with pytest.raises(DataError, match=f"a.csv: byte {len(data) + 1} is not UTF-8"):
         list(read_file(path))
