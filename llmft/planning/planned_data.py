@@ -18,7 +18,7 @@ from llmft.api import (
 from llmft.api.errors import LlmftError
 from llmft.api.rows import IGNORED
 from llmft.data.classification_encoding import encode_classification
-from llmft.data.encoding import EncodingReport
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.unpaired_encoding import encode_unpaired
