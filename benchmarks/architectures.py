@@ -57,10 +57,9 @@ without half of its layers."""
 
 def model_types() -> list[str]:
     """Return every model type of the map of causal models."""
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    known = MODEL_FOR_CAUSAL_LM_MAPPING
-    return sorted(kind for kind in CONFIG_MAPPING if CONFIG_MAPPING[kind] in known)
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def found(kind: str) -> levers.Levers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("LLMFT_CACHE", "off")  # nothing of a test stays in the user's folders
+
+gc.disable()  # until all is collected: what is imported stays, and looking at it takes long
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +52,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a GPU; run with --gpu"))
         elif "gpu" in item.keywords and not _has_gpu():
             item.add_marker(pytest.mark.skip(reason="there is no GPU on this machine"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,7 +35,7 @@ def warm() -> None:
     from llmft.recipes.load import load_recipe
     from llmft.registry.registry import Registry
 
-    server.warm()
+    server.imports()
     for name in _modules():
         importlib.import_module(name)
     registry = Registry.discover()

@@ -58,7 +58,14 @@ FARTHER = {
     },
     **{
         f"llmft/planning/{name}.py": [PIPELINE, COUNTS, "tests/planning/test_plan_command.py"]
-        for name in ("evaluation_cost", "planned_stage", "fitting")
+        for name in (
+            "evaluation_cost",
+            "planned_data",
+            "planned_models",
+            "planned_sampler",
+            "planned_stage",
+            "fitting",
+        )
     },
     "llmft/planning/planner.py": [
         "tests/planning/test_plan_files.py",

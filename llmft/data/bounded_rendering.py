@@ -16,7 +16,8 @@ from typing import Any
 
 from llmft.api.errors import TrustError
 from llmft.data.rendering import ChatTemplate, TemplateRefusal
-from llmft.data.turns import Stops, TurnFault, TurnFinder, TurnRow
+from llmft.data.stops import Stops
+from llmft.data.turns import TurnFault, TurnFinder, TurnRow
 from llmft.system import bounded_child
 from llmft.system.bounded_child import BoundedChild, OutOfBounds, WorkFailed
 from llmft.system.nearest import did_you_mean

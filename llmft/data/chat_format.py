@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmft.api.errors import DataError
 from llmft.data.rendering import NOW
-from llmft.data.turns import Stops
+from llmft.data.stops import Stops
 
 
 @dataclass(frozen=True)

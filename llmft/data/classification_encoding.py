@@ -8,7 +8,8 @@ from llmft.api import ClassificationRow, Encoded, EncodedClassification, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.train_settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport
+from llmft.data.encoding import Encoder
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import cut_at_start
 
 _SPELLED = "rows with special tokens in their text, which stay text"

@@ -9,7 +9,8 @@ from llmft.api import Encoded, EncodedPair, PreferenceRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.train_settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport, answers_of
+from llmft.data.encoding import Encoder, answers_of
+from llmft.data.encoding_report import EncodingReport
 
 
 def encode_pairs(

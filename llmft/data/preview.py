@@ -13,7 +13,7 @@ from llmft.api import ChatRow, Encoded, EncodedPair, EncodedPrompt, Row
 from llmft.api.errors import Fault
 from llmft.api.rows import IGNORED
 from llmft.data.duplicates import Duplicates
-from llmft.data.encoding import EncodingReport
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.shown_rows import Item, Part, Piece, ShownRow, shown_row, texts_of, token_rows
 from llmft.data.stage_rows import Rows
 

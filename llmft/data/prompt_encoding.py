@@ -8,7 +8,8 @@ from llmft.api import CompletionRow, EncodedPrompt, PromptRow, Row
 from llmft.api.errors import DataError
 from llmft.api.rows import IGNORED
 from llmft.api.train_settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport
+from llmft.data.encoding import Encoder
+from llmft.data.encoding_report import EncodingReport
 
 
 def encode_prompts(

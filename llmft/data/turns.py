@@ -9,14 +9,14 @@ turn is a row of its own, as the model is served.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from llmft.data.rendering import ChatTemplate, Part, TemplateRefusal, TracedText
+from llmft.data.stops import Stops, any_of
 
 _SHOWN = 60
 _TRIED: tuple[dict[str, Any], ...] = (
@@ -56,66 +56,6 @@ class TurnRow:
         """Return the fields, in order, as plain data."""
         notes = tuple(str.__str__(note) for note in self.notes)
         return str.__str__(self.text), self.spans, self.turns, self.foreign, notes, self.unended
-
-
-@dataclass(frozen=True, slots=True)
-class Stops:
-    """The tokens at which generation stops, as text, and control tokens that text must not spell.
-
-    ends: tokens that may follow the stop, such as end-of-text. control: every special token.
-    ids: the stop tokens' ids. appended: the end-of-text that is put after an answer where the
-    template ends it with none of the stops; '': such an answer is refused. named: the end-of-text,
-    and the stops that the recipe names. ends_rows: whether end-of-text is put at the end of every
-    row, so that its last answer is ended in any case.
-    """
-
-    stops: tuple[str, ...]
-    ends: tuple[str, ...] = ()
-    control: tuple[str, ...] = ()
-    ids: frozenset[int] = frozenset()
-    appended: str = ""
-    named: tuple[str, ...] = ()
-    ends_rows: bool = False
-
-    def spelled(self, text: str) -> str:
-        """Return the first control token that a text spells, or ''."""
-        pattern = _any_of((*self.stops, *self.ends, *self.control))
-        found = pattern.search(text) if pattern else None
-        return found.group() if found else ""
-
-    def end_of(self, text: str, from_: int) -> int | None:
-        """Return where the first stop token ends that is followed by blanks and ends only."""
-        pattern = _closing(self.stops, self.ends)
-        found = pattern.search(text, from_) if pattern else None
-        return found.end(1) if found else None
-
-    def followed(self, text: str, from_: int) -> tuple[str, str] | None:
-        """Return what is wrong where more than blanks stands after a stop, and what mends it."""
-        pattern = _any_of(self.stops)
-        found = list(pattern.finditer(text, from_)) if pattern else []
-        if not found:
-            return None
-        more = text[found[-1].end() :].strip()
-        return (
-            f"after {found[-1].group()!r}, at which generation stops, the chat template writes"
-            f" {more[:_SHOWN]!r}, although no answer is asked for",
-            "have the template write a generation prompt only if add_generation_prompt is set, or"
-            " give another one as model.chat_template",
-        )
-
-
-@lru_cache(maxsize=64)
-def _any_of(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    known = sorted({word for word in words if word}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, known))) if known else None
-
-
-@lru_cache(maxsize=64)
-def _closing(stops: tuple[str, ...], ends: tuple[str, ...]) -> re.Pattern[str] | None:
-    stop, end = _any_of(stops), _any_of((*stops, *ends))
-    if stop is None or end is None:
-        return None
-    return re.compile(rf"({stop.pattern})(?:\s|{end.pattern})*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +144,7 @@ class TurnFinder:
             if turn in turns or not own:
                 continue
             stop = max(r[1] for r in own)
-            closing = _any_of(self._learnt_ends)
+            closing = any_of(self._learnt_ends)
             after = closing.match(text, stop) if closing else None
             spans[turn] = (min(r[0] for r in own), after.end() if after else stop)
         if not spans:
@@ -288,7 +228,7 @@ class TurnFinder:
         text = self.render(turn + 1, answer_next=False)
         if not text.startswith(found.text[:start]):
             raise self._otherwise(turn, found.text[: found.start], text)
-        ends = _any_of(self._learnt_ends)
+        ends = any_of(self._learnt_ends)
         later = ends.search(text, end) if ends else None
         if later and text[end : later.start()]:
             raise TurnFault(
@@ -445,7 +385,7 @@ class TurnFinder:
 
     def _foreign_in(self, traced: TracedText, text: str) -> tuple[tuple[int, int], ...]:
         """Return where control tokens are spelled by messages, and not written by the template."""
-        pattern = _any_of((*self.stops.control, *self.stops.stops, *self.stops.ends))
+        pattern = any_of((*self.stops.control, *self.stops.stops, *self.stops.ends))
         if pattern is None:
             return ()
         own = bytearray(len(text))

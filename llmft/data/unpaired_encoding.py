@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from llmft.api import EncodedUnpaired, PreferenceRow, Row, UnpairedRow
 from llmft.api.errors import DataError
 from llmft.api.train_settings import TrainSettings
-from llmft.data.encoding import Encoder, EncodingReport, answers_of
+from llmft.data.encoding import Encoder, answers_of
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import cut_at_start, prompt_length, short_prompt
 
 

@@ -28,7 +28,7 @@ from llmft.api import (
     StageResult,
 )
 from llmft.api.errors import Fault, LlmftError
-from llmft.data.encoding import EncodingReport
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.preview import PICKS, StagePreview
 from llmft.engine.preflight import error_of, key_of, placed
 from llmft.engine.stage import StageRunner

@@ -21,7 +21,8 @@ from llmft.api.shown_text import on_one_line
 from llmft.api.train_settings import TrainSettings
 from llmft.data.classification_encoding import encode_classification
 from llmft.data.duplicates import Duplicates, duplicates
-from llmft.data.encoding import Encoder, EncodingReport
+from llmft.data.encoding import Encoder
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.shown_rows import token_rows

@@ -10,7 +10,8 @@ from llmft.api import ClassificationRow, CompletionRow, Dataset, Encoded, Row, T
 from llmft.api.errors import DataError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.classification_encoding import classified_ids
-from llmft.data.encoding import Encoder, EncodingReport
+from llmft.data.encoding import Encoder
+from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import cut_at_start
 from llmft.data.tables import read_file
 from llmft.inference.answering import model_of_run, stage_with_checkpoint

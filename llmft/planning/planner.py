@@ -18,7 +18,8 @@ from llmft.modeling.counting import count_parameters
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import OPTIMIZER, Peak
-from llmft.planning.planned_stage import Computed, PlannedStage, SampledCounts
+from llmft.planning.plan_state import Computed, SampledCounts
+from llmft.planning.planned_stage import PlannedStage
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
 from llmft.recipes.recipe import PEFT, Recipe, Stage

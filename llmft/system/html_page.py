@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +36,26 @@ def html_page(title: str, body: str, style: str = "", **values: Any) -> str:
     body: a Jinja template of ours; what it is given as `values` is escaped wherever it stands, and
     has no say in the page. style: CSS of ours. Raises jinja2.UndefinedError for a missing value.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    pages = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True
-    )
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none';"
         " form-action 'none'"
     )
-    inside = pages.from_string(body).render(**values)
-    frame = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    return frame.from_string(_PAGE).render(
+    inside = _template(body, _shown).render(**values)
+    page: str = _template(_PAGE).render(
         title=escaped(title), body=inside, style=style, policy=policy
     )
+    return page
+
+
+@cache  # compiling a page takes longer than filling it
+def _template(text: str, finalize: Callable[[Any], Any] | None = None) -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    pages = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=finalize, keep_trailing_newline=True
+    )
+    return pages.from_string(text)
 
 
 def is_ours(page: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import random
@@ -58,10 +59,11 @@ def _cpu_has_amx() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
+@functools.cache
 def bfloat16_over_float32() -> float:
     """Return how many times as fast the CPU multiplies matrices in bfloat16 as in float32, timed.
 
-    It takes a tenth of a second, or as long as the slower of the two needs. 1,024 rows with a
+    It takes a tenth of a second, or as long as the slower of the two needs, once. 1,024 rows with a
     matrix of 1,024 by 1,024, the best of three each, on the threads that torch has.
     """
     import torch

@@ -22,7 +22,7 @@ COMPLETIONS = (
     " Norway\nThat is well known.",
     "",
     " \n\t",
-    "norway " * 20_000,
+    "norway " * 4_000,
     "\n" * 5_000,
     "ß🙂 e\u0301 \u202enorway\u202c \u0000 \ufeff\ud7ff",
     "{Norway} [Norway] %s \\1 (",

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from llmft.data.rendering import ChatTemplate, TemplateRefusal
+from llmft.data.stops import Stops
 from llmft.data.traced import runs_of
-from llmft.data.turns import Stops, TurnFault, TurnFinder
+from llmft.data.turns import TurnFault, TurnFinder
 
 LEAST = {"wholes": 454, "rows": 936}
 

@@ -260,11 +260,11 @@ def test_a_client_that_hangs_up_ends_its_answer(client, loaded, monkeypatch):
 
 
 def test_an_answer_may_take_longer_than_a_request(client, monkeypatch):
-    monkeypatch.setattr(client.server, "deadline", 1.0)
+    monkeypatch.setattr(client.server, "deadline", 0.5)
     plain = answering.answered
 
     def slow(question, on_piece, cancelled):
-        time.sleep(2.5)
+        time.sleep(1.25)
         return plain(question, on_piece, cancelled)
 
     monkeypatch.setattr(answering, "answered", slow)

@@ -151,17 +151,28 @@ def test_a_plan_says_what_it_comes_to(write, gpu):
     assert plan.recipe.stages[0].train.bf16 is True  # as the runs that its time is taken from
 
 
-def test_tf32_is_refused_where_a_run_begins_and_nowhere_else(write, monkeypatch, tmp_path):
-    job = write(tf32=True)
+@pytest.mark.parametrize(("name", "code", "in_smoke", "more"), [
+    ("tf32", "E238", None, {}),
+    ("activation_offloading", "E239", False, {"gradient_checkpointing": True}),
+])  # fmt: skip
+def test_what_only_a_gpu_has_is_refused_where_a_run_begins_and_nowhere_else(
+    write, tmp_path, monkeypatch, name, code, in_smoke, more
+):
+    job = write(**{name: True}, **more)
     plan_recipe(job, gpu="H100")
     with pytest.raises(EnvironmentFault) as caught:
         session.run_recipe(job)
     (fault,) = caught.value.faults
-    assert (fault.code, fault.path) == ("E238", "stages[0].train.tf32")
+    assert (fault.code, fault.path) == (code, f"stages[0].train.{name}")
     assert not (tmp_path / "runs").exists()
     small, _, _ = smoke_recipe(job, tmp_path / "smoke")
-    assert small.recipe.stages[0].train.tf32 is None
+    assert getattr(small.recipe.stages[0].train, name) is in_smoke
+    monkeypatch.setattr(machine, "device", lambda: "cuda:0")
+    monkeypatch.setattr(tf32, "misfit", lambda: "")
+    assert not list(preflight._of_this_machine(job))
 
+
+def test_tf32_is_on_in_a_stage_and_as_it_was_after_it(write, monkeypatch):
     monkeypatch.setattr(tf32, "misfit", lambda: "")
     precision: list[str] = []
     step = loop._Training._update
@@ -174,20 +185,6 @@ def test_tf32_is_refused_where_a_run_begins_and_nowhere_else(write, monkeypatch,
     session.run_recipe(write(tf32=True, max_steps=1, full_determinism=True))
     assert precision == ["high"]
     assert torch.get_float32_matmul_precision() == "highest"
-
-
-def test_offloading_is_refused_on_a_cpu_where_a_run_begins(write, tmp_path, monkeypatch):
-    job = write(gradient_checkpointing=True, activation_offloading=True)
-    plan_recipe(job, gpu="H100")
-    with pytest.raises(EnvironmentFault) as caught:
-        session.run_recipe(job)
-    (fault,) = caught.value.faults
-    assert (fault.code, fault.path) == ("E239", "stages[0].train.activation_offloading")
-    assert not (tmp_path / "runs").exists()
-    small, _, _ = smoke_recipe(job, tmp_path / "smoke")
-    assert small.recipe.stages[0].train.activation_offloading is False
-    monkeypatch.setattr(machine, "device", lambda: "cuda:0")
-    assert not list(preflight._of_this_machine(job))
 
 
 def test_what_a_gpu_rounds_is_recorded_and_told_apart(write, monkeypatch):

@@ -58,11 +58,25 @@ def test_what_was_fetched_last_is_what_a_run_without_routes_takes(filled, tmp_pa
     assert [one["commit"] for one in lock(tmp_path, "fetched")] == [OLD, "5" * 40]
 
 
+SPOIL = ["spoil"]
+
+
 def answers(folder: Path, *commands: list[str]) -> list[dict]:
-    """Run commands one after another in one process with a cache of its own."""
+    """Run commands one after another in one process with a cache of its own.
+
+    SPOIL changes the last bit of the weights in the cache.
+    """
     code = (
-        "import contextlib, io, json, sys\nfrom llmft.cli.main import main\n"
+        "import contextlib, io, json, os, sys\nfrom pathlib import Path\n"
+        "from llmft.cli.main import main\n"
         "for words in json.loads(sys.argv[1]):\n"
+        "    if words == ['spoil']:\n"
+        "        (path,) = Path(os.environ['HF_HOME']).rglob('models--*/**/model.safetensors')\n"
+        "        held = bytearray(path.read_bytes())\n"
+        "        held[-1] ^= 1\n"
+        "        path.resolve().chmod(0o600)\n"
+        "        path.write_bytes(held)\n"
+        "        continue\n"
         "    out, err = io.StringIO(), io.StringIO()\n"
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
         "        code = main(words)\n"
@@ -80,7 +94,7 @@ def test_what_is_fetched_is_told_with_its_sums_and_what_a_run_still_contacts(fil
     Path(absent).write_text(Path(absent).read_text().replace("org/tiny", "org/absent"))
     path = recipe(tmp_path, "whole", f", revision: '{OLD}'")
     words = [["fetch", one, "--json"] for one in (streamed, absent, path)]
-    first, missing, whole = answers(tmp_path, *words)
+    first, missing, whole, spoilt = answers(tmp_path, *words, SPOIL, ["fetch", path])
 
     assert first["code"] == 0, first["err"]
     found = json.loads(first["out"])
@@ -100,13 +114,7 @@ def test_what_is_fetched_is_told_with_its_sums_and_what_a_run_still_contacts(fil
     assert model["size"] >= len(filled.files("model", "org/tiny", OLD)[1]["model.safetensors"])
 
     (weights,) = (tmp_path / "home").rglob(f"models--org--tiny/snapshots/{OLD}/model.safetensors")
-    blob = weights.resolve()
-    held = bytearray(blob.read_bytes())
-    held[-1] ^= 1
-    blob.chmod(0o600)
-    blob.write_bytes(held)
-    (spoilt,) = answers(tmp_path, ["fetch", path])
     assert spoilt["code"] == 4
     assert "error[E215]" in spoilt["err"]
     assert "'model.safetensors' in the cache is not the file that the hub has" in spoilt["err"]
-    assert f"delete {blob}" in spoilt["err"]
+    assert f"delete {weights.resolve()}" in spoilt["err"]

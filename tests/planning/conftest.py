@@ -37,23 +37,27 @@ def registry() -> Registry:
     return Registry.discover()
 
 
-@pytest.fixture
-def recipe(model_folders, rows_file) -> dict:
-    """A recipe as plain data, for a test to change."""
+def tiny_recipe(model: Path, rows: Path) -> dict:
     return {
         "recipe": 1,
         "name": "tiny",
-        "model": {"path": str(model_folders["llama"])},
+        "model": {"path": str(model)},
         "stages": [
             {
                 "name": "only",
                 "adapter": {"method": "lora", "r": 4},
                 "alignment": {"method": "sft"},
-                "data": {"method": "jsonl", "path": str(rows_file)},
+                "data": {"method": "jsonl", "path": str(rows)},
                 "train": {"per_device_train_batch_size": 4, "num_train_epochs": 2},
             }
         ],
     }
+
+
+@pytest.fixture
+def recipe(model_folders, rows_file) -> dict:
+    """A recipe as plain data, for a test to change."""
+    return tiny_recipe(model_folders["llama"], rows_file)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_small_gpu_is_told_with_what_to_change_and_no_weights_are_there(
 
     folder = tmp_path / "large"  # a config and a tokenizer are all it takes
     LlamaConfig(
-        hidden_size=1024, intermediate_size=2816, num_hidden_layers=4, num_attention_heads=16,
+        hidden_size=2048, intermediate_size=5632, num_hidden_layers=1, num_attention_heads=16,
         vocab_size=32_000, architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)  # fmt: skip
     tiny_tokenizer().save_pretrained(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,18 @@ import yaml
 
 from llmft.cli.main import main
 from llmft.engine.session import run_recipe
-from llmft.planning.timing import BEYOND, SCORING, SET_UP, TRAINING, Seconds, stage_time
+from llmft.planning.planner import plan_recipe
+from llmft.planning.timing import (
+    BEYOND,
+    SCORING,
+    SET_UP,
+    TRAINING,
+    Seconds,
+    from_earlier_runs,
+    stage_time,
+)
+from llmft.recipes.load import load_recipe
+from tests.planning.conftest import tiny_recipe
 
 
 def planned(**other):
@@ -102,42 +115,57 @@ def test_times_add_up():
     assert both == Seconds(3, 4, 5)
 
 
-@pytest.fixture
-def ran(recipe, loaded, tmp_path):
-    """A recipe, and the folder of a real run of it."""
-    recipe["output_dir"] = str(tmp_path / "runs")
+@pytest.fixture(scope="module")
+def made(model_folders, rows_file, registry, tmp_path_factory):
+    """A recipe, and the folder of its runs with a real one; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    recipe = tiny_recipe(model_folders["llama"], rows_file)
+    recipe["output_dir"] = str(folder / "runs")
     recipe["stages"][0]["train"]["max_steps"] = 6
     recipe["stages"][0]["evaluate"] = {"metrics": ["loss"], "holdout": 0.2, "max_new_tokens": 2}
-    summary = run_recipe(loaded(recipe))
-    return recipe, summary.folder
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    run_recipe(load_recipe(path, registry))
+    return recipe, folder / "runs"
 
 
-def test_a_plan_tells_the_time_of_the_last_run_and_of_no_other_shape(ran, tmp_path, capsys):
+@pytest.fixture
+def ran(made, tmp_path):
+    """A recipe, and the folder of a real run of it."""
+    recipe, runs = made
+    here = shutil.copytree(runs, tmp_path / "runs")
+    (folder,) = here.glob("tiny/*")
+    return copy.deepcopy(recipe) | {"output_dir": str(here)}, folder
+
+
+def test_a_plan_tells_the_time_of_the_last_run_and_of_no_other_shape(ran, loaded):
     recipe, folder = ran
     timeline = json.loads((folder / "timeline.json").read_text())
     real = sum(p["seconds"] for p in timeline["stages"]["only"]["phases"])
-    path = tmp_path / "plan.yaml"
 
-    def time_of(change=lambda stage: None):
-        changed = json.loads(json.dumps(recipe))
+    plan = plan_recipe(loaded(recipe))
+    same = from_earlier_runs(plan)
+    assert same.stages[0].source == f"run {folder.name}"
+    assert same.whole.low <= real <= same.whole.high
+    counts = replace(plan.stages[0].counts, steps=60)
+    longer = replace(plan, stages=[replace(plan.stages[0], counts=counts)])
+    grown = from_earlier_runs(longer).stages[0].parts[TRAINING].likely
+    assert grown == pytest.approx(10 * same.stages[0].parts[TRAINING].likely)
+
+    def time_of(change):
+        changed = copy.deepcopy(recipe)
         change(changed["stages"][0])
-        path.write_text(json.dumps(changed))
-        assert main(["plan", str(path), "--json"]) == 0
-        return json.loads(capsys.readouterr().out)["time"]
+        return from_earlier_runs(replace(plan, job=loaded(changed)))
 
-    same = time_of()
-    assert same["stages"][0]["source"] == f"run {folder.name}"
-    assert same["whole"]["low"] <= real <= same["whole"]["high"]
     longer = time_of(lambda stage: stage["train"].update(max_steps=60, learning_rate=1e-3))
-    grown = longer["stages"][0]["parts"]["training"]["likely"]
-    assert grown == pytest.approx(10 * same["stages"][0]["parts"]["training"]["likely"])
+    assert longer == same  # of the same shape
     assert time_of(lambda stage: stage["train"].update(per_device_train_batch_size=2)) is None
     assert time_of(lambda stage: stage["adapter"].update(r=2)) is None
     lock = json.loads((folder / "lock.json").read_text())
     (folder / "lock.json").write_text(json.dumps(lock | {"torch_threads": 999}))
-    assert time_of() is None
+    assert from_earlier_runs(plan) is None
     (folder / "lock.json").write_text("{")  # a damaged run keeps nobody from planning
-    assert time_of() is None
+    assert from_earlier_runs(plan) is None
 
 
 def test_steps_are_measured_and_leave_nothing(recipe, tmp_path, capsys):
@@ -164,6 +192,19 @@ def test_what_stops_the_measurement_is_said(recipe, tmp_path, capsys, monkeypatc
     assert "error[E217]" in capsys.readouterr().err
     assert main(["plan", str(path), "--measure", "1", "--gpu", "24GB"]) == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_the_command_has_the_time_of_a_longer_run(ran, tmp_path, capsys):
+    recipe, folder = ran
+    recipe["stages"][0]["train"]["max_steps"] = 60
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(recipe))
+    assert main(["plan", str(path), "--json"]) == 0
+    (stage,) = json.loads(capsys.readouterr().out)["time"]["stages"]
+    assert stage["source"] == f"run {folder.name}"
+    steps = json.loads((folder / "timeline.json").read_text())["stages"]["only"]["phases"]
+    trained = next(phase["seconds"] for phase in steps if phase["phase"] == "train")
+    assert stage["parts"]["training"]["likely"] > 3 * trained
 
 
 def test_text_names_the_interval_and_what_to_do_where_there_is_none(ran, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from llmft_adapters.lora import Lora
 from llmft_alignments.sft import Sft
 from llmft_datasets.chat import Chat
 from llmft_datasets.instruction import Instruction
@@ -13,23 +12,13 @@ from llmft_datasets.triviaqa import TriviaQA
 from llmft_trackers.console import Console
 from llmft_trackers.jsonl import Jsonl as JsonlTracker
 
-from llmft.testing import AdapterContract, AlignmentContract, DatasetContract, TrackerContract
+from llmft.testing import AlignmentContract, DatasetContract, TrackerContract
 
 
 def write_lines(folder, rows) -> str:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-class TestLora(AdapterContract):
-    method_class = Lora
-    configs = [
-        {"r": 4},
-        {"r": 4, "use_rslora": True, "init_lora_weights": "gaussian"},
-        {"r": 4, "target_modules": ["q_proj", "*_proj"], "loraplus_lr_ratio": 4.0},
-        {"r": 4, "target_modules": ["c_attn"], "lora_dropout": 0.1},
-    ]
 
 
 class TestSft(AlignmentContract):

@@ -273,10 +273,10 @@ def test_a_request_that_comes_byte_by_byte_is_ended(server, monkeypatch):
 
 
 def test_a_connection_that_goes_on_asking_is_kept(server, monkeypatch):
-    monkeypatch.setattr(server, "deadline", 2.0)
+    monkeypatch.setattr(server, "deadline", 1.0)
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     with closing(connection):
         for _ in range(5):
             connection.request("GET", f"/{TOKEN}/style.css")
             assert connection.getresponse().read()
-            time.sleep(0.8)
+            time.sleep(0.35)

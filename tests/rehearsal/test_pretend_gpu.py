@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmft.modeling import recompute
+from llmft.engine import adapter_trial
+from llmft.modeling import levers, recompute
+from llmft.system import machine
 from tests.extended import extended
 
 from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu
 
+REMEMBERED = levers.remembered
 pytestmark = pytest.mark.skipif(not TRIED, reason=REASON)
 
 ADAPTERS = {
@@ -65,8 +68,14 @@ def run(text: str, folder: Path):
     return run_recipe(load_recipe(file, registry)).stages["s"].metrics["train_loss"]
 
 
-def run_on_gpu(text: str, folder: Path) -> tuple[float, Counter[tuple[str, str]]]:
-    """Return the loss, and the waits of the second step."""
+def run_on_gpu(
+    text: str, folder: Path, *, tried: bool = False
+) -> tuple[float, Counter[tuple[str, str]]]:
+    """Return the loss, and the waits of the second step.
+
+    tried: the architecture and the adapter are tried on the device, too, which takes longer than
+    the run; else what was found of them on the CPU is taken.
+    """
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
 
@@ -82,6 +91,9 @@ def run_on_gpu(text: str, folder: Path) -> tuple[float, Counter[tuple[str, str]]
 
     with pytest.MonkeyPatch.context() as patch, PretendGpu() as gpu:
         patch.setattr(loop, "train", train)
+        if not tried:
+            for module in (levers, adapter_trial):
+                patch.setattr(module, "remembered", remembered_on_the_cpu)
         for state in (PartialState, AcceleratorState):
             state._shared_state.clear()
         PartialState().device = CUDA
@@ -91,6 +103,12 @@ def run_on_gpu(text: str, folder: Path) -> tuple[float, Counter[tuple[str, str]]
             for state in (PartialState, AcceleratorState):
                 state._shared_state.clear()
     return loss, seen[1] - seen[0]
+
+
+def remembered_on_the_cpu(config, asked, find):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "device", lambda: "cpu")
+        return REMEMBERED(config, asked, find)
 
 
 def tiny(folder: Path, layers: int = 2) -> Path:
@@ -116,7 +134,17 @@ def tiny(folder: Path, layers: int = 2) -> Path:
 def test_a_run_is_the_same_on_the_device(tmp_path, adapter, alignment, more):
     model = tiny(tmp_path)
     text = recipe(model, tmp_path / "out", adapter, alignment, more)
+    plain = run(text, tmp_path)
     loss, _ = run_on_gpu(text, tmp_path)
+    assert loss == pytest.approx(plain, rel=2e-5, abs=2e-6)
+
+
+@pytest.mark.extended
+def test_an_architecture_and_an_adapter_can_be_tried_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(levers, "_known", {})
+    text = recipe(tiny(tmp_path), tmp_path / "out", "lora", "sft")
+    loss, _ = run_on_gpu(text, tmp_path, tried=True)
+    assert len(levers._known) == 2
     assert loss == pytest.approx(run(text, tmp_path), rel=2e-5, abs=2e-6)
 
 

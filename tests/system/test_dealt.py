@@ -56,6 +56,7 @@ def child(rank, port, out):
         told = {"alone": alone, "shared": shared, "every": every, "own": own, "halted": halted}
         open(f"{out}.{rank}", "w").write(json.dumps(told))
 
+tiny_llama()  # what it imports, both processes have
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]

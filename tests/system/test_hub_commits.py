@@ -39,7 +39,7 @@ def dripping(request, monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr(hub_commits, "_WHOLE_SECONDS", 1.0)
+        monkeypatch.setattr(hub_commits, "_WHOLE_SECONDS", 0.2)
         hub_commits.begin()
         yield
         ended.set()

@@ -37,4 +37,4 @@ def test_the_rate_of_products_in_bfloat16_is_the_best_time_over_the_best(monkeyp
 
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr("llmft.system.machine.time.perf_counter", lambda: clock[0])
-    assert bfloat16_over_float32() == pytest.approx(4.0)
+    assert bfloat16_over_float32.__wrapped__() == pytest.approx(4.0)

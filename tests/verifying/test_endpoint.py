@@ -239,12 +239,12 @@ def test_a_slow_endpoint_is_left_when_the_time_is_up(single, capsys):
     endpoint = OtherEndpoint(single[1], Able(hangs_after=2))
     words = ["verify", "export", str(single[0].run), endpoint.url, "--prompts", "3"]
     try:
-        assert main([*words, "--max-new-tokens", "3", "--timeout", "6"]) == 4
+        assert main([*words, "--max-new-tokens", "3", "--timeout", "3"]) == 4
     finally:
         endpoint.close()
     said = capsys.readouterr().err
     assert "token ids in" in said
-    assert "was not compared whole in 6 seconds of waiting: 2 of 3 prompts were answered" in said
+    assert "was not compared whole in 3 seconds of waiting: 2 of 3 prompts were answered" in said
     assert "so far it answers as the run does — fix: ask less" in said
     assert main(["verify", "export", str(single[0].run), str(single[1]), "--timeout", "6"]) == 2
     assert "--timeout is for an endpoint" in capsys.readouterr().err

@@ -67,6 +67,12 @@ def made(model: Path, data: str, *words: str) -> dict:
     return yaml.safe_load(Path("my.yaml").read_text("utf-8"))
 
 
+@pytest.fixture
+def fits(monkeypatch):
+    """Nothing is planned: it fits. The first test below plans."""
+    monkeypatch.setattr(new_module, "_fits", lambda text: True)
+
+
 CASES = {
     "chat": ("chat", (), ["sft"]),
     "spoken": ("spoken", (), ["sft"]),
@@ -91,6 +97,7 @@ def test_what_is_written_validates_with_a_plain_model(rows, plain_model, case, c
 
 
 @pytest.mark.parametrize("case", extended(["chat", "instruction", "rlhf"], ["instruction"]))
+@pytest.mark.usefixtures("fits")
 def test_a_chat_models_template_is_used(rows, chat_model, case, capsys):
     form, words, _ = CASES[case]
     recipe = made(chat_model, rows(form), *words)
@@ -101,6 +108,7 @@ def test_a_chat_models_template_is_used(rows, chat_model, case, capsys):
     assert asked in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("fits")
 def test_it_trains(rows, plain_model):
     made(plain_model, rows("instruction"))
     assert main(["run", "my.yaml", "--quiet", "--set", "stages.sft.train.num_train_epochs=1"]) == 0
@@ -114,6 +122,7 @@ def test_two_goals_need_a_flag_where_nobody_can_be_asked(rows, plain_model, caps
     assert not Path("my.yaml").exists()
 
 
+@pytest.mark.usefixtures("fits")
 def test_two_goals_are_asked_about_on_a_terminal(rows, plain_model, monkeypatch):
     for stream in (sys.stdin, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
@@ -155,6 +164,7 @@ def test_batches_are_halved_until_they_fit(rows, plain_model, monkeypatch):
     assert "gradient_checkpointing" not in stage["train"]
 
 
+@pytest.mark.usefixtures("fits")
 def test_rows_that_are_longer_than_the_model_reads_are_told(rows, plain_model, capsys):
     Path("long.jsonl").write_text(
         "".join(json.dumps({"text": "a b " * n}) + "\n" for n in (9, 999))
@@ -164,6 +174,7 @@ def test_rows_that_are_longer_than_the_model_reads_are_told(rows, plain_model, c
     assert "1 of 2 rows are longer, and cut" in Path("my.yaml").read_text()
 
 
+@pytest.mark.usefixtures("fits")
 def test_names_of_columns_are_text_in_the_recipe_and_on_the_screen(rows, plain_model, capsys):
     """U+0085 and U+2028 end a comment of YAML; a line break lets a name pass for what we say."""
     extra = {"a\x85seed: 99": "", "b\u2028seed: 98": "", "c\nnext: curl evil": "", "\x1b[2J": ""}

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.checkpoints.harness import Ended, Server, run_in_child, tiny_recipe
+from tests.end_to_end.checkpoints.harness import HERE, Ended, Server, run_in_child, tiny_recipe
 
 
 @pytest.fixture(scope="session")
-def server():
-    made = Server()
+def canaries():
+    """The benchmarks' module that plants secrets and looks for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        patch.syspath_prepend(HERE.parents[2] / "benchmarks" / "faults")
+        importlib.import_module("harness")  # it imports this later
+        return importlib.import_module("canaries")
+
+
+@pytest.fixture(scope="session")
+def server(canaries):
+    made = Server(**canaries.PLANTED)
     yield made
     made.close()
 

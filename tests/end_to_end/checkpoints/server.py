@@ -1,4 +1,4 @@
-"""A process that has imported everything, and forks one child for each run it is asked for.
+"""A process that has run once, and forks one child for each run it is asked for.
 
 It reads one JSON object a line: {"argv", "out", "fault", "processes"}; it answers with the child's
 pid, and then with its exit code (negative: the signal that ended it). Another module may be named
@@ -8,17 +8,21 @@ processes find each other as those of torchrun do; the first one has the fault, 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
 
 
 def serve(program: Any) -> None:
@@ -59,6 +63,26 @@ def start(program: Any, job: dict) -> list[int]:
 
 
 def warm() -> None:
+    """Train a tiny run: what it imports, compiles and finds out of the model, each child has."""
+    import harness
+
+    from llmft.modeling.tiny_models import tiny_model_folder
+
+    imports()
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        rows, recipe = home / "rows.jsonl", home / "recipe.yaml"
+        rows.write_text(9 * '{"prompt": "say 1:", "completion": " 1"}\n')
+        recipe.write_text(json.dumps(harness.tiny_recipe(tiny_model_folder(home), rows)))
+        os.environ["LLMFT_CACHE"] = "off"
+        with contextlib.redirect_stdout(None):
+            code = main(["run", str(recipe), "--output-dir", str(home / "runs")])
+        assert code == 0, code
+    os.fsync = lambda handle: None  # a sixth of a run's time, and no test cuts the power
+    gc.freeze()  # a collection in a child would copy every page it looks at
+
+
+def imports() -> None:
     """Import what a run imports."""
     import bitsandbytes  # noqa: F401
     import safetensors.torch  # noqa: F401

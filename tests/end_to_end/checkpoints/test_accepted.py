@@ -196,23 +196,14 @@ def test_t11_a_full_disk_tells_what_is_needed_and_what_is_free(go, recipe, whole
     assert " bytes needed, " in line
 
 
-def test_s2_no_secret_of_the_environment_is_in_anything_that_is_written(tmp_path, recipe):
-    import sys
-
-    from tests.end_to_end.checkpoints.harness import HERE, Server
-
-    sys.path.insert(0, str(HERE))  # the program imports what lies beside this file
-    sys.path.insert(0, str(HERE.parents[2] / "benchmarks" / "faults"))
-    from canaries import PLANTED, Canaries
-
-    server = Server(**PLANTED)
-    try:
-        canaries = Canaries()
-        assert canaries.provoke(server, recipe, tmp_path / "provoked") == []
-        assert canaries.found == []
-        assert canaries.files > 10
-    finally:
-        server.close()
-    (tmp_path / "leak.txt").write_text(f"token: {PLANTED['HF_TOKEN']}")
-    canaries.search(tmp_path)
-    assert canaries.found == ["HF_TOKEN in leak.txt"]  # it would have been seen
+def test_s2_no_secret_of_the_environment_is_in_anything_that_is_written(
+    server, canaries, whole, tmp_path, recipe
+):
+    found = canaries.Canaries()
+    found.search(whole.folder)
+    assert found.provoke(server, recipe, tmp_path / "provoked") == []
+    assert found.found == []
+    assert found.files > 30
+    (tmp_path / "leak.txt").write_text(f"token: {canaries.PLANTED['HF_TOKEN']}")
+    found.search(tmp_path)
+    assert found.found == ["HF_TOKEN in leak.txt"]  # it would have been seen

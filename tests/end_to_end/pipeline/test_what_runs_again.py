@@ -89,7 +89,7 @@ def test_an_edited_stage_runs_again_with_what_follows_and_nothing_before(
             if inside.parts[0] == name:
                 old = finished / "replaced" / f"{name}-1" / Path(*inside.parts[1:])
                 assert hashlib.sha256(old.read_bytes()).hexdigest() == digest
-    if runs:  # as if it had never been otherwise
+    if 0 < len(runs) < len(NAMES):  # as if it had never been otherwise
         fresh = run_recipe(load(changed, f"output_dir={tmp_path / 'fresh'}")).folder
         assert made(finished) == made(fresh)
 

@@ -48,7 +48,7 @@ class TestLora(AdapterContract):
     method_class = Lora
     configs = (
         {"r": 4},
-        {"r": 2, "target_modules": ["?_*"], "layers_to_transform": [1]},
+        {"r": 2, "target_modules": ["?_*"], "layers_to_transform": [1], "loraplus_lr_ratio": 4.0},
         {"r": 2, "bias": "all", "use_rslora": True},
         {"r": 2, "bias": "lora_only", "target_modules": ["?_*"]},
         {"r": 2, "modules_to_save": ["lm_head"], "init_lora_weights": "gaussian"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -127,8 +128,18 @@ class TestScheduleFreeSgd(OptimizerContract):
 
 
 @pytest.mark.skipif(not find_spec("schedulefree"), reason="schedulefree is not installed")
-def test_plan_counts_a_schedule_free_optimiser(capsys):
-    assert main(["plan", "quickstart", "--set", "stages.0.train.optim=schedule_free_adamw"]) == 0
+def test_plan_counts_a_schedule_free_optimiser(model_folder, tmp_path, capsys):
+    rows, recipe = tmp_path / "rows.jsonl", tmp_path / "recipe.yaml"
+    rows.write_text(8 * '{"prompt": "say it", "completion": " it"}\n')
+    recipe.write_text(json.dumps({
+        "recipe": 1, "name": "r", "model": {"path": str(model_folder)},
+        "stages": [{
+            "name": "s", "adapter": {"method": "lora"}, "alignment": {"method": "sft"},
+            "data": {"method": "jsonl", "path": str(rows)},
+            "train": {"optim": "schedule_free_adamw"},
+        }],
+    }))  # fmt: skip
+    assert main(["plan", str(recipe)]) == 0
     assert "optimiser" in capsys.readouterr().out
 
 
