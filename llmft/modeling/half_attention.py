@@ -1,7 +1,7 @@
 """Attention of 16 bits on a CPU, with a backward pass in float32.
 
 torch's fused kernel reads 16 bits faster than float32 going forward. Going back it takes up to
-seven times as long as in float32 for rows of some tens of tokens, and as long for rows of hundreds.
+six times as long as in float32 for rows of some tens of tokens, and as long for rows of hundreds.
 """
 
 from __future__ import annotations
