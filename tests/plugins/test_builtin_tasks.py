@@ -10,6 +10,8 @@ from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.math_verify import MathVerify
+from llmft_rewards.pattern import Pattern
 from llmft_tasks.collect import Collect
 from llmft_tasks.evaluate import Evaluate
 from llmft_tasks.rank import Rank
@@ -75,9 +77,22 @@ class TestFormat(RewardContract):
     ]
 
 
+class TestMathVerify(RewardContract):
+    method_class = MathVerify
+    configs = [{}, {"answer_tag": "answer", "boxed": "none", "extraction_mode": "first_match"}]
+
+
+class TestPattern(RewardContract):
+    method_class = Pattern
+    configs = [{"pattern": "I.*[.]$"}]
+
+
 class TestPrompts(DatasetContract):
     method_class = Prompts
-    configs = [{"path": "rows.jsonl"}, {"path": "rows.jsonl", "chat": True}]
+    configs = [
+        {"path": "rows.jsonl"},
+        {"path": "rows.jsonl", "chat": True, "system": "Be brief.", "remove_response": True},
+    ]
     bad_records = [{"prompt": " "}, {"question": "Who?"}, {"prompt": [{"role": "user"}]}]
 
     def write(self, folder):

@@ -82,6 +82,8 @@ from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.math_verify import MathVerify
+from llmft_rewards.pattern import Pattern
 from llmft_rewards.python import Python as PythonReward
 from llmft_rewards.reward_model import RewardModel
 from llmft_schedules import curves
@@ -966,6 +968,10 @@ GRPO = group_cases(Grpo, 8) | {
     "use_bias_correction_kl": Case(
         False, SEEN, (0.3 + 0.2 * sum(map(k3, (1.5, 0.5, 2.0)))) / 3, also={"beta": 0.2}
     ),
+    "token_kl_max": Case(
+        0.1, SEEN, (0.3 + 0.2 * sum(min(k3(ratio), 0.1) for ratio in (1.5, 0.5, 2.0))) / 3,
+        also={"beta": 0.2, "use_bias_correction_kl": False},
+    ),
     "importance_sampling_level": Case(
         "sequence", SEEN, (2 - math.sqrt(0.75)) / 2, also=PER_ANSWER, was=0.575
     ),
@@ -1176,6 +1182,24 @@ def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]
     ]
 
 
+def maths(right: str, *completions: str) -> Callable[[Any, Lab], list[float]]:
+    return lambda config, lab: [
+        MathVerify(config).score("prompt", text, (right,)) for text in completions
+    ]
+
+
+def read_as(text: str) -> Callable[[Any, Lab], str]:
+    """Return what gives the text that math-verify reads as an answer's result."""
+
+    def see(config, lab: Lab) -> str:
+        from math_verify import parse
+
+        rules = MathVerify(config)._strict
+        return parse(text, extraction_config=rules, extraction_mode="first_match")[-1]
+
+    return see
+
+
 FORMAT = scores(Format, "ab c", "xab", "ab\nc d e f")
 ONLY = {"max_words": 100}
 
@@ -1269,6 +1293,26 @@ REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
         "lacks": Case("x", FORMAT, [1.0, 0.5, 1.0], also=ONLY),
         "one_line": Case(True, FORMAT, [1.0, 1.0, 0.5], also=ONLY),
         "max_words": Case(2, FORMAT, [1.0, 1.0, 0.5], also={"lacks": "%"}),
+    },
+    Pattern: {
+        "weight": Case(-0.5, weighed, [-1.5], also={"pattern": "a"}, was=[3.0]),
+        "pattern": Case(
+            "a.b$", scores(Pattern, "a\nb", "a b\nc", " a b", "ab"), [1.0, 1.0, 0.0, 0.0]
+        ),
+    },
+    MathVerify: WEIGHT
+    | {
+        "answer_tag": Case(
+            "answer",
+            maths("$7$", r"\boxed{8}<answer>7</answer>", "<answer>8</answer>"),
+            [1.0, 0.0],
+            was=[0.0, 0.0],
+        ),
+        # Only the text that is read is compared where a box's content is not taken out of it.
+        "boxed": Case("none", read_as(r"so $\boxed{12}$"), r"\boxed{12}", was="12"),
+        "extraction_mode": Case(
+            "first_match", maths(r"1/2 of it $\foo$", r"\boxed{0.5}"), [0.0], was=[1.0]
+        ),
     },
     Length: {
         "weight": Case(-0.5, weighed, [-1.5], also={"target": 4}, was=[3.0]),
@@ -1507,6 +1551,16 @@ DATASETS: dict[type, dict[str, Case]] = {
         "reward_columns": Case(
             ["q", "a"], rows(Prompts, COMPLETION, look=first(lambda row: row.columns)),
             {"q": "why", "a": "so"},
+        ),
+        "system": Case(
+            "Be brief.",
+            rows(Prompts, COMPLETION, look=first(lambda row: row.prompt[0]["content"])),
+            "Be brief.", also={"chat": True}, was="p",
+        ),
+        "remove_response": Case(
+            True,
+            rows(Prompts, {"prompt": CHAT["messages"]}, look=first(lambda row: len(row.prompt))),
+            len(CHAT["messages"]) - 1, was=len(CHAT["messages"]),
         ),
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})

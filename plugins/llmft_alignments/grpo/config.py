@@ -107,6 +107,10 @@ class GrpoConfig(GroupConfig):
     use_bias_correction_kl: bool = Field(
         True, description="weigh the KL divergence by the probability ratio"
     )
+    token_kl_max: float | None = Field(
+        None, gt=0, le=1e6, description="the most that the KL divergence of one token counts, in"
+        " nats, so that a far token has no gradient of it; 10 in verl and ms-swift"
+    )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
 
     @model_validator(mode="after")
@@ -138,8 +142,6 @@ class GrpoConfig(GroupConfig):
                 "multi_objective_aggregation 'normalize_then_sum' normalises by itself, so that"
                 " scale_rewards has no effect; remove it"
             )
-        if not self.beta and "use_bias_correction_kl" in said:
-            raise ValueError(
-                "use_bias_correction_kl has an effect only with a beta above 0; remove it"
-            )
+        if not self.beta and (given := {"use_bias_correction_kl", "token_kl_max"} & said):
+            raise ValueError(f"{min(given)} has an effect only with a beta above 0; remove it")
         return self

@@ -271,6 +271,8 @@ class GrpoRule:
 
             reference_N = torch.cat([one.reference for one in batch if one.reference is not None])
             kl_N = k3_divergence(logps_N, reference_N)
+            if config.token_kl_max is not None:
+                kl_N = kl_N.clamp(max=config.token_kl_max)
             kl_N = kl_N * ratio_N if config.use_bias_correction_kl else kl_N
             loss_N = loss_N + config.beta * kl_N
             means["kl"] = kl_N.detach().mean()
