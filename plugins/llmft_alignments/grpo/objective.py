@@ -56,6 +56,7 @@ class GroupObjective:
         self.config, self.rule, self.sampler, self.watch = config, rule, sampler, watch
         self.seed = seed
         self.items_per_prompt = config.num_generations
+        self.rates_per_step = config.num_iterations * config.steps_per_generation
         self._tallies: Any = None
         self._entropy: list[Any] = []
         self._first = False
