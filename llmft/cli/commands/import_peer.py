@@ -17,6 +17,7 @@ from llmft.importing.recognising import peer_of, trainer_of
 from llmft.importing.schema import Schema
 from llmft.importing.structure.arguments import batch_of_processes
 from llmft.importing.structure.forms import FORMS
+from llmft.importing.structure.online import counts
 from llmft.importing.tables import PEERS, table
 from llmft.importing.verdicts import Finding, Verdict, blocks, verdict_of
 from llmft.importing.writing import recipe_text
@@ -126,6 +127,7 @@ def import_configuration(
         )
     translated(translation)
     batch_of_processes(translation)
+    counts(translation)
     text = ""
     if not any(finding.grade == "cannot" for finding in translation.findings):
         text = _written(translation)
