@@ -143,7 +143,6 @@ def test_what_a_recipe_cannot_say_stops_the_import(more, old, new, missing):
 
 
 @pytest.mark.parametrize(("more", "old", "new", "missing"), [
-    ("", "--tuner_type full", "--tuner_type lora", "dropout within GRPO's ratio"),
     ("", "#1000", "", "the last rows of an epoch would be left out"),
     ("", "TIR#1000 ", "TIR#1001 ", ""),
     ("", "--num_train_epochs 1", "--num_train_epochs 2", ""),
@@ -163,9 +162,23 @@ def test_what_the_command_leaves_open_needs_a_decision(more, old, new, missing):
     assert set(grades(found, "decide")) == ({missing} if missing else set())
 
 
-def test_without_dropout_an_adapter_trains_the_same():
-    found = swift(" --lora_dropout 0", "--tuner_type full", "--tuner_type lora")
+@pytest.mark.parametrize(("more", "has"), [("", True), (" --lora_dropout 0", False)])
+def test_dropout_is_in_what_an_update_is_held_against(recipe_of, more, has):
+    found = swift(more, "--tuner_type full", "--tuner_type lora")
     assert found.verdict == "same but for speed or logging"
+    _, stage = recipe_of(SWIFT.replace("--tuner_type full", "--tuner_type lora") + more)
+    assert (stage.alignment.disable_dropout, stage.alignment.old_logps_dropout) == (False, has)
+
+
+@pytest.mark.parametrize(("more", "trainer", "has"), [
+    ("", "grpo", False), ("use_vllm: true\n", "grpo", True), ("", "rloo", True),
+    ("num_iterations: 2\n", "grpo", True), ("disable_dropout: true\n", "rloo", False),
+    ("lora_dropout: 0.0\n", "rloo", False),
+])  # fmt: skip
+def test_trl_computes_it_with_dropout_where_it_computes_it(stage_of, more, trainer, has):
+    text = f"{TRL}per_device_train_batch_size: 4\n{more}"
+    _, stage = stage_of(text, trainer=trainer, rows="prompts")
+    assert stage.alignment.old_logps_dropout is has
 
 
 @pytest.mark.parametrize(("more", "long", "rule"), [
@@ -258,8 +271,6 @@ def test_trls_form_of_thoughts_is_its_own_reward():
 
 @pytest.mark.parametrize(("more", "grade", "missing"), [
     ("steps_per_generation: 3\n", "cannot", "the answers of a step"),
-    ("gradient_accumulation_steps: 2\nsteps_per_generation: 4\n", "decide",
-     "dropout within GRPO's ratio"),
     ("generation_batch_size: 64\ngradient_accumulation_steps: 8\n", "decide",
      "the last rows of an epoch would be left out"),
     ("generation_batch_size: 60\n", "cannot", "the answers of a step"),

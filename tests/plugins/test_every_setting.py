@@ -939,6 +939,10 @@ def group_cases(alignment: type, generations: int) -> dict[str, Case]:
         "num_generations": Case(
             4, lambda c, lab: each(c).items_per_prompt, 4, was=generations
         ),
+        "old_logps_dropout": Case(
+            True, lambda c, lab: alignment(c).rule().config.needs_old_logps, True,
+            also={"disable_dropout": False}, was=False,
+        ),
         "num_iterations": Case(2, group_updates(alignment), [48, 48], was=[48]),
         "steps_per_generation": Case(3, group_updates(alignment), [16, 16, 16], was=[48]),
     }  # fmt: skip

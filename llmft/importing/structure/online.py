@@ -121,6 +121,12 @@ def whole_steps(t: Translation, prompts: int, rows: int | None) -> None:
            missing="the last rows of an epoch would be left out")  # fmt: skip
 
 
+def has_dropout(t: Translation) -> bool:
+    """Return whether the adapter has a dropout; the models that are known here have none."""
+    share = t.draft.get("adapter.lora_dropout")
+    return isinstance(share, int | float) and share > 0
+
+
 def weights(blocks: list[dict[str, Any]], key: Key | None) -> list[dict[str, Any]]:
     """Return the blocks of rewards, each with its weight."""
     if key is None:

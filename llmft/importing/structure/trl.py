@@ -215,12 +215,11 @@ def step(t: Translation) -> None:
     if not prompts:
         return
     online.whole_steps(t, prompts, None)
-    share = t.draft.get("adapter.lora_dropout")
-    has_dropout = isinstance(share, int | float) and share > 0
-    if online.updates_of(t) > 1 and has_dropout and not t.draft.get("alignment.disable_dropout"):
-        what = "the probabilities that an update is held against have another dropout in TRL"
-        t.note("decide", None, f"{what}, and none here", block="adapter",
-               missing="dropout within GRPO's ratio")  # fmt: skip
+    computed = online.updates_of(t) > 1 or t.get("use_vllm") is True or t.trainer == "rloo"
+    if computed and online.has_dropout(t) and not t.draft.get("alignment.disable_dropout"):
+        # _generate_and_score_completions: without gradients, in training mode.
+        why = f"{t.origin} computes what an update is held against with dropout"
+        t.set("alignment.old_logps_dropout", True, None, why)
 
 
 # TRL's own functions by name (trl/rewards, 1.16); another one is a dotted name: module.function.

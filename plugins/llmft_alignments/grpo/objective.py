@@ -137,7 +137,7 @@ class GroupObjective:
         with torch.no_grad():
             entropy_N = stats.entropy_N.detach()
             means = {**means, "entropy": entropy_N.mean()}
-            if self.config.several_updates:
+            if self.config.needs_old_logps:
                 means["ratio"] = torch.exp(now_N - old_N).mean()
                 means["approx_kl"] = k3_divergence(old_N, now_N).mean()
             self._entropy.append(power_sums(entropy_N)[:2])
@@ -227,7 +227,7 @@ class GrpoRule:
 
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
-        self.needs_logps = config.several_updates
+        self.needs_logps = config.needs_old_logps
 
     def advantages(self, judged: ScoredGroups, weights_R: Sequence[float]) -> torch.Tensor:
         import torch

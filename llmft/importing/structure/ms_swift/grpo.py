@@ -106,21 +106,14 @@ def _advantages(t: Translation) -> None:
 
 
 def _dropout(t: Translation) -> None:
-    """Leave dropout on, as it is there, and tell where the adapter has one.
+    """Leave dropout on, as it is there.
 
-    _prepare_batch_inputs: the old likelihoods are computed in training mode, too.
+    _prepare_batch_inputs: the old likelihoods are always computed, and in training mode.
     """
     t.set("alignment.disable_dropout", False, None, f"{t.origin} leaves dropout on")
-    share = t.draft.get("adapter.lora_dropout")
-    if isinstance(share, int | float) and share > 0:
-        entry = t.draft.entry("adapter.lora_dropout")
-        key = entry.flag if entry is not None and isinstance(entry.flag, Key) else None
-        what = (
-            "the probabilities that an update is held against have another dropout there, so that"
-            " their ratio is never quite 1; here it is. Without any (lora_dropout: 0) both agree"
-        )
-        t.note("decide", key or "lora_dropout", what, block="adapter",
-               missing="dropout within GRPO's ratio")  # fmt: skip
+    if online.has_dropout(t):
+        why = f"{t.origin} computes what an update is held against with dropout"
+        t.set("alignment.old_logps_dropout", True, None, why)
 
 
 def _rewards(t: Translation) -> None:
