@@ -81,10 +81,6 @@ class Draft:
             self.clashes.append((before.flag, flag))
         self.entries[self.entries.index(before)] = entry
 
-    def drop(self, home: str) -> None:
-        """Set a setting no more."""
-        self.entries = [entry for entry in self.entries if entry.home != home]
-
     def leave_out(self, block: str, flag: Said, why: str) -> None:
         """Say in a block that a flag is left out; it sets nothing any more."""
         self.entries = [entry for entry in self.entries if entry.flag is not flag]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from llmft_rewards.pattern import Pattern
 
 from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices
+from llmft.training.step_plan import Plan
 
 pytest.importorskip("math_verify")
 SWIFT = (
@@ -72,6 +71,7 @@ SHAPES = [
     (1000, 2, 4, 4, 4, 8, 1),
     (1000, 7, 1, 4, 4, 14, 1),
     (10000, 8, 2, 8, 32, 16, 1),
+    (10001, 8, 2, 8, 32, 16, 2),
     (96, 2, 2, 2, 8, 4, 3),
     (100, 1, 8, 3, 3, 4, 1),
 ]
@@ -98,7 +98,7 @@ def test_a_step_has_the_prompts_and_updates_of_trls_sampler(recipe_of, shape, it
     _, stage = recipe_of(command)
     train, ours = stage.train, stage.alignment
     assert train.rows_per_step() == sampler.batch_size
-    steps = train.max_steps or math.ceil(rows / train.rows_per_step()) * train.num_train_epochs
+    steps = Plan.of(rows, train, 0).steps
     updates = steps * ours.steps_per_generation * ours.num_iterations
     assert updates == theirs // accumulation
     assert train.per_device_train_batch_size <= batch
@@ -143,14 +143,6 @@ def test_what_a_recipe_cannot_say_stops_the_import(more, old, new, missing):
 
 
 @pytest.mark.parametrize(("more", "old", "new", "missing"), [
-    ("", "#1000", "", "the last rows of an epoch would be left out"),
-    ("", "TIR#1000 ", "TIR#1001 ", ""),
-    ("", "--num_train_epochs 1", "--num_train_epochs 2", ""),
-    ("", "#1000 --torch_dtype bfloat16 --reward_funcs accuracy --per_device_train_batch_size 4"
-     " --num_generations 8 --gradient_accumulation_steps 4 --num_train_epochs 1",
-     "#1001 --torch_dtype bfloat16 --reward_funcs accuracy --per_device_train_batch_size 4"
-     " --num_generations 8 --gradient_accumulation_steps 4 --num_train_epochs 2",
-     "the last rows of an epoch would be left out"),
     (" --loss_type bnpo", "generations 8", "generations 16", "bnpo and the forward passes"),
     (" --loss_type bnpo", "", "", ""),
     (" --truncation_strategy delete", "", "", "truncation_strategy delete"),
@@ -271,11 +263,9 @@ def test_trls_form_of_thoughts_is_its_own_reward():
 
 @pytest.mark.parametrize(("more", "grade", "missing"), [
     ("steps_per_generation: 3\n", "cannot", "the answers of a step"),
-    ("generation_batch_size: 64\ngradient_accumulation_steps: 8\n", "decide",
-     "the last rows of an epoch would be left out"),
     ("generation_batch_size: 60\n", "cannot", "the answers of a step"),
 ])  # fmt: skip
-def test_what_trl_samples_together_is_a_step_or_told(imported, more, grade, missing):
+def test_what_trl_samples_together_is_a_step_or_refused(imported, more, grade, missing):
     text = f"{TRL}per_device_train_batch_size: 8\n{more}"
     text = text.replace("num_generations: 4", "num_generations: 16")
     found = imported(text, trainer="grpo", rows="prompts")

@@ -95,30 +95,10 @@ def counts(t: Translation) -> None:
             t.note("decide", key or home, what, block="train", missing="updates within a step")
 
 
-def whole_steps(t: Translation, prompts: int, rows: int | None) -> None:
-    """Leave out the last prompts of an epoch, which fill no step, as the peer's sampler does.
-
-    rows: how many there are, None where only the data set knows.
-    """
-    epochs: Any = t.draft.get("train.num_train_epochs")
-    entry = t.draft.entry("train.max_steps")
-    updates = updates_of(t)  # which max_steps counts until `counts`
-    steps: Any = entry.value if entry else None
-    if prompts <= 1 or (rows is not None and rows % prompts == 0):
-        return
-    if rows is not None and rows >= prompts:
-        most = rows // prompts
-        if steps is not None and steps <= most * updates:
-            return
-        if steps is None and isinstance(epochs, int | float) and epochs == 1:
-            why = f"{rows} rows: the last {rows % prompts}, which fill no step, are left out there"
-            key = t.key("num_train_epochs")
-            t.draft.drop("train.num_train_epochs")
-            t.draft.set("train.max_steps", most * updates, key, why)
-            return
-    what = f"the last prompts of an epoch, which fill no step of {prompts}, are left out there"
-    t.note("decide", None, what, block="train",
-           missing="the last rows of an epoch would be left out")  # fmt: skip
+def whole_steps(t: Translation, prompts: int) -> None:
+    """Leave out the last prompts of an epoch, which fill no step, as the peer's sampler does."""
+    if prompts > 1:
+        t.set("train.drop_last", True, None, f"as {t.table.title} leaves out what fills no step")
 
 
 def has_dropout(t: Translation) -> bool:

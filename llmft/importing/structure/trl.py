@@ -214,7 +214,7 @@ def step(t: Translation) -> None:
     prompts = online.sampling(t, generations, 1)
     if not prompts:
         return
-    online.whole_steps(t, prompts, None)
+    online.whole_steps(t, prompts)
     computed = online.updates_of(t) > 1 or t.get("use_vllm") is True or t.trainer == "rloo"
     if computed and online.has_dropout(t) and not t.draft.get("alignment.disable_dropout"):
         # _generate_and_score_completions: without gradients, in training mode.

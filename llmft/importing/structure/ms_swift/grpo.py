@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -197,7 +196,7 @@ def step(t: Translation) -> None:
     count = online.sampling(t, generations, 1)
     if not count:
         return
-    online.whole_steps(t, count, _rows(t))
+    online.whole_steps(t, count)
     loss, key = t.draft.get("alignment.loss_type"), t.key("loss_type")
     masked = t.draft.get("alignment.mask_truncated_completions") is True
     spread = t.draft.get("alignment.steps_per_generation") is not None
@@ -208,16 +207,3 @@ def step(t: Translation) -> None:
     if loss == "bnpo" and rows != t.get("per_device_train_batch_size"):
         what = f"'bnpo' depends on how many answers a forward pass has: here {rows}"
         t.note("decide", key, what, missing="bnpo and the forward passes")
-
-
-def _rows(t: Translation) -> int | None:
-    """Return how many rows the command draws for training; None where it does not say."""
-    key = t.key("dataset")
-    listed = [] if key is None else key.value if isinstance(key.value, list) else [key.value]
-    found = [re.search(r"#(\d+)$", str(one)) for one in listed]
-    if not found or not all(found):
-        return None
-    counts = [int(one[1]) for one in found if one]
-    share: Any = t.draft.get("evaluate.holdout")
-    held = [int(count * share) if isinstance(share, float) else 0 for count in counts]
-    return sum(counts) - sum(held)
