@@ -49,7 +49,7 @@ class MathVerify(RewardFunction["MathVerify.Config"]):
         @model_validator(mode="after")
         def _installed(self) -> Self:
             if find_spec("math_verify") is None:  # looked for, not imported: that takes time
-                what = "the reward 'math_verify' needs the package math-verify,"
+                what = f"the reward '{self.method}' needs the package math-verify,"
                 what += " which is not installed"
                 raise EnvironmentFault("E206", what, fix="pip install math-verify")
             return self

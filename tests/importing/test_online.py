@@ -229,6 +229,27 @@ def test_the_kl_of_a_token_is_what_ms_swift_computes(recipe_of):
     assert (found[0][0] == 10).sum() == 2
 
 
+def test_rewards_by_length_and_repetition_have_its_flags(recipe_of):
+    more = (
+        " --reward_funcs cosine repetition soft_overlong --soft_cache_length 128"
+        " --repetition_n_grams 5 --cosine_max_len_value_correct 0.25"
+    )
+    _, stage = recipe_of(SWIFT.replace(" --reward_funcs accuracy", more))
+    cosine, repeated, long = (one.model_dump() for one in stage.alignment.rewards)
+    assert cosine == {
+        "method": "cosine", "weight": 1.0, "answer_tag": "answer", "boxed": "none",
+        "extraction_mode": "first_match", "max_len": 512, "min_value_wrong": -0.5,
+        "max_value_wrong": 0.0, "min_value_correct": 0.25, "max_value_correct": 1.0,
+    }  # fmt: skip
+    assert (repeated["ngram_size"], repeated["max_penalty"]) == (5, -1.0)
+    assert (long["max_length"], long["cache_length"]) == (512, 128)
+    assert stage.data.columns.answers == "solution"
+    short = swift(f"{more} --cosine_max_len 100", " --reward_funcs accuracy", "")
+    assert "answers beyond a reward's length" in grades(short, "cannot")
+    less = swift(" --reward_funcs soft_overlong", " --reward_funcs accuracy", "")
+    assert "soft_overlong" in grades(less, "cannot")
+
+
 def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
     text = f"{TRL}per_device_train_batch_size: 8\ngradient_accumulation_steps: 2\n"
     _, stage = stage_of(text + "reward_weights: [1.0, 0.2]\nnum_train_epochs: 1\nmax_steps: 5\n",

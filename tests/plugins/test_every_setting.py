@@ -78,6 +78,7 @@ from llmft_metrics.sacre import Bleu, Chrf
 from llmft_optimizers import of_bitsandbytes, of_torch, of_torchao
 from llmft_optimizers.adafactor import Adafactor
 from llmft_optimizers.of_schedulefree import ScheduleFreeAdamw, ScheduleFreeSgd
+from llmft_rewards.cosine import Cosine
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
@@ -85,7 +86,9 @@ from llmft_rewards.length import Length
 from llmft_rewards.math_verify import MathVerify
 from llmft_rewards.pattern import Pattern
 from llmft_rewards.python import Python as PythonReward
+from llmft_rewards.repetition import Repetition
 from llmft_rewards.reward_model import RewardModel
+from llmft_rewards.soft_overlong import SoftOverlong
 from llmft_schedules import curves
 from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
@@ -119,6 +122,7 @@ from llmft.api import (
     PromptRow,
     RowScores,
     RunInfo,
+    SampledAnswer,
     ScoredAnswer,
     StageResult,
     TrainingSpan,
@@ -1186,12 +1190,6 @@ def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]
     ]
 
 
-def maths(right: str, *completions: str) -> Callable[[Any, Lab], list[float]]:
-    return lambda config, lab: [
-        MathVerify(config).score("prompt", text, (right,)) for text in completions
-    ]
-
-
 def read_as(text: str) -> Callable[[Any, Lab], str]:
     """Return what gives the text that math-verify reads as an answer's result."""
 
@@ -1204,6 +1202,41 @@ def read_as(text: str) -> Callable[[Any, Lab], str]:
     return see
 
 
+def maths_cases(reward: type, wrong: float, right: float, **also: Any) -> dict[str, Case]:
+    """Return the cases of how results are read, of a reward that gives these of two words."""
+
+    def given(gold: str, *texts: str) -> Callable[[Any, Lab], list[float]]:
+        return lambda config, lab: [
+            pytest.approx(reward(config).score("p", f"{text} .", (gold,))) for text in texts
+        ]
+
+    tagged = given("$7$", r"\boxed{8}<answer>7</answer>", "<answer>8</answer>")
+    return {
+        "answer_tag": Case("answer", tagged, [right, wrong], also=also, was=[wrong, wrong]),
+        # Only the text that is read is compared where a box's content is not taken out of it.
+        "boxed": Case("none", read_as(r"so $\boxed{12}$"), r"\boxed{12}", also=also, was="12"),
+        "extraction_mode": Case(
+            "first_match", given(r"1/2 of it $\foo$", r"\boxed{0.5}"), [wrong],
+            also=also, was=[right],
+        ),
+    }  # fmt: skip
+
+
+def curve(config, lab: Lab) -> list[Any]:
+    """The scores of a right and of a wrong answer of two tokens."""
+    made = Cosine(config)
+    row = Encoded((1, 5, 6), (-100, 5, 6), "")
+    batch = [SampledAnswer("p", text, ("$7$",), row) for text in (r"\boxed{7}", "no")]
+    return [pytest.approx(value) for value in made.score_batch(batch)]
+
+
+def over(config, lab: Lab) -> list[float]:
+    """The scores of answers of 4, 7 and 9 tokens."""
+    rows = [Encoded((1, *(5,) * n), (-100, *(5,) * n), "") for n in (4, 7, 9)]
+    return list(SoftOverlong(config).score_batch([SampledAnswer("", "", (), row) for row in rows]))
+
+
+WAVE: dict[str, Any] = {"max_len": 4}
 FORMAT = scores(Format, "ab c", "xab", "ab\nc d e f")
 ONLY = {"max_words": 100}
 
@@ -1304,19 +1337,26 @@ REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
             "a.b$", scores(Pattern, "a\nb", "a b\nc", " a b", "ab"), [1.0, 1.0, 0.0, 0.0]
         ),
     },
-    MathVerify: WEIGHT
+    MathVerify: WEIGHT | maths_cases(MathVerify, 0.0, 1.0),
+    Cosine: maths_cases(Cosine, -0.75, 0.75, **WAVE)
     | {
-        "answer_tag": Case(
-            "answer",
-            maths("$7$", r"\boxed{8}<answer>7</answer>", "<answer>8</answer>"),
-            [1.0, 0.0],
-            was=[0.0, 0.0],
-        ),
-        # Only the text that is read is compared where a box's content is not taken out of it.
-        "boxed": Case("none", read_as(r"so $\boxed{12}$"), r"\boxed{12}", was="12"),
-        "extraction_mode": Case(
-            "first_match", maths(r"1/2 of it $\foo$", r"\boxed{0.5}"), [0.0], was=[1.0]
-        ),
+        "weight": Case(-0.5, weighed, [-1.5], also=WAVE, was=[3.0]),
+        "max_len": Case(1, curve, [0.5, -0.5]),
+        "max_value_correct": Case(3.0, curve, [1.75, -0.75], also=WAVE, was=[0.75, -0.75]),
+        "min_value_correct": Case(0.0, curve, [0.5, -0.75], also=WAVE, was=[0.75, -0.75]),
+        "min_value_wrong": Case(-2.0, curve, [0.75, -1.25], also=WAVE, was=[0.75, -0.75]),
+        "max_value_wrong": Case(0.0, curve, [0.75, -0.5], also=WAVE, was=[0.75, -0.75]),
+    },
+    Repetition: WEIGHT
+    | {
+        # "a a", "a b", "b a", "a b": three of four runs of two are new.
+        "ngram_size": Case(2, scores(Repetition, "a A b a b"), [-0.25], was=[0.0]),
+        "max_penalty": Case(-0.5, scores(Repetition, "a a a a"), [-0.25], was=[-0.5]),
+    },
+    SoftOverlong: {
+        "weight": Case(-0.5, weighed, [-1.5], also={"max_length": 9, "cache_length": 4}, was=[3.0]),
+        "max_length": Case(8, over, [0.0, -0.5, -1.0], also={"cache_length": 2}),
+        "cache_length": Case(4, over, [0.0, -0.75, -1.0], also={"max_length": 8}),
     },
     Length: {
         "weight": Case(-0.5, weighed, [-1.5], also={"target": 4}, was=[3.0]),

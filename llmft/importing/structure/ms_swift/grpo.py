@@ -28,6 +28,13 @@ _REWARDS: Mapping[str, Mapping[str, Any]] = {
         "pattern": r"<think>.*?</think>\s*Action:.*?Action Input:",
     },
 }
+_COSINE = {
+    "min_value_wrong": "cosine_min_len_value_wrong",
+    "max_value_wrong": "cosine_max_len_value_wrong",
+    "min_value_correct": "cosine_max_len_value_correct",
+    "max_value_correct": "cosine_min_len_value_correct",
+}
+"""Its names say of which length a value is; those here are TRL's."""
 _LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 _BY_ANSWER = ("grpo", "sapo")
 """The losses that are a mean over answers; ratios of whole answers go with these here."""
@@ -119,15 +126,45 @@ def _rewards(t: Translation) -> None:
     """Write the rewards that ms-swift names; others are Python of the user's own."""
     key, weight_key = t.key("reward_funcs"), t.key("reward_weights")
     names = [] if key is None else key.value if isinstance(key.value, list) else [key.value]
-    unknown = [str(name) for name in names if name not in _REWARDS]
+    known = (*_REWARDS, "cosine", "repetition", "soft_overlong")
+    unknown = [str(name) for name in names if name not in known]
     if unknown or not names:
         said = ", ".join(visible(name)[:40] for name in unknown)
         what = f"the reward '{said}'" if said else "no reward function is named"
         missing = f"reward {visible(unknown[0])[:40]}" if unknown else "no reward is named"
         t.note("cannot", key or "reward_funcs", what, missing=missing)
         return
-    blocks = [dict(_REWARDS[str(name)]) for name in names]
+    blocks = [_reward(t, str(name), key) for name in names]
     t.set("alignment.rewards", online.weights(blocks, weight_key), key)
+
+
+def _reward(t: Translation, name: str, key: Key | None) -> dict[str, Any]:
+    """Return the block of one of ms-swift's rewards, with the flags that it reads."""
+    longest: Any = t.draft.get("alignment.max_completion_length")
+    if name == "repetition":
+        size, penalty = t.get("repetition_n_grams"), t.get("repetition_max_penalty")
+        return {"method": name, "ngram_size": size, "max_penalty": arguments.number(penalty)}
+    if name == "soft_overlong":
+        most, cache = t.get("soft_max_length") or longest, t.get("soft_cache_length")
+        if cache is None:
+            t.note(
+                "cannot", key, "soft_overlong without soft_cache_length", missing="soft_overlong"
+            )
+        _refuse_beyond(t, t.key("soft_max_length"), most, longest)
+        return {"method": name, "max_length": most, "cache_length": cache}
+    if name == "cosine":
+        most = t.get("cosine_max_len") or longest
+        _refuse_beyond(t, t.key("cosine_max_len"), most, longest)
+        values = {ours: arguments.number(t.get(theirs)) for ours, theirs in _COSINE.items()}
+        return {**_REWARDS["accuracy"], "method": name, "max_len": most, **values}
+    return dict(_REWARDS[name])
+
+
+def _refuse_beyond(t: Translation, key: Key | None, most: Any, longest: Any) -> None:
+    """Say that answers may be longer than a reward's length, beyond which its curve goes on."""
+    if isinstance(most, int) and isinstance(longest, int) and most < longest:
+        what = f"answers of more than {most} tokens, beyond which this reward is level here"
+        t.note("cannot", key, what, missing="answers beyond a reward's length")
 
 
 def prompts(t: Translation, facts: Mapping[str, Any], key: Key) -> bool:
@@ -136,7 +173,7 @@ def prompts(t: Translation, facts: Mapping[str, Any], key: Key) -> bool:
     facts: `columns`, and the column of right answers, which ms-swift's rewards get as `solution`.
     """
     rewards: Any = t.draft.get("alignment.rewards") or []
-    compared = any(block["method"] == "math_verify" for block in rewards)
+    compared = any(block["method"] in ("math_verify", "cosine") for block in rewards)
     if compared and "answers" not in facts:
         what = "rows without a solution, which the reward reads"
         t.note("cannot", key, what, block="data", missing="rows without a solution")
