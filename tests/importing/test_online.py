@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llmft_rewards import math_verify
 from llmft_rewards.pattern import Pattern
 
 from llmft.cli.commands.import_ import import_any
@@ -57,6 +58,14 @@ def test_a_command_becomes_the_recipe_that_trains_the_same(recipe_of):
     assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == (4, 1)
     assert (train.max_length, train.on_long_row, train.learning_rate) == (2560, "truncate", 1e-5)
     assert (recipe.model.stop, recipe.model.learn_template) == (["<|im_end|>"], "stop")
+
+
+def test_a_package_that_is_not_here_is_told_and_no_obstacle(monkeypatch):
+    monkeypatch.setattr(math_verify, "find_spec", lambda name: None)
+    found = swift()
+    assert found.verdict == "same but for speed or logging"
+    assert "method: math_verify" in found.text
+    assert any("pip install math-verify" in why for why in grades(found, "none").values())
 
 
 def test_without_anything_stated_its_defaults_are_written(recipe_of):
