@@ -64,3 +64,11 @@ def test_a_limit_around_another_one_goes_on_meanwhile():
     with pytest.raises(TimeUp), time_limit(0.1):
         blocks()
     assert time.monotonic() - began < 1
+
+
+def test_a_longer_limit_inside_of_a_shorter_one_ends_with_it():
+    began = time.monotonic()
+    with pytest.raises(TimeUp), time_limit(0.1), time_limit(5):
+        time.sleep(2)
+    assert time.monotonic() - began < 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
