@@ -209,6 +209,10 @@ def test_local_rows_are_conversations_with_a_solution(recipe_of):
     assert (data.path, data.columns.prompt, data.columns.answers) == (
         "rows.jsonl", "messages", "solution",
     )  # fmt: skip
+    asked = import_any(command, Choices("ms-swift", rows="prompts"))
+    assert asked.verdict == "same but for speed or logging"
+    assert all(line in asked.text for line in ("prompt: query", "chat: true", "answers: solution"))
+    assert "remove_response" not in asked.text
     plain = recipe_of(command.replace("accuracy", "format"))[1]
     assert plain.data.columns.answers is None
     (form,) = plain.alignment.rewards

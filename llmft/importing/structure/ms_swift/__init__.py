@@ -218,7 +218,8 @@ def system_in_a_file(t: Translation, key: Key) -> None:
 def local(t: Translation, name: str, key: Key) -> None:
     """Write rows in a file: conversations, or what --rows says."""
     if t.trainer == "grpo":
-        grpo.prompts(t, {"answers": "solution"}, key)
+        questions = t.rows in ("prompts", "prompt-completion")
+        grpo.prompts(t, {"answers": "solution"}, key, questions=questions)
         forms.source(t, name, key)
         return
     if t.trainer != "sft":

@@ -167,10 +167,11 @@ def _refuse_beyond(t: Translation, key: Key | None, most: Any, longest: Any) -> 
         t.note("cannot", key, what, missing="answers beyond a reward's length")
 
 
-def prompts(t: Translation, facts: Mapping[str, Any], key: Key) -> bool:
+def prompts(t: Translation, facts: Mapping[str, Any], key: Key, *, questions: bool = False) -> bool:
     """Write rows of conversations as prompts; return whether they have what the rewards read.
 
     facts: `columns`, and the column of right answers, which ms-swift's rewards get as `solution`.
+    questions: whether a row has a question in place of a conversation.
     """
     rewards: Any = t.draft.get("alignment.rewards") or []
     compared = any(block["method"] in ("math_verify", "cosine") for block in rewards)
@@ -179,9 +180,13 @@ def prompts(t: Translation, facts: Mapping[str, Any], key: Key) -> bool:
         t.note("cannot", key, what, block="data", missing="rows without a solution")
         return False
     t.method("data", "prompts", key)
-    t.set("data.columns.prompt", facts.get("columns", {}).get("messages", "messages"))
     if compared:
         t.set("data.columns.answers", facts["answers"])
+    if questions:
+        t.set("data.columns.prompt", "query", None, "as ms-swift calls a question")
+        t.set("data.chat", True)
+        return True
+    t.set("data.columns.prompt", facts.get("columns", {}).get("messages", "messages"))
     t.set("data.remove_response", True, None, f"{t.origin} leaves out what an assistant says last")
     return True
 
