@@ -45,7 +45,7 @@ _OTHER_METHODS = (
     "anchored supervised", "a mixture of depths", "training in FP8", "Megatron", "finetuning_type ",
     "tuner_type ", "GaLore", "ReFT", "LLaMA-Pro", "LISA", "LoftQ", "ReLoRA", "APOLLO", "Adam-mini",
     "a base stored by", "experts stored in", "random weights", "training from random weights",
-    "continued pretraining",
+    "continued pretraining", "distillation", "environments",
 )  # fmt: skip
 
 

@@ -78,10 +78,12 @@ class Objective(Protocol):
 class OnlineObjective(Objective, Protocol):
     """An objective that samples its own items: new ones at each step, for several updates.
 
-    items_per_prompt: how many items are sampled for each prompt.
+    items_per_prompt: how many items are sampled for each prompt. rates_per_step: how many updates
+    of a step have a learning rate of their own; 1, also where it is left out: all have the step's.
     """
 
     items_per_prompt: int
+    rates_per_step: int
 
     def sample_rollouts(
         self,

@@ -284,6 +284,11 @@ class TrainSettings(Settings):
         default_factory=GradientCheckpointingKwargs,
         description="settings of gradient checkpointing, such as {every_n_layers: 2}",
     )
+    drop_last: bool = Field(
+        False,
+        description="leave out the last rows of an epoch, which fill no whole step, as TRL does of"
+        " prompts to be answered; streamed rows follow one another",
+    )
     activation_offloading: bool = Field(
         False,
         description="on a GPU: keep the layers' inputs, which gradient_checkpointing holds until"

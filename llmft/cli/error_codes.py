@@ -584,6 +584,13 @@ CODES: dict[str, Code] = {
         " a GPU's. This machine computes on the CPU, where they are already.",
         "Remove train.activation_offloading, or run the recipe on a GPU.",
     ),
+    "E240": Code(
+        "there are too few rows for a step",
+        "train.drop_last leaves out the rows of an epoch that fill no whole step, and here none of"
+        " the steps is whole: nothing would be trained.",
+        "Make a step smaller (train.per_device_train_batch_size, gradient_accumulation_steps), or"
+        " remove train.drop_last.",
+    ),
     "E300": Code(
         "the method cannot work on this model or on these rows",
         "This could be checked only with the model and the rows loaded; nothing was trained.",

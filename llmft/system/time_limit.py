@@ -23,7 +23,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise TimeUp where the block takes longer than so many seconds; None: no limit.
 
     In the main thread, Python code (a search by a regular expression too) is interrupted. In
-    another thread, and on a platform without such a signal, TimeUp comes after the block.
+    another thread, and on a platform without such a signal, TimeUp comes after the block. A limit
+    around another one goes on meanwhile.
     """
     started = time.monotonic()
     stoppable = threading.current_thread() is threading.main_thread()
@@ -37,12 +38,17 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise _Over
 
     before = signal.signal(signal.SIGALRM, over)
-    was = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, again = signal.setitimer(signal.ITIMER_REAL, seconds)
+    if 0 < left < seconds:
+        signal.setitimer(signal.ITIMER_REAL, left)
     try:
         yield
     except _Over:
         raise TimeUp from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *was)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if before is not None:
             signal.signal(signal.SIGALRM, before)
+        if left:  # at once, if it was over meanwhile
+            rest = max(left - (time.monotonic() - started), 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, rest, again)

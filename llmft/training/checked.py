@@ -73,6 +73,10 @@ class CheckedOnlineObjective(CheckedObjective):
         if not isinstance(each, int) or each < 1:
             raise violation(method, f"'items_per_prompt' is {shown(each)}, not a number above 0")
         self.items_per_prompt: int = each
+        rates = getattr(objective, "rates_per_step", 1)
+        if not isinstance(rates, int) or rates < 1:
+            raise violation(method, f"'rates_per_step' is {shown(rates)}, not a number above 0")
+        self.rates_per_step: int = rates
 
     def sample_rollouts(
         self,

@@ -13,12 +13,20 @@ if TYPE_CHECKING:
 
 
 class LearningRates:
-    """Sets the rates of an optimiser's groups to what a schedule says of each step."""
+    """Sets the rates of an optimiser's groups to what a schedule says of each step.
+
+    span: counted in updates. per_step: how many updates with rates of their own a step has.
+    """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, schedule: Schedule[Any], span: TrainingSpan
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule[Any],
+        span: TrainingSpan,
+        per_step: int = 1,
     ) -> None:
         self.optimizer, self.schedule, self.span = optimizer, schedule, span
+        self.per_step = per_step
         self.base = [float(group["lr"]) for group in optimizer.param_groups]
         self.go_to(0)
 
@@ -35,10 +43,20 @@ class LearningRates:
         """Go on to the next step."""
         self.go_to(self.at + 1)
 
+    def next_update(self) -> None:
+        """Go on to the next update within a step; it keeps the rates of the last one known."""
+        if self.update + 1 < self.per_step:
+            self.update += 1
+            self._set()
+
     def go_to(self, step: int) -> None:
-        """Set the rates of a step, from the recipe's own settings."""
-        self.at = step
-        self._rates = rates_of(self.schedule, step, self.base, self.span)
+        """Set the rates of a step's first update, from the recipe's own settings."""
+        self.at, self.update = step, 0
+        self._set()
+
+    def _set(self) -> None:
+        number = self.at * self.per_step + self.update
+        self._rates = rates_of(self.schedule, number, self.base, self.span)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
 

@@ -115,8 +115,9 @@ class _Training:
         modes.to_training(self.optimizer)
         greater = validation is not None and validation.greater_is_better
         self.rates = make_schedule(
-            self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule
-        )
+            self.optimizer, settings, plan.steps, greater_is_better=greater, schedule=schedule,
+            rates_per_step=1 if online is None else online.rates_per_step,
+        )  # fmt: skip
         self.source: FixedItems | NextItems | OnlineItems
         if isinstance(items, StreamedItems):
             self.source = NextItems(items, objective, plan)
@@ -192,7 +193,9 @@ class _Training:
         norms: list[float] = []
         update: Update | None = None
         try:
-            for update in self.source.updates(step, stop):
+            for number, update in enumerate(self.source.updates(step, stop)):
+                if number:
+                    self.rates.next_update()
                 norm = self._update(update, step)
                 if norm is not None:
                     norms.append(norm)

@@ -82,18 +82,23 @@ def make_schedule(
     *,
     greater_is_better: bool = False,
     schedule: Schedule[Any] | None = None,
+    rates_per_step: int = 1,
 ) -> LearningRates:
     """Return the learning rates of so many optimiser steps.
+
+    rates_per_step: how often they move in a step, whose updates the schedule then counts.
 
     schedule: default: the installed one that the settings name. greater_is_better: of the metric
     that a schedule such as `reduce_lr_on_plateau` is told.
     """
     if schedule is None:
         schedule = installed_method("schedule", settings)
-    span = TrainingSpan(
-        steps, warmup_of(settings, steps), settings.learning_rate, greater_is_better
-    )
-    return LearningRates(optimizer, schedule, span)
+    updates = steps * rates_per_step
+    warmup = warmup_of(settings, updates)
+    if settings.warmup_steps:
+        warmup = warmup_of(settings, steps) * rates_per_step
+    span = TrainingSpan(updates, warmup, settings.learning_rate, greater_is_better)
+    return LearningRates(optimizer, schedule, span, rates_per_step)
 
 
 def installed_method(kind: Kind, settings: TrainSettings) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -18,6 +18,7 @@ class Plan:
     """How many optimiser steps, and which items each takes.
 
     items: 0 where they are streamed: a step then takes the next ones, and all steps are one pass.
+    drop_last: whether an epoch leaves out the items that fill no whole step.
     """
 
     items: int
@@ -25,16 +26,23 @@ class Plan:
     accumulation: int
     steps: int
     seed: int
+    drop_last: bool = False
 
     @classmethod
     def of(cls, items: int, settings: TrainSettings, seed: int, processes: int = 1) -> Plan:
-        """Return the plan of a stage with so many items."""
+        """Return the plan of a stage with so many items.
+
+        Raises StageError (E240) where they fill no step, and are left out for it.
+        """
         per_step = settings.rows_per_step(processes)
-        steps = settings.max_steps or math.ceil(
-            math.ceil(items / per_step) * settings.num_train_epochs
-        )
+        if settings.drop_last and 0 < items < per_step:
+            what = f"{items} rows fill no step of {per_step}, and train.drop_last leaves them out"
+            raise StageError("E240", what, fix="lower train.per_device_train_batch_size or"
+                             " gradient_accumulation_steps, or remove drop_last")  # fmt: skip
         batch = settings.per_device_train_batch_size
-        return cls(items, batch, per_step // batch, steps, seed)
+        plan = cls(items, batch, per_step // batch, 0, seed, settings.drop_last)
+        epochs = settings.num_train_epochs
+        return replace(plan, steps=settings.max_steps or math.ceil(plan.steps_per_epoch * epochs))
 
     @property
     def rows_per_step(self) -> int:
@@ -44,6 +52,8 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the items."""
+        if self.drop_last and self.items:
+            return self.items // self.rows_per_step
         return math.ceil(self.items / self.rows_per_step) if self.items else self.steps
 
     def order(self, epoch: int) -> list[int]:

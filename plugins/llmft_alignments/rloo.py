@@ -51,7 +51,7 @@ class RlooRule:
 
     def __init__(self, config: RlooConfig) -> None:
         self.config = config
-        self.needs_logps = config.several_updates or config.beta > 0
+        self.needs_logps = config.needs_old_logps or config.beta > 0
 
     def advantages(self, judged: ScoredGroups, weights_R: Sequence[float]) -> torch.Tensor:
         from llmft_alignments.grpo import maths
@@ -89,7 +89,7 @@ class RlooRule:
         ratio_B = torch.exp(log_ratio_B)
         loss_B = maths.clipped_loss(ratio_B, advantages_B, config.epsilon, config.high)
         low_B, high_B = maths.clipped_away(ratio_B, advantages_B, config.epsilon, config.high)
-        return loss_B.sum(), {} if not config.several_updates else {
+        return loss_B.sum(), {} if not config.needs_old_logps else {
             "clip_ratio_low": low_B.double().mean(),
             "clip_ratio_high": high_B.double().mean(),
         }

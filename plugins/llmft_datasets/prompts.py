@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from llmft.api import (
     Conversation,
@@ -27,6 +27,7 @@ from llmft.toolkit import (
     messages_of,
     text_of,
     tools_of,
+    with_system,
 )
 from llmft_datasets.short_answers import METRICS
 
@@ -57,6 +58,16 @@ class Prompts(TableDataset["Prompts.Config"]):
             False,
             description="format text prompts as a user message, with the model's chat template",
         )
+        system: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
+            None,
+            description="a system text, for chat and for prompts of messages, for those that have"
+            " none",
+        )
+        remove_response: bool = Field(
+            False,
+            description="leave out the assistant's turn that a prompt of messages ends with, as"
+            " rows for supervised training have one",
+        )
         reward_columns: list[Line] = Field(
             default_factory=list,
             max_length=50,
@@ -69,13 +80,16 @@ class Prompts(TableDataset["Prompts.Config"]):
         prompt: Prompt
         if asked is not None:
             prompt = messages_of(asked, origin)
+            if self.config.remove_response and prompt[-1]["role"] == "assistant":
+                prompt = prompt[:-1]
+            prompt = self._with_system(prompt, origin)
             if tools := tools_of(record.get("tools"), origin):
                 prompt = Conversation(prompt, tools)
         else:
             text = text_of(record, columns.prompt, origin)
             if not text.strip():
                 raise DataError("E101", f"{origin}: the prompt is empty")
-            prompt = (Message(role="user", content=text),) if self.config.chat else text
+            prompt = self._asked(text, origin)
         wanted = self.config.reward_columns
         if missing := next((name for name in wanted if name not in record), None):
             raise DataError(
@@ -96,8 +110,20 @@ class Prompts(TableDataset["Prompts.Config"]):
         ]
 
     def ask(self, question: str) -> Prompt:
-        text = asked_as(self.config.columns.prompt, question)
-        return (Message(role="user", content=text),) if self.config.chat else text
+        return self._asked(asked_as(self.config.columns.prompt, question), "question")
+
+    def _asked(self, text: str, origin: str) -> str | tuple[Message, ...]:
+        if self.config.chat:
+            return self._with_system((Message(role="user", content=text),), origin)
+        if self.config.system is not None:
+            what = f"{origin}: the prompt is plain text, and data.system is of messages"
+            raise DataError("E101", what, fix="write data.chat: true, or leave system out")
+        return text
+
+    def _with_system(self, messages: tuple[Message, ...], origin: str) -> tuple[Message, ...]:
+        if messages[0]["role"] in ("system", "developer"):
+            return messages
+        return with_system(messages, self.config.system, origin)
 
 
 @hookimpl

@@ -257,6 +257,7 @@ TRAIN = {
     "max_steps": Case(3, looped("steps"), 3, was=2),
     "per_device_train_batch_size": Case(4, looped("batches"), [4, 4, 2], was=[8, 2]),
     "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
+    "drop_last": Case(True, looped("batches"), [8], was=[8, 2]),
     "train_batch_size": Case(8, looped("steps"), 2, also=BATCH, was=3),
     "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),

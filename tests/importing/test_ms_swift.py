@@ -13,7 +13,6 @@ from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices
 from llmft.data.stage_rows import stage_rows
 from llmft.importing.tables import known_templates, registered_rows, template_of
-from llmft.recipes.load import load_recipe
 
 SWIFT = (
     "NPROC_PER_NODE=2 swift sft --model Qwen/Qwen2.5-7B-Instruct --tuner_type lora"
@@ -22,21 +21,6 @@ SWIFT = (
     " --split_dataset_ratio 0.01 --max_length 2048 --warmup_ratio 0.05 --output_dir out"
 )
 OWN = "--dataset swift/self-cognition#40 --model_name Robo --model_author Ada"
-
-
-@pytest.fixture
-def recipe_of(registry_of_methods, tmp_path):
-    """Import a command and load the recipe that it becomes: (recipe, stage)."""
-
-    def run(command):
-        found = import_any(command, Choices("ms-swift"))
-        assert found.text, list(found.findings)
-        path = tmp_path / "recipe.yaml"
-        path.write_text(found.text, "utf-8")
-        recipe = load_recipe(path, registry_of_methods).recipe
-        return recipe, recipe.stages[0]
-
-    return run
 
 
 def test_the_embedding_and_the_output_layer_stand_beside_every_linear_one(recipe_of):
@@ -196,7 +180,7 @@ def test_every_data_set_of_the_table_says_what_its_rows_are():
     for name, facts in registered_rows("ms-swift").items():
         assert facts["form"] in ("chat", "instruction", "preference"), name
         assert set(facts) <= {
-            "hub", "form", "columns", "split", "replace", "placeholders", "subsets",
+            "hub", "form", "columns", "split", "replace", "placeholders", "subsets", "answers",
         }, name  # fmt: skip
 
 
@@ -230,7 +214,7 @@ def test_pairs_of_the_registry_keep_their_spaces(recipe_of, tmp_path):
     assert "system of pairs" in grades(spoken, "cannot")
 
 
-@pytest.mark.parametrize("kind", ["grpo", "ppo", "rm"])
+@pytest.mark.parametrize("kind", ["gkd", "ppo", "rm"])
 def test_other_trainers_are_named(kind):
     command = SWIFT.replace("swift sft", f"swift rlhf --rlhf_type {kind}")
     assert f"trainer {kind}" in grades(command, "cannot")

@@ -1140,7 +1140,7 @@ def test_a_reward_function_in_a_file_beside_the_configuration_is_named(imported,
     assert found.verdict == "needs your decision"
     assert "method: python" in found.text
     assert f"file: {tmp_path}/my/rewards.py, function: score, weight: 0.5" in found.text
-    for other in ("accuracy_reward", "my.others.score", "org/judge"):
+    for other in ("reasoning_accuracy_reward", "my.others.score", "org/judge"):
         told = imported(text.replace("my.rewards.score", other), str(tmp_path / "grpo.yaml"),
                         trainer="grpo", rows="prompts")  # fmt: skip
         assert other in grades(told, "cannot")["reward_funcs"]

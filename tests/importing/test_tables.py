@@ -11,7 +11,7 @@ from llmft.importing import structure
 from llmft.importing.tables import PEERS, known_keys, table
 
 FILES = sorted(Path(structure.__path__[0]).rglob("*.py"))
-SHARED = ("arguments", "forms", "weights")
+SHARED = ("arguments", "forms", "online", "weights")
 
 
 def code_of(peer: str) -> str:

@@ -6,10 +6,15 @@ import json
 
 from llmft_datasets.from_stage import FromStage
 from llmft_datasets.prompts import Prompts
+from llmft_rewards.cosine import Cosine
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.math_verify import MathVerify
+from llmft_rewards.pattern import Pattern
+from llmft_rewards.repetition import Repetition
+from llmft_rewards.soft_overlong import SoftOverlong
 from llmft_tasks.collect import Collect
 from llmft_tasks.evaluate import Evaluate
 from llmft_tasks.rank import Rank
@@ -75,9 +80,37 @@ class TestFormat(RewardContract):
     ]
 
 
+class TestMathVerify(RewardContract):
+    method_class = MathVerify
+    configs = [{}, {"answer_tag": "answer", "boxed": "none", "extraction_mode": "first_match"}]
+
+
+class TestCosine(RewardContract):
+    method_class = Cosine
+    configs = [{"max_len": 20}, {"max_len": 7, "max_value_wrong": 0.0, "answer_tag": "answer"}]
+
+
+class TestRepetition(RewardContract):
+    method_class = Repetition
+    configs = [{}, {"ngram_size": 1, "max_penalty": -2.0}]
+
+
+class TestSoftOverlong(RewardContract):
+    method_class = SoftOverlong
+    configs = [{"max_length": 4, "cache_length": 2}]
+
+
+class TestPattern(RewardContract):
+    method_class = Pattern
+    configs = [{"pattern": "I.*[.]$"}]
+
+
 class TestPrompts(DatasetContract):
     method_class = Prompts
-    configs = [{"path": "rows.jsonl"}, {"path": "rows.jsonl", "chat": True}]
+    configs = [
+        {"path": "rows.jsonl"},
+        {"path": "rows.jsonl", "chat": True, "system": "Be brief.", "remove_response": True},
+    ]
     bad_records = [{"prompt": " "}, {"question": "Who?"}, {"prompt": [{"role": "user"}]}]
 
     def write(self, folder):

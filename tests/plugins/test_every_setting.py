@@ -78,12 +78,17 @@ from llmft_metrics.sacre import Bleu, Chrf
 from llmft_optimizers import of_bitsandbytes, of_torch, of_torchao
 from llmft_optimizers.adafactor import Adafactor
 from llmft_optimizers.of_schedulefree import ScheduleFreeAdamw, ScheduleFreeSgd
+from llmft_rewards.cosine import Cosine
 from llmft_rewards.exact_match import ExactMatch
 from llmft_rewards.final_number import FinalNumber
 from llmft_rewards.format import Format
 from llmft_rewards.length import Length
+from llmft_rewards.math_verify import MathVerify
+from llmft_rewards.pattern import Pattern
 from llmft_rewards.python import Python as PythonReward
+from llmft_rewards.repetition import Repetition
 from llmft_rewards.reward_model import RewardModel
+from llmft_rewards.soft_overlong import SoftOverlong
 from llmft_schedules import curves
 from llmft_schedules.greedy import Greedy
 from llmft_schedules.plateau import ReduceLrOnPlateau
@@ -117,6 +122,7 @@ from llmft.api import (
     PromptRow,
     RowScores,
     RunInfo,
+    SampledAnswer,
     ScoredAnswer,
     StageResult,
     TrainingSpan,
@@ -937,6 +943,10 @@ def group_cases(alignment: type, generations: int) -> dict[str, Case]:
         "num_generations": Case(
             4, lambda c, lab: each(c).items_per_prompt, 4, was=generations
         ),
+        "old_logps_dropout": Case(
+            True, lambda c, lab: alignment(c).rule().config.needs_old_logps, True,
+            also={"disable_dropout": False}, was=False,
+        ),
         "num_iterations": Case(2, group_updates(alignment), [48, 48], was=[48]),
         "steps_per_generation": Case(3, group_updates(alignment), [16, 16, 16], was=[48]),
     }  # fmt: skip
@@ -965,6 +975,10 @@ GRPO = group_cases(Grpo, 8) | {
     ),
     "use_bias_correction_kl": Case(
         False, SEEN, (0.3 + 0.2 * sum(map(k3, (1.5, 0.5, 2.0)))) / 3, also={"beta": 0.2}
+    ),
+    "token_kl_max": Case(
+        0.1, SEEN, (0.3 + 0.2 * sum(min(k3(ratio), 0.1) for ratio in (1.5, 0.5, 2.0))) / 3,
+        also={"beta": 0.2, "use_bias_correction_kl": False},
     ),
     "importance_sampling_level": Case(
         "sequence", SEEN, (2 - math.sqrt(0.75)) / 2, also=PER_ANSWER, was=0.575
@@ -1176,6 +1190,53 @@ def scores(reward: type, *completions: str) -> Callable[[Any, Lab], list[float]]
     ]
 
 
+def read_as(text: str) -> Callable[[Any, Lab], str]:
+    """Return what gives the text that math-verify reads as an answer's result."""
+
+    def see(config, lab: Lab) -> str:
+        from math_verify import parse
+
+        rules = MathVerify(config)._strict
+        return parse(text, extraction_config=rules, extraction_mode="first_match")[-1]
+
+    return see
+
+
+def maths_cases(reward: type, wrong: float, right: float, **also: Any) -> dict[str, Case]:
+    """Return the cases of how results are read, of a reward that gives these of two words."""
+
+    def given(gold: str, *texts: str) -> Callable[[Any, Lab], list[float]]:
+        return lambda config, lab: [
+            pytest.approx(reward(config).score("p", f"{text} .", (gold,))) for text in texts
+        ]
+
+    tagged = given("$7$", r"\boxed{8}<answer>7</answer>", "<answer>8</answer>")
+    return {
+        "answer_tag": Case("answer", tagged, [right, wrong], also=also, was=[wrong, wrong]),
+        # Only the text that is read is compared where a box's content is not taken out of it.
+        "boxed": Case("none", read_as(r"so $\boxed{12}$"), r"\boxed{12}", also=also, was="12"),
+        "extraction_mode": Case(
+            "first_match", given(r"1/2 of it $\foo$", r"\boxed{0.5}"), [wrong],
+            also=also, was=[right],
+        ),
+    }  # fmt: skip
+
+
+def curve(config, lab: Lab) -> list[Any]:
+    """The scores of a right and of a wrong answer of two tokens."""
+    made = Cosine(config)
+    row = Encoded((1, 5, 6), (-100, 5, 6), "")
+    batch = [SampledAnswer("p", text, ("$7$",), row) for text in (r"\boxed{7}", "no")]
+    return [pytest.approx(value) for value in made.score_batch(batch)]
+
+
+def over(config, lab: Lab) -> list[float]:
+    """The scores of answers of 4, 7 and 9 tokens."""
+    rows = [Encoded((1, *(5,) * n), (-100, *(5,) * n), "") for n in (4, 7, 9)]
+    return list(SoftOverlong(config).score_batch([SampledAnswer("", "", (), row) for row in rows]))
+
+
+WAVE: dict[str, Any] = {"max_len": 4}
 FORMAT = scores(Format, "ab c", "xab", "ab\nc d e f")
 ONLY = {"max_words": 100}
 
@@ -1269,6 +1330,33 @@ REWARD_FUNCTIONS: dict[type, dict[str, Case]] = {
         "lacks": Case("x", FORMAT, [1.0, 0.5, 1.0], also=ONLY),
         "one_line": Case(True, FORMAT, [1.0, 1.0, 0.5], also=ONLY),
         "max_words": Case(2, FORMAT, [1.0, 1.0, 0.5], also={"lacks": "%"}),
+    },
+    Pattern: {
+        "weight": Case(-0.5, weighed, [-1.5], also={"pattern": "a"}, was=[3.0]),
+        "pattern": Case(
+            "a.b$", scores(Pattern, "a\nb", "a b\nc", " a b", "ab"), [1.0, 1.0, 0.0, 0.0]
+        ),
+    },
+    MathVerify: WEIGHT | maths_cases(MathVerify, 0.0, 1.0),
+    Cosine: maths_cases(Cosine, -0.75, 0.75, **WAVE)
+    | {
+        "weight": Case(-0.5, weighed, [-1.5], also=WAVE, was=[3.0]),
+        "max_len": Case(1, curve, [0.5, -0.5]),
+        "max_value_correct": Case(3.0, curve, [1.75, -0.75], also=WAVE, was=[0.75, -0.75]),
+        "min_value_correct": Case(0.0, curve, [0.5, -0.75], also=WAVE, was=[0.75, -0.75]),
+        "min_value_wrong": Case(-2.0, curve, [0.75, -1.25], also=WAVE, was=[0.75, -0.75]),
+        "max_value_wrong": Case(0.0, curve, [0.75, -0.5], also=WAVE, was=[0.75, -0.75]),
+    },
+    Repetition: WEIGHT
+    | {
+        # "a a", "a b", "b a", "a b": three of four runs of two are new.
+        "ngram_size": Case(2, scores(Repetition, "a A b a b"), [-0.25], was=[0.0]),
+        "max_penalty": Case(-0.5, scores(Repetition, "a a a a"), [-0.25], was=[-0.5]),
+    },
+    SoftOverlong: {
+        "weight": Case(-0.5, weighed, [-1.5], also={"max_length": 9, "cache_length": 4}, was=[3.0]),
+        "max_length": Case(8, over, [0.0, -0.5, -1.0], also={"cache_length": 2}),
+        "cache_length": Case(4, over, [0.0, -0.75, -1.0], also={"max_length": 8}),
     },
     Length: {
         "weight": Case(-0.5, weighed, [-1.5], also={"target": 4}, was=[3.0]),
@@ -1507,6 +1595,16 @@ DATASETS: dict[type, dict[str, Case]] = {
         "reward_columns": Case(
             ["q", "a"], rows(Prompts, COMPLETION, look=first(lambda row: row.columns)),
             {"q": "why", "a": "so"},
+        ),
+        "system": Case(
+            "Be brief.",
+            rows(Prompts, COMPLETION, look=first(lambda row: row.prompt[0]["content"])),
+            "Be brief.", also={"chat": True}, was="p",
+        ),
+        "remove_response": Case(
+            True,
+            rows(Prompts, {"prompt": CHAT["messages"]}, look=first(lambda row: len(row.prompt))),
+            len(CHAT["messages"]) - 1, was=len(CHAT["messages"]),
         ),
     },
     Preference: table_cases(Preference, PAIR, {"prompt": "p"})

@@ -52,3 +52,23 @@ def test_in_another_thread_it_is_told_afterwards():
     thread.start()
     thread.join()
     assert found == ["late", "in time"]
+
+
+def test_a_limit_around_another_one_goes_on_meanwhile():
+    def blocks():
+        while True:
+            with time_limit(5):
+                time.sleep(0.03)
+
+    began = time.monotonic()
+    with pytest.raises(TimeUp), time_limit(0.1):
+        blocks()
+    assert time.monotonic() - began < 1
+
+
+def test_a_longer_limit_inside_of_a_shorter_one_ends_with_it():
+    began = time.monotonic()
+    with pytest.raises(TimeUp), time_limit(0.1), time_limit(5):
+        time.sleep(2)
+    assert time.monotonic() - began < 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -84,7 +84,7 @@ def asked(**wrong: Any) -> None:
 
 def test_what_must_be_there_is_what_the_protocol_names():
     named = {name for name in vars(OnlineObjective) if not name.startswith("_")}
-    assert set(ONLINE) == named - {"weight", "loss", "items_per_prompt"}
+    assert set(ONLINE) == named - {"weight", "loss", "items_per_prompt", "rates_per_step"}
 
 
 def test_an_objective_that_is_right_passes():
@@ -118,3 +118,13 @@ def test_an_online_objective_must_say_how_many_items_it_draws():
     wrong.items_per_prompt = None
     with pytest.raises(PluginError, match="'items_per_prompt' is None"):
         CheckedOnlineObjective(wrong, "method")
+
+
+def test_how_often_the_rate_moves_is_once_unless_an_objective_says_more():
+    assert CheckedOnlineObjective(Right(), "method").rates_per_step == 1
+    more = Right()
+    more.rates_per_step = 3
+    assert CheckedOnlineObjective(more, "method").rates_per_step == 3
+    more.rates_per_step = 0
+    with pytest.raises(PluginError, match="'rates_per_step' is 0"):
+        CheckedOnlineObjective(more, "method")

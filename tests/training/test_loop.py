@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 import torch
 from llmft_alignments.sft import CompletionLoss
+from transformers import get_linear_schedule_with_warmup
 
 from llmft.api import Encoded
 from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, StageError
@@ -362,6 +363,7 @@ class Drawing(CompletionLoss):
     """An online objective: it draws the prompts themselves, and keeps count of its draws."""
 
     items_per_prompt = 1
+    rates_per_step = 1
 
     def __init__(self, stops_at: int = -1) -> None:
         super().__init__()
@@ -390,6 +392,35 @@ class Drawing(CompletionLoss):
 
     def restore(self, state) -> None:
         self.draws = state["draws"]
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 2}, {"warmup_ratio": 0.3}])
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_the_rate_moves_with_each_update_where_an_objective_says_so(per_step, warmup, monkeypatch):
+    """Three steps of two updates each, beside transformers' own schedule of as many."""
+    seen: list[float] = []
+
+    class Moving(Drawing):
+        rates_per_step = per_step
+
+    def noting(self, *args, **kwargs):
+        seen.append(self.param_groups[0]["lr"])
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    settings = TrainSettings(
+        per_device_train_batch_size=12, max_steps=6, optim="sgd", learning_rate=0.1, **warmup
+    )
+    objective = Moving()
+    loop.train(tiny_llama(), items(), objective, settings, seed=3, online=objective)
+    rises = 2 * per_step if "warmup_steps" in warmup else math.ceil(0.3 * 6 * per_step)
+    other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = get_linear_schedule_with_warmup(other, rises, 6 * per_step)
+    rates = []
+    for _ in range(6 * per_step):
+        rates += theirs.get_last_lr() * (2 // per_step)
+        theirs.step()
+    assert seen == pytest.approx(rates)
+    assert len(set(rates)) > 4
 
 
 def test_of_a_step_of_several_updates_the_mean_gradient_norm_is_told():

@@ -30,6 +30,35 @@ def test_steps_by_hand(items, processes, settings, steps, an_epoch):
     assert (made.steps, made.steps_per_epoch) == (steps, an_epoch)
 
 
+@pytest.mark.parametrize(
+    ("items", "settings", "steps", "an_epoch"),
+    [
+        (11, {}, 1, 1), (12, {}, 2, 2), (17, {"num_train_epochs": 3}, 6, 2),
+        (17, {"num_train_epochs": 1.4}, 3, 2), (17, {"max_steps": 5}, 5, 2),
+    ],
+)  # fmt: skip
+def test_what_fills_no_step_is_left_out_of_each_epoch(items, settings, steps, an_epoch):
+    made = plan(
+        items, per_device_train_batch_size=2, gradient_accumulation_steps=3, drop_last=True,
+        **settings,
+    )  # fmt: skip
+    assert (made.steps, made.steps_per_epoch) == (steps, an_epoch)
+    for step in range(made.steps):
+        epoch, at = divmod(step, an_epoch)
+        taken = [n for batch in made.step_batches(step) for n in batch]
+        assert taken == made.order(epoch)[6 * at : 6 * at + 6]
+        assert len(taken) == 6
+
+
+def test_rows_that_fill_no_step_at_all_are_refused():
+    few = {"per_device_train_batch_size": 4, "drop_last": True}
+    with pytest.raises(StageError, match="3 rows fill no step of 4") as found:
+        plan(3, **few)
+    assert found.value.faults[0].code == "E240"
+    assert plan(3, per_device_train_batch_size=4).steps == 1
+    assert plan(0, max_steps=5, **few).steps == 5  # streamed
+
+
 def test_a_step_is_cut_into_passes_of_the_batch_size_in_the_epochs_order():
     made = plan(11, per_device_train_batch_size=2, gradient_accumulation_steps=3, max_steps=4)
     order = made.order(0)

@@ -17,6 +17,7 @@ from llmft.importing.recognising import peer_of, trainer_of
 from llmft.importing.schema import Schema
 from llmft.importing.structure.arguments import batch_of_processes
 from llmft.importing.structure.forms import FORMS
+from llmft.importing.structure.online import counts
 from llmft.importing.tables import PEERS, table
 from llmft.importing.verdicts import Finding, Verdict, blocks, verdict_of
 from llmft.importing.writing import recipe_text
@@ -126,6 +127,7 @@ def import_configuration(
         )
     translated(translation)
     batch_of_processes(translation)
+    counts(translation)
     text = ""
     if not any(finding.grade == "cannot" for finding in translation.findings):
         text = _written(translation)
@@ -166,7 +168,7 @@ def _validate(text: str, translation: Translation, registry: Registry) -> bool:
             return True
         except LlmftError as error:
             for fault in (others := of_the_recipe(error.faults)):
-                home = re.sub(r"\[\d+\]", "", _STAGE.sub("", fault.path))
+                home = _home(fault)
                 key = _key_of(home, translation)
                 what = re.sub(r" \(lines [\d, and]+\)$", "", fault.what)
                 if key is None and not awaited:
@@ -175,14 +177,23 @@ def _validate(text: str, translation: Translation, registry: Registry) -> bool:
                     translation.note("cannot", key, what, missing=f"{home}: {what[:60]}")
             for fault in error.faults:
                 if fault not in others:
-                    key = _key_of("trackers", translation)
+                    key = _key_of(_home(fault), translation)
                     translation.note("none", key, f"{fault.what}: {fault.fix}")
             return not others
 
 
 def of_the_recipe(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults but those of a tracker whose package is missing: a run says that, too."""
-    return [f for f in faults if not (f.code == "E206" and f.path.startswith("trackers"))]
+    """Return the faults but those of a missing package of a tracker or a reward.
+
+    A run says that, too.
+    """
+    packaged = ("trackers", "alignment.rewards")
+    return [f for f in faults if not (f.code == "E206" and _home(f).startswith(packaged))]
+
+
+def _home(fault: Fault) -> str:
+    """Return the setting that a fault is of, as a draft names it."""
+    return re.sub(r"\[\d+\]", "", _STAGE.sub("", fault.path))
 
 
 def _key_of(home: str, translation: Translation) -> Any:

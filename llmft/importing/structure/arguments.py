@@ -313,7 +313,7 @@ def training_arguments(t: Translation) -> None:
 
 def batch_of_processes(t: Translation) -> None:
     """Let one process take the rows of a step that several took together."""
-    if t.processes == 1:
+    if t.processes == 1 or t.trainer in ("grpo", "rloo"):  # whose steps count prompts
         return
     entry = t.draft.entry("train.gradient_accumulation_steps")
     steps = entry.value if entry else 1

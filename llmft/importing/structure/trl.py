@@ -8,7 +8,7 @@ from typing import Any
 
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.structure import arguments, forms, online, weights
 from llmft.importing.tables import ends_of
 from llmft.recipes.tree import visible
 
@@ -49,6 +49,8 @@ def structure(t: Translation) -> None:
     precision(t)
     weights.attention(t)
     length(t)
+    if trainer in online.METHODS:
+        step(t)
 
 
 def adapter(t: Translation) -> None:
@@ -153,11 +155,11 @@ def loss(t: Translation) -> None:
             )
     if dropout is not None:
         t.set("alignment.disable_dropout", dropout.value, dropout)
-    if trainer in ("grpo", "rloo"):
-        online(t)
+    if trainer in online.METHODS:
+        sampled(t)
 
 
-def online(t: Translation) -> None:
+def sampled(t: Translation) -> None:
     """Write how answers are sampled and rewarded."""
     arguments.value(t, "alignment.beta", "beta")
     loss_type = t.key("loss_type")
@@ -179,8 +181,6 @@ def online(t: Translation) -> None:
         "scale_rewards",
         "importance_sampling_level",
         "mask_truncated_completions",
-        "steps_per_generation",
-        "generation_batch_size",
         "use_bias_correction_kl",
         "multi_objective_aggregation",
         "off_policy_mask_threshold",
@@ -201,23 +201,47 @@ def online(t: Translation) -> None:
     for name, neutral_value in (("top_entropy_quantile", 1.0), ("entropy_coef", 0.0)):
         if (found := t.key(name)) is not None and found.value != neutral_value:
             t.set(f"alignment.{name}", found.value, found)
+    if t.key("disable_dropout") is None:
+        t.set("alignment.disable_dropout", False, None, f"the default of {t.origin}")
     rewards(t)
 
 
-# TRL's own functions by name; another one is a dotted name: module.function.
-_OWN_REWARDS = (
-    "accuracy_reward",
-    "reasoning_accuracy_reward",
-    "think_format_reward",
-    "get_soft_overlong_punishment",
-)
+def step(t: Translation) -> None:
+    """Write what a step is: TRL counts answers, and an update of it may have parts of groups."""
+    generations = t.get("num_generations")
+    if not isinstance(generations, int) or generations < 1:
+        return
+    prompts = online.sampling(t, generations, 1)
+    if not prompts:
+        return
+    online.whole_steps(t, prompts)
+    computed = online.updates_of(t) > 1 or t.get("use_vllm") is True or t.trainer == "rloo"
+    if computed and online.has_dropout(t) and not t.draft.get("alignment.disable_dropout"):
+        # _generate_and_score_completions: without gradients, in training mode.
+        why = f"{t.origin} computes what an update is held against with dropout"
+        t.set("alignment.old_logps_dropout", True, None, why)
+
+
+# TRL's own functions by name (trl/rewards, 1.16); another one is a dotted name: module.function.
+# accuracy_reward leaves out a row whose right answer cannot be read: it adds nothing, as 0 does.
+_OWN_REWARDS: dict[str, dict[str, Any] | None] = {
+    "accuracy_reward": {"method": "math_verify"},
+    "think_format_reward": {"method": "pattern", "pattern": "<think>(?!.*<think>).*?</think>"},
+    "reasoning_accuracy_reward": None,
+    "get_soft_overlong_punishment": None,
+}
 
 
 def rewards(t: Translation) -> None:
-    """Write reward functions in Python files, which run with --trust only."""
+    """Write TRL's own reward functions, and those in Python files, which run with --trust only."""
     key, model = t.key("reward_funcs"), t.key("reward_model_name_or_path")
     weight_key = t.key("reward_weights")
     found = [] if key is None else key.value if isinstance(key.value, list) else [key.value]
+    own = [_OWN_REWARDS.get(str(name)) for name in found]
+    if model is None and own and all(own):
+        blocks = [dict(one) for one in own if one is not None]
+        t.set("alignment.rewards", online.weights(blocks, weight_key), key)
+        return
     files = [_file_of(t, str(name)) for name in found]
     if model is not None or not found or None in files:
         said = ", ".join(visible(str(name))[:60] for name in found)
@@ -228,16 +252,11 @@ def rewards(t: Translation) -> None:
             missing="reward functions in Python",
         )
         return
-    blocks: list[dict[str, Any]] = [
+    blocks = [
         {"method": "python", "file": one[0], "function": one[1]} for one in files if one is not None
     ]
-    if weight_key is not None:
-        listed = weight_key.value if isinstance(weight_key.value, list) else [weight_key.value]
-        blocks = [
-            {**block, "weight": arguments.number(weight)}
-            for block, weight in zip(blocks, listed, strict=False)
-        ]
-    t.set("alignment.rewards", blocks, key, "it runs only with --trust file:FILE")
+    why = "it runs only with --trust file:FILE"
+    t.set("alignment.rewards", online.weights(blocks, weight_key), key, why)
     t.note(
         "decide",
         key,
@@ -300,6 +319,9 @@ def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key
     elif text is not None:
         t.note("none", text, "the rows are no plain text", block="data")
     forms.rows_of(t, form, facts, learn=learn)
+    rewards: Any = t.draft.get("alignment.rewards") or []
+    if form == "prompts" and any(block["method"] == "math_verify" for block in rewards):
+        t.set("data.columns.answers", "solution", t.key("reward_funcs"), "accuracy_reward's column")
     forms.source(t, path, path_key, subset)
     forms.split(t, str(split_key.value) if split_key else "train", split_key)
     only = t.key("completion_only_loss")
@@ -346,7 +368,7 @@ def learnt_ends(t: Translation) -> None:
     end-of-text after it unless it ends with it, and beginning-of-text before a prompt likewise. The
     DPO of 0.19 puts end-of-text after it in any case, and tokenises prompt and answer apart.
     """
-    if t.trainer in ("grpo", "rloo") or forms.are_chats(t) or not t.draft.get("data.method"):
+    if t.trainer in online.METHODS or forms.are_chats(t) or not t.draft.get("data.method"):
         return
     if t.trainer == "sft" and t.draft.get("data.columns.text") is not None:
         return
@@ -405,7 +427,7 @@ def precision(t: Translation) -> None:
 def length(t: Translation) -> None:
     """Write the longest row, and what happens to a longer one."""
     key = t.key("max_length") or t.key("max_seq_length")
-    if t.trainer in ("grpo", "rloo"):
+    if t.trainer in online.METHODS:
         if (found := t.key("max_prompt_length")) is not None:
             t.note("cannot", found, "prompts cut by themselves", missing="max_prompt_length")
         return

@@ -62,9 +62,22 @@ class GroupConfig(AlignmentConfig):
     disable_dropout: bool = Field(
         True, description="turn every dropout off, the base's and the adapter's"
     )
+    old_logps_dropout: bool = Field(
+        False, description="compute the log-likelihoods that the first update is held against too,"
+        " in a pass of its own and with dropout, so that its ratio is near 1 and not 1: TRL does so"
+        " in some cases, ms-swift in all"
+    )  # fmt: skip
     local_rollout_forward_batch_size: int = Field(
         64, ge=1, le=65_536, description="answers sampled at a time on one device"
     )
+
+    @model_validator(mode="after")
+    def _has_dropout(self) -> GroupConfig:
+        if self.old_logps_dropout and self.disable_dropout:
+            raise ValueError(
+                "old_logps_dropout has an effect only with disable_dropout: false; remove it"
+            )
+        return self
 
     @property
     def high(self) -> float:
@@ -75,6 +88,11 @@ class GroupConfig(AlignmentConfig):
     def several_updates(self) -> bool:
         """Whether the policy moves between two updates on the same rollouts."""
         return self.num_iterations * self.steps_per_generation > 1
+
+    @property
+    def needs_old_logps(self) -> bool:
+        """Whether an update is held against other log-likelihoods than its own."""
+        return self.several_updates or self.old_logps_dropout
 
 
 class GrpoConfig(GroupConfig):
@@ -107,6 +125,10 @@ class GrpoConfig(GroupConfig):
     use_bias_correction_kl: bool = Field(
         True, description="weigh the KL divergence by the probability ratio"
     )
+    token_kl_max: float | None = Field(
+        None, gt=0, le=1e6, description="the most that the KL divergence of one token counts, in"
+        " nats, so that a far token has no gradient of it; 10 in verl and ms-swift"
+    )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, le=100, description="the weight of an entropy bonus")
 
     @model_validator(mode="after")
@@ -138,8 +160,6 @@ class GrpoConfig(GroupConfig):
                 "multi_objective_aggregation 'normalize_then_sum' normalises by itself, so that"
                 " scale_rewards has no effect; remove it"
             )
-        if not self.beta and "use_bias_correction_kl" in said:
-            raise ValueError(
-                "use_bias_correction_kl has an effect only with a beta above 0; remove it"
-            )
+        if not self.beta and (given := {"use_bias_correction_kl", "token_kl_max"} & said):
+            raise ValueError(f"{min(given)} has an effect only with a beta above 0; remove it")
         return self

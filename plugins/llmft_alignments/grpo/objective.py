@@ -56,6 +56,7 @@ class GroupObjective:
         self.config, self.rule, self.sampler, self.watch = config, rule, sampler, watch
         self.seed = seed
         self.items_per_prompt = config.num_generations
+        self.rates_per_step = config.num_iterations * config.steps_per_generation
         self._tallies: Any = None
         self._entropy: list[Any] = []
         self._first = False
@@ -136,7 +137,7 @@ class GroupObjective:
         with torch.no_grad():
             entropy_N = stats.entropy_N.detach()
             means = {**means, "entropy": entropy_N.mean()}
-            if self.config.several_updates:
+            if self.config.needs_old_logps:
                 means["ratio"] = torch.exp(now_N - old_N).mean()
                 means["approx_kl"] = k3_divergence(old_N, now_N).mean()
             self._entropy.append(power_sums(entropy_N)[:2])
@@ -226,7 +227,7 @@ class GrpoRule:
 
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
-        self.needs_logps = config.several_updates
+        self.needs_logps = config.needs_old_logps
 
     def advantages(self, judged: ScoredGroups, weights_R: Sequence[float]) -> torch.Tensor:
         import torch
@@ -271,6 +272,8 @@ class GrpoRule:
 
             reference_N = torch.cat([one.reference for one in batch if one.reference is not None])
             kl_N = k3_divergence(logps_N, reference_N)
+            if config.token_kl_max is not None:
+                kl_N = kl_N.clamp(max=config.token_kl_max)
             kl_N = kl_N * ratio_N if config.use_bias_correction_kl else kl_N
             loss_N = loss_N + config.beta * kl_N
             means["kl"] = kl_N.detach().mean()

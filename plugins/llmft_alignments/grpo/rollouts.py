@@ -86,7 +86,7 @@ class GroupSampler(Sampler):
     ) -> ScoredGroups:
         """Return what the rewards, the policy and the reference say about answers to the prompts.
 
-        logps: whether the policy is asked, in place of `needs_logps`.
+        logps: whether the policy is asked, in place of `needs_logps`, and then without dropout.
         """
         rows = [
             rollout_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
@@ -95,18 +95,27 @@ class GroupSampler(Sampler):
         texts, scores_BR = self.scorer.scores(prompts, rows, answers)
         return ScoredGroups(
             rows, answers, texts, scores_BR, self.scorer.weighted(scores_BR),
-            self._logps(self.model if asked else None, rows),
+            self._logps(
+                self.model if asked else None,
+                rows,
+                logps is None and self.config.old_logps_dropout,
+            ),
             self._logps(self.reference, rows),
         )  # fmt: skip
 
-    def _logps(self, model: Any, rows: Sequence[Encoded]) -> Sequence[torch.Tensor | None]:
-        """Return the log-likelihoods of each row's answer by a model; None each without one."""
+    def _logps(
+        self, model: Any, rows: Sequence[Encoded], dropout: bool = False
+    ) -> Sequence[torch.Tensor | None]:
+        """Return the log-likelihoods of each row's answer by a model; None each without one.
+
+        dropout: whether it stays in training mode.
+        """
         import torch
 
         if model is None:
             return [None] * len(rows)
         found: list[torch.Tensor] = []
-        with judging(model):
+        with torch.no_grad() if dropout else judging(model):
             for some in self.batches(rows):
                 counts = [row.n_labels for row in some]
                 found += torch.split(self.stats(model, some).logps_N, counts)

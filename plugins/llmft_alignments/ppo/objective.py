@@ -28,6 +28,7 @@ class PpoObjective:
     ) -> None:
         self.config, self.sampler, self.watch, self.seed = config, sampler, watch, seed
         self.items_per_prompt = config.num_generations
+        self.rates_per_step = 1  # as TRL's trainer: after all updates of a step
         self.kl_coef = config.kl_coef
         self.scale_sums = [0.0, 0.0, 0.0]
         self._tallies: Any = None

@@ -137,3 +137,45 @@ def test_an_answer_weighs_its_part_of_the_tokens_that_count(masked, uncounted):
     tokens = sum(len(a.ids) for n, a in enumerate(answers()) if n not in uncounted)
     assert objective.weight(made) == pytest.approx(tokens)
     assert objective.weight(made[:2]) == pytest.approx(tokens * 2 / len(TEXTS))
+
+
+@pytest.mark.parametrize("method", [Grpo, Rloo])
+def test_old_likelihoods_have_a_dropout_of_their_own_on_request(method):
+    """As TRL and ms-swift compute them: by the policy in training mode, without gradients."""
+
+    def made_with(asked: bool, seed: int, **options):
+        model = model_of().train()
+        model.model.embed_tokens.register_forward_hook(
+            lambda layer, _, out: torch.nn.functional.dropout(out, 0.3, layer.training)
+        )
+        options |= {"old_logps_dropout": asked, "disable_dropout": False, "beta": 0.0}
+        objective = objective_of(method, model, **options)
+        torch.manual_seed(seed)
+        rows = sampled(objective, step=1)
+        assert model.training
+        return objective, model, rows
+
+    for seed in (0, 1):
+        objective, model, rows = made_with(True, seed)
+        torch.manual_seed(seed)
+        expected: list[torch.Tensor] = []
+        with torch.no_grad():
+            for some in objective.sampler.batches(rows):
+                expected.append(objective.sampler.stats(model, some).logps_N)
+        torch.testing.assert_close(torch.cat([row.logps for row in rows]), torch.cat(expected))
+        noted = objective.loss(model, rows)[1]
+        ratio = float(noted["ratio"]) / objective.weight(rows)
+        assert ratio != pytest.approx(1, abs=0.01)
+        assert all(row.logps.grad_fn is None for row in rows)
+    other = made_with(True, 2)[2]
+    assert not torch.equal(other[0].logps, rows[0].logps)
+    plain = [made_with(False, seed, num_iterations=2)[2] for seed in (0, 1)]
+    torch.testing.assert_close(plain[0][0].logps, plain[1][0].logps)
+    assert made_with(False, 0)[2][0].logps is None
+    asked = objective.sampler.judge(prompts()[:1], answers()[:1], logps=True)
+    torch.testing.assert_close(asked.logps[0], plain[0][0].logps)
+
+
+def test_dropout_in_old_likelihoods_needs_dropout():
+    with pytest.raises(ValueError, match="only with disable_dropout: false"):
+        objective_of(Grpo, old_logps_dropout=True)

@@ -1,17 +1,20 @@
-"""ms-swift: supervised training of rows in local files and of those that its registry names."""
+"""ms-swift: training on rows in local files and on those that its registry names."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
 from llmft.importing.structure import arguments, forms, weights
+from llmft.importing.structure.ms_swift import grpo
 from llmft.importing.tables import ends_of, known_templates, registered_rows, template_of
 from llmft.recipes.tree import visible
+from llmft.system.plain_files import read_small
 
 _FILES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -20,7 +23,7 @@ def structure(t: Translation) -> None:
     """Translate what several flags of ms-swift say together."""
     kind = t.key("rlhf_type")
     name = str(kind.value) if kind is not None else t.trainer.lower()
-    if name not in ("sft", "dpo", "orpo"):
+    if name not in ("sft", "dpo", "orpo", "grpo"):
         what = f"there is no import of ms-swift's '{visible(name)[:40]}' yet"
         t.stop(kind, what, f"trainer {visible(name)[:40]}")
         return
@@ -31,6 +34,8 @@ def structure(t: Translation) -> None:
     loss = t.key("loss_type")
     if name == "dpo":
         preferences(t, loss)
+    elif name == "grpo":
+        grpo.method(t, loss)
     elif name == "orpo":
         arguments.value(t, "alignment.beta", "beta")
         if loss is not None:
@@ -54,7 +59,11 @@ def structure(t: Translation) -> None:
     evaluation(t)
     precision(t)
     weights.attention(t, "attn_impl")
-    length(t)
+    if name == "grpo":
+        grpo.length(t)
+        grpo.step(t)
+    else:
+        length(t)
 
 
 def preferences(t: Translation, loss: Key | None) -> None:
@@ -184,7 +193,7 @@ def one(t: Translation, said: str, key: Key) -> None:
     if system is not None and t.draft.get("data.method") == "preference":
         t.note("cannot", system, "a system text for pairs", block="data", missing="system of pairs")
     elif system is not None and str(system.value).endswith(".txt"):
-        t.note("decide", system, "the system text stands in a file", missing="system in a file")
+        system_in_a_file(t, system)
     elif system is not None:
         t.set("data.system", str(system.value).replace("\\n", "\n"), system)
     if count.isdigit() and int(count):
@@ -194,8 +203,27 @@ def one(t: Translation, said: str, key: Key) -> None:
         t.note("decide", key, f"the number of rows '{visible(count)[:20]}'", missing="dataset")
 
 
+def system_in_a_file(t: Translation, key: Key) -> None:
+    """Write the system text that a small file holds, where that lies below the command or here.
+
+    Not one elsewhere: a stranger's command would copy what the user alone can read.
+    """
+    for folder in (Path(t.configuration.folder).resolve(), Path.cwd()):
+        path = (folder / str(key.value)).resolve()
+        if path.is_relative_to(folder) and (text := read_small(path)) is not None:
+            t.set("data.system", text, key, f"the text of {visible(str(key.value))[:80]}")
+            return
+    what = "the system text stands in a file, which is not here"
+    t.note("decide", key, what, block="data", missing="system in a file")
+
+
 def local(t: Translation, name: str, key: Key) -> None:
     """Write rows in a file: conversations, or what --rows says."""
+    if t.trainer == "grpo":
+        questions = t.rows in ("prompts", "prompt-completion")
+        grpo.prompts(t, {"answers": "solution"}, key, questions=questions)
+        forms.source(t, name, key)
+        return
     if t.trainer != "sft":
         t.note("cannot", key, "ms-swift's form of preferences", missing="rows of preferences")
         return
@@ -220,12 +248,17 @@ def registered(t: Translation, name: str, subset: str, use_hf: bool, key: Key) -
         t.note("cannot", key, what, block="data", missing="rows of ms-swift's registry")
         return
     facts = {**found, **parts.get(subset, {})}
-    if (facts["form"] == "preference") != (t.trainer != "sft"):
+    fitting = {"dpo": ("preference",), "orpo": ("preference",), "grpo": ("chat",)}
+    if facts["form"] not in fitting.get(t.trainer, ("chat", "instruction")):
         what = f"'{t.trainer}' cannot train on the rows of '{visible(name)[:60]}'"
         t.note("cannot", key, what, block="data", missing="rows of another form")
         return
     columns = facts.get("columns", {})
-    if facts["form"] == "chat":
+    if t.trainer == "grpo":
+        if not grpo.prompts(t, facts, key):
+            return
+        columns = {}
+    elif facts["form"] == "chat":
         forms.rows_of(t, "chat", columns, learn="all")
     else:
         pairs = facts["form"] == "preference"
@@ -279,7 +312,7 @@ def template(t: Translation) -> None:
     why = f"as {t.origin} writes '{name}', its template for this model"
     t.set("model.chat_template", known.text, key, why)
     t.set("model.stop", [known.end], None, f"what ends an answer in '{name}'")
-    if known.learn_end != "stop":
+    if known.learn_end != "stop" and t.trainer != "grpo":
         why = "ms-swift learns the line break after an answer too"
         t.set("model.learn_template", known.learn_end, None, why)
 
@@ -292,6 +325,8 @@ def rates(t: Translation) -> None:
     else:
         rate = 1e-5 if t.draft.get("adapter.method") == "full" else 1e-4
         t.set("train.learning_rate", rate, None, f"the default of {t.origin}")
+    if t.trainer == "grpo":
+        return
     steps = t.key("gradient_accumulation_steps")
     if steps is not None:
         t.set("train.gradient_accumulation_steps", steps.value, steps)
@@ -311,6 +346,12 @@ def evaluation(t: Translation) -> None:
     if held is not None and asked is not None and asked.value in ("no", False):
         t.note("none", key, "nothing is held out where nothing is scored", block="evaluate")
         held = None
+    if held is None and asked is not None and asked.value not in ("no", False):
+        what = "nothing is held out"  # sft_args.py: eval_strategy is 'no' then
+        for unused in (asked, t.key("eval_steps")):
+            if unused is not None:
+                t.note("none", unused, what, block="evaluate")
+        return
     arguments.evaluation(t, holdout=held, key=key)
     if held is None:
         return
