@@ -26,11 +26,10 @@ def imported(registry_of_methods):
 
 
 @pytest.fixture
-def stage_of(imported, registry_of_methods, tmp_path):
-    """Import a text and load the recipe that it becomes: (recipe, stage)."""
+def loaded(registry_of_methods, tmp_path):
+    """Load the recipe that an import wrote: (recipe, stage)."""
 
-    def run(text, file="config.yaml", **choices):
-        found = imported(text, file, **choices)
+    def run(found):
         assert found.text, list(found.findings)
         path = tmp_path / "recipe.yaml"
         path.write_text(found.text, "utf-8")
@@ -41,15 +40,12 @@ def stage_of(imported, registry_of_methods, tmp_path):
 
 
 @pytest.fixture
-def recipe_of(registry_of_methods, tmp_path):
+def stage_of(imported, loaded):
+    """Import a text and load the recipe that it becomes: (recipe, stage)."""
+    return lambda text, file="config.yaml", **choices: loaded(imported(text, file, **choices))
+
+
+@pytest.fixture
+def recipe_of(loaded):
     """Import a command and load the recipe that it becomes: (recipe, stage)."""
-
-    def run(command):
-        found = import_any(command, Choices("ms-swift"))
-        assert found.text, list(found.findings)
-        path = tmp_path / "recipe.yaml"
-        path.write_text(found.text, "utf-8")
-        recipe = load_recipe(path, registry_of_methods).recipe
-        return recipe, recipe.stages[0]
-
-    return run
+    return lambda command: loaded(import_any(command, Choices("ms-swift")))
