@@ -45,7 +45,7 @@ def refuse_other_start(
     """
     if not context.models.starts_as_reference:
         return
-    some = items[:CHECKED]
+    some = items[: min(CHECKED, context.train.per_device_eval_batch_size)]
     with _as_in_training(context):
         logps = answer_logps(context.models.model, some, context.models.shares_prompts)
     policy, start = logps.float().cpu(), reference[: len(some)]

@@ -83,7 +83,8 @@ def test_a_policy_that_is_not_its_reference_stops_the_run(run, stage, monkeypatc
         run(stage(method, options=options, evaluate=None))
 
 
-def test_the_start_is_compared_on_two_pairs_batched_as_their_reference(run, stage, monkeypatch):
+@pytest.mark.parametrize("size", [8, 1])
+def test_the_start_is_compared_on_pairs_batched_as_their_reference(run, stage, monkeypatch, size):
     from llmft_alignments import start
     from llmft_alignments.dpo import reference
 
@@ -95,10 +96,12 @@ def test_the_start_is_compared_on_two_pairs_batched_as_their_reference(run, stag
     monkeypatch.setattr(
         start, "answer_logps", lambda *given: (policy.append(given[1]), of_policy(*given))[1]
     )
-    run(stage("dpo", evaluate=None))
-    assert [len(pairs) for pairs in policy] == [2]
+    one = stage("dpo", evaluate=None)
+    one["train"]["per_device_eval_batch_size"] = size
+    run(one)
+    assert [len(pairs) for pairs in policy] == [min(size, 2)]
     assert policy[0] == judged[0]
-    assert len(judged[1]) > 2
+    assert len(judged[1]) == (8 if size == 8 else 1)
 
 
 def test_an_adapter_that_starts_elsewhere_is_not_asked(run, stage, monkeypatch):
