@@ -23,12 +23,9 @@ from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_data import StageData
-from llmft.modeling.counting import token_rows
 from llmft.planning.batch_choice import choose
-from llmft.planning.memory_tracker import WEIGHTS
 from llmft.planning.plan_state import PlanState
 from llmft.planning.planned_models import PlannedModels
-from llmft.planning.stored import unread_bytes
 
 ROWS_TOKENISED = 20_000
 ASSUMED_TOKENS = 2048
@@ -122,11 +119,6 @@ class PlannedData(StageData):
         if judged:
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen
-        model = self.models.model
-        table = model.get_input_embeddings().weight
-        if share == 1 and self.models.is_mapped and not table.requires_grad:
-            ids = {token for item in items for row in token_rows(item) for token in row.input_ids}
-            self.state.memory.live[WEIGHTS] -= unread_bytes(model, len(ids))
         return chosen.items
 
     def _made_up(self) -> Sequence[Row]:

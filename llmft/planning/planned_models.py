@@ -71,7 +71,6 @@ class PlannedModels(StageModels):
             state.saved_bytes = sum(p.numel() for p in self.bare.parameters()) * width
         stored = stored_dtype(self.base.path, self.base.config)
         source = self.base.source
-        self.is_mapped = state.in_ram and stored == source.dtype
         if state.in_ram:
             memory.live[MAPPED] = mapped_bytes(model, source, stored)
             if stored != source.dtype:  # all is read, and written elsewhere

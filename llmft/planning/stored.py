@@ -9,21 +9,6 @@ from llmft.api.model_settings import ModelSource
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
-NEIGHBOURS = 65_536
-"""Linux's fault_around_bytes."""
-
-
-def unread_bytes(model: Any, ids: int) -> int:
-    """Return the bytes of an input embedding, used as it lies in its file, that are never read.
-
-    ids: how many different tokens the rows have. Linux brings a page's neighbours in with it.
-    """
-    table = model.get_input_embeddings().weight
-    if table is model.get_output_embeddings().weight:
-        return 0
-    size: int = table.numel() * table.element_size()
-    row = size // len(table)
-    return max(0, size - ids * (row + NEIGHBOURS))
 
 
 def mapped_bytes(model: Any, source: ModelSource, stored: str) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmft.api import Adapter, AdapterConfig, Field
 from llmft.cli.commands.plan import as_text
 from llmft.cli.commands.plan import plan as verdict_of
 from llmft.modeling.counting import count_parameters
 from llmft.planning.fake_tensors import tensors_of
+from llmft.planning.memory_tracker import WEIGHTS
 from llmft.planning.planned_stage import PlannedStage
 from llmft.planning.planner import plan_recipe
 from llmft.registry.registry import Registry
@@ -164,3 +167,15 @@ def test_evaluations_during_training_are_counted_in_number_memory_and_files(
     del stage["evaluate"]["generate_every"]
     phases = {peak.phase for peak in plan_recipe(loaded(recipe)).stages[0].peaks}
     assert "generate in training" not in phases
+
+
+def test_a_whole_base_is_in_memory_also_where_few_tokens_are_read(recipe, loaded, tmp_path):
+    """Its numbers are read when it is loaded, to see that they are finite."""
+    config = AutoConfig.from_pretrained(recipe["model"]["path"])
+    config.vocab_size, config.tie_word_embeddings = 60_000, False
+    model = AutoModelForCausalLM.from_config(config)
+    folder = shutil.copytree(recipe["model"]["path"], tmp_path / "wide")
+    model.save_pretrained(folder)
+    recipe["model"]["path"] = str(folder)
+    train = next(p for p in plan_recipe(loaded(recipe)).stages[0].peaks if p.phase == "train")
+    assert train.by_kind[WEIGHTS] >= sum(p.numel() for p in model.parameters()) * 4
