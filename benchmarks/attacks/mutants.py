@@ -132,9 +132,12 @@ def change_yaml_file(rng: Random, data: bytes) -> bytes:
     if rng.random() < 0.1 or not isinstance(value, dict):
         return change_text(rng, data)
     if rng.random() < 0.15:
-        key = json.dumps(rng.choice(list(value) or ["a"]))
+        key = json.dumps(rng.choice(list(value) or ["a"]), default=str)
         return data + f"\n{key}: {rng.choice(YAML)}\n".encode()
-    return change_json_file(rng, json.dumps(value).encode())
+    try:  # dates are texts in JSON
+        return change_json_file(rng, json.dumps(value, default=str, skipkeys=True).encode())
+    except ValueError:  # a value within itself, by an anchor
+        return change_text(rng, data)
 
 
 def change_words(rng: Random, data: bytes) -> bytes:
