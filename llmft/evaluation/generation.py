@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from llmft.api import SamplingParams
 from llmft.modeling.base_model import max_positions
-from llmft.modeling.decoding import decode, dense_attention, stop_ids
-from llmft.modeling.levers import levers_of
-from llmft.modeling.token_reader import left_padded
+from llmft.modeling.decoding import decode, stop_ids
 from llmft.system import distributed
 
 
@@ -33,29 +28,20 @@ def generate(
     one that fills them all keeps its end. on_cut: told how many do, where there are any.
     Nothing of the model's own generation_config acts but the tokens that end an answer.
     """
-    from transformers import GenerationConfig
-
-    used = settings(model, tokenizer, max_new_tokens)
-    pad, config = used["pad_token_id"], GenerationConfig(**used)
+    stops = stop_ids(model, tokenizer)
     fitted = _fitted(model, tokenizer, prompts, 1)
     if cut := sum(len(new) < len(old) for new, old in zip(fitted, prompts, strict=True)):
         on_cut(cut)
-    if not levers_of(model).cached_decoding:
-        return _read_anew(model, tokenizer, fitted, max_new_tokens, batch_size, on_batch)
 
     def answer(chosen: Sequence[int], room: int) -> list[str]:
-        config.max_new_tokens = room
-        ids, mask = left_padded([fitted[i] for i in chosen], pad=pad)
-        device = next(model.parameters()).device
-        out = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        asked = SamplingParams(room, temperature=0.0, stop_token_ids=stops)
+        found = decode(model, [fitted[i] for i in chosen], asked, batch_size=len(chosen))
+        texts: list[str] = tokenizer.batch_decode(
+            [answer.ids for answer in found], skip_special_tokens=True
         )
-        texts: list[str] = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         return texts
 
-    batches = list(_batches(model, fitted, max_new_tokens, batch_size))
-    with dense_attention(model), _plain_generation(model), torch.no_grad():
-        return _answered(batches, answer, on_batch)
+    return _answered(list(_batches(model, fitted, max_new_tokens, batch_size)), answer, on_batch)
 
 
 def _answered(
@@ -121,29 +107,6 @@ def sample(
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-def _read_anew(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    batch_size: int,
-    on_batch: Callable[[int, int], None],
-) -> list[str]:
-    """Return the same answers where the model's cache is not to be trusted: slow, and right."""
-    stops = stop_ids(model, tokenizer)
-
-    def answer(chosen: Sequence[int], room: int) -> list[str]:
-        asked = SamplingParams(room, temperature=0.0, stop_token_ids=stops)
-        found = decode(model, [prompts[i] for i in chosen], asked, batch_size=batch_size)
-        texts: list[str] = tokenizer.batch_decode(
-            [answer.ids for answer in found], skip_special_tokens=True
-        )
-        return texts
-
-    batches = list(_batches(model, prompts, max_new_tokens, batch_size))
-    return _answered(batches, answer, on_batch)
-
-
 def _batches(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
 ) -> Iterator[tuple[list[int], int]]:
@@ -160,22 +123,6 @@ def _batches(
     rest = [i for i in longest_first if limits[i] == max_new_tokens]
     for start in range(0, len(rest), batch_size):
         yield rest[start : start + batch_size], max_new_tokens
-
-
-@contextmanager
-def _plain_generation(model: Any) -> Iterator[None]:
-    """Let the model have no settings of generation of its own: `generate` would mix them in."""
-    from transformers import GenerationConfig
-
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not hasattr(base, "generation_config"):
-        yield
-        return
-    own, base.generation_config = base.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        base.generation_config = own
 
 
 def _room(model: Any) -> int | None:

@@ -105,7 +105,8 @@ def _answer(
             raise Stopped
         on_logits(logits_BV)
         logps_BV = log_probabilities(logits_BV, params)
-        ids_B = logps_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[:, t])
+        # Greedy by the logits: of two that differ, the likelihoods may be rounded to one number.
+        ids_B = logits_BV.argmax(1) if rolls_BT is None else sampled(logps_BV, rolls_BT[:, t])
         taken_B = logps_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1)
         ended_B = torch.isin(ids_B, stops)
         # In one tensor, so that the host waits for a GPU once a token.

@@ -62,7 +62,7 @@ class CachedReader:
         whole = len({len(prompt) for prompt in unique}) == 1  # as the mask says, which is there
         found = (
             model.prefill(ids_BT, mask_BT)
-            if hasattr(model, "prefill")
+            if hasattr(model, "prefill") and model.enabled  # else its base answers alone
             else _prefill(model, ids_BT, mask_BT, whole)
         )
         if found is None or not hasattr(found[1], "batch_select_indices"):

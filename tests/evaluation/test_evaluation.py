@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from llmft_datasets.short_answers import METRICS
+from transformers import GenerationConfig
 
 from llmft.api import (
     ChatRow,
@@ -29,17 +30,26 @@ from tests.composed import composed
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize("varlen", [False, True])
-def test_a_batch_of_unlike_prompts_is_answered_as_one_by_one(make, varlen):
+def test_a_batch_of_unlike_prompts_is_answered_as_transformers_answers_each(make, varlen):
     model, tokenizer = make(), tiny_tokenizer()
+    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt")]
+
+    def alone(stops: list[int]) -> list[list[int]]:
+        model.generation_config.eos_token_id = stops
+        config = GenerationConfig(**generation.settings(model, tokenizer, 12))
+        asked = [{"input_ids": torch.tensor([p]), "generation_config": config} for p in prompts]
+        return [model.generate(**one)[0, len(p) :].tolist()
+                for one, p in zip(asked, prompts, strict=True)]  # fmt: skip
+
+    endless = alone([tokenizer.eos_token_id])
+    wanted = alone([endless[1][5], endless[2][8]])
+    assert len({len(ids) for ids in wanted}) > 1
+    model.generation_config.repetition_penalty = 5.0
     if varlen:
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    prompts = [list(text.encode()) for text in ("a", "hello there", "xyz", "a longer prompt")]
-    options = {"max_new_tokens": 6}
-    alone = [
-        generation.generate(model, tokenizer, [p], batch_size=1, **options)[0] for p in prompts
-    ]
-    assert generation.generate(model, tokenizer, prompts, batch_size=3, **options) == alone
+    found = generation.generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
+    assert found == tokenizer.batch_decode(wanted, skip_special_tokens=True)
     expected = attention.NAME if varlen else "sdpa"
     assert model.config._attn_implementation == expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 
 from llmft.api import Encoded, SamplingParams, StageError
-from llmft.modeling import attention
+from llmft.modeling import attention, decoding
 from llmft.modeling.decoding import Stopped, decode, log_probabilities
 from llmft.modeling.decoding import sampled as sampled_ids
 from llmft.modeling.levers import ALL, ATTRIBUTE
@@ -112,6 +113,17 @@ def test_temperature_0_is_greedy_and_the_same_as_transformers():
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
     )
     assert [a.ids for a in found] == wanted[:, 3:].tolist()
+
+
+def test_greedy_takes_the_largest_logit_where_likelihoods_are_rounded_to_one_number(monkeypatch):
+    logits = torch.full((1, 300), -0.01)
+    logits[0, 9] = 0.01
+    logits[0, 4] = logits[0, 9].nextafter(torch.tensor(0.0))
+    params = SamplingParams(1, temperature=0.0)
+    logps = log_probabilities(logits, params)
+    assert logps[0, 4] == logps[0, 9] == logps.max()
+    monkeypatch.setattr(decoding, "reader", lambda *_: SimpleNamespace(logits=logits))
+    assert decode(tiny_llama(), [[5]], params, batch_size=1)[0].ids == [9]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
