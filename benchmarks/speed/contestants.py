@@ -38,17 +38,19 @@ class Contestant:
 
 def llmft(folder: Path, out: Path) -> list[str]:
     """Return `llmft run` on the task's recipe."""
-    return _llmft(folder, out, read_task(folder).adapter)
+    task = read_task(folder)
+    return _llmft(folder, out, task.adapter, task.dropout)
 
 
 def llmft_lora(folder: Path, out: Path) -> list[str]:
-    """Return `llmft run` on the task with LoRA in place of its adapter."""
+    """Return `llmft run` on the task with LoRA in place of its adapter, without dropout."""
     return _llmft(folder, out, "lora")
 
 
-def _llmft(folder: Path, out: Path, adapter: str) -> list[str]:
+def _llmft(folder: Path, out: Path, adapter: str, dropout: float = 0.0) -> list[str]:
     task = read_task(folder)
     options: dict[str, Any] = {"method": adapter, "r": task.rank, "lora_alpha": 2 * task.rank}
+    options["lora_dropout"] = dropout
     if adapter == "qlora":
         options["bnb_4bit_compute_dtype"] = "float32"
     alignment: dict[str, Any] = {"method": task.alignment}
@@ -82,7 +84,7 @@ def _llmft(folder: Path, out: Path, adapter: str) -> list[str]:
             }
         ],
     }
-    path = folder / f"{adapter}.yaml"
+    path = folder / f"{adapter}-{dropout}.yaml"
     path.write_text(json.dumps(recipe), "utf-8")  # JSON is YAML
     return [sys.executable, "-m", "llmft", "run", str(path), "--quiet"]
 
@@ -117,13 +119,14 @@ def of_peer(peer: Peer) -> Contestant:
 
 
 def _is_larger_sft(task: Task) -> bool:
-    return task.name in LARGER and task.alignment == "sft"
+    plain = task.adapter == "lora" and not task.dropout
+    return task.name in LARGER and task.alignment == "sft" and plain
 
 
 CONTESTANTS = (
     Contestant("llmft", llmft),
-    Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora"),
-    Contestant("trl", trl),
+    Contestant("llmft lora", llmft_lora, lambda task: task.adapter == "dora" or task.dropout > 0),
+    Contestant("trl", trl, lambda task: not task.dropout),
     Contestant("trl padding-free", trl_padding_free, _is_larger_sft),
     Contestant("trl grouped", trl_grouped, _is_larger_sft, False),
     Contestant("trl sft", trl_cli, lambda task: task.name in ("sft", "sft-128k")),

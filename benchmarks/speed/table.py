@@ -14,6 +14,11 @@ BARS: dict[str, dict[str, tuple[float, str]]] = {
     "orpo": {"trl": (2.5, "speed")},
     "dora": {"llmft lora": (1 / 1.05, "speed")},
     "qlora": {"trl": (1.0, "speed")},
+    "sft-135m": {"trl padding-free": (2.5, "speed")},
+    "dpo-135m": {"trl": (3.3, "speed")},
+    "dpo-135m-prompts": {"trl": (4.5, "speed")},
+    "dora-135m": {"llmft lora": (1 / 1.05, "speed")},
+    "dropout-135m": {"llmft lora": (1 / 1.05, "speed")},
 }
 HEAD = (
     ("task", 12), ("contestant", 13), ("CPU s", 8), ("wall s", 8), ("x CPU", 7),

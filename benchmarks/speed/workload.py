@@ -33,6 +33,7 @@ class Task:
     """A training run: what is learnt by which method, from how many rows of which lengths.
 
     lengths: the shortest and the longest row in tokens; drawn log-uniformly, so most are short.
+    dropout: LoRA's; every program draws its masks otherwise, so that only llmft is timed with it.
     answer: the share of a row that is learnt. dtype, in_4bit: how the base is stored. bf16: whether
     autocast computes in bfloat16.
     unused: rows that are read and tokenised, and not trained on. tolerance: how far the losses of a
@@ -51,6 +52,7 @@ class Task:
     lengths: tuple[int, int] = (20, 400)
     answer: float = 0.33
     rank: int = 8
+    dropout: float = 0.0
     rate: float = 1e-3
     unused: int = 0
     tolerance: float = 2e-3
@@ -96,13 +98,18 @@ LARGER = {
     for task in (
         Task("sft-135m", "sft", 4, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
         Task("dpo-135m", "dpo", 3, lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
+        Task("dpo-135m-prompts", "dpo", 3, lengths=(20, 500), answer=0.35, shape=SHAPE_135M),
+        Task("dora-135m", "sft", 3, "dora", lengths=(20, 500), answer=0.65, shape=SHAPE_135M),
+        Task("dropout-135m", "sft", 3, dropout=0.1, lengths=(20, 500), answer=0.65,
+             shape=SHAPE_135M),
     )
-}
+}  # fmt: skip
 LARGER |= {
     f"{name}-bf16": replace(task, name=f"{name}-bf16", dtype="bfloat16", bf16=True, tolerance=1e-2)
     for name, task in LARGER.items()
 }
-"""Tasks at the shape of a model that people use; they take minutes each."""
+"""Tasks at the shape of a model that people use; they take minutes each. In `-prompts` a third of a
+row is the answer, in the others two thirds."""
 QUICK_STEPS = 3
 
 
