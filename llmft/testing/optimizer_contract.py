@@ -160,7 +160,10 @@ class OptimizerContract(SettingsContract):
         assert not refused, f"it refuses plain settings: {refused}"
 
     def _train(self, weight_decay: float = 0.0) -> api.TrainSettings:
-        return api.TrainSettings(learning_rate=self.learning_rate, weight_decay=weight_decay)
+        return api.TrainSettings(
+            learning_rate=self.learning_rate, lr_scheduler_type="constant",
+            weight_decay=weight_decay,
+        )  # fmt: skip
 
     def _made(
         self, settings: Mapping[str, Any], groups: Any, weight_decay: float = 0.0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from llmft.api import Field, Optimizer, OptimizerConfig, TrainSettings, hookimpl
+from llmft.api import Field, Optimizer, OptimizerConfig, Refusal, TrainSettings, hookimpl
 from llmft_optimizers.making import Groups, copied, library, of_adam, usual
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 
 C = TypeVar("C", bound="Averaging")
+_LEVEL = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")
+"""Schedules that keep the rate, or move it by scores alone."""
 
 
 class Averaging(OptimizerConfig):
@@ -40,6 +43,16 @@ class OfSchedulefree(Optimizer[C]):
     package = "schedulefree"
     group_state = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
     of_class: ClassVar[str]
+
+    def check(self, train: TrainSettings) -> Iterable[Refusal]:
+        name = train.lr_scheduler_type
+        if isinstance(name, str) and name not in _LEVEL:
+            what = f"'{self.method}' averages steps of one learning rate, and '{name}' lowers it"
+            fix = (
+                "write lr_scheduler_type: constant, or constant_with_warmup; as a block,"
+                f" {{method: {name}}}, it is taken as meant"
+            )
+            yield ("lr_scheduler_type",), what, fix
 
     def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
         cls: type[torch.optim.Optimizer] = getattr(

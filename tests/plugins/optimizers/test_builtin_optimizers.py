@@ -139,8 +139,32 @@ def test_plan_counts_a_schedule_free_optimiser(model_folder, tmp_path, capsys):
             "train": {"optim": "schedule_free_adamw"},
         }],
     }))  # fmt: skip
-    assert main(["plan", str(recipe)]) == 0
+    asked = ["plan", str(recipe), "--set"]
+    assert main([*asked, "stages[0].train.lr_scheduler_type=constant"]) == 0
     assert "optimiser" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not find_spec("schedulefree"), reason="schedulefree is not installed")
+@pytest.mark.parametrize(("schedule", "code"), [
+    ({}, 2), ({"lr_scheduler_type": "cosine"}, 2), ({"lr_scheduler_type": {"method": "linear"}}, 0),
+    ({"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}, 0),
+])  # fmt: skip
+def test_an_average_of_steps_is_of_one_rate_unless_a_block_says_otherwise(
+    schedule, code, tmp_path, capsys
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({
+        "recipe": 1, "name": "r", "model": {"path": "embedded:model"},
+        "stages": [{
+            "name": "s", "adapter": {"method": "lora"}, "alignment": {"method": "sft"},
+            "data": {"method": "triviaqa", "path": "embedded:trivia"},
+            "train": {"optim": "schedule_free_sgd", **schedule},
+        }],
+    }))  # fmt: skip
+    assert main(["validate", str(recipe)]) == code
+    told = " ".join(capsys.readouterr().err.split())
+    name = schedule.get("lr_scheduler_type", "linear")
+    assert (f"'{name}' lowers it" in told and "constant_with_warmup" in told) == (code == 2)
 
 
 @pytest.mark.parametrize(("name", "reason"), [
