@@ -16,7 +16,7 @@ import torch
 
 from llmft.api import Answer, SamplingParams, StageError
 from llmft.data.encoding import end_of_text
-from llmft.modeling import attention
+from llmft.modeling import attention, few_rows
 from llmft.modeling.segments import moved
 from llmft.modeling.token_reader import reader
 
@@ -55,7 +55,7 @@ def decode(
     answers = [Answer() for _ in prompts]
     # A stable sort keeps a prompt's samples together.
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    with dense_attention(model), torch.no_grad():
+    with dense_attention(model), few_rows.weights_in_front(model), torch.no_grad():
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
             rolls = (

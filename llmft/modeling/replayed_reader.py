@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
+from llmft.modeling.growing_cache import give_room
 from llmft.modeling.segments import moved
 
 log = logging.getLogger("llmft")
@@ -51,6 +52,8 @@ class ReplayedReader:
             if not self.tried and self.left >= LEAST:
                 self.tried = True
                 self.step = recorded(self.begun, self.left, logits, ids_B, keep_B, self.record)
+                if self.step is None:
+                    give_room(self.begun.cache, self.left)
             self.rows_B = torch.arange(len(logits), device=logits.device)
             return logits
         step, self.rows_B = self.step, _kept(self.rows_B, keep_B)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llmft.modeling.growing_cache import give_room
 from llmft.modeling.levers import levers_of
 from llmft.modeling.replayed_reader import LEAST, ReplayedReader, replays
 from llmft.modeling.segments import moved, to_device
@@ -18,7 +19,8 @@ def reader(
 ) -> Any:
     """Return what reads tokens: with a cache where the model is known to keep one, else without.
 
-    most: tokens of a row that will be read; on a GPU, many are read by replays of one step.
+    most: tokens of a row that will be read at most: the cache has room for them. On a GPU, many are
+        read by replays of one step.
     """
     peft = getattr(model, "peft_config", None)
     virtual = peft is not None and any(config.is_prompt_learning for config in peft.values())
@@ -27,7 +29,10 @@ def reader(
     if known and levers_of(model).cached_decoding:  # transformers' own
         read = CachedReader.of(model, prompts, device)
         if read is not None:
-            return ReplayedReader(read, most) if most > LEAST and replays(device) else read
+            if most > LEAST and replays(device):
+                return ReplayedReader(read, most)
+            give_room(read.cache, most)
+            return read
     return Rereader(model, prompts, device)
 
 
