@@ -238,7 +238,10 @@ def _word(value: Any) -> str:
 
 
 def _typed(value: Any) -> Any:
-    """Return a number that is written as text as a number: PyYAML reads 2e-5 as text."""
+    """Return a number, or a list of them, that is written as text: PyYAML reads 2e-5 as text."""
+    if isinstance(value, list):
+        made = [_typed(item) for item in value]
+        return made if all(isinstance(item, int | float) for item in made) else value
     if isinstance(value, str) and value.strip()[:1] in tuple("0123456789.-+"):
         for kind in (int, float):
             with suppress(ValueError):

@@ -1113,6 +1113,17 @@ def test_settings_of_a_schedule_may_be_json_text(stage_of, imported):
     assert "no JSON object" in grades(wrong, "cannot")["lr_scheduler_kwargs"]
 
 
+def test_numbers_in_a_list_of_a_command_are_numbers(loaded):
+    # TRL's documentation of DPO, "Multi-loss combinations (MPO)"
+    command = (
+        "accelerate launch trl/scripts/dpo.py --model_name_or_path Qwen/Qwen2-0.5B-Instruct"
+        " --dataset_name trl-lib/ultrafeedback_binarized --output_dir x"
+        " --loss_type sigmoid bco_pair sft --loss_weights 0.8 0.2 1.0"
+    )
+    _, stage = loaded(import_any(command, Choices()))
+    assert stage.alignment.loss_weights == [0.8, 0.2, 1.0]
+
+
 def test_a_whole_number_in_quotes_is_one(stage_of, two_of_llama):
     text, file = two_of_llama
     _, stage = stage_of(text.replace("cutoff_len: 1024", "cutoff_len: '512'"), file)
