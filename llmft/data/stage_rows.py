@@ -25,6 +25,7 @@ from llmft.recipes.tree import KeyPath
 from llmft.registry.return_checks import mixture_of, pin_of, records_of, row_of
 
 _SHOWN, _KEPT = 3, 1000  # reasons why a row cannot be used: in a line, and in a preview
+_LETTERS = 500  # of one of them
 _CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
 
 
@@ -150,7 +151,7 @@ def usable_rows(
         except DataError as error:
             found.skipped += 1
             if len(found.reasons) < _KEPT:
-                found.reasons.append(error.faults[0].what)
+                found.reasons.append(_short(error.faults[0].what))
                 if strict and len(found.reasons) == 1:
                     first = error
     if strict and found.skipped:
@@ -173,6 +174,11 @@ def usable_rows(
     return found
 
 
+def _short(reason: str) -> str:
+    """Return a reason, cut where a row's own text, such as its columns' names, makes it long."""
+    return reason if len(reason) <= _LETTERS else f"{reason[:_LETTERS]} ..."
+
+
 def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) -> None:
     """Take out rows, by number and with why, that turn out unusable once they are written.
 
@@ -182,7 +188,7 @@ def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) ->
         return
     found.rows = [row for number, row in enumerate(found.rows) if number not in refused]
     found.skipped += len(refused)
-    found.reasons += list(refused.values())[: _KEPT - len(found.reasons)]
+    found.reasons += map(_short, list(refused.values())[: _KEPT - len(found.reasons)])
     _refuse_too_many(found, dataset)
     if not found.rows:
         raise DataError("E102", f"no row is left: {found.note()}", fix="correct the rows")

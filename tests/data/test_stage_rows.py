@@ -83,6 +83,12 @@ def test_d1_three_reasons_are_told_in_a_line_and_all_of_them_are_kept(tmp_path):
     assert found.note().endswith("(llmft preview names each)")
 
 
+def test_a_reason_is_no_longer_than_a_few_lines_whatever_the_row_holds(tmp_path):
+    bad = {"x" * 100_000: 1}
+    found = read_rows(dataset(tmp_path, [GOOD, bad], on_bad_row="skip"), "train", None)
+    assert (len(found.reasons[0]) < 600, "rows.jsonl:2" in found.reasons[0][:200]) == (True, True)
+
+
 def test_d1_not_a_number_is_no_text(tmp_path):
     nothing = {"prompt": "p", "completion": float("nan")}
     with pytest.raises(DataError, match="the column 'completion' is empty"):
