@@ -54,6 +54,10 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
         yield "twice", found.note() + (f" ({such})" if such else "")
     if stage.held_out:
         yield "held out", f"{stage.held_out:,} rows, to score on"
+    if stage.held_out_skipped:
+        yield "held out", f"{stage.held_out_skipped:,} skipped that cannot be used"
+        for reason in stage.held_out_reasons:
+            yield "held out", f"skipped: {reason}"
     yield from _unread(stage)
     for note in stage.notes:
         yield "note", note
