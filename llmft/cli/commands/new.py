@@ -170,7 +170,10 @@ def _sized(
         if error.faults[0].code not in ("E101", "E107", "E108"):
             raise
         wish = replace(wish, skip=True)
-        found = _previews(recipe_text(wish, Sizes(rows=1), str(path)), registry)
+        try:
+            found = _previews(recipe_text(wish, Sizes(rows=1), str(path)), registry)
+        except DataError:  # none is left, or too few: what is wrong with them says more
+            raise error from None
     read = max(found, key=lambda stage: stage.read)
     sizes = Sizes(read.read, skipped=read.skipped, gpu=torch.cuda.is_available())
     longest = max((stage.lengths.get("most", 0) for stage in found), default=0)
