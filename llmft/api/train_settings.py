@@ -434,6 +434,11 @@ class TrainSettings(Settings):
                 "the 'constant' schedule ignores warmup_steps;"
                 " write lr_scheduler_type: constant_with_warmup, or drop warmup_steps"
             )
+        if {"save_steps", "save_strategy"} & self.model_fields_set == {"save_steps"}:
+            raise ValueError(
+                "save_steps has no effect with save_strategy 'no', the default; write"
+                " save_strategy: steps, or drop it"
+            )
         if self.activation_offloading and not self.gradient_checkpointing:
             raise ValueError(
                 "activation_offloading is about the layers' inputs, which only"

@@ -329,7 +329,8 @@ CODES: dict[str, Code] = {
         "The file is missing or incomplete, is not of the type that its name says (JSON, CSV,"
         " parquet), has bytes that are not UTF-8, or is a pipe or a device. The message names the"
         " line or the byte.",
-        "Repair the file or download it again, and give it the ending of its type.",
+        "Repair the file or download it again, and give it the ending of its type. Where the rest"
+        " can be read, `on_bad_row: skip` skips such lines, and counts them.",
     ),
     "E108": Code(
         "a row cannot be written by the chat template as it is meant",

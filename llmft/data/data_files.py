@@ -27,6 +27,9 @@ _MOST_FILES = 100_000
 _END = 2**20  # bytes
 
 
+_ON_THE_HUB = re.compile(r"https://(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)")
+
+
 def files_of(path: str | None, split: str, data_files: Mapping[str, str] | None) -> list[Path]:
     """Return the files of one whole split, in the order in which they are read.
 
@@ -53,7 +56,12 @@ def files_of(path: str | None, split: str, data_files: Mapping[str, str] | None)
     if local.is_dir():
         return _in_folder(local, split)
     if not local.exists() and not is_pattern(path):
-        raise DataError("E107", f"there is no file '{path}'", fix="check data.path")
+        fix = "check data.path"
+        if hub := _ON_THE_HUB.match(path):
+            fix = f"write '{hub[1]}', its name on the hub"
+        elif "://" in path:
+            fix = "no address is read: download it, and write its path"
+        raise DataError("E107", f"there is no file '{path}'", fix=fix)
     if split != "train":
         what = "is one file" if local.exists() else "is one pattern"
         raise DataError(

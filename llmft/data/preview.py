@@ -82,6 +82,8 @@ class StagePreview:
     histogram: tuple[tuple[int, int, int], ...] = ()
     duplicates: Duplicates | None = None
     held_out: int = 0
+    held_out_skipped: int = 0
+    held_out_reasons: tuple[str, ...] = ()
     unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     refused: Fault | None = None
     notes: tuple[str, ...] = ()
@@ -154,6 +156,8 @@ def stage_preview(
         histogram=histogram(lengths),
         duplicates=seen.duplicates,
         held_out=len(held_out),
+        held_out_skipped=seen.held_out.skipped if seen.held_out else 0,
+        held_out_reasons=tuple(seen.held_out.reasons) if seen.held_out else (),
         unread={split: columns for split, columns in unread.items() if columns},
         refused=refused,
         notes=tuple(notes),

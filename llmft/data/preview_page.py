@@ -36,10 +36,9 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
     for why, count in sorted(stage.left_out.items()):
         yield "left out", f"{count:,} {why}"
     if stage.skipped:
-        yield (
-            "skipped",
-            f"{stage.skipped:,} that cannot be used: {'; '.join(stage.skipped_reasons)}",
-        )
+        yield "skipped", f"{stage.skipped:,} that cannot be used"
+        for reason in stage.skipped_reasons:
+            yield "skipped", reason
     if stage.tokens:
         share = f"{stage.trained_tokens:,} of them trained on ({_share(stage)})"
         asked = "the policy will be asked these, and nothing in them is trained on"
@@ -55,6 +54,10 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
         yield "twice", found.note() + (f" ({such})" if such else "")
     if stage.held_out:
         yield "held out", f"{stage.held_out:,} rows, to score on"
+    if stage.held_out_skipped:
+        yield "held out", f"{stage.held_out_skipped:,} skipped that cannot be used"
+        for reason in stage.held_out_reasons:
+            yield "held out", f"skipped: {reason}"
     yield from _unread(stage)
     for note in stage.notes:
         yield "note", note

@@ -24,7 +24,8 @@ from llmft.recipes.sources import source_names, sources_of
 from llmft.recipes.tree import KeyPath
 from llmft.registry.return_checks import mixture_of, pin_of, records_of, row_of
 
-_SHOWN = 3
+_SHOWN, _KEPT = 3, 1000  # reasons why a row cannot be used: in a line, and in a preview
+_LETTERS = 500  # of one of them
 _CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
 
 
@@ -32,6 +33,7 @@ _CHOICES = ("learn", "turns", "skip", "message", "special_tokens", "columns")
 class Rows:
     """The rows of one split, what was skipped as bad, and what a stated rule left out.
 
+    reasons: why rows were skipped, with their places, of the first thousand.
     unread: columns and keys that the data set never looked at, and in how many rows they are.
     pin: of streamed data, of which `rows` are the first ones: what tells all of it apart.
     sources: where the data are put together of several, what was read of each, by its name; `rows`
@@ -63,8 +65,9 @@ class Rows:
         said = []
         if self.skipped:
             share = self.skipped / self.seen
-            shown = "; ".join(self.reasons)
-            said.append(f"skipped {self.skipped} of {self.seen} rows ({share:.1%}): {shown}")
+            shown = "; ".join(self.reasons[:_SHOWN])
+            more = ", ... (llmft preview names each)" if self.skipped > _SHOWN else ""
+            said.append(f"skipped {self.skipped} of {self.seen} rows ({share:.1%}): {shown}{more}")
         if self.left_out:
             counts = ", ".join(f"{n} {reason}" for reason, n in sorted(self.left_out.items()))
             said.append(f"left out of {self.seen} rows: {counts}")
@@ -147,20 +150,21 @@ def usable_rows(
             found.left_out[left_out.reason] += 1
         except DataError as error:
             found.skipped += 1
-            if len(found.reasons) < _SHOWN:
-                found.reasons.append(error.faults[0].what)
+            if len(found.reasons) < _KEPT:
+                found.reasons.append(_short(error.faults[0].what))
                 if strict and len(found.reasons) == 1:
                     first = error
     if strict and found.skipped:
+        unreadable = first.faults[0].code == "E107"
         if not found.rows:
             raise DataError(
-                "E102",
+                "E107" if unreadable else "E102",
                 f"none of {found.skipped} rows can be used: {found.reasons[0]}",
                 fix=first.faults[0].fix,
             )
-        more = "; ".join(found.reasons[1:])
+        more = "; ".join(found.reasons[1:_SHOWN])
         raise DataError(
-            "E101",
+            "E107" if unreadable else "E101",
             f"{found.skipped} of {found.seen} rows cannot be used:"
             f" {found.reasons[0]}" + (f"; {more}" if more else ""),
             fix=first.faults[0].fix or "correct the rows, or set data.on_bad_row: skip",
@@ -168,6 +172,11 @@ def usable_rows(
     _refuse_too_many(found, dataset)
     found.unread = unread.columns
     return found
+
+
+def _short(reason: str) -> str:
+    """Return a reason, cut where a row's own text, such as its columns' names, makes it long."""
+    return reason if len(reason) <= _LETTERS else f"{reason[:_LETTERS]} ..."
 
 
 def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) -> None:
@@ -179,7 +188,7 @@ def leave_out(found: Rows, refused: Mapping[int, str], dataset: Dataset[Any]) ->
         return
     found.rows = [row for number, row in enumerate(found.rows) if number not in refused]
     found.skipped += len(refused)
-    found.reasons += list(refused.values())[: _SHOWN - len(found.reasons)]
+    found.reasons += map(_short, list(refused.values())[: _KEPT - len(found.reasons)])
     _refuse_too_many(found, dataset)
     if not found.rows:
         raise DataError("E102", f"no row is left: {found.note()}", fix="correct the rows")
@@ -398,7 +407,7 @@ def _together(parts: dict[str, Rows], rows: list[Row]) -> Rows:
     return Rows(
         rows,
         sum(part.skipped for part in parts.values()),
-        [reason for part in parts.values() for reason in part.reasons][:_SHOWN],
+        [reason for part in parts.values() for reason in part.reasons][:_KEPT],
         left_out,
         dict(unread),
         parts,

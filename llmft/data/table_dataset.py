@@ -12,7 +12,7 @@ from llmft.api import Dataset, DatasetConfig
 from llmft.api.settings import Line
 from llmft.api.splits import split_parts
 from llmft.data.data_files import files_of, names_files, size_and_ends
-from llmft.data.tables import ReadLimits, SampleBy, read_records
+from llmft.data.tables import ReadLimits, SampleBy, Unreadable, read_records
 from llmft.system import hub_commits
 
 
@@ -134,11 +134,14 @@ class TableDataset(Dataset[C]):
             limits=ReadLimits(config.max_row_mb, config.max_file_mb),
             sample_by=config.sample_by,
             streaming=config.streaming,
+            keep_unreadable=True,
         )
         texts = list(_texts_in(config))
         named = {*texts, *(name for text in texts for name in _FIELD.findall(text))}
         nested = {name for name in named if "." in name.strip(".")}
         heads = {name.partition(".")[0] for name in nested}
         for origin, record in found:
-            deep = any(isinstance(record.get(head), Mapping) for head in heads)
+            deep = not isinstance(record, Unreadable) and any(
+                isinstance(record.get(head), Mapping) for head in heads
+            )
             yield origin, _flat(record, named) if deep else record

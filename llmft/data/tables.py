@@ -8,7 +8,7 @@ import io
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -44,6 +44,22 @@ SampleBy = Literal["line", "paragraph", "document"]
 """What is one text of a .txt file: `datasets`' words."""
 
 
+class Unreadable(Mapping[str, Any]):
+    """A record that could not be read, in a file that goes on: looking at it raises why."""
+
+    def __init__(self, error: DataError) -> None:
+        self.error = error
+
+    def __getitem__(self, key: str) -> Any:
+        raise self.error
+
+    def __iter__(self) -> Iterator[str]:
+        raise self.error
+
+    def __len__(self) -> int:
+        raise self.error
+
+
 USUAL = ReadLimits()
 
 
@@ -57,6 +73,7 @@ def read_records(
     limits: ReadLimits = USUAL,
     sample_by: SampleBy = "line",
     streaming: bool = False,
+    keep_unreadable: bool = False,
 ) -> Iterator[Record]:
     """Yield (origin, record) of a split: of files, a folder of <split> files, or a hub data set.
 
@@ -66,6 +83,8 @@ def read_records(
         pattern for each split, instead of path.
     limits: of local files. sample_by: what is one text of a .txt file. streaming: the hub's files
         are read over the network, and kept nowhere; local files always are read in pieces.
+    keep_unreadable: a record that is broken, in a local file that goes on, is yielded as
+        `Unreadable`, so that the caller can count it; else it raises.
     Raises DataError (E107, E109) and EnvironmentFault (E201).
     """
     if path is not None and not data_files and not names_files(path):
@@ -77,19 +96,13 @@ def read_records(
         else:
             yield from hub_records(path, subset, split, revision)
         return
-    yield from records_of_parts(split, lambda one: _local(path, one, data_files, limits, sample_by))
 
+    def local(one: str) -> Iterator[Record]:
+        for file in files_of(path, one, data_files):
+            yield from _read_file(file, limits, sample_by)
 
-def _local(
-    path: str | None,
-    split: str,
-    data_files: Mapping[str, str] | None,
-    limits: ReadLimits,
-    sample_by: SampleBy,
-) -> Iterator[Record]:
-    """Yield the records of one whole split of local files."""
-    for file in files_of(path, split, data_files):
-        yield from read_file(file, limits, sample_by)
+    found = records_of_parts(split, local)
+    yield from found if keep_unreadable else _readable(found)
 
 
 def read_file(
@@ -99,9 +112,21 @@ def read_file(
 
     sample_by: what is one record of a .txt file, which has one column, `text`.
 
-    Raises DataError (E107) where a record, or a file that is read whole, unpacks to more than the
-    limits.
+    Raises DataError (E107) where a record is broken, and where one, or a file that is read whole,
+    unpacks to more than the limits.
     """
+    return _readable(_read_file(path, limits, sample_by))
+
+
+def _readable(records: Iterable[Record]) -> Iterator[Record]:
+    for origin, record in records:
+        if isinstance(record, Unreadable):
+            raise record.error
+        yield origin, record
+
+
+def _read_file(path: Path, limits: ReadLimits, sample_by: SampleBy) -> Iterator[Record]:
+    """Yield the records of a file, also those that are broken."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -140,7 +165,7 @@ def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record
             if len(line) > most or blank > most:
                 raise _too_large(origin, limits)
             if filled:
-                yield origin, _object(line, origin)
+                yield origin, _record(line, origin)
     except CUT as error:
         raise DataError(
             "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
@@ -204,6 +229,13 @@ def _too_large(origin: str, limits: ReadLimits, cell: str = "") -> DataError:
         f"{origin}: {what} is larger than {limits.row_mb} MB",
         fix="drop it, or raise data.max_row_mb if it is meant",
     )
+
+
+def _record(line: bytes, origin: str) -> Mapping[str, Any]:
+    try:
+        return _object(line, origin)
+    except DataError as error:
+        return Unreadable(error)
 
 
 def _object(line: bytes, origin: str) -> dict[str, Any]:
@@ -296,10 +328,14 @@ def _json(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]
     escaped = b"\\ud" in data.lower()
     for number, item in enumerate(value, 1):
         origin = f"{path}: item {number}"
-        if escaped:
-            _refuse_half_characters(item, origin)
         _refuse_large(item, origin, limits)
-        yield origin, item
+        try:
+            if escaped:
+                _refuse_half_characters(item, origin)
+        except DataError as error:
+            yield origin, Unreadable(error)
+        else:
+            yield origin, item
 
 
 def _refuse_large(record: Mapping[str, Any], origin: str, limits: ReadLimits) -> None:
@@ -347,20 +383,22 @@ def _csv(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record]:
             number = reader.line_num
             origin = f"{path}:{number}"
             if None in record or None in record.values():
-                raise DataError(
+                error = DataError(
                     "E107",
                     f"{origin}: the row and the header have different numbers of cells, where"
                     f" {_DELIMITERS[part]} part them",
                     fix="put a cell that holds such a sign in double quotes",
                 )
-            yield origin, record
-    except csv.Error as error:
-        raise DataError("E107", f"{path}:{number + 1}: {error}") from error
-    except UnicodeDecodeError as error:
+                yield origin, Unreadable(error)
+            else:
+                yield origin, record
+    except csv.Error as fault:
+        raise DataError("E107", f"{path}:{number + 1}: {fault}") from fault
+    except UnicodeDecodeError as fault:
         what = f"{path}: byte {_first_bad_byte(path)} is not UTF-8"
-        raise DataError("E107", what, fix="save the file as UTF-8") from error
-    except CUT as error:
-        raise DataError("E107", f"{path}: the file ends in the middle of the data") from error
+        raise DataError("E107", what, fix="save the file as UTF-8") from fault
+    except CUT as fault:
+        raise DataError("E107", f"{path}: the file ends in the middle of the data") from fault
 
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}

@@ -44,6 +44,8 @@ def preview_of(
         train.note(), made.report.note(), unread_note(train, held_out),
         stage.data.duplicates.note(), mixture_note(train),
     }  # fmt: skip
+    if held_out is not None and not held_out.left_out:
+        told.add(held_out.note())
     known = items is not None and all(isinstance(item, Item) for item in items)
     return stage_preview(
         Seen(

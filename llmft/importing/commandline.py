@@ -14,7 +14,7 @@ _ASSIGNED = r"""(?:[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"']*)[ ]+)*"""  # A=1 pyt
 _START = re.compile(
     rf"^[ \t]*(?:\$[ ]+)?{_ASSIGNED}"
     r"(?P<launcher>(?:(?:[\w./-]+|--?[\w-]+=[^\s\"']+)[ ]+)*)"
-    r"(?P<script>[\w./:-]+\.py|(?:trl|swift)[ ]+[a-z]+)(?=[ \t\r\n\\;\"']|$)"
+    r"(?P<script>[\w./:-]+\.py|(?:trl|swift)[ ]+[a-z]+|trl\.scripts\.[a-z]+)(?=[ \t\r\n\\;\"']|$)"
 )
 _HEADING = re.compile(r"^[ \t]*#+[ \t]*(.*?)[ \t#]*$")
 _TOKEN = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|\\[^\s]|[^\s"'\\])+""", re.DOTALL)
@@ -98,7 +98,8 @@ def find_commands(text: str, file: str) -> list[Command]:
         exported = " ".join(f"{name}={value}" for name, value in script.exported.items())
         launcher = _launcher(before)
         headed, said = tuple(headings), f"{before} {exported}".strip()
-        commands.append(Command(start["script"], flags, headed, place, launcher, said))
+        script_said = start["script"].replace("trl.scripts.", "trl ")  # python -m trl.scripts.sft
+        commands.append(Command(script_said, flags, headed, place, launcher, said))
         number = end
     return commands
 
@@ -197,7 +198,9 @@ def _flags(
             found[-1][1].extend(_unquoted(token))
         else:
             what = f"'{visible(token)[:60]}' belongs to no flag"
-            faults.append(Fault("E091", what, "write --name value", place=place))
+            is_file = token.endswith((".yaml", ".yml"))
+            fix = "import that file, with --trainer" if is_file else "write --name value"
+            faults.append(Fault("E091", what, fix, place=place))
         if variable := _OF_SHELL.search(re.sub(r"'[^']*'", "", token)):
             what = f"what '{visible(token)[:60]}' stands for, only the shell knows"
             place = replace(place, column=place.column + token.find(variable[0]))

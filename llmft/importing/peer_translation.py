@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ from llmft.importing.verdicts import Finding, Grade
 from llmft.recipes.tree import visible
 from llmft.system.nearest import did_you_mean
 
+_INERT = "it has no effect with the other keys of this file, or what it is about is not taken over"
 _BLOCKS = ("model", "adapter", "alignment", "data", "train", "evaluate", "push_to_hub")
 
 
@@ -174,8 +176,7 @@ class Translation:
         off = any(value == item and type(value) is type(item) for item in rule.off)
         if rule.by:
             if value is not None and not off:
-                why = f"{rule.why or 'it does not act with the other keys of this file'}"
-                self.note("decide", key, why, missing=key.rule_name)
+                self.note("decide", key, rule.why or _INERT, missing=key.rule_name)
             return
         if rule.cases:
             self._cases(key, rule, value)
@@ -237,12 +238,14 @@ def _word(value: Any) -> str:
 
 
 def _typed(value: Any) -> Any:
-    """Return a number that is written as text as a number: PyYAML reads 2e-5 as text."""
-    if isinstance(value, str):
-        try:
-            return float(value) if value.strip() and value.strip()[0] in "0123456789.-+" else value
-        except ValueError:
-            return value
+    """Return a number, or a list of them, that is written as text: PyYAML reads 2e-5 as text."""
+    if isinstance(value, list):
+        made = [_typed(item) for item in value]
+        return made if all(isinstance(item, int | float) for item in made) else value
+    if isinstance(value, str) and value.strip()[:1] in tuple("0123456789.-+"):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
     return value
 
 

@@ -65,13 +65,14 @@ class Asked:
 class Evaluated:
     """What was found. scores: of each metric, the mean, its 95 % interval and its rows.
 
-    rows: of each answer, its prompt, text and scores.
+    rows: of each answer, its prompt, text and scores. notes: which rows were left out, or cut.
     """
 
     scores: Mapping[str, Score]
     rows: Sequence[Mapping[str, Any]]
     count: int
     stage: str | None
+    notes: Sequence[str] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -302,8 +303,12 @@ def _scored(
     encoder = Encoder(base.tokenizer, train.max_length or base.positions, base.chat_format)
     size = train.per_device_eval_batch_size
 
+    notes = [note] if (note := rows.note()) else []
+
     def losses() -> tuple[Sequence[str], RowLosses]:
-        encoded, _ = encoder.encode(evaluation.as_answered(rows.rows), train)
+        encoded, report = encoder.encode(evaluation.as_answered(rows.rows), train)
+        if lost := report.note():
+            notes.append(f"to compute the loss, {lost}")
         of_rows = evaluation.row_losses(model, encoded, size, lambda *n: on_batch("loss", *n))
         return [row.origin for row in encoded], of_rows
 
@@ -330,4 +335,5 @@ def _scored(
     scores = scores_of(found.values, ranges_of(dataset, functions, list(rows.sources)))
     ordered = {name: scores[name] for name in names if name in scores} | scores
     samples = found.samples
-    return Evaluated(ordered, samples, len(rows.rows), None if bound.name == NAME else bound.name)
+    stage = None if bound.name == NAME else bound.name
+    return Evaluated(ordered, samples, len(rows.rows), stage, notes)

@@ -80,6 +80,7 @@ def check_class(kind: Kind, cls: type[Any]) -> None:
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise ContractViolation(f"class '{cls.__name__}' lacks {_quoted(missing)}")
     _check_config(cls, KINDS[kind].config)
+    _check_signatures(cls, KINDS[kind].base)
     for base in cls.__mro__:
         for flag, annotation in getattr(base, "__annotations__", {}).items():
             declared = base.__module__ == api.__name__ and annotation == "ClassVar[bool]"
@@ -120,6 +121,35 @@ def _check_metric(cls: type[api.MetricFunction[Any]]) -> None:
         raise ContractViolation(
             f"class '{cls.__name__}': 'value_range' is {bounds!r}, not a pair of numbers"
         )
+
+
+def _check_signatures(cls: type[Any], base: type[Any]) -> None:
+    """Raise where a method cannot be called as the base class's own can be."""
+    for name, known in inspect.getmembers_static(base, inspect.isfunction):
+        own = inspect.getattr_static(cls, name)
+        if name.startswith("_") or own is known:
+            continue
+        if not callable(getattr(cls, name)):
+            raise ContractViolation(f"class '{cls.__name__}': '{name}' is no method")
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        wanted = [
+            p
+            for p in inspect.signature(known).parameters.values()
+            if p.default is p.empty and p.kind not in variable
+        ]
+        given = [None for p in wanted if p.kind is not p.KEYWORD_ONLY]
+        named = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+        try:
+            signature = inspect.signature(getattr(cls, name))
+            signature.bind(*given[not inspect.isfunction(own) :], **named)
+        except TypeError as error:
+            wants = inspect.signature(known)
+            raise ContractViolation(
+                f"class '{cls.__name__}': '{name}' is called as {name}{wants}, and takes"
+                f" {signature}: {error}"
+            ) from error
+        except ValueError:  # of what is written in C nothing is known
+            continue
 
 
 def _check_config(cls: type[Any], base: type[api.Settings]) -> None:

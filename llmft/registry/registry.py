@@ -14,6 +14,7 @@ from llmft.registry.contract import KINDS
 from llmft.registry.entry_points import MethodEntry, canonical, installed
 from llmft.registry.hook_manager import HookManager
 from llmft.registry.load_result import Imports, LoadResult, load_method
+from llmft.registry.other_names import OTHER_NAMES
 from llmft.system.nearest import did_you_mean
 
 State = Literal["ok", "blocked", "broken", "untried"]
@@ -141,7 +142,8 @@ class Registry:
         what += f"; installed: {', '.join(names) or 'none'}"
         if broken := self.broken(kind):
             what += "; broken: " + "; ".join(f"{key} ({why})" for key, why in broken.items())
-        suggested_fix = did_you_mean(name, names) or "see llmft list-plugins"
+        known = OTHER_NAMES.get(kind, {}).get(name.lower().replace("-", "_"))
+        suggested_fix = known or did_you_mean(name, names) or "see llmft list-plugins"
         return PluginError("E504", what, fix=suggested_fix)
 
     def _try(self, offer: MethodEntry) -> LoadResult:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmft.api import Adapter, Alignment, StageResult
 from llmft.api.errors import CheckpointError, StageError
+from llmft.registry.return_checks import violation
 from llmft.system import fsio
 
 ADAPTER = "adapter"
@@ -68,6 +69,8 @@ def _save_adapter(
         with fsio.staged_folder(folder, run_id) as staged:
             for method in makers:
                 method.save(model, staged)
+                if isinstance(method, Adapter) and not any(staged.iterdir()):
+                    raise violation(method, "'save' writes no file, so what was trained is lost")
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             if card is not None:  # in place of PEFT's empty template

@@ -184,7 +184,8 @@ class BoundedHandler(BaseHTTPRequestHandler):
         """Return the body as data; refuse one that is no JSON, or of an unknown or large size."""
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON")
+            what = "the body must be JSON, with the header Content-Type: application/json"
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what)
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the length of the body must be given")

@@ -50,10 +50,13 @@ def captured_output(log_file: Path) -> Iterator[None]:
             root.removeHandler(handler)
 
 
+_OWN_HANDLERS = ("transformers", "huggingface_hub", "datasets", "torch")
+
+
 @contextmanager
 def _without_handlers_of_their_own() -> Iterator[None]:
     """Let loggers that would print to the terminal they took at import speak through ours."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "datasets")]
+    loggers = [logging.getLogger(name) for name in _OWN_HANDLERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [], True

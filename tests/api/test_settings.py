@@ -819,6 +819,7 @@ def test_offloading_without_what_it_is_about_is_refused():
         ),
         ({"cross_document_attention": True}, "packing_strategy: wrapped fills"),
         ({**WRAPPED, "on_long_row": "drop"}, "on_long_row: drop has no effect"),
+        ({"save_steps": 4}, "save_steps has no effect with save_strategy 'no', the default"),
     ],
 )
 def test_what_has_no_effect_or_contradicts_itself_is_refused(block, words):

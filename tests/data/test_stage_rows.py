@@ -41,6 +41,54 @@ def test_d1_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
     assert found.note().startswith("skipped 1 of 2 rows (50.0%)")
 
 
+BROKEN = {
+    "rows.jsonl": '{"prompt": "p", "completion": "c"}\n{"prompt": "p", "prompt": "q"}\n{"pro\n[1]\n'
+    '{"prompt": "\\ud800", "completion": "c"}\n{"prompt": "q", "completion": "d"}\n',
+    "rows.json": '[{"prompt": "p", "completion": "c"}, {"prompt": "\\ud800", "completion": "c"},'
+    ' {"prompt": "q", "completion": "d"}]',
+    "rows.csv": "prompt,completion\np,c\np,c,c\np\nq,d\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("columns", [{}, {"prompt": "a.b"}])
+def test_d1_a_record_that_cannot_be_read_is_a_bad_row_like_others(tmp_path, name, columns):
+    path = tmp_path / name
+    path.write_text(BROKEN[name])
+    broken = {"rows.jsonl": 4, "rows.json": 1, "rows.csv": 2}[name]
+
+    def read(**settings):
+        made = Jsonl(Jsonl.Config(method="jsonl", path=str(path), **settings))
+        return read_rows(made, "train", None)
+
+    with pytest.raises(DataError) as caught:
+        read(columns=columns)
+    if columns:  # no other row has them, either
+        assert f"none of {2 + broken} rows" in caught.value.faults[0].what
+        return
+    fault = caught.value.faults[0]
+    assert (fault.code, f"{broken} of {2 + broken} rows cannot" in fault.what) == ("E107", True)
+    found = read(on_bad_row="skip")
+    assert [row.prompt for row in found.rows] == ["p", "q"]
+    assert (found.skipped, len(found.reasons)) == (broken, broken)
+    assert all(str(path) in reason for reason in found.reasons)
+
+
+def test_d1_three_reasons_are_told_in_a_line_and_all_of_them_are_kept(tmp_path):
+    found = read_rows(dataset(tmp_path, [GOOD, *[{}] * 5], on_bad_row="skip"), "train", None)
+    assert [f"rows.jsonl:{n}: no" in reason for n, reason in enumerate(found.reasons, 2)] == [
+        True
+    ] * 5
+    assert found.note().count("no column") == 3
+    assert found.note().endswith("(llmft preview names each)")
+
+
+def test_a_reason_is_no_longer_than_a_few_lines_whatever_the_row_holds(tmp_path):
+    bad = {"x" * 100_000: 1}
+    found = read_rows(dataset(tmp_path, [GOOD, bad], on_bad_row="skip"), "train", None)
+    assert (len(found.reasons[0]) < 600, "rows.jsonl:2" in found.reasons[0][:200]) == (True, True)
+
+
 def test_d1_not_a_number_is_no_text(tmp_path):
     nothing = {"prompt": "p", "completion": float("nan")}
     with pytest.raises(DataError, match="the column 'completion' is empty"):

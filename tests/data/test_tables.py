@@ -510,3 +510,18 @@ def test_a_record_of_brackets_inside_brackets_is_refused(tmp_path):
         path.write_text('{"a": ' + "[" * deep + "]" * deep + "}\n")
         with pytest.raises(DataError, match="not readable JSON: brackets inside"):
             list(read_file(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "fix"),
+    [
+        ("https://huggingface.co/datasets/trl-lib/Capybara/tree/main", "write 'trl-lib/Capybara'"),
+        ("https://a.org/rows.jsonl", "no address is read: download it"),
+        ("s3://bucket/rows.jsonl", "no address is read: download it"),
+        ("rows.jsonl", "check data.path"),
+    ],
+)
+def test_an_address_in_a_paths_place_is_answered_with_what_to_write(path, fix):
+    with pytest.raises(DataError) as caught:
+        list(read_records(path, "train"))
+    assert caught.value.faults[0].fix.startswith(fix)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmft.data.preview_page import facts
 from llmft.engine.preview import preview_job
 from llmft.engine.session import run_recipe
 from llmft.modeling.base_model import BaseModel
@@ -130,3 +131,17 @@ def test_a_run_keeps_the_same_page_as_the_preview(job, sft):
     assert f"{found.tokens:,}, {found.trained_tokens:,} of them trained on" in page
     assert "rows.jsonl:1; " in page
     assert "&#39;id&#39;: columns" in page
+
+
+def test_each_bad_row_is_named_with_its_place_also_among_those_that_are_scored_on(
+    job, sft, tmp_path
+):
+    rows, bad = tmp_path / "rows.jsonl", tmp_path / "bad.jsonl"
+    bad.write_text(rows.read_text() + "[]\n" * 5)
+    sft["data"] |= {"path": None, "on_bad_row": "skip"}
+    sft["data"]["data_files"] = {"train": str(bad), "test": str(bad)}
+    (stage,) = preview(job({**sft, "evaluate": {"split": "test"}}))
+    assert (stage.skipped, stage.held_out_skipped) == (5, 5)
+    said = [value for _, value in facts(stage)]
+    assert all(sum(f"bad.jsonl:{line}:" in one for one in said) == 2 for line in range(9, 14))
+    assert not any("llmft preview names each" in one for one in said)

@@ -217,3 +217,23 @@ def test_variables_that_may_be_something_else_are_not(changed):
     assert find_commands("MODEL=mine\nswift sft --model $MODEL\n", "x")[0].flags[0].values == (
         "mine",
     )  # fmt: skip
+
+
+def test_trls_script_may_be_started_as_a_module():
+    (command,) = find_commands("python -m trl.scripts.sft --output_dir x", "<command>")
+    assert (command.script, [flag.name for flag in command.flags]) == ("trl sft", ["output_dir"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("axolotl train ax/a.yaml", "llmft import ax/a.yaml;"),
+        ("accelerate launch --config_file z.yml -m axolotl.cli.train a.yml", "llmft import a.yml;"),
+        ("FORCE_TORCHRUN=1 llamafactory-cli train a.yaml lr=1", "llmft import a.yaml;"),
+        ("oumi train -c a.yaml --training.max_steps 20", "llmft import a.yaml;"),
+        ("accelerate launch scripts/run_sft.py a.yaml", "import that file, with --trainer"),
+        ("llamafactory-cli train --stage sft", "llmft import FILE.yaml"),
+    ],
+)
+def test_a_command_that_reads_a_configuration_is_answered_with_what_to_import(command, said):
+    assert said in refused(command).fix

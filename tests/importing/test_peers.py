@@ -1055,6 +1055,81 @@ def test_llamafactorys_data_sets_are_joined_and_each_limited(stage_of, tmp_path)
     assert [source.limit for source in stage.data.sources] == [7, 7]
 
 
+@pytest.fixture
+def two_of_llama(tmp_path):
+    """A configuration of LLaMA-Factory with two data sets, and where it stands."""
+    (tmp_path / "dataset_info.json").write_text(
+        '{"mine": {"hf_hub_url": "a/b", "formatting": "sharegpt", "num_samples": 9},'
+        ' "yours": {"file_name": "y.json"}}'
+    )
+    return LLAMA.replace("dataset: mine", "dataset: mine, yours"), str(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("said", "stopping", "weights"),
+    [
+        ("mix_strategy: interleave_under\n", "first_exhausted", [None, None]),
+        ("mix_strategy: interleave_over\ninterleave_probs: 0.7,0.3\n", "all_exhausted", [0.7, 0.3]),
+    ],
+)
+def test_llamafactory_interleaves_as_datasets_does(stage_of, two_of_llama, said, stopping, weights):
+    # LLaMA-Factory 0.9.6, data/data_utils.py, merge_dataset
+    text, file = two_of_llama
+    _, stage = stage_of(text + said, file)
+    assert (stage.data.mixing, stage.data.stopping_strategy) == ("interleave", stopping)
+    assert [source.weight for source in stage.data.sources] == weights
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("mix_strategy: interleave_once\n", "mix_strategy"),
+        ("mix_strategy: interleave_over\ninterleave_probs: [1, 2, 3]\n", "interleave_probs"),
+        ("mix_strategy: interleave_under\nval_size: 0.1\n", "val_size"),
+    ],
+)
+def test_a_mixture_of_llamafactory_that_is_not_the_same_awaits_a_decision(
+    imported, two_of_llama, said, key
+):
+    text, file = two_of_llama
+    assert key in grades(imported(text + said, file), "decide")
+
+
+@pytest.mark.parametrize(("said", "counts"), [("", [9, None]), ("max_samples: 4\n", [4, None])])
+def test_llamafactorys_num_samples_are_drawn(stage_of, two_of_llama, said, counts):
+    # 0.9.6, data/loader.py: a permutation's first, of which max_samples takes the first
+    text, file = two_of_llama
+    sources = stage_of(text + said, file)[1].data.sources
+    assert [source.num_samples for source in sources] == counts
+    assert [source.limit for source in sources] == [None, 4 if said else None]
+
+
+def test_settings_of_a_schedule_may_be_json_text(stage_of, imported):
+    # transformers' TrainingArguments parses lr_scheduler_kwargs that is text
+    said = "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: "
+    _, stage = stage_of(TRL + said + "'{\"num_cycles\": 2}'\n", trainer="dpo")
+    assert stage.train.lr_scheduler_kwargs.num_cycles == 2
+    wrong = imported(TRL + said + "num_cycles=2\n", trainer="dpo")
+    assert "no JSON object" in grades(wrong, "cannot")["lr_scheduler_kwargs"]
+
+
+def test_numbers_in_a_list_of_a_command_are_numbers(loaded):
+    # TRL's documentation of DPO, "Multi-loss combinations (MPO)"
+    command = (
+        "accelerate launch trl/scripts/dpo.py --model_name_or_path Qwen/Qwen2-0.5B-Instruct"
+        " --dataset_name trl-lib/ultrafeedback_binarized --output_dir x"
+        " --loss_type sigmoid bco_pair sft --loss_weights 0.8 0.2 1.0"
+    )
+    _, stage = loaded(import_any(command, Choices()))
+    assert stage.alignment.loss_weights == [0.8, 0.2, 1.0]
+
+
+def test_a_whole_number_in_quotes_is_one(stage_of, two_of_llama):
+    text, file = two_of_llama
+    _, stage = stage_of(text.replace("cutoff_len: 1024", "cutoff_len: '512'"), file)
+    assert stage.train.max_length == 512
+
+
 def test_a_mixture_of_trl_and_of_the_handbook(stage_of):
     two = TRL.replace("dataset_name: trl-lib/ultrafeedback_binarized", "datasets:")
     two = two.replace(

@@ -39,6 +39,24 @@ def test_other_rows_and_the_model_alone(lora_run, model_folder, rows_file, tmp_p
     assert evaluate(Asked(str(lora_run), data=str(few), limit=2, metrics=("loss",))).count == 2
 
 
+def test_rows_that_are_left_out_or_cut_are_told(lora_run, rows_file, tmp_path, capsys):
+    few = tmp_path / "few.jsonl"
+    good = rows_file.read_text().splitlines()[:3]
+    good[2] = json.dumps({"prompt": "say " * 50, "completion": " it"})
+    few.write_text("\n".join([*good, '{"prompt": "no answer"}', "{broken"]))
+    words = ["evaluate", str(lora_run), "--data", str(few), "--metrics", "loss"]
+    skip = ["--set", "stages.sft.data.on_bad_row=skip"]
+    long = ["--set", "stages.sft.train.max_length=24", "--set", "stages.sft.train.max_dropped=1.0"]
+    assert main([*words, *skip, *long]) == 0
+    told = capsys.readouterr().out
+    assert "note: skipped 2 of 5 rows (40.0%)" in told
+    assert "few.jsonl:4" in told
+    assert "few.jsonl:5" in told
+    assert "note: to compute the loss, of 3 rows: " in told
+    assert main([*words, "--limit", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
 def test_what_cannot_be_is_refused(lora_run, model_folder, rows_file):
     with pytest.raises(RecipeError, match=r"no metric is called 'exact_mach'.*exact_match"):
         evaluate(Asked(str(lora_run), metrics=("exact_mach",)))

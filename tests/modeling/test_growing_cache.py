@@ -1,4 +1,4 @@
-"""A cache with room ahead holds what transformers' own holds, and no more room than is asked for."""
+"""A cache with room ahead holds what transformers' own holds, and has no more room than it may."""
 
 from __future__ import annotations
 

@@ -113,6 +113,18 @@ BROKEN = {
         spoilt("    def load(self, model, folder):\n        return model\n", ""), "E502",
         "lacks 'load'",
     ),
+    "a method that wants more": (
+        spoilt("def load(self, model, folder)", "def load(self, model, folder, device)"), "E502",
+        "'load' is called as load(self, model: 'Any', folder: 'Path')",
+    ),
+    "a method that takes less": (
+        spoilt("def load(self, model, folder)", "def load(self, model)"), "E502",
+        "and takes (self, model): too many positional arguments",
+    ),
+    "a method that is none": (
+        spoilt("mergeable = True", "mergeable = True\n    merge = None"), "E502",
+        "'merge' is no method",
+    ),
     "a flag of text": (spoilt("mergeable = True", 'mergeable = "yes"'), "E502", "mergeable"),
     "newer contract": ("LLMFT_API_VERSION = 99\n" + GOOD, "E505", "version 99"),
     "older contract": ("LLMFT_API_VERSION = 0\n" + GOOD, "E505", "version 0"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from llmft.api import StageResult
-from llmft.api.errors import CheckpointError, StageError
+from llmft.api import Adapter, AdapterConfig, StageResult
+from llmft.api.errors import CheckpointError, PluginError, StageError
 from llmft.runs import artifacts
 from llmft.system import fsio
 
@@ -41,6 +42,32 @@ def test_the_adapter_is_written_whole_and_then_the_result(tmp_path):
     assert (result["produces"], result["steps"]) == ("policy", 3)
     assert "rows_sha256" not in result
     artifacts.verify_stage(folder)
+
+
+class Forgetful(Adapter[AdapterConfig]):
+    """An adapter whose author left `save` for later."""
+
+    method = "forgetful"
+    Config = AdapterConfig
+
+    def attach(self, model):
+        return model
+
+    def save(self, model, folder):
+        pass
+
+    def load(self, model, folder):
+        return model
+
+    def disabled(self, model):
+        return nullcontext()
+
+
+def test_an_adapter_that_saves_nothing_ends_the_stage_and_is_named(tmp_path):
+    forgetful = Forgetful(AdapterConfig(method="forgetful"))
+    with pytest.raises(PluginError, match=r"E502.*'forgetful'.*'save' writes no file"):
+        save(tmp_path / "sft", makers=(forgetful,))
+    assert not (tmp_path / "sft" / "adapter").exists()
 
 
 @pytest.mark.parametrize("trained", [True, False])

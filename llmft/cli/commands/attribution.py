@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from llmft import __version__
@@ -34,11 +35,12 @@ def put_to_its_cause(error: BaseException, command: str) -> LlmftError | None:
             fix="lower train.per_device_eval_batch_size, store the model in 4 bits, or see what"
             " 'llmft plan' says",
         )
-    name = _blamed(error, Registry.discover())
+    name = _blamed(error, registry := Registry.discover())
     if not name:
         return None
     report = crash.write_report(error, command, getattr(error, "run_folder", None))
     said = crash.redacted(f"{name} failed: {type(error).__name__}: {error}").splitlines()[0]
+    said += _line_of(error.__traceback__, registry)
     saved = ", and what was saved before is intact" if command == "run" else ""
     return PluginError("E506", said, fix=f"{AUTHOR}; the traceback is in '{report}'{saved}")
 
@@ -66,6 +68,19 @@ def _blamed(error: BaseException, registry: Registry) -> str:
         if top == OURS or top.startswith(f"{OURS}_"):
             return ""
     return ""
+
+
+def _line_of(trace: TracebackType | None, registry: Registry) -> str:
+    """Return the last line of a plugin's that an error passed through, as ` (file.py:12)`."""
+    records = registry.records(load=False)
+    tops = {r.module.partition(".")[0] for r in records if r.distribution != OURS}
+    said = ""
+    while trace:
+        top = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top in tops:
+            said = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return said
 
 
 def _nearest(records: list[Record], modules: list[str]) -> list[Record]:

@@ -37,6 +37,7 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
         "rows": found.count,
         "metrics": found.metrics,
         "scores": dict(found.scores),
+        "notes": list(found.notes),
         "output": output,
     }
 
@@ -84,7 +85,8 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     who = found["target"] + (f", stage {found['stage']}" if found["stage"] else "")
     who += ", without its adapter" if found["base"] else ""
-    lines = [f"{who}: {found['rows']:,} rows", table(("metric", "mean", "95 % interval"), rows)]
+    lines = [f"{who}: {found['rows']:,} rows", *(f"note: {note}" for note in found["notes"])]
+    lines.append(table(("metric", "mean", "95 % interval"), rows))
     if found["output"]:
         lines.append(f"rows: {found['output']}")
     return "\n".join(lines)

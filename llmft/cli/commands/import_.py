@@ -87,7 +87,7 @@ def import_command(
         raise RecipeError("E024", f"no adapter is called '{visible(method)}' (have: {names})")
     secrets: tuple[str, ...] = ()
     try:
-        command = _one(find_commands(text, file), file, number)
+        command = _one(find_commands(text, file), file, number, text)
         secrets = tuple(v for f in command.flags for v in f.values if v and secret_in(f.name, v))
         draft = translate(command, registry, method)
         name = f"{draft.get('adapter.method')}_{draft.get('data.method')}"
@@ -137,10 +137,20 @@ def _read(source: str) -> tuple[str, str]:
     return read_text(source), visible(source)
 
 
-def _one(commands: list[Command], file: str, number: int | None) -> Command:
+def _one(commands: list[Command], file: str, number: int | None, text: str = "") -> Command:
+    if not commands and file == "<command>" and (read := re.findall(r"\S+\.ya?ml\b", text)):
+        what = "the command reads a configuration, and names no script whose flags are known"
+        fix = (
+            f"llmft import {shlex.quote(visible(read[-1]))}; put what the command sets beside it"
+            " into that file first"
+        )
+        raise RecipeError("E091", what, fix=fix, place=Place(file))
     if not commands:
         what = "there is no command such as 'python dora.py --flag value' here"
-        fix = "quote the whole line; the script's name in it ends in .py"
+        fix = (
+            "quote the whole line; the script's name in it ends in .py, or it begins with trl or"
+            " swift; for other tools give their configuration: llmft import FILE.yaml"
+        )
         raise RecipeError("E091", what, fix=fix, place=Place(file))
     if number is None and len(commands) > 1:
         lines = ", ".join(str(command.place.line) for command in commands)

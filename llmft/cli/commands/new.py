@@ -7,9 +7,10 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.new_text import Sizes, Wish, recipe_text
 from llmft.cli.commands.output import prose
 from llmft.data.forms import Form, Goal, forms_of
-from llmft.data.tables import read_records
+from llmft.data.tables import Unreadable, read_records
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.system import fsio
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 200
 """Records of a file that tell its form."""
+_NEARLY_ALL = 0.9  # of the records: others, that lack what these have, are bad rows
+_EMPTY: tuple[Any, ...] = (None, "", [])
 _LONGEST = 2048  # tokens of a row, where the model could take more
 
 
@@ -65,9 +68,7 @@ def new(path: Path, asked: Asked) -> Made:
     if path.suffix not in (".yaml", ".yml") or on_one_line(str(path)) != str(path):
         raise RecipeError("E090", f"'{path}' is no recipe's name", fix="write a name.yaml")
     fsio.refuse_overwriting(path)
-    records = [record for _, record in islice(read_records(asked.data, "train"), LOOKED_AT)]
-    if not records:
-        raise DataError("E105", f"'{asked.data}' has no rows")
+    records = _usual(asked.data)
     form, goal = _chosen(forms_of(records), asked)
     registry = Registry.discover()
     known = sorted(row.method for row in registry.records() if row.kind == "adapter")
@@ -83,11 +84,25 @@ def new(path: Path, asked: Asked) -> Made:
         base = BaseModel(ModelSource(path=asked.model))
         has_template = bool(base.tokenizer.chat_template)
         wish = Wish(_name(path), asked.model, asked.data, form, goal, asked.adapter, has_template)
-        sizes, previews = _sized(wish, base.positions, path, registry)
+        wish, sizes, previews = _sized(wish, base.positions, path, registry)
     text = recipe_text(wish, sizes, str(path))
     _refuse_faults(text)
     fsio.write_text(path, text)
     return Made(path, text, wish, sizes, previews)
+
+
+def _usual(path: str) -> list[Mapping[str, Any]]:
+    """Return the first records that can be read, with something in the columns as nearly all."""
+    found = list(islice(read_records(path, "train", keep_unreadable=True), LOOKED_AT))
+    read = [record for _, record in found if not isinstance(record, Unreadable)]
+    if not read:
+        if found and isinstance(found[0][1], Unreadable):
+            raise found[0][1].error
+        raise DataError("E105", f"'{path}' has no rows")
+    filled = [{name for name, value in record.items() if value not in _EMPTY} for record in read]
+    counts = Counter(chain.from_iterable(filled))
+    usual = {column for column, count in counts.items() if count >= _NEARLY_ALL * len(read)}
+    return [record for record, names in zip(read, filled, strict=True) if usual <= names] or read
 
 
 def _name(path: Path) -> str:
@@ -142,18 +157,31 @@ def _choice(flag: str, given: str, names: Sequence[str], said: Sequence[str]) ->
 
 def _sized(
     wish: Wish, positions: int | None, path: Path, registry: Registry
-) -> tuple[Sizes, list[StagePreview]]:
-    """Return the sizes that fit this machine, and a preview of each stage with them."""
+) -> tuple[Wish, Sizes, list[StagePreview]]:
+    """Return the sizes that fit this machine, and a preview of each stage with them.
+
+    The wish comes back with bad rows skipped where there are some beside those that can be used.
+    """
     import torch
 
-    found = _previews(recipe_text(wish, Sizes(rows=1), str(path)), registry)
-    sizes = Sizes(rows=max(stage.read for stage in found), gpu=torch.cuda.is_available())
+    try:
+        found = _previews(recipe_text(wish, Sizes(rows=1), str(path)), registry)
+    except DataError as error:
+        if error.faults[0].code not in ("E101", "E107", "E108"):
+            raise
+        wish = replace(wish, skip=True)
+        try:
+            found = _previews(recipe_text(wish, Sizes(rows=1), str(path)), registry)
+        except DataError:  # none is left, or too few: what is wrong with them says more
+            raise error from None
+    read = max(found, key=lambda stage: stage.read)
+    sizes = Sizes(read.read, skipped=read.skipped, gpu=torch.cuda.is_available())
     longest = max((stage.lengths.get("most", 0) for stage in found), default=0)
     room = min(positions or _LONGEST, _LONGEST)
     most = min(-(-longest // 64) * 64, room) or None
     cut = found[0].cut if longest >= room else 0
     sizes = replace(sizes, longest=longest, cut=cut, room=room, max_length=most)
-    few = max(sizes.rows // 10, 1)  # at least ten steps an epoch
+    few = max(sizes.usable // 10, 1)  # at least ten steps an epoch
     while sizes.batch > few:
         sizes = replace(sizes, batch=sizes.batch // 2)
     while not _fits(recipe_text(wish, sizes, str(path))):
@@ -162,7 +190,7 @@ def _sized(
             sizes = replace(sizes, fits=False)
             break
         sizes = smaller
-    return sizes, _previews(recipe_text(wish, sizes, str(path)), registry)
+    return wish, sizes, _previews(recipe_text(wish, sizes, str(path)), registry)
 
 
 def _written(text: str, folder: str) -> Path:

@@ -29,11 +29,13 @@ _WIDTH = 96
 class Sizes:
     """How large a run is.
 
-    rows: of the file. longest: of them, in tokens; cut: how many are longer than a row may be,
-    which is room. fits: whether the run fits this machine's memory.
+    rows: of the file; skipped: how many of them cannot be used. longest: of them, in tokens; cut:
+    how many are longer than a row may be, which is room. fits: whether the run fits this machine's
+    memory.
     """
 
     rows: int
+    skipped: int = 0
     longest: int = 0
     cut: int = 0
     room: int = 0
@@ -47,14 +49,19 @@ class Sizes:
     @property
     def epochs(self) -> int:
         """Passes over the rows: three where there are few."""
-        return 3 if self.rows < 10_000 else 1
+        return 3 if self.usable < 10_000 else 1
 
     @property
     def holdout(self) -> float | None:
         """The share that is kept for scores: a tenth, and less of many; None of a handful."""
-        if self.rows < 10:
+        if self.usable < 10:
             return None
-        return 0.1 if self.rows <= 2_000 else max(round(200 / self.rows, 3), 0.001)
+        return 0.1 if self.usable <= 2_000 else max(round(200 / self.usable, 3), 0.001)
+
+    @property
+    def usable(self) -> int:
+        """The rows that can be used."""
+        return self.rows - self.skipped
 
     def smaller(self) -> Sizes | None:
         """Return the next sizes to try where these do not fit; None after the last."""
@@ -65,7 +72,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be trained. template: whether the model has a chat template."""
+    """What is to be trained.
+
+    template: whether the model has a chat template. skip: whether rows are left out that cannot be
+    used.
+    """
 
     name: str
     model: str
@@ -74,6 +85,7 @@ class Wish:
     goal: Goal
     adapter: str
     template: bool
+    skip: bool = False
 
     @property
     def chat(self) -> bool:
@@ -174,6 +186,10 @@ def _stage(
     for key, value in settings.items():
         why = "  # by the model's chat template" if key == "chat" else ""
         lines.append(f"      {key}: {yaml(value)}{why}")
+    if wish.skip:
+        lines.append(
+            f"      on_bad_row: skip  # {sizes.skipped:,} rows cannot be used: see preview"
+        )
     return [*lines, *_train(wish, sizes, kind), *_evaluate(sizes, kind)]
 
 

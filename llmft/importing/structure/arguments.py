@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -38,11 +40,29 @@ def value(t: Translation, home: str, name: str, why: str = "") -> bool:
 
 def number(found: Any) -> Any:
     if isinstance(found, str):
+        with suppress(ValueError):
+            return int(found)
         try:
             return float(found)
         except ValueError:
             return found
     return found
+
+
+def schedule_kwargs(t: Translation, name: str) -> None:
+    """Write the settings of the schedule: a block, or JSON text, which TrainingArguments parses."""
+    inner = {n: k.value for n, k in t.configuration.under(name).items()}
+    for inside in inner:
+        t.taken.add(f"{name}.{inside}")
+    key = t.key(f"{name}.{next(iter(inner))}") if inner else t.key(name)
+    if key is not None and not inner and isinstance(key.value, str) and key.value.strip():
+        with suppress(ValueError, RecursionError):
+            inner = json.loads(key.value)
+        if not isinstance(inner, dict) or not inner:
+            t.note("cannot", key, "settings of a schedule that are no JSON object", block="train")
+            return
+    if inner:
+        t.set("train.lr_scheduler_kwargs", inner, key)
 
 
 def schedule(
@@ -51,12 +71,7 @@ def schedule(
     """Write the schedule with its arguments, and the warm-up where the schedule has one."""
     kind = t.get(name)
     value(t, "train.lr_scheduler_type", name)
-    inner = {n: k.value for n, k in t.configuration.under(kwargs).items()}
-    for inside in inner:
-        t.taken.add(f"{kwargs}.{inside}")
-    if inner:
-        first = t.key(f"{kwargs}.{next(iter(inner))}")
-        t.set("train.lr_scheduler_kwargs", inner, first)
+    schedule_kwargs(t, kwargs)
     ratio, ratio_key = t.get("warmup_ratio"), t.key("warmup_ratio")
     count, count_key = t.get("warmup_steps"), t.key("warmup_steps")
     count, ratio = number(count or 0), number(ratio or 0)

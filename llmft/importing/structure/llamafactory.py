@@ -243,6 +243,7 @@ def rows(t: Translation) -> None:
         described_one(t, names[0], str(folder), key)
     elif names:
         forms.several(t, key, [partial(described_one, t, n, str(folder), key) for n in names])
+        mixing(t)
     if t.get("stage") == "pt":
         return
     common_long = (
@@ -251,13 +252,49 @@ def rows(t: Translation) -> None:
     t.set("train.on_long_row", "fail", None, common_long)
 
 
+def mixing(t: Translation) -> None:
+    """Write how several data sets are joined, as data/data_utils.py does: by `datasets`' own."""
+    key, shares = t.key("mix_strategy"), t.key("interleave_probs")
+    how = str(key.value) if key is not None else "concat"
+    if how == "concat":
+        if shares is not None:
+            t.note("none", shares, "data sets that are joined have no shares", block="data")
+        return
+    stopping = _STOPPING.get(how)
+    sources = t.draft.get("data.sources")
+    given = shares.value if shares is not None else []
+    weights = [
+        arguments.number(w) for w in (given if isinstance(given, list) else str(given).split(","))
+    ]
+    if stopping is None or sources is None or (shares is not None and len(weights) != len(sources)):
+        for one in filter(None, (key, shares)):
+            t.note("decide", one, "how several data sets are joined", block="data")
+        return
+    if t.get("val_size"):
+        what = "rows are held out after the data sets are joined; here of each, before that"
+        t.note("decide", t.key("val_size"), what, block="evaluate")
+    for source, weight in zip(sources, weights, strict=False):
+        source["weight"] = weight
+    t.set("data.mixing", "interleave", key)
+    t.set("data.stopping_strategy", stopping, key)
+
+
+_STOPPING = {"interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
+
+
 def described_one(t: Translation, name: str, folder: str, key: Key) -> None:
     """Write one data set, and how many of its rows are taken."""
     described = _description(t, name, folder, key)
     limit = t.key("max_samples")
     if described is not None:
         one(t, name, described, key, folder)
-        if limit is not None:
+        drawn = described.get("num_samples")
+        if drawn and t.draft.get("data.method"):
+            why = "drawn at random; where there are fewer rows, whole passes and the rest at random"
+            if limit is not None and isinstance(drawn, int) and isinstance(limit.value, int):
+                drawn, why = min(drawn, limit.value), f"{why}; max_samples takes the first of them"
+            t.set("data.num_samples", drawn, key, f"num_samples: {why}")
+        elif limit is not None:
             t.set("data.limit", limit.value, limit)
 
 
@@ -382,14 +419,6 @@ def one(t: Translation, name: str, described: dict[str, Any], key: Key, folder: 
     else:
         t.note(
             "cannot", key, "rows that are neither a file nor of the hub", missing="rows by a script"
-        )
-    if described.get("num_samples"):
-        t.note(
-            "decide",
-            key,
-            "num_samples draws rows at random; here a limit takes the first ones",
-            block="data",
-            missing="num_samples",
         )
 
 

@@ -220,15 +220,7 @@ def training(t: Translation) -> None:
         arguments.value(t, "train.num_train_epochs", "training.num_train_epochs")
     arguments.value(t, "train.lr_scheduler_type", "training.lr_scheduler_type")
     kind = t.get("training.lr_scheduler_type")
-    inner = t.configuration.under("training.lr_scheduler_kwargs")
-    for name in inner:
-        t.key(f"training.lr_scheduler_kwargs.{name}")
-    if inner:
-        t.set(
-            "train.lr_scheduler_kwargs",
-            {n: k.value for n, k in inner.items()},
-            next(iter(inner.values())),
-        )
+    arguments.schedule_kwargs(t, "training.lr_scheduler_kwargs")
     count, ratio = t.key("training.warmup_steps"), t.key("training.warmup_ratio")
     if kind == "constant":
         for unused in (count, ratio):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -108,12 +109,12 @@ class Preference(TableDataset["Preference.Config"]):
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         columns = self.config.columns
         for origin, record in super().records(split):
-            if columns.candidates is None:
-                yield origin, record
-            else:
-                yield from forms.ranked_pairs(
-                    record, origin, columns.candidates, columns.scores, columns.ranks
-                )
+            pairs: Sequence[tuple[str, Mapping[str, Any]]] = [(origin, record)]
+            if columns.candidates is not None:
+                with suppress(DataError):  # a record that cannot be read: `row` says so
+                    numbers = columns.scores, columns.ranks
+                    pairs = list(forms.ranked_pairs(record, origin, columns.candidates, *numbers))
+            yield from pairs
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         columns = self.config.columns

@@ -80,10 +80,10 @@ def recipe(tmp_path: Path, model: Path) -> str:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("raise KeyError('oh')", "KeyError: 'oh'"),
+        ("raise KeyError('oh')", "KeyError: 'oh' (adapter.py:9)"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("raise type('Odd', (BaseException,), {})('its own')", "Odd: its own"),
-        ("from acme.deep import fail; fail()", "KeyError: 'deep'"),
+        ("from acme.deep import fail; fail()", "KeyError: 'deep' (deep.py:2)"),
     ],
 )
 def test_of_a_package_with_several_methods_the_one_that_failed_is_named(

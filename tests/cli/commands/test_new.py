@@ -109,6 +109,34 @@ def test_a_chat_models_template_is_used(rows, chat_model, case, capsys):
 
 
 @pytest.mark.usefixtures("fits")
+def test_bad_rows_among_good_ones_are_skipped_by_what_is_written_and_named(
+    rows, plain_model, capsys
+):
+    data = rows("chat")
+    bad = ['{"messages": []}', '{"messages": [{"role"', '{"other": 1}']
+    path = Path(data)
+    path.write_text("\n".join([*path.read_text("utf-8").splitlines(), *bad]) + "\n", "utf-8")
+    recipe = made(plain_model, data)
+    assert recipe["stages"][0]["data"]["on_bad_row"] == "skip"
+    told = capsys.readouterr().out
+    assert all(f"chat.jsonl:{number}:" in told for number in (31, 32, 33))
+    assert "3 rows cannot be used" in Path("my.yaml").read_text("utf-8")
+    assert main(["validate", "my.yaml", "--model"]) == 0
+
+
+@pytest.mark.usefixtures("fits")
+def test_rows_of_which_none_can_be_used_are_answered_with_what_is_wrong(
+    tmp_path, plain_model, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    Path("calls.jsonl").write_text(json.dumps({"messages": [TALK[0], turn]}) + "\n", "utf-8")
+    assert main(["new", "my.yaml", "--model", str(plain_model), "--data", "calls.jsonl"]) == 3
+    assert "give a template that writes it as model.chat_template" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fits")
 def test_it_trains(rows, plain_model):
     made(plain_model, rows("instruction"))
     assert main(["run", "my.yaml", "--quiet", "--set", "stages.sft.train.num_train_epochs=1"]) == 0

@@ -49,7 +49,7 @@ _SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomia
 
 def schedule(t: Translation) -> None:
     """Write the schedule; Axolotl rounds a warm-up by share down to whole steps."""
-    kind, key = str(t.get("lr_scheduler")), t.key("lr_scheduler")
+    kind = str(t.get("lr_scheduler"))
     least = t.key("cosine_min_lr_ratio")
     constant = t.key("cosine_constant_lr_ratio")
     if least is not None and least.value and kind == "cosine":
@@ -70,11 +70,7 @@ def schedule(t: Translation) -> None:
                     "none", unused, "it acts with cosine_min_lr_ratio above 0 only", block="train"
                 )
         arguments.value(t, "train.lr_scheduler_type", "lr_scheduler")
-        inner = {n: k.value for n, k in t.configuration.under("lr_scheduler_kwargs").items()}
-        for name in inner:
-            t.taken.add(f"lr_scheduler_kwargs.{name}")
-        if inner:
-            t.set("train.lr_scheduler_kwargs", inner, key)
+        arguments.schedule_kwargs(t, "lr_scheduler_kwargs")
     count, ratio = t.key("warmup_steps"), t.key("warmup_ratio")
     if kind == "constant":
         for unused in (count, ratio):
