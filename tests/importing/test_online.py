@@ -137,6 +137,9 @@ def test_what_counts_updates_counts_steps_here(recipe_of):
     (" --dynamic_sample true", "", "", "groups without variance that are sampled again"),
     (" --multi_turn_scheduler math_tip_trick", "", "", "answers of several turns"),
     (" --stop_words Observation:", "", "", "words that end an answer"),
+    (" --loss_type dapo --optim adafactor", "", "", "a loss divided by passes, with adafactor"),
+    (" --reward_weights 1 2", "", "", "a weight of each reward"),
+    (" --reward_weights 1", "accuracy", "accuracy format", "a weight of each reward"),
     (" --repetition_penalty 1.1", "", "", "a penalty of repetitions in sampling"),
     (" --reward_model a/b", "", "", "a reward model with code of its own"),
     (" --async_generate true", "", "", "answers of the policy before the last step"),
@@ -277,6 +280,17 @@ def test_rewards_by_length_and_repetition_have_its_flags(recipe_of):
     assert "soft_overlong" in grades(less, "cannot")
 
 
+@pytest.mark.parametrize(("more", "clip", "epsilon"), [
+    (" --loss_type dapo", 4.0, 4e-8),
+    (" --loss_type cispo --max_grad_norm 0.5 --adam_epsilon 1e-6", 2.0, 4e-6),
+    (" --loss_type dapo --max_grad_norm 0", 0.0, 4e-8),
+    (" --loss_type grpo --max_grad_norm 0.5", 0.5, 1e-8),
+])  # fmt: skip
+def test_a_loss_that_is_divided_by_passes_again_is_clipped_the_same(recipe_of, more, clip, epsilon):
+    _, stage = recipe_of(SWIFT + more)
+    assert (stage.train.max_grad_norm, stage.train.adam_epsilon) == (clip, pytest.approx(epsilon))
+
+
 def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
     text = f"{TRL}per_device_train_batch_size: 8\ngradient_accumulation_steps: 2\n"
     _, stage = stage_of(text + "reward_weights: [1.0, 0.2]\nnum_train_epochs: 1\nmax_steps: 5\n",
@@ -312,6 +326,7 @@ def test_trls_form_of_thoughts_is_its_own_reward():
 @pytest.mark.parametrize(("more", "grade", "missing"), [
     ("steps_per_generation: 3\n", "cannot", "the answers of a step"),
     ("generation_batch_size: 60\n", "cannot", "the answers of a step"),
+    ("reward_weights: [1.0]\n", "cannot", "a weight of each reward"),
 ])  # fmt: skip
 def test_what_trl_samples_together_is_a_step_or_refused(imported, more, grade, missing):
     text = f"{TRL}per_device_train_batch_size: 8\n{more}"

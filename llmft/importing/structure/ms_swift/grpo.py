@@ -135,7 +135,7 @@ def _rewards(t: Translation) -> None:
         t.note("cannot", key or "reward_funcs", what, missing=missing)
         return
     blocks = [_reward(t, str(name), key) for name in names]
-    t.set("alignment.rewards", online.weights(blocks, weight_key), key)
+    t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
 
 
 def _reward(t: Translation, name: str, key: Key | None) -> dict[str, Any]:
@@ -245,7 +245,31 @@ def step(t: Translation) -> None:
     if loss in ("dapo", "cispo") and (masked or spread):
         what = f"'{loss}' divides by all tokens that were sampled, not by those that count"
         t.note("cannot", key, what, missing="what the loss is divided by")
+    if loss in ("dapo", "cispo"):
+        _passes(t)
     rows = t.draft.get("train.per_device_train_batch_size")
     if loss == "bnpo" and rows != t.get("per_device_train_batch_size"):
         what = f"'bnpo' depends on how many answers a forward pass has: here {rows}"
         t.note("decide", key, what, missing="bnpo and the forward passes")
+
+
+def _passes(t: Translation) -> None:
+    """Write what acts the same on gradients that are a number of times as large here.
+
+    grpo_trainer.py divides these losses by the tokens of all passes, and transformers' trainer
+    again by the number of passes: SwiftMixin.__init__ lets it, where TRL's own keeps it from that.
+    """
+    passes: Any = t.get("gradient_accumulation_steps") or 1
+    if passes == 1:
+        return
+    key, optim = t.key("gradient_accumulation_steps"), str(t.get("optim"))
+    if not optim.startswith("adamw"):
+        what = f"{t.origin} divides the loss by {passes} passes again, and by its tokens"
+        t.note("cannot", key, what, missing=f"a loss divided by passes, with {optim[:40]}")
+        return
+    for name in ("max_grad_norm", "adam_epsilon"):
+        value = arguments.number(t.get(name))
+        t.taken.add(name)
+        if isinstance(value, int | float):
+            why = f"{value:g} there, where gradients are divided by {passes} passes again"
+            t.set(f"train.{name}", value * passes, t.key(name), why)
