@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from pydantic import field_validator
 
 from llmft.api import Field, Prompt, RewardConfig, RewardFunction, hookimpl
+from llmft_rewards.limits import limited
 
 _FLAGS = re.DOTALL | re.MULTILINE
 
 
 class Pattern(RewardFunction["Pattern.Config"]):
-    """1 for an answer that begins with what a regular expression describes, else 0."""
+    """1 for an answer that begins with what a regular expression describes, else 0.
+
+    An answer on which the search takes longer than five seconds gets 0.
+    """
 
     method = "pattern"
 
@@ -38,7 +43,8 @@ class Pattern(RewardFunction["Pattern.Config"]):
             return pattern
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
-        return float(re.match(self.config.pattern, completion, _FLAGS) is not None)
+        found = limited(partial(re.match, self.config.pattern, completion, _FLAGS))
+        return float(found is not None)
 
 
 @hookimpl

@@ -46,6 +46,7 @@ def test_a_command_becomes_the_recipe_that_trains_the_same(recipe_of):
     assert (ours.beta, ours.use_bias_correction_kl, ours.token_kl_max) == (0.001, False, 10.0)
     assert (ours.max_completion_length, ours.mask_truncated_completions) == (512, True)
     assert (ours.disable_dropout, ours.steps_per_generation) == (False, 1)
+    assert ours.reward_timeout_seconds == 86_400
     (reward,) = ours.rewards
     assert reward.model_dump() == {
         "method": "math_verify", "weight": 0.7, "answer_tag": "answer", "boxed": "none",
@@ -298,6 +299,7 @@ def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
     train, ours = stage.train, stage.alignment
     assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == (4, 1)
     assert (ours.steps_per_generation, ours.disable_dropout) == (1, False)
+    assert ours.reward_timeout_seconds == 86_400
     assert [(one.method, one.weight) for one in ours.rewards] == [
         ("math_verify", 1.0), ("pattern", 0.2),
     ]  # fmt: skip

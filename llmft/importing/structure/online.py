@@ -120,3 +120,9 @@ def weights(t: Translation, blocks: list[dict[str, Any]], key: Key | None) -> li
         {**block, "weight": arguments.number(weight)}
         for block, weight in zip(blocks, listed, strict=True)
     ]
+
+
+def unlimited(t: Translation) -> None:
+    """Let rewards with a limit on each answer have a day for a step's: the peer has no limit."""
+    why = f"as in {t.origin}, each answer has a limit of its own"
+    t.set("alignment.reward_timeout_seconds", 86_400, None, why)

@@ -241,6 +241,7 @@ def rewards(t: Translation) -> None:
     if model is None and own and all(own):
         blocks = [dict(one) for one in own if one is not None]
         t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
+        online.unlimited(t)
         return
     files = [_file_of(t, str(name)) for name in found]
     if model is not None or not found or None in files:

@@ -136,6 +136,7 @@ def _rewards(t: Translation) -> None:
         return
     blocks = [_reward(t, str(name), key) for name in names]
     t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
+    online.unlimited(t)
 
 
 def _reward(t: Translation, name: str, key: Key | None) -> dict[str, Any]:
