@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,8 +38,9 @@ class Pattern(RewardFunction["Pattern.Config"]):
         @classmethod
         def _compiles(cls, pattern: str) -> str:
             try:
-                re.compile(pattern, _FLAGS)
-            except re.error as error:
+                with warnings.catch_warnings(action="ignore"):  # of forms that may change
+                    re.compile(pattern, _FLAGS)
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"this is no regular expression of Python: {error}") from error
             return pattern
 

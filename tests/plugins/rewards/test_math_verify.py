@@ -105,6 +105,7 @@ def test_a_pattern_is_looked_for_at_the_answers_start(text, score):
     assert Pattern(form).score("p", text, ()) == score
 
 
-def test_a_pattern_that_cannot_be_read_is_refused():
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 600 + "a" + ")" * 600])
+def test_a_pattern_that_cannot_be_read_is_refused(pattern):
     with pytest.raises(ValidationError, match="no regular expression of Python"):
-        Pattern.Config(method="pattern", pattern="(a")
+        Pattern.Config(method="pattern", pattern=pattern)
