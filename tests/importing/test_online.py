@@ -138,6 +138,8 @@ def test_what_counts_updates_counts_steps_here(recipe_of):
     (" --dynamic_sample true", "", "", "groups without variance that are sampled again"),
     (" --multi_turn_scheduler math_tip_trick", "", "", "answers of several turns"),
     (" --stop_words Observation:", "", "", "words that end an answer"),
+    (" --loss_type dapo --use_liger_kernel true", "", "", "what the loss is divided by"),
+    (" --loss_type cispo --sequence_parallel_size 2", "", "", "what the loss is divided by"),
     (" --loss_type dapo --optim adafactor", "", "", "a loss divided by passes, with adafactor"),
     (" --reward_weights 1 2", "", "", "a weight of each reward"),
     (" --reward_weights 1", "accuracy", "accuracy format", "a weight of each reward"),
@@ -290,6 +292,13 @@ def test_rewards_by_length_and_repetition_have_its_flags(recipe_of):
 def test_a_loss_that_is_divided_by_passes_again_is_clipped_the_same(recipe_of, more, clip, epsilon):
     _, stage = recipe_of(SWIFT + more)
     assert (stage.train.max_grad_norm, stage.train.adam_epsilon) == (clip, pytest.approx(epsilon))
+
+
+def test_ligers_loss_clamps_no_kl_and_masks_no_answer(recipe_of):
+    _, stage = recipe_of(f"{SWIFT} --use_liger_kernel true --overlong_filter true")
+    assert stage.alignment.beta == 0.04
+    assert stage.alignment.token_kl_max is None
+    assert not stage.alignment.mask_truncated_completions
 
 
 def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
