@@ -24,7 +24,7 @@ ROWS = 1, 8, 32
 def main() -> None:
     """Draw answers by both, and print a table."""
     import torch
-    from page import PAGE, machine
+    from page import PAGE, machine  # of benchmarks/speed
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=128)

@@ -149,7 +149,8 @@ class StageRunner:
         count = 0 if isinstance(items, StreamedItems) else len(items)
         plan = Plan.of(count, self.train, self.seed, distributed.count())
         schedule = self.bound.schedule
-        refuse_endless_warmup(self.name, self.train, plan.steps, schedule.last_steps())
+        rates = 1 if online is None else online.rates_per_step
+        refuse_endless_warmup(self.name, self.train, plan.steps, schedule.last_steps(), rates)
         shown = self._first(items)
         self.trackers.stage_started(self._info(shown, plan.steps))
         checkpoints = self._checkpoints(count)

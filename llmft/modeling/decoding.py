@@ -114,7 +114,8 @@ def _answer(
         for row, (token, logp, ended) in zip(live, facts, strict=True):
             if math.isnan(logp):
                 what = f"the model's logits are not finite at token {t + 1} of an answer"
-                raise StageError("E301", what, fix="lower learning_rate, or raise temperature")
+                or_else = ", or raise temperature" if params.temperature else ""
+                raise StageError("E301", what, fix=f"lower learning_rate{or_else}")
             answers[row].ids.append(int(token))
             answers[row].logps.append(logp)
             answers[row].ended = bool(ended)

@@ -71,7 +71,7 @@ class PlannedStage(StageRunner):
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Compute what the loop would in one step, on the heaviest prompts."""
         size = self.train.per_device_train_batch_size
-        self._refuse_endless_warmup()
+        self._refuse_endless_warmup(getattr(objective, "rates_per_step", 1))
         batch = self._batches(prompts)[0]
         memory = self.state.memory
         if self.spec.evaluate is not None:
@@ -142,11 +142,11 @@ class PlannedStage(StageRunner):
             rollout_flops=memory.flops["rollout"],
         )
 
-    def _refuse_endless_warmup(self) -> None:
+    def _refuse_endless_warmup(self, rates_per_step: int = 1) -> None:
         if (counts := self.state.counts) is not None:
             steps = Plan.of(counts.items, self.train, self.seed).steps
             last = self.bound.schedule.last_steps()
-            refuse_endless_warmup(self.name, self.train, steps, last)
+            refuse_endless_warmup(self.name, self.train, steps, last, rates_per_step)
 
     def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
         chosen = self.state.chosen

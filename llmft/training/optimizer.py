@@ -94,9 +94,7 @@ def make_schedule(
     if schedule is None:
         schedule = installed_method("schedule", settings)
     updates = steps * rates_per_step
-    warmup = warmup_of(settings, updates)
-    if settings.warmup_steps:
-        warmup = warmup_of(settings, steps) * rates_per_step
+    warmup = warmup_of(settings, steps, rates_per_step)
     span = TrainingSpan(updates, warmup, settings.learning_rate, greater_is_better)
     return LearningRates(optimizer, schedule, span, rates_per_step)
 

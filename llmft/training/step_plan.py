@@ -108,31 +108,39 @@ class Plan:
         return sum(self.evaluation_due(step, asked, settings) for step in steps)
 
 
-def warmup_of(settings: TrainSettings, steps: int) -> int:
-    """Return the steps of the warm-up, of so many in all."""
-    share = settings.warmup_ratio * steps
+def warmup_of(settings: TrainSettings, steps: int, rates_per_step: int = 1) -> int:
+    """Return the steps of the warm-up, of so many in all; updates, where rates move with those.
+
+    rates_per_step: how often a rate moves in a step.
+    """
+    share = settings.warmup_ratio * steps * rates_per_step
     if settings.warmup_max_steps is not None:
         share = min(share, settings.warmup_max_steps)
     if settings.warmup_rounding == "axolotl":  # its builders: int(ratio * steps), and never 1
         return 2 if int(share) == 1 else int(share)
-    return settings.warmup_steps or math.ceil(share)
+    return settings.warmup_steps * rates_per_step or math.ceil(share)
 
 
-def refuse_endless_warmup(stage: str, settings: TrainSettings, steps: int, last: int = 0) -> None:
+def refuse_endless_warmup(
+    stage: str, settings: TrainSettings, steps: int, last: int = 0, rates_per_step: int = 1
+) -> None:
     """Raise StageError where a stage would end in its warm-up, or train at rate 0 only.
 
-    Or where a schedule has no room for its last steps. last: how many those are.
+    Or where a schedule has no room for its last steps. last: how many those are. rates_per_step:
+    how often a rate moves in a step, which is what a schedule counts.
     """
-    warmup = warmup_of(settings, steps)
+    warmup, counted = warmup_of(settings, steps, rates_per_step), "step"
+    if rates_per_step > 1:
+        steps, counted = steps * rates_per_step, "update"
     if last and warmup + last > steps:
         raise StageError(
             "E300",
-            f"the warm-up and the decay of stage '{stage}' take {warmup} and {last} steps, of"
+            f"the warm-up and the decay of stage '{stage}' take {warmup} and {last} {counted}s, of"
             f" {steps} in all",
             fix="lower the schedule's last steps (num_decay_steps), or train longer",
         )
     if warmup > steps or warmup == steps == 1:
-        some = f"{steps} step" + "s" * (steps > 1)
+        some = f"{steps} {counted}" + "s" * (steps > 1)
         raise StageError(
             "E300",
             f"the warm-up of stage '{stage}' takes {warmup} of its {some}, so the learning rate"

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from llmft.api import EnvironmentFault, Field, Prompt, RewardConfig, RewardFunction, hookimpl
-from llmft.toolkit import TimeUp, time_limit
-
-_LONGEST = 5.0
-"""The seconds that reading a text, or comparing two results, may take: math-verify's own limit."""
+from llmft_rewards.limits import limited
 
 
 class MathVerify(RewardFunction["MathVerify.Config"]):
@@ -55,30 +51,26 @@ class MathVerify(RewardFunction["MathVerify.Config"]):
             return self
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
-        return max((self._compared(completion, right) for right in answers), default=0.0)
-
-    def _compared(self, completion: str, right: str) -> float:
         from math_verify import parse, verify
 
         mode = self.config.extraction_mode
         said, was_tagged = self._within(completion)
         how = {} if was_tagged else {"extraction_config": self._strict}
-        gold = _limited(
-            lambda: parse(self._within(right)[0], extraction_mode=mode, parsing_timeout=None)
-        )
-        if not gold:
-            return 0.0
-        found = _limited(
-            lambda: parse(said, extraction_mode="first_match", parsing_timeout=None, **how)
-        )
-        return float(bool(_limited(lambda: verify(gold, found or [], timeout_seconds=None))))
+        read = partial(parse, parsing_timeout=None)
+        found = _limited(partial(read, said, extraction_mode="first_match", **how))
+        for right in answers if found else ():
+            gold = _limited(partial(read, self._within(right)[0], extraction_mode=mode))
+            if gold and _limited(partial(verify, gold, found, timeout_seconds=None)):
+                return 1.0
+        return 0.0
 
     def _within(self, text: str) -> tuple[str, bool]:
         """Return what the first tag of a text holds, or the whole text, and whether it has one."""
         if (tag := self.config.answer_tag) is None:
             return text, False
-        found = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-        return (found[1].strip(), True) if found else (text, False)
+        _, opened, rest = text.partition(f"<{tag}>")
+        held, closed, _ = rest.partition(f"</{tag}>")
+        return (held.strip(), True) if opened and closed else (text, False)
 
     @cached_property
     def _strict(self) -> list[Any]:
@@ -111,11 +103,7 @@ def _limited(step: Callable[[], Any]) -> Any:
 
     for name in ("parser", "grader"):  # each would warn once that there is no limit
         logging.getLogger(f"math_verify.{name}").setLevel(logging.ERROR)
-    try:
-        with time_limit(_LONGEST):
-            return step()
-    except TimeUp:
-        return None
+    return limited(step)
 
 
 @hookimpl

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from pydantic import field_validator
 
 from llmft.api import Field, Prompt, RewardConfig, RewardFunction, hookimpl
+from llmft_rewards.limits import limited
 
 _FLAGS = re.DOTALL | re.MULTILINE
 
 
 class Pattern(RewardFunction["Pattern.Config"]):
-    """1 for an answer that begins with what a regular expression describes, else 0."""
+    """1 for an answer that begins with what a regular expression describes, else 0.
+
+    An answer on which the search takes longer than five seconds gets 0.
+    """
 
     method = "pattern"
 
@@ -32,13 +38,15 @@ class Pattern(RewardFunction["Pattern.Config"]):
         @classmethod
         def _compiles(cls, pattern: str) -> str:
             try:
-                re.compile(pattern, _FLAGS)
-            except re.error as error:
+                with warnings.catch_warnings(action="ignore"):  # of forms that may change
+                    re.compile(pattern, _FLAGS)
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"this is no regular expression of Python: {error}") from error
             return pattern
 
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
-        return float(re.match(self.config.pattern, completion, _FLAGS) is not None)
+        found = limited(partial(re.match, self.config.pattern, completion, _FLAGS))
+        return float(found is not None)
 
 
 @hookimpl

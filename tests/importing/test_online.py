@@ -46,6 +46,7 @@ def test_a_command_becomes_the_recipe_that_trains_the_same(recipe_of):
     assert (ours.beta, ours.use_bias_correction_kl, ours.token_kl_max) == (0.001, False, 10.0)
     assert (ours.max_completion_length, ours.mask_truncated_completions) == (512, True)
     assert (ours.disable_dropout, ours.steps_per_generation) == (False, 1)
+    assert ours.reward_timeout_seconds == 86_400
     (reward,) = ours.rewards
     assert reward.model_dump() == {
         "method": "math_verify", "weight": 0.7, "answer_tag": "answer", "boxed": "none",
@@ -137,6 +138,11 @@ def test_what_counts_updates_counts_steps_here(recipe_of):
     (" --dynamic_sample true", "", "", "groups without variance that are sampled again"),
     (" --multi_turn_scheduler math_tip_trick", "", "", "answers of several turns"),
     (" --stop_words Observation:", "", "", "words that end an answer"),
+    (" --loss_type dapo --use_liger_kernel true", "", "", "what the loss is divided by"),
+    (" --loss_type cispo --sequence_parallel_size 2", "", "", "what the loss is divided by"),
+    (" --loss_type dapo --optim adafactor", "", "", "a loss divided by passes, with adafactor"),
+    (" --reward_weights 1 2", "", "", "a weight of each reward"),
+    (" --reward_weights 1", "accuracy", "accuracy format", "a weight of each reward"),
     (" --repetition_penalty 1.1", "", "", "a penalty of repetitions in sampling"),
     (" --reward_model a/b", "", "", "a reward model with code of its own"),
     (" --async_generate true", "", "", "answers of the policy before the last step"),
@@ -277,6 +283,24 @@ def test_rewards_by_length_and_repetition_have_its_flags(recipe_of):
     assert "soft_overlong" in grades(less, "cannot")
 
 
+@pytest.mark.parametrize(("more", "clip", "epsilon"), [
+    (" --loss_type dapo", 4.0, 4e-8),
+    (" --loss_type cispo --max_grad_norm 0.5 --adam_epsilon 1e-6", 2.0, 4e-6),
+    (" --loss_type dapo --max_grad_norm 0", 0.0, 4e-8),
+    (" --loss_type grpo --max_grad_norm 0.5", 0.5, 1e-8),
+])  # fmt: skip
+def test_a_loss_that_is_divided_by_passes_again_is_clipped_the_same(recipe_of, more, clip, epsilon):
+    _, stage = recipe_of(SWIFT + more)
+    assert (stage.train.max_grad_norm, stage.train.adam_epsilon) == (clip, pytest.approx(epsilon))
+
+
+def test_ligers_loss_clamps_no_kl_and_masks_no_answer(recipe_of):
+    _, stage = recipe_of(f"{SWIFT} --use_liger_kernel true --overlong_filter true")
+    assert stage.alignment.beta == 0.04
+    assert stage.alignment.token_kl_max is None
+    assert not stage.alignment.mask_truncated_completions
+
+
 def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
     text = f"{TRL}per_device_train_batch_size: 8\ngradient_accumulation_steps: 2\n"
     _, stage = stage_of(text + "reward_weights: [1.0, 0.2]\nnum_train_epochs: 1\nmax_steps: 5\n",
@@ -284,6 +308,7 @@ def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
     train, ours = stage.train, stage.alignment
     assert (train.per_device_train_batch_size, train.gradient_accumulation_steps) == (4, 1)
     assert (ours.steps_per_generation, ours.disable_dropout) == (1, False)
+    assert ours.reward_timeout_seconds == 86_400
     assert [(one.method, one.weight) for one in ours.rewards] == [
         ("math_verify", 1.0), ("pattern", 0.2),
     ]  # fmt: skip
@@ -312,6 +337,7 @@ def test_trls_form_of_thoughts_is_its_own_reward():
 @pytest.mark.parametrize(("more", "grade", "missing"), [
     ("steps_per_generation: 3\n", "cannot", "the answers of a step"),
     ("generation_batch_size: 60\n", "cannot", "the answers of a step"),
+    ("reward_weights: [1.0]\n", "cannot", "a weight of each reward"),
 ])  # fmt: skip
 def test_what_trl_samples_together_is_a_step_or_refused(imported, more, grade, missing):
     text = f"{TRL}per_device_train_batch_size: 8\n{more}"

@@ -175,3 +175,13 @@ def test_a_warm_up_by_share_has_a_bound(most, steps):
     """0.55 of 6 steps is 3.3, rounded up to 4, but for the bound."""
     settings = TrainSettings(warmup_ratio=0.55, warmup_max_steps=most)
     assert warmup_of(settings, 6) == steps
+
+
+def test_a_warm_up_is_counted_in_updates_where_rates_move_with_them():
+    settings = TrainSettings(warmup_ratio=0.1)
+    refuse_endless_warmup("s", settings, 1, last=3, rates_per_step=4)  # 1 and 3 of 4 updates
+    with pytest.raises(StageError, match="take 1 and 4 updates, of 4 in all"):
+        refuse_endless_warmup("s", settings, 1, last=4, rates_per_step=4)
+    with pytest.raises(StageError, match="takes 1 of its 1 step, so the learning rate stays 0"):
+        refuse_endless_warmup("s", settings, 1)
+    assert warmup_of(TrainSettings(warmup_steps=2), 5, rates_per_step=3) == 6

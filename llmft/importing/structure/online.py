@@ -107,12 +107,22 @@ def has_dropout(t: Translation) -> bool:
     return isinstance(share, int | float) and share > 0
 
 
-def weights(blocks: list[dict[str, Any]], key: Key | None) -> list[dict[str, Any]]:
+def weights(t: Translation, blocks: list[dict[str, Any]], key: Key | None) -> list[dict[str, Any]]:
     """Return the blocks of rewards, each with its weight."""
     if key is None:
         return blocks
     listed = key.value if isinstance(key.value, list) else [key.value]
+    if len(listed) != len(blocks):
+        what = f"{len(listed)} weights of {len(blocks)} rewards; {t.table.title} refuses it too"
+        t.note("cannot", key, what, missing="a weight of each reward")
+        return blocks
     return [
         {**block, "weight": arguments.number(weight)}
-        for block, weight in zip(blocks, listed, strict=False)
+        for block, weight in zip(blocks, listed, strict=True)
     ]
+
+
+def unlimited(t: Translation) -> None:
+    """Let rewards with a limit on each answer have a day for a step's: the peer has no limit."""
+    why = f"as in {t.origin}, each answer has a limit of its own"
+    t.set("alignment.reward_timeout_seconds", 86_400, None, why)

@@ -240,7 +240,8 @@ def rewards(t: Translation) -> None:
     own = [_OWN_REWARDS.get(str(name)) for name in found]
     if model is None and own and all(own):
         blocks = [dict(one) for one in own if one is not None]
-        t.set("alignment.rewards", online.weights(blocks, weight_key), key)
+        t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
+        online.unlimited(t)
         return
     files = [_file_of(t, str(name)) for name in found]
     if model is not None or not found or None in files:
@@ -256,7 +257,7 @@ def rewards(t: Translation) -> None:
         {"method": "python", "file": one[0], "function": one[1]} for one in files if one is not None
     ]
     why = "it runs only with --trust file:FILE"
-    t.set("alignment.rewards", online.weights(blocks, weight_key), key, why)
+    t.set("alignment.rewards", online.weights(t, blocks, weight_key), key, why)
     t.note(
         "decide",
         key,

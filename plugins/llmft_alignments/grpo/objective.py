@@ -271,6 +271,8 @@ class GrpoRule:
             from llmft_alignments.preference_maths import k3_divergence
 
             reference_N = torch.cat([one.reference for one in batch if one.reference is not None])
+            if config.token_kl_max is not None:  # an overflow would have 0 times infinity for slope
+                reference_N = torch.minimum(reference_N, logps_N.detach() + 80.0)
             kl_N = k3_divergence(logps_N, reference_N)
             if config.token_kl_max is not None:
                 kl_N = kl_N.clamp(max=config.token_kl_max)

@@ -32,6 +32,8 @@ def test_the_answer_that_messages_end_with_is_left_out_and_a_system_text_comes_f
         assert [dict(turn) for turn in made.row({"prompt": value}, "row").prompt] == asked
     own = [{"role": "system", "content": "Shout."}, *spoken]
     assert made.row({"prompt": own}, "row").prompt[0]["content"] == "Shout."
+    own[0] = {"role": "developer", "content": "Shout."}
+    assert made.row({"prompt": own}, "row").prompt[0]["content"] == "Shout."
     assert len(prompts().row({"prompt": spoken}, "row").prompt) == 2
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import time
 
+import math_verify as math_verify_package
 import pytest
-from llmft_rewards import math_verify
+from llmft_rewards import limits, math_verify
 from llmft_rewards.math_verify import MathVerify
 from llmft_rewards.pattern import Pattern
 from pydantic import ValidationError
@@ -42,6 +43,7 @@ def test_the_scores_are_those_of_trls_reward():
     ("I say 7", "7", 0.0),  # and other text for its LaTeX only
     (r"\boxed{8} <answer>\n7</answer><answer>8</answer>", "<answer>7</answer>, not 8", 1.0),
     ("<answer></answer>$7$", "7", 0.0),
+    ("</answer><answer>8 \\boxed{7}", "7", 1.0),  # a tag that is not closed is none
     (r"\boxed{7}", "nothing", 0.0),
 ])  # fmt: skip
 def test_only_what_the_first_tag_holds_is_read(text, right, score):
@@ -55,8 +57,26 @@ def test_the_best_of_several_right_answers_counts_and_none_is_none():
 
 
 def test_a_result_that_takes_too_long_is_none(monkeypatch):
-    monkeypatch.setattr(math_verify, "_LONGEST", 0.05)
+    monkeypatch.setattr(limits, "LONGEST", 0.05)
     assert math_verify._limited(lambda: time.sleep(5)) is None
+
+
+def test_an_answer_is_read_once_for_all_right_answers(monkeypatch):
+    read, theirs = [], math_verify_package.parse
+    monkeypatch.setattr(
+        math_verify_package, "parse", lambda text, **how: read.append(text) or theirs(text, **how)
+    )
+    assert made().score("p", r"\boxed{7}", ("8", "9", "7", "6")) == 1.0
+    assert read == [r"\boxed{7}", "8", "9", "7"]
+
+
+def test_an_answer_that_keeps_a_pattern_busy_gets_none(monkeypatch):
+    monkeypatch.setattr(limits, "LONGEST", 0.2)
+    slow = Pattern(Pattern.Config(method="pattern", pattern="(a+)+b"))
+    began = time.monotonic()
+    assert slow.score("p", "a" * 34, ()) == 0.0
+    assert time.monotonic() - began < 2.0
+    assert slow.score("p", "aab", ()) == 1.0
 
 
 def many() -> None:
@@ -85,6 +105,7 @@ def test_a_pattern_is_looked_for_at_the_answers_start(text, score):
     assert Pattern(form).score("p", text, ()) == score
 
 
-def test_a_pattern_that_cannot_be_read_is_refused():
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 600 + "a" + ")" * 600])
+def test_a_pattern_that_cannot_be_read_is_refused(pattern):
     with pytest.raises(ValidationError, match="no regular expression of Python"):
-        Pattern.Config(method="pattern", pattern="(a")
+        Pattern.Config(method="pattern", pattern=pattern)

@@ -59,9 +59,12 @@ def method(t: Translation, loss: Key | None) -> None:
     if t.draft.get("alignment.beta"):
         why = f"{t.origin} does not weigh the KL by the ratio"
         t.set("alignment.use_bias_correction_kl", False, None, why)
-        t.set("alignment.token_kl_max", 10.0, None, f"{t.origin} counts no more of a token")
+        if not _has_liger(t):
+            t.set("alignment.token_kl_max", 10.0, None, f"{t.origin} counts no more of a token")
     masked = t.key("overlong_filter")
-    if masked is not None and masked.value is True:
+    if masked is not None and masked.value is True and _has_liger(t):
+        t.note("none", masked, "Liger's loss learns from them all", block="alignment")
+    elif masked is not None and masked.value is True:
         t.set("alignment.mask_truncated_completions", True, masked)
     _dropout(t)
     _rewards(t)
@@ -135,7 +138,8 @@ def _rewards(t: Translation) -> None:
         t.note("cannot", key or "reward_funcs", what, missing=missing)
         return
     blocks = [_reward(t, str(name), key) for name in names]
-    t.set("alignment.rewards", online.weights(blocks, weight_key), key)
+    t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
+    online.unlimited(t)
 
 
 def _reward(t: Translation, name: str, key: Key | None) -> dict[str, Any]:
@@ -245,7 +249,39 @@ def step(t: Translation) -> None:
     if loss in ("dapo", "cispo") and (masked or spread):
         what = f"'{loss}' divides by all tokens that were sampled, not by those that count"
         t.note("cannot", key, what, missing="what the loss is divided by")
+    if loss in ("dapo", "cispo"):
+        if _has_liger(t) or t.get("sequence_parallel_size") not in (None, 1):
+            what = f"'{loss}' divided by other tokens: those of a pass of Liger's, or a group's"
+            t.note("cannot", key, what, missing="what the loss is divided by")
+        _passes(t)
     rows = t.draft.get("train.per_device_train_batch_size")
     if loss == "bnpo" and rows != t.get("per_device_train_batch_size"):
         what = f"'bnpo' depends on how many answers a forward pass has: here {rows}"
         t.note("decide", key, what, missing="bnpo and the forward passes")
+
+
+def _has_liger(t: Translation) -> bool:
+    """Return whether the loss is Liger's: compute_liger_loss clamps no KL and masks no answer."""
+    return t.get("use_liger_kernel") is True
+
+
+def _passes(t: Translation) -> None:
+    """Write what acts the same on gradients that are a number of times as large here.
+
+    grpo_trainer.py divides these losses by the tokens of all passes, and transformers' trainer
+    again by the number of passes: SwiftMixin.__init__ lets it, where TRL's own keeps it from that.
+    """
+    passes: Any = t.get("gradient_accumulation_steps") or 1
+    if passes == 1:
+        return
+    key, optim = t.key("gradient_accumulation_steps"), str(t.get("optim"))
+    if not optim.startswith("adamw"):
+        what = f"{t.origin} divides the loss by {passes} passes again, and by its tokens"
+        t.note("cannot", key, what, missing=f"a loss divided by passes, with {optim[:40]}")
+        return
+    for name in ("max_grad_norm", "adam_epsilon"):
+        value = arguments.number(t.get(name))
+        t.taken.add(name)
+        if isinstance(value, int | float):
+            why = f"{value:g} there, where gradients are divided by {passes} passes again"
+            t.set(f"train.{name}", value * passes, t.key(name), why)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from llmft_alignments.grpo import Grpo
@@ -174,6 +176,21 @@ def test_old_likelihoods_have_a_dropout_of_their_own_on_request(method):
     assert made_with(False, 0)[2][0].logps is None
     asked = objective.sampler.judge(prompts()[:1], answers()[:1], logps=True)
     torch.testing.assert_close(asked.logps[0], plain[0][0].logps)
+
+
+def test_a_token_far_beyond_token_kl_max_has_no_slope_and_no_overflow():
+    """exp(100) is no float32: clamp's slope would be 0 times infinity."""
+    objective = objective_of(
+        Grpo, model_of(), model_of(), beta=1.0, token_kl_max=10.0, use_bias_correction_kl=False
+    )
+    made = [replace(row, advantage=0.0, learnt=True) for row in sampled(objective)]
+    made = [replace(row, reference=torch.full_like(row.reference, 100.0)) for row in made]
+    loss, noted = objective.loss(objective.sampler.model, made)
+    loss.backward()
+    assert float(noted["kl"]) / objective.weight(made) == pytest.approx(10.0)
+    slopes = [p.grad for p in objective.sampler.model.parameters() if p.grad is not None]
+    assert slopes
+    assert all(bool((slope == 0).all()) for slope in slopes)
 
 
 def test_dropout_in_old_likelihoods_needs_dropout():
