@@ -175,6 +175,13 @@ def tensor_like(numbers: Sequence[Any] | torch.Tensor, like: torch.Tensor) -> to
     return segments.tensor_like(numbers, like)
 
 
+def linear(x: torch.Tensor, W_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """Return torch's `F.linear` of these, in the order that is faster for few rows on a CPU."""
+    from llmft.modeling import few_rows
+
+    return few_rows.linear(x, W_OI, bias_O)
+
+
 def router_coefficient(model: Any, *, always: bool = False) -> float | None:
     """Return the weight that a mixture of experts gives its routers' loss; None for other models.
 

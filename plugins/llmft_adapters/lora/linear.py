@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from llmft.toolkit import linear
 from llmft_adapters.lora import dropout_mask, one_walk
 
 
@@ -95,7 +96,7 @@ class _LoraLinear(torch.autograd.Function):
         if scale_O is None:
             ctx.save_for_backward(x_TI, kept_OI, A_rI, B_Or, low_Tr, None, None, mask_TI)
             bias_O = None if bias_O is None else bias_O.to(dtype)
-            return F.linear(x_TI, W_OI, bias_O).addmm_(low_Tr, B_Or.t(), alpha=scaling)
+            return linear(x_TI, W_OI, bias_O).addmm_(low_Tr, B_Or.t(), alpha=scaling)
         # What the scale's gradient needs is had from the output again, so no scale may be 0.
         wide = torch.promote_types(dtype, torch.float32)
         scale_O = torch.where(scale_O == 0, torch.finfo(wide).tiny, scale_O.to(wide))
@@ -104,7 +105,7 @@ class _LoraLinear(torch.autograd.Function):
             scaled_OI, scaled_Or = (times(of_O, scale_O.unsqueeze(1)) for of_O in (W_OI, B_Or))
             out_TO = F.linear(x_TI, scaled_OI).addmm_(low_Tr, scaled_Or.t(), alpha=scaling)
         else:
-            out_TO = F.linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling)
+            out_TO = linear(x_TI, W_OI).addmm_(low_Tr, B_Or.t(), alpha=scaling)
             mixed = out_TO.dtype != scale_O.dtype
             anew = mixed and (one_walk.compiles(out_TO) or _walks(out_TO))
             out_TO = times(out_TO, scale_O) if anew else out_TO.mul_(scale_O)
