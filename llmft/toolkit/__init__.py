@@ -94,6 +94,7 @@ __all__ = [
     "label_nll",
     "last_hidden",
     "last_number",
+    "linear",
     "load_score_head",
     "load_tensors",
     "load_value_head",
