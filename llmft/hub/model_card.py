@@ -19,7 +19,9 @@ from llmft.api.text_metrics import shown_score
 from llmft.modeling.base_model import EMBEDDED
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.secret import masked
+from llmft.runs.artifacts import PUT_BACK
 from llmft.runs.run_folder import as_yaml
+from llmft.system.fsio import as_a_run_wrote
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PRIVATE = ("output_dir", "trackers", "push_to_hub")
@@ -273,6 +275,12 @@ def merged_card(
 
 
 def _scores(stage: Stage, result: Mapping[str, Any]) -> str:
+    """Return the scores as a table. Raises CheckpointError where a run did not write them so."""
+    with as_a_run_wrote(Path("stages", stage.name), PUT_BACK):
+        return _read_scores(stage, result)
+
+
+def _read_scores(stage: Stage, result: Mapping[str, Any]) -> str:
     before, after = result.get("before", {}), result.get("after", {})
     trained = ""
     if result.get("steps"):

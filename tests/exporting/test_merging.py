@@ -126,6 +126,21 @@ def test_a_damaged_adapter_is_refused(lora_run, tmp_path):
         trained_stage(run)
 
 
+@pytest.mark.parametrize("altered", [
+    {"steps": "many"}, {"before": 5}, {"metrics": 3}, {"scores": [1]},
+])  # fmt: skip
+def test_a_result_that_no_run_wrote_is_named(altered, lora_run, tmp_path):
+    import shutil
+
+    run = tmp_path / lora_run.name
+    shutil.copytree(lora_run, run)
+    result = run / "stages/sft/result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | altered))
+    with pytest.raises(CheckpointError, match=r"E401.*not as a run writes it"):
+        merge(trained_stage(run), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_merge_that_changes_answers_in_float32_is_refused(trained, tmp_path, monkeypatch):
     def spoilt(self, model):
         merged = model.merge_and_unload()
