@@ -1,7 +1,7 @@
 """Products of few rows in bfloat16 on a CPU, as when answers are drawn.
 
-torch lays a weight out anew for each product of rows with it, which takes several times as long as
-the product, where the rows are few. The same product with the weight in front needs no such copy.
+torch lays a weight out anew for each product of rows with it, which costs most where the rows are
+few. The same product with the weight in front needs no such copy (`benchmarks/drawing.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A cache of keys and values that has room ahead, so that a token more is written, not copied to.
 
-transformers' own copies all keys and values of a layer for each token that is read. For answers of
-some hundred tokens that takes a CPU longer than the rest of the model.
+transformers' own copies all keys and values of a layer for each token that is read, which grows
+with the rows and with what they have read (`benchmarks/drawing.py`).
 """
 
 from __future__ import annotations
