@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from llmft.api import AlignmentConfig, Field, OtherModel
 
 
@@ -25,9 +27,14 @@ class GkdConfig(AlignmentConfig):
         " weight"
     )  # fmt: skip
     temperature: float = Field(
-        0.9, gt=0, le=100, description="the temperature of both models, in sampling and in the"
-        " divergence"
+        0.9, gt=0, le=100, description="the temperature at which answers are sampled"
+    )
+    divergence_temperature: float = Field(
+        1.0, gt=0, le=100, description="the temperature of both distributions in the divergence; TRL"
+        " 1.16 takes 1 in GKDTrainer, and the one of sampling in DistillationTrainer"
     )  # fmt: skip
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: all tokens")
+    top_k: int = Field(0, ge=0, le=1_000_000, description="top-k sampling; 0: all tokens")
     max_new_tokens: int = Field(
         128, ge=1, le=100_000, description="the most tokens of an answer that a model writes"
     )
@@ -37,6 +44,17 @@ class GkdConfig(AlignmentConfig):
     local_rollout_forward_batch_size: int = Field(
         64, ge=1, le=65_536, description="answers sampled at a time on one device"
     )
+
+    @model_validator(mode="after")
+    def _something_is_sampled(self) -> GkdConfig:
+        fields = type(self).model_fields
+        for name in ("temperature", "top_p", "top_k"):
+            if not self.writes and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{name} is of sampled answers, and with lmbda: 0 and seq_kd: false no model"
+                    f" writes one; drop {name}"
+                )
+        return self
 
     @property
     def writes(self) -> bool:

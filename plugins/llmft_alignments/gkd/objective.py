@@ -14,6 +14,8 @@ from llmft_alignments.pairs import over_batches
 if TYPE_CHECKING:
     import torch
 
+    from llmft.modeling.divergence import Divergence
+
 _IGNORED = -100
 HELD_OUT = 2**31
 """In the place of a step, so that no answer of an evaluation is drawn like one of training."""
@@ -80,8 +82,7 @@ class GkdObjective:
     def loss(
         self, model: Any, batch: Sequence[Encoded]
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        found = divergence(model, self.teacher, batch, self.config.beta, self.config.temperature)
-        return found.nats_N.sum(), {}
+        return _between(self.config, model, self.teacher, batch).nats_N.sum(), {}
 
     def step_metrics(self) -> Mapping[str, tuple[float, float]]:
         import torch
@@ -104,7 +105,9 @@ class Writer(Sampler):
     """Puts sampled answers in the place of rows' own."""
 
     def __init__(self, config: GkdConfig, context: StageContext) -> None:
-        params = SamplingParams(config.max_new_tokens, config.temperature)
+        params = SamplingParams(
+            config.max_new_tokens, config.temperature, config.top_p, config.top_k
+        )
         super().__init__(context, params, config.local_rollout_forward_batch_size)
         self._cut = False
 
@@ -157,6 +160,10 @@ def answer_start(row: Encoded) -> int:
     return start if end else len(row.labels)
 
 
+def _between(config: GkdConfig, model: Any, teacher: Any, rows: Sequence[Encoded]) -> Divergence:
+    return divergence(model, teacher, rows, config.beta, config.divergence_temperature)
+
+
 def divergences(config: GkdConfig, context: StageContext, items: Sequence[Encoded]) -> list[float]:
     """Return the mean divergence of each row's answer tokens, in nats; sampled where it has none.
 
@@ -169,7 +176,7 @@ def divergences(config: GkdConfig, context: StageContext, items: Sequence[Encode
     model, teacher = context.models.model, context.models.other_model(config.teacher)
 
     def mean(some: Sequence[Encoded]) -> torch.Tensor:
-        found = divergence(model, teacher, some, config.beta, config.temperature)
+        found = _between(config, model, teacher, some)
         nats = found.nats_N.new_zeros(len(some)).index_add(0, found.row_N, found.nats_N)
         return (nats / nats.new_tensor([row.n_labels for row in some])).clamp(min=0)  # of rounding
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from llmft_alignments.gkd import Gkd
 from llmft_alignments.gkd.objective import GkdObjective, answer_start, divergences
+from pydantic import ValidationError
 
 from llmft.api import Answer, Encoded
 from llmft.api.errors import CheckpointError, RecipeError
@@ -52,6 +53,7 @@ def objective_of(max_length=None, planned=False, seed=5, **options):
         asked.append((model, [tuple(one) for one in prompts], tuple(seed), list(numbers)))
         assert params.temperature == config.temperature
         assert params.max_new_tokens == config.max_new_tokens
+        assert (params.top_p, params.top_k) == (config.top_p, config.top_k)
         assert batch_size == 64
         return [Answer([7] * (1 + n % 2), [], n % 2 == 0) for n in numbers]
 
@@ -67,7 +69,7 @@ def objective_of(max_length=None, planned=False, seed=5, **options):
 
 
 def test_each_row_s_writer_is_drawn_by_its_number_whichever_process_has_it():
-    objective, asked, _, teacher = objective_of(lmbda=0.4, seq_kd=True, temperature=0.7)
+    objective, asked, _, teacher = objective_of(lmbda=0.4, seq_kd=True, temperature=0.7, top_p=0.8)
     made = objective.sample_rollouts(rows(40), range(40), 3, lambda: False)
     (own_model, own_prompts, own_seed, own), (other, _, seed, rest) = asked
     assert own_model is None
@@ -95,6 +97,14 @@ def test_a_row_keeps_its_answer_where_nobody_writes_one():
     assert asked == []
     assert objective.step_metrics() == {"on_policy": (0.0, 3.0)}
     assert list(objective.updates(3, 0)) == [range(3)]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k"])
+def test_settings_of_sampling_are_refused_where_nobody_writes(name):
+    given = {"method": "gkd", **TEACHER, name: 1 if name == "top_k" else 0.5}
+    Gkd.Config.model_validate(given)
+    with pytest.raises(ValidationError, match=f"drop {name}"):
+        Gkd.Config.model_validate({**given, "lmbda": 0})
 
 
 def test_a_row_without_a_prompt_keeps_its_answer():
@@ -132,7 +142,7 @@ def test_a_prompt_without_room_for_an_answer_loses_its_start_and_is_told_of_once
 
 
 def test_the_loss_is_the_divergence_and_held_out_rows_have_its_mean():
-    objective, asked, _, teacher = objective_of(beta=0.2, temperature=0.5)
+    objective, asked, _, teacher = objective_of(beta=0.2, divergence_temperature=0.5)
     model, batch = objective.context.models.model, rows(3)
     batch[1] = Encoded((5, 6, 7, 8, 9), (-100, 6, 7, 8, 9), "longer")
     loss, _ = objective.loss(model, batch)
