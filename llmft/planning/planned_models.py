@@ -132,11 +132,10 @@ class PlannedModels(StageModels):
         _ = self.model
         memory, in_ram = self.state.memory, self.state.in_ram
         options = asked.quantization.options()
-        with memory.making(OTHERS):
-            with torch.device("meta"), ShapesOnly():
-                model = fake_base(self._other_base(asked), options, varlen=True, in_ram=in_ram)
-            for tensor in tensors_of(self.state.body.given_to(model)):
-                memory.add(tensor)
+        with torch.device("meta"), ShapesOnly():
+            model = fake_base(self._other_base(asked), options, varlen=True, in_ram=in_ram)
+        for tensor in tensors_of(self.state.body.given_to(model)):
+            memory.add(tensor, OTHERS)
         return model
 
     def _base_of(self, bound: BoundStage) -> Any:
