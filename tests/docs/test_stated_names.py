@@ -29,14 +29,22 @@ SOURCES = {
 }
 
 
-def _commands() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    options: set[str] = set()
+MANY = 100
+
+
+def _commands() -> dict[str, tuple[set[str], int]]:
+    """Return each command with its options, and the most arguments that it takes."""
+    found: dict[str, tuple[set[str], int]] = {}
+    command = ""
     for line in (ROOT / "tests/golden/cli.txt").read_text("utf-8").splitlines():
+        options, arguments = found.get(command, (set(), 0))
         if line.startswith("llmft "):
-            options = found[line.removeprefix("llmft ")] = {"--help", "--traceback"}
+            command = line.removeprefix("llmft ")
+            found[command] = ({"--help", "--traceback"}, 0)
         elif line.lstrip().startswith("--"):
             options.add(line.split()[0])
+        else:
+            found[command] = (options, MANY if "repeatable" in line else arguments + 1)
     return found
 
 
@@ -61,12 +69,16 @@ def faults(text: str) -> list[str]:
 
 
 def _exists(line: str, certain: bool) -> bool:
-    words = re.split(r"[|;#&\"']", line)[0].split()
+    line = re.sub(r"<[^>]*>", "NAME", line)
+    words = re.split(r"\\|[|;#&>\"']", line)[0].split()
     command = next((c for c in (" ".join(words[:2]), words[0]) if c in COMMANDS), None)
     if command is None:
         return not certain or (len(words) == 1 and words[0] in GROUPS)
-    options = {re.split(r"[=,.:)]", word)[0] for word in words if word.startswith("--")}
-    return options <= COMMANDS[command]
+    known, most = COMMANDS[command]
+    given = words[len(command.split()) :]
+    first = next((at for at, word in enumerate(given) if word.startswith("-")), len(given))
+    options = {re.split(r"[=,.:)]", word)[0] for word in given if word.startswith("--")}
+    return options <= known and (not certain or first <= most)
 
 
 @pytest.mark.parametrize("name", TEXTS)
