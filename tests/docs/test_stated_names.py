@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ SOURCES = {
 
 
 MANY = 100
+EXTRA = re.compile(r"llmft\[([\w-]+)\]")
 
 
 def _commands() -> dict[str, tuple[set[str], int]]:
@@ -163,3 +165,13 @@ def test_both_pages_that_show_the_layers_show_those_that_are_checked():
 @pytest.mark.parametrize("recipe", shipped.recipes(), ids=lambda recipe: recipe.name)
 def test_what_list_recipes_shows_of_a_recipe_is_a_whole_sentence(recipe):
     assert recipe.summary.endswith("."), recipe.summary
+
+
+def test_the_quickstart_lists_every_optional_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "docs"}
+    table = TEXTS["docs/quickstart.md"].partition("## Optional packages")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?`) \| ", table, re.M)
+    assert {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)} == extras
+    named = {name for text in [*TEXTS.values(), *SOURCES.values()] for name in EXTRA.findall(text)}
+    assert named - {"NAME"} <= extras
