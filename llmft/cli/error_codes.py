@@ -474,7 +474,7 @@ CODES: dict[str, Code] = {
         "What a key is sent to is named by your environment, or by your own configuration, as a"
         " plain address: https://host, perhaps with a port and a path. Programs disagree on which"
         " host an odder one means, so none is asked.",
-        "Mend the variable or the file that is named.",
+        "Correct the variable or the file that is named.",
     ),
     "E212": Code(
         "a tokenizer cannot encode a text",
@@ -518,7 +518,7 @@ CODES: dict[str, Code] = {
         "`llmft plan --measure` runs the recipe's first steps in a process of its own and throws"
         " them away. It was stopped by its time limit, or by what the message names, before the"
         " first stage had told anything.",
-        "Measure longer, mend what is named, or plan without --measure.",
+        "Measure longer, correct what is named, or plan without --measure.",
     ),
     "E223": Code(
         "a version of lm-evaluation-harness that is not known",
