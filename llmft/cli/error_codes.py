@@ -571,10 +571,10 @@ CODES: dict[str, Code] = {
         "Remove train.full_determinism, or train on a CPU, where the bits are the same anyway.",
     ),
     "E237": Code(
-        "bf16: auto comes to something else here",
+        "bf16: auto has another value here",
         "A run computes with one value of train.bf16 from its first step to its last. `auto` was"
-        " decided on the machine that it began on, and comes to the other value on this one.",
-        "Write the value that the error names, or resume where auto comes to it.",
+        " decided on the machine that it began on, and gives the other value on this one.",
+        "Write the value that the error names, or resume on a machine where auto gives it.",
     ),
     "E238": Code(
         "there is no TF32 here",
