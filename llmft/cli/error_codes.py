@@ -278,9 +278,11 @@ CODES: dict[str, Code] = {
         " each comment that begins with DECIDE.",
     ),
     "E093": Code(
-        "an imported configuration says what a recipe cannot say yet",
-        "The key changes what is trained, and there is no setting or method for it here.",
-        "Take the key out of the configuration if you can do without it, and import it again.",
+        "an imported configuration says what cannot be imported yet",
+        "The key changes what is trained. Either there is no setting or method for it here, or the"
+        " import does not write it yet.",
+        "Take the key out of the configuration and import it again; then write what it says into"
+        " the recipe, where the recipe reference has such a setting, or do without it.",
     ),
     "E094": Code(
         "a stage has no counterpart in TRL",
