@@ -185,8 +185,8 @@ def report(outcomes: Iterable[tuple[Cell, Outcome]], seconds: float) -> str:
     lines = [
         "# The compatibility matrix",
         "",
-        "Every combination of adapter, alignment, quantisation, gradient checkpointing, packing",
-        "and architecture, run for two steps on tiny models with random weights by",
+        "Every combination of six adapters, five alignments, quantisation, gradient checkpointing,",
+        "packing and architecture, run for two steps on tiny models with random weights by",
         f"`python benchmarks/matrix.py`. Of {len(outcomes):,} cells {states['works']:,} work,",
         f"{states['refused']:,} are refused with their reason before a weight is loaded, and"
         f" {states['failed']:,} fail.",

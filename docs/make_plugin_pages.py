@@ -67,9 +67,9 @@ result; on each kind of rows that it declares, and on no other.""",
         "Reward function",
         """\
 A reward function scores an answer by a rule; higher is better. `rank` takes one as `judge`,
-`ppo` as `reward`, `grpo` a list of them as `rewards`; an alignment or a task of your own holds one
-in a setting of the type `RewardConfig`, and asks `context.reward_function` for it. It is called
-thousands of times, so it must not use the network.
+`ppo` as `reward`, `grpo` and `rloo` a list of them as `rewards`; an alignment or a task of your
+own holds one in a setting of the type `RewardConfig`, and asks `context.reward_function` for it.
+It is called thousands of times, so it must not use the network.
 
 The example gives 1 to an answer that names a right one, and less to one that
 adds more text.""",
@@ -80,12 +80,12 @@ time, whatever else was asked.""",
     "dataset": (
         "Data set",
         """\
-A data set turns raw records into rows: text, completion, chat, preference or prompt.
-`TableDataset` of `llmft.toolkit` reads the records from `.jsonl`, `.json`, `.csv` and `.parquet`
-files, folders and the hub; derive from `llmft.api.Dataset` and write `records` yourself for any
-other source. A record that cannot be used is a `DataError` that names its origin, `file:line`.
-`metrics` score a model's answers; with `example_records`, `llmft run --smoke` can try a recipe
-whose data is not there.
+A data set turns raw records into rows: text, completion, chat, preference, unpaired,
+classification or prompt. `TableDataset` of `llmft.toolkit` reads the records from `.jsonl`,
+`.json`, `.csv`, `.parquet` and `.txt` files, folders and the hub; derive from
+`llmft.api.Dataset` and write `records` yourself for any other source. A record that cannot be
+used is a `DataError` that names its origin, `file:line`. `metrics` score a model's answers; with
+`example_records`, `llmft run --smoke` can try a recipe whose data is not there.
 
 The example reads instructions in Alpaca's columns.""",
         """\

@@ -24,7 +24,7 @@ least to the most, and x is TRL's figure over llmft's.
 - `wide`: a random Llama of 15 million parameters with a vocabulary of 32,000, for speed and
   memory only.
 - *score*: the mean over the episodes of training, so what was reached early counts; those of the
-  first step, drawn before anything is learnt, are left out. *held out*: the same for answers to
+  first step, sampled before any update, are left out. *held out*: the same for answers to
   held-out prompts after the last step, at temperature 1. KL: of these answers from the start, in
   nats.
 

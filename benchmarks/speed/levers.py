@@ -152,7 +152,7 @@ def without_narrowing(model: Any, objective: Any) -> Iterator[None]:
 
 
 WITHOUT: dict[str, Way] = {
-    "rows laid end to end": without_packing,
+    "padding-free batches": without_packing,
     "a prompt computed once": without_sharing,
     "LoRA as one step of the graph": without_own_layers,
     "no logit kept": without_frozen_head,

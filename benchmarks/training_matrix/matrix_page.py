@@ -49,11 +49,11 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
 
 Each causal model of transformers {transformers.__version__}, as a tiny random model, is trained
 by llmft for two steps from a recipe: {", ".join(ADAPTERS)}; {", ".join(ALIGNMENTS)}; with dropout
-and without; with rows laid end to end where that is allowed, and padded. Then plain transformers
+and without; padding-free where that is allowed, and padded. Then plain transformers
 and PEFT take the same two steps, each row alone, from the files of the untrained adapter: the
-losses of both steps have to be the same to a thousandth, PPO's drawn tokens as likely, and what the
-steps added to the weights, as llmft saved them, the same to a hundredth of its length. A cell that
-does not work has to be refused by name before weights are loaded.
+losses of both steps have to be the same to a thousandth, PPO's sampled tokens as likely, and what
+the steps added to the weights, as llmft saved them, the same to a hundredth of its length. A cell
+that does not work has to be refused by name before weights are loaded.
 
 That makes {cells:,} cells, 64 of each of {len(kinds) - len(twins)} model types; {len(twins)} more
 types load as one of these.

@@ -170,8 +170,9 @@ CODES: dict[str, Code] = {
     ),
     "E033": Code(
         "a stage does not produce what is needed",
-        "Each alignment produces a policy, which answers, or a reward model, which scores. The"
-        " stage named here produces something other than what is needed.",
+        "A stage produces a policy, which answers, a reward model, which scores, a classifier,"
+        " samples, preferences or scores. The one named here produces something other than what is"
+        " needed.",
         "Name a stage that produces what is needed, or add one before this stage.",
     ),
     "E034": Code(
@@ -212,10 +213,10 @@ CODES: dict[str, Code] = {
     ),
     "E042": Code(
         "the rows are of a kind that the alignment, or a metric, does not read",
-        "Every alignment reads certain kinds of rows: text, completion, chat, preference or"
-        " prompt; every dataset gives certain kinds. The loss and the perplexity are of the tokens"
-        " of right answers, which prompts alone do not have; other metrics score a generated"
-        " answer, and plain text asks nothing.",
+        "Every alignment reads certain kinds of rows: text, completion, chat, preference,"
+        " unpaired, prompt or classification; every dataset gives certain kinds. The loss and the"
+        " perplexity are of the tokens of right answers, which prompts alone do not have; other"
+        " metrics score a generated answer, and plain text asks nothing.",
         "Choose a dataset that gives rows of a listed kind, or another alignment or metric.",
     ),
     "E043": Code(
@@ -277,9 +278,11 @@ CODES: dict[str, Code] = {
         " each comment that begins with DECIDE.",
     ),
     "E093": Code(
-        "an imported configuration says what a recipe cannot say yet",
-        "The key changes what is trained, and there is no setting or method for it here.",
-        "Take the key out of the configuration if you can do without it, and import it again.",
+        "an imported configuration says what cannot be imported yet",
+        "The key changes what is trained. Either there is no setting or method for it here, or the"
+        " import does not write it yet.",
+        "Take the key out of the configuration and import it again; then write what it says into"
+        " the recipe, where the recipe reference has such a setting, or do without it.",
     ),
     "E094": Code(
         "a stage has no counterpart in TRL",
@@ -404,8 +407,8 @@ CODES: dict[str, Code] = {
         "a model or a data set is not found",
         "There is no such folder, and nothing of this name is in the local cache or can be"
         " downloaded from the hub.",
-        "Check the name. Download it first with `hf download NAME`, and log in with `hf auth"
-        " login` if access is restricted.",
+        "Check the name. On a machine with a network, `llmft fetch RECIPE` or `hf download NAME`"
+        " brings it into the cache; log in with `hf auth login` if access is restricted.",
     ),
     "E202": Code(
         "the disk is full or failed",
@@ -429,7 +432,9 @@ CODES: dict[str, Code] = {
         "The step did not fit into the memory of the machine or the device. What was saved"
         " before is intact.",
         "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps by the same"
-        " factor; then lower train.max_length; then turn train.gradient_checkpointing on.",
+        " factor; then turn train.gradient_checkpointing on, and on a GPU"
+        " train.activation_offloading; then store the base in 4 bits (model.quantization); then"
+        " lower train.max_length. `llmft plan RECIPE` predicts the memory of each.",
     ),
     "E206": Code(
         "a package is missing",
@@ -471,7 +476,7 @@ CODES: dict[str, Code] = {
         "What a key is sent to is named by your environment, or by your own configuration, as a"
         " plain address: https://host, perhaps with a port and a path. Programs disagree on which"
         " host an odder one means, so none is asked.",
-        "Mend the variable or the file that is named.",
+        "Correct the variable or the file that is named.",
     ),
     "E212": Code(
         "a tokenizer cannot encode a text",
@@ -482,10 +487,10 @@ CODES: dict[str, Code] = {
     ),
     "E213": Code(
         "an endpoint cannot be asked",
-        "`llmft verify export RUN URL` asks a running server with OpenAI's paths. It cannot be"
-        " reached, refuses the key, sends on to another address (which no key follows), fails,"
-        " answers in another form than OpenAI's, or takes longer for all its answers than --timeout"
-        " allows.",
+        "`llmft verify export RUN URL` and `llmft evaluate RUN --judge URL` ask a running server"
+        " with OpenAI's paths. It cannot be reached, refuses the key, sends on to another address"
+        " (which no key follows), fails, answers in another form than OpenAI's, or takes longer for"
+        " all its answers than --timeout allows.",
         "Check the address and that the server runs: `curl URL/models`. Its key is read from the"
         " environment variable LLMFT_API_KEY. Ask a slow one less, or give it longer.",
     ),
@@ -515,7 +520,7 @@ CODES: dict[str, Code] = {
         "`llmft plan --measure` runs the recipe's first steps in a process of its own and throws"
         " them away. It was stopped by its time limit, or by what the message names, before the"
         " first stage had told anything.",
-        "Measure longer, mend what is named, or plan without --measure.",
+        "Measure longer, correct what is named, or plan without --measure.",
     ),
     "E223": Code(
         "a version of lm-evaluation-harness that is not known",
@@ -568,10 +573,10 @@ CODES: dict[str, Code] = {
         "Remove train.full_determinism, or train on a CPU, where the bits are the same anyway.",
     ),
     "E237": Code(
-        "bf16: auto comes to something else here",
+        "bf16: auto has another value here",
         "A run computes with one value of train.bf16 from its first step to its last. `auto` was"
-        " decided on the machine that it began on, and comes to the other value on this one.",
-        "Write the value that the error names, or resume where auto comes to it.",
+        " decided on the machine that it began on, and gives the other value on this one.",
+        "Write the value that the error names, or resume on a machine where auto gives it.",
     ),
     "E238": Code(
         "there is no TF32 here",
@@ -672,7 +677,9 @@ CODES: dict[str, Code] = {
         "The rows, the base model's files, a method's code or a checkpoint's tensors are not those"
         " that the run started with. A resumed run would not give the result of an uninterrupted"
         " one.",
-        "Restore what the run started with, or start a new run.",
+        "Restore what the run started with, or start a new run. Where `llmft run` takes them,"
+        " --accept-data-change goes on with the new rows, and --accept-plugin-change with the new"
+        " code; the run then says that it is not bit-exact.",
     ),
     "E406": Code(
         "a resumed run is not bit-identical",

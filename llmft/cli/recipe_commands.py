@@ -38,7 +38,7 @@ def run(
         bool,
         typer.Option(
             "--resume-auto",
-            help="Go on with the recipe's unfinished run, else begin (or: --resume=auto).",
+            help="Continue the recipe's unfinished run, else start one (or: --resume=auto).",
         ),
     ] = False,
     smoke: Annotated[
@@ -297,7 +297,7 @@ def verify_resume(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Kill and resume a run, and compare it bit by bit with one that was not killed."""
+    """Kill a run, resume it, and compare all its bits."""
     from llmft.cli.commands.verify import as_json, as_text, verify
 
     allow(trust)
@@ -317,7 +317,7 @@ def verify_losses(
     trust: Trust = None,
     json: Json = False,
 ) -> Answer:
-    """Take a stage's first steps by llmft and by TRL's trainer on the same rows, side by side."""
+    """Compare a stage's first steps with TRL's trainer."""
     from llmft.cli.commands.verify_losses import as_json, as_text, verify
 
     allow(trust)

@@ -258,7 +258,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's report.html anew: curves, scores, answers."""
+    """Write a run's report.html again: curves, scores, answers."""
     from llmft.cli.commands.report import as_text
     from llmft.cli.commands.report import report as write
 
@@ -507,7 +507,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write a run's adapter for another program, such as vLLM."""
+    """Write a run for PEFT, vLLM, llama.cpp, Ollama or MLX."""
     from llmft.cli.commands.export import as_text, exported
 
     made = exported(run, to, output, stage, llama_cpp, quantization)

@@ -35,7 +35,7 @@ class TableConfig(DatasetConfig):
     sample_by: SampleBy = Field(
         "line",
         description="what is one text of a .txt file, whose column is called 'text': a line, a"
-        " paragraph (parted by empty lines), or the whole file; datasets' name",
+        " paragraph (separated by empty lines), or the whole file; datasets' name",
     )
 
     max_row_mb: int = Field(

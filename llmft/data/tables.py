@@ -175,7 +175,7 @@ def _jsonl(path: Path, stream: IO[bytes], limits: ReadLimits) -> Iterator[Record
 def _texts(
     path: Path, stream: IO[bytes], limits: ReadLimits, sample_by: SampleBy
 ) -> Iterator[Record]:
-    """Yield the texts of a file: its lines, its paragraphs (parted by empty lines), or all of it.
+    """Yield the texts of a file: its lines, its paragraphs (between empty lines), or all of it.
 
     Lines and paragraphs have no line break at their end; an empty one is no text.
     """

@@ -81,7 +81,7 @@ TASKS = {"task_type": ("alignment", "CAUSAL_LM", "what 'sft' trains")}
 """Flags that may have one value only: their block, that value, and what it comes to here."""
 
 ADAPTED = ("use_peft", "use_lora")
-"""Flags that say whether an adapter is trained, which is always so here."""
+"""Flags that say whether an adapter is trained; which one, `--method` or the command says."""
 
 TEXTS = (
     "model.path", "model.revision", "output_dir", "data.method", "data.split",

@@ -152,8 +152,8 @@ def _homeless(draft: Draft, flag: Flag) -> list[Fault]:
         if _value(flag) is True:
             draft.leave_out("adapter", flag, "an adapter is what is trained here in any case")
             return []
-        what = f"'{visible(str(flag))[:80]}' trains without an adapter, which llmft does not"
-        return [Fault("E091", what, "leave it out to train an adapter", place=flag.place)]
+        what = f"'{visible(str(flag))[:80]}' trains without an adapter: all weights"
+        return [Fault("E091", what, "leave it out, and add --method full", place=flag.place)]
     if flag.name in REMARKS and _value(flag) in (False, "no"):
         draft.leave_out("", flag, "off, and there is no such setting here")
         return []

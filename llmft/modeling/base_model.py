@@ -411,7 +411,7 @@ def refuse_not_finite(model: Any, source: ModelSource) -> None:
         f"the base model '{source.path}' has weights that are not finite: {shown}",
         fix="write model.dtype: bfloat16, which has room for them"
         if too_large
-        else "fetch the model again, or convert it anew; no setting of training mends it",
+        else "fetch the model again, or convert it again; no training setting can fix it",
     )
 
 

@@ -151,10 +151,10 @@ def check_settings(path: Path) -> None:
             raise EnvironmentFault("E201", what, fix="give the template another name, or delete it")
         if not isinstance(template, str):
             what = f"'{path}': the chat template {_shown(name)} is {_shown(template)}, no text"
-            raise EnvironmentFault("E201", what, fix="mend the file, or delete the template")
+            raise EnvironmentFault("E201", what, fix="correct the file, or delete the template")
     for key, value, wanted in _wrong(settings):
         what = f"'{path}': {key} is {_shown(value)}, and {wanted} is wanted"
-        raise EnvironmentFault("E201", what, fix="copy the model again, or mend the file")
+        raise EnvironmentFault("E201", what, fix="copy the model again, or correct the file")
 
 
 def _named_templates(found: Any) -> Iterator[tuple[Any, Any]]:

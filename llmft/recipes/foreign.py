@@ -49,7 +49,7 @@ data.split
 data.columns
     column_mapping field_mapping columns_mapping
 data.limit
-    max_samples max_train_samples num_samples sample_size
+    max_samples max_train_samples sample_size
 
 train.num_train_epochs
     epochs num_epochs n_epochs epoch max_epochs train_epochs
@@ -139,6 +139,8 @@ model.attn_implementation
     flash_attn_2
 model.chat_template
     template chat_format prompt_template conversation_template
+model.append_eos
+    add_eos add_eos_token append_eos_token
 model.tokenizer
     tokenizer_name tokenizer_path tokenizer_name_or_path tokenizer_id
 model.quantization.load_in_4bit
@@ -166,6 +168,10 @@ stages
     pipeline steps_list phases
 """
 
+_LEARN = (
+    "drop it; the loss is on answers. For all tokens: learn: every_token in the data block of"
+    " method: chat, or columns: {text: ...} of method: jsonl"
+)
 # Settings that have no counterpart: why, and what to do instead.
 REMARKS = {
     "hub_model_id": "write push_to_hub: {repo_id: ...} at the top of the recipe",
@@ -182,11 +188,20 @@ REMARKS = {
     "num_layers": "drop it; it is read from the model",
     "num_attention_heads": "drop it; it is read from the model",
     "num_transformer_submodules": "drop it; it is read from the model",
-    "deepspeed": "drop it; llmft takes no configuration file of DeepSpeed's in a recipe",
-    "fsdp": "drop it; a recipe does not say how devices share the work",
+    "deepspeed": "drop it; each process holds the whole base model (docs/processes.md)",
+    "fsdp": "drop it; each process holds the whole base model (docs/processes.md)",
+    "ddp_find_unused_parameters": "drop it; llmft sums gradients by itself",
+    "use_vllm": "drop it; the model that is trained samples its answers itself",
+    "use_liger_kernel": "write fused: liger in the model block",
+    "torch_compile": "write fused: compile in the model block, which compiles norms",
+    "ema": "write {method: ema, decay: ...} in the stage's list of plugins",
+    "loss_watchdog_threshold": "write {method: loss_watchdog, threshold: ...} in the stage's list"
+    " of plugins",
+    "auto_find_batch_size": "drop it; `llmft plan` says whether a batch fits, and what to change",
+    "shuffle": "drop it; rows are shuffled in each epoch, by the recipe's seed",
     "device_map": "drop it; llmft places the model itself",
     "device": "drop it; llmft uses the accelerator that it finds",
-    "resume_from_checkpoint": "drop it; resuming is asked for on the command line",
+    "resume_from_checkpoint": "drop it, and resume by: llmft run RECIPE --resume",
     "overwrite_output_dir": "drop it; no two runs share a folder",
     "do_train": "drop it; a stage always trains",
     "do_eval": "write an evaluate: block in the stage",
@@ -194,11 +209,13 @@ REMARKS = {
     "eval_delay": "drop it; a stage is scored from the start on",
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
     "group_by_length": "drop it; batches carry no padding",
-    "gradient_checkpointing_kwargs": "drop it; it is done with use_reentrant: false here",
+    "gradient_checkpointing_kwargs": "it belongs under train, with every_n_layers; use_reentrant is"
+    " always false here",
     "use_reentrant": "drop it; layers are computed again without reentry",
     "pad_to_sequence_len": "drop it; batches carry no padding",
-    "train_on_inputs": "drop it; the loss is on the completion, or on all of a text row",
-    "completion_only_loss": "drop it; the loss is on the completion, or on all of a text row",
+    "train_on_inputs": _LEARN,
+    "completion_only_loss": _LEARN,
+    "assistant_only_loss": _LEARN,
     "dataloader_num_workers": "drop it; rows are encoded before training",
     "val_set_ratio": "write holdout: in the stage's evaluate block",
     "do_sample": "drop it; answers are generated greedily",

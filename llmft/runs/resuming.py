@@ -139,7 +139,7 @@ def _refusal(job: Job, edit: Edit, trained: Set[str]) -> Fault | None:
     key = ("stages", job.index_of(edit.stage), *edit.key[2:]) if edit.stage else edit.key
     if edit.stage and edit.key[2:] == ("train", "bf16") and job.says_auto(edit.stage):
         then, now = ("true" if value is True else "false" for value in (edit.before, edit.after))
-        what = f"the run computes with bf16: {then}, and auto comes to {now} on this machine"
+        what = f"the run computes with bf16: {then}, and auto gives {now} on this machine"
         return job.fault("E237", key, what, f"write bf16: {then}, which this machine can do, too")
     if edit.kind != "refused" or (edit.stage and edit.stage not in trained):
         return None

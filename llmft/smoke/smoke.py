@@ -228,6 +228,11 @@ def _of_a_source(stage: Stage, dataset: Dataset[Any], key: str, folder: Path) ->
     yield f"{key}.split", "train"
     if getattr(config, "data_files", None):
         yield f"{key}.data_files", None
+    # They name columns of the rows that are not here.
+    if config.drop.where:
+        yield f"{key}.drop.where", []
+    if config.replace:
+        yield f"{key}.replace", []
     if stage.evaluate and stage.evaluate.split:
         yield "evaluate.split", dataset.held_out_split
 

@@ -54,7 +54,7 @@ class Kto(Alignment["Kto.Config"]):
 
         loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
             "kto",
-            description="kto: rewards are held against an estimate of the KL divergence from the"
+            description="kto: rewards are compared with an estimate of the KL divergence from the"
             " reference; apo_zero_unpaired: against 0",
         )
         beta: float = Field(0.1, gt=0, le=1000, description="the KL coefficient")

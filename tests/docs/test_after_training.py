@@ -72,6 +72,15 @@ def test_the_commands_of_the_page_run(number, place, port, started, monkeypatch,
         assert main(words) == 0, capsys.readouterr().err
 
 
+def test_the_quickstart_page_names_every_file_of_a_run(lora_run):  # noqa: F811 - fixtures
+    page = (PAGE.parent / "quickstart.md").read_text("utf-8")
+    table = page.partition("## What a run writes")[2].partition("\n## ")[0]
+    places = [lora_run, *(lora_run / "stages").iterdir()]
+    files = {path.name for place in places for path in place.iterdir() if path.is_file()}
+    assert len(files) > 10
+    assert {name for name in files if name not in table} == set()
+
+
 def wait_for(port: str) -> None:
     """Return when somebody listens at a port."""
     end = time.monotonic() + 120

@@ -107,3 +107,25 @@ def test_every_link_between_pages_leads_somewhere():
         text = re.sub(r"`[^`\n]+`(?!\])", "", page.read_text("utf-8"))  # code is no link
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the site and code hosts make them."""
+    found: set[str] = set()
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    for title in re.findall(r"^#+ (.+)$", text, re.M):
+        words = re.sub(r"[^\w\s-]", "", re.sub(r"\]\([^)]*\)", "", title)).strip().lower()
+        found.add(re.sub(r"[-\s]+", "-", words))
+    return found
+
+
+def test_every_link_to_a_heading_leads_to_one():
+    checked = 0
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = page.read_text("utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", text):
+            there = (page.parent / target).resolve() if target else page
+            if there.suffix == ".md":
+                assert anchor in anchors(there), f"{page.name}: {target}#{anchor}"
+                checked += 1
+    assert checked > 60

@@ -133,7 +133,7 @@ def test_a_resumed_run_keeps_it(write, gpu, has, finished):
     (fault,) = caught.value.faults
     then, now = str(has).lower(), str(not has).lower()
     assert (fault.code, fault.path) == ("E237", "stages[0].train.bf16")
-    assert f"computes with bf16: {then}, and auto comes to {now} on this machine" in fault.what
+    assert f"computes with bf16: {then}, and auto gives {now} on this machine" in fault.what
     assert fault.fix.startswith(f"write bf16: {then}")
     written = write((f"stages.sft.train.bf16={then}",))
     assert session.resume_recipe(written, folder).already_finished is finished

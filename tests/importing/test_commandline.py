@@ -129,7 +129,7 @@ def test_a_flag_that_sets_nothing_is_told_with_its_reason(flag, line):
     ("flag", "what", "fix"),
     [
         ("--eval_strategy steps", "needs held-out rows", "set evaluate.eval_strategy"),
-        ("--use_peft False", "without an adapter", "leave it out"),
+        ("--use_peft False", "without an adapter", "add --method full"),
         ("--no_packing", "--no_packing", "write --packing False"),
         ("--max_prompt_length 64", "is about pairs", "drop it"),
         ("--gradient_checkpointing_kwargs x", "--gradient_checkpointing_kwargs", "use_reentrant"),

@@ -240,6 +240,7 @@ def test_beginning_of_text_that_orpo_puts_before_a_template_awaits_a_decision(
 
 def test_trls_capybara_command_is_not_taken_for_another_one(registry_of_methods):
     found = import_any(CAPYBARA, Choices())
+    assert "\nname: lora_sft_trl\n" in found.text
     assert found.peer == "trl"
     if not found.text:  # every token is learnt there, which a recipe may not say yet
         assert "data.learn" in {finding.missing.partition(":")[0] for finding in found.findings}

@@ -86,6 +86,7 @@ def test_r4_one_edit_from_a_key_finds_the_key(case) -> None:
         ("num_train_epochs: 1", "output_dir: 1", 14, "it belongs at the top of the recipe"),
         ("num_train_epochs: 1", "report_to: 1", 14, "it is called 'trackers' here, at the top"),
         ("num_train_epochs: 1", "fp16: true", 14, "write bf16: true"),
+        ("num_train_epochs: 1", "num_samples: 1", 14, "it belongs under stages[0].data"),
         ("num_train_epochs: 1", "a.b: 1", 14, "not a path"),
         ("num_train_epochs: 1", "zzzzzzzz: 1", 14, "the keys here are num_train_epochs, "),
     ],

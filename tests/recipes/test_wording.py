@@ -125,6 +125,10 @@ def test_another_algorithm_is_asked_about_and_not_prescribed(faults):
         ("eval_delay", "drop it; a stage is scored from the start on"),
         ("use_lora", "write method: lora in the adapter block"),
         ("use_peft", "drop it; what is trained is the stage's adapter"),
+        ("use_liger_kernel", "write fused: liger in the model block"),
+        ("torch_compile", "write fused: compile in the model block"),
+        ("loss_watchdog_threshold", "write {method: loss_watchdog, threshold: ...}"),
+        ("assistant_only_loss", "drop it; the loss is on answers."),
     ],
 )
 def test_a_setting_without_counterpart_is_not_given_the_name_of_a_near_one(

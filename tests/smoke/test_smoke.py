@@ -316,6 +316,20 @@ def test_local_rows_are_used_as_they_are(smoked, write, tmp_path):
     assert small.recipe.stages[0].data.limit == 16
 
 
+def test_rules_about_columns_are_left_out_with_the_rows_that_have_them(smoked, write, tmp_path):
+    rules = "drop: {where: [{column: language, equals: en}], longer_than: 99}"
+    rules += ", replace: [{column: note, text: a, by: b}]"
+    small, _ = smoked(write(data=f"{{method: jsonl, path: nobody/rows, {rules}}}"))
+    data = small.recipe.stages[0].data
+    assert (data.drop.where, data.drop.longer_than, data.replace) == ([], 99, [])
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b", "language": "de", "note": "a"}\n' * 3)
+    shutil.rmtree(tmp_path / "smoke")
+    small, _ = smoked(write(data=f"{{method: jsonl, path: {rows}, {rules}}}"))
+    data = small.recipe.stages[0].data
+    assert len(data.drop.where) == len(data.replace) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

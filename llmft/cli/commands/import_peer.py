@@ -146,7 +146,8 @@ def _written(translation: Translation, verdict: str = "") -> str:
     draft, configuration = translation.draft, translation.configuration
     origin = f"{translation.origin}: {PurePath(configuration.script or configuration.file).name}"
     stage = str(draft.get("alignment.method") or "sft")
-    name = f"{draft.get('adapter.method')}_{stage}_{PurePath(configuration.file).stem}"
+    last = translation.table.peer if configuration.file == "<command>" else configuration.file
+    name = f"{draft.get('adapter.method')}_{stage}_{PurePath(last).stem}"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "imported"
     notes = [_TOLD[verdict]] if verdict in _TOLD else []
     if translation.processes > 1:

@@ -102,7 +102,7 @@ def recipe_text(wish: Wish, sizes: Sizes, origin: str) -> str:
         lines += _comment(f"Not read: {', '.join(map(on_one_line, wish.form.unread))}.")
     lines += [
         f"#   llmft preview {origin}   shows the rows as they are trained on",
-        f"#   llmft plan {origin}      tells steps, memory and files",
+        f"#   llmft plan {origin}      predicts steps, time, memory and files",
         f"#   llmft run {origin}       trains, with scores before and after",
     ]
     lines += ["recipe: 1", f"name: {yaml(wish.name)}", "seed: 17", *_model(wish, sizes), "stages:"]

@@ -103,7 +103,7 @@ def as_text(verdict: Verdict) -> str:
         parts.append("the answers and their scores are those of this side")
     parts += [table(("took", "here", other), cost)]
     if verdict.dropouts:
-        parts.append("dropout is off on both sides, for its masks are drawn anew")
+        parts.append("dropout is off on both sides, as its masks differ")
     parts.append(
         f"the same: losses agree to {verdict.allowed:g}" if verdict.fine
         else f"not the same: {_causes(verdict)}"

@@ -63,9 +63,9 @@ class GroupConfig(AlignmentConfig):
         True, description="turn every dropout off, the base's and the adapter's"
     )
     old_logps_dropout: bool = Field(
-        False, description="compute the log-likelihoods that the first update is held against too,"
-        " in a pass of its own and with dropout, so that its ratio is near 1 and not 1: TRL does so"
-        " in some cases, ms-swift in all"
+        False, description="compute the old log-probabilities with dropout, and for a step's first"
+        " update too, whose ratio is then near 1 and not 1: TRL does so in some cases, ms-swift in"
+        " all"
     )  # fmt: skip
     local_rollout_forward_batch_size: int = Field(
         64, ge=1, le=65_536, description="answers sampled at a time on one device"

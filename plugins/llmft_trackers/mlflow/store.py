@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from llmft.api import EnvironmentFault
 from llmft_trackers.address import plain_address
 
-_FIX = "mend MLFLOW_TRACKING_URI: an http address, a folder, or sqlite:////path/of/a/file.db"
+_FIX = "correct MLFLOW_TRACKING_URI: an http address, a folder, or sqlite:////path/of/a/file.db"
 
 
 def store_address() -> str:

@@ -20,7 +20,7 @@ def api_host() -> str:
     found = os.environ.get("SWANLAB_API_HOST") or (_login() or ("", ""))[0] or _DEFAULT
     if "://" not in found:
         found = f"https://{found}"
-    fix = "mend SWANLAB_API_HOST, or log in anew: swanlab login --relogin"
+    fix = "correct SWANLAB_API_HOST, or log in again: swanlab login --relogin"
     return plain_address(found, "swanlab", fix).removesuffix("/api")
 
 

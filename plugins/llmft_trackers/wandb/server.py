@@ -26,7 +26,7 @@ def base_url() -> str:
             found = settings.get("default", "base_url", fallback=None)
         except (configparser.Error, OSError, UnicodeDecodeError):
             found = None
-    fix = "mend WANDB_BASE_URL, or base_url in wandb's own settings"
+    fix = "correct WANDB_BASE_URL, or base_url in wandb's own settings"
     return plain_address(found or "https://api.wandb.ai", "wandb", fix)
 
 

@@ -34,10 +34,10 @@ def test_d12_the_run_says_so(recipe_file, capsys):
 
 @pytest.mark.parametrize(("changes", "key"), [
     ({"data": {"shuffle_buffer": 9}}, "shuffle_buffer"),
-    ({"train": {"load_best_model_at_end": True}}, "load_best_model_at_end"),  # c13
-    ({"train": {"stop_if": "loss > 9"}}, "stop_if"),  # t3
+    ({"train": {"load_best_model_at_end": True}}, "load_best_model_at_end"),
+    ({"train": {"stop_if": "loss > 9"}}, "stop_if"),
 ])  # fmt: skip
-def test_c13_t3_what_is_no_setting_is_refused_and_never_ignored(recipe_file, capsys, changes, key):
+def test_what_is_no_setting_is_refused_and_never_ignored(recipe_file, capsys, changes, key):
     assert main(["validate", str(recipe_file(**changes))]) == 2
     said = capsys.readouterr()
     assert key in said.out + said.err

@@ -29,7 +29,7 @@ def watched(losses, **settings):
     return None
 
 
-def test_a_loss_that_stays_above_the_threshold_fails():
+def test_t3_a_loss_that_stays_above_the_threshold_fails():
     high = [2.0, 6.0, 7.0, 2.0, 6.0, 7.0]
     assert watched(high, threshold=5.0, patience=3) is None, "no three in a row"
     with pytest.raises(StageError) as caught:
