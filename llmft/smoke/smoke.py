@@ -57,6 +57,8 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
         changes |= {f"stages.{number}.{k}": v for k, v in _of_other_models(stage, folder)}
+        for _, other in models_of(stage):
+            notes.append(f"{stage.name}: the tiny model stands in for '{other.path}'")
         for key, value in _of_the_work(bound):
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
