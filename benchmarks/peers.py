@@ -32,9 +32,9 @@ from llmft.registry.registry import Registry
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 _SHELL = "a value that only the shell knows"
-# Distillation and environments: no aim yet.
+# Distillation but GKD, and environments: no aim yet.
 _WAIVED = (
-    "gkd", "gold", "sdft", "ssd", "sdpo", "trl_gkd", "trl_gold", "verl_grpo", "wordle", "echo",
+    "gold", "sdft", "ssd", "sdpo", "trl_gold", "verl_grpo", "wordle", "echo",
     "browsergym", "browsergym_llm", "sudoku", "catch", "opencode", "seta", "data_agent",
 )  # fmt: skip
 # What a configuration trains by that has no counterpart here, as the reason says it: other losses,
@@ -117,7 +117,7 @@ def tables(items: list[dict[str, Any]], rows: list[Row]) -> str:
 
 # Trainers that exist here, though their files cannot be imported yet.
 _HERE = tuple(f"trainer {name}" for name in (
-    "sft", "dpo", "orpo", "kto", "cpo", "rm", "reward", "ppo", "ppo_tldr", "grpo", "rloo",
+    "sft", "dpo", "orpo", "kto", "cpo", "rm", "reward", "ppo", "ppo_tldr", "grpo", "rloo", "gkd",
 ))  # fmt: skip
 
 

@@ -36,6 +36,7 @@ ALIGNMENTS = {
     "cpo": "{method: cpo}",
     "grpo": f"{{method: grpo, rewards: [{_LENGTH}], {_GROUPS}}}",
     "classification": "{method: classification}",
+    "gkd": '{method: gkd, teacher: {path: "MODEL"}, lmbda: 1, max_new_tokens: 4}',
 }
 _PAIR = '{chosen: " {answer}. {welcome}", rejected: " {answer}. {unwelcome}"}'
 DATA = {
@@ -44,6 +45,7 @@ DATA = {
     "pairs": f'{{method: preference, path: "embedded:remarks", columns: {_PAIR}, limit: 16}}',
     "ppo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 16}',
     "grpo": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 16}',
+    "gkd": '{method: prompts, path: "embedded:remarks", columns: {answers: aliases}, limit: 16}',
     "kto": '{method: unpaired, path: "FOLDER/unpaired.jsonl"}',
     "classification": '{method: classification, path: "embedded:preferences", limit: 16,'
     ' columns: {text: "{prompt}{rejected}", label: kind}}',
@@ -67,7 +69,7 @@ model: {{path: "{model}", {of_model}}}
 stages:
   - name: s
     adapter: {ADAPTERS[adapter]}
-    alignment: {ALIGNMENTS[alignment]}
+    alignment: {ALIGNMENTS[alignment].replace("MODEL", str(model))}
     data: {data}
     train: {{max_steps: 2, per_device_train_batch_size: 2, gradient_accumulation_steps: 2,
             save_strategy: epoch, {of_stage}}}

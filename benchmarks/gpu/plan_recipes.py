@@ -51,6 +51,7 @@ RECIPES: dict[str, tuple[str, str, tuple[Rows, ...]]] = {
     "orpo_8b_qlora": ("llama", "RTX 4090", (ULTRAFEEDBACK,)),
     "reward_8b_qlora": ("llama", "RTX 4090", (ULTRAFEEDBACK,)),
     "grpo_gsm8k": ("qwen", "RTX 4090", (GSM8K,)),
+    "gkd_gsm8k": ("qwen", "RTX 4090", (GSM8K,)),
     "full_triviaqa": ("gpt2", "RTX 3090", (TRIVIA,)),
     "lora_triviaqa": ("gpt2", "RTX 3090", (TRIVIA,)),
     "qlora_triviaqa": ("gpt2", "RTX 3090", (TRIVIA,)),
@@ -58,6 +59,7 @@ RECIPES: dict[str, tuple[str, str, tuple[Rows, ...]]] = {
     "ptuning_triviaqa": ("bert", "RTX 3090", (TRIVIA,)),
     "pretrain_tinystories": ("gpt2", "RTX 3090", (STORIES,)),
 }
+TEACHERS = {"gkd_gsm8k": "qwen 7b"}
 HELD_OUT = 1000
 SHARE = 16
 """Of so many rows one is written; counts are scaled."""
@@ -77,6 +79,10 @@ def model(kind: str, folder: Path) -> Path:
             hidden_size=896, intermediate_size=4864, num_hidden_layers=24, vocab_size=151_936,
             num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
             architectures=["Qwen2ForCausalLM"],
+        ),
+        "qwen 7b": lambda: Qwen2Config(
+            hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, vocab_size=152_064,
+            num_attention_heads=28, num_key_value_heads=4, architectures=["Qwen2ForCausalLM"],
         ),
         "gpt2": lambda: GPT2Config(architectures=["GPT2LMHeadModel"]),
         "bert": lambda: BertConfig(is_decoder=True, architectures=["BertLMHeadModel"]),
@@ -125,6 +131,9 @@ def lines(name: str, folder: Path) -> list[str]:
     path = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
     recipe = yaml.safe_load(path.read_text())
     sets = [f"model.path={json.dumps(str(model(kind, folder / 'model')))}", "trackers=[]"]
+    if teacher := TEACHERS.get(name):
+        there = json.dumps(str(model(teacher, folder / "teacher")))
+        sets.append(f"stages.0.alignment.teacher.path={there}")
     number = 0
     for place, stage in enumerate(recipe["stages"]):
         if "data" in stage and stage["data"]["method"] != "from_stage":

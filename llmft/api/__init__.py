@@ -55,7 +55,7 @@ from llmft.api.method_settings import (
     TaskConfig,
     TrackerConfig,
 )
-from llmft.api.model_settings import ModelSource
+from llmft.api.model_settings import ModelSource, OtherModel
 from llmft.api.rows import (
     Answer,
     ChatRow,
@@ -93,6 +93,7 @@ __all__ = [
     "LeftOutRow",
     "Line", "LlmftError", "Message", "Metric", "MetricConfig", "MetricFunction", "ModelSource",
     "Objective", "OnlineObjective", "Optimizer", "OptimizerConfig",
+    "OtherModel",
     "PluginError", "PreferenceRow", "Progress", "Prompt", "PromptRow", "RecipeError", "Refusal",
     "RewardConfig",
     "RewardFunction", "Row", "RowKind", "RowScores", "RunInfo", "SampledAnswer", "SamplingParams",
@@ -284,6 +285,10 @@ class Alignment(_Work[C]):
     corpus_metrics: ClassVar[tuple[str, ...]] = ()
     """Of metrics that `evaluate` returns as a value for each row, those that are no mean over rows:
     the values are a jackknife's, and say nothing of a part of the rows."""
+
+    def row_kinds(self) -> Sequence[RowKind]:
+        """Return which of the kinds in `rows` it reads under these settings."""
+        return self.rows
 
     @abstractmethod
     def train(self, context: StageContext) -> StageResult:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from llmft.api.events import StageResult
 from llmft.api.method_settings import RewardConfig
+from llmft.api.model_settings import OtherModel
 from llmft.api.rows import (
     Answer,
     Encoded,
@@ -208,6 +209,12 @@ class StageModels(Protocol):
         """A second model that shares this one's base weights, with an earlier stage's adapter.
 
         It holds what that stage's alignment added (a reward model's head), and is frozen.
+        """
+
+    def other_model(self, asked: OtherModel) -> Any:
+        """A model with a base of its own, frozen, which a setting of the method names.
+
+        It is loaded once, on the device, and reads the trained model's token ids.
         """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,6 +47,12 @@ class Quantization(Settings):
     def bits(self) -> int | None:
         """The width of a stored base weight, or None where nothing is quantised."""
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    def options(self) -> dict[str, Any]:
+        """Return it in BitsAndBytesConfig's names; empty where nothing is quantised."""
+        if self.bits == 8:
+            return {"load_in_8bit": True}
+        return self.model_dump(exclude={"load_in_8bit"}) if self.bits == 4 else {}
 
 
 class RopeScaling(Settings):
@@ -230,6 +236,34 @@ class ModelSource(Settings):
     def _a_day(cls, text: str) -> str:
         datetime.date.fromisoformat(text)
         return text
+
+
+class OtherModel(Settings):
+    """A second model that a method reads beside the one that it trains, such as a teacher.
+
+    It is loaded by itself and frozen. It reads the trained model's token ids, so each token of that
+    one's tokenizer must have the same id in its own.
+    """
+
+    path: Line = Field(
+        description="a local folder, a hub id such as Qwen/Qwen2.5-7B-Instruct, or 'embedded:model'"
+    )
+    revision: Line | None = Field(None, description="the hub commit, tag or branch to load")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "auto", description="the data type of its weights in memory; auto: that of its own files"
+    )
+    quantization: Quantization = Field(
+        default_factory=Quantization, description="how its weights are stored"
+    )
+
+    def source(self) -> ModelSource:
+        """Return it as the source of a base."""
+        return ModelSource(
+            path=self.path,
+            revision=self.revision,
+            dtype=self.dtype,
+            quantization=self.quantization,
+        )
 
 
 def is_template(text: str) -> bool:

@@ -30,6 +30,7 @@ from llmft.recipes.checks import difference
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import key_in
 from llmft.recipes.metrics import scores_answers
+from llmft.recipes.other_models import other_models
 from llmft.recipes.references import references, stage_references
 from llmft.recipes.sources import data_blocks
 from llmft.recipes.tree import KeyPath
@@ -257,7 +258,7 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
             job.fault(f.code, key_in(f.path) if f.path else ("model", "path"), f.what, f.fix)
             for f in error.faults
         ]
-    faults: list[Fault] = []
+    faults: list[Fault] = list(_of_other_models(job, base))
     for number, bound in enumerate(job.written_stages):
         if bound.start is not None and bound.adapter is None:
             continue  # of another run that cannot be read, which is a fault already
@@ -268,6 +269,45 @@ def _of_the_model(job: Job, base: Any) -> list[Fault]:
             fix = "write model.dtype: bfloat16, or bf16: false"
             faults.append(job.fault("E040", key, what, fix))
     return faults
+
+
+def _of_other_models(job: Job, base: Any) -> Iterator[Fault]:
+    """Yield a fault for each other model that cannot be had, or reads ids otherwise."""
+    for key, asked in other_models(job.written):
+        path: KeyPath = (*key, "path")
+        other = type(base)(asked.source(), ".".join(map(str, key)))
+        try:
+            other.empty()
+            what, fix = _misfit(base, other, job.written.stages[int(key[1])].train.max_length)
+        except (EnvironmentFault, TrustError) as error:
+            yield from placed(job, path, error)
+            continue
+        if what:
+            yield job.fault("E041", path, what, fix)
+
+
+def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:
+    """Return why another model cannot read a base's rows, and what to do; '' where it can.
+
+    asked: the recipe's `max_length`.
+    """
+    theirs = other.tokenizer.get_vocab()
+    for word, number in base.tokenizer.get_vocab().items():
+        if theirs.get(word) != number:
+            found = "does not have it" if word not in theirs else f"has it as {theirs[word]}"
+            return (
+                f"it reads the ids of the trained model's tokenizer, where the token {word!r} is"
+                f" {number}, and its own tokenizer {found}",
+                "name a model of the same family, with the same vocabulary",
+            )
+    longest, room = asked or base.positions, other.positions
+    if room is not None and (longest is None or longest > room):
+        most = f"{longest} tokens" if longest else "any length"
+        return (
+            f"rows may have {most}, and it has {room} positions",
+            f"write train.max_length: {room}, or less",
+        )
+    return "", ""
 
 
 def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:

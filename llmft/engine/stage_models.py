@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Alignment
+from llmft.api import Alignment, OtherModel
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.other_models import models_of
 from llmft.registry.return_checks import violation
 from llmft.runs.artifacts import ADAPTER
 from llmft.runs.upstream import (
@@ -39,6 +40,7 @@ class StageModels:
         # An Adapter; None for a task on the base.
         self.adapter: Any = bound.model_adapter
         self.seed = job.recipe.seed
+        self._others: dict[str, Any] = {}
 
     @property
     def load_options(self) -> dict[str, Any]:
@@ -89,10 +91,7 @@ class StageModels:
         return merged(self._loaded_base(), merged_stages(bound, self.run))
 
     def _loaded_base(self) -> Any:
-        base = self.base.load(self.load_options, varlen=self.varlen)
-        base = base.to(device()) if not self.load_options else base
-        refuse_not_finite(base, self.base.source)
-        return base
+        return _on_device(self.base, self.load_options, varlen=self.varlen)
 
     def _shared_base(self, bound: BoundStage) -> Any:
         """Return what another model of a stage is attached to: this one's weights where it can.
@@ -156,6 +155,25 @@ class StageModels:
         saved = folder / ADAPTER
         return stage_model(upstream.stage, self._shared_base(upstream.stage), saved, whole=True)
 
+    def other_model(self, asked: OtherModel) -> Any:
+        """Return a frozen model with a base of its own, which a setting names; loaded once."""
+        name = asked.model_dump_json()
+        if name not in self._others:
+            self._others[name] = self._loaded_other(asked).requires_grad_(False).eval()
+        return self._others[name]
+
+    def _loaded_other(self, asked: OtherModel) -> Any:
+        _ = self.model  # what is trained comes first, whatever memory is left
+        self.log.progress("load the other model", 0, 1)
+        loaded = _on_device(self._other_base(asked), asked.quantization.options(), varlen=True)
+        self.log.progress("load the other model", 1, 1)
+        return loaded
+
+    def _other_base(self, asked: OtherModel) -> BaseModel:
+        key = next(key for key, one in models_of(self.bound.spec) if one == asked)
+        place = ("stages", self.job.index_of(self.bound.name), *key)
+        return BaseModel(asked.source(), ".".join(map(str, place)))
+
     @property
     def _base_is_kept(self) -> bool:
         """Whether the base's own weights are still those of this model's base."""
@@ -178,3 +196,11 @@ class StageModels:
         if (folder := self.start_folder) is not None:
             base = stage_model(self.bound, base, folder)
         return base.requires_grad_(False).eval()
+
+
+def _on_device(base: BaseModel, options: Mapping[str, Any], *, varlen: bool) -> Any:
+    """Return a base model, loaded and frozen, on the device; see `BaseModel.load`."""
+    model = base.load(options, varlen=varlen)
+    model = model.to(device()) if not options else model
+    refuse_not_finite(model, base.source)
+    return model

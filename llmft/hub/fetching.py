@@ -20,6 +20,7 @@ from llmft.modeling import peft_folder
 from llmft.modeling.base_model import BaseModel, loading
 from llmft.recipes.job import Job
 from llmft.recipes.locating import about
+from llmft.recipes.other_models import other_models
 from llmft.recipes.recipe import Stage
 from llmft.registry.return_checks import records_of
 from llmft.system import hub_client, hub_commits
@@ -54,11 +55,15 @@ def fetch(job: Job) -> list[Fetched]:
     base = BaseModel(job.recipe.model)
     _ = (base.config, base.tokenizer, base.stop_ids)  # as a run reads them
     _weights(base.path, base.revision)
+    for key, asked in other_models(job.recipe):
+        other = BaseModel(asked.source(), ".".join(map(str, key)))
+        _ = (other.config, other.tokenizer)
+        _weights(other.path, other.revision, other.key)
     for bound in job.stages:
-        asked = bound.spec.peft_start
-        if asked is not None and not peft_folder.is_local(asked):
-            peft_folder.read(asked)
-            name, revision = peft_folder.name_and_revision(asked)
+        start = bound.spec.peft_start
+        if start is not None and not peft_folder.is_local(start):
+            peft_folder.read(start)
+            name, revision = peft_folder.name_and_revision(start)
             _pin(("model", name, revision))
         if bound.dataset is not None:
             for dataset in bound.dataset.sources or (bound.dataset,):
@@ -80,12 +85,12 @@ def still_contacted(job: Job) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _weights(path: str, commit: str | None) -> None:
+def _weights(path: str, commit: str | None, key: str = "model") -> None:
     if Path(path).is_dir():
         return
     from huggingface_hub import snapshot_download
 
-    with about("model.path"), loading(path, commit), hub_commits.as_reachable():
+    with about(f"{key}.path"), loading(path, commit), hub_commits.as_reachable():
         snapshot_download(
             path, revision=commit, allow_patterns=list(_NEEDED), ignore_patterns=list(_NOT_NEEDED)
         )

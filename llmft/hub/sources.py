@@ -8,6 +8,7 @@ from itertools import chain
 from llmft.api.model_settings import is_template
 from llmft.hub.model_card import is_hub_id
 from llmft.modeling import peft_folder
+from llmft.recipes.other_models import other_models
 from llmft.recipes.recipe import Recipe
 from llmft.recipes.sources import data_blocks
 from llmft.system import hub_client
@@ -49,6 +50,9 @@ def names(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     for other in (recipe.model.tokenizer, recipe.model.chat_template):
         if other and not is_template(other) and is_hub_id(other):
             yield "model", other, None
+    for _, another in other_models(recipe):
+        if is_hub_id(another.path):
+            yield "model", another.path, another.revision
     for stage in recipe.stages:
         if (asked := stage.peft_start) is not None and not peft_folder.is_local(asked):
             yield "model", *peft_folder.name_and_revision(asked)

@@ -56,10 +56,13 @@ def locate_model(path: str) -> str:
 
 
 class BaseModel:
-    """A recipe's base model: its folder is checked, and its config is read, once."""
+    """A recipe's base model: its folder is checked, and its config is read, once.
 
-    def __init__(self, source: ModelSource) -> None:
-        self.asked = source
+    key: the recipe's key that names it, which errors tell.
+    """
+
+    def __init__(self, source: ModelSource, key: str = "model") -> None:
+        self.asked, self.key = source, key
         self._new_tokens: tuple[NewToken, ...] = ()
 
     @cached_property
@@ -71,9 +74,9 @@ class BaseModel:
         if found not in KNOWN:
             raise EnvironmentFault(
                 "E201",
-                f"model.dtype is auto, and the files of '{self.asked.path}' say no type that a base"
-                f" is loaded in ({found})",
-                fix="write model.dtype: bfloat16 or float32",
+                f"dtype is auto, and the files of '{self.asked.path}' say no type that a model is"
+                f" loaded in ({found})",
+                fix=f"write {self.key}.dtype: bfloat16 or float32",
             )
         return self.asked.model_copy(update={"dtype": found})
 
@@ -93,14 +96,14 @@ class BaseModel:
         before_upstream()
         from transformers import AutoConfig
 
-        with about("model.path"), loading(self.path, self.revision):
+        with about(f"{self.key}.path"), loading(self.path, self.revision):
             config = AutoConfig.from_pretrained(
                 self.path,
                 revision=self.revision,
                 trust_remote_code=False,
                 local_files_only=hub_commits.unreachable(),
             )
-        with about("model.path"):
+        with about(f"{self.key}.path"):
             refuse_stored_form(self.path, config)
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
@@ -116,7 +119,7 @@ class BaseModel:
         from transformers import AutoTokenizer
 
         source = self.source
-        with about("model.tokenizer" if source.tokenizer else "model.path"):
+        with about(f"{self.key}.tokenizer" if source.tokenizer else f"{self.key}.path"):
             path = locate_model(source.tokenizer) if source.tokenizer else self.path
             revision = _commit(path, None) if source.tokenizer else self.revision
             check_tokenizer_file(Path(path) / "tokenizer.json")
@@ -213,7 +216,7 @@ class BaseModel:
         refuse_absurd_sizes(config, source, stored)
         check_fused(source.fused, config.get_text_config().model_type)
         levers = proven_levers(source, config, source.fused)  # refuses before weights are loaded
-        with about("model.path"), loading(self.path, source.revision, config):
+        with about(f"{self.key}.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=config,

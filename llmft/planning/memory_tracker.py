@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 WEIGHTS, ADAPTER, EARLIER = "weights", "adapter", "earlier stages"
+OTHERS = "other models"
 TRAINED = "trained weights"
 """Of the base itself, and what is trained beside them, where an adapter declares `trains_base`."""
 GRADIENTS, OPTIMIZER, CACHE = "gradients", "optimiser", "KV cache"
@@ -22,8 +23,8 @@ CALLBACKS = "plugins"
 """What callbacks hold of each trained parameter, such as its average over the steps."""
 ACTIVATIONS, LOGITS, COPIES, MAPPED = "activations", "logits", "copies", "mapped file"
 KINDS = (
-    WEIGHTS, MAPPED, ADAPTER, TRAINED, EARLIER, OPTIMIZER, CALLBACKS, GRADIENTS, ACTIVATIONS,
-    LOGITS, CACHE, COPIES,
+    WEIGHTS, MAPPED, ADAPTER, TRAINED, EARLIER, OTHERS, OPTIMIZER, CALLBACKS, GRADIENTS,
+    ACTIVATIONS, LOGITS, CACHE, COPIES,
 )  # fmt: skip
 
 

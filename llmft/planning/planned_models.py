@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from llmft.api import Alignment
+from llmft.api import Alignment, OtherModel
 from llmft.engine.stage_models import StageModels
 from llmft.modeling.counting import count_parameters
 from llmft.modeling.precision import train_in_float32, without_masters
 from llmft.modeling.recompute import checkpoint_layers
 from llmft.modeling.stored_dtype import stored_dtype
 from llmft.planning.fake_tensors import ShapesOnly, fake_base, tensors_of
-from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, TRAINED, WEIGHTS
+from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, OTHERS, TRAINED, WEIGHTS
 from llmft.planning.plan_state import PlanState
 from llmft.planning.stored import WIDTHS, mapped_bytes
 from llmft.recipes.job import BoundStage
@@ -126,6 +126,17 @@ class PlannedModels(StageModels):
             for tensor in tensors_of(self.state.body.given_to(model)):
                 memory.add(tensor)
         return model.requires_grad_(False).eval()
+
+    def _loaded_other(self, asked: OtherModel) -> Any:
+        """Return the other model without numbers, counted beside this stage's own."""
+        _ = self.model
+        memory, in_ram = self.state.memory, self.state.in_ram
+        options = asked.quantization.options()
+        with torch.device("meta"), ShapesOnly():
+            model = fake_base(self._other_base(asked), options, varlen=True, in_ram=in_ram)
+        for tensor in tensors_of(self.state.body.given_to(model)):
+            memory.add(tensor, OTHERS)
+        return model
 
     def _base_of(self, bound: BoundStage) -> Any:
         """Return a base of its own; what is merged into it changes no shape."""

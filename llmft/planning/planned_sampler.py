@@ -44,7 +44,9 @@ class PlannedSampler(StageSampler):
         self.state.max_new_tokens = new
         lengths = sorted((len(prompt) for prompt in prompts), reverse=True)[:size]
         if lengths:
-            grow_cache(self.models.model, self.state.memory, lengths, new)
+            model = options.get("model")
+            writer = self.models.model if model is None else model
+            grow_cache(writer, self.state.memory, lengths, new)
             self.state.computes(decoded=(len(prompts), len(lengths), new))
         made_up = [1] * new
         return [Answer(list(made_up), [0.0] * new) for _ in prompts]

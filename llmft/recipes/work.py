@@ -89,7 +89,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     classes = [blocks.classes[path] for path, _ in several if path in blocks.classes]
     for path, config in several:
         if path in blocks.classes:
-            kind = _check_kind(path, config, work, method, name, blocks)
+            kind = _check_kind(path, config, work, stage, method, blocks)
             check_scored_kind(base, stage, path, kind, blocks)
             if trains and stage.train.on_long_row == "split" and kind not in (None, "text"):
                 setting = "on_long_row"
@@ -106,7 +106,7 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
 
 
 def _check_kind(
-    where: KeyPath, data: DatasetConfig, work: Any, method: KeyPath, name: str, blocks: Blocks
+    where: KeyPath, data: DatasetConfig, work: Any, stage: Stage, method: KeyPath, blocks: Blocks
 ) -> Any:
     """What a data set, or one of several, gives must be what the alignment or task reads.
 
@@ -114,13 +114,20 @@ def _check_kind(
     """
     dataset = blocks.classes[where]
     kind = asked(blocks, where, lambda: dataset(data).row_kind())
-    if work is None or kind is None or kind in work.rows:
+    if work is None or kind is None:
         return kind
+    read = work.rows
+    if stage.alignment is not None:
+        read = asked(blocks, method[:-1], lambda: work(stage.alignment).row_kinds()) or read
+    if kind in read:
+        return kind
+    name = visible(stage.work.method)[:80]
+    under = "" if set(read) == set(work.rows) else ", with its settings,"
     what = (
         f"'{visible(data.method)[:80]}' gives {kind} rows with these settings, and"
-        f" '{name}' reads {' or '.join(work.rows)} rows"
+        f" '{name}'{under} reads {' or '.join(read)} rows"
     )
-    can = [other for other in dataset.rows if other in work.rows]
+    can = [other for other in dataset.rows if other in read]
     fix = f"set it up to give {can[0]} rows" if can else f"choose another dataset or {method[-2]}"
     clash(blocks, "E042", [(*where, "method"), method], what, fix)
     return None

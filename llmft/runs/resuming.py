@@ -198,6 +198,11 @@ def changed_environment(
         if found.get(asked, kept[asked]) != kept[asked]:
             what = f"the adapter 'peft:{asked}' is not the one that the run started with"
             raise CheckpointError("E405", what, fix="restore its files, or start a new run")
+    kept, found = before.get("other_models", {}), now.get("other_models", {})
+    for path in kept:
+        if found.get(path, kept[path]) != kept[path]:
+            what = f"the model '{path}' is not the one that the run started with"
+            raise CheckpointError("E405", what, fix="restore its files, or start a new run")
     told = ("llmft", "python", "processor", "device", "torch_threads", "torch_build")
     pairs = [(name, before[name], now[name]) for name in told]
     pairs += [(n, before["packages"].get(n), version) for n, version in now["packages"].items()]

@@ -14,6 +14,7 @@ from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
 from llmft.modeling import peft_folder
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
+from llmft.recipes.other_models import other_models
 from llmft.recipes.recipe import Recipe
 from llmft.recipes.references import references
 from llmft.registry.entry_points import code_hash
@@ -180,15 +181,20 @@ def _write_recipe(folder: Path, job: Job) -> None:
 
 
 def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
-    from llmft.runs.provenance import lock_of, numerics_of
+    from llmft.runs.provenance import lock_of, model_hashes, numerics_of
 
     asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
     adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
+    others = {
+        other.path: model_hashes(BaseModel(other.source())) for _, other in other_models(job.recipe)
+    }
+    models = {"other_models": others} if others else {}
     numerics = {one.name: numerics_of(one.train) for one in job.recipe.stages}
     return {
         **lock_of(job.recipe.seed, base, plugins_of(job)),
         "numerics": numerics,
         **adapters,
+        **models,
         "rows_sha256": {},
     }
 

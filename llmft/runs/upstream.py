@@ -89,12 +89,8 @@ def load_options(recipe: Recipe, adapter: Adapter[Any] | None) -> dict[str, Any]
 
     Where the adapter brings its own and the recipe asks too, the two were found to agree.
     """
-    asked = recipe.model.quantization
-    if asked.bits == 8:
-        return {"load_in_8bit": True}
-    if asked.bits == 4:
-        return asked.model_dump(exclude={"load_in_8bit"})
-    return dict(adapter.load_options()) if adapter else {}
+    own = dict(adapter.load_options()) if adapter else {}
+    return recipe.model.quantization.options() or own
 
 
 def twin(model: Any) -> Any:

@@ -18,6 +18,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import about, located
+from llmft.recipes.other_models import models_of
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.sources import data_blocks
 from llmft.registry.return_checks import smoke_overrides_of
@@ -55,6 +56,9 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
             notes.append(f"{stage.name}: a new adapter stands in for 'peft:{stage.peft_start}'")
         longer = 1 if own_tokenizer else TOKENS_IN_A_BYTE_ROW
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
+        changes |= {f"stages.{number}.{k}": v for k, v in _of_other_models(stage, folder)}
+        for _, other in models_of(stage):
+            notes.append(f"{stage.name}: the tiny model stands in for '{other.path}'")
         for key, value in _of_the_work(bound):
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
@@ -158,6 +162,15 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
             yield "evaluate.eval_steps", 1
         if asked.generate_every is not None:
             yield "evaluate.generate_every", 1
+
+
+def _of_other_models(stage: Stage, folder: Path) -> Changes:
+    """Yield the tiny model in the place of each that the method reads beside the trained one."""
+    for key, asked in models_of(stage):
+        name = ".".join(map(str, key))
+        yield f"{name}.path", str(folder / "model")
+        if asked.revision:
+            yield f"{name}.revision", None
 
 
 def _of_the_work(bound: BoundStage) -> Changes:

@@ -63,7 +63,10 @@ class AlignmentContract(SettingsContract):
     def test_a_step_of_it_keeps_to_the_contract(
         self, settings: Mapping[str, Any], tmp_path: Path
     ) -> None:
-        for kind in self.method_class.rows:
+        kinds = self.make(settings).row_kinds()
+        assert set(kinds) <= set(self.method_class.rows), f"'rows' has not all of {kinds}"
+        assert kinds or not self.method_class.rows, "'row_kinds' names none under these settings"
+        for kind in kinds:
             work = self.make(settings)
             stage = TrainingStage(work, [ROWS[kind], OTHERS.get(kind, ROWS[kind])] * 2, tmp_path)
             try:

@@ -35,6 +35,7 @@ class TrainingStage:
 
     name = "stage"
     seed = 0
+    planned = False
 
     def __init__(self, work: api.Alignment[Any], rows: Sequence[api.Row], folder: Path) -> None:
         self.train = api.TrainSettings.model_validate({})
@@ -177,6 +178,9 @@ class _Models:
 
     def reference_model(self) -> Any:
         return tiny_llama().requires_grad_(False)
+
+    def other_model(self, asked: api.OtherModel) -> Any:
+        return tiny_llama(1).requires_grad_(False)
 
     def load_stage(self, name: str) -> Any:
         pytest.skip(f"it reads the stage '{name}': there is none here")

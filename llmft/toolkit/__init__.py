@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from llmft.api import StageContext
     from llmft.evaluation.harness import Measured
+    from llmft.modeling.divergence import Divergence
     from llmft.modeling.forward import LabelNll
     from llmft.modeling.token_stats import TokenStats
 
@@ -81,6 +82,7 @@ __all__ = [
     "dealing_out",
     "dealt",
     "differences_of",
+    "divergence",
     "escaped",
     "exact_match",
     "f1",
@@ -271,6 +273,18 @@ def rewards(model: Any, rows: Sequence[Encoded], shared: Shared | None = None) -
     from llmft.modeling import heads
 
     return heads.rewards(model, rows, shared)
+
+
+def divergence(
+    model: Any, other: Any, rows: Sequence[Encoded], beta: float = 0.5, temperature: float = 1.0
+) -> Divergence:
+    """Return how far two models' distributions are apart at each label; see `modeling.divergence`.
+
+    The generalised Jensen-Shannon divergence, in nats; gradients flow through the first model.
+    """
+    from llmft.modeling import divergence as found
+
+    return found.divergence(model, other, rows, beta, temperature)
 
 
 def token_stats(

@@ -118,3 +118,19 @@ def test_what_is_fetched_is_told_with_its_sums_and_what_a_run_still_contacts(fil
     assert "error[E215]" in spoilt["err"]
     assert "'model.safetensors' in the cache is not the file that the hub has" in spoilt["err"]
     assert f"delete {weights.resolve()}" in spoilt["err"]
+
+
+def test_a_teacher_is_fetched_too_and_its_commit_is_the_run_s(filled, tmp_path, model_folder):
+    files = {path.name: path.read_bytes() for path in model_folder.iterdir() if path.is_file()}
+    filled.add("model", "org/large", files, "6" * 40)
+    path = Path(recipe(tmp_path, "taught", f", revision: '{OLD}'"))
+    teacher = "{method: gkd, teacher: {path: org/large}, max_new_tokens: 4}"
+    path.write_text(path.read_text().replace("{method: sft}", teacher))
+    found = run(tmp_path, ["fetch", str(path)])
+    assert found["code"] == 0, found["err"]
+    assert f"model org/large at {'6' * 12}: " in found["out"]
+    done = run(tmp_path, ["run", str(path)])
+    assert done["code"] == 0, done["err"]
+    assert "model 'org/large' has no commit as its revision" in done["out"] + done["err"]
+    commits = {one["name"]: one["commit"] for one in lock(tmp_path, "taught")}
+    assert commits["org/large"] == "6" * 40

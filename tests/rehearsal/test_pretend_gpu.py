@@ -36,12 +36,13 @@ ALIGNMENTS = {
 GROUPS = ", rewards: [{method: length, target: 8}], num_generations: 2, max_completion_length: "
 OWN = {"ppo": ", reward: {method: length, target: 8}, num_ppo_epochs: 1, response_length: "}
 OWN |= {"grpo": GROUPS, "rloo": GROUPS}
+OWN |= {"gkd": ', teacher: {path: "MODEL"}, lmbda: 1, seq_kd: true, max_new_tokens: '}
 
 
 def recipe(
     model: Path, out: Path, adapter: str, alignment: str, more: str = "", new: int = 4
 ) -> str:
-    own = f"{OWN[alignment]}{new}" if alignment in OWN else ""
+    own = f"{OWN[alignment]}{new}".replace("MODEL", str(model)) if alignment in OWN else ""
     data = ALIGNMENTS["ppo" if own else "sft" if alignment == "sft" else "dpo"]
     return f"""recipe: 1
 name: r
@@ -161,7 +162,7 @@ def test_autocast_mixes_no_types(tmp_path, adapter, alignment):
 
 WAITS = {
     **dict.fromkeys(["sft", "dpo", "orpo", "reward", "kto", "cpo"], 1),
-    **{"ppo": 2, "grpo": 2, "rloo": 3},
+    **{"ppo": 2, "grpo": 2, "rloo": 3, "gkd": 1},
 }
 """What the host waits for in a step with one update: the loss, its metrics and the gradient's norm,
 read together; and of sampled answers what they were judged by, and their entropy."""
@@ -172,7 +173,7 @@ NEW = 4
 @pytest.mark.parametrize("alignment", extended(WAITS, ["sft", "dpo", "grpo"]))
 def test_a_step_waits_for_what_it_reads_once(tmp_path, alignment):
     waits = run_on_gpu(recipe(tiny(tmp_path), tmp_path / "out", "lora", alignment), tmp_path)[1]
-    drawn = NEW * TOKEN_WAITS if alignment in ("ppo", "grpo", "rloo") else 0
+    drawn = NEW * TOKEN_WAITS if alignment in OWN else 0
     assert waits.total() == WAITS[alignment] + drawn, waits
 
 

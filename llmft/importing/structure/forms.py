@@ -101,6 +101,7 @@ _FITTING = {
     "reward": ("preference",),
     "cpo": ("preference",),
     "kto": ("unpaired",),
+    "gkd": ("chat",),
     "ppo": ("prompts",),
     "grpo": ("prompts",),
     "rloo": ("prompts",),

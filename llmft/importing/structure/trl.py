@@ -22,6 +22,7 @@ ALIGNMENTS = {
     "grpo": "grpo",
     "rloo": "rloo",
     "cpo": "cpo",
+    "gkd": "gkd",
 }
 _DPO_ONLY = ("precompute_ref_log_probs", "f_divergence_type", "label_smoothing", "loss_weights")
 
@@ -153,10 +154,38 @@ def loss(t: Translation) -> None:
                 f"sft with the loss '{visible(str(kind))[:40]}'",
                 missing=f"sft loss {visible(str(kind))[:40]}",
             )
+    elif trainer == "gkd":
+        teacher(t)
     if dropout is not None:
         t.set("alignment.disable_dropout", dropout.value, dropout)
     if trainer in online.METHODS:
         sampled(t)
+
+
+def teacher(t: Translation) -> None:
+    """Write the teacher, who writes the answers, and the divergence.
+
+    TRL 1.16, examples/scripts/gkd.py: the teacher has the model's revision, type and bits. Its
+    GKDTrainer draws one writer for a batch, and divides no logit by the temperature of sampling.
+    """
+    kind = t.key("dtype") or t.key("torch_dtype")
+    said = str(kind.value if kind else t.get("dtype") or "float32")
+    block: dict[str, Any] = {"path": str(t.get("teacher_model_name_or_path") or "")}
+    if (revision := t.get("model_revision")) not in (None, "main"):
+        block["revision"] = revision
+    block["dtype"] = "auto" if said == "null" else weights.named(said)
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if t.get(name) is True:
+            block["quantization"] = {name: True}
+    if block["path"]:
+        t.set("alignment.teacher", block, t.key("teacher_model_name_or_path"))
+    else:
+        t.note("cannot", "teacher_model_name_or_path", "no key names it", missing="no teacher")
+    names = ["lmbda", "seq_kd", "beta"]
+    if t.get("lmbda") or t.get("seq_kd"):
+        names += ["temperature", "max_new_tokens"]
+    for name in names:
+        arguments.value(t, f"alignment.{name}", name)
 
 
 def sampled(t: Translation) -> None:
@@ -311,6 +340,8 @@ def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key
     form, facts = forms.form_of(t, path, path_key, t.trainer)
     learn_key = t.key("assistant_only_loss")
     learn = "all" if learn_key is not None and learn_key.value is True else "every_token"
+    if t.trainer == "gkd":
+        learn = "last"  # DataCollatorForChatML
     if not form:
         t.key("dataset_text_field"), t.key("completion_only_loss"), t.key("dataset_test_split")
         return
@@ -369,7 +400,9 @@ def learnt_ends(t: Translation) -> None:
     end-of-text after it unless it ends with it, and beginning-of-text before a prompt likewise. The
     DPO of 0.19 puts end-of-text after it in any case, and tokenises prompt and answer apart.
     """
-    if t.trainer in online.METHODS or forms.are_chats(t) or not t.draft.get("data.method"):
+    if t.trainer in online.METHODS or not t.draft.get("data.method"):
+        return
+    if t.trainer != "gkd" and forms.are_chats(t):
         return
     if t.trainer == "sft" and t.draft.get("data.columns.text") is not None:
         return
@@ -458,11 +491,12 @@ def length(t: Translation) -> None:
         packing(t)
         return
     t.key("truncation_mode")
+    one = "row" if t.trainer == "gkd" else "pair"
     t.set(
         "train.on_long_row",
         "fail",
         None,
-        f"{t.table.title} cuts a longer pair in another way, so it is refused here",
+        f"{t.table.title} cuts a longer {one} in another way, so it is refused here",
     )
 
 

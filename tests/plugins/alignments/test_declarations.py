@@ -29,6 +29,7 @@ DECLARED = {
     "ppo": (("prompt", "completion"), "policy", True, ONLINE | {"win_rate": True}),
     "grpo": (("prompt", "completion"), "policy", True, ONLINE),
     "rloo": (("prompt", "completion"), "policy", True, ONLINE),
+    "gkd": (("completion", "chat", "prompt"), "policy", True, {"divergence": False}),
 }  # fmt: skip
 
 
