@@ -17,6 +17,7 @@ from llmft.api.model_settings import RopeScaling
 from llmft.api.shown_text import escaped
 from llmft.api.text_metrics import shown_score
 from llmft.modeling.base_model import EMBEDDED
+from llmft.recipes.other_models import models_of
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.secret import masked
 from llmft.runs.artifacts import PUT_BACK
@@ -314,6 +315,7 @@ def _data(stage: Stage, lock: Mapping[str, Any]) -> str:
     told = {k: v for k, v in shareable(block).items() if v is not None}
     hashes = lock.get("rows_sha256", {}).get(stage.name) or {}
     rows = [(name, f"`{value}`") for name, value in told.items()]
+    rows += [(str(key[-1]), f"`{shareable(other.path)}`") for key, other in models_of(stage)]
     rows += [(f"SHA-256 of the rows, {name}", f"`{value}`") for name, value in hashes.items()]
     return _table(("setting", "value"), rows)
 

@@ -216,7 +216,8 @@ def test_a_run_comes_nearer_to_its_teacher(recipe, adapter, options):
     found = run_recipe(job)
     before, after = scores(found, "before")["divergence"], scores(found, "after")["divergence"]
     assert after < before - 0.004
-    assert (found.folder / "stages" / "small" / "adapter").is_dir()
+    card = (found.folder / "stages" / "small" / "adapter" / "README.md").read_text()
+    assert "| teacher | `model` |" in card  # the folder's name, without what is above it
     lock = json.loads((found.folder / "lock.json").read_text())
     ((path, hashes),) = lock["other_models"].items()
     assert path.endswith("model")
