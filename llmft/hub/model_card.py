@@ -367,9 +367,21 @@ def _loading(
         )
     elif scores:
         kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
-        text += "It is a reward model: its one label's logit, at a text's last token, is the"
-        text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
-        use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
+        first += "import torch\n"
+        text += (
+            "It is a reward model: its one label's logit, at a text's last token, is the reward."
+        )
+        text += (
+            " Every text, prompt and answer in one, was trained with an end-of-text token behind"
+        )
+        text += " it, and has another score without. A conversation is written by the chat template"
+        text += " instead. To score several texts at a time, pad with a token that ends none.\n\n"
+        use = (
+            "\nmodel.config.pad_token_id = None  # a last token that also pads would be passed over"
+            '\nids, end = tokenizer("...").input_ids, [tokenizer.eos_token_id]'
+            "\nids = ids if ids[-1:] == end else ids + end"
+            "\nreward = model(torch.tensor([ids])).logits[0, 0]"
+        )
     files, rows = f"base{revision}", ""
     if count := len(recipe.model.add_tokens) + len(recipe.model.add_special_tokens):
         text += f"{count} tokens were added to the tokenizer, which lies beside the adapter.\n\n"
