@@ -338,7 +338,8 @@ def _loading(
     what = f"score {run} texts.jsonl" if scores else f'generate {run} "your question"'
     by_llmft = f"`llmft {what} --stage {stage.name}`"
     if not loads_in_peft:
-        return f"PEFT does not know this method; llmft loads it from the run's folder: {by_llmft}."
+        why = "its head lies beside it" if scores else "it does not know this method"
+        return f"Plain PEFT does not load it: {why}. llmft does, from the run's folder: {by_llmft}."
     text = ""
     if place.run:
         named = f" (RUN is the folder of the run {place.run})" if run == "RUN" else ""
@@ -368,14 +369,11 @@ def _loading(
     elif scores:
         kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
         first += "import torch\n"
-        text += (
-            "It is a reward model: its one label's logit, at a text's last token, is the reward."
-        )
-        text += (
-            " Every text, prompt and answer in one, was trained with an end-of-text token behind"
-        )
-        text += " it, and has another score without. A conversation is written by the chat template"
-        text += " instead. To score several texts at a time, pad with a token that ends none.\n\n"
+        text += "It is a reward model: its one label's logit, at a text's last token, is the"
+        text += " reward. Every text, prompt and answer in one, was trained with an end-of-text"
+        text += " token behind it, and has another score without. A conversation is written by the"
+        text += " chat template instead. To score several texts at a time, pad with a token that"
+        text += " ends none.\n\n"
         use = (
             "\nmodel.config.pad_token_id = None  # a last token that also pads would be passed over"
             '\nids, end = tokenizer("...").input_ids, [tokenizer.eos_token_id]'

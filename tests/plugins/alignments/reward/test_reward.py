@@ -278,3 +278,13 @@ def test_the_cards_code_gives_the_commands_score(run, stage, model_folder, tmp_p
     (tmp_path / "texts.jsonl").write_text('{"text": "say 3: 5"}\n')
     (scored,) = cli_json(["score", str(summary.folder), str(tmp_path / "texts.jsonl")])
     assert scored["score"] == pytest.approx(float(names["reward"].detach()), abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["ia3", "prefix", "prompt"])
+def test_the_card_of_a_head_that_peft_does_not_read_names_llmft_alone(run, stage, adapter):
+    block = {"method": adapter} | ({} if adapter == "ia3" else {"num_virtual_tokens": 4})
+    summary = run(stage("reward", adapter=block, evaluate=None))
+    card = (summary.folder / "stages/reward/adapter/README.md").read_text()
+    assert "PeftModel" not in card
+    assert "Plain PEFT does not load it: its head lies beside it. llmft does" in card
+    assert 'library_name: "llmft"' in card
