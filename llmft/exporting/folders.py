@@ -81,11 +81,12 @@ def export(
     options: list[str] = []
     if to == "vllm":
         if faults := list(_not_for_vllm(config, _ends(trained))):
-            raise RecipeError(
-                "E090",
-                f"vLLM cannot take this adapter: {'; '.join(faults)}",
-                fix="merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR",
-            )
+            fix = "merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR"
+            adapter = trained.bound.model_adapter
+            if adapter is not None and not adapter.mergeable:
+                fix = "serve it here: llmft serve RUN; it cannot be merged, either"
+            what = f"vLLM cannot take this adapter: {'; '.join(faults)}"
+            raise RecipeError("E090", what, fix=fix)
         options = ["--max-lora-rank", str(next(rank for rank in _RANKS if rank >= config["r"]))]
     base = Path(trained.base.path)
     where = str(base.resolve()) if base.is_dir() else trained.base.path

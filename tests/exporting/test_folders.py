@@ -92,7 +92,8 @@ def test_vllm_is_told_the_base_the_rank_and_the_template(trained, model_folder, 
 )
 def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path):
     trained = trained_stage(train(adapter))
-    with pytest.raises(RecipeError, match=rf"{why}.*llmft export RUN --to hf"):
+    fix = "llmft serve RUN" if why == "PROMPT_TUNING" else "llmft export RUN --to hf"
+    with pytest.raises(RecipeError, match=rf"{why}.*{fix}"):
         export(trained, "vllm", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
