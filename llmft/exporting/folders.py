@@ -72,21 +72,21 @@ def export(
     if to == "mlx":
         return _for_mlx(trained, output)
     config = peft_config(trained)
+    adapter = trained.bound.model_adapter
+    closed = adapter is not None and not adapter.mergeable
+    here = "serve it here: llmft serve RUN; it cannot be merged, either"
     if below := trained.bound.stands_on:
         raise RecipeError(
             "E090",
             f"the adapter does not stand on the base alone: {', '.join(below)} merged into it",
-            fix="merge it too: llmft merge RUN --output DIR",
+            fix=here if closed else "merge it too: llmft merge RUN --output DIR",
         )
     options: list[str] = []
     if to == "vllm":
         if faults := list(_not_for_vllm(config, _ends(trained))):
-            fix = "merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR"
-            adapter = trained.bound.model_adapter
-            if adapter is not None and not adapter.mergeable:
-                fix = "serve it here: llmft serve RUN; it cannot be merged, either"
+            to_merge = "merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR"
             what = f"vLLM cannot take this adapter: {'; '.join(faults)}"
-            raise RecipeError("E090", what, fix=fix)
+            raise RecipeError("E090", what, fix=here if closed else to_merge)
         options = ["--max-lora-rank", str(next(rank for rank in _RANKS if rank >= config["r"]))]
     base = Path(trained.base.path)
     where = str(base.resolve()) if base.is_dir() else trained.base.path

@@ -180,11 +180,12 @@ def card(
     loads_in_peft: bool,
     is_model: bool = False,
     stands_on: Sequence[str] = (),
+    mergeable: bool = True,
 ) -> str:
     """Return the README.md of a stage's adapter.
 
     is_model: it is no adapter, but a whole model, as transformers saves one. stands_on: the stages
-    that are merged into the base under the adapter.
+    that are merged into the base under the adapter. mergeable: whether it can be merged itself.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. place: where
     the card will be read.
@@ -214,7 +215,7 @@ def card(
         data=_data(stage, lock),
         loading=_loading_model(stage, result, place)
         if is_model
-        else _loading_stacked(stage, base, stands_on, place)
+        else _loading_stacked(stage, base, stands_on, place, mergeable)
         if stands_on
         else _loading(recipe, stage, result, base, place, loads_in_peft),
         recipe=as_yaml(shareable(shown)),
@@ -421,16 +422,21 @@ def _stretched(rope: RopeScaling, revision: str) -> str:
     )
 
 
-def _loading_stacked(stage: Stage, base: str, stands_on: Sequence[str], place: Place) -> str:
+def _loading_stacked(
+    stage: Stage, base: str, stands_on: Sequence[str], place: Place, mergeable: bool
+) -> str:
     """Return how an adapter is loaded that does not stand on the base alone."""
     below = ", then ".join(f"`{name}`" for name in stands_on)
     told = f"RUN is the folder of the run {place.run}. " if place.run else ""
-    return (
+    text = (
         f"{told}The adapter stands on `{base}` with what the run's stages made merged into it:"
         f" {below}. On the base alone it answers otherwise. llmft puts them together from the run's"
-        f' folder: `llmft generate RUN "your question" --stage {stage.name}`; as one model for'
-        f" other programs: `llmft merge RUN --stage {stage.name} --output DIR`."
+        f' folder: `llmft generate RUN "your question" --stage {stage.name}`'
     )
+    if mergeable:
+        text += f"; as one model for other programs: `llmft merge RUN --stage {stage.name}"
+        text += " --output DIR`"
+    return f"{text}."
 
 
 def _loading_model(stage: Stage, result: Mapping[str, Any], place: Place) -> str:

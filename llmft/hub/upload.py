@@ -172,6 +172,7 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> Files:
         loads_in_peft=loads_in_peft(source),
         is_model=adapter.trains_base,
         stands_on=bound.stands_on,
+        mergeable=adapter.mergeable,
     )
     return {"README.md": text.encode(), **files}
 
