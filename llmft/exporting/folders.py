@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.exporting import gguf, mlx, ollama
-from llmft.exporting.merging import merge, mergeable_adapter, refuse_existing
+from llmft.exporting.merging import Merged, merge, mergeable_adapter, refuse_existing
 from llmft.exporting.probes import Distance
 from llmft.hub.model_card import Place, card, merged_card
 from llmft.inference.trained import TrainedStage
@@ -68,7 +68,8 @@ def export(
     if to == "hf":
         merged = merge(trained, output)
         command = f"vllm serve {shlex.quote(str(output))}"
-        return Exported(output, to, command, error=merged.error, card=merged.card)
+        notes = _why_off(merged)
+        return Exported(output, to, command, notes, error=merged.error, card=merged.card)
     if to == "mlx":
         return _for_mlx(trained, output)
     config = peft_config(trained)
@@ -133,10 +134,19 @@ def _for_mlx(trained: TrainedStage, output: Path) -> Exported:
     asked = trained.dataset.ask("a question") if trained.dataset is not None else ""
     merged = merge(trained, output, config=mlx.with_older_names)
     chat = not isinstance(asked, str)
-    return Exported(
-        output, "mlx", mlx.command(output, asks_chat=chat), mlx.notes(output, asks_chat=chat),
-        merged.error, merged.card,
-    )  # fmt: skip
+    notes = (*mlx.notes(output, asks_chat=chat), *_why_off(merged))
+    command = mlx.command(output, asks_chat=chat)
+    return Exported(output, "mlx", command, notes, merged.error, merged.card)
+
+
+def _why_off(merged: Merged) -> tuple[str, ...]:
+    """Return why a merged model is far from its run, where the base was quantised in training."""
+    if not merged.unquantised:
+        return ()
+    return (
+        "the base was quantised in training; merged is the full-precision one, so how far a"
+        " log-probability moved is mostly the quantisation's",
+    )
 
 
 def _with_llama_cpp(trained: TrainedStage, to: Kind, output: Path, asked: LlamaCpp) -> Exported:

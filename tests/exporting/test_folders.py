@@ -98,6 +98,15 @@ def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+def test_a_merged_model_of_a_quantised_base_is_told_as_one(to, train, trained, tmp_path):
+    quantised = train({"method": "qlora", "r": 4, "bnb_4bit_compute_dtype": "float32"})
+    notes = export(trained_stage(quantised), to, tmp_path / "out").notes
+    assert any("the base was quantised in training" in note for note in notes)
+    notes = export(trained, to, tmp_path / "plain").notes
+    assert not any("quantised" in note for note in notes)
+
+
 def test_what_peft_does_not_know_is_refused(train, tmp_path):
     run = train()
     trained = trained_stage(run)
