@@ -188,7 +188,7 @@ def _texts(
         origin = str(path) if sample_by == "document" else f"{path}:{begin}"
         if whole.strip():
             kept = whole if sample_by == "document" else whole.rstrip(b"\r\n")
-            yield origin, {"text": _text(kept, origin)}
+            yield origin, _text_record(kept, origin)
         found.clear()
 
     try:
@@ -210,6 +210,13 @@ def _texts(
         raise DataError(
             "E107", f"{path}:{number + 1}: the file ends in the middle of the data"
         ) from error
+
+
+def _text_record(kept: bytes, origin: str) -> Mapping[str, Any]:
+    try:
+        return {"text": _text(kept, origin)}
+    except DataError as error:
+        return Unreadable(error)
 
 
 def _text_too_large(origin: str, limits: ReadLimits, sample_by: SampleBy) -> DataError:

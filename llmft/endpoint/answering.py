@@ -29,7 +29,7 @@ class Question:
 
     params: with max_new_tokens 0, nothing is said. stop: texts that end the answer. top: how many
     of the likeliest tokens are noted beside each; None: no log-probabilities. echo: note those of
-    the prompt's tokens too.
+    the prompt's tokens too. choice: which of several answers to one prompt it is.
     """
 
     served: Served
@@ -39,6 +39,7 @@ class Question:
     stop: tuple[str, ...] = ()
     top: int | None = None
     echo: bool = False
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)

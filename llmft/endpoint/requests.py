@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -71,7 +72,7 @@ class _Common(_Asked):
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     return_token_ids: bool | None = False
-    n: Annotated[int, Field(ge=1, le=1)] | None = 1
+    n: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = 1
     # Taken where they ask for nothing.
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
@@ -89,6 +90,18 @@ class _Common(_Asked):
     def usage_in_stream(self) -> bool:
         """Whether a stream ends with a count of the tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def _several(self, questions: Sequence[Question]) -> list[Question]:
+        """Return each question `n` times, each with random numbers of its own."""
+        count = self.n or 1
+        if count > 1 and (self.stream or len(questions) * count > MOST_PROMPTS):
+            why = f"n: {MOST_PROMPTS} answers at most in one request, and one where it is streamed"
+            raise BadRequest(why, "n")
+        return [
+            replace(asked, seed=(asked.seed[0], number * count + choice), choice=choice)
+            for number, asked in enumerate(questions)
+            for choice in range(count)
+        ]
 
     def _params(self, served: Served, prompt: int, wanted: int | None) -> SamplingParams:
         room = served.positions - prompt
@@ -109,14 +122,14 @@ class _Common(_Asked):
         )
 
     def _question(
-        self, served: Served, ids: list[int], wanted: int | None, number: int, **more: Any
+        self, served: Served, ids: list[int], wanted: int | None, **more: Any
     ) -> Question:
         if not ids:
             raise BadRequest("the prompt is empty", self._where)
         seed = secrets.randbits(62) if self.seed is None else self.seed % 2**63
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         params = self._params(served, len(ids), wanted)
-        return Question(served, ids, params, (seed, number), stop, **more)
+        return Question(served, ids, params, (seed, 0), stop, **more)
 
 
 class _Part(_Asked):
@@ -156,13 +169,16 @@ class ChatRequest(_Common):
     parallel_tool_calls: bool | None = None
 
     def questions(self, served: Served) -> list[Question]:
-        """Return the one question that is asked. Raises BadRequest, or DataError of the run."""
+        """Return the one question that is asked, `n` times.
+
+        Raises BadRequest, or DataError of the run.
+        """
         if self.top_logprobs is not None and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
         top = (self.top_logprobs or 0) if self.logprobs else None
         wanted = self.max_completion_tokens or self.max_tokens or None
         ids = served.chat_ids([turn.message for turn in self.messages])
-        return [self._question(served, ids, wanted, 0, top=top)]
+        return self._several([self._question(served, ids, wanted, top=top)])
 
 
 class CompletionRequest(_Common):
@@ -177,7 +193,10 @@ class CompletionRequest(_Common):
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 
     def questions(self, served: Served) -> list[Question]:
-        """Return a question for each prompt. Raises BadRequest where one cannot be asked."""
+        """Return a question for each prompt, `n` times.
+
+        Raises BadRequest where one cannot be asked.
+        """
         given: Any = self.prompt
         several = isinstance(given, list) and not isinstance(given[0], int)
         prompts: Sequence[str | list[int]] = given if several else [given]
@@ -188,14 +207,16 @@ class CompletionRequest(_Common):
         if not wanted and not self.echo:
             raise BadRequest("max_tokens is 0, which only echo: true gives a meaning", "max_tokens")
         rows = [self._ids(served, prompt) for prompt in prompts]
-        told = sum(map(len, rows)) * ((self.logprobs or 0) + 1)
+        told = sum(map(len, rows)) * ((self.logprobs or 0) + 1) * (self.n or 1)
         if self.echo and self.logprobs is not None and told > _MOST_LOGPS:
             why = f"{told:,} log-probabilities of prompts are asked for, {_MOST_LOGPS:,} at most"
             raise BadRequest(why, "logprobs")
-        return [
-            self._question(served, ids, wanted, number, top=self.logprobs, echo=bool(self.echo))
-            for number, ids in enumerate(rows)
-        ]
+        return self._several(
+            [
+                self._question(served, ids, wanted, top=self.logprobs, echo=bool(self.echo))
+                for ids in rows
+            ]
+        )
 
     @staticmethod
     def _ids(served: Served, prompt: str | list[int]) -> list[int]:

@@ -194,7 +194,7 @@ class CompletionResponse(Response):
 
 
 def usage(questions: Sequence[Question], answers: Sequence[Answer]) -> Data:
-    """Return how many tokens were read and written."""
-    read = sum(len(question.ids) for question in questions)
+    """Return how many tokens were read and written; a prompt counts once, however often asked."""
+    read = sum(len(question.ids) for question in questions if not question.choice)
     written = sum(len(answer.tokens) for answer in answers)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

@@ -285,6 +285,7 @@ class StageRunner:
                 loads_in_peft=in_peft,
                 is_model=self.models.adapter.trains_base,
                 stands_on=self.bound.stands_on,
+                mergeable=self.models.adapter.mergeable,
             ),
             tokenizer=self.models.tokenizer if made else None,
         )

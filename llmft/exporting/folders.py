@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from llmft.api.errors import CheckpointError, RecipeError
 from llmft.exporting import gguf, mlx, ollama
-from llmft.exporting.merging import merge, mergeable_adapter, refuse_existing
+from llmft.exporting.merging import Merged, merge, mergeable_adapter, refuse_existing
 from llmft.exporting.probes import Distance
 from llmft.hub.model_card import Place, card, merged_card
 from llmft.inference.trained import TrainedStage
@@ -68,24 +68,26 @@ def export(
     if to == "hf":
         merged = merge(trained, output)
         command = f"vllm serve {shlex.quote(str(output))}"
-        return Exported(output, to, command, error=merged.error, card=merged.card)
+        notes = _why_off(merged)
+        return Exported(output, to, command, notes, error=merged.error, card=merged.card)
     if to == "mlx":
         return _for_mlx(trained, output)
     config = peft_config(trained)
+    adapter = trained.bound.model_adapter
+    closed = adapter is not None and not adapter.mergeable
+    here = "serve it here: llmft serve RUN; it cannot be merged, either"
     if below := trained.bound.stands_on:
         raise RecipeError(
             "E090",
             f"the adapter does not stand on the base alone: {', '.join(below)} merged into it",
-            fix="merge it too: llmft merge RUN --output DIR",
+            fix=here if closed else "merge it too: llmft merge RUN --output DIR",
         )
     options: list[str] = []
     if to == "vllm":
         if faults := list(_not_for_vllm(config, _ends(trained))):
-            raise RecipeError(
-                "E090",
-                f"vLLM cannot take this adapter: {'; '.join(faults)}",
-                fix="merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR",
-            )
+            to_merge = "merge it: llmft export RUN --to hf --output DIR; then: vllm serve DIR"
+            what = f"vLLM cannot take this adapter: {'; '.join(faults)}"
+            raise RecipeError("E090", what, fix=here if closed else to_merge)
         options = ["--max-lora-rank", str(next(rank for rank in _RANKS if rank >= config["r"]))]
     base = Path(trained.base.path)
     where = str(base.resolve()) if base.is_dir() else trained.base.path
@@ -132,10 +134,19 @@ def _for_mlx(trained: TrainedStage, output: Path) -> Exported:
     asked = trained.dataset.ask("a question") if trained.dataset is not None else ""
     merged = merge(trained, output, config=mlx.with_older_names)
     chat = not isinstance(asked, str)
-    return Exported(
-        output, "mlx", mlx.command(output, asks_chat=chat), mlx.notes(output, asks_chat=chat),
-        merged.error, merged.card,
-    )  # fmt: skip
+    notes = (*mlx.notes(output, asks_chat=chat), *_why_off(merged))
+    command = mlx.command(output, asks_chat=chat)
+    return Exported(output, "mlx", command, notes, merged.error, merged.card)
+
+
+def _why_off(merged: Merged) -> tuple[str, ...]:
+    """Return why a merged model is far from its run, where the base was quantised in training."""
+    if not merged.unquantised:
+        return ()
+    return (
+        "the base was quantised in training; merged is the full-precision one, so how far a"
+        " log-probability moved is mostly the quantisation's",
+    )
 
 
 def _with_llama_cpp(trained: TrainedStage, to: Kind, output: Path, asked: LlamaCpp) -> Exported:

@@ -124,12 +124,13 @@ def mergeable_adapter(trained: TrainedStage) -> Adapter[Any]:
         if adapter.virtual_tokens():
             why = "a soft prompt stands in front of every text, and is no change of the weights"
         peft = (trained.adapter_folder / "adapter_config.json").is_file()
+        peft = peft and not trained.bound.stands_on  # a base of its own, which no hub has
         raise RecipeError(
             "E090",
             f"'{adapter.method}' cannot be merged: {why}",
             fix="use the adapter's folder with its base: llmft export RUN --to peft --output DIR"
             if peft
-            else "use the run itself: llmft generate RUN, llmft chat RUN",
+            else "use the run itself: llmft generate RUN, llmft chat RUN, llmft serve RUN",
         )
     return adapter
 

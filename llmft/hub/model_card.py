@@ -181,11 +181,12 @@ def card(
     loads_in_peft: bool,
     is_model: bool = False,
     stands_on: Sequence[str] = (),
+    mergeable: bool = True,
 ) -> str:
     """Return the README.md of a stage's adapter.
 
     is_model: it is no adapter, but a whole model, as transformers saves one. stands_on: the stages
-    that are merged into the base under the adapter.
+    that are merged into the base under the adapter. mergeable: whether it can be merged itself.
 
     result, lock: the run's result.json and lock.json. adapter: the adapter's method. place: where
     the card will be read.
@@ -215,7 +216,7 @@ def card(
         data=_data(stage, lock),
         loading=_loading_model(stage, result, place)
         if is_model
-        else _loading_stacked(stage, base, stands_on, place)
+        else _loading_stacked(stage, base, stands_on, place, mergeable)
         if stands_on
         else _loading(recipe, stage, result, base, place, loads_in_peft),
         recipe=as_yaml(shareable(shown)),
@@ -340,7 +341,8 @@ def _loading(
     what = f"score {run} texts.jsonl" if scores else f'generate {run} "your question"'
     by_llmft = f"`llmft {what} --stage {stage.name}`"
     if not loads_in_peft:
-        return f"PEFT does not know this method; llmft loads it from the run's folder: {by_llmft}."
+        why = "its head lies beside it" if scores else "it does not know this method"
+        return f"Plain PEFT does not load it: {why}. llmft does, from the run's folder: {by_llmft}."
     text = ""
     if place.run:
         named = f" (RUN is the folder of the run {place.run})" if run == "RUN" else ""
@@ -369,9 +371,18 @@ def _loading(
         )
     elif scores:
         kind, labels = "AutoModelForSequenceClassification", ", num_labels=1"
+        first += "import torch\n"
         text += "It is a reward model: its one label's logit, at a text's last token, is the"
-        text += " reward. Give `base` a padding token to score several texts at a time.\n\n"
-        use = '\nreward = model(**tokenizer("...", return_tensors="pt")).logits[0, 0]'
+        text += " reward. Every text, prompt and answer in one, was trained with an end-of-text"
+        text += " token behind it, and has another score without. A conversation is written by the"
+        text += " chat template instead. To score several texts at a time, pad with a token that"
+        text += " ends none.\n\n"
+        use = (
+            "\nmodel.config.pad_token_id = None  # a last token that also pads would be passed over"
+            '\nids, end = tokenizer("...").input_ids, [tokenizer.eos_token_id]'
+            "\nids = ids if ids[-1:] == end else ids + end"
+            "\nreward = model(torch.tensor([ids])).logits[0, 0]"
+        )
     files, rows = f"base{revision}", ""
     if count := len(recipe.model.add_tokens) + len(recipe.model.add_special_tokens):
         text += f"{count} tokens were added to the tokenizer, which lies beside the adapter.\n\n"
@@ -413,16 +424,21 @@ def _stretched(rope: RopeScaling, revision: str) -> str:
     )
 
 
-def _loading_stacked(stage: Stage, base: str, stands_on: Sequence[str], place: Place) -> str:
+def _loading_stacked(
+    stage: Stage, base: str, stands_on: Sequence[str], place: Place, mergeable: bool
+) -> str:
     """Return how an adapter is loaded that does not stand on the base alone."""
     below = ", then ".join(f"`{name}`" for name in stands_on)
     told = f"RUN is the folder of the run {place.run}. " if place.run else ""
-    return (
+    text = (
         f"{told}The adapter stands on `{base}` with what the run's stages made merged into it:"
         f" {below}. On the base alone it answers otherwise. llmft puts them together from the run's"
-        f' folder: `llmft generate RUN "your question" --stage {stage.name}`; as one model for'
-        f" other programs: `llmft merge RUN --stage {stage.name} --output DIR`."
+        f' folder: `llmft generate RUN "your question" --stage {stage.name}`'
     )
+    if mergeable:
+        text += f"; as one model for other programs: `llmft merge RUN --stage {stage.name}"
+        text += " --output DIR`"
+    return f"{text}."
 
 
 def _loading_model(stage: Stage, result: Mapping[str, Any], place: Place) -> str:

@@ -148,6 +148,8 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> Files:
 
     Raises CheckpointError where the stage has not finished, or a file of it is damaged.
     """
+    from llmft.modeling.heads import loads_in_peft
+
     recipe = job.recipe
     folder = artifacts.stage_folder(run, recipe.sent_stage(asked))
     stage, source = recipe.stage(folder.name), folder / artifacts.ADAPTER
@@ -167,9 +169,10 @@ def adapter_files(job: Job, run: Path, asked: PushToHub) -> Files:
         artifacts.result_of(folder),
         fsio.read_json(run / "lock.json", artifacts.PUT_BACK),
         Place(repo_id=asked.repo_id),
-        loads_in_peft="adapter_config.json" in files,
+        loads_in_peft=loads_in_peft(source),
         is_model=adapter.trains_base,
         stands_on=bound.stands_on,
+        mergeable=adapter.mergeable,
     )
     return {"README.md": text.encode(), **files}
 

@@ -66,6 +66,15 @@ def _join_peft(weight: torch.Tensor, folder: Path) -> None:
     save_file(state, weights, metadata={"format": "pt"})
 
 
+def loads_in_peft(folder: Path) -> bool:
+    """Return whether plain PEFT loads an adapter's folder, with its head where it has one."""
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        return False
+    joined = json.loads(settings.read_text("utf-8")).get("task_type") == "SEQ_CLS"
+    return joined or not (folder / FILE).is_file()
+
+
 def load_score_head(model: Any, folder: Path) -> None:
     """Add the head that `save_score_head` wrote, with as many outputs."""
     weight = load_file(folder / FILE)[f"{NAME}.weight"]

@@ -139,9 +139,11 @@ def _check_signatures(cls: type[Any], base: type[Any]) -> None:
         ]
         given = [None for p in wanted if p.kind is not p.KEYWORD_ONLY]
         named = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+        # `self` comes with what binds to an object, also of functools' or Cython's making.
+        bound = hasattr(own, "__get__") and not isinstance(own, staticmethod | classmethod)
         try:
             signature = inspect.signature(getattr(cls, name))
-            signature.bind(*given[not inspect.isfunction(own) :], **named)
+            signature.bind(*given[not bound :], **named)
         except TypeError as error:
             wants = inspect.signature(known)
             raise ContractViolation(

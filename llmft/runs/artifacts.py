@@ -59,6 +59,7 @@ def _save_adapter(
 ) -> None:
     import torch
 
+    from llmft.modeling.heads import loads_in_peft
     from llmft.modeling.precision import as_stored
 
     with as_stored(model):
@@ -74,8 +75,7 @@ def _save_adapter(
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             if card is not None:  # in place of PEFT's empty template
-                text = card((staged / "adapter_config.json").is_file())
-                (staged / "README.md").write_text(text, "utf-8")
+                (staged / "README.md").write_text(card(loads_in_peft(staged)), "utf-8")
 
 
 def result_of(folder: Path) -> dict[str, Any]:

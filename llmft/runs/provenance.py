@@ -12,7 +12,8 @@ from typing import Any
 from llmft import __version__
 from llmft.api.errors import CheckpointError
 from llmft.api.train_settings import TrainSettings
-from llmft.modeling.base_model import BaseModel
+from llmft.modeling.base_model import EMBEDDED, BaseModel
+from llmft.recipes.binding import RESOLVED
 from llmft.registry.entry_points import code_hash
 from llmft.system import fsio, machine, tf32
 from llmft.system.git_commit import git_commit
@@ -93,6 +94,15 @@ def refuse_changed_base(run: Path, base: BaseModel) -> None:
     if not lock.is_file():  # a folder of a version that wrote none
         return
     before = fsio.read_json(lock, "put the file back as it was")["model"]["sha256"]
+    path = base.source.path
+    if before and not path.startswith(EMBEDDED) and not Path(path).expanduser().exists():
+        seen_from = "" if Path(path).expanduser().is_absolute() else f", seen from '{Path.cwd()}'"
+        raise CheckpointError(
+            "E405",
+            f"the run's base model is no longer at '{path}'{seen_from}",
+            fix="put it back, or write where it is now as model.path into"
+            f" '{run / RESOLVED}': its files are compared with the run's",
+        )
     now = model_hashes(base) if before else {}
     for name in {**before, **now}:
         if before.get(name) != now.get(name) and before:

@@ -74,6 +74,18 @@ def test_d1_a_record_that_cannot_be_read_is_a_bad_row_like_others(tmp_path, name
     assert all(str(path) in reason for reason in found.reasons)
 
 
+@pytest.mark.parametrize(("by", "kept"), [("line", ["one", "three"]), ("paragraph", ["three"])])
+def test_d1_a_text_that_is_no_utf8_is_a_bad_row_like_others(tmp_path, by, kept):
+    path = tmp_path / "rows.txt"
+    path.write_bytes(b"one\n\xff two\n\nthree\n")
+    columns = {"text": "text"}
+    block = {"method": "jsonl", "path": str(path), "columns": columns, "sample_by": by}
+    found = read_rows(Jsonl(Jsonl.Config(**block, on_bad_row="skip")), "train", None)
+    assert ([row.text for row in found.rows], found.skipped) == (kept, 1)
+    with pytest.raises(DataError, match=f"1 of {1 + len(kept)} rows cannot be used: .*UTF-8"):
+        read_rows(Jsonl(Jsonl.Config(**block)), "train", None)
+
+
 def test_d1_three_reasons_are_told_in_a_line_and_all_of_them_are_kept(tmp_path):
     found = read_rows(dataset(tmp_path, [GOOD, *[{}] * 5], on_bad_row="skip"), "train", None)
     assert [f"rows.jsonl:{n}: no" in reason for n, reason in enumerate(found.reasons, 2)] == [

@@ -191,3 +191,22 @@ def test_openais_own_client_is_understood(client):
             there.chat.completions.create(**asked, frequency_penalty=1.0)
         with pytest.raises(openai.NotFoundError, match="no model 'x'"):
             there.completions.create(model="x", prompt="a")
+
+
+def test_n_answers_to_a_prompt_are_drawn_apart_and_its_tokens_counted_once(client):
+    asked = {"temperature": 1.5, "seed": 5, "return_token_ids": True}
+    one = client.complete("say 3:", **asked).data
+    told = client.complete(["say 3:", "say 4:"], n=3, **asked).data
+    assert [choice["index"] for choice in told["choices"]] == list(range(6))
+    assert told["choices"][0]["token_ids"] == one["choices"][0]["token_ids"]
+    assert len({tuple(choice["token_ids"]) for choice in told["choices"]}) == 6
+    prompts = [choice["prompt_token_ids"] for choice in told["choices"]]
+    assert prompts[0] == prompts[1] == prompts[2] != prompts[3] == prompts[5]
+    assert told["usage"]["prompt_tokens"] == 2 * one["usage"]["prompt_tokens"]
+    assert told["usage"]["completion_tokens"] == sum(
+        len(choice["token_ids"]) for choice in told["choices"]
+    )
+    many = client.chat(n=2, **asked).data
+    assert [choice["index"] for choice in many["choices"]] == [0, 1]
+    assert many["choices"][0]["message"] == client.chat(**asked).data["choices"][0]["message"]
+    assert many["choices"][0]["message"] != many["choices"][1]["message"]

@@ -92,9 +92,19 @@ def test_vllm_is_told_the_base_the_rank_and_the_template(trained, model_folder, 
 )
 def test_vllm_does_not_get_what_it_cannot_compute(adapter, why, train, tmp_path):
     trained = trained_stage(train(adapter))
-    with pytest.raises(RecipeError, match=rf"{why}.*llmft export RUN --to hf"):
+    fix = "llmft serve RUN" if why == "PROMPT_TUNING" else "llmft export RUN --to hf"
+    with pytest.raises(RecipeError, match=rf"{why}.*{fix}"):
         export(trained, "vllm", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+def test_a_merged_model_of_a_quantised_base_is_told_as_one(to, train, trained, tmp_path):
+    quantised = train({"method": "qlora", "r": 4, "bnb_4bit_compute_dtype": "float32"})
+    notes = export(trained_stage(quantised), to, tmp_path / "out").notes
+    assert any("the base was quantised in training" in note for note in notes)
+    notes = export(trained, to, tmp_path / "plain").notes
+    assert not any("quantised" in note for note in notes)
 
 
 def test_what_peft_does_not_know_is_refused(train, tmp_path):

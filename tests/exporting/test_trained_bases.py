@@ -57,3 +57,31 @@ def test_what_is_trained_below_goes_with_the_adapter(staged, model_folder, tmp_p
     last = evaluate(Asked(str(staged), stage="lora"))
     assert evaluate(Asked(str(staged), stage="lora", step=2)).metrics == last.metrics
     assert evaluate(Asked(str(staged), stage="lora", step=1)).metrics != last.metrics
+
+
+def test_of_a_prefix_on_a_merged_stage_nothing_is_named_that_would_fail(run, rows_file, tmp_path):
+    shared = {
+        "alignment": {"method": "sft"}, "data": {"method": "jsonl", "path": str(rows_file)},
+        "train": {"max_steps": 1, "per_device_train_batch_size": 4},
+    }  # fmt: skip
+    prefix = {"method": "prefix", "num_virtual_tokens": 4}
+    folder = run(
+        {"name": "lora", "adapter": LORA, **shared},
+        {"name": "last", "adapter": prefix, "start_from": {"stage": "lora", "merge": True},
+         **shared},
+    ).folder  # fmt: skip
+    trained = trained_stage(folder, "last")
+    for refused in (
+        lambda: merge(trained, tmp_path / "out"),
+        lambda: export(trained, "peft", tmp_path / "out"),
+        lambda: export(trained, "vllm", tmp_path / "out"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            refused()
+        fix = caught.value.faults[0].fix
+        assert "llmft serve RUN" in fix
+        assert "llmft merge" not in fix
+        assert "llmft export" not in fix
+    card = (folder / "stages/last/adapter/README.md").read_text()
+    assert "merged into it: `lora`" in card
+    assert "llmft merge" not in card

@@ -102,3 +102,25 @@ def test_a_base_that_has_changed_since_is_refused(words, lora_run, tmp_path, cap
     (copy / "lock.json").write_text(json.dumps(lock))
     assert main(args) == 6
     assert "E405" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_base_that_lies_elsewhere_now_is_named_in_the_resolved_recipe(
+    relative, lora_run, model_folder, tmp_path, capsys, monkeypatch
+):
+    copy, moved = tmp_path / lora_run.name, tmp_path / "moved"
+    shutil.copytree(lora_run, copy)
+    shutil.copytree(model_folder, moved)
+    monkeypatch.chdir(tmp_path)
+    resolved = (copy / "resolved.yaml").read_text()
+    gone = "models/base" if relative else str(tmp_path / "models/base")  # a hub id's form, too
+    (copy / "resolved.yaml").write_text(resolved.replace(str(model_folder), gone))
+    assert main(["generate", str(copy), "say 1:"]) == 6
+    told = capsys.readouterr().err
+    assert f"E405] the run's base model is no longer at '{gone}'" in told
+    assert (f"seen from '{tmp_path}'" in told) == relative
+    assert "as model.path into" in told
+    (copy / "resolved.yaml").write_text(resolved.replace(str(model_folder), "moved"))
+    assert main(["generate", str(copy), "say 1:"]) == 0
+    (moved / "config.json").write_text("{}")
+    assert main(["generate", str(copy), "say 1:"]) == 6

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import time
 from typing import Any
 
 import pytest
+from llmft_rewards.pattern import Pattern
 
 from llmft.api import hookimpl
 from llmft.api.errors import PluginError
+from llmft.registry.contract import check_class
 from llmft.registry.entry_points import code_hash
 from llmft.registry.registry import Registry
 from tests.registry.made_up import Install, adapter_source
@@ -270,3 +273,27 @@ def test_the_hash_of_one_file_and_of_a_namespace_package_is_their_own(install: I
     (root / "single_fake.py").write_text("x = 2\n")
     assert code_hash(rows["mine"].module) != before["mine"]
     assert code_hash(rows["single"].module) != before["single"]
+
+
+class Called:
+    """A callable that binds to no object."""
+
+    def __call__(self, prompt, completion, answers):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        functools.cache(lambda self, prompt, completion, answers: 1.0),
+        functools.partialmethod(lambda self, wanted, prompt, completion, answers: wanted, 1.0),
+        staticmethod(lambda prompt, completion, answers: 1.0),
+        classmethod(lambda cls, prompt, completion, answers: 1.0),
+        Called(),
+        max,
+        lambda self, *given: 1.0,
+    ],
+)
+def test_a_method_is_held_to_its_arguments_however_it_is_made(score):
+    check_class("reward", cls := type("Own", (Pattern,), {"method": "own", "score": score}))
+    assert cls(cls.Config(method="own", pattern="a")).score(0.0, 1.0, 0.5) == 1.0

@@ -31,11 +31,12 @@ class PrefixModel(SoftPromptModel):
     def answer(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
         """Return the base's output for the text after the prefix.
 
-        Raises ValueError for rows padded on the left beyond a sliding window: pad on the right.
+        Raises ValueError for rows padded on the left where that moves the prefix: beyond a window,
+        or where the model counts columns. Pad on the right.
         """
         layout = Layout.of(input_ids, self.n_virtual, inputs)
-        if layout.pads_left and self._beyond_window(input_ids.shape[1]):
-            raise ValueError("a prefix before pads may slide out of this model's window")
+        if layout.pads_left and self._moved_by_pads(input_ids.shape[1]):
+            raise ValueError("pads behind a prefix move it out of this model's window, or farther")
         options: dict[str, Any] = {}
         if layout.text_bounds is None:
             options["attention_mask"] = self._before(layout.text_mask, 1)
@@ -53,7 +54,7 @@ class PrefixModel(SoftPromptModel):
     def generate(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
         """Return what the base's `generate` returns, going on from a cache that holds the prefix.
 
-        Rows whose prefix might slide out of the model's window behind pads are done one by one.
+        Rows whose prefix pads would move, as out of the model's window, are done one by one.
         """
         if not self.enabled:
             return self.base.generate(input_ids=input_ids, **inputs)
@@ -61,7 +62,7 @@ class PrefixModel(SoftPromptModel):
         mask = layout.text_mask
         config = inputs.get("generation_config") or self.base.generation_config
         new = inputs.get("max_new_tokens") or config.max_new_tokens or 0
-        if layout.pads_left and self._beyond_window(input_ids.shape[1] + new):
+        if layout.pads_left and self._moved_by_pads(input_ids.shape[1] + new):
             rows = [self.generate(ids[m.bool()][None], **inputs)[0, int(m.sum()) :]
                     for ids, m in zip(input_ids, mask, strict=True)]  # fmt: skip
             answers = pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id or 0)
@@ -79,10 +80,9 @@ class PrefixModel(SoftPromptModel):
     def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         """Read prompts padded on the left, after the prefix; see `SoftPromptModel.prefill`.
 
-        None where pads behind the prefix might push it out of the model's window.
+        None where pads behind the prefix might move it: how long answers get is not known here.
         """
-        window = getattr(self.base.config.get_text_config(), "sliding_window", None)
-        if window is not None and not bool(attention_mask.all()):
+        if self._moved_by_pads(None) and not bool(attention_mask.all()):
             return None
         mask = self._before(attention_mask, 1)
         options: dict[str, Any] = (
@@ -103,6 +103,18 @@ class PrefixModel(SoftPromptModel):
     def _before(self, text_BT: torch.Tensor, value: int) -> torch.Tensor:
         return F.pad(text_BT, (self.n_virtual, 0), value=value)
 
-    def _beyond_window(self, width: int) -> bool:
-        window = getattr(self.base.config.get_text_config(), "sliding_window", None)
-        return window is not None and self.n_virtual + width > int(window)
+    def _moved_by_pads(self, width: int | None) -> bool:
+        """Return whether pads behind the prefix change what so many columns make of it.
+
+        So do windows, which hold columns, and distances that are counted in columns (MPT's alibi);
+        Bloom's are counted in tokens. width: of the text; None: any.
+        """
+        config = self.base.config.get_text_config()
+        windows = [w for name in _WINDOWS if (w := getattr(config, name, None)) is not None]
+        if windows and (width is None or self.n_virtual + width > int(min(windows))):
+            return True
+        by_tokens = takes(self.base, "position_ids")
+        return not by_tokens and not hasattr(self.base.base_model, "build_alibi_tensor")
+
+
+_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")

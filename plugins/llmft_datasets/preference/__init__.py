@@ -118,7 +118,8 @@ class Preference(TableDataset["Preference.Config"]):
 
     def row(self, record: Mapping[str, Any], origin: str) -> Row:
         columns = self.config.columns
-        if columns.candidates and columns.candidates in record:
+        is_pair = forms.TIE in record and columns.candidates not in record
+        if columns.candidates and not is_pair:
             numbers = columns.scores or columns.ranks or ""
             fault = forms.ranking_fault(record, columns.candidates, numbers)
             raise DataError("E101", f"{origin}: {fault or 'the candidates are not in pairs'}")

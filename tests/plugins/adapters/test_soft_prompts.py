@@ -13,12 +13,14 @@ from llmft_adapters.prompt import PromptTuning
 from llmft_adapters.ptuning import PTuning
 from peft import PeftModel
 from pydantic import ValidationError
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmft.api import Encoded
+from llmft.api import Encoded, SamplingParams
 from llmft.api.errors import TrustError
 from llmft.api.model_settings import ModelSource
 from llmft.evaluation.generation import generate
 from llmft.modeling.base_model import BaseModel
+from llmft.modeling.decoding import decode
 from llmft.modeling.forward import label_nll
 from llmft.modeling.recompute import checkpoint_layers
 from llmft.testing import measures, tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
@@ -157,6 +159,32 @@ def test_a_prefix_behind_pads_beyond_the_window_is_refused_and_generated_row_by_
     with pytest.raises(ValueError, match="window"):
         model(input_ids=torch.ones_like(mask), attention_mask=mask)
     assert answers(model, 3) == answers(model, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt_neo", {"num_layers": 2, "num_heads": 4, "hidden_size": 32, "window_size": 8,
+                     "attention_types": [[["global", "local"], 1]]}),
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
+    ],
+)  # fmt: skip
+def test_a_prefix_behind_pads_answers_as_without_where_columns_are_counted(
+    kind: str, settings: dict[str, Any]
+) -> None:
+    measures.seed()
+    config = AutoConfig.for_model(kind, vocab_size=300, initializer_range=0.2, **settings)
+    model = attached(made("prefix"), AutoModelForCausalLM.from_config(config).eval())
+    texts = [[*TEXTS[0], *range(12, 20)], *TEXTS[1:]]
+    asked = SamplingParams(8, temperature=0.0)
+    found = decode(model, texts, asked, batch_size=3)
+    for text, answer in zip(texts, found, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([text + answer.ids])).logits[0]
+        assert answer.ids == logits[len(text) - 1 : -1].argmax(1).tolist()
+    mask = torch.tensor([[0] * 9 + [1], [1] * 10])
+    with pytest.raises(ValueError, match="pads"):
+        model(input_ids=torch.ones_like(mask), attention_mask=mask)
 
 
 def test_trainable_parameters_are_the_papers_counts() -> None:

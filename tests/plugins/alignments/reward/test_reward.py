@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 
 import pytest
 import torch
@@ -259,3 +261,30 @@ def test_plain_transformers_and_peft_give_the_same_scores(run, stage, model_fold
         ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
         theirs = float(model(input_ids=torch.tensor([ids])).logits.detach()[0, 0])
         assert scored["score"] == pytest.approx(theirs, abs=1e-4)
+
+
+def test_the_cards_code_gives_the_commands_score(run, stage, model_folder, tmp_path):
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["pad_token_id"] = config["eos_token_id"]  # as many a model has it
+    (base / "config.json").write_text(json.dumps(config))
+    summary = run(stage("reward", evaluate=None), model={"path": str(base)})
+    card = (summary.folder / "stages/reward/adapter/README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    code = re.sub(r'"[^"]*/adapter"', repr(str(summary.folder / "stages/reward/adapter")), code)
+    code = re.sub(r"^base = .*$", f"base = {str(base)!r}", code, flags=re.M)
+    names: dict = {}
+    exec(code.replace('"..."', '"say 3: 5"'), names)
+    (tmp_path / "texts.jsonl").write_text('{"text": "say 3: 5"}\n')
+    (scored,) = cli_json(["score", str(summary.folder), str(tmp_path / "texts.jsonl")])
+    assert scored["score"] == pytest.approx(float(names["reward"].detach()), abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["ia3", "prefix", "prompt"])
+def test_the_card_of_a_head_that_peft_does_not_read_names_llmft_alone(run, stage, adapter):
+    block = {"method": adapter} | ({} if adapter == "ia3" else {"num_virtual_tokens": 4})
+    summary = run(stage("reward", adapter=block, evaluate=None))
+    card = (summary.folder / "stages/reward/adapter/README.md").read_text()
+    assert "PeftModel" not in card
+    assert "Plain PEFT does not load it: its head lies beside it. llmft does" in card
+    assert 'library_name: "llmft"' in card

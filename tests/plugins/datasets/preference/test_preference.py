@@ -182,6 +182,12 @@ def test_conversations_that_part_too_early_are_refused(tmp_path, chosen, rejecte
         dataset(tmp_path, []).row({"chosen": chosen, "rejected": rejected}, "x:1")
 
 
+def test_a_record_without_its_candidates_is_no_pair(tmp_path):
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    with pytest.raises(DataError, match="the column 'all' is no list"):
+        read(tmp_path, [pair], {"candidates": "all", "scores": "scores"})
+
+
 def test_ranked_answers_become_pairs(tmp_path):
     record = {"prompt": "p", "all": ["a", "b", "c"], "ranks": [2, 1, 2]}
     found = read(tmp_path, [record], {"candidates": "all", "ranks": "ranks"})
