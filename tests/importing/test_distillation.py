@@ -8,8 +8,8 @@ from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices
 
 GKD = (
-    "python examples/scripts/gkd.py --model_name_or_path Qwen/Qwen2-0.5B-Instruct --dataset_name org/talks"
-    " --teacher_model_name_or_path org/large --output_dir out --use_peft"
+    "python examples/scripts/gkd.py --model_name_or_path Qwen/Qwen2-0.5B-Instruct"
+    " --dataset_name org/talks --teacher_model_name_or_path org/large --output_dir out --use_peft"
 )
 
 

@@ -30,9 +30,8 @@ class GkdConfig(AlignmentConfig):
         0.9, gt=0, le=100, description="the temperature at which answers are sampled"
     )
     divergence_temperature: float = Field(
-        1.0, gt=0, le=100, description="the temperature of both distributions in the divergence; TRL"
-        " 1.16 takes 1 in GKDTrainer, and the one of sampling in DistillationTrainer"
-    )  # fmt: skip
+        1.0, gt=0, le=100, description="the temperature of both distributions in the divergence"
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: all tokens")
     top_k: int = Field(0, ge=0, le=1_000_000, description="top-k sampling; 0: all tokens")
     max_new_tokens: int = Field(
