@@ -453,6 +453,19 @@ def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
             raise DataError.of([replace(f, path="evaluate.split") for f in error.faults]) from error
 
 
+def first_row(dataset: Dataset[Any]) -> Row | None:
+    """Return the first usable row of a data set's split, of its first records; None: there is none.
+
+    Raises DataError where the records cannot be read.
+    """
+    for origin, record in islice(records_of(dataset, dataset.config.split), FIRST_ROWS):
+        try:
+            return row_of(dataset, replaced(dataset.config.replace, record, origin), origin)
+        except (LeftOutRow, DataError):
+            continue
+    return None
+
+
 def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
     seen, usable, fault = 0, 0, None
     for origin, record in islice(records_of(dataset, split), FIRST_ROWS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from llmft.toolkit import TimeUp, time_limit
 
 if TYPE_CHECKING:
     import torch
+
+_LARGEST = 3.4028235e38  # of float32, in which rewards are added
 
 
 class Scorer:
@@ -91,7 +92,7 @@ class Scorer:
             what = f"the reward '{function.method}' gives {len(given)} scores of {len(batch)}"
             raise DataError("E112", what, fix="correct the reward function")
         for prompt, reward in zip(prompts, given, strict=True):
-            if not isinstance(reward, int | float) or not math.isfinite(reward):
+            if not isinstance(reward, int | float) or not abs(reward) <= _LARGEST:
                 what = (
                     f"{prompt.origin}: the reward of '{function.method}' for an answer is"
                     f" {reward!r}"

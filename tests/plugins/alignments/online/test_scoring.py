@@ -92,7 +92,9 @@ def test_a_reward_of_too_few_answers_is_refused():
         scorer_of(Lazy).scores(*given())
 
 
-@pytest.mark.parametrize("reward", [None, "high", [1.0], float("nan"), float("inf"), 1j])
+@pytest.mark.parametrize("reward", [
+    None, "high", [1.0], float("nan"), float("inf"), 1j, 1e300,
+])  # fmt: skip
 def test_a_reward_that_is_no_finite_number_is_refused_with_its_row(reward):
     class Odd(Letters):
         def score_batch(self, batch):
