@@ -1142,6 +1142,13 @@ def test_a_mixture_of_trl_and_of_the_handbook(stage_of):
     assert {source.method for source in stage.data.sources} == {"preference"}
 
 
+def test_trls_kto_says_that_rows_are_in_another_order(imported):
+    kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
+    said = imported(kto, trainer="kto").text.replace("\n      # ", " ")
+    assert "reads the rows in the file's order" in said
+    assert "file's order" not in imported(TRL, trainer="dpo").text
+
+
 def test_trls_kto_reads_rows_with_a_label(stage_of):
     kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
     _, stage = stage_of(kto + "undesirable_weight: 0.5\n", trainer="kto")
