@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow, LlmftError
 from llmft.api.method_settings import DropRows
 from llmft.data.dropping import Dropped, by_length
+from llmft.data.duplicates import prompt_of
 from llmft.data.encoding import Encoder
 from llmft.data.replacing import replaced
 from llmft.data.unread import Unread
@@ -239,7 +240,8 @@ def stage_rows(
             pairs.append(_split_rows(each, source, seed, encoder))
     if together:
         assert stage.evaluate is not None
-        pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
+        asked, by = stage.evaluate.holdout or 0, stage.evaluate.holdout_by
+        pairs = _held_out_together([pair[0] for pair in pairs], asked, seed, by)
     for source, pair in zip(dataset.sources, pairs, strict=True):
         _repeat(stage, source, *pair, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
@@ -313,7 +315,7 @@ def _read_both(
     if asked is None:
         return train, None
     if asked.holdout:
-        kept, held = hold_out(train.rows, asked.holdout, seed)
+        kept, held = hold_out(train.rows, asked.holdout, seed, asked.holdout_by)
         train = replace(train, rows=kept)
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
@@ -487,11 +489,11 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
 
 
 def _held_out_together(
-    sources: Sequence[Rows], count: float, seed: int
+    sources: Sequence[Rows], count: float, seed: int, by: Literal["row", "prompt"]
 ) -> list[tuple[Rows, Rows | None]]:
     """Return what stays of each source and what is held out, so many rows of all together."""
     every = [row for source in sources for row in source.rows]
-    _, held = hold_out(every, count, seed)
+    _, held = hold_out(every, count, seed, by)
     out = {id(row) for row in held}
     pairs: list[tuple[Rows, Rows | None]] = []
     for source in sources:
@@ -501,10 +503,13 @@ def _held_out_together(
     return pairs
 
 
-def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:
+def hold_out(
+    rows: Sequence[Row], asked: float, seed: int, by: Literal["row", "prompt"] = "row"
+) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and the rows held out, at least one of each; order is kept.
 
-    asked: how many are held out; below 1, which share.
+    asked: how many are held out; below 1, which share. by: draw rows, or prompts with all of their
+    rows, until there are so many rows; one prompt stays in any case.
     """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
@@ -514,8 +519,34 @@ def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], l
         )
         raise DataError("E103", what, fix="write fewer, or a share such as 0.1")
     count = int(asked) if asked >= 1 else min(max(1, round(len(rows) * asked)), len(rows) - 1)
-    held = set(random.Random(seed).sample(range(len(rows)), count))
+    if by == "row":
+        held = set(random.Random(seed).sample(range(len(rows)), count))
+    else:
+        held = _of_whole_prompts(rows, count, seed)
     return (
         [row for i, row in enumerate(rows) if i not in held],
         [row for i, row in enumerate(rows) if i in held],
     )
+
+
+def _of_whole_prompts(rows: Sequence[Row], count: int, seed: int) -> set[int]:
+    """Return the numbers of `count` rows or a few more: all of those of the prompts drawn."""
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for number, row in enumerate(rows):
+        prompt = prompt_of(row)
+        key = ("row", number) if prompt is None else ("prompt", prompt)
+        groups.setdefault(key, []).append(number)
+    if len(groups) < 2:
+        raise DataError(
+            "E103",
+            "all rows have the same prompt, so none can be held out by its prompt",
+            fix="write evaluate.holdout_by: row, or name another split",
+        )
+    held: set[int] = set()
+    drawn = list(groups.values())
+    random.Random(seed).shuffle(drawn)
+    for group in drawn[1:]:
+        if len(held) >= count:
+            break
+        held.update(group)
+    return held
