@@ -15,6 +15,7 @@ from typing import Any, Literal
 from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow, LlmftError
 from llmft.api.method_settings import DropRows
+from llmft.data.conversation import noticing
 from llmft.data.dropping import Dropped, by_length
 from llmft.data.duplicates import prompt_of
 from llmft.data.encoding import Encoder
@@ -38,7 +39,8 @@ class Rows:
     unread: columns and keys that the data set never looked at, and in how many rows they are.
     pin: of streamed data, of which `rows` are the first ones: what tells all of it apart.
     sources: where the data are put together of several, what was read of each, by its name; `rows`
-    then holds their rows as they are trained or scored on.
+    then holds their rows as they are trained or scored on. met: what a person should know of the
+    rows that were used, and of how many.
     """
 
     rows: list[Row]
@@ -48,6 +50,7 @@ class Rows:
     unread: dict[str, int] = field(default_factory=dict)
     sources: dict[str, Rows] = field(default_factory=dict)
     pin: str = ""
+    met: Counter[str] = field(default_factory=Counter)
 
     @property
     def digest(self) -> str:
@@ -72,6 +75,7 @@ class Rows:
         if self.left_out:
             counts = ", ".join(f"{n} {reason}" for reason, n in sorted(self.left_out.items()))
             said.append(f"left out of {self.seen} rows: {counts}")
+        said += [f"{why}: {n:,} of {self.seen:,} rows" for why, n in sorted(self.met.items())]
         return "; ".join(said)
 
     @property
@@ -142,11 +146,13 @@ def usable_rows(
             record = unread.watched(replaced(dataset.config.replace, record, origin))
             if why := dropped.record(record, origin):
                 raise LeftOutRow(origin, why)
-            row = row_of(dataset, record, origin)
+            with noticing() as noticed:
+                row = row_of(dataset, record, origin)
             unread.count(record, row)
             if why := dropped.row(row):
                 raise LeftOutRow(origin, why)
             found.rows.append(row)
+            found.met.update(noticed)
         except LeftOutRow as left_out:
             found.left_out[left_out.reason] += 1
         except DataError as error:
