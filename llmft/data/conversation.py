@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from llmft.api.errors import DataError
-from llmft.api.rows import Message
+from llmft.api.rows import Conversation, Message
 from llmft.data.strict_json import KeyTwiceError, strict_cell
 
 ROLES = {
@@ -114,6 +114,17 @@ def with_system(
             return messages
         raise _fault(origin, "the row has a system text, and its messages have another one")
     return (Message(role="system", content=text), *messages)
+
+
+def with_tools(
+    messages: tuple[Message, ...], record: Mapping[str, Any], origin: str
+) -> tuple[Message, ...]:
+    """Return a prompt of messages with the tools in its record's column `tools`, if there are any.
+
+    Raises DataError (E101) where the column holds none.
+    """
+    tools = tools_of(record.get("tools"), origin)
+    return Conversation(messages, tools) if tools else messages
 
 
 def without_none(value: Any) -> Any:
