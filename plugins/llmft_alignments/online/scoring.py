@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import (
@@ -92,13 +93,13 @@ class Scorer:
             what = f"the reward '{function.method}' gives {len(given)} scores of {len(batch)}"
             raise DataError("E112", what, fix="correct the reward function")
         for prompt, reward in zip(prompts, given, strict=True):
-            if not isinstance(reward, int | float) or not abs(reward) <= _LARGEST:
+            if not isinstance(reward, Real) or not abs(reward) <= _LARGEST:
                 what = (
                     f"{prompt.origin}: the reward of '{function.method}' for an answer is"
                     f" {reward!r}"
                 )
                 raise DataError("E112", what, fix="correct the reward function")
-        return given
+        return [float(reward) for reward in given]
 
     def closed(self, row: Encoded, answer: Answer) -> Encoded:
         """Return a row as a reward model has learnt to read it: an answer that ended ends so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from llmft_alignments.online.scoring import Scorer
@@ -90,6 +91,14 @@ def test_a_reward_of_too_few_answers_is_refused():
 
     with pytest.raises(DataError, match=r"E112.*'letters' gives 1 scores of 2"):
         scorer_of(Lazy).scores(*given())
+
+
+def test_numpys_numbers_are_rewards():
+    class Numpy(Letters):
+        def score_batch(self, batch):
+            return [np.float32(0.5), np.int64(2)]
+
+    assert scorer_of(Numpy).scores(*given())[1].tolist() == [[0.5], [2.0]]
 
 
 @pytest.mark.parametrize("reward", [
