@@ -11,7 +11,7 @@ building blocks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -377,6 +377,15 @@ class RewardFunction(_Kind[C]):
 
     def start(self, context: StageContext) -> None:
         """Take what it needs of the stage that it scores in; called before the first score."""
+
+    def check(self, columns: Collection[str] | None) -> Iterable[Refusal]:
+        """Yield what cannot work in these settings: (key's parts, what is wrong, fix); see Refusal.
+
+        columns: what the rows give beside prompts and right answers, by name; None where that is
+        not known. It is asked before a weight is loaded, and only where the files that `code`
+        names may run.
+        """
+        return ()
 
     @abstractmethod
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:

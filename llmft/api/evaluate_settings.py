@@ -57,6 +57,11 @@ class EvaluateSettings(Settings):
         description="hold out this share of the training rows, or from 1 on this number of rows,"
         " and score on them; a number is taken from all sources of a mixture together",
     )
+    holdout_by: Literal["row", "prompt"] = Field(
+        "row",
+        description="what holdout draws: single rows, or prompts with all of their rows, so that no"
+        " prompt is both learnt and scored on; a row more may be held out then",
+    )
     limit: int | None = Field(
         None, ge=1, le=100_000_000, description="score on this many rows at most"
     )
@@ -119,6 +124,8 @@ class EvaluateSettings(Settings):
     def _one_source(self) -> EvaluateSettings:
         if self.split and self.holdout:
             raise ValueError("split and holdout exclude each other; keep one")
+        if self.holdout_by != "row" and not self.holdout:
+            raise ValueError("holdout_by has an effect only with holdout; add it, or drop this")
         return self
 
     @model_validator(mode="after")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, cast
 
 from llmft.api.errors import DataError
-from llmft.api.rows import Message
+from llmft.api.rows import Conversation, Message
 from llmft.data.strict_json import KeyTwiceError, strict_cell
 
 ROLES = {
@@ -21,6 +23,10 @@ ROLES = {
     "tool_response": "tool", "function_response": "tool",
 }  # fmt: skip
 """The words for roles, and what each is to a chat template."""
+NULLS_LEFT_OUT = (
+    "null values of tools and tool calls are left out, as tables in columns fill them in;"
+    " JSON text keeps them"
+)
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TRAINED = ("train", "trainable", "loss")
 _BLANK = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
@@ -31,10 +37,11 @@ def messages_of(value: Any, origin: str) -> tuple[Message, ...]:
 
     Raises DataError (E101) where a turn cannot be read; it is named by its place, from 0.
     """
+    exact = isinstance(value, str)
     value = _list(value, origin)
     if not isinstance(value, list) or not value:
         raise _fault(origin, "the messages are not a list, or it is empty")
-    messages = tuple(_message(item, turn, origin) for turn, item in enumerate(value))
+    messages = tuple(_message(item, turn, origin, exact) for turn, item in enumerate(value))
     spoken = [(turn, m["role"]) for turn, m in enumerate(messages) if m["role"] not in _SETTINGS]
     for (_, one), (turn, two) in pairwise(spoken):
         if one == two and one != "tool":
@@ -77,6 +84,7 @@ def untrained(value: Any, origin: str) -> tuple[int, ...]:
 
 def tools_of(value: Any, origin: str) -> tuple[Any, ...]:
     """Return the tools of a record: JSON schemas, a list of them or JSON text of it."""
+    exact = isinstance(value, str)
     if isinstance(value, str):
         try:
             value = strict_cell(value) if value.strip() else []
@@ -86,9 +94,11 @@ def tools_of(value: Any, origin: str) -> tuple[Any, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise _fault(origin, "the tools are not a list of JSON schemas")
+    if not exact:
+        _notice_nulls(value)
+        value = without_none(value)
     return tuple(
-        tool if "function" in tool else {"type": "function", "function": tool}
-        for tool in without_none(value)
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in value
     )
 
 
@@ -106,6 +116,17 @@ def with_system(
     return (Message(role="system", content=text), *messages)
 
 
+def with_tools(
+    messages: tuple[Message, ...], record: Mapping[str, Any], origin: str
+) -> tuple[Message, ...]:
+    """Return a prompt of messages with the tools in its record's column `tools`, if there are any.
+
+    Raises DataError (E101) where the column holds none.
+    """
+    tools = tools_of(record.get("tools"), origin)
+    return Conversation(messages, tools) if tools else messages
+
+
 def without_none(value: Any) -> Any:
     """Return data without the keys that hold nothing: tables in columns give every key."""
     if isinstance(value, Mapping):
@@ -113,6 +134,32 @@ def without_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_none(item) for item in value]
     return value
+
+
+@contextmanager
+def noticing() -> Iterator[set[str]]:
+    """Collect what a person should know of the values that are read in the meantime."""
+    noticed: set[str] = set()
+    token = _noticed.set(noticed)
+    try:
+        yield noticed
+    finally:
+        _noticed.reset(token)
+
+
+_noticed: ContextVar[set[str] | None] = ContextVar("noticed", default=None)
+
+
+def _notice_nulls(value: Any) -> None:
+    noticed = _noticed.get()
+    if noticed is not None and _holds_none(value):
+        noticed.add(NULLS_LEFT_OUT)
+
+
+def _holds_none(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(item is None or _holds_none(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(map(_holds_none, value))
 
 
 def is_blank(text: str) -> bool:
@@ -126,7 +173,7 @@ _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:"""
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'")
 
 
-def _message(item: Any, turn: int, origin: str) -> Message:
+def _message(item: Any, turn: int, origin: str, exact: bool) -> Message:
     if not isinstance(item, Mapping):
         raise _fault(origin, f"turn {turn} is not a mapping")
     said = _first(item, "role", "from")
@@ -134,7 +181,7 @@ def _message(item: Any, turn: int, origin: str) -> Message:
     if role is None:
         raise _fault(origin, f"turn {turn} has the unknown role '{said}'")
     content = _first(item, "content", "value")
-    calls = _calls(item, content if said == "function_call" else None, turn, origin)
+    calls = _calls(item, content if said == "function_call" else None, turn, origin, exact)
     if role == "tool" and not _is_parts(content):  # a tool's answer as JSON
         content = json.dumps(content, ensure_ascii=False)
     text = "" if said == "function_call" else _text(content, turn, origin, bool(calls))
@@ -200,31 +247,43 @@ def _part(part: Any, turn: int, origin: str) -> str:
     )
 
 
-def _calls(item: Mapping[str, Any], value: Any, turn: int, origin: str) -> list[dict[str, Any]]:
-    """Return a message's tool calls, in the form that chat templates take."""
+def _calls(
+    item: Mapping[str, Any], value: Any, turn: int, origin: str, exact: bool
+) -> list[dict[str, Any]]:
+    """Return a message's tool calls, in the form that chat templates take.
+
+    exact: they come from JSON text, where a null is meant as one.
+    """
     calls = item.get("tool_calls")
     if isinstance(calls, str):
-        calls = _json(calls, turn, origin)
+        exact, calls = True, _json(calls, turn, origin)
     if not calls:
-        one = item.get("function_call", value)
-        one = _json(one, turn, origin) if isinstance(one, str) else one
+        one = item.get("function_call")
+        one = value if one is None else one
+        if isinstance(one, str):
+            exact, one = True, _json(one, turn, origin)
         calls = one if isinstance(one, list) else [one] if one else []
     if not isinstance(calls, list):
         raise _fault(origin, f"turn {turn}: the tool_calls are not a list")
-    return [_call(call, turn, origin) for call in without_none(calls)]
+    return [_call(call, turn, origin, exact) for call in calls]
 
 
-def _call(call: Any, turn: int, origin: str) -> dict[str, Any]:
-    inner = call.get("function", call) if isinstance(call, Mapping) else None
+def _call(call: Any, turn: int, origin: str, exact: bool) -> dict[str, Any]:
+    call = dict(call.items()) if isinstance(call, Mapping) else {}  # all is read: its index, too
+    inner = call if call.get("function") is None else call["function"]
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise _fault(origin, f"turn {turn} has a tool call without a name")
-    arguments = inner.get("arguments", {})
+    arguments = inner.get("arguments")
+    arguments = {} if arguments is None else arguments
     if isinstance(arguments, str):  # OpenAI's; chat templates want what the text says
-        arguments = _json(arguments, turn, origin) if arguments.strip() else {}
+        exact, arguments = True, _json(arguments, turn, origin) if arguments.strip() else {}
     if not isinstance(arguments, Mapping):
         raise _fault(
             origin, f"turn {turn}: the arguments of '{inner['name']}' are not a JSON object"
         )
+    if not exact:
+        _notice_nulls(arguments)
+        arguments = without_none(arguments)
     made = {"type": "function", "function": {"name": inner["name"], "arguments": dict(arguments)}}
     return {"id": call["id"], **made} if isinstance(call.get("id"), str) else made
 

@@ -218,7 +218,14 @@ def _embedded(name: str, split: str) -> Path:
     from llmft import assets
 
     ending = {"train": "train", "validation": "eval"}.get(split, split)
-    whole = split == "train" and f"data/{name}.jsonl" in assets.available()
+    is_whole = f"data/{name}.jsonl" in assets.available()
+    whole = split == "train" and is_whole
+    if is_whole and not whole:
+        raise DataError(
+            "E109",
+            f"'embedded:{name}' is one file, so there is no split '{split}'",
+            fix="hold rows out: evaluate.holdout",
+        )
     try:
         return assets.locate(f"data/{name}.jsonl" if whole else f"data/{name}_{ending}.jsonl")
     except ValueError as error:

@@ -146,7 +146,7 @@ def stage_preview(
         left_out=dict(train.left_out),
         counts=dict(report.counts),
         sources=tuple(_sources(seen)),
-        remarks=dict(report.remarks),
+        remarks={**_met(train), **report.remarks},
         items=len(items),
         split_rows=_split_rows(train.rows, items),
         tokens=sum(len(row.input_ids) for item in items for row in token_rows(item)),
@@ -163,6 +163,10 @@ def stage_preview(
         notes=tuple(notes),
         rows=tuple(_picked(seen, lengths, picks, seed, only)),
     )
+
+
+def _met(rows: Rows) -> Counter[str]:
+    return sum((_met(part) for part in rows.sources.values()), Counter(rows.met))
 
 
 def _sources(seen: Seen) -> Iterator[SourcePreview]:

@@ -49,7 +49,7 @@ def _facts(stage: StagePreview) -> Iterator[tuple[str, str]]:
         yield "length", f"{told} tokens{limit}"
     if stage.duplicates:
         found = stage.duplicates
-        pairs = [*found.within_examples, *found.between_examples]
+        pairs = [*found.within_examples, *found.between_examples, *found.asked_examples]
         such = "; ".join(f"{one} as {other}" for one, other in pairs if one and other)
         yield "twice", found.note() + (f" ({such})" if such else "")
     if stage.held_out:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from llmft.api import Conversation, Dataset, Row
 from llmft.api.errors import DataError, LeftOutRow, LlmftError
 from llmft.api.method_settings import DropRows
+from llmft.data.conversation import noticing
 from llmft.data.dropping import Dropped, by_length
+from llmft.data.duplicates import prompt_of
 from llmft.data.encoding import Encoder
 from llmft.data.replacing import replaced
 from llmft.data.unread import Unread
@@ -37,7 +39,8 @@ class Rows:
     unread: columns and keys that the data set never looked at, and in how many rows they are.
     pin: of streamed data, of which `rows` are the first ones: what tells all of it apart.
     sources: where the data are put together of several, what was read of each, by its name; `rows`
-    then holds their rows as they are trained or scored on.
+    then holds their rows as they are trained or scored on. met: what a person should know of the
+    rows that were used, and of how many.
     """
 
     rows: list[Row]
@@ -47,6 +50,7 @@ class Rows:
     unread: dict[str, int] = field(default_factory=dict)
     sources: dict[str, Rows] = field(default_factory=dict)
     pin: str = ""
+    met: Counter[str] = field(default_factory=Counter)
 
     @property
     def digest(self) -> str:
@@ -71,6 +75,7 @@ class Rows:
         if self.left_out:
             counts = ", ".join(f"{n} {reason}" for reason, n in sorted(self.left_out.items()))
             said.append(f"left out of {self.seen} rows: {counts}")
+        said += [f"{why}: {n:,} of {self.seen:,} rows" for why, n in sorted(self.met.items())]
         return "; ".join(said)
 
     @property
@@ -141,11 +146,13 @@ def usable_rows(
             record = unread.watched(replaced(dataset.config.replace, record, origin))
             if why := dropped.record(record, origin):
                 raise LeftOutRow(origin, why)
-            row = row_of(dataset, record, origin)
+            with noticing() as noticed:
+                row = row_of(dataset, record, origin)
             unread.count(record, row)
             if why := dropped.row(row):
                 raise LeftOutRow(origin, why)
             found.rows.append(row)
+            found.met.update(noticed)
         except LeftOutRow as left_out:
             found.left_out[left_out.reason] += 1
         except DataError as error:
@@ -239,7 +246,8 @@ def stage_rows(
             pairs.append(_split_rows(each, source, seed, encoder))
     if together:
         assert stage.evaluate is not None
-        pairs = _held_out_together([pair[0] for pair in pairs], stage.evaluate.holdout or 0, seed)
+        asked, by = stage.evaluate.holdout or 0, stage.evaluate.holdout_by
+        pairs = _held_out_together([pair[0] for pair in pairs], asked, seed, by)
     for source, pair in zip(dataset.sources, pairs, strict=True):
         _repeat(stage, source, *pair, seed)
     train = mixed(dataset, dict(zip(names, (pair[0] for pair in pairs), strict=True)), seed)
@@ -313,7 +321,7 @@ def _read_both(
     if asked is None:
         return train, None
     if asked.holdout:
-        kept, held = hold_out(train.rows, asked.holdout, seed)
+        kept, held = hold_out(train.rows, asked.holdout, seed, asked.holdout_by)
         train = replace(train, rows=kept)
         return train, Rows(held[: asked.limit])
     split = asked.split or dataset.held_out_split
@@ -453,6 +461,19 @@ def check_rows(dataset: Dataset[Any], stage: Stage) -> None:
             raise DataError.of([replace(f, path="evaluate.split") for f in error.faults]) from error
 
 
+def first_row(dataset: Dataset[Any]) -> Row | None:
+    """Return the first usable row of a data set's split, of its first records; None: there is none.
+
+    Raises DataError where the records cannot be read.
+    """
+    for origin, record in islice(records_of(dataset, dataset.config.split), FIRST_ROWS):
+        try:
+            return row_of(dataset, replaced(dataset.config.replace, record, origin), origin)
+        except (LeftOutRow, DataError):
+            continue
+    return None
+
+
 def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
     seen, usable, fault = 0, 0, None
     for origin, record in islice(records_of(dataset, split), FIRST_ROWS):
@@ -474,11 +495,11 @@ def _check_first_rows(dataset: Dataset[Any], split: str) -> None:
 
 
 def _held_out_together(
-    sources: Sequence[Rows], count: float, seed: int
+    sources: Sequence[Rows], count: float, seed: int, by: Literal["row", "prompt"]
 ) -> list[tuple[Rows, Rows | None]]:
     """Return what stays of each source and what is held out, so many rows of all together."""
     every = [row for source in sources for row in source.rows]
-    _, held = hold_out(every, count, seed)
+    _, held = hold_out(every, count, seed, by)
     out = {id(row) for row in held}
     pairs: list[tuple[Rows, Rows | None]] = []
     for source in sources:
@@ -488,10 +509,13 @@ def _held_out_together(
     return pairs
 
 
-def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], list[Row]]:
+def hold_out(
+    rows: Sequence[Row], asked: float, seed: int, by: Literal["row", "prompt"] = "row"
+) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and the rows held out, at least one of each; order is kept.
 
-    asked: how many are held out; below 1, which share.
+    asked: how many are held out; below 1, which share. by: draw rows, or prompts with all of their
+    rows, until there are so many rows; one prompt stays in any case.
     """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
@@ -501,8 +525,34 @@ def hold_out(rows: Sequence[Row], asked: float, seed: int) -> tuple[list[Row], l
         )
         raise DataError("E103", what, fix="write fewer, or a share such as 0.1")
     count = int(asked) if asked >= 1 else min(max(1, round(len(rows) * asked)), len(rows) - 1)
-    held = set(random.Random(seed).sample(range(len(rows)), count))
+    if by == "row":
+        held = set(random.Random(seed).sample(range(len(rows)), count))
+    else:
+        held = _of_whole_prompts(rows, count, seed)
     return (
         [row for i, row in enumerate(rows) if i not in held],
         [row for i, row in enumerate(rows) if i in held],
     )
+
+
+def _of_whole_prompts(rows: Sequence[Row], count: int, seed: int) -> set[int]:
+    """Return the numbers of `count` rows or a few more: all of those of the prompts drawn."""
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for number, row in enumerate(rows):
+        prompt = prompt_of(row)
+        key = ("row", number) if prompt is None else ("prompt", prompt)
+        groups.setdefault(key, []).append(number)
+    if len(groups) < 2:
+        raise DataError(
+            "E103",
+            "all rows have the same prompt, so none can be held out by its prompt",
+            fix="write evaluate.holdout_by: row, or name another split",
+        )
+    held: set[int] = set()
+    drawn = list(groups.values())
+    random.Random(seed).shuffle(drawn)
+    for group in drawn[1:]:
+        if len(held) >= count:
+            break
+        held.update(group)
+    return held

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmft.api import Alignment, Dataset, ScoredTaskConfig, Task
+from llmft.api import Alignment, Dataset, PromptRow, RewardFunction, ScoredTaskConfig, Task
 from llmft.api.errors import (
     CheckpointError,
     DataError,
@@ -23,7 +23,7 @@ from llmft.api.errors import (
     TrustError,
 )
 from llmft.api.evaluate_settings import EvaluateSettings
-from llmft.data.stage_rows import at_source, check_rows
+from llmft.data.stage_rows import at_source, check_rows, first_row
 from llmft.modeling import peft_folder
 from llmft.modeling.stored_form import form_misfit
 from llmft.recipes.checks import difference
@@ -84,6 +84,7 @@ def preflight(
         *_of_the_processes(job, launch().count),
         *_of_code(job),
         *_of_rows(job, network=network),
+        *_of_rewards(job, network=network),
     ]
     if base is not None:
         faults += _of_the_model(job, base)
@@ -203,8 +204,38 @@ def _of_rows(job: Job, *, network: bool) -> Iterator[Fault]:
                 yield from placed(job, key_of(job, number, error), error)
 
 
-def _files(dataset: Dataset[Any]) -> Iterator[str]:
-    for paths in dataset.code().values():
+def _of_rewards(job: Job, *, network: bool) -> Iterator[Fault]:
+    """Yield a fault for each reward function that cannot work in its settings, or on its rows."""
+    for number, bound in enumerate(job.written_stages):
+        columns = _columns(bound, network=network) if bound.rewards else None
+        for key, function in bound.keyed_rewards:
+            if not all(_may_run(path) for path in _files(function)):
+                continue  # a fault already
+            try:
+                for inner, what, fix in refusals_of(function, columns):
+                    yield job.fault("E041", ("stages", number, *key, *inner), what, fix)
+            except LlmftError as error:
+                yield from placed(job, ("stages", number, *key), error)
+
+
+def _columns(bound: BoundStage, *, network: bool) -> set[str] | None:
+    """Return what the rows of a stage's prompts give by name; None where none can be read yet."""
+    dataset = bound.dataset
+    if dataset is None or dataset.sources or stage_references(dataset.config):
+        return None
+    if not all(_may_run(path) for path in _files(dataset)):
+        return None
+    if not network and not dataset.is_local():
+        return None
+    try:
+        row = first_row(dataset)
+    except LlmftError:
+        return None  # a fault already
+    return set(row.columns or ()) if isinstance(row, PromptRow) else None
+
+
+def _files(method: Dataset[Any] | RewardFunction[Any]) -> Iterator[str]:
+    for paths in method.code().values():
         yield from [paths] if isinstance(paths, str) else paths
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmft.api import Dataset, MetricFunction, Prompt
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
+from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder
 from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
 from llmft.evaluation import evaluation
@@ -66,6 +67,8 @@ class Evaluated:
     """What was found. scores: of each metric, the mean, its 95 % interval and its rows.
 
     rows: of each answer, its prompt, text and scores. notes: which rows were left out, or cut.
+    learnt: how many rows, or their prompts, the run has trained on, in words; '' where none is
+    known to be.
     """
 
     scores: Mapping[str, Score]
@@ -73,6 +76,7 @@ class Evaluated:
     count: int
     stage: str | None
     notes: Sequence[str] = ()
+    learnt: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -192,8 +196,48 @@ def _of_run(run: Path, asked: Asked, on_batch: Callable[[str, int, int], None]) 
         what = f"stage '{folder.name}' has no data set"
         raise RecipeError("E090", what, fix="name a stage that trains: --stage")
     rows = _rows(bound, dataset, asked, job)
+    learnt = ""
+    if not asked.base and (asked.data is not None or asked.split is not None):
+        learnt = _learnt(load_run(run, Registry.discover()), run, folder.name, rows)
     model = _model_of_run(trained, asked)
-    return _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
+    found = _scored(model, trained.base, bound, dataset, rows, asked, on_batch)
+    return replace(found, learnt=learnt)
+
+
+def _learnt(job: Job, run: Path, name: str, rows: Rows) -> str:
+    """Return how many rows a stage and those that it starts from have trained on, in words.
+
+    Their rows are read again, where they are on this machine and can be; else '' says nothing.
+    """
+    said = []
+    bound: BoundStage | None = job.stage(name)
+    while bound is not None:
+        found = _both(bound, dataset_in(bound, run), job, rows)
+        if found is not None and found.between:
+            said.append(
+                f"{found.between:,} of {found.judged:,} rows are training rows of '{bound.name}',"
+                " so the scores are better than on unseen rows"
+            )
+        if found is not None and found.asked:
+            said.append(
+                f"{found.asked:,} of {found.judged:,} rows have the prompt of training rows of"
+                f" '{bound.name}', so the scores are better than on unseen prompts"
+            )
+        bound = bound.start.stage if bound.start else None
+    return "; ".join(said)
+
+
+def _both(
+    bound: BoundStage, dataset: Dataset[Any] | None, job: Job, rows: Rows
+) -> Duplicates | None:
+    if dataset is None or dataset.config.streaming or not dataset.is_local():
+        return None
+    encoder = BaseModel(job.recipe.model).encoder
+    try:
+        train, _ = stage_rows(bound.spec, dataset, job.recipe.seed, encoder)
+    except LlmftError:  # they are not here any more
+        return None
+    return duplicates(train.rows, rows.rows)
 
 
 def _refuse_several(job: Job, stage: str) -> None:

@@ -130,6 +130,13 @@ class BoundStage:
             )
         return self.adapter
 
+    @property
+    def keyed_rewards(self) -> list[tuple[KeyPath, RewardFunction[Any]]]:
+        """Its reward functions, each with the key of its block."""
+        nested = nested_methods(self.spec.work, (self.spec.work_kind,))
+        keys = [key for key, kind, _ in nested if kind == "reward"]
+        return list(zip(keys, self.rewards, strict=True))
+
     def code(self) -> list[tuple[KeyPath, str]]:
         """Return the files of code that its methods' settings name, each with the setting's key."""
         made: list[tuple[KeyPath, Any]] = []
@@ -137,9 +144,7 @@ class BoundStage:
             datasets = self.dataset.sources or (self.dataset,)
             keys = [key for key, _ in data_blocks(self.spec.data)]
             made += zip(keys, datasets, strict=True)
-        nested = nested_methods(self.spec.work, (self.spec.work_kind,))
-        rewards = [key for key, kind, _ in nested if kind == "reward"]
-        made += zip(rewards, self.rewards, strict=True)
+        made += self.keyed_rewards
         made.append(((self.spec.work_kind,), self.work))
         return [
             ((*key, name), path)

@@ -29,6 +29,11 @@ HOW_TO_PAIR = (
     " files"
 )
 _BODY = (Path(__file__).parent / "comparison.html.jinja").read_text("utf-8")
+OTHER_ROWS = (
+    "scored on other rows than the first, so a difference of the scores may be that of the rows:"
+    " hold out the same ones (evaluate.split, or the same data and seed), or let llmft evaluate"
+    " score both on one file"
+)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -48,13 +53,17 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found. settings: (key, value in each). tests: of each but the first, against it."""
+    """What was found. settings: (key, value in each). tests: of each but the first, against it.
+
+    other_rows: those that were scored on other rows than the first.
+    """
 
     parts: tuple[Compared, ...]
     settings: tuple[tuple[str, tuple[str, ...]], ...]
     scores: tuple[tuple[str, tuple[float | None, ...]], ...]
     tests: tuple[tuple[Paired, ...], ...]
     costs: tuple[tuple[str, tuple[str, ...]], ...]
+    other_rows: tuple[str, ...] = ()
 
 
 def compare(places: Sequence[Path]) -> Comparison:
@@ -83,7 +92,13 @@ def _compared(parts: tuple[Compared, ...]) -> Comparison:
         tuple((name, tuple(part.scores.get(name) for part in parts)) for name in names),
         tuple(tuple(paired(parts[0].rows, other.rows)) for other in parts[1:]),
         tuple(_costs(parts)),
+        tuple(_on_other_rows(parts)),
     )
+
+
+def _on_other_rows(parts: tuple[Compared, ...]) -> Iterator[str]:
+    first, *others = ((part.name, part.facts.scored_rows if part.facts else "") for part in parts)
+    yield from (name for name, rows in others if rows and first[1] not in ("", rows))
 
 
 def _part(place: Path) -> Compared:
@@ -172,6 +187,7 @@ def page(comparison: Comparison) -> str:
         height=curves.HEIGHT,
         number=number,
         how_to_pair=HOW_TO_PAIR,
+        other_rows=[f"{name} is {OTHER_ROWS}." for name in comparison.other_rows],
     )
 
 

@@ -78,12 +78,23 @@ class RunFacts:
     @property
     def scores(self) -> dict[str, tuple[float | None, float]]:
         """The last finished stage's scores that has any: before, and after training."""
-        for stage in reversed(self.stages):
-            after = (stage.result or {}).get("after") or {}
-            if after:
-                before = (stage.result or {}).get("before") or {}
-                return {name: (before.get(name), value) for name, value in after.items()}
-        return {}
+        stage = self._scored
+        if stage is None or stage.result is None:
+            return {}
+        before = stage.result.get("before") or {}
+        return {name: (before.get(name), value) for name, value in stage.result["after"].items()}
+
+    @property
+    def scored_rows(self) -> str:
+        """The SHA-256 of the rows that these scores are of; '' where it is not known."""
+        stage = self._scored
+        known = (self.lock.get("rows_sha256") or {}).get(stage.name) if stage else None
+        return str((known or {}).get("evaluate") or "")
+
+    @property
+    def _scored(self) -> StageFacts | None:
+        scored = (stage for stage in reversed(self.stages) if (stage.result or {}).get("after"))
+        return next(scored, None)
 
 
 def run_facts(folder: Path, *, whole: bool = True) -> RunFacts:

@@ -26,6 +26,7 @@ from llmft.data.conversation import (
     tools_of,
     untrained,
     with_system,
+    with_tools,
 )
 from llmft.data.pair_encoding import cut_at_start
 from llmft.data.repeated_prompt import repeats_prompt, without_prompt
@@ -138,6 +139,7 @@ __all__ = [
     "why_no_classifier",
     "wilson",
     "with_system",
+    "with_tools",
     "without_dropout",
     "without_prompt",
     "wrapped",

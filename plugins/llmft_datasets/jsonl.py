@@ -31,6 +31,7 @@ from llmft.toolkit import (
     messages_of,
     text_of,
     with_system,
+    with_tools,
     without_prompt,
 )
 from llmft_datasets.short_answers import METRICS
@@ -186,7 +187,8 @@ class Jsonl(TableDataset["Jsonl.Config"]):
         text = answer["content"]
         right = answers_of(record, self.config.columns.answers, origin) or ((text,) if text else ())
         more = answer if len(answer) > len(("role", "content")) else None
-        return CompletionRow(tuple(before), text, right, origin, more)
+        prompt = with_tools(tuple(before), record, origin)
+        return CompletionRow(prompt, text, right, origin, more)
 
     def _prompt(self, record: Mapping[str, Any], origin: str) -> Prompt:
         columns = self.config.columns
@@ -198,7 +200,8 @@ class Jsonl(TableDataset["Jsonl.Config"]):
                     " prompt_style nor columns.input and columns.history apply",
                     fix="leave these out, or name a column of text as data.columns.prompt",
                 )
-            return self._with_system(messages_of(asked, origin), record, origin)
+            prompt = self._with_system(messages_of(asked, origin), record, origin)
+            return with_tools(prompt, record, origin)
         text = text_of(record, columns.prompt, origin)
         given = _optional(record, columns.input, origin)
         styled = self._styled(text, "" if is_blank(given) else given)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from llmft.api import (
-    Conversation,
     DataError,
     Field,
     Line,
@@ -26,8 +25,8 @@ from llmft.toolkit import (
     messages_in,
     messages_of,
     text_of,
-    tools_of,
     with_system,
+    with_tools,
 )
 from llmft_datasets.short_answers import METRICS
 
@@ -82,9 +81,7 @@ class Prompts(TableDataset["Prompts.Config"]):
             prompt = messages_of(asked, origin)
             if self.config.remove_response and prompt[-1]["role"] == "assistant":
                 prompt = prompt[:-1]
-            prompt = self._with_system(prompt, origin)
-            if tools := tools_of(record.get("tools"), origin):
-                prompt = Conversation(prompt, tools)
+            prompt = with_tools(self._with_system(prompt, origin), record, origin)
         else:
             text = text_of(record, columns.prompt, origin)
             if not text.strip():

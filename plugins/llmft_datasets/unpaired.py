@@ -26,6 +26,7 @@ from llmft.toolkit import (
     messages_in,
     messages_of,
     text_of,
+    with_tools,
     without_prompt,
 )
 from llmft_datasets.short_answers import METRICS
@@ -122,10 +123,10 @@ class Unpaired(TableDataset["Unpaired.Config"]):
             if more := sorted(set(last) - {"role", "content"}):
                 what = f"{origin}: an answer has {more[0]}, and only text is judged"
                 raise DataError("E101", what)
-            return turns[:-1], last["content"]
+            return with_tools(turns[:-1], record, origin), last["content"]
         completion = text_of(record, columns.completion, origin)
         if spoken is not None:
-            return messages_of(spoken, origin), completion
+            return with_tools(messages_of(spoken, origin), record, origin), completion
         text = text_of(record, column or "prompt", origin)
         (completion,) = without_prompt(text, [completion], self.config.repeated_prompt, origin)
         if self.config.chat and self.config.strip_answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from llmft.api import (
@@ -11,6 +11,7 @@ from llmft.api import (
     Field,
     Line,
     Prompt,
+    Refusal,
     RewardConfig,
     RewardFunction,
     SampledAnswer,
@@ -39,6 +40,11 @@ class Python(RewardFunction["Python.Config"]):
     def code(self) -> Mapping[str, str]:
         return {"file": self.config.file}
 
+    def check(self, columns: Collection[str] | None) -> Iterator[Refusal]:
+        missing = self._not_given(self._function(), columns) if columns is not None else None
+        if missing:
+            yield ("function",), *missing
+
     def score(self, prompt: Prompt, completion: str, answers: Sequence[str]) -> float:
         from llmft.api import Encoded
 
@@ -49,18 +55,41 @@ class Python(RewardFunction["Python.Config"]):
 
     def _scored(self, batch: Sequence[SampledAnswer]) -> list[float]:
         path, name = self.config.file, self.config.function
-        function = trusted_function(path, name)
+        function, takes = self._function()
         named = _arguments(batch)
-        takes = call_trusted(path, inspect.signature, function).parameters.values()
+        if missing := self._not_given((function, takes), named):
+            raise DataError("E121", missing[0], fix=missing[1])
         if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes):
             wanted = {one.name for one in takes}
             named = {key: values for key, values in named.items() if key in wanted}
         given = call_trusted(path, function, **named)
+        if not isinstance(given, Iterable):
+            what = f"'{path}': {name} gives a {type(given).__name__}, not a list"
+            raise DataError("E112", what, fix="return a list with a number for each completion")
         scores = list(trusted_items(path, given))
         if len(scores) != len(batch):
             what = f"'{path}': {name} gives {len(scores)} scores of {len(batch)} completions"
             raise DataError("E112", what, fix="return one number for each completion")
         return [self._number(score) for score in scores]
+
+    def _function(self) -> _Function:
+        """Return the function and its parameters; errors as of `trusted_function`."""
+        function = trusted_function(self.config.file, self.config.function)
+        signature = call_trusted(self.config.file, inspect.signature, function)
+        return function, tuple(signature.parameters.values())
+
+    def _not_given(self, function: _Function, columns: Collection[str]) -> tuple[str, str] | None:
+        """Return which parameter has nothing to hold, and how to mend it; None where none."""
+        known = {*_ALWAYS, *columns}
+        for one in function[1]:
+            named = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+            if one.default is one.empty and named and one.name not in known:
+                return (
+                    f"'{self.config.file}': '{self.config.function}' takes '{one.name}', and is"
+                    f" given {', '.join(sorted(known))}",
+                    f"if '{one.name}' is a column, write data.reward_columns: [{one.name}]",
+                )
+        return None
 
     def _number(self, score: Any) -> float:
         try:
@@ -74,6 +103,11 @@ class Python(RewardFunction["Python.Config"]):
                 f"{where} gives {str(score)[:80]!r} for a completion, not a number",
                 fix="return a number for each completion",
             ) from error
+
+
+_ALWAYS = ("prompts", "completions", "completion_ids", "answers")
+"""What every function may take; `_arguments` makes them."""
+_Function = tuple[Callable[..., Any], tuple[inspect.Parameter, ...]]
 
 
 def _arguments(batch: Sequence[SampledAnswer]) -> dict[str, list[Any]]:

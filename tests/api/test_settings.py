@@ -643,8 +643,11 @@ ROPE = {
 # --- the evaluation ------------------------------------------------------------------------------
 
 
-def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
-    """Return what runs a stage of one step, and looks at its evaluation."""
+def judged(look: Callable[[Any], Any], prompts: int = 0) -> Callable[[Any, Lab], Any]:
+    """Return what runs a stage of one step, and looks at its evaluation.
+
+    prompts: how many the training rows have, each that of several; 0: each row has its own.
+    """
 
     def see(settings: EvaluateSettings, lab: Lab) -> Any:
         found = SimpleNamespace(rows=0, trained=0, new=0)
@@ -666,7 +669,14 @@ def judged(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
             patch.setattr(evaluation, "row_losses", count)
             patch.setattr(generation, "generate", generate)
             patch.setattr(loop, "train", counted)
-            summary = lab.run(stage(lab, evaluate=settings))
+            made = stage(lab, evaluate=settings)
+            if prompts:
+                made["data"]["columns"] = {"prompt": "{group}"}
+                train_file = Path(made["data"]["data_files"]["train"])
+                rows = [json.loads(line) for line in train_file.read_text().splitlines()]
+                grouped = [{**row, "group": f"q{n % prompts}"} for n, row in enumerate(rows)]
+                train_file.write_text("".join(json.dumps(row) + "\n" for row in grouped))
+            summary = lab.run(made)
         found.names = set(summary.stages["sft"].before)
         text = (summary.folder / "stages" / "sft" / "samples.jsonl").read_text()
         found.samples = len(text.splitlines())
@@ -728,6 +738,10 @@ EVALUATE = {
     ),
     "split": Case("test", judged(lambda found: found.rows), 7, was=4),
     "holdout": Case(0.25, judged(lambda found: (found.rows, found.trained)), (3, 9), was=(4, 12)),
+    "holdout_by": Case(
+        "prompt", judged(lambda found: (found.rows, found.trained), prompts=3), (4, 8),
+        also={"holdout": 2}, was=(2, 10),
+    ),
     "limit": Case(2, judged(lambda found: found.rows), 2, was=4),
     "max_new_tokens": Case(5, judged(lambda found: found.new), 5, also=ANSWERS, was=32),
     "samples": Case(3, judged(lambda found: found.samples), 6, also=ANSWERS, was=8),

@@ -10,7 +10,7 @@ from llmft_datasets.chat import Chat
 from llmft.api import ChatRow, CompletionRow, Conversation
 from llmft.api.errors import DataError
 from llmft.data.conversation import messages_in, messages_of, tools_of, untrained
-from llmft.data.stage_rows import Rows
+from llmft.data.stage_rows import Rows, usable_rows
 
 ASKED = {"role": "user", "content": "Weather?"}
 ARGUMENTS = {"town": "Bern", "days": 3}
@@ -27,6 +27,10 @@ ANSWERED = ({"role": "tool", "content": "rain"}, {"role": "assistant", "content"
     {"from": "function_call",
      "value": '{"name": "weather", "arguments": {"town": "Bern", "days": 3}}'},
     {"from": "gpt", "value": "", "tool_calls": [{"name": "weather", "arguments": ARGUMENTS}]},
+    {"from": "gpt", "value": "",
+     "tool_calls": [{"name": "weather", "function": None, "arguments": ARGUMENTS}]},
+    {"from": "function_call", "function_call": None, "tool_calls": None,
+     "value": '{"name": "weather", "arguments": {"town": "Bern", "days": 3}}'},
     {"role": "assistant", "content": "", "tool_calls": [  # as tables in columns give it
         {"function": {"name": "weather", "arguments": {"town": "Bern", "days": 3, "none": None}}}]},
 ])  # fmt: skip
@@ -207,3 +211,37 @@ def test_half_a_surrogate_pair_in_a_cell_of_json_is_named():
     with pytest.raises(DataError, match="half of a surrogate pair"):
         messages_of(half, "x:1")
     assert messages_of(half.replace(r"\ud83d", r"\ud83d\ude42"), "x:1")[0]["content"] == "🙂"
+
+
+NULLS = {"town": "Bern", "days": None}
+CALLS_NULLS = [{"function": {"name": "weather", "arguments": NULLS}}]
+DEFAULT = {"function": {"name": "weather", "parameters": {"days": {"default": None}}}}
+
+
+@pytest.mark.parametrize("value", [
+    json.dumps([ASKED, {**CALLED, "tool_calls": CALLS_NULLS}, *ANSWERED]),
+    [ASKED, {**CALLED, "tool_calls": json.dumps(CALLS_NULLS)}, *ANSWERED],
+    [ASKED, {"from": "function_call", "value": json.dumps(CALLS_NULLS[0]["function"])}, *ANSWERED],
+    [ASKED, {**CALLED, "tool_calls": [{"function": {"name": "weather",
+                                                   "arguments": json.dumps(NULLS)}}]}, *ANSWERED],
+])  # fmt: skip
+def test_a_null_in_json_text_is_kept(value):
+    found = messages_of(value, "x:1")[1]["tool_calls"][0]["function"]["arguments"]
+    assert found == {"town": "Bern", "days": None}
+    assert tools_of(json.dumps([DEFAULT]), "x:1") == (DEFAULT,)
+
+
+@pytest.mark.parametrize(("record", "left_out"), [
+    ({"messages": [ASKED, {**CALLED, "tool_calls": CALLS_NULLS}, *ANSWERED]}, 1),
+    ({"messages": [ASKED, CALLED, *ANSWERED], "tools": [DEFAULT]}, 1),
+    ({"messages": [ASKED, CALLED, *ANSWERED], "tools": json.dumps([DEFAULT])}, 0),
+    ({"messages": [ASKED, {**CALLED, "function_call": None}, *ANSWERED], "tools": None}, 0),
+    ({"messages": [ASKED, {**CALLED, "tool_calls": [{"id": None, **CALLS[0]}]}, *ANSWERED]}, 0),
+])  # fmt: skip
+def test_nulls_that_are_left_out_are_counted(record, left_out):
+    data = Chat(Chat.Config(method="chat", path="x.jsonl"))
+    found = usable_rows(data, iter([("x:1", record), ("x:2", record)]))
+    said = "null values of tools and tool calls are left out"
+    assert found.met.total() == 2 * left_out
+    assert (f"{said}, as tables in columns fill them in; JSON text keeps them: 2 of 2 rows"
+            in found.note()) == bool(left_out)  # fmt: skip

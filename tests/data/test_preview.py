@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from llmft.api import ChatRow, CompletionRow, Encoded, PreferenceRow, TextRow
+from llmft.api import (
+    ChatRow,
+    ClassificationRow,
+    CompletionRow,
+    Encoded,
+    PreferenceRow,
+    TextRow,
+)
 from llmft.api.errors import Fault
 from llmft.api.train_settings import TrainSettings
 from llmft.data.duplicates import duplicates
@@ -17,6 +24,8 @@ from llmft.data.preview_page import facts, preview_page, shortened
 from llmft.data.shown_rows import Piece, pieces_of
 from llmft.data.stage_rows import Rows
 
+USER = {"role": "user", "content": "hi"}
+ANSWER = {"role": "assistant", "content": "yo"}
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -144,6 +153,31 @@ def test_duplicates_between_training_and_held_out_rows_are_named():
     found = duplicates([one, TextRow("t", "a:2")], [CompletionRow("p", "c", (), "b:9")])
     assert (found.within, found.between, found.between_examples) == (0, 1, (("b:9", "a:1"),))
     assert "1 of 1 evaluation rows are also training rows" in found.note()
+
+
+@pytest.mark.parametrize(("rows", "judged", "asked"), [
+    ([PreferenceRow("p", "a", "b", origin="t:1"), PreferenceRow("q", "a", "b", origin="t:2")],
+     [PreferenceRow("p", "a", "c", origin="e:1"), PreferenceRow("r", "a", "b", origin="e:2"),
+      PreferenceRow("q", "a", "b", origin="e:3")], (("e:1", "t:1"),)),
+    ([CompletionRow("", "a", (), "t:1"), CompletionRow("q", "b", (), "t:2")],
+     [CompletionRow("", "c", (), "e:1")], ()),  # nothing is asked
+    ([*(CompletionRow("Tell a story.", str(n), (), f"t:{n}") for n in range(30)),
+      CompletionRow("q", "b", (), "t:30")],
+     [CompletionRow("Tell a story.", "x", (), "e:1"), CompletionRow("q", "c", (), "e:2")],
+     (("e:2", "t:30"),)),  # an instruction is no question
+    ([CompletionRow("Tell a story.", "a", (), "t:1")],
+     [CompletionRow("Tell a story.", "x", (), "e:1")], ()),
+    ([ChatRow((USER, ANSWER), "t:1"), ChatRow(({**USER, "content": "ho"}, ANSWER), "t:2")],
+     [ChatRow((USER, {**ANSWER, "content": "ho"}), "e:1")], (("e:1", "t:1"),)),
+    ([ClassificationRow("a", 1, "b", "t:1"), ClassificationRow("c", 1, "d", "t:2")],
+     [ClassificationRow("a", 1, "e", "e:1"), ClassificationRow("a", 0, "b", "e:2")],
+     (("e:2", "t:1"),)),
+])  # fmt: skip
+def test_prompts_that_are_learnt_and_scored_on_are_named(rows, judged, asked):
+    found = duplicates(rows, judged)
+    assert (found.asked, found.asked_examples) == (len(asked), asked)
+    said = f"{len(asked)} of {len(judged)} evaluation rows have the prompt of training rows"
+    assert (said in found.note(), "holdout_by: prompt" in found.note()) == (bool(asked),) * 2
 
 
 def test_a_strangers_text_does_nothing_on_a_page(tokenizer):

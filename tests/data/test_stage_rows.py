@@ -9,7 +9,7 @@ from llmft_datasets.chat import Chat
 from llmft_datasets.jsonl import Columns, Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 
-from llmft.api import TextRow
+from llmft.api import PreferenceRow, TextRow
 from llmft.api.errors import DataError
 from llmft.data.stage_rows import Rows, as_mixed, hold_out, read_rows
 
@@ -164,6 +164,22 @@ def test_sharegpt_conversations_are_understood(tmp_path):
     (row,) = read_rows(data, "train", None).rows
     assert row.prompt == ({"role": "user", "content": "hi"},)
     assert row.answers == ("yo",)
+
+
+def test_whole_prompts_are_held_out():
+    rows = [PreferenceRow(f"p{n // 3}", f"a{n}", "b", origin=f"f:{n}") for n in range(60)]
+    rows += [TextRow("one"), TextRow("two")]
+    stay, held = hold_out(rows, 10, 1, "prompt")
+    texts = [row for row in held if isinstance(row, TextRow)]
+    prompts = {row.prompt for row in held if not isinstance(row, TextRow)}
+    assert len(held) == len(prompts) * 3 + len(texts)
+    assert 10 <= len(held) <= 12
+    assert sorted(map(id, stay + held)) == sorted(map(id, rows))
+    assert not prompts & {row.prompt for row in stay if not isinstance(row, TextRow)}
+    assert hold_out(rows, 10, 1, "prompt") == (stay, held) != hold_out(rows, 10, 2, "prompt")
+    assert {row.prompt for row in hold_out(rows[:6], 5, 1, "prompt")[0]} in ({"p0"}, {"p1"})
+    with pytest.raises(DataError, match=r"E103.*all rows have the same prompt"):
+        hold_out(rows[:3], 1, 1, "prompt")
 
 
 def test_held_out_rows_leave_the_training_rows():

@@ -181,6 +181,13 @@ def test_a_folder_has_a_file_for_each_split(tmp_path, lines):
         list(read_records(str(tmp_path), "train"))
 
 
+def test_an_embedded_file_of_its_own_has_no_other_split():
+    assert next(iter(read_records("embedded:prompts", "train")))
+    with pytest.raises(DataError, match="one file, so there is no split 'validation'") as caught:
+        list(read_records("embedded:prompts", "validation"))
+    assert "evaluate.holdout" in caught.value.faults[0].fix
+
+
 def test_one_file_is_the_train_split_only(lines):
     assert len(list(read_records(str(lines), "train"))) == 2
     with pytest.raises(DataError, match="one file, so there is no split 'validation'"):

@@ -16,6 +16,8 @@ from llmft.cli.commands import import_check
 from llmft.cli.commands.import_ import import_any
 from llmft.cli.commands.import_peer import Choices, written
 from llmft.cli.main import main
+from llmft.data.conversation import ROLES
+from llmft.importing.structure.axolotl import data as axolotl_data
 from llmft.importing.tables import known_templates
 from llmft.recipes.load import load_recipe
 
@@ -1141,6 +1143,30 @@ def test_a_mixture_of_trl_and_of_the_handbook(stage_of):
     _, stage = stage_of(two, trainer="dpo")
     assert [source.split for source in stage.data.sources] == ["train", "train_prefs"]
     assert {source.method for source in stage.data.sources} == {"preference"}
+
+
+ROLES_OF_AXOLOTL = """    roles:
+      user: [human, user]
+      assistant: [gpt, model]
+      tool: [observation]
+"""
+
+
+def test_axolotls_words_for_roles_are_read_where_chat_knows_them(stage_of, imported):
+    text = re.sub(r"(    type: chat_template\n)", rf"\1{ROLES_OF_AXOLOTL}", AXOLOTL)
+    assert ROLES_OF_AXOLOTL in text
+    assert stage_of(text)[1].data.method == "chat"
+    other = text.replace("[observation]", "[oracle]")
+    assert list(grades(imported(other), "cannot")) == ["datasets[0].roles.tool"]
+    for role, names in axolotl_data._USUAL_ROLES.items():
+        assert {ROLES[name] for name in names} == {role}
+
+
+def test_trls_kto_says_that_rows_are_in_another_order(imported):
+    kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
+    said = imported(kto, trainer="kto").text.replace("\n      # ", " ")
+    assert "reads the rows in the file's order" in said
+    assert "file's order" not in imported(TRL, trainer="dpo").text
 
 
 def test_trls_kto_reads_rows_with_a_label(stage_of):

@@ -57,6 +57,24 @@ def test_rows_that_are_left_out_or_cut_are_told(lora_run, rows_file, tmp_path, c
     assert json.loads(capsys.readouterr().out)["notes"] == []
 
 
+def test_rows_that_were_learnt_are_told(lora_run, rows_file, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    rows = [{"prompt": f"say {n}:", "completion": " 99"} for n in range(20)]
+    rows.append({"prompt": "unseen:", "completion": " 1"})
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["evaluate", str(lora_run), "--metrics", "loss"]
+    assert main([*words, "--data", str(rows_file)]) == 0
+    said = capsys.readouterr().out
+    assert "note: 14 of 20 rows are training rows of 'sft'" in said  # 6 of 20 were held out
+    assert main([*words, "--data", str(rows_file), "--base"]) == 0
+    assert "training rows" not in capsys.readouterr().out
+    assert main([*words, "--data", str(other), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["learnt"]
+    assert told.startswith("14 of 21 rows have the prompt of training rows of 'sft'")
+    assert main(words) == 0
+    assert "training rows" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_is_refused(lora_run, model_folder, rows_file):
     with pytest.raises(RecipeError, match=r"no metric is called 'exact_mach'.*exact_match"):
         evaluate(Asked(str(lora_run), metrics=("exact_mach",)))

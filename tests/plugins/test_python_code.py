@@ -70,6 +70,18 @@ def few(prompts, completions):
 
 def words(completions):
     return ["much"] * len(completions)
+
+def truth(completions, ground_truth, scale=1.0, **kwargs):
+    return [float(c == t) for c, t in zip(completions, ground_truth)]
+
+def lump(completions):
+    return 1.0
+
+class Scorer:
+    def __call__(self, completions, *, level):
+        return level
+
+scorer = Scorer()
 """
 
 
@@ -261,6 +273,58 @@ def test_a_reward_that_gives_no_numbers_is_refused(trusted):
     assert "gives 1 scores of 2" in fault(lambda: rule(trusted, "few").score_batch(batch())).what
     found = fault(lambda: rule(trusted, "words").score_batch(batch()))
     assert (found.code, "gives 'much' for a completion" in found.what) == ("E112", True)
+
+
+@pytest.mark.parametrize(("function", "code", "said", "fix"), [
+    ("rewardd", "E121", "has no function 'rewardd'", "did you mean 'reward'?"),
+    ("truth", "E041", "'truth' takes 'ground_truth'", "data.reward_columns: [ground_truth]"),
+])  # fmt: skip
+def test_a_reward_that_cannot_be_called_is_found_before_the_run(trusted, function, code, said, fix):
+    text = RECIPE.replace("file: FILE}\n    data", f"file: FILE, function: {function}}}\n    data")
+    (found,) = preflight(job(trusted, text), None)
+    assert (found.code, found.place.line) == (code, 10)
+    assert said in found.what
+    assert fix in found.fix
+
+
+def test_a_reward_file_that_is_no_python_is_found_before_the_run(tmp_path):
+    (tmp_path / "mine.py").write_text(ROWS)
+    (tmp_path / "rule.py").write_text("def reward(completions, **kwargs)\n    return 1\n")
+    for name in ("mine.py", "rule.py"):
+        trust.grant([f"file:{tmp_path / name}"])
+    text = RECIPE.replace("FILE", str(tmp_path / "rule.py"), 1)
+    (found,) = preflight(job(tmp_path / "mine.py", text), None)
+    assert (found.code, found.place.line, "rule.py:1: SyntaxError" in found.what) == (
+        "E121", 10, True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("function", ["reward", "seen", "words", "scorer"])
+def test_a_reward_that_takes_what_the_rows_have_passes(trusted, function):
+    text = RECIPE.replace("file: FILE}\n    data", f"file: FILE, function: {function}}}\n    data")
+    assert preflight(job(trusted, text), None) == []
+
+
+def test_a_reward_learns_from_the_prompts_columns_what_it_can_be_given(trusted, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "ground_truth": "b"}\n')
+    data = f"{{method: prompts, path: {tmp_path / 'p.jsonl'}}}"
+    text = RECIPE.replace("file: FILE}\n    data", "file: FILE, function: truth}\n    data")
+    text = text.replace("{method: python, file: FILE, function: prompts, rows: prompt}", data)
+    (found,) = preflight(job(trusted, text), None)
+    assert "data.reward_columns" in found.fix
+    named = text.replace("p.jsonl}", "p.jsonl, reward_columns: [ground_truth]}")
+    assert preflight(job(trusted, named), None) == []
+
+
+def test_a_reward_that_is_asked_without_a_column_says_which(trusted):
+    found = fault(lambda: rule(trusted, "truth").score_batch(batch()))
+    assert (found.code, "'truth' takes 'ground_truth'" in found.what) == ("E121", True)
+    assert "data.reward_columns" in found.fix
+
+
+def test_a_reward_that_gives_one_number_for_all_is_refused(trusted):
+    found = fault(lambda: rule(trusted, "lump").score_batch(batch()))
+    assert (found.code, "lump gives a float, not a list" in found.what) == ("E112", True)
 
 
 def test_the_hash_is_in_the_lock_and_the_fingerprint(trusted):

@@ -133,6 +133,20 @@ def test_two_runs_are_compared_by_settings_scores_and_rows(place, tmp_path, caps
     assert main(["compare", str(a)]) == 2
 
 
+def test_runs_that_were_scored_on_other_rows_are_told_apart(place, tmp_path, capsys):
+    (a,), (b,) = (list((place / name).iterdir()) for name in "ab")
+    page = tmp_path / "compared.html"
+    assert main(["compare", str(a), str(b)]) == 0
+    assert "on other rows" not in capsys.readouterr().out
+    digests = json.loads((b / "lock.json").read_text())["rows_sha256"]
+    edit(b / "lock.json", rows_sha256={"sft": {**digests["sft"], "evaluate": "0" * 64}})
+    assert main(["compare", str(a), str(b), "--output", str(page)]) == 0
+    assert "note: B: scored on other rows than the first" in capsys.readouterr().out
+    assert "on other rows" in page.read_text()
+    assert main(["compare", str(a), str(b), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scored_on_other_rows"] == [f"b/{b.name}"]
+
+
 def test_files_of_rows_are_compared(tmp_path, capsys):
     for name, right in (("a", 1.0), ("b", 0.0)):
         rows = [{"prompt": f"q{n}", "right": ["x"], "f1": right, "answer": ""} for n in range(5)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmft.api.shown_text import on_one_line
 from llmft.cli.commands.output import table
-from llmft.reporting.comparison import HOW_TO_PAIR, Comparison, compare, page, told
+from llmft.reporting.comparison import HOW_TO_PAIR, OTHER_ROWS, Comparison, compare, page, told
 from llmft.system import fsio
 
 
@@ -38,6 +38,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
             }
             for name, tests in zip(names[1:], found.tests, strict=True)
         ],
+        "scored_on_other_rows": list(found.other_rows),
         "cost": {name: list(values) for name, values in found.costs},
     }
 
@@ -54,6 +55,9 @@ def as_text(found: Comparison, output: str | None) -> str:
             for name, values in found.scores
         ]
         parts.append(table(("score", *marks), rows))
+    others = [m for m, name in zip(marks, names, strict=True) if name in found.other_rows]
+    if others:
+        parts.append(f"note: {', '.join(others)}: {OTHER_ROWS}")
     for mark, tests in zip(marks[1:], found.tests, strict=True):
         if not tests:
             parts.append(f"{mark} and A have answered no row in common: {HOW_TO_PAIR}")

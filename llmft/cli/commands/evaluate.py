@@ -38,6 +38,7 @@ def evaluated(asked: Asked, output: str | None) -> dict[str, Any]:
         "metrics": found.metrics,
         "scores": dict(found.scores),
         "notes": list(found.notes),
+        "learnt": found.learnt,
         "output": output,
     }
 
@@ -86,6 +87,8 @@ def as_text(found: dict[str, Any]) -> str:
     who = found["target"] + (f", stage {found['stage']}" if found["stage"] else "")
     who += ", without its adapter" if found["base"] else ""
     lines = [f"{who}: {found['rows']:,} rows", *(f"note: {note}" for note in found["notes"])]
+    if found["learnt"]:
+        lines.append(f"note: {found['learnt']}")
     lines.append(table(("metric", "mean", "95 % interval"), rows))
     if found["output"]:
         lines.append(f"rows: {found['output']}")

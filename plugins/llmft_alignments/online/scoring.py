@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from llmft.api import (
@@ -20,6 +20,8 @@ from llmft.toolkit import TimeUp, time_limit
 
 if TYPE_CHECKING:
     import torch
+
+_LARGEST = 3.4028235e38  # of float32, in which rewards are added
 
 
 class Scorer:
@@ -91,13 +93,13 @@ class Scorer:
             what = f"the reward '{function.method}' gives {len(given)} scores of {len(batch)}"
             raise DataError("E112", what, fix="correct the reward function")
         for prompt, reward in zip(prompts, given, strict=True):
-            if not isinstance(reward, int | float) or not math.isfinite(reward):
+            if not isinstance(reward, Real) or not abs(reward) <= _LARGEST:
                 what = (
                     f"{prompt.origin}: the reward of '{function.method}' for an answer is"
                     f" {reward!r}"
                 )
                 raise DataError("E112", what, fix="correct the reward function")
-        return given
+        return [float(reward) for reward in given]
 
     def closed(self, row: Encoded, answer: Answer) -> Encoded:
         """Return a row as a reward model has learnt to read it: an answer that ended ends so."""

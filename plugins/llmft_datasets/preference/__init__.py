@@ -29,6 +29,7 @@ from llmft.toolkit import (
     messages_in,
     messages_of,
     text_of,
+    with_tools,
     without_prompt,
 )
 from llmft_datasets.preference import forms
@@ -159,7 +160,9 @@ class Preference(TableDataset["Preference.Config"]):
             parts, is_read = forms.split_conversations(before, answers[0], answers[1], origin)
             if prompt and is_read:
                 record.get(prompt)
-            return parts
+            turns, better, worse = parts
+            assert not isinstance(turns, str)
+            return with_tools(turns, record, origin), better, worse
         better, worse = text_of(record, chosen, origin), text_of(record, rejected, origin)
         if prompt is None:
             others = [name for name in record if name not in (chosen, rejected)]
@@ -168,7 +171,7 @@ class Preference(TableDataset["Preference.Config"]):
                 better, worse, origin, guess=guess, others=others
             )
         elif (spoken := messages_in(record.get(prompt), origin)) is not None:
-            return messages_of(spoken, origin), better, worse
+            return with_tools(messages_of(spoken, origin), record, origin), better, worse
         else:
             text = text_of(record, prompt, origin)
             rule = self.config.repeated_prompt

@@ -17,11 +17,12 @@ _OWN_ATTENTION = re.compile(r"flash|flex|xformers|fa[23]|sage")
 _ROLES = ({"role": "role", "content": "content"}, {"role": "from", "content": "value"})
 
 _USUAL_ROLES = {
-    "user": {"human", "user"},
-    "assistant": {"gpt", "assistant"},
+    "user": {"human", "user", "prompter"},
+    "assistant": {"gpt", "assistant", "bot", "model", "chatgpt", "ai"},
     "system": {"system"},
-    "tool": {"tool"},
+    "tool": {"tool", "observation", "function", "ipython", "tool_response", "function_response"},
 }
+"""The words for roles that `method: chat` takes for the same ones."""
 
 
 def rows(t: Translation) -> None:
@@ -260,10 +261,11 @@ def conversations(t: Translation, block: str, inner: dict[str, Key]) -> bool:
         if name.startswith("roles."):
             listed = key.value if isinstance(key.value, list) else [key.value]
             roles[name.removeprefix("roles.")] = {str(one) for one in listed}
-    if any(not names <= _USUAL_ROLES.get(role, set()) for role, names in roles.items()):
+    own = [role for role, names in roles.items() if not names <= _USUAL_ROLES.get(role, set())]
+    if own:
         t.note(
             "cannot",
-            inner[f"roles.{next(iter(roles))}"],
+            inner[f"roles.{own[0]}"],
             "names of roles of their own",
             missing="names of roles",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from llmft_alignments.online.scoring import Scorer
@@ -92,7 +93,17 @@ def test_a_reward_of_too_few_answers_is_refused():
         scorer_of(Lazy).scores(*given())
 
 
-@pytest.mark.parametrize("reward", [None, "high", [1.0], float("nan"), float("inf"), 1j])
+def test_numpys_numbers_are_rewards():
+    class Numpy(Letters):
+        def score_batch(self, batch):
+            return [np.float32(0.5), np.int64(2)]
+
+    assert scorer_of(Numpy).scores(*given())[1].tolist() == [[0.5], [2.0]]
+
+
+@pytest.mark.parametrize("reward", [
+    None, "high", [1.0], float("nan"), float("inf"), 1j, 1e300,
+])  # fmt: skip
 def test_a_reward_that_is_no_finite_number_is_refused_with_its_row(reward):
     class Odd(Letters):
         def score_batch(self, batch):
