@@ -271,9 +271,9 @@ class Alignment(_Work[C]):
     supports_streaming: ClassVar[bool] = False
     """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
     else with it: of streamed rows that is no list, and has no end."""
-    evaluate_generates: ClassVar[bool] = False
+    evaluate_generates: bool = False
     """Whether `evaluate` generates answers: during training it is then asked for its metrics as
-    rarely as `evaluate.generate_every` says."""
+    rarely as `evaluate.generate_every` says. Its settings may decide it."""
     greater_is_better: ClassVar[Mapping[str, bool]] = {}
     """Of metrics that `evaluate` returns, whether more is better: each may choose the best
     checkpoint. A metric that is not here has to be given a direction in the recipe."""

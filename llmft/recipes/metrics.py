@@ -219,7 +219,8 @@ def _check_best(
         clash(blocks, "E043", where, what, fix or "name one of these in metric_for_best_model")
         return
     plain = metric_of_source(metric, sources)
-    generated = plain in answered or (work.evaluate_generates and plain in own)
+    draws = asked(blocks, (*base, "alignment"), lambda: work(stage.alignment).evaluate_generates)
+    generated = plain in answered or (draws and plain in own)
     if generated and plain not in LOSS_METRICS and settings.generate_every is None:
         what = f"'{metric}' scores generated answers, and none are generated during training"
         clash(blocks, "E040", [key], what, "write generate_every: 1, or choose by another metric")

@@ -32,6 +32,8 @@ class Gkd(Alignment[GkdConfig]):
 
     def __init__(self, config: GkdConfig) -> None:
         super().__init__(config)
+        # Its rows may be prompts alone, and then their answers are drawn.
+        self.evaluate_generates = config.writes_every_answer
         self._held_out: Sequence[Encoded] | None = None
 
     def train(self, context: StageContext) -> StageResult:

@@ -99,6 +99,20 @@ def test_a_row_keeps_its_answer_where_nobody_writes_one():
     assert list(objective.updates(3, 0)) == [range(3)]
 
 
+@pytest.mark.parametrize(("given", "draws"), [({}, False), ({"lmbda": 1}, True)])
+def test_the_divergence_chooses_the_best_checkpoint(recipe, given, draws):
+    asked = {"metrics": ["loss"], "holdout": 4, "eval_strategy": "steps", "eval_steps": 2,
+             "load_best_model_at_end": True, "metric_for_best_model": "divergence"}  # fmt: skip
+    if draws:
+        with pytest.raises(RecipeError, match="write generate_every: 1"):
+            recipe(alignment=given, evaluate=asked)
+        asked["generate_every"] = 1
+    found = run_recipe(recipe(alignment=given, evaluate=asked))
+    lines = (found.folder / "stages" / "small" / "metrics.jsonl").read_text().splitlines()
+    scored = [one for one in map(json.loads, lines) if one["phase"] == "score"]
+    assert [one["step"] for one in scored if "divergence" in one] == [2, 4]
+
+
 @pytest.mark.parametrize("name", ["temperature", "top_p", "top_k"])
 def test_settings_of_sampling_are_refused_where_nobody_writes(name):
     given = {"method": "gkd", **TEACHER, name: 1 if name == "top_k" else 0.5}
