@@ -321,7 +321,7 @@ def test_trl_counts_answers_too_and_its_own_rewards_are_written(stage_of):
 def test_trls_form_of_thoughts_is_its_own_reward():
     from trl.rewards import think_format_reward
 
-    from llmft.importing.structure.trl import _OWN_REWARDS
+    from llmft.importing.structure.trl.rollouts import _OWN_REWARDS
 
     form = _OWN_REWARDS["think_format_reward"]
     texts = [

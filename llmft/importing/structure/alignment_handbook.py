@@ -25,8 +25,8 @@ def structure(t: Translation) -> None:
     t.method("alignment", t.trainer)
     trl.loss(t)
     held = rows(t)
-    trl.end_of_text(t)
-    trl.learnt_ends(t)
+    trl.data.end_of_text(t)
+    trl.data.learnt_ends(t)
     arguments.training_arguments(t)
     arguments.evaluation(
         t,
@@ -64,7 +64,7 @@ def rows(t: Translation) -> float | None:
         return None
     listed = t.configuration.items("dataset_mixture.datasets")
     if not listed:
-        trl.rows(t)
+        trl.data.rows(t)
         return None
     size = t.key("dataset_mixture.test_split_size")
     for block in listed:

@@ -1,15 +1,12 @@
-"""TRL: which trainer, which adapter, which rows, which loss."""
+"""TRL: which trainer, which adapter, which loss; `data` has the rows, `rollouts` the sampling."""
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path, PurePath
 from typing import Any
 
-from llmft.importing.configuration import Key
 from llmft.importing.peer_translation import Translation
-from llmft.importing.structure import arguments, forms, online, weights
-from llmft.importing.tables import ends_of
+from llmft.importing.structure import arguments, online, weights
+from llmft.importing.structure.trl import data, rollouts
 from llmft.recipes.tree import visible
 
 ALIGNMENTS = {
@@ -42,16 +39,16 @@ def structure(t: Translation) -> None:
     adapter(t)
     t.method("alignment", ALIGNMENTS[trainer])
     loss(t)
-    rows(t)
-    end_of_text(t)
-    learnt_ends(t)
+    data.rows(t)
+    data.end_of_text(t)
+    data.learnt_ends(t)
     arguments.training_arguments(t)
     arguments.evaluation(t, split=_test_split(t), key=t.key("dataset_test_split"))
     precision(t)
     weights.attention(t)
     length(t)
     if trainer in online.METHODS:
-        step(t)
+        rollouts.step(t)
 
 
 def adapter(t: Translation) -> None:
@@ -168,7 +165,7 @@ def loss(t: Translation) -> None:
     if dropout is not None:
         t.set("alignment.disable_dropout", dropout.value, dropout)
     if trainer in online.METHODS:
-        sampled(t)
+        rollouts.sampled(t)
 
 
 def teacher(t: Translation) -> None:
@@ -195,248 +192,6 @@ def teacher(t: Translation) -> None:
         names += ["temperature", "max_new_tokens"]
     for name in names:
         arguments.value(t, f"alignment.{name}", name)
-
-
-def sampled(t: Translation) -> None:
-    """Write how answers are sampled and rewarded."""
-    arguments.value(t, "alignment.beta", "beta")
-    loss_type = t.key("loss_type")
-    if t.trainer == "grpo":
-        why = "" if loss_type else f"the default of {t.origin}"
-        t.set("alignment.loss_type", loss_type.value if loss_type else "dapo", loss_type, why)
-    for name in (
-        "num_generations",
-        "max_completion_length",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "num_iterations",
-        "epsilon",
-        "epsilon_high",
-        "delta",
-        "scale_rewards",
-        "importance_sampling_level",
-        "mask_truncated_completions",
-        "use_bias_correction_kl",
-        "multi_objective_aggregation",
-        "off_policy_mask_threshold",
-        "normalize_advantages",
-        "reward_clip_range",
-        "sapo_temperature_neg",
-        "sapo_temperature_pos",
-        "vespo_k_neg",
-        "vespo_k_pos",
-        "vespo_lambda_neg",
-        "vespo_lambda_pos",
-    ):
-        found = t.get(name)
-        neutral = {"repetition_penalty": 1.0, "mask_truncated_completions": False, "top_k": 0}
-        if found is None or (name in neutral and found == neutral[name]):
-            continue
-        arguments.value(t, f"alignment.{name}", name)
-    for name, neutral_value in (("top_entropy_quantile", 1.0), ("entropy_coef", 0.0)):
-        if (found := t.key(name)) is not None and found.value != neutral_value:
-            t.set(f"alignment.{name}", found.value, found)
-    if t.key("disable_dropout") is None:
-        t.set("alignment.disable_dropout", False, None, f"the default of {t.origin}")
-    rewards(t)
-
-
-def step(t: Translation) -> None:
-    """Write what a step is: TRL counts answers, and an update of it may have parts of groups."""
-    generations = t.get("num_generations")
-    if not isinstance(generations, int) or generations < 1:
-        return
-    prompts = online.sampling(t, generations, 1)
-    if not prompts:
-        return
-    online.whole_steps(t, prompts)
-    computed = online.updates_of(t) > 1 or t.get("use_vllm") is True or t.trainer == "rloo"
-    if computed and online.has_dropout(t) and not t.draft.get("alignment.disable_dropout"):
-        # _generate_and_score_completions: without gradients, in training mode.
-        why = f"{t.origin} computes what an update is held against with dropout"
-        t.set("alignment.old_logps_dropout", True, None, why)
-
-
-# TRL's own functions by name (trl/rewards, 1.16); another one is a dotted name: module.function.
-# accuracy_reward leaves out a row whose right answer cannot be read: it adds nothing, as 0 does.
-_OWN_REWARDS: dict[str, dict[str, Any] | None] = {
-    "accuracy_reward": {"method": "math_verify"},
-    "think_format_reward": {"method": "pattern", "pattern": "<think>(?!.*<think>).*?</think>"},
-    "reasoning_accuracy_reward": None,
-    "get_soft_overlong_punishment": None,
-}
-
-
-def rewards(t: Translation) -> None:
-    """Write TRL's own reward functions, and those in Python files, which run with --trust only."""
-    key, model = t.key("reward_funcs"), t.key("reward_model_name_or_path")
-    weight_key = t.key("reward_weights")
-    found = [] if key is None else key.value if isinstance(key.value, list) else [key.value]
-    own = [_OWN_REWARDS.get(str(name)) for name in found]
-    if model is None and own and all(own):
-        blocks = [dict(one) for one in own if one is not None]
-        t.set("alignment.rewards", online.weights(t, blocks, weight_key), key)
-        online.unlimited(t)
-        return
-    files = [_file_of(t, str(name)) for name in found]
-    if model is not None or not found or None in files:
-        said = ", ".join(visible(str(name))[:60] for name in found)
-        t.note(
-            "cannot",
-            key or model or "reward_funcs",
-            f"a reward function of Python ({said})" if said else "a reward function of Python",
-            missing="reward functions in Python",
-        )
-        return
-    blocks = [
-        {"method": "python", "file": one[0], "function": one[1]} for one in files if one is not None
-    ]
-    why = "it runs only with --trust file:FILE"
-    t.set("alignment.rewards", online.weights(t, blocks, weight_key), key, why)
-    t.note(
-        "decide",
-        key,
-        "TRL gives a function all other columns of a row: name those that it reads as"
-        " data.reward_columns",
-        block="data",
-        missing="the columns that a reward function reads",
-    )
-
-
-def _file_of(t: Translation, name: str) -> tuple[str, str] | None:
-    """Return the file and function of a dotted name, where the file lies beside the configuration.
-
-    As TRL finds it from the folder that it is started in.
-    """
-    module, _, function = name.rpartition(".")
-    if not module or name in _OWN_REWARDS or "/" in name:
-        return None
-    path = PurePath(*module.split(".")).with_suffix(".py")
-    for folder in (Path(t.configuration.folder), Path()):
-        if (folder / path).is_file():
-            return str(folder / path), function
-    return None
-
-
-def rows(t: Translation) -> None:
-    """Write where the rows are, their form, and what is learnt of them."""
-    listed = t.configuration.items("datasets")
-    if len(listed) > 1:
-        key = t.key(f"{listed[0]}.path")
-        forms.several(t, key, [partial(one, t, *_named(t, block)) for block in listed])
-    elif listed:
-        one(t, *_named(t, listed[0]))
-    else:
-        one(t, *(t.key(n) for n in ("dataset_name", "dataset_config", "dataset_train_split")))
-
-
-def _named(t: Translation, block: str) -> tuple[Key | None, ...]:
-    for inner in t.configuration.under(block):
-        if inner not in ("path", "name", "split"):
-            t.note("decide", t.configuration.keys[f"{block}.{inner}"], "it is not taken over here")
-    return tuple(t.key(f"{block}.{name}") for name in ("path", "name", "split"))
-
-
-def one(t: Translation, path_key: Key | None, subset: Key | None, split_key: Key | None) -> None:
-    """Write one data set."""
-    if path_key is None:
-        t.note("decide", "dataset_name", "no key names the rows", missing="no rows are named")
-        return
-    path = str(path_key.value)
-    form, facts = forms.form_of(t, path, path_key, t.trainer)
-    learn_key = t.key("assistant_only_loss")
-    learn = "all" if learn_key is not None and learn_key.value is True else "every_token"
-    if t.trainer == "gkd":
-        learn = "last"  # DataCollatorForChatML
-    if not form:
-        t.key("dataset_text_field"), t.key("completion_only_loss"), t.key("dataset_test_split")
-        return
-    text = t.key("dataset_text_field")
-    if form == "text":
-        facts["text"] = text.value if text else facts.get("text", "text")
-    elif text is not None:
-        t.note("none", text, "the rows are no plain text", block="data")
-    forms.rows_of(t, form, facts, learn=learn)
-    rewards: Any = t.draft.get("alignment.rewards") or []
-    if form == "prompts" and any(block["method"] == "math_verify" for block in rewards):
-        t.set("data.columns.answers", "solution", t.key("reward_funcs"), "accuracy_reward's column")
-    forms.source(t, path, path_key, subset)
-    forms.split(t, str(split_key.value) if split_key else "train", split_key)
-    only = t.key("completion_only_loss")
-    if only is not None and (only.value is not True or form != "prompt-completion"):
-        t.note(
-            "cannot",
-            only,
-            "the loss on prompts of prompt-completion rows",
-            block="data",
-            missing="completion_only_loss",
-        )
-    if learn_key is not None and form != "chat":
-        t.note("decide", learn_key, "it acts on conversations only", block="data")
-
-
-def end_of_text(t: Translation) -> None:
-    """Write the token that is to be the end-of-text: it is put after texts, and after no turn.
-
-    TRL 0.19 and 1.16, SFTTrainer: it is the tokenizer's then; conversations end as the chat
-    template writes them, which reads it where it has the word eos_token.
-    """
-    key = t.key("eos_token")
-    if key is None:
-        return
-    template = t.configuration.get("chat_template")
-    plain = isinstance(template, str) and "eos_token" not in template
-    if t.trainer == "sft" and forms.only_chats(t) and plain:
-        t.set("model.stop", [str(key.value)], key, "no text is put after a turn")
-        return
-    t.note(
-        "decide",
-        key,
-        "another token would end the answers; here the model's own does, or the chat template's",
-        block="model",
-        missing="eos_token",
-    )
-
-
-def learnt_ends(t: Translation) -> None:
-    """Write that all which the template puts after an answer is learnt, as a line break.
-
-    TRL 0.19 and 1.16: an answer is what the whole has more than the prompt; a conversation whose
-    every token or whose marked answers are learnt says so itself. ORPO and CPO (tokenize_row) put
-    end-of-text after it unless it ends with it, and beginning-of-text before a prompt likewise. The
-    DPO of 0.19 puts end-of-text after it in any case, and tokenises prompt and answer apart.
-    """
-    if t.trainer in online.METHODS or not t.draft.get("data.method"):
-        return
-    if t.trainer != "gkd" and forms.are_chats(t):
-        return
-    if t.trainer == "sft" and t.draft.get("data.columns.text") is not None:
-        return
-    why = f"{t.table.title} learns what the template writes after an answer too"
-    t.set("model.learn_template", "turn", None, why)
-    is_handbook = t.table.peer == "alignment-handbook"
-    if is_handbook and t.trainer == "dpo":
-        why = f"{t.table.title}'s DPO puts end-of-text after what the template writes, in any case"
-        t.set("model.append_eos", "always", None, why)
-        why = f"{t.table.title}'s DPO tokenises prompt and answer apart"
-        t.set("model.tokenize_apart", True, None, why)
-    elif t.trainer in ("orpo", "cpo"):
-        name = t.trainer.upper()
-        why = f"{t.table.title}'s {name} puts end-of-text after it, unless it ends with that"
-        t.set("model.append_eos", "once", None, why)
-        known = ends_of(str(t.draft.get("model.path") or ""))
-        if known is None or not known.begins:
-            t.note(
-                "decide",
-                None,
-                f"{t.table.title}'s {name} puts beginning-of-text before a prompt that the template"
-                " does not begin with it; here the template alone writes it",
-                block="model",
-                missing="beginning-of-text before the template's own",
-            )
 
 
 def _test_split(t: Translation) -> str:
