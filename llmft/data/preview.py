@@ -15,7 +15,7 @@ from llmft.api.rows import IGNORED
 from llmft.data.duplicates import Duplicates
 from llmft.data.encoding_report import EncodingReport
 from llmft.data.shown_rows import Item, Part, Piece, ShownRow, shown_row, texts_of, token_rows
-from llmft.data.stage_rows import Rows
+from llmft.data.usable_rows import Rows
 
 PICKS = ("first", "longest", "cut", "dropped", "random")
 """Why a row is shown."""

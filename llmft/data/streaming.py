@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from llmft.api import Dataset, Row
 from llmft.api.errors import CheckpointError, DataError
-from llmft.data.stage_rows import Rows, usable_rows
+from llmft.data.usable_rows import Rows, usable_rows
 from llmft.registry.return_checks import records_of
 
 _STATE = ("epoch", "record", "taken")

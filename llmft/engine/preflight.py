@@ -23,7 +23,8 @@ from llmft.api.errors import (
     TrustError,
 )
 from llmft.api.evaluate_settings import EvaluateSettings
-from llmft.data.stage_rows import at_source, check_rows, first_row
+from llmft.data.stage_rows import check_rows, first_row
+from llmft.data.usable_rows import at_source
 from llmft.modeling import peft_folder
 from llmft.modeling.stored_form import form_misfit
 from llmft.recipes.checks import difference

@@ -26,9 +26,10 @@ from llmft.data.encoding_report import EncodingReport
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.shown_rows import token_rows
-from llmft.data.stage_rows import Rows, leave_out_by_tokens, row_digests, stage_rows
+from llmft.data.stage_rows import leave_out_by_tokens, row_digests, stage_rows
 from llmft.data.streaming import Stream, StreamedItems
 from llmft.data.unpaired_encoding import encode_unpaired
+from llmft.data.usable_rows import Rows
 from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import BoundStage

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.api import Alignment, Encoded, Progress, Prompt, RowScores, ScoredTaskConfig
 from llmft.api.errors import Fault, RecipeError
-from llmft.data.stage_rows import Rows, as_mixed
+from llmft.data.mixed_rows import as_mixed
+from llmft.data.usable_rows import Rows
 from llmft.evaluation.intervals import Score, differences_of, scores_of
 from llmft.recipes.metrics import (
     direction_of,

@@ -25,7 +25,8 @@ from llmft.api import (
 )
 from llmft.api.errors import DataError
 from llmft.data.encoding import answers_of
-from llmft.data.stage_rows import Rows, equal_shares
+from llmft.data.mixed_rows import equal_shares
+from llmft.data.usable_rows import Rows
 from llmft.evaluation.intervals import Range, corpus_values, ratio_values
 from llmft.modeling.forward import label_nll
 from llmft.recipes.sources import scored_as

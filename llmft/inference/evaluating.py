@@ -14,7 +14,9 @@ from llmft.api import Dataset, MetricFunction, Prompt
 from llmft.api.errors import CheckpointError, LlmftError, RecipeError
 from llmft.data.duplicates import Duplicates, duplicates
 from llmft.data.encoding import Encoder
-from llmft.data.stage_rows import Rows, joined, read_split, stage_rows
+from llmft.data.mixed_rows import joined
+from llmft.data.stage_rows import read_split, stage_rows
+from llmft.data.usable_rows import Rows
 from llmft.evaluation import evaluation
 from llmft.evaluation.evaluation import RowLosses, ranges_of
 from llmft.evaluation.intervals import Score, scores_of

@@ -10,7 +10,7 @@ from llmft_datasets.chat import Chat
 from llmft.api import ChatRow, CompletionRow, Conversation
 from llmft.api.errors import DataError
 from llmft.data.conversation import messages_in, messages_of, tools_of, untrained
-from llmft.data.stage_rows import Rows, usable_rows
+from llmft.data.usable_rows import Rows, usable_rows
 
 ASKED = {"role": "user", "content": "Weather?"}
 ARGUMENTS = {"town": "Bern", "days": 3}

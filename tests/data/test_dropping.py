@@ -14,7 +14,8 @@ from llmft.api.errors import DataError
 from llmft.api.method_settings import Condition, DropRows
 from llmft.assets.tiny_tokenizer import tiny_tokenizer
 from llmft.data.encoding import Encoder
-from llmft.data.stage_rows import read_rows, stage_rows
+from llmft.data.stage_rows import stage_rows
+from llmft.data.usable_rows import read_rows
 from llmft.recipes.recipe import Stage
 from tests.every_setting import Case, Lab, check, without_case
 

@@ -22,7 +22,7 @@ from llmft.data.pair_encoding import encode_pairs
 from llmft.data.preview import PICKS, Seen, histogram, stage_preview
 from llmft.data.preview_page import facts, preview_page, shortened
 from llmft.data.shown_rows import Piece, pieces_of
-from llmft.data.stage_rows import Rows
+from llmft.data.usable_rows import Rows
 
 USER = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "yo"}

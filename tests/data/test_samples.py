@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from llmft.api.errors import DataError
 from llmft.api.method_settings import Replacement
-from llmft.data.stage_rows import check_rows, read_rows, stage_rows
+from llmft.data.stage_rows import check_rows, stage_rows
+from llmft.data.usable_rows import read_rows
 from llmft.recipes.recipe import Stage
 from tests.every_setting import Case, Lab, check, without_case
 

@@ -11,7 +11,9 @@ from llmft_datasets.triviaqa import TriviaQA
 
 from llmft.api import PreferenceRow, TextRow
 from llmft.api.errors import DataError
-from llmft.data.stage_rows import Rows, as_mixed, hold_out, read_rows
+from llmft.data.held_out import hold_out
+from llmft.data.mixed_rows import as_mixed
+from llmft.data.usable_rows import Rows, read_rows
 
 
 def dataset(tmp_path, records, cls=Jsonl, **settings):

@@ -14,8 +14,9 @@ from llmft.api import Encoded
 from llmft.api.errors import CheckpointError, DataError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import PackedObjective, pack
-from llmft.data.stage_rows import Rows, leave_out_by_tokens, stage_rows
+from llmft.data.stage_rows import leave_out_by_tokens, stage_rows
 from llmft.data.streaming import Stream, StreamedItems
+from llmft.data.usable_rows import Rows
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.recipes.recipe import Stage
 from llmft.training import loop

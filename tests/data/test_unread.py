@@ -14,8 +14,8 @@ from llmft_datasets.triviaqa import TriviaQA
 
 from llmft.api import PromptRow
 from llmft.data import unread
-from llmft.data.stage_rows import read_rows
 from llmft.data.unread import Unread
+from llmft.data.usable_rows import read_rows
 
 
 def rows_of(tmp_path, records, cls, **settings):

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from llmft.api.errors import LlmftError
+from llmft.data.mixed_rows import equal_shares
 from llmft.data.preview_page import facts
-from llmft.data.stage_rows import equal_shares, stage_rows
+from llmft.data.stage_rows import stage_rows
 from llmft.engine.preflight import preflight
 from llmft.engine.preview import preview_job
 from llmft.engine.session import run_recipe

@@ -132,7 +132,7 @@ from llmft.api.errors import LlmftError, WaitsForPeople
 from llmft.api.method_settings import DropRows
 from llmft.api.train_settings import TrainSettings
 from llmft.data import table_dataset
-from llmft.data.stage_rows import read_rows
+from llmft.data.usable_rows import read_rows
 from llmft.engine.session import run_recipe
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.recipes.load import load_recipe

@@ -11,7 +11,7 @@ from llmft_rewards.python import Python as PythonReward
 
 from llmft.api import Encoded, PromptRow, SampledAnswer
 from llmft.api.errors import LlmftError
-from llmft.data.stage_rows import read_rows
+from llmft.data.usable_rows import read_rows
 from llmft.engine.preflight import preflight
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry

@@ -9,7 +9,7 @@ from llmft_datasets.jsonl import Jsonl
 from pydantic import ValidationError
 
 from llmft.api import DataError
-from llmft.data.stage_rows import read_rows
+from llmft.data.usable_rows import read_rows
 
 COLUMNS = {"prompt": "instruction", "input": "input", "completion": "output"}
 BARE = {"instruction": "Name a town.", "output": "Ulm."}

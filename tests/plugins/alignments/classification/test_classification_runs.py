@@ -25,7 +25,7 @@ from llmft.api import EncodedClassification
 from llmft.api.errors import DataError, LlmftError, RecipeError
 from llmft.api.train_settings import TrainSettings
 from llmft.cli.main import main
-from llmft.data.stage_rows import hold_out
+from llmft.data.held_out import hold_out
 from llmft.engine.session import resume_recipe
 from llmft.inference.answering import load_run
 from llmft.inference.scoring import score_file

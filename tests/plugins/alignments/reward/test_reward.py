@@ -85,7 +85,7 @@ def test_the_head_is_saved_and_handed_over_exactly(run, stage):
     report = json.loads((folder / "rewards.json").read_text())
     assert report["metrics"]["accuracy"] == summary.stages["reward"].after["accuracy"]
     scored = cli_json(["score", str(summary.folder), str(pairs_of(summary))])
-    from llmft.data.stage_rows import hold_out
+    from llmft.data.held_out import hold_out
 
     held = hold_out(range(40), 0.2, 17)[1]
     assert [scored[i]["chosen_score"] for i in held] == pytest.approx(report["chosen"], abs=1e-4)

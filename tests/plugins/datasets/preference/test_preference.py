@@ -8,7 +8,7 @@ import pytest
 from llmft_datasets.preference import Preference
 
 from llmft.api.errors import DataError
-from llmft.data.stage_rows import read_rows
+from llmft.data.usable_rows import read_rows
 from llmft.testing import DatasetContract
 
 
