@@ -10,7 +10,7 @@ PARTS = {
              "encode_unpaired", "encode_classification", "max_length"),
     "models": (
         "model", "tokenizer", "shares_prompts", "reference", "reference_model", "load_stage",
-        "starts_as_reference", "precision",
+        "starts_as_reference", "precision", "other_model",
     ),
     "sampler": ("generate", "sample", "decode"),
     "log": ("note", "progress", "add_samples"),

@@ -32,6 +32,9 @@ from llmft_alignments import reward as reward_module
 from llmft_alignments.classification import Classification as Classifier
 from llmft_alignments.cpo import Cpo, CpoObjective
 from llmft_alignments.dpo import Dpo, DpoItem, DpoObjective, reranking
+from llmft_alignments.gkd import Gkd
+from llmft_alignments.gkd import objective as gkd_module
+from llmft_alignments.gkd.objective import GkdObjective
 from llmft_alignments.grpo import Grpo
 from llmft_alignments.grpo.config import GroupConfig
 from llmft_alignments.grpo.rollouts import (
@@ -118,6 +121,7 @@ from llmft.api import (
     EncodedPair,
     EncodedPrompt,
     EncodedUnpaired,
+    OtherModel,
     Progress,
     PromptRow,
     RowScores,
@@ -133,7 +137,9 @@ from llmft.api.method_settings import DropRows
 from llmft.api.train_settings import TrainSettings
 from llmft.data import table_dataset
 from llmft.data.usable_rows import read_rows
+from llmft.engine import stage_models
 from llmft.engine.session import run_recipe
+from llmft.modeling.base_model import BaseModel as BaseModelOf
 from llmft.modeling.tiny_models import tiny_gpt2, tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.recipes.load import load_recipe
 from llmft.recipes.sources import source_names
@@ -467,6 +473,7 @@ def dropout_in_training(alignment: type) -> Callable[[Any, Lab], Any]:
             name="s", seed=0, folder=lab.folder, rows=lambda: [0], held_out=lambda: [],
             encode_pairs=lambda rows: [pair, pair],
             encode_unpaired=lambda rows: [answer, answer], max_length=None,
+            encode=lambda rows: [ROW], other_model=lambda asked: base, planned=False,
             tokenizer=tiny_tokenizer(), encode_prompts=lambda rows, room: [],
             shares_prompts=False, starts_as_reference=False, model=base, fit=fit, fit_online=fit,
             note=lambda text: None, progress=lambda *_: None,
@@ -791,6 +798,49 @@ def updates(config, lab: Lab) -> list[int]:
     return [len(part) for part in objective(config).updates(6, 0)]
 
 
+def distilled(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks what a step of distillation asks for."""
+
+    def see(config, lab: Lab) -> Any:
+        asked: dict[str, Any] = {"writers": []}
+
+        def decode(prompts, params, *, model, numbers, **options):
+            asked.update(options, max_new_tokens=params.max_new_tokens, top_k=params.top_k)
+            asked.update(temperature=params.temperature, top_p=params.top_p)
+            asked["writers"].append((model, len(numbers)))
+            return [Answer([5], [], True) for _ in prompts]
+
+        def apart(model, other, rows, beta, divergence_temperature):
+            asked.update(beta=beta, divergence_temperature=divergence_temperature)
+            return SimpleNamespace(nats_N=torch.zeros(1))
+
+        lab.patch.setattr(gkd_module, "divergence", apart)
+        context = composed(
+            model=None, decode=decode, seed=0, planned=False, max_length=None,
+            other_model=lambda block: block.path,
+        )  # fmt: skip
+        made = GkdObjective(config, context)
+        made.sample_rollouts([ROW] * 8, range(8), 0, lambda: False)
+        made.loss(None, [ROW])
+        return asked[name]
+
+    return see
+
+
+GKD = {
+    "lmbda": Case(1.0, distilled("writers"), [(None, 8)]),
+    "seq_kd": Case(True, distilled("writers"), [("org/large", 8)], also={"lmbda": 0.0}, was=[]),
+    **{
+        name: Case(value, distilled(name), value)
+        for name, value in [
+            ("beta", 0.2), ("temperature", 0.4), ("divergence_temperature", 3.0), ("top_p", 0.7),
+            ("top_k", 9), ("max_new_tokens", 31),
+        ]
+    },
+    "disable_dropout": Case(False, dropout_in_training(Gkd), True, was=False),
+    "local_rollout_forward_batch_size": Case(3, distilled("batch_size"), 3, was=64),
+}  # fmt: skip
+
 RULE = Length.Config(method="length", target=4)
 VALUE = 0.5 * 0.8**2 + 0.5
 PURE = {
@@ -1022,7 +1072,7 @@ RLOO = group_cases(Rloo, 2) | {
 
 ALIGNMENTS: dict[type, dict[str, Case]] = {
     Sft: SFT, Dpo: DPO, Orpo: ORPO, Kto: KTO, Cpo: CPO, Reward: REWARD, Ppo: PPO, Grpo: GRPO,
-    Rloo: RLOO, Classifier: CLASSIFICATION,
+    Rloo: RLOO, Classifier: CLASSIFICATION, Gkd: GKD,
 }  # fmt: skip
 
 # --- tasks and rewards ---------------------------------------------------------------------------
@@ -1733,7 +1783,33 @@ def completion(look: Callable[[Any], Any]) -> Callable[[Any, Lab], Any]:
 
 
 ALL = {"candidates": "all"}
+
+
+def other_model(name: str) -> Callable[[Any, Lab], Any]:
+    """Return what looks what of another model is loaded."""
+
+    def see(config, lab: Lab) -> Any:
+        seen: dict[str, Any] = {}
+        lab.patch.setattr(
+            stage_models, "_on_device",
+            lambda base, options, varlen: seen.update(base.asked.model_dump()),
+        )  # fmt: skip
+        models: Any = SimpleNamespace(
+            model=None, log=SimpleNamespace(progress=lambda *_: None),
+            _other_base=lambda asked: BaseModelOf(asked.source()),
+        )  # fmt: skip
+        stage_models.StageModels._loaded_other(models, config)
+        return seen[name]
+
+    return see
+
+
 BLOCKS: dict[type[BaseModel], dict[str, Case]] = {
+    OtherModel: {
+        "path": Case("org/large", other_model("path"), "org/large"),
+        "revision": Case("v2", other_model("revision"), "v2", also={"path": "org/large"}),
+        "dtype": Case("float16", other_model("dtype"), "float16", also={"path": "org/large"}),
+    },
     JsonlColumns: {
         "prompt": Case("Q {q}", completion(prompt_of), "Q why", was="p"),
         "input": Case("q", completion(prompt_of), "p\nwhy", was="p"),
@@ -2302,6 +2378,7 @@ NEEDED: dict[type, dict[str, Any]] = {
     Instruction: {"path": "rows.jsonl"},
     Ppo: {"reward_model": "judge"},
     Grpo: {"rewards": [RULE]}, Rloo: {"rewards": [RULE]}, RewardModel: {"stage": "judge"},
+    Gkd: {"teacher": {"path": "org/large"}},
     Rank: {"samples": "drawn"}, LmEval: {"tasks": ["arc_easy"]}, Mix: {"sources": [HUB, HUB]},
     Python: {"file": "a.py"}, PythonReward: {"file": "a.py"},
 }  # fmt: skip

@@ -63,8 +63,8 @@ def objective_of(max_length=None, planned=False, seed=5, **options):
         model=tiny_llama(0), decode=decode, max_length=max_length, note=notes.append,
         tokenizer=tiny_tokenizer(pad=True), precision=nullcontext, progress=lambda *_: None,
         seed=seed, planned=planned, train=SimpleNamespace(per_device_eval_batch_size=2),
+        other_model=lambda asked: teacher,
     )  # fmt: skip
-    context.models.other_model = lambda asked: teacher
     return GkdObjective(config, context), asked, notes, teacher
 
 
