@@ -47,7 +47,7 @@ def test_a_named_type_is_taken_whatever_the_files_say(folder):
 
 def test_a_type_that_no_base_is_loaded_in_is_refused(folder):
     path = folder(torch.float64, "float64")
-    with pytest.raises(EnvironmentFault, match="say no type that a base is loaded in"):
+    with pytest.raises(EnvironmentFault, match="say no type that a model is loaded in"):
         _ = BaseModel(ModelSource(path=path, dtype="auto")).source
 
 
