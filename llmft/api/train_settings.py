@@ -196,6 +196,14 @@ class TrainSettings(Settings):
         description="rows in one optimiser step over all processes; gradient_accumulation_steps"
         " then follows from the number of processes",
     )
+    per_device_train_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="tokens in one forward pass on one device, at most: a step keeps its rows, and"
+        " they share as few passes as have room for them, in place of per_device_train_batch_size"
+        " rows each; a row that is longer is a pass of its own",
+    )
     per_device_eval_batch_size: int = Field(
         32, ge=1, le=65_536, description="rows in one forward pass of evaluation or sampling"
     )

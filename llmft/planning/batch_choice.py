@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import bins_of
 from llmft.modeling.counting import token_rows
 from llmft.training.step_plan import Plan
+from llmft.training.token_budget import passes_of
 
 STEPS_LOOKED_AT = 20_000
 
@@ -26,6 +26,7 @@ class Counts:
     items: int
     steps: int
     sampled: float = 1.0
+    passes_per_step: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +61,30 @@ def longest_in(item: Any) -> int:
 
 
 def choose(
-    items: Sequence[Any], train: TrainSettings, seed: int, max_length: int | None, share: float
+    items: Sequence[Any],
+    train: TrainSettings,
+    seed: int,
+    max_length: int | None,
+    share: float,
+    *,
+    padded: bool = False,
 ) -> tuple[Counts, Chosen]:
     """Return a stage's numbers, and the items that take the most memory.
 
     They are of batches that the loop will really take, in the order that the seed gives. share:
     how much of the rows `items` stand for; numbers are scaled up, and batches then are examples.
+    padded: whether each row of a pass takes as much as its longest.
     """
     tokens = [tokens_in(item) for item in items]
     labels = [sum(row.n_labels for row in token_rows(item)) for item in items]
     longest = [longest_in(item) for item in items]
     bins = _bins(longest, train, max_length)
     plan = Plan.of(len(bins), train, seed)
-    looked = islice(range(min(plan.steps, plan.steps_per_epoch * 20)), STEPS_LOOKED_AT)
+    looked = min(plan.steps, plan.steps_per_epoch * 20, STEPS_LOOKED_AT)
     batches = [
         [number for place in batch for number in bins[place]]
-        for step in looked
-        for batch in plan.step_batches(step)
+        for step in range(looked)
+        for batch in _passes(plan.step_batches(step), items, bins, train, padded)
     ]
     weights = [
         (
@@ -104,9 +112,26 @@ def choose(
         items=whole,
         steps=Plan.of(whole, train, seed).steps,
         sampled=share,
+        passes_per_step=len(batches) / looked,
     )
     judged = [items[i] for i in max(chunks, key=lambda chunk: sum(tokens[i] for i in chunk))]
     return counts, Chosen([[items[i] for i in batch] for batch in heaviest], judged)
+
+
+def _passes(
+    batches: list[list[int]],
+    items: Sequence[Any],
+    bins: Sequence[Sequence[int]],
+    train: TrainSettings,
+    padded: bool,
+) -> list[list[int]]:
+    """Return a step's batches of bins as the loop deals them to forward passes."""
+    if train.per_device_train_tokens is None:
+        return batches
+    whole = [place for batch in batches for place in batch]
+    there = [tuple(items[number] for number in bins[place]) for place in whole]
+    dealt = passes_of(there, train.per_device_train_tokens, padded=padded)
+    return [[whole[number] for number in one] for one in dealt]
 
 
 def _bins(

@@ -128,6 +128,15 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, memory: Memory) -> Iterator[
     # What does not shrink with the batch is about what is there after loading.
     fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total
     sizes = [size >> n for n in range(1, size.bit_length())]
+    if tokens := train.per_device_train_tokens:
+        for fewer in (tokens >> n for n in range(1, 5)):
+            if not fixed + moving * fewer / tokens > memory.room or fewer == tokens >> 4:
+                yield (
+                    f"train.per_device_train_tokens: {fewer}",
+                    _train(per_device_train_tokens=fewer),
+                )
+                break
+        sizes = []
     likely = [n for n in sizes if fixed + moving * n / size <= memory.room][:1]
     for size in dict.fromkeys([*likely, *sizes[-1:]]):
         if train.train_batch_size:  # the accumulation follows from it

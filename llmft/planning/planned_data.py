@@ -23,6 +23,7 @@ from llmft.data.pair_encoding import encode_pairs
 from llmft.data.prompt_encoding import encode_prompts
 from llmft.data.unpaired_encoding import encode_unpaired
 from llmft.engine.stage_data import StageData
+from llmft.modeling.batching import is_padding_free
 from llmft.planning.batch_choice import choose
 from llmft.planning.plan_state import PlanState
 from llmft.planning.planned_models import PlannedModels
@@ -68,7 +69,7 @@ class PlannedData(StageData):
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return the pairs that take the most memory, having counted all."""
         if not rows:
-            return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed()]
+            return [EncodedPair(row, row, len(row.input_ids) // 2) for row in self._assumed(2)]
         return self._heaviest(rows, lambda some: encode_pairs(self.encoder, some, self.train))
 
     def encode_unpaired(self, rows: Sequence[Row]) -> list[EncodedUnpaired]:
@@ -115,7 +116,9 @@ class PlannedData(StageData):
             self.state.remark(f"to score, {note}" if judged else note)
         if not items:
             return []
-        counts, chosen = choose(items, self.train, self.seed, self.max_length, share)
+        budget = self.train.per_device_train_tokens
+        padded = budget is not None and not is_padding_free(self.models.model)
+        counts, chosen = choose(items, self.train, self.seed, self.max_length, share, padded=padded)
         if judged:
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen
@@ -129,7 +132,8 @@ class PlannedData(StageData):
         count = self.train.per_device_eval_batch_size
         return [PromptRow(f"{number}" + " a" * (tokens - 1)) for number in range(count)]
 
-    def _assumed(self) -> list[Encoded]:
+    def _assumed(self, rows_each: int = 1) -> list[Encoded]:
+        """Return a pass of rows that nobody knows yet. rows_each: token rows in an item."""
         length = min(self.max_length or ASSUMED_TOKENS, ASSUMED_TOKENS)
         length = self.train.max_length or length
         self.state.remark(
@@ -137,4 +141,7 @@ class PlannedData(StageData):
         )
         ids = (1,) * length
         row = Encoded(ids, (IGNORED,) * (length // 2) + ids[length // 2 :])
-        return [row] * self.train.per_device_train_batch_size
+        if (budget := self.train.per_device_train_tokens) is None:
+            return [row] * self.train.per_device_train_batch_size
+        room = max(1, budget // (length * rows_each))
+        return [row] * min(room, self.train.rows_per_step())

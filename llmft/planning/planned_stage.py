@@ -106,7 +106,9 @@ class PlannedStage(StageRunner):
             judge(self)
         memory.begin("train")
         self._train_steps(batches, objective)
-        self.state.computes(passes_per_step=self.train.accumulation())
+        counts = self.state.counts
+        passes = counts.passes_per_step if counts else self.train.accumulation()
+        self.state.computes(passes_per_step=passes)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
 
@@ -152,4 +154,5 @@ class PlannedStage(StageRunner):
         chosen = self.state.chosen
         if chosen and len(items) == len(chosen.items):
             return chosen.batches_of(items)
-        return [list(items[: self.train.per_device_train_batch_size])]
+        by_tokens = self.train.per_device_train_tokens is not None  # then they are one pass
+        return [list(items if by_tokens else items[: self.train.per_device_train_batch_size])]

@@ -73,6 +73,12 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         what = f"the '{name}' alignment cannot work with packing"
         paths = [(*base, "train", "packing"), method]
         clash(blocks, "E041", paths, what, "write packing: false")
+    budget = trains and stage.train.per_device_train_tokens is not None
+    if work is not None and budget and not work.supports_token_budget:
+        what = f"'{name}' needs as many rows in a forward pass as the recipe says"
+        paths = [(*base, "train", "per_device_train_tokens"), method]
+        fix = "drop it, and write per_device_train_batch_size"
+        clash(blocks, "E041", paths, what, fix)
     short = trains and stage.train.max_prompt_length is not None
     if work is not None and short and not {"preference", "unpaired"} & set(work.rows):
         what = f"max_prompt_length is about pairs and labelled answers, and '{name}' reads none"

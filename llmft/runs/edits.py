@@ -39,6 +39,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.per_device_train_batch_size": "refused",
     "stages[].train.gradient_accumulation_steps": "refused",
     "stages[].train.train_batch_size": "refused",
+    "stages[].train.per_device_train_tokens": "applied",
     "stages[].train.drop_last": "refused",
     "stages[].train.per_device_eval_batch_size": "allowed",
     "stages[].train.learning_rate": "applied",

@@ -100,9 +100,11 @@ def _suggested_fixes(settings: TrainSettings) -> list[str]:
     """
     import torch
 
-    size = settings.per_device_train_batch_size
+    size, tokens = settings.per_device_train_batch_size, settings.per_device_train_tokens
     ways = []
-    if size > 1:
+    if tokens:
+        ways.append(f"lower train.per_device_train_tokens (now {tokens})")
+    elif size > 1:
         lower = f"lower train.per_device_train_batch_size (now {size})"
         more = (
             f" and raise train.gradient_accumulation_steps (now {settings.accumulation()}) by as"

@@ -19,6 +19,7 @@ from llmft.api.context import Sum
 from llmft.api.errors import CheckpointError, Interrupted, StageError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.streaming import StreamedItems
+from llmft.modeling.batching import is_padding_free
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
@@ -30,7 +31,7 @@ from llmft.training.checkpoints import Checkpoints, Saved, check_space
 from llmft.training.metrics import LoopReport, Window, means_of
 from llmft.training.optimizer import installed_method, make_optimizer, make_schedule
 from llmft.training.step_plan import Plan
-from llmft.training.updates import FixedItems, NextItems, OnlineItems, Update
+from llmft.training.updates import Budget, FixedItems, NextItems, OnlineItems, Update
 from llmft.training.validation import Validation
 
 
@@ -119,10 +120,12 @@ class _Training:
             rates_per_step=1 if online is None else online.rates_per_step,
         )  # fmt: skip
         self.source: FixedItems | NextItems | OnlineItems
+        tokens = settings.per_device_train_tokens
+        budget = Budget(tokens, not is_padding_free(model)) if tokens else None
         if isinstance(items, StreamedItems):
-            self.source = NextItems(items, objective, plan)
+            self.source = NextItems(items, objective, plan, budget)
         elif online is None:
-            self.source = FixedItems(items, objective, plan)
+            self.source = FixedItems(items, objective, plan, budget)
         else:
             self.source = OnlineItems(items, online, plan, self._autocast)
         model.train()

@@ -13,6 +13,7 @@ from llmft.api import Objective, OnlineObjective
 from llmft.data.streaming import StreamedItems
 from llmft.system import distributed
 from llmft.training.step_plan import Plan
+from llmft.training.token_budget import passes_of
 
 Sums = Mapping[str, tuple[float, float]]
 
@@ -39,15 +40,32 @@ class Update:
         return [getattr(item, "origin", "") or f"row {number}" for item, number in pairs]
 
 
-class FixedItems:
-    """Items that are there before training: a step is one update of the next ones."""
+@dataclass(frozen=True)
+class Budget:
+    """How many tokens a forward pass has at most. padded: each of its rows takes the longest's."""
 
-    def __init__(self, items: Sequence[Any], objective: Objective, plan: Plan) -> None:
-        self.items, self.objective, self.plan = items, objective, plan
+    tokens: int
+    padded: bool
+
+
+class FixedItems:
+    """Items that are there before training: a step is one update of the next ones.
+
+    budget: by which a step's items are dealt to passes; None: by their number.
+    """
+
+    def __init__(
+        self, items: Sequence[Any], objective: Objective, plan: Plan, budget: Budget | None = None
+    ) -> None:
+        self.items, self.objective, self.plan, self.budget = items, objective, plan, budget
 
     def updates(self, step: int, stopping: Callable[[], bool]) -> Iterator[Update]:
         """Yield the step's one update."""
         batches = self.plan.step_batches(step)
+        if self.budget is not None:
+            whole = [i for batch in batches for i in batch]
+            dealt = _within([self.items[i] for i in whole], self.budget)
+            batches = [[whole[place] for place in one] for one in dealt]
         mine = batches[
             distributed.rank() :: distributed.count()
         ]  # the epoch's last step: maybe none
@@ -64,25 +82,34 @@ class FixedItems:
 class NextItems:
     """Items that are read during training: a step is one update of the next ones.
 
-    Of several processes each reads all of them, and takes its share.
+    Of several processes each reads all of them, and takes its share. budget: as for `FixedItems`.
     """
 
-    def __init__(self, items: StreamedItems, objective: Objective, plan: Plan) -> None:
-        self.items, self.objective, self.plan = items, objective, plan
+    def __init__(
+        self, items: StreamedItems, objective: Objective, plan: Plan, budget: Budget | None = None
+    ) -> None:
+        self.items, self.objective, self.plan, self.budget = items, objective, plan, budget
 
     def updates(self, step: int, stopping: Callable[[], bool]) -> Iterator[Update]:
         """Yield the step's one update."""
         size, per_step = self.plan.batch, self.plan.rows_per_step
         chosen = self.items.take(per_step)
-        weight = sum(self.objective.weight(chosen[i : i + size]) for i in range(0, per_step, size))
-        mine = range(0, per_step, size)[distributed.rank() :: distributed.count()]
-        passes = [chosen[i : i + size] for i in mine]
-        numbers = [step * per_step + i + place for i in mine for place in range(size)]
+        places = [list(range(i, i + size)) for i in range(0, per_step, size)]
+        if self.budget is not None:
+            places = _within(chosen, self.budget)
+        weight = sum(self.objective.weight([chosen[i] for i in some]) for some in places)
+        mine = places[distributed.rank() :: distributed.count()]
+        passes = [[chosen[i] for i in some] for some in mine]
+        numbers = [step * per_step + i for some in mine for i in some]
         yield Update(passes, numbers, weight, per_step)
 
     def metrics(self) -> Sums:
         """Return what a step is measured by besides its passes: nothing."""
         return {}
+
+
+def _within(items: Sequence[Any], budget: Budget) -> list[list[int]]:
+    return passes_of(items, budget.tokens, padded=budget.padded)
 
 
 class OnlineItems:

@@ -44,6 +44,7 @@ class Kto(Alignment["Kto.Config"]):
     method = "kto"
     rows = ("unpaired", "preference")
     produces = "policy"
+    supports_token_budget = False
     greater_is_better: ClassVar = {
         "reward_accuracy": True, "reward_accuracy_desirable": True,
         "reward_accuracy_undesirable": True, "reward_margin": True, "objective_loss": False,

@@ -27,6 +27,7 @@ class Gkd(Alignment[GkdConfig]):
     Config = GkdConfig
     rows = ("completion", "chat", "prompt")
     produces = "policy"
+    supports_token_budget = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"divergence": False}
 

@@ -23,6 +23,7 @@ class GroupMethod(Alignment[C]):
     """The settings against a far policy, and against one whose entropy collapses."""
     rows = ("prompt", "completion")
     produces = "policy"
+    supports_token_budget = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "kl": False}
 

@@ -38,6 +38,7 @@ class Ppo(Alignment[PpoConfig]):
     Config = PpoConfig
     rows = ("prompt", "completion")
     produces = "policy"
+    supports_token_budget = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "win_rate": True, "kl": False}
 
