@@ -16,6 +16,7 @@ from llmft.registry.registry import Registry
 from llmft.system.quiet import before_upstream, captured_output
 
 if TYPE_CHECKING:
+    from llmft.planning.filling import Filling
     from llmft.planning.fitting import Change, Memory
     from llmft.planning.planner import RecipePlan, StagePlan
     from llmft.planning.timing import PlanTime, Seconds
@@ -29,6 +30,7 @@ class Verdict:
     memory: Memory
     changes: list[Change]
     time: PlanTime | None = None
+    fillings: tuple[tuple[Filling, PlanTime | None], ...] = ()
 
     @property
     def fits(self) -> bool | None:
@@ -52,6 +54,7 @@ def plan(
     job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     before_upstream()
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
+        from llmft.planning.filling import fillings
         from llmft.planning.fitting import changes, found_memory, named_memory
         from llmft.planning.planner import plan_recipe
         from llmft.planning.roofline import card_here, named_card, on_card
@@ -76,7 +79,10 @@ def plan(
             time = from_earlier_runs(found)
             if time is None and not memory.in_ram and (card := card_here(memory.name)):
                 time = on_card(found, card)
-        return Verdict(found, memory, changes(found, memory), time)
+        filled = tuple(
+            (one, on_card(one.plan, card) if card else None) for one in fillings(found, memory)
+        )
+        return Verdict(found, memory, changes(found, memory), time, filled)
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -95,7 +101,15 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "fits": verdict.fits,
         "changes": [asdict(change) for change in verdict.changes],
         "time": _time_as_json(verdict.time),
-    }
+        "fillings": [
+            {
+                "stage": one.stage, "per_device_train_tokens": one.tokens, "peak": one.peak,
+                "passes_per_step": {"before": one.before, "after": one.passes},
+                "time": _time_as_json(time),
+            }
+            for one, time in verdict.fillings
+        ],
+    }  # fmt: skip
 
 
 def _time_as_json(time: PlanTime | None) -> dict[str, Any] | None:
@@ -120,6 +134,7 @@ def as_text(verdict: Verdict) -> str:
     parts.append(_writes(found))
     network = "network\n" + "\n".join(f"  {line}" for line in found.network or ("nothing",))
     parts += [prose(network), _time(verdict), prose(_fits(verdict))]
+    parts += [prose(_filled(verdict, *each)) for each in verdict.fillings]
     return "\n\n".join(parts)
 
 
@@ -284,6 +299,21 @@ def _fits(verdict: Verdict) -> str:
     if not verdict.changes or not verdict.changes[-1].fits:
         lines.append("  no change of settings makes it fit: use a smaller model or more memory")
     return "\n".join(lines)
+
+
+def _filled(verdict: Verdict, one: Filling, time: PlanTime | None) -> str:
+    """Return what a budget of tokens would change."""
+    said = (
+        f"fuller passes: {one.stage}: train.per_device_train_tokens: {one.tokens} has a step's rows"
+        f" in {one.passes:.1f} passes in place of {one.before:.1f}, and needs {_size(one.peak)}"
+    )
+    before, after = (
+        next((stage for stage in found.stages if stage.stage == one.stage), None) if found else None
+        for found in (verdict.time, time)
+    )
+    if before is None or after is None:
+        return said
+    return f"{said}; {_about(after.whole.likely)} in place of {_about(before.whole.likely)}"
 
 
 def _size(size: float) -> str:
