@@ -50,6 +50,10 @@ RECIPES: dict[str, tuple[str, str, tuple[Rows, ...]]] = {
     "dpo_8b_qlora": ("llama", "RTX 4090", (ULTRAFEEDBACK,)),
     "orpo_8b_qlora": ("llama", "RTX 4090", (ULTRAFEEDBACK,)),
     "reward_8b_qlora": ("llama", "RTX 4090", (ULTRAFEEDBACK,)),
+    "lora_gemma3_1b_16gb": ("gemma3", "RTX 4080", (NO_ROBOTS,)),
+    "qlora_qwen3_8b_24gb": ("qwen3", "RTX 4090", (NO_ROBOTS,)),
+    "lora_smollm3_3b_48gb": ("smollm3", "L40S", (NO_ROBOTS,)),
+    "lora_llama31_8b_80gb": ("llama", "H100", (NO_ROBOTS,)),
     "grpo_gsm8k": ("qwen", "RTX 4090", (GSM8K,)),
     "gkd_gsm8k": ("qwen", "RTX 4090", (GSM8K,)),
     "full_triviaqa": ("gpt2", "RTX 3090", (TRIVIA,)),
@@ -67,7 +71,15 @@ SHARE = 16
 
 def model(kind: str, folder: Path) -> Path:
     """Write a folder with a config of the published sizes and a byte tokenizer."""
-    from transformers import BertConfig, GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import (
+        BertConfig,
+        Gemma3TextConfig,
+        GPT2Config,
+        LlamaConfig,
+        Qwen2Config,
+        Qwen3Config,
+        SmolLM3Config,
+    )
 
     configs: dict[str, Any] = {
         "llama": lambda: LlamaConfig(
@@ -83,6 +95,21 @@ def model(kind: str, folder: Path) -> Path:
         "qwen 7b": lambda: Qwen2Config(
             hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, vocab_size=152_064,
             num_attention_heads=28, num_key_value_heads=4, architectures=["Qwen2ForCausalLM"],
+        ),
+        "qwen3": lambda: Qwen3Config(
+            hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, vocab_size=151_936,
+            num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+            max_position_embeddings=40_960, architectures=["Qwen3ForCausalLM"],
+        ),
+        "gemma3": lambda: Gemma3TextConfig(
+            hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, vocab_size=262_144,
+            num_attention_heads=4, num_key_value_heads=1, head_dim=256, sliding_window=512,
+            max_position_embeddings=32_768, architectures=["Gemma3ForCausalLM"],
+        ),
+        "smollm3": lambda: SmolLM3Config(
+            hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, vocab_size=128_256,
+            num_attention_heads=16, num_key_value_heads=4, tie_word_embeddings=True,
+            max_position_embeddings=65_536, architectures=["SmolLM3ForCausalLM"],
         ),
         "gpt2": lambda: GPT2Config(architectures=["GPT2LMHeadModel"]),
         "bert": lambda: BertConfig(is_decoder=True, architectures=["BertLMHeadModel"]),
@@ -140,7 +167,7 @@ def lines(name: str, folder: Path) -> list[str]:
             block = data(stage, rows[number], folder / f"rows-{place}")
             sets.append(f"stages.{place}.data={json.dumps(block)}")
             if stage.get("evaluate"):
-                kept = {k: v for k, v in stage["evaluate"].items() if k != "split"}
+                kept = {k: v for k, v in stage["evaluate"].items() if k not in ("split", "holdout")}
                 kept["metrics"] = [m for m in kept.get("metrics", ["loss"]) if m != "f1"]
                 sets.append(f"stages.{place}.evaluate={json.dumps(kept | {'split': 'test'})}")
             number += 1
