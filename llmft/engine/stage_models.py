@@ -13,6 +13,7 @@ from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import about
 from llmft.recipes.other_models import models_of
 from llmft.registry.return_checks import violation
 from llmft.runs.artifacts import ADAPTER
@@ -200,7 +201,8 @@ class StageModels:
 
 def _on_device(base: BaseModel, options: Mapping[str, Any], *, varlen: bool) -> Any:
     """Return a base model, loaded and frozen, on the device; see `BaseModel.load`."""
-    model = base.load(options, varlen=varlen)
-    model = model.to(device()) if not options else model
-    refuse_not_finite(model, base.source)
+    with about(f"{base.key}.path"):
+        model = base.load(options, varlen=varlen)
+        model = model.to(device()) if not options else model
+        refuse_not_finite(model, base.source, base.key)
     return model

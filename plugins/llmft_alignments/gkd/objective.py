@@ -102,11 +102,16 @@ class GkdObjective:
 
 
 class Writer(Sampler):
-    """Puts sampled answers in the place of rows' own."""
+    """Puts sampled answers in the place of rows' own, of tokens that both models can read."""
 
     def __init__(self, config: GkdConfig, context: StageContext) -> None:
+        both = (context.models.model, context.models.other_model(config.teacher))
         params = SamplingParams(
-            config.max_new_tokens, config.temperature, config.top_p, config.top_k
+            config.max_new_tokens,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            vocabulary=min(one.config.get_text_config().vocab_size for one in both),
         )
         super().__init__(context, params, config.local_rollout_forward_batch_size)
         self._cut = False

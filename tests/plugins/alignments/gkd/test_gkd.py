@@ -13,7 +13,7 @@ from llmft_alignments.gkd.objective import GkdObjective, answer_start, divergenc
 from pydantic import ValidationError
 
 from llmft.api import Answer, Encoded
-from llmft.api.errors import CheckpointError, RecipeError
+from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
 from llmft.engine.preflight import preflight
 from llmft.engine.session import resume_recipe, run_recipe
 from llmft.modeling.base_model import BaseModel
@@ -162,6 +162,26 @@ def test_the_loss_is_the_divergence_and_held_out_rows_have_its_mean():
 
 
 @pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """A model with the same tokenizer, whose embedding has ids that `tiny_llama` has not."""
+    model = tiny_llama(1)
+    model.resize_token_embeddings(600, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[300:].mul_(50)
+    return tiny_model_folder(tmp_path_factory.mktemp("wider"), model)
+
+
+@pytest.mark.parametrize("wider_is", ["teacher", "student"])
+def test_no_model_writes_an_id_that_the_other_cannot_read(recipe, wider, teacher_folder, wider_is):
+    if wider_is == "teacher":
+        asked = {"teacher": {"path": str(wider)}, "seq_kd": True, "lmbda": 0.0}
+        job = recipe(alignment=asked, train={"max_steps": 1})
+    else:
+        job = recipe(model=wider, alignment={"lmbda": 1.0}, train={"max_steps": 1})
+    run_recipe(job)
+
+
+@pytest.fixture(scope="module")
 def teacher_folder(tmp_path_factory):
     """A model that the student has to become: with other weights, and another depth of meaning."""
     model = tiny_llama(3)
@@ -286,12 +306,34 @@ def test_a_teacher_that_cannot_read_the_rows_is_refused_where_the_recipe_names_i
     (fault,) = faults(recipe(model=tiny_model_folder(tmp_path / "more", tokenizer=other)))
     assert (fault.code, fault.path) == ("E041", "stages[0].alignment.teacher.path")
     assert "'Ω' is 257" in fault.what
+    narrow = tiny_llama()
+    narrow.resize_token_embeddings(256)
+    folder = tiny_model_folder(tmp_path / "narrow", narrow)
+    (fault,) = faults(recipe(alignment={"teacher": {"path": str(folder)}}))
+    assert (fault.code, fault.path) == ("E041", "stages[0].alignment.teacher.path")
+    assert "an embedding of 256 tokens" in fault.what
+    assert "tokenizer has 257" in fault.what
     short = tiny_llama()
     short.config.max_position_embeddings = 64
     shorter = {"teacher": {"path": str(tiny_model_folder(tmp_path / "short", short))}}
     (fault,) = faults(recipe(alignment=shorter))
     assert "rows may have 256 tokens, and it has 64 positions" in fault.what
     assert faults(recipe(alignment=shorter, train={"max_length": 64})) == []
+
+
+def test_weights_of_a_teacher_that_cannot_be_used_are_told_at_its_key(recipe, tmp_path):
+    infinite, other = tiny_llama(1), tiny_llama(1)
+    with torch.no_grad():
+        infinite.lm_head.weight[5] = 1e6  # too large for float16
+    other.config.intermediate_size = 48
+    for model, said in ((infinite, "teacher.dtype: bfloat16"), (other, "belong together")):
+        folder = tiny_model_folder(tmp_path / said[:5], model)
+        with pytest.raises(EnvironmentFault) as caught:
+            run_recipe(recipe(alignment={"teacher": {"path": str(folder), "dtype": "float16"}}))
+        (fault,) = caught.value.faults
+        assert (fault.code, fault.path) == ("E207", "stages[0].alignment.teacher.path")
+        assert fault.place is not None
+        assert said in fault.fix
 
 
 def test_a_plan_counts_the_teacher(recipe, teacher_folder):
