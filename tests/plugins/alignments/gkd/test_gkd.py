@@ -13,7 +13,7 @@ from llmft_alignments.gkd.objective import GkdObjective, answer_start, divergenc
 from pydantic import ValidationError
 
 from llmft.api import Answer, Encoded
-from llmft.api.errors import CheckpointError, EnvironmentFault, RecipeError
+from llmft.api.errors import CheckpointError, DataError, EnvironmentFault, RecipeError
 from llmft.engine.preflight import preflight
 from llmft.engine.session import resume_recipe, run_recipe
 from llmft.modeling.base_model import BaseModel
@@ -249,6 +249,20 @@ def test_prompts_alone_are_rows_where_a_model_writes_every_answer(recipe):
         recipe("prompts")
     found = run_recipe(recipe("prompts", alignment={"lmbda": 1.0}, train={"max_steps": 2}))
     assert set(scores(found, "after")) == {"divergence"}
+
+
+def test_rows_without_a_prompt_are_told_of_where_a_model_is_to_write(recipe, tmp_path):
+    job = recipe(alignment={"lmbda": 1.0}, train={"max_steps": 1}, evaluate=None)
+    lines = [{"prompt": "", "completion": f"text {n}"} for n in range(6)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"E105.*no row of stage 'small' has a prompt"):
+        run_recipe(job)
+    file.write_text(file.read_text() + json.dumps({"prompt": "say", "completion": "it"}) + "\n")
+    said = (run_recipe(job).folder / "log.txt").read_text()
+    assert "6 of 7 rows have no prompt, and keep their own answer" in said
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_recipe(recipe(alignment={"lmbda": 0.0}, train={"max_steps": 1}, evaluate=None))
 
 
 class Killed(BaseException):
