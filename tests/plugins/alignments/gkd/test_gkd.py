@@ -265,6 +265,17 @@ def test_rows_without_a_prompt_are_told_of_where_a_model_is_to_write(recipe, tmp
     run_recipe(recipe(alignment={"lmbda": 0.0}, train={"max_steps": 1}, evaluate=None))
 
 
+def test_a_stop_that_only_the_teacher_has_is_told(recipe, tmp_path):
+    teacher = tiny_llama(1)
+    for number, ends in enumerate((ord("a"), 256)):
+        teacher.generation_config.eos_token_id = ends
+        folder = tiny_model_folder(tmp_path / str(number), teacher)
+        asked = {"teacher": {"path": str(folder)}}
+        found = run_recipe(recipe(alignment=asked, train={"max_steps": 1}, evaluate=None))
+        told = "ends its answers at 'a' too" in (found.folder / "log.txt").read_text()
+        assert told == (ends == ord("a"))
+
+
 class Killed(BaseException):
     """As if the process had ended."""
 
