@@ -12,16 +12,18 @@ from llmft_alignments.gkd import Gkd
 from llmft_alignments.gkd.objective import GkdObjective, answer_start, divergences
 from pydantic import ValidationError
 
-from llmft.api import Answer, Encoded
+from llmft.api import Answer, Encoded, OtherModel
 from llmft.api.errors import CheckpointError, DataError, EnvironmentFault, RecipeError
 from llmft.engine.preflight import preflight
 from llmft.engine.session import resume_recipe, run_recipe
+from llmft.hub import sources
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.divergence import divergence
 from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.planning.planner import plan_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.runs import provenance, run_folder
 from llmft.testing import AlignmentContract, measures
 from llmft.training.checkpoints import Checkpoints
 from tests.composed import composed
@@ -359,6 +361,25 @@ def test_weights_of_a_teacher_that_cannot_be_used_are_told_at_its_key(recipe, tm
         assert (fault.code, fault.path) == ("E207", "stages[0].alignment.teacher.path")
         assert fault.place is not None
         assert said in fault.fix
+
+
+def test_a_teacher_of_several_stages_is_named_and_read_once(recipe, monkeypatch):
+    """As in the rounds of `repeat`, each of which is a stage."""
+    small = recipe(
+        model="org/small", alignment={"teacher": {"path": "org/large"}}, evaluate=None
+    ).recipe
+    again = small.stages[0].model_copy(update={"name": "again"})
+    own = {"teacher": OtherModel(path="org/small"), "method": "gkd"}
+    third = again.model_copy(update={"alignment": Gkd.Config.model_validate(own)})
+    whole = small.model_copy(update={"stages": [*small.stages, again, third]})
+    wanted = [("model", "org/small", None), ("model", "org/large", None)]
+    assert list(sources.names(whole)) == wanted
+    read = []
+    monkeypatch.setattr(provenance, "lock_of", lambda *_: {})
+    monkeypatch.setattr(run_folder, "plugins_of", lambda _: [])
+    monkeypatch.setattr(provenance, "model_hashes", lambda base: read.append(base.asked.path) or {})
+    run_folder._provenance(SimpleNamespace(recipe=whole), BaseModel(whole.model))
+    assert read == ["org/large", "org/small"]
 
 
 def test_a_plan_counts_the_teacher(recipe, teacher_folder):
