@@ -49,7 +49,7 @@ class Gkd(Alignment[GkdConfig]):
     def evaluate(self, context: StageContext) -> Mapping[str, Sequence[float]]:
         """Return the divergence in each held-out row: the mean over its answer's tokens, in nats.
 
-        The answer is the row's own; of a prompt alone it is sampled as in training.
+        The answer is the row's own; for a prompt alone the trained model samples one.
         """
         from llmft_alignments.gkd.objective import divergences
 
