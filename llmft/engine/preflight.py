@@ -284,6 +284,8 @@ def _of_other_models(job: Job, base: Any) -> Iterator[Fault]:
             continue
         if what:
             yield job.fault("E041", path, what, fix)
+        if misfit := form_misfit(other.config, asked.quantization.options(), other.key):
+            yield job.fault("E231", path, *misfit)
 
 
 def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:

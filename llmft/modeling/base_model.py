@@ -104,7 +104,7 @@ class BaseModel:
                 local_files_only=hub_commits.unreachable(),
             )
         with about(f"{self.key}.path"):
-            refuse_stored_form(self.path, config)
+            refuse_stored_form(self.path, config, self.key)
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
         if self.asked.rope_scaling is not None:

@@ -340,6 +340,14 @@ def test_a_teacher_that_cannot_read_the_rows_is_refused_where_the_recipe_names_i
     assert (fault.code, fault.path) == ("E041", "stages[0].alignment.teacher.path")
     assert "an embedding of 256 tokens" in fault.what
     assert "tokenizer has 257" in fault.what
+    stored = tiny_llama()
+    stored.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    block = {"path": str(tiny_model_folder(tmp_path / "stored", stored))}
+    (fault,) = faults(recipe(alignment={"teacher": block}))
+    assert (fault.code, fault.path) == ("E231", "stages[0].alignment.teacher.path")
+    assert "write stages.0.alignment.teacher.quantization: {load_in_4bit: true}" in fault.fix
+    as_stored = {**block, "quantization": {"load_in_4bit": True}}
+    assert faults(recipe(alignment={"teacher": as_stored})) == []
     short = tiny_llama()
     short.config.max_position_embeddings = 64
     shorter = {"teacher": {"path": str(tiny_model_folder(tmp_path / "short", short))}}
