@@ -64,8 +64,8 @@ class GkdObjective:
         """Return whether the trained model writes the answer of a step's row."""
         import numpy as np
 
-        if self.context.planned:  # what takes the most
-            return self.config.lmbda > 0
+        if self.context.planned:  # what takes the most: the teacher is the larger one
+            return self.config.lmbda == 1 or (self.config.lmbda > 0 and not self.config.seq_kd)
         draw = np.random.default_rng((self.context.seed, step, number)).random()
         return bool(draw < self.config.lmbda)
 

@@ -124,6 +124,13 @@ def test_answers_of_the_model_are_measured_and_a_plan_lets_it_write_all():
     assert found == {"on_policy": (5.0, 5.0), "length": (7.0, 5.0), "ended": (3.0, 5.0)}
 
 
+@pytest.mark.parametrize(("lmbda", "own", "teacher_s"), [(0.5, 0, 5), (1.0, 5, 0)])
+def test_a_plan_lets_the_teacher_write_all_that_it_may(lmbda, own, teacher_s):
+    objective, asked, _, _ = objective_of(lmbda=lmbda, seq_kd=True, planned=True)
+    objective.sample_rollouts(rows(5), range(5), 0, lambda: False)
+    assert [len(prompts) for _, prompts, *_ in asked] == [own, teacher_s]
+
+
 def test_of_a_conversation_the_last_answer_is_written_anew():
     ids = tuple(range(10, 20))
     learnt = (-100, 11, -100, -100, 14, 15, 16, -100, -100)
