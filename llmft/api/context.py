@@ -333,6 +333,7 @@ class SamplingParams:
     """How answers are sampled, in GenerationConfig's names. temperature 0: greedy.
 
     top_k 0: all tokens. stop_token_ids: ids that end an answer, beside the model's own.
+    vocabulary: ids from this one on are never sampled; default: the model's own number of them.
     """
 
     max_new_tokens: int = 64
@@ -341,3 +342,4 @@ class SamplingParams:
     top_k: int = 0
     num_return_sequences: int = 1
     stop_token_ids: Sequence[int] = ()
+    vocabulary: int | None = None

@@ -318,7 +318,7 @@ CODES: dict[str, Code] = {
     "E105": Code(
         "there is nothing to train on",
         "A row, or every row, has no trained-on token: its completion is empty, or was truncated"
-        " completely.",
+        " completely. Or a model is to write the answers, and no row has a prompt.",
         "Give every row a completion, and raise train.max_length if answers are truncated.",
     ),
     "E106": Code(

@@ -316,6 +316,8 @@ def _of_other_models(job: Job, base: Any) -> Iterator[Fault]:
             continue
         if what:
             yield job.fault("E041", path, what, fix)
+        if misfit := form_misfit(other.config, asked.quantization.options(), other.key):
+            yield job.fault("E231", path, *misfit)
 
 
 def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:
@@ -332,6 +334,13 @@ def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:
                 f" {number}, and its own tokenizer {found}",
                 "name a model of the same family, with the same vocabulary",
             )
+    ids = max(base.tokenizer.get_vocab().values(), default=-1) + 1
+    read, known = min(ids, base.vocabulary or ids), other.vocabulary
+    if known is not None and read > known:
+        return (
+            f"it has an embedding of {known} tokens, and the trained model's tokenizer has {read}",
+            "name a model whose embedding has a row for each token",
+        )
     longest, room = asked or base.positions, other.positions
     if room is not None and (longest is None or longest > room):
         most = f"{longest} tokens" if longest else "any length"

@@ -13,6 +13,7 @@ from llmft.engine.stage_log import StageLog
 from llmft.modeling.base_model import BaseModel, refuse_not_finite
 from llmft.modeling.levers import levers_of
 from llmft.recipes.job import BoundStage, Job
+from llmft.recipes.locating import about
 from llmft.recipes.other_models import models_of
 from llmft.registry.return_checks import violation
 from llmft.runs.artifacts import ADAPTER
@@ -167,7 +168,20 @@ class StageModels:
         self.log.progress("load the other model", 0, 1)
         loaded = _on_device(self._other_base(asked), asked.quantization.options(), varlen=True)
         self.log.progress("load the other model", 1, 1)
+        if ends := self._ends_only_there(loaded):
+            self.log.note(
+                f"'{asked.path}' ends its answers at {ends} too, where the trained model's do not"
+                " stop: name in model.stop what is to end them"
+            )
         return loaded
+
+    def _ends_only_there(self, other: Any) -> str:
+        """Return the tokens at which another model stops and the trained one does not; or ''."""
+        from llmft.modeling.decoding import stop_ids
+
+        both = [set(stop_ids(one, self.tokenizer)) for one in (self.model, other)]
+        ids = sorted(both[1] - both[0])
+        return ", ".join(f"'{self.tokenizer.convert_ids_to_tokens(number)}'" for number in ids)
 
     def _other_base(self, asked: OtherModel) -> BaseModel:
         key = next(key for key, one in models_of(self.bound.spec) if one == asked)
@@ -200,7 +214,8 @@ class StageModels:
 
 def _on_device(base: BaseModel, options: Mapping[str, Any], *, varlen: bool) -> Any:
     """Return a base model, loaded and frozen, on the device; see `BaseModel.load`."""
-    model = base.load(options, varlen=varlen)
-    model = model.to(device()) if not options else model
-    refuse_not_finite(model, base.source)
+    with about(f"{base.key}.path"):
+        model = base.load(options, varlen=varlen)
+        model = model.to(device()) if not options else model
+        refuse_not_finite(model, base.source, base.key)
     return model

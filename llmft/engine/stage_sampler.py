@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from llmft.api import Answer, Prompt, PromptRow, SamplingParams
@@ -72,13 +73,18 @@ class StageSampler:
         batch_size: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> list[Answer]:
-        """Return an answer to each prompt, as token ids, with random numbers of its own."""
+        """Return an answer to each prompt, as token ids, with random numbers of its own.
+
+        Another model's answers end where the trained model's do, too.
+        """
         from llmft.modeling import decoding
         from llmft.system import distributed
         from llmft.system.signals import Stop
 
-        model = self.models.model if model is None else model
-        stops = (*decoding.stop_ids(model, self.models.tokenizer), *params.stop_token_ids)
+        own = self.models.model
+        model = own if model is None else model
+        ends = [decoding.stop_ids(one, self.models.tokenizer) for one in (own, model)]
+        stops = tuple({*chain(*ends), *params.stop_token_ids})
         answers: list[Answer] | None = None
         in_training = isinstance(stopping, Stop)  # a step tells its own progress
 

@@ -50,9 +50,12 @@ def names(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     for other in (recipe.model.tokenizer, recipe.model.chat_template):
         if other and not is_template(other) and is_hub_id(other):
             yield "model", other, None
+    told = {(recipe.model.path, recipe.model.revision)}
     for _, another in other_models(recipe):
-        if is_hub_id(another.path):
-            yield "model", another.path, another.revision
+        which = (another.path, another.revision)
+        if is_hub_id(another.path) and which not in told:
+            told.add(which)
+            yield "model", *which
     for stage in recipe.stages:
         if (asked := stage.peft_start) is not None and not peft_folder.is_local(asked):
             yield "model", *peft_folder.name_and_revision(asked)

@@ -104,7 +104,7 @@ class BaseModel:
                 local_files_only=hub_commits.unreachable(),
             )
         with about(f"{self.key}.path"):
-            refuse_stored_form(self.path, config)
+            refuse_stored_form(self.path, config, self.key)
         if getattr(config, "is_decoder", None) is False:
             config.is_decoder = True  # an encoder such as BERT then looks only backwards
         if self.asked.rope_scaling is not None:
@@ -389,8 +389,10 @@ def _refuse_wrong_tensors(path: str, report: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_not_finite(model: Any, source: ModelSource) -> None:
-    """Raise EnvironmentFault where a weight of the base is no number, or infinite.
+def refuse_not_finite(model: Any, source: ModelSource, key: str = "model") -> None:
+    """Raise EnvironmentFault where a weight of a model is no number, or infinite.
+
+    key: the recipe's key that names it.
 
     Every loss would be NaN from the first step on, and no setting of training would mend it.
     """
@@ -408,8 +410,8 @@ def refuse_not_finite(model: Any, source: ModelSource) -> None:
     too_large = source.dtype == "float16" and not model.get_parameter(bad[0]).isnan().any()
     raise EnvironmentFault(
         "E207",
-        f"the base model '{source.path}' has weights that are not finite: {shown}",
-        fix="write model.dtype: bfloat16, which has room for them"
+        f"the model '{source.path}' has weights that are not finite: {shown}",
+        fix=f"write {key}.dtype: bfloat16, which has room for them"
         if too_large
         else "fetch the model again, or convert it again; no training setting can fix it",
     )

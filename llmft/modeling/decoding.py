@@ -103,6 +103,7 @@ def _answer(
     for t in range(params.max_new_tokens):
         if stopping():
             raise Stopped
+        logits_BV = logits_BV[:, : params.vocabulary]
         on_logits(logits_BV)
         logps_BV = log_probabilities(logits_BV, params)
         # Greedy by the logits: of two that differ, the likelihoods may be rounded to one number.

@@ -20,8 +20,11 @@ _COMPARED = (
 )  # fmt: skip
 
 
-def refuse_stored_form(path: str, config: Any) -> None:
-    """Raise EnvironmentFault (E231) where a base's files hold a form that cannot be trained on."""
+def refuse_stored_form(path: str, config: Any, key: str = "model") -> None:
+    """Raise EnvironmentFault (E231) where a base's files hold a form that cannot be trained on.
+
+    key: the recipe's key that names the model.
+    """
     stored = _stored(config)
     if stored is None or _method(stored) == BITSANDBYTES:
         return
@@ -31,16 +34,18 @@ def refuse_stored_form(path: str, config: Any) -> None:
     raise EnvironmentFault(
         "E231",
         f"the weights in '{path}' are stored by {name}{known}, on which nothing here trains",
-        fix="give the model with plain weights (bfloat16), and model.quantization:"
+        fix=f"give the model with plain weights (bfloat16), and {key}.quantization:"
         " {load_in_4bit: true} where it is to be small",
     )
 
 
-def form_misfit(config: Any, options: Mapping[str, Any]) -> tuple[str, str] | None:
+def form_misfit(
+    config: Any, options: Mapping[str, Any], key: str = "model"
+) -> tuple[str, str] | None:
     """Return how a base that bitsandbytes has stored is not as the recipe loads it, and the fix.
 
     options: BitsAndBytesConfig's names, from the recipe and the adapter. transformers would take
-    what is stored, and only warn.
+    what is stored, and only warn. key: the recipe's key that names the model.
     """
     stored = _stored(config)
     if stored is None or _method(stored) != BITSANDBYTES:
@@ -56,7 +61,7 @@ def form_misfit(config: Any, options: Mapping[str, Any]) -> tuple[str, str] | No
     return (
         f"its weights are stored by bitsandbytes in {bits} bits, and the recipe does not load them"
         f" so ({', '.join(differ)})",
-        f"write model.quantization: {{{', '.join(given)}}}",
+        f"write {key}.quantization: {{{', '.join(given)}}}",
     )
 
 

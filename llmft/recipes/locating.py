@@ -13,16 +13,21 @@ from llmft.recipes.tree import KeyPath, dotted
 NOT_HERE = "E201"
 NOT_INSTALLED = "E206"
 """The code of a model or of data that cannot be had."""
+_UNUSABLE = (NOT_HERE, "E205", "E207")
+"""The codes of a model that cannot be had, is too large, or has wrong weights."""
 
 
 @contextmanager
 def about(key: str) -> Iterator[None]:
-    """Let an E201 that names no key of the recipe name this one: `model.path`, or `data.path`."""
+    """Let a fault of what a recipe names name its key: `model.path`, or `data.path`.
+
+    It is an E201, E205 or E207 that names none yet.
+    """
     try:
         yield
     except LlmftError as error:
         faults = [
-            replace(fault, path=key) if fault.code == NOT_HERE and not fault.path else fault
+            replace(fault, path=key) if fault.code in _UNUSABLE and not fault.path else fault
             for fault in error.faults
         ]
         if faults == list(error.faults):
@@ -39,7 +44,7 @@ def key_in(path: str) -> KeyPath:
 def located(job: Job, stage: str) -> Iterator[None]:
     """Give a fault that names a key, but no place, the key's place in the recipe's file.
 
-    It is an E201 or E206, or of a source of the stage's data.
+    It is an E201, E205, E206 or E207, or of a source of the stage's data.
 
     stage: the stage that runs, by its name in whichever round; its `data` block is meant.
     """
@@ -49,7 +54,7 @@ def located(job: Job, stage: str) -> Iterator[None]:
         faults = list(error.faults)
         for number, fault in enumerate(faults):
             of_data = fault.path.startswith("data.")
-            of_model = fault.code in (NOT_HERE, NOT_INSTALLED) and fault.path
+            of_model = fault.code in (*_UNUSABLE, NOT_INSTALLED) and fault.path
             if (of_data or of_model) and fault.place is None:
                 key = key_in(fault.path)
                 if of_data:

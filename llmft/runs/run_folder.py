@@ -185,9 +185,8 @@ def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
 
     asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
     adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
-    others = {
-        other.path: model_hashes(BaseModel(other.source())) for _, other in other_models(job.recipe)
-    }
+    named = {other.path: other for _, other in other_models(job.recipe)}  # each is read once
+    others = {path: model_hashes(BaseModel(other.source())) for path, other in named.items()}
     models = {"other_models": others} if others else {}
     numerics = {one.name: numerics_of(one.train) for one in job.recipe.stages}
     return {

@@ -18,7 +18,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.tiny_copy import TOKENS_IN_A_BYTE_ROW, make_tiny_copy
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import about, located
-from llmft.recipes.other_models import models_of
+from llmft.recipes.other_models import models_of, other_models
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.sources import data_blocks
 from llmft.registry.return_checks import smoke_overrides_of
@@ -47,6 +47,8 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
     positions = min(max(POSITIONS, rows * TOKENS_IN_A_BYTE_ROW), MOST_POSITIONS)
     with located(job, ""), about("model.path"):
         own_tokenizer, note = make_tiny_copy(recipe.model, folder / "model", recipe.seed, positions)
+        if any(True for _ in other_models(recipe)):  # of other numbers, so that there is a gradient
+            make_tiny_copy(recipe.model, folder / "other", recipe.seed + 1, positions)
     notes = [note]
     changes = dict(_of_the_recipe(recipe, folder, own_tokenizer))
     for number, bound in enumerate(job.written_stages):
@@ -58,7 +60,7 @@ def smoke_recipe(job: Job, folder: Path) -> tuple[Job, BaseModel, list[str]]:
         changes |= {f"stages.{number}.{k}": v for k, v in _of_a_stage(stage, longer, positions)}
         changes |= {f"stages.{number}.{k}": v for k, v in _of_other_models(stage, folder)}
         for _, other in models_of(stage):
-            notes.append(f"{stage.name}: the tiny model stands in for '{other.path}'")
+            notes.append(f"{stage.name}: a second tiny model stands in for '{other.path}'")
         for key, value in _of_the_work(bound):
             changes[f"stages.{number}.{key}"] = value
             if isinstance(value, dict):
@@ -165,10 +167,10 @@ def _of_a_stage(stage: Stage, longer: int, positions: int) -> Changes:
 
 
 def _of_other_models(stage: Stage, folder: Path) -> Changes:
-    """Yield the tiny model in the place of each that the method reads beside the trained one."""
+    """Yield a second tiny model in the place of each that the method reads beside its own."""
     for key, asked in models_of(stage):
         name = ".".join(map(str, key))
-        yield f"{name}.path", str(folder / "model")
+        yield f"{name}.path", str(folder / "other")
         if asked.revision:
             yield f"{name}.revision", None
 

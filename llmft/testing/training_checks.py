@@ -96,7 +96,7 @@ class _Data:
         return self._rows
 
     def encode(self, rows: Sequence[api.Row]) -> list[api.Encoded]:
-        return [self._encoded("", _text(row), row.origin) for row in rows]
+        return [self._encoded(*_texts(row), row.origin) for row in rows]
 
     def encode_pairs(self, rows: Sequence[api.Row]) -> list[api.EncodedPair]:
         pairs = []
@@ -227,11 +227,13 @@ class _Log:
         """Keep quiet."""
 
 
-def _text(row: api.Row) -> str:
+def _texts(row: api.Row) -> tuple[str, str]:
+    """Return what a row asks, and what of it is learnt."""
     if isinstance(row, api.TextRow):
-        return row.text
+        return "", row.text
     if isinstance(row, api.CompletionRow):
-        return f"{row.prompt} {row.completion}"
+        return str(row.prompt), f" {row.completion}"
     if isinstance(row, api.ChatRow):
-        return " ".join(turn["content"] for turn in row.messages)
+        *before, last = (str(turn["content"]) for turn in row.messages)
+        return " ".join(before), f" {last}"
     raise api.DataError("E300", f"{row.origin}: no text to learn in this kind of row")

@@ -230,6 +230,27 @@ def test_samples_and_a_methods_own_answers_are_drawn_by_different_random_numbers
     assert len(used) == len(numbers) == 5
 
 
+def test_another_model_s_answers_end_where_the_trained_model_s_do_too():
+    model, other = tiny_llama(0), tiny_llama(1)
+    stage = composed(
+        seed=17, model=model, progress=lambda *_: None, tokenizer=tiny_tokenizer(),
+        train=SimpleNamespace(per_device_eval_batch_size=8),
+    )  # fmt: skip
+    stage.data.seed, stage.data.train = stage.seed, stage.train
+    sampler, params = StageSampler(stage.models, stage.data, stage.log), SamplingParams(30)
+
+    def answer() -> list[int]:
+        (found,) = sampler.decode([[5, 6]], params, seed=(1,), model=other)
+        return found.ids
+
+    whole = answer()
+    assert len(set(whole[:3])) == 3
+    model.generation_config.eos_token_id = whole[2]
+    assert answer() == whole[:3]
+    other.generation_config.eos_token_id = whole[1]
+    assert answer() == whole[:2]
+
+
 def test_scores_are_means_over_rows_with_their_samples():
     rows = [CompletionRow("a", " x", ("x",)), CompletionRow("b", " y"), PromptRow("c", ("z",))]
     scores = evaluation.score_answers(

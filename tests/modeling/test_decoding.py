@@ -193,3 +193,18 @@ def test_a_model_that_answers_no_numbers_is_an_error_and_no_crash(temperature):
     model.get_output_embeddings().weight.data[7] = float("nan")
     with pytest.raises(StageError, match=r"E301.*not finite"):
         decode(model, PROMPTS, SamplingParams(9, temperature=temperature), batch_size=5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_id_beyond_the_given_vocabulary_is_taken(temperature):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight[100:] *= 1000
+    params = SamplingParams(20, temperature)
+    free = decode(model, PROMPTS, params, batch_size=2)
+    assert max(max(answer.ids) for answer in free) >= 100
+    bound = decode(model, PROMPTS, replace(params, vocabulary=100), batch_size=2)
+    assert max(max(answer.ids) for answer in bound) < 100
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight[:100])  # it has no others
+    narrow = decode(model, PROMPTS, params, batch_size=2)
+    assert [answer.ids for answer in bound] == [answer.ids for answer in narrow]

@@ -88,10 +88,12 @@ def test_every_shipped_recipe_smoke_runs(name, registry, tmp_path, capsys):
         small = resolved.stage(stage.name)
         assert small.adapter == _without_sizes(stage.adapter, small.adapter)
         wanted = _made_small(stage.alignment, registry)
-        if hasattr(wanted, "teacher"):  # the tiny model stands in for it, too
-            there = {"path": resolved.model.path}
+        if hasattr(wanted, "teacher"):  # one of other numbers: the same would teach nothing
+            there = {"path": str(Path(resolved.model.path).with_name("other"))}
             wanted = wanted.model_copy(update={"teacher": wanted.teacher.model_copy(update=there)})
-            assert f"the tiny model stands in for '{stage.alignment.teacher.path}'" in told
+            assert f"a second tiny model stands in for '{stage.alignment.teacher.path}'" in told
+            before = json.loads((folder / "result.json").read_text("utf-8"))["before"]
+            assert before["divergence"] > 1e-6
         assert small.alignment == wanted
         assert small.train.save_strategy == stage.train.save_strategy
         assert resolved.model.quantization == asked.model.quantization

@@ -43,6 +43,8 @@ class Gkd(Alignment[GkdConfig]):
         items = self._items(context, context.data.rows())
         if not items:
             raise DataError("E105", f"stage '{context.name}' has no row to train on")
+        if self.config.writes:
+            self._tell_of_rows_without_prompt(context, items)
         objective = GkdObjective(self.config, context)
         with dropout_off(context, self.config.disable_dropout):
             return context.fit_online(items, objective)
@@ -50,7 +52,7 @@ class Gkd(Alignment[GkdConfig]):
     def evaluate(self, context: StageContext) -> Mapping[str, Sequence[float]]:
         """Return the divergence in each held-out row: the mean over its answer's tokens, in nats.
 
-        The answer is the row's own; of a prompt alone it is sampled as in training.
+        The answer is the row's own; for a prompt alone the trained model samples one.
         """
         from llmft_alignments.gkd.objective import divergences
 
@@ -67,6 +69,25 @@ class Gkd(Alignment[GkdConfig]):
             return context.data.encode(rows)
         prompts = context.data.encode_prompts(rows, self.max_new_tokens())
         return [Encoded(one.input_ids, one.labels, one.origin) for one in prompts]
+
+    def _tell_of_rows_without_prompt(self, context: StageContext, items: Sequence[Encoded]) -> None:
+        """Say how many rows keep their own answer, whoever is to write it; not all may."""
+        from llmft_alignments.gkd.objective import answer_start
+
+        kept = sum(not answer_start(item) for item in items)
+        if kept == len(items):
+            raise DataError(
+                "E105",
+                f"a model is to write answers, and no row of stage '{context.name}' has a prompt"
+                " before its own",
+                fix="give rows with prompts, without learn: every_token; or write lmbda: 0 and"
+                " seq_kd: false",
+            )
+        if kept:
+            context.log.note(
+                f"{kept} of {len(items)} rows have no prompt, and keep their own answer: no model"
+                " writes one"
+            )
 
     def row_kinds(self) -> Sequence[RowKind]:
         """Return that prompts alone are read where no answer is a row's own."""

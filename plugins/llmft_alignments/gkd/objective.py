@@ -64,8 +64,8 @@ class GkdObjective:
         """Return whether the trained model writes the answer of a step's row."""
         import numpy as np
 
-        if self.context.planned:  # what takes the most
-            return self.config.lmbda > 0
+        if self.context.planned:  # what takes the most: the teacher is the larger one
+            return self.config.lmbda == 1 or (self.config.lmbda > 0 and not self.config.seq_kd)
         draw = np.random.default_rng((self.context.seed, step, number)).random()
         return bool(draw < self.config.lmbda)
 
@@ -102,11 +102,16 @@ class GkdObjective:
 
 
 class Writer(Sampler):
-    """Puts sampled answers in the place of rows' own."""
+    """Puts sampled answers in the place of rows' own, of tokens that both models can read."""
 
     def __init__(self, config: GkdConfig, context: StageContext) -> None:
+        both = (context.models.model, context.models.other_model(config.teacher))
         params = SamplingParams(
-            config.max_new_tokens, config.temperature, config.top_p, config.top_k
+            config.max_new_tokens,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            vocabulary=min(one.config.get_text_config().vocab_size for one in both),
         )
         super().__init__(context, params, config.local_rollout_forward_batch_size)
         self._cut = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from llmft.api import Answer, Encoded, EncodedPrompt, SamplingParams, StageContext, StageError
@@ -25,13 +26,7 @@ class Sampler:
     ) -> None:
         self.context, self.batch_size, self.stop_token = context, batch_size, stop_token
         self.more_stops = _stop_ids(stop_token, context)
-        self.params = SamplingParams(
-            params.max_new_tokens,
-            params.temperature,
-            params.top_p,
-            params.top_k,
-            stop_token_ids=self.more_stops,
-        )
+        self.params = replace(params, stop_token_ids=self.more_stops)
         self._told = False
 
     def sample_rollouts(

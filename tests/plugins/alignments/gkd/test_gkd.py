@@ -12,16 +12,18 @@ from llmft_alignments.gkd import Gkd
 from llmft_alignments.gkd.objective import GkdObjective, answer_start, divergences
 from pydantic import ValidationError
 
-from llmft.api import Answer, Encoded
-from llmft.api.errors import CheckpointError, RecipeError
+from llmft.api import Answer, Encoded, OtherModel
+from llmft.api.errors import CheckpointError, DataError, EnvironmentFault, RecipeError
 from llmft.engine.preflight import preflight
 from llmft.engine.session import resume_recipe, run_recipe
+from llmft.hub import sources
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.divergence import divergence
 from llmft.modeling.tiny_models import tiny_llama, tiny_model_folder, tiny_tokenizer
 from llmft.planning.planner import plan_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
+from llmft.runs import provenance, run_folder
 from llmft.testing import AlignmentContract, measures
 from llmft.training.checkpoints import Checkpoints
 from tests.composed import composed
@@ -136,6 +138,13 @@ def test_answers_of_the_model_are_measured_and_a_plan_lets_it_write_all():
     assert found == {"on_policy": (5.0, 5.0), "length": (7.0, 5.0), "ended": (3.0, 5.0)}
 
 
+@pytest.mark.parametrize(("lmbda", "own", "teacher_s"), [(0.5, 0, 5), (1.0, 5, 0)])
+def test_a_plan_lets_the_teacher_write_all_that_it_may(lmbda, own, teacher_s):
+    objective, asked, _, _ = objective_of(lmbda=lmbda, seq_kd=True, planned=True)
+    objective.sample_rollouts(rows(5), range(5), 0, lambda: False)
+    assert [len(prompts) for _, prompts, *_ in asked] == [own, teacher_s]
+
+
 def test_of_a_conversation_the_last_answer_is_written_anew():
     ids = tuple(range(10, 20))
     learnt = (-100, 11, -100, -100, 14, 15, 16, -100, -100)
@@ -173,6 +182,26 @@ def test_the_loss_is_the_divergence_and_held_out_rows_have_its_mean():
 
 
 # --- whole runs
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """A model with the same tokenizer, whose embedding has ids that `tiny_llama` has not."""
+    model = tiny_llama(1)
+    model.resize_token_embeddings(600, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[300:].mul_(50)
+    return tiny_model_folder(tmp_path_factory.mktemp("wider"), model)
+
+
+@pytest.mark.parametrize("wider_is", ["teacher", "student"])
+def test_no_model_writes_an_id_that_the_other_cannot_read(recipe, wider, teacher_folder, wider_is):
+    if wider_is == "teacher":
+        asked = {"teacher": {"path": str(wider)}, "seq_kd": True, "lmbda": 0.0}
+        job = recipe(alignment=asked, train={"max_steps": 1})
+    else:
+        job = recipe(model=wider, alignment={"lmbda": 1.0}, train={"max_steps": 1})
+    run_recipe(job)
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +274,31 @@ def test_prompts_alone_are_rows_where_a_model_writes_every_answer(recipe):
     assert set(scores(found, "after")) == {"divergence"}
 
 
+def test_rows_without_a_prompt_are_told_of_where_a_model_is_to_write(recipe, tmp_path):
+    job = recipe(alignment={"lmbda": 1.0}, train={"max_steps": 1}, evaluate=None)
+    lines = [{"prompt": "", "completion": f"text {n}"} for n in range(6)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"E105.*no row of stage 'small' has a prompt"):
+        run_recipe(job)
+    file.write_text(file.read_text() + json.dumps({"prompt": "say", "completion": "it"}) + "\n")
+    said = (run_recipe(job).folder / "log.txt").read_text()
+    assert "6 of 7 rows have no prompt, and keep their own answer" in said
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_recipe(recipe(alignment={"lmbda": 0.0}, train={"max_steps": 1}, evaluate=None))
+
+
+def test_a_stop_that_only_the_teacher_has_is_told(recipe, tmp_path):
+    teacher = tiny_llama(1)
+    for number, ends in enumerate((ord("a"), 256)):
+        teacher.generation_config.eos_token_id = ends
+        folder = tiny_model_folder(tmp_path / str(number), teacher)
+        asked = {"teacher": {"path": str(folder)}}
+        found = run_recipe(recipe(alignment=asked, train={"max_steps": 1}, evaluate=None))
+        told = "ends its answers at 'a' too" in (found.folder / "log.txt").read_text()
+        assert told == (ends == ord("a"))
+
+
 class Killed(BaseException):
     """As if the process had ended."""
 
@@ -300,12 +354,61 @@ def test_a_teacher_that_cannot_read_the_rows_is_refused_where_the_recipe_names_i
     (fault,) = faults(recipe(model=tiny_model_folder(tmp_path / "more", tokenizer=other)))
     assert (fault.code, fault.path) == ("E041", "stages[0].alignment.teacher.path")
     assert "'Ω' is 257" in fault.what
+    narrow = tiny_llama()
+    narrow.resize_token_embeddings(256)
+    folder = tiny_model_folder(tmp_path / "narrow", narrow)
+    (fault,) = faults(recipe(alignment={"teacher": {"path": str(folder)}}))
+    assert (fault.code, fault.path) == ("E041", "stages[0].alignment.teacher.path")
+    assert "an embedding of 256 tokens" in fault.what
+    assert "tokenizer has 257" in fault.what
+    stored = tiny_llama()
+    stored.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    block = {"path": str(tiny_model_folder(tmp_path / "stored", stored))}
+    (fault,) = faults(recipe(alignment={"teacher": block}))
+    assert (fault.code, fault.path) == ("E231", "stages[0].alignment.teacher.path")
+    assert "write stages.0.alignment.teacher.quantization: {load_in_4bit: true}" in fault.fix
+    as_stored = {**block, "quantization": {"load_in_4bit": True}}
+    assert faults(recipe(alignment={"teacher": as_stored})) == []
     short = tiny_llama()
     short.config.max_position_embeddings = 64
     shorter = {"teacher": {"path": str(tiny_model_folder(tmp_path / "short", short))}}
     (fault,) = faults(recipe(alignment=shorter))
     assert "rows may have 256 tokens, and it has 64 positions" in fault.what
     assert faults(recipe(alignment=shorter, train={"max_length": 64})) == []
+
+
+def test_weights_of_a_teacher_that_cannot_be_used_are_told_at_its_key(recipe, tmp_path):
+    infinite, other = tiny_llama(1), tiny_llama(1)
+    with torch.no_grad():
+        infinite.lm_head.weight[5] = 1e6  # too large for float16
+    other.config.intermediate_size = 48
+    for model, said in ((infinite, "teacher.dtype: bfloat16"), (other, "belong together")):
+        folder = tiny_model_folder(tmp_path / said[:5], model)
+        with pytest.raises(EnvironmentFault) as caught:
+            run_recipe(recipe(alignment={"teacher": {"path": str(folder), "dtype": "float16"}}))
+        (fault,) = caught.value.faults
+        assert (fault.code, fault.path) == ("E207", "stages[0].alignment.teacher.path")
+        assert fault.place is not None
+        assert said in fault.fix
+
+
+def test_a_teacher_of_several_stages_is_named_and_read_once(recipe, monkeypatch):
+    """As in the rounds of `repeat`, each of which is a stage."""
+    small = recipe(
+        model="org/small", alignment={"teacher": {"path": "org/large"}}, evaluate=None
+    ).recipe
+    again = small.stages[0].model_copy(update={"name": "again"})
+    own = {"teacher": OtherModel(path="org/small"), "method": "gkd"}
+    third = again.model_copy(update={"alignment": Gkd.Config.model_validate(own)})
+    whole = small.model_copy(update={"stages": [*small.stages, again, third]})
+    wanted = [("model", "org/small", None), ("model", "org/large", None)]
+    assert list(sources.names(whole)) == wanted
+    read = []
+    monkeypatch.setattr(provenance, "lock_of", lambda *_: {})
+    monkeypatch.setattr(run_folder, "plugins_of", lambda _: [])
+    monkeypatch.setattr(provenance, "model_hashes", lambda base: read.append(base.asked.path) or {})
+    run_folder._provenance(SimpleNamespace(recipe=whole), BaseModel(whole.model))
+    assert read == ["org/large", "org/small"]
 
 
 def test_a_plan_counts_the_teacher(recipe, teacher_folder):
