@@ -20,6 +20,7 @@ from llmft.planning.memory_tracker import ADAPTER, EARLIER, MAPPED, OTHERS, TRAI
 from llmft.planning.plan_state import PlanState
 from llmft.planning.stored import WIDTHS, mapped_bytes
 from llmft.recipes.job import BoundStage
+from llmft.recipes.other_models import models_of
 from llmft.runs.upstream import stage_model, twin
 
 
@@ -53,6 +54,15 @@ class PlannedModels(StageModels):
                     train_in_float32(model)
                 elif remark := without_masters(model):
                     self.log.note(remark)
+            self._made = {
+                asked.path: fake_base(
+                    self._other_base(asked),
+                    asked.quantization.options(),
+                    varlen=True,
+                    in_ram=state.in_ram,
+                )
+                for _, asked in models_of(self.bound.spec)
+            }  # before memory is followed: what making them takes is no run's
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         trains = isinstance(self.bound.work, Alignment)
         whole = trains and bool(self.adapter.trains_base)
@@ -130,12 +140,10 @@ class PlannedModels(StageModels):
     def _loaded_other(self, asked: OtherModel) -> Any:
         """Return the other model without numbers, counted beside this stage's own."""
         _ = self.model
-        memory, in_ram = self.state.memory, self.state.in_ram
-        options = asked.quantization.options()
-        with torch.device("meta"), ShapesOnly():
-            model = fake_base(self._other_base(asked), options, varlen=True, in_ram=in_ram)
-        for tensor in tensors_of(self.state.body.given_to(model)):
-            memory.add(tensor, OTHERS)
+        memory = self.state.memory
+        with memory.making(OTHERS):
+            for tensor in tensors_of(model := self.state.body.given_to(self._made[asked.path])):
+                memory.add(tensor)
         return model
 
     def _base_of(self, bound: BoundStage) -> Any:

@@ -415,7 +415,6 @@ def test_a_plan_counts_the_teacher(recipe, teacher_folder):
     (stage,) = plan_recipe(recipe(alignment={"lmbda": 1.0})).stages
     wanted = sum(p.numel() for p in tiny_llama().parameters()) * 4
     peaks = {peak.phase: peak for peak in stage.peaks}
-    for phase in ("rollout", "train"):
+    for phase in ("prepare", "rollout", "train"):
         assert wanted <= peaks[phase].by_kind["other models"] < 1.02 * wanted  # and rotary tables
-    assert peaks["prepare"].total < peaks["load"].total + 1.3 * wanted  # it is there once
     assert any(peak.phase == "rollout" for peak in stage.peaks)
