@@ -36,7 +36,7 @@ from llmft.hub.run_copier import RunCopier
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters, token_rows
 from llmft.recipes.job import BoundStage, Job
-from llmft.registry.return_checks import groups_of
+from llmft.registry.return_checks import groups_of, violation
 from llmft.runs import artifacts
 from llmft.runs.resuming import trim_metrics
 from llmft.runs.upstream import upstream_folder
@@ -121,6 +121,9 @@ class StageRunner:
 
     def fit_online(self, prompts: Sequence[Any], objective: OnlineObjective) -> StageResult:
         """Do what `fit` does with items that the objective samples to prompts."""
+        if self.train.per_device_train_tokens:
+            what = "it samples its rows, and does not declare 'supports_token_budget = False'"
+            raise violation(self.work, what)
         self._keep_preview(prompts)
         checked = CheckedOnlineObjective(objective, self.work)
         return self._fit(prompts, checked, checked)

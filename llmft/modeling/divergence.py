@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from llmft.api import Encoded
 from llmft.modeling import forward
 from llmft.modeling.batching import batched
-from llmft.modeling.token_stats import LEAST_ROWS, LOGITS_AT_ONCE
+from llmft.modeling.head_pieces import rows_at_once
+from llmft.modeling.token_stats import LEAST_ROWS, LOGITS_AT_ONCE, ON_A_GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ def divergence(
     ours = _read(model, rows)
     with torch.no_grad():
         theirs = _read(other, rows)
-    size = max(LEAST_ROWS, LOGITS_AT_ONCE // max(ours.words, theirs.words))
+    most = max(ours.words, theirs.words)
+    size = max(LEAST_ROWS, rows_at_once(ours.states_NX, most, LOGITS_AT_ONCE, ON_A_GPU))
     pieces = zip(
         torch.split(ours.states_NX, size), torch.split(theirs.states_NX, size), strict=True
     )

@@ -20,11 +20,12 @@ from torch.utils.checkpoint import checkpoint
 from llmft.api import Encoded
 from llmft.modeling.batching import batched, is_padding_free, on_device, padded, padding_free_inputs
 from llmft.modeling.frozen_head import frozen_head_nll, is_frozen
+from llmft.modeling.head_pieces import rows_at_once
 from llmft.modeling.last_layer import narrowed
 from llmft.modeling.levers import levers_of
 
-# Logits held at once, in numbers: 2**24 float32 are 64 MiB.
-LOGITS_AT_ONCE = 2**24
+# Logits held at once, in numbers: 2**24 float32 are 64 MiB. On a GPU 2 GiB, beside half as much.
+LOGITS_AT_ONCE, ON_A_GPU = 2**24, 2**29
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def label_nll(
         return LabelNll(nll_N, laid.row_N)
     with identity(head):
         hidden_ND = laid.of_labels(logits_at(model, laid.inputs, laid.keep))
-    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    size = rows_at_once(hidden_ND, head.weight.shape[0], LOGITS_AT_ONCE, ON_A_GPU)
     if is_frozen(head) and not smoothed:
         return LabelNll(frozen_head_nll(head, hidden_ND, labels_N, size), laid.row_N)
     pieces = zip(torch.split(hidden_ND, size), torch.split(labels_N, size), strict=True)

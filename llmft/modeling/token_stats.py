@@ -18,10 +18,12 @@ from llmft.api import Encoded
 from llmft.modeling import forward
 from llmft.modeling.batching import batched
 from llmft.modeling.frozen_head import is_frozen
+from llmft.modeling.head_pieces import rows_at_once
 
 # Of the softmax three copies are held for a moment: 2**20 numbers are 4 MiB each. But with too few
 # rows a matrix product is slow.
 LOGITS_AT_ONCE, LEAST_ROWS = 2**20, 64
+ON_A_GPU = 2**27  # 512 MiB each
 
 # In the place of a logit outside the nucleus: e to its power is 0, and times 0 it is no nan.
 OUTSIDE = -1e30
@@ -72,7 +74,8 @@ def token_stats(
         return TokenStats(logps_N, entropy_N, hidden_ND, row)
     with forward.identity(head):
         hidden_ND = laid.of_labels(forward.logits_at(model, laid.inputs, laid.keep))
-    size = max(LEAST_ROWS, LOGITS_AT_ONCE // head.weight.shape[0])
+    words = head.weight.shape[0]
+    size = max(LEAST_ROWS, rows_at_once(hidden_ND, words, LOGITS_AT_ONCE, ON_A_GPU))
     if is_frozen(head):
         apply: Any = _FrozenHeadStats.apply
         options = (temperature, size, entropy_gradient, nuclei)

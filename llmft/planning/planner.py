@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from llmft.engine.trackers import Trackers
 from llmft.hub import sources
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters
+from llmft.modeling.head_pieces import planned_for_a_gpu
 from llmft.planning.batch_choice import Counts
 from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import OPTIMIZER, Peak
@@ -200,7 +202,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
     followed = True
     memory.begin("prepare")
     try:
-        with memory, ShapesOnly():
+        where = nullcontext() if planned.state.in_ram else planned_for_a_gpu()
+        with memory, ShapesOnly(), where:
             if isinstance(planned.work, Alignment):
                 planned.work.train(planned)
             else:

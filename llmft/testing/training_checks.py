@@ -50,6 +50,9 @@ class TrainingStage:
         return self._result()
 
     def fit_online(self, prompts: Sequence[Any], objective: api.OnlineObjective) -> api.StageResult:
+        assert not self.work.supports_token_budget, (
+            "it samples its rows: declare 'supports_token_budget = False'"
+        )
         checked = CheckedOnlineObjective(objective, self.work)
         items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
         for update in checked.updates(len(items), 0):
