@@ -163,7 +163,8 @@ class _FrozenHeadStats(torch.autograd.Function):
             del logits
             p = logps.exp()
             at = labels.unsqueeze(1)
-            entropy = -torch.linalg.vecdot(p, logps)
+            with torch.autocast(p.device.type, enabled=False):  # it would be rounded to 16 bits
+                entropy = -torch.linalg.vecdot(p, logps)
             found.append((logps.gather(1, at).squeeze(1), entropy))
             if not ctx.needs_input_grad[0]:
                 continue

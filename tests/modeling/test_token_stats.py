@@ -119,3 +119,18 @@ def test_the_models_own_logits_are_made_only_where_its_head_is_trained(frozen, m
     token_stats(model, ROWS)
     (out,) = made
     assert out.shape[-1] == (model.config.hidden_size if frozen else model.config.vocab_size)
+
+
+def test_the_entropy_is_float32_s_under_autocast():
+    model = tiny_llama()
+    model.lm_head.weight.requires_grad_(False)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    rows = [Encoded(tuple(range(5, 60)), (-100,) * 5 + tuple(range(10, 60)), "row")]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = token_stats(model, rows)
+        logits_NV = model(torch.tensor([list(rows[0].input_ids)])).logits[0, 4:-1]
+    logps_NV = torch.log_softmax(logits_NV.double(), 1)
+    wanted_N = -(logps_NV.exp() * logps_NV).sum(1)
+    assert found.entropy_N.dtype == torch.float32
+    assert torch.allclose(found.entropy_N.double(), wanted_N, atol=1e-5)
