@@ -32,6 +32,11 @@ class Memory:
     in_ram: bool
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other programs hold some of a GPU's memory."""
+        return not self.in_ram and self.reserved > CUDA_CONTEXT
+
+    @property
     def room(self) -> int:
         """Bytes for tensors."""
         return self.total - self.reserved
@@ -70,8 +75,10 @@ def found_memory() -> Memory:
     import torch
 
     if torch.cuda.is_available():
-        properties: Any = torch.cuda.get_device_properties(0)
-        return Memory(properties.name, properties.total_memory, CUDA_CONTEXT, False)
+        free, total = torch.cuda.mem_get_info()
+        # What other programs hold is not to be had, and this one's context is there by now.
+        taken = max(CUDA_CONTEXT, total - free)
+        return Memory(torch.cuda.get_device_name(), total, taken, False)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         path = Path(limit)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llmft.modeling.base_model import BaseModel
 from llmft.modeling.counting import count_parameters
 from llmft.modeling.head_pieces import planned_for_a_gpu
 from llmft.planning.batch_choice import Counts
+from llmft.planning.cuda_autocast import CudaAutocast
 from llmft.planning.fake_tensors import ShapesOnly
 from llmft.planning.memory_tracker import OPTIMIZER, Peak
 from llmft.planning.plan_state import Computed, SampledCounts
@@ -202,8 +204,7 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
     followed = True
     memory.begin("prepare")
     try:
-        where = nullcontext() if planned.state.in_ram else planned_for_a_gpu()
-        with memory, ShapesOnly(), where:
+        with memory, ShapesOnly(), _as_on(in_ram=planned.state.in_ram):
             if isinstance(planned.work, Alignment):
                 planned.work.train(planned)
             else:
@@ -218,6 +219,16 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
         )
     memory.close()
     return trainable, total, followed
+
+
+@contextmanager
+def _as_on(*, in_ram: bool) -> Iterator[None]:
+    """Let what is computed be computed as in the machine's own memory, or as on a GPU."""
+    if in_ram:
+        yield
+        return
+    with planned_for_a_gpu(), CudaAutocast():
+        yield
 
 
 def _loads(planned: PlannedStage) -> bool:

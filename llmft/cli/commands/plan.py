@@ -277,6 +277,8 @@ def _about(seconds: float) -> str:
 def _fits(verdict: Verdict) -> str:
     memory, worst = verdict.memory, verdict.plan.worst
     reserved = "Python and its libraries" if memory.in_ram else "the GPU's own context"
+    if memory.is_shared:
+        reserved = "its context and what other programs hold"
     said = (
         f"{worst.name} needs {_size(worst.peak.total)} in its phase '{worst.peak.phase}';"
         f" {memory.name} has room for {_size(memory.room)}"
