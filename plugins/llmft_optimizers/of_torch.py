@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AdamwTorch(Optimizer[OptimizerConfig]):
-    """AdamW (Loshchilov and Hutter 2019), as torch has it."""
+    """AdamW (Loshchilov and Hutter 2019), as torch has it; on a GPU in its fused kernel."""
 
     method = "adamw_torch"
     Config = OptimizerConfig
@@ -28,7 +28,10 @@ class AdamwTorch(Optimizer[OptimizerConfig]):
     def make(self, groups: Groups, train: TrainSettings) -> torch.optim.Optimizer:
         import torch
 
-        return torch.optim.AdamW(copied(groups), fused=self.fused, **of_adam(train), **usual(train))
+        # Elsewhere a step is some kernels for each tensor, and a GPU waits for the host.
+        on_a_gpu = all(one.is_cuda for group in groups for one in group["params"])
+        fused = self.fused or on_a_gpu
+        return torch.optim.AdamW(copied(groups), fused=fused, **of_adam(train), **usual(train))
 
 
 class AdamwTorchFused(AdamwTorch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+import torch
 from llmft_optimizers import of_torch
 from llmft_optimizers.adafactor import Adafactor
 from llmft_optimizers.of_bitsandbytes import (
@@ -177,3 +179,14 @@ def test_an_average_of_steps_is_of_one_rate_unless_a_block_says_otherwise(
 def test_an_optimiser_of_other_tools_is_refused_with_the_reason(name, reason):
     with pytest.raises(ValidationError, match=f"'{name}' is not offered: .*{reason}"):
         TrainSettings(optim=name)
+
+
+@pytest.mark.parametrize(("devices", "fused"), [((True, True), True), ((True, False), False)])
+def test_adamw_is_fused_where_all_that_it_trains_is_on_a_gpu(devices, fused, monkeypatch):
+    made = {}
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: made.update(options))
+    groups = [{"params": [SimpleNamespace(is_cuda=on_a_gpu)]} for on_a_gpu in devices]
+    cls = of_torch.AdamwTorch
+    method = cls(cls.Config(method="adamw_torch"))
+    method.make(groups, TrainSettings())
+    assert made["fused"] is fused
