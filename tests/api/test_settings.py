@@ -94,6 +94,21 @@ def optimizer(name: str) -> Callable[[Any, Lab], Any]:
     return see
 
 
+def dealt(settings: TrainSettings, lab: Lab) -> list[int]:
+    """Return how many of four rows of three tokens each pass of a step has."""
+    sizes = []
+
+    class Watching(Three):
+        def loss(self, model, batch):
+            sizes.append(len(batch))
+            return model(input_ids=torch.tensor([batch[0].input_ids])).logits.sum(), {}
+
+    rows = [Encoded((1, 2, 3), (1, 2, 3))] * 4
+    asked = TrainSettings(**settings.model_dump() | {"max_steps": 1})
+    loop.train(tiny_llama(), rows, Watching(), asked, seed=0)
+    return sizes
+
+
 def moved_embeddings(settings: TrainSettings, lab: Lab) -> tuple[bool, bool]:
     """Whether embeddings are moved in training, and whether by less than 4 / sqrt(L D) each."""
     model, rows = tiny_llama(), [Encoded((1, 2, 3, 4, 5), (1, 2, 3, 4, 5))]
@@ -259,6 +274,7 @@ TRAIN = {
     "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
     "drop_last": Case(True, looped("batches"), [8], was=[8, 2]),
     "train_batch_size": Case(8, looped("steps"), 2, also=BATCH, was=3),
+    "per_device_train_tokens": Case(7, dealt, [2, 2], was=[4]),
     "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),
     "learning_rate": Case(0.5, looped("rates"), [0.5, 0.25]),
     "lr_scheduler_type": Case("constant", looped("rates"), [2e-4, 2e-4], was=[2e-4, 1e-4]),

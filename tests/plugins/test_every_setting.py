@@ -807,7 +807,7 @@ def distilled(name: str) -> Callable[[Any, Lab], Any]:
         def decode(prompts, params, *, model, numbers, **options):
             asked.update(options, max_new_tokens=params.max_new_tokens, top_k=params.top_k)
             asked.update(temperature=params.temperature, top_p=params.top_p)
-            asked["writers"].append((model, len(numbers)))
+            asked["writers"].append(("the model" if model is None else "the teacher", len(numbers)))
             return [Answer([5], [], True) for _ in prompts]
 
         def apart(model, other, rows, beta, divergence_temperature):
@@ -815,9 +815,10 @@ def distilled(name: str) -> Callable[[Any, Lab], Any]:
             return SimpleNamespace(nats_N=torch.zeros(1))
 
         lab.patch.setattr(gkd_module, "divergence", apart)
+        teacher = tiny_llama(1)
         context = composed(
-            model=None, decode=decode, seed=0, planned=False, max_length=None,
-            other_model=lambda block: block.path,
+            model=tiny_llama(), decode=decode, seed=0, planned=False, max_length=None,
+            other_model=lambda block: teacher,
         )  # fmt: skip
         made = GkdObjective(config, context)
         made.sample_rollouts([ROW] * 8, range(8), 0, lambda: False)
@@ -828,8 +829,8 @@ def distilled(name: str) -> Callable[[Any, Lab], Any]:
 
 
 GKD = {
-    "lmbda": Case(1.0, distilled("writers"), [(None, 8)]),
-    "seq_kd": Case(True, distilled("writers"), [("org/large", 8)], also={"lmbda": 0.0}, was=[]),
+    "lmbda": Case(1.0, distilled("writers"), [("the model", 8)]),
+    "seq_kd": Case(True, distilled("writers"), [("the teacher", 8)], also={"lmbda": 0.0}, was=[]),
     **{
         name: Case(value, distilled(name), value)
         for name, value in [
@@ -1797,6 +1798,7 @@ def other_model(name: str) -> Callable[[Any, Lab], Any]:
         models: Any = SimpleNamespace(
             model=None, log=SimpleNamespace(progress=lambda *_: None),
             _other_base=lambda asked: BaseModelOf(asked.source()),
+            _ends_only_there=lambda loaded: "",
         )  # fmt: skip
         stage_models.StageModels._loaded_other(models, config)
         return seen[name]
