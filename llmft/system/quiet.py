@@ -70,8 +70,10 @@ def _without_handlers_of_their_own() -> Iterator[None]:
 def before_upstream() -> None:
     """Set what upstream reads when it is first imported; what the user has set stays.
 
-    No telemetry, no progress bars; and threads that wait for work sleep instead of spinning: on a
-    machine that is shared, spinning made a small model's steps up to ninety times slower.
+    No telemetry, no progress bars, and no kernels from the hub: transformers and bitsandbytes fetch
+    code by the package `kernels`, where it is installed, and run it. Threads that wait for work
+    sleep instead of spinning: on a machine that is shared, spinning made a small model's steps up
+    to ninety times slower.
     Raises EnvironmentFault in a folder that was deleted, where torch's libraries end the process.
     """
     try:
@@ -87,6 +89,8 @@ def before_upstream() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)
+    os.environ["USE_HUB_KERNELS"] = "NO"
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # it cannot be imported then
 
 
 def _quiet_upstream() -> None:
