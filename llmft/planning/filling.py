@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from llmft.api import Alignment
 from llmft.planning.fitting import Memory
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
+from llmft.recipes.references import ANOTHER_RUN, row_references
 
 SIZES = (32_768, 16_384, 8_192, 4_096, 2_048, 1_024)
 """Budgets that are tried, the largest first; a GPU is about full at 8,192."""
@@ -56,6 +57,9 @@ def _candidates(plan: RecipePlan, stage: StagePlan, room: int) -> Iterator[int]:
         return
     if counts.passes_per_step <= 1 or not counts.items:
         return
+    data = bound.spec.data
+    if data is not None and any(not name.startswith(ANOTHER_RUN) for name in row_references(data)):
+        return  # rows that only the plan of the whole recipe has made up
     whole = counts.tokens / counts.items * train.rows_per_step()
     # The heaviest pass is no heavier than this: what moves with it is estimated as too little.
     heaviest = counts.longest * train.per_device_train_batch_size

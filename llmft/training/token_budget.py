@@ -11,14 +11,15 @@ from llmft.modeling.counting import token_rows
 def passes_of(items: Sequence[Any], budget: int, *, padded: bool) -> list[list[int]]:
     """Return the items' numbers, in passes of at most so many tokens.
 
-    First-fit decreasing: the longest first, each into the first pass that has room for it, which
-    takes at most 11/9 of the fewest passes (Johnson et al. 1974). padded: a pass takes its longest
-    row for each of its rows. Of a pair, both answers with their prompts are counted. An item that
-    is longer than the budget is a pass of its own.
+    First-fit decreasing: the largest first, each into the first pass that has room for it, which
+    takes about 11/9 of the fewest passes at most (Johnson et al. 1974). padded: a pass takes its
+    longest row for each of its rows, so that the longest go first. Of a pair, both answers with
+    their prompts are counted. An item that is longer than the budget is a pass of its own.
     """
     sizes = [[len(row.input_ids) for row in token_rows(item)] for item in items]
+    order = [max(size, default=0) if padded else sum(size) for size in sizes]
     passes: list[_Pass] = []
-    for number in sorted(range(len(items)), key=lambda n: -max(sizes[n], default=0)):
+    for number in sorted(range(len(items)), key=lambda n: -order[n]):
         there = next((one for one in passes if one.with_(sizes[number], padded) <= budget), None)
         if there is None:
             passes.append(there := _Pass())

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from llmft.cli.main import main
+from llmft.planning import filling
 from llmft.planning.filling import fillings
 from llmft.planning.fitting import named_memory
 from llmft.planning.planner import plan_recipe
@@ -43,6 +44,15 @@ def test_it_proposes_a_budget_that_fits_and_has_fewer_passes(planned):
 )  # fmt: skip
 def test_it_proposes_none_where_a_step_is_one_pass_or_has_a_budget(planned, train):
     assert fillings(*planned(**train)) == []
+
+
+@pytest.mark.parametrize(("reads", "count"), [(["collect"], 0), (["run:a/collect"], 1)])
+def test_rows_that_a_stage_of_the_plan_makes_are_not_planned_alone(
+    planned, monkeypatch, reads, count
+):
+    plan, memory = planned(gradient_accumulation_steps=20)
+    monkeypatch.setattr(filling, "row_references", lambda data: reads)
+    assert len(fillings(plan, memory)) == count
 
 
 def test_it_proposes_none_that_does_not_fit(planned):

@@ -42,7 +42,8 @@ def test_both_answers_of_a_pair_and_all_rows_of_a_bin_count():
     assert passes_of([pair, pair], 24, padded=False) == [[0, 1]]
     assert passes_of([pair, pair], 23, padded=False) == [[0], [1]]
     assert passes_of([pair, pair], 31, padded=True) == [[0], [1]]
-    assert passes_of([(row(4), row(8)), row(12)], 23, padded=False) == [[1], [0]]
+    assert passes_of([row(12), (row(5), row(8))], 24, padded=False) == [[1], [0]]  # 13 of 12
+    assert passes_of([row(12), (row(5), row(8))], 36, padded=True) == [[0, 1]]
 
 
 @pytest.fixture
