@@ -24,6 +24,7 @@ from llmft.planning.planner import plan_recipe
 from llmft.recipes.load import load_recipe
 from llmft.registry.registry import Registry
 from llmft.runs import provenance, run_folder
+from llmft.runs.fingerprint import stage_fingerprint
 from llmft.testing import AlignmentContract, measures
 from llmft.training.checkpoints import Checkpoints
 from tests.composed import composed
@@ -337,6 +338,20 @@ def test_a_resumed_run_has_the_same_bytes_and_another_teacher_is_refused(
     resume_recipe(job, half)
     file = "stages/small/adapter/adapter_model.safetensors"
     assert (whole / file).read_bytes() == (half / file).read_bytes()
+
+
+def test_another_teacher_makes_another_stage(recipe, tmp_path, teacher_folder):
+    job = recipe()
+    found = [
+        stage_fingerprint(
+            job.recipe, job.recipe.stages[0],
+            {"model": {"sha256": {}}, "plugins": [],
+             "other_models": {str(teacher_folder): {"model.safetensors": digest}}},
+            tmp_path, {},
+        )
+        for digest in ("one", "another", "one")
+    ]  # fmt: skip
+    assert found[0] == found[2] != found[1]
 
 
 def faults(job, base=None):
