@@ -302,6 +302,12 @@ class TrainSettings(Settings):
         description="on a GPU: keep the layers' inputs, which gradient_checkpointing holds until"
         " the backward pass, in the CPU's memory: less of the GPU's, and a copy there and back",
     )
+    shard_base: bool = Field(
+        False,
+        description="of several processes: each keeps a share of the frozen weights of every layer,"
+        " and gathers a layer when it is computed, as FSDP's full_shard and ZeRO-3 do; for a base"
+        " that one device has no room for",
+    )
     full_determinism: bool = Field(
         False,
         description="on a GPU: only kernels that give the same bits each time, which are slower; on"

@@ -646,6 +646,15 @@ CODES: dict[str, Code] = {
         "Lower train.learning_rate, or raise warmup_steps, and continue with --resume, from the"
         " last checkpoint. Limits that are too strict are changed in a new run.",
     ),
+    "E309": Code(
+        "the processes of a divided base are out of step",
+        "With train.shard_base each layer is put together from all processes, so that all of them"
+        " have to compute the same layers in the same order. They did not. Nothing was updated with"
+        " what came of it, and the last checkpoint is intact.",
+        "Continue with --resume and without train.shard_base; if the stage's methods are llmft's"
+        " own, report it. A method whose processes compute for themselves declares"
+        " supports_shard_base = False.",
+    ),
     # --- runs and checkpoints
     "E401": Code(
         "a checkpoint, or another file of a run, is damaged",

@@ -471,7 +471,9 @@ class Engine:
     @hookimpl(trylast=True)
     def llmft_run_stage(self, stage: Stage, context: StageRunner) -> StageResult:
         """Let the stage's alignment train, or its task run."""
-        with float32_products(stage.train.tf32):
+        from llmft.system.distributed import in_step
+
+        with float32_products(stage.train.tf32), in_step(stage.train.shard_base):
             if isinstance(context.work, Task):
                 result = context.work.run(context)
             else:

@@ -84,7 +84,26 @@ class StageModels:
                 raise violation(self.adapter, what)
         else:
             model = model.requires_grad_(False).eval()
+        if self.shards:
+            self._divide(model)
+        elif self.bound.spec.train.shard_base:
+            self.log.note("train.shard_base has nothing to divide: one process has the whole base")
         self.log.progress("load the model", 1, 1)
+        return model
+
+    @property
+    def shards(self) -> bool:
+        """Whether the base's layers are divided among the processes."""
+        from llmft.system import distributed
+
+        return self.bound.spec.train.shard_base and distributed.count() > 1
+
+    def _divide(self, model: Any) -> Any:
+        """Return a model on the device, with this process's share of its frozen layers."""
+        from llmft.modeling.sharded_layers import shard
+
+        with about("model.path"):
+            shard(model, device())
         return model
 
     def _base_of(self, bound: BoundStage) -> Any:
@@ -92,7 +111,8 @@ class StageModels:
         return merged(self._loaded_base(), merged_stages(bound, self.run))
 
     def _loaded_base(self) -> Any:
-        return _on_device(self.base, self.load_options, varlen=self.varlen)
+        where = "cpu" if self.shards else device()  # a whole one may be too much for the device
+        return _placed(self.base, self.load_options, where, varlen=self.varlen)
 
     def _shared_base(self, bound: BoundStage) -> Any:
         """Return what another model of a stage is attached to: this one's weights where it can.
@@ -100,6 +120,8 @@ class StageModels:
         Weights that are trained, here or there, are no longer the base's: then it is loaded again,
         and only what stays frozen here is shared.
         """
+        if self.shards:
+            return self._base_of(bound)
         there = bound.model_adapter
         own = merged_stages(self.bound, self.run)
         if merged_stages(bound, self.run) != own or (there is not None and there.trains_base):
@@ -154,7 +176,9 @@ class StageModels:
         if upstream.stage is None:
             raise upstream.error or KeyError(name)
         saved = folder / ADAPTER
-        return stage_model(upstream.stage, self._shared_base(upstream.stage), saved, whole=True)
+        base = self._shared_base(upstream.stage)
+        made = stage_model(upstream.stage, base, saved, whole=True)
+        return self._divide(made) if self.shards else made
 
     def other_model(self, asked: OtherModel) -> Any:
         """Return a frozen model with a base of its own, which a setting names; loaded once."""
@@ -166,7 +190,8 @@ class StageModels:
     def _loaded_other(self, asked: OtherModel) -> Any:
         _ = self.model  # what is trained comes first, whatever memory is left
         self.log.progress("load the other model", 0, 1)
-        loaded = _on_device(self._other_base(asked), asked.quantization.options(), varlen=True)
+        options = asked.quantization.options()
+        loaded = _placed(self._other_base(asked), options, device(), varlen=True)
         self.log.progress("load the other model", 1, 1)
         if ends := self._ends_only_there(loaded):
             self.log.note(
@@ -197,8 +222,10 @@ class StageModels:
     def base_model(self) -> Any:
         """Return the base model alone, frozen, on the same weights where they are not trained."""
         _ = self.model
-        base = twin(self.bare) if self._base_is_kept else self._loaded_base()
-        return base.requires_grad_(False).eval()
+        kept = self._base_is_kept and not self.shards
+        base = twin(self.bare) if kept else self._loaded_base()
+        base = base.requires_grad_(False).eval()
+        return self._divide(base) if self.shards else base
 
     def reference_model(self) -> Any:
         """Return a frozen model that answers as the stage's start, on the same base weights.
@@ -209,13 +236,14 @@ class StageModels:
         base = self._shared_base(self.bound)
         if (folder := self.start_folder) is not None:
             base = stage_model(self.bound, base, folder)
-        return base.requires_grad_(False).eval()
+        base = base.requires_grad_(False).eval()
+        return self._divide(base) if self.shards else base
 
 
-def _on_device(base: BaseModel, options: Mapping[str, Any], *, varlen: bool) -> Any:
-    """Return a base model, loaded and frozen, on the device; see `BaseModel.load`."""
+def _placed(base: BaseModel, options: Mapping[str, Any], where: str, *, varlen: bool) -> Any:
+    """Return a base model, loaded and frozen, on a device; see `BaseModel.load`."""
     with about(f"{base.key}.path"):
-        model = base.load(options, varlen=varlen)
-        model = model.to(device()) if not options else model
+        model = base.load(options, varlen=varlen, on_cpu=where == "cpu")
+        model = model.to(where) if not options else model
         refuse_not_finite(model, base.source, base.key)
     return model

@@ -104,7 +104,10 @@ def row_losses(
     try:
         with torch.no_grad():
             found = distributed.dealt(
-                batches, losses, lambda done: on_batch(min(done * batch_size, len(rows)), len(rows))
+                batches,
+                losses,
+                lambda done: on_batch(min(done * batch_size, len(rows)), len(rows)),
+                alike=True,
             )
     finally:
         model.train(training)

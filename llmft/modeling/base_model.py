@@ -196,11 +196,12 @@ class BaseModel:
         """How many tokens a row may have; None where the model sets no limit."""
         return max_positions(self.config)
 
-    def load(self, options: Mapping[str, Any], varlen: bool) -> Any:
+    def load(self, options: Mapping[str, Any], varlen: bool, *, on_cpu: bool = False) -> Any:
         """Return the frozen base model.
 
         options: BitsAndBytesConfig's names, from the recipe and the adapter.
         varlen: whether batches may be padding-free, where the architecture allows it.
+        on_cpu: a quantised one too, which is on the GPU otherwise.
         Raises EnvironmentFault where files, or tensors in them, are missing or do not fit.
         """
         import torch
@@ -224,6 +225,7 @@ class BaseModel:
                 dtype=getattr(torch, source.dtype),
                 attn_implementation=dense_attention(source, config),
                 quantization_config=_quantization(options),
+                device_map={"": "cpu"} if options and on_cpu else None,
                 use_safetensors=True,
                 local_files_only=hub_commits.unreachable(),
                 trust_remote_code=False,

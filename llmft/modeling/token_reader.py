@@ -12,6 +12,7 @@ from llmft.modeling.growing_cache import give_room
 from llmft.modeling.levers import levers_of
 from llmft.modeling.replayed_reader import LEAST, ReplayedReader, replays
 from llmft.modeling.segments import moved, to_device
+from llmft.modeling.sharded_layers import is_sharded
 
 
 def reader(
@@ -29,7 +30,7 @@ def reader(
     if known and levers_of(model).cached_decoding:  # transformers' own
         read = CachedReader.of(model, prompts, device)
         if read is not None:
-            if most > LEAST and replays(device):
+            if most > LEAST and replays(device) and not is_sharded(model):
                 return ReplayedReader(read, most)
             give_room(read.cache, most)
             return read

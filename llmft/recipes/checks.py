@@ -196,6 +196,9 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
     if stage.train.packs_apart and not cls.supports_packing:
         what = f"the '{name}' adapter cannot work with packing"
         clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
+    if stage.train.shard_base and cls.trains_base:
+        what = f"shard_base divides weights that are frozen, and '{name}' trains them"
+        clash(blocks, "E041", [(*train, "shard_base"), method], what, f"drop shard_base, {drop}")
     bits = recipe.model.quantization.bits
     if bits and not cls.supports_quantization:
         what = f"the '{name}' adapter cannot be attached to a quantised base"
@@ -208,6 +211,10 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
             what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
             fix = f"remove model.quantization, or write {key}: {str(value).lower()} there too"
             clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
+    if stage.train.shard_base and (bits == 8 or (options and options.get("load_in_8bit"))):
+        what = "shard_base cannot divide a base in 8 bits, whose scales bitsandbytes moves about"
+        paths = [(*train, "shard_base"), ("model", "quantization", "load_in_8bit")]
+        clash(blocks, "E041", paths, what, "write load_in_4bit: true, or drop shard_base")
     if bits or (options and (options.get("load_in_4bit") or options.get("load_in_8bit"))):
         where = ("model", "quantization", f"load_in_{bits}bit") if bits else method
         _need_bitsandbytes(blocks, where, "a quantised base")

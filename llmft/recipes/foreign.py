@@ -188,8 +188,10 @@ REMARKS = {
     "num_layers": "drop it; it is read from the model",
     "num_attention_heads": "drop it; it is read from the model",
     "num_transformer_submodules": "drop it; it is read from the model",
-    "deepspeed": "drop it; each process holds the whole base model (docs/processes.md)",
-    "fsdp": "drop it; each process holds the whole base model (docs/processes.md)",
+    "deepspeed": "in place of ZeRO-3 write shard_base: true in the train block, for a frozen base"
+    " (docs/processes.md); drop it otherwise",
+    "fsdp": "in place of full_shard write shard_base: true in the train block, for a frozen base"
+    " (docs/processes.md); drop it otherwise",
     "ddp_find_unused_parameters": "drop it; llmft sums gradients by itself",
     "use_vllm": "drop it; the model that is trained samples its answers itself",
     "use_liger_kernel": "write fused: liger in the model block",

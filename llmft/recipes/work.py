@@ -79,6 +79,11 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         paths = [(*base, "train", "per_device_train_tokens"), method]
         fix = "drop it, and write per_device_train_batch_size"
         clash(blocks, "E041", paths, what, fix)
+    if work is not None and trains and stage.train.shard_base and not work.supports_shard_base:
+        what = f"'{name}' samples answers in each process for itself, and a divided base"
+        what += " is computed by all of them together"
+        paths = [(*base, "train", "shard_base"), method]
+        clash(blocks, "E041", paths, what, "drop shard_base")
     short = trains and stage.train.max_prompt_length is not None
     if work is not None and short and not {"preference", "unpaired"} & set(work.rows):
         what = f"max_prompt_length is about pairs and labelled answers, and '{name}' reads none"

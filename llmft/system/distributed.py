@@ -154,6 +154,40 @@ def all_gather(value: T) -> list[T]:
     return every
 
 
+_in_step = False
+_gathered = 0
+
+
+@contextmanager
+def in_step(asked: bool) -> Iterator[None]:
+    """Have all processes compute the same passes of a model for the block, where that is asked.
+
+    A model of which each has a share needs it: a layer comes from all of them.
+    """
+    global _in_step
+    before, _in_step = _in_step, asked and _several()
+    try:
+        yield
+    finally:
+        _in_step = before
+
+
+def keeps_step() -> bool:
+    """Return whether all processes have to compute the same passes just now."""
+    return _in_step
+
+
+def refuse_out_of_step() -> None:
+    """Raise StageError where processes have gathered other things, or in another order."""
+    if _in_step and len(set(all_gather(_gathered))) > 1:
+        raise StageError(
+            "E309",
+            "the processes did not compute the same layers in the same order, so that the weights"
+            " which they gave each other do not fit together; nothing was updated",
+            fix="remove train.shard_base, and report it with the recipe",
+        )
+
+
 class Halted(Exception):
     """Work that was dealt out was given up, because one of the processes was asked to stop."""
 
@@ -183,27 +217,45 @@ def dealt(
     parts: Sequence[P],
     compute: Callable[[P], T],
     on_part: Callable[[int], None] = lambda done: None,
+    *,
+    alike: bool = False,
 ) -> list[T]:
     """Return what `compute` gives for each part, in order.
 
     Within `dealing_out` each process computes its share, and all have all results: part k is that
     of process k modulo their number, computed as one process would compute it. on_part: told how
-    many parts are done, all processes counted.
+    many parts are done, all processes counted. alike: every part takes equally many passes of the
+    model; where the processes have to keep step, all compute all parts otherwise.
     Raises Halted in every process where one of them was asked to stop.
     """
-    number, of = (rank(), count()) if deals() else (0, 1)
+    number, of = (rank(), count()) if deals() and (alike or not _in_step) else (0, 1)
     own, stopped = list[T](), False
-    for place in range(number, len(parts), of):
-        if of > 1 and (stopped := _dealing[-1]()):
+    for first in range(0, len(parts), of):
+        place = first + number
+        if of > 1 and (stopped := _stopping(place < len(parts))):
             break
-        own.append(compute(parts[place]))
-        on_part(min(place - number + of, len(parts)))
+        if place < len(parts):
+            own.append(compute(parts[place]))
+            on_part(min(first + of, len(parts)))
+        elif _in_step:
+            compute(parts[-1])
+    refuse_out_of_step()
     if of == 1:
         return own
     shares = all_gather((stopped, own))
     if any(halted for halted, _ in shares):
         raise Halted
     return [shares[place % of][1][place // of] for place in range(len(parts))]
+
+
+def _stopping(computes: bool) -> bool:
+    """Return whether dealt work is to be given up; where processes keep step, they agree on it.
+
+    computes: whether this process has a part left.
+    """
+    if _in_step:
+        return bool(all_reduce_max(int(_dealing[-1]())))
+    return computes and _dealing[-1]()
 
 
 def all_reduce_max(number: int) -> int:
@@ -249,6 +301,35 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         pieces = torch.split(whole, [gradient.numel() for gradient in gradients])
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
+
+
+@dataclass
+class Gathering:
+    """Bytes of all processes that are on their way into one tensor."""
+
+    work: Any
+
+    def wait(self) -> None:
+        """Have what comes after find all of them there; a GPU's host does not wait."""
+        if self.work is not None:
+            with _in_touch():
+                self.work.wait()
+
+
+def all_gather_bytes(whole: torch.Tensor, share: torch.Tensor, name: int) -> Gathering:
+    """Begin to put the shares of all processes into one tensor, in their order.
+
+    whole: uint8, as long as all shares together. share: of the same length in each process.
+    name: of what is gathered, by which `refuse_out_of_step` compares the processes.
+    """
+    global _gathered
+    _gathered = hash((_gathered, name))
+    with _in_touch():
+        return Gathering(_ALL_GATHER(whole, share, async_op=True))
+
+
+# Its name since torch 2.13, where the older one warns.
+_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def broadcast_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -21,8 +21,10 @@ from llmft.api.errors import EnvironmentFault, RecipeError
 _GIVES_WAY_SECONDS = 5.0
 _NO = ("", "no", "false", "0", "1")  # 1: gradient accumulation that accumulates nothing
 _FOREIGN = {
-    "ACCELERATE_USE_DEEPSPEED": "remove --use_deepspeed: llmft sums gradients by itself",
-    "ACCELERATE_USE_FSDP": "remove --use_fsdp: llmft sums gradients by itself",
+    "ACCELERATE_USE_DEEPSPEED": "remove --use_deepspeed: llmft sums gradients by itself;"
+    " train.shard_base in the recipe divides the base",
+    "ACCELERATE_USE_FSDP": "remove --use_fsdp: llmft sums gradients by itself;"
+    " train.shard_base in the recipe divides the base",
     "ACCELERATE_USE_MEGATRON_LM": "remove --use_megatron_lm: llmft sums gradients by itself",
     "ACCELERATE_MIXED_PRECISION": "give --mixed_precision no; train.bf16 in the recipe sets it",
     "ACCELERATE_DYNAMO_BACKEND": "give --dynamo_backend no; nothing is compiled",

@@ -363,16 +363,20 @@ def dealt(
     parts: Sequence[P],
     compute: Callable[[P], T],
     on_part: Callable[[int], None] = lambda done: None,
+    *,
+    alike: bool = False,
 ) -> list[T]:
     """Return what `compute` gives for each part, in order; within `dealing_out` it is shared.
 
     Each process computes some of the parts, as one process would, and all have all results. Without
     several processes, or outside `dealing_out`, all are computed here. on_part: told how many are
-    done.
+    done. alike: every part takes equally many passes of the model, as batches whose loss is taken;
+    answers of unknown length do not. It is asked under `train.shard_base`, where the processes have
+    to compute the same passes: parts that are not alike are then computed by all of them.
     """
     from llmft.system import distributed
 
-    return distributed.dealt(parts, compute, on_part)
+    return distributed.dealt(parts, compute, on_part, alike=alike)
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:

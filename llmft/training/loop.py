@@ -24,6 +24,7 @@ from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.system import distributed
 from llmft.system.kept_memory import freed_memory_kept
+from llmft.system.rng import isolated_rng
 from llmft.system.signals import Stop, stop_requests
 from llmft.training import guard, modes, training_state
 from llmft.training.callbacks import Callbacks
@@ -229,6 +230,7 @@ class _Training:
             passes = _forward_backward(
                 self.accelerator, self.model, update, self.objective, self._autocast
             )
+        distributed.refuse_out_of_step()
         distributed.all_reduce_gradients(self.parameters)
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)
@@ -389,6 +391,9 @@ def _forward_backward(
             loss, extra = objective.loss(model, chosen)
         accelerator.backward(loss * (1 / update.weight))
         noted.append(({"loss": loss.detach(), **extra}, objective.weight(chosen)))
+    for chosen in update.idle:
+        with isolated_rng(), around():
+            accelerator.backward(objective.loss(model, chosen)[0] * 0)
     return noted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ class Update:
 
     weight: of all processes' items; their summed losses are divided by it. fresh: how many items
     are seen for the first time. sums: what the loop found, given back before it asks for the next.
+    idle: passes that only keep this process in step with others, which have more; they teach
+    nothing.
     """
 
     passes: list[list[Any]]
@@ -31,6 +34,7 @@ class Update:
     weight: float
     fresh: int
     sums: Sums = field(default_factory=dict)
+    idle: list[list[Any]] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -66,13 +70,8 @@ class FixedItems:
             whole = [i for batch in batches for i in batch]
             dealt = _within([self.items[i] for i in whole], self.budget)
             batches = [[whole[place] for place in one] for one in dealt]
-        mine = batches[
-            distributed.rank() :: distributed.count()
-        ]  # the epoch's last step: maybe none
-        weight = sum(self.objective.weight([self.items[i] for i in batch]) for batch in batches)
-        passes = [[self.items[i] for i in batch] for batch in mine]
-        numbers = [i for batch in mine for i in batch]
-        yield Update(passes, numbers, weight, sum(map(len, batches)))
+        passes = [[self.items[i] for i in batch] for batch in batches]
+        yield _update(passes, batches, self.objective)
 
     def metrics(self) -> Sums:
         """Return what a step is measured by besides its passes: nothing."""
@@ -97,15 +96,26 @@ class NextItems:
         places = [list(range(i, i + size)) for i in range(0, per_step, size)]
         if self.budget is not None:
             places = _within(chosen, self.budget)
-        weight = sum(self.objective.weight([chosen[i] for i in some]) for some in places)
-        mine = places[distributed.rank() :: distributed.count()]
-        passes = [[chosen[i] for i in some] for some in mine]
-        numbers = [step * per_step + i for some in mine for i in some]
-        yield Update(passes, numbers, weight, per_step)
+        passes = [[chosen[i] for i in some] for some in places]
+        numbers = [[step * per_step + i for i in some] for some in places]
+        yield _update(passes, numbers, self.objective)
 
     def metrics(self) -> Sums:
         """Return what a step is measured by besides its passes: nothing."""
         return {}
+
+
+def _update(passes: list[list[Any]], numbers: list[list[int]], objective: Objective) -> Update:
+    """Return this process's share of an update's passes. numbers: of the items of each.
+
+    In an epoch's last step it may have none.
+    """
+    share = slice(distributed.rank(), None, distributed.count())
+    mine, weight = passes[share], sum(objective.weight(items) for items in passes)
+    own = [number for one in numbers[share] for number in one]
+    lacking = math.ceil(len(passes) / distributed.count()) - len(mine)
+    idle = [passes[-1]] * lacking if distributed.keeps_step() else []
+    return Update(mine, own, weight, sum(map(len, passes)), idle=idle)
 
 
 def _within(items: Sequence[Any], budget: Budget) -> list[list[int]]:

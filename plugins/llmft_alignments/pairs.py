@@ -124,7 +124,7 @@ def over_batches(
 
     with judging(context.models.model):
         tell(0)
-        found = dealt(batches, lambda some: compute(some).float().cpu(), tell)
+        found = dealt(batches, lambda some: compute(some).float().cpu(), tell, alike=True)
     return torch.cat(found)
 
 

@@ -26,6 +26,7 @@ from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.data.encoding import Encoder
 from llmft.data.pair_encoding import encode_pairs
 from llmft.data.unpaired_encoding import encode_unpaired
+from llmft.engine.stage_log import StageLog
 from llmft.evaluation import evaluation, generation
 from llmft.modeling import base_model, recompute
 from llmft.modeling.base_model import BaseModel
@@ -248,6 +249,15 @@ def offloaded(settings: TrainSettings, lab: Lab) -> int:
     return len(put)
 
 
+def divided(settings: TrainSettings, lab: Lab) -> list[str]:
+    """Return what is said of dividing the base, by a run of one process."""
+    notes: list[str] = []
+    with lab.patch.context() as patch:
+        patch.setattr(StageLog, "note", lambda self, text: notes.append(text))
+        lab.run(stage(lab, settings))
+    return [note for note in notes if "shard_base" in note]
+
+
 def packed_lengths(model: Any, items: Any) -> list[int]:
     return [sum(lengths(model, item)) for item in items]
 
@@ -310,6 +320,10 @@ TRAIN = {
     "activation_offloading": Case(
         True, offloaded, 2, also={"gradient_checkpointing": True, "max_steps": 1}, was=0
     ),
+    "shard_base": Case(
+        True, divided, ["train.shard_base has nothing to divide: one process has the whole base"],
+        also={"max_steps": 1}, was=[],
+    ),  # what it does in two: test_sharded_base
     "full_determinism": Case(
         True, to_train(lambda model, items: torch.are_deterministic_algorithms_enabled()), True,
         was=False,

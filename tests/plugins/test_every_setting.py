@@ -1792,8 +1792,8 @@ def other_model(name: str) -> Callable[[Any, Lab], Any]:
     def see(config, lab: Lab) -> Any:
         seen: dict[str, Any] = {}
         lab.patch.setattr(
-            stage_models, "_on_device",
-            lambda base, options, varlen: seen.update(base.asked.model_dump()),
+            stage_models, "_placed",
+            lambda base, options, where, varlen: seen.update(base.asked.model_dump()),
         )  # fmt: skip
         models: Any = SimpleNamespace(
             model=None, log=SimpleNamespace(progress=lambda *_: None),

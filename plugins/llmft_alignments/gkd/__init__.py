@@ -28,6 +28,7 @@ class Gkd(Alignment[GkdConfig]):
     rows = ("completion", "chat", "prompt")
     produces = "policy"
     supports_token_budget = False
+    supports_shard_base = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"divergence": False}
 
