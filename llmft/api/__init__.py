@@ -272,7 +272,7 @@ class Alignment(_Work[C]):
     """Whether `train.per_device_train_tokens` may deal a step's rows to forward passes: its items
     are there before training, and the loss of a row is the same beside whichever others."""
     supports_shard_base: ClassVar[bool] = True
-    """Whether `train.shard_base` may divide the frozen base among processes: all of them then take
+    """Whether `train.shard_base` may divide the model among processes: all of them then take
     the same passes through it, which is so where no process samples answers of its own."""
     supports_streaming: ClassVar[bool] = False
     """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing

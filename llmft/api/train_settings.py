@@ -304,9 +304,9 @@ class TrainSettings(Settings):
     )
     shard_base: bool = Field(
         False,
-        description="of several processes: each keeps a share of the frozen weights of every layer,"
-        " and gathers a layer when it is computed, as FSDP's full_shard and ZeRO-3 do; for a base"
-        " that one device has no room for",
+        description="of several processes: each keeps a share of the weights of every layer, and"
+        " gathers a layer when it is computed, as FSDP's full_shard and ZeRO-3 do; for a model that"
+        " one device has no room for",
     )
     full_determinism: bool = Field(
         False,

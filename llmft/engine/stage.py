@@ -187,6 +187,7 @@ class StageRunner:
             where = f"at step {report.steps} of {plan.steps}"
             self.log.note(f"ended {where}: {report.ended_by}")
         after = self.scoring.score("after")
+        self.models.make_whole()
         return StageResult(
             produces=self.work.produces,
             steps=report.steps,

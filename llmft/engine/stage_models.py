@@ -103,8 +103,18 @@ class StageModels:
         from llmft.modeling.sharded_layers import shard
 
         with about("model.path"):
-            shard(model, device())
+            shard(model, device(), trained=self.adapter is not None and self.adapter.trains_base)
         return model
+
+    def make_whole(self) -> None:
+        """Give the first process all trained weights, to be saved, where they are divided.
+
+        The model is of no use afterwards in any other way.
+        """
+        from llmft.modeling.sharded_layers import ATTRIBUTE
+
+        if self.shards and self.adapter is not None and self.adapter.trains_base:
+            getattr(self.model, ATTRIBUTE).make_whole()
 
     def _base_of(self, bound: BoundStage) -> Any:
         """Return a base of its own, frozen, on the device, with what a stage stands on merged."""

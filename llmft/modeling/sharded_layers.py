@@ -1,9 +1,12 @@
-"""A frozen base divided among processes: each keeps a share of every layer, and a whole one in use.
+"""A base divided among processes: each keeps a share of every layer, and a whole one in use.
 
-As FSDP's full_shard and ZeRO's third stage do (Rajbhandari et al. 2020, section 5.3), for weights
-that are not trained: a layer is gathered where it is computed, forward and backward, and given up
-after it. Whatever type weights are stored in, they travel as bytes, so that a quantised base is
-divided like any other. Embeddings, the output layer and what is trained stay whole.
+As FSDP's full_shard and ZeRO's third stage do (Rajbhandari et al. 2020, section 5.3): a layer is
+gathered where it is computed, forward and backward, and given up after it.
+
+Frozen weights are one row of bytes for each layer, cut into equal shares, so that a quantised base
+is divided like any other. Of weights that are trained each has one process as its owner, which
+alone has its gradient's sum and its optimiser's state: whatever an optimiser does with a matrix, it
+has the whole of it. Embeddings, the output layer and an adapter stay whole in each process.
 """
 
 from __future__ import annotations
@@ -18,20 +21,23 @@ from llmft.system import distributed
 
 ATTRIBUTE = "llmft_sharded_layers"
 """Where a model keeps its `ShardedLayers`."""
+_OWNER = "llmft_owner"
+"""Where a trained weight that is divided keeps its owner's rank."""
 _ALIGNED = 16  # bytes: where kernels like a tensor to begin
 
 
-def shard(model: Any, device: str | torch.device) -> None:
+def shard(model: Any, device: str | torch.device, *, trained: bool = False) -> None:
     """Move a model to a device, of each layer's frozen weights this process's share only.
 
-    model: on the CPU, the same in all processes, which call this alike. From here on all of them
-    have to compute the same layers in the same order. Raises ValueError where a model does not say
-    what its layers are.
+    model: on the CPU, the same in all processes, which call this alike. trained: divide the layers'
+    trained weights too. From here on all of them have to compute the same layers in the same order.
+    Raises ValueError where a model does not say what its layers are.
     """
     layers = list(_layers(model))
     if not layers:
         raise ValueError("the architecture does not say which modules are its layers")
-    divided = [_Layer(layer, n, torch.device(device)) for n, layer in enumerate(layers)]
+    owners = _owners(layers) if trained else {}
+    divided = [_Layer(layer, n, owners, torch.device(device)) for n, layer in enumerate(layers)]
     model.to(device)
     sharded = ShardedLayers(divided)
     for number, layer in enumerate(layers):
@@ -43,6 +49,40 @@ def shard(model: Any, device: str | torch.device) -> None:
 def is_sharded(model: Any) -> bool:
     """Return whether a model's layers are divided among processes."""
     return hasattr(model, ATTRIBUTE)
+
+
+def owner_of(parameter: torch.Tensor) -> int | None:
+    """Return the process that has a trained weight; None: all have it."""
+    owner: int | None = getattr(parameter, _OWNER, None)
+    return owner
+
+
+def is_here(parameter: torch.Tensor) -> bool:
+    """Return whether this process has a trained weight, its gradient and its optimiser's state."""
+    return owner_of(parameter) in (None, distributed.rank())
+
+
+def collect_gradients(model: Any) -> None:
+    """Give each divided weight's owner the gradient that all processes have summed since the last.
+
+    Elsewhere it has none.
+    """
+    for layer in getattr(model, ATTRIBUTE).layers if is_sharded(model) else ():
+        for weight in layer.trained:
+            weight.collect()
+
+
+def _owners(layers: list[nn.Module]) -> dict[int, int]:
+    """Return the owner of each trained weight, by its id: of as many numbers as the others."""
+    held = [0] * distributed.count()
+    found: dict[int, int] = {}
+    for layer in layers:
+        for parameter in layer.parameters():
+            if parameter.requires_grad and id(parameter) not in found:
+                owner = held.index(min(held))
+                found[id(parameter)] = owner
+                held[owner] += parameter.numel()
+    return found
 
 
 def _base(model: Any) -> Any:
@@ -70,6 +110,7 @@ class ShardedLayers:
     def __init__(self, layers: list[_Layer]) -> None:
         self.layers = layers
         self.backward: int | None = None
+        self.hooks: list[Any] = []
 
     def watch(self, module: nn.Module, number: int) -> None:
         """Gather a layer before its module computes, and give it up when that is done."""
@@ -80,8 +121,21 @@ class ShardedLayers:
         def after(_: Any, __: Any, made: Any) -> None:
             self._leave(number, made)
 
-        module.register_forward_pre_hook(before, prepend=True)
-        module.register_forward_hook(after)
+        self.hooks.append(module.register_forward_pre_hook(before, prepend=True))
+        self.hooks.append(module.register_forward_hook(after))
+
+    def make_whole(self) -> None:
+        """End the division: the first process has all weights on the CPU; others cannot be used.
+
+        All processes call it.
+        """
+        for hook in self.hooks:
+            hook.remove()
+        for layer in self.layers:
+            layer.gather()
+            if distributed.rank() == 0:
+                layer.keep_on_cpu()
+            layer.give_up()
 
     def _enter(self, number: int) -> None:
         self.layers[number].gather()
@@ -107,22 +161,29 @@ class ShardedLayers:
         before, self.backward = self.backward, number
         self.layers[number].gather()
         if before is not None and before != number:
+            self.layers[before].reduce()
             self.layers[before].give_up()
         if number:
             self.layers[number - 1].start()
 
     def _end(self) -> None:
+        if self.backward is not None:
+            self.layers[self.backward].reduce()
         self.backward = None
         for layer in self.layers:
             layer.give_up()
 
 
 class _Layer:
-    """The frozen weights of one layer as one row of bytes, of which each process has a share."""
+    """One layer's weights: the frozen ones as a row of bytes, and those that are trained."""
 
-    def __init__(self, module: nn.Module, number: int, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, number: int, owners: dict[int, int], device: torch.device
+    ) -> None:
         self.number = number
-        self.parameters = [p for p in dict.fromkeys(module.parameters()) if not p.requires_grad]
+        parameters = list(dict.fromkeys(module.parameters()))
+        self.trained = [_Trained(p, owners[id(p)], device) for p in parameters if id(p) in owners]
+        self.parameters = [p for p in parameters if not p.requires_grad]
         count = distributed.count()
         self.places, end = list[int](), 0
         for parameter in self.parameters:
@@ -130,16 +191,15 @@ class _Layer:
             end += -(-parameter.nbytes // _ALIGNED) * _ALIGNED
         self.size = -(-end // (count * _ALIGNED)) * count * _ALIGNED
         self.whole = torch.empty(self.size, dtype=torch.uint8, device=device)
-        self.views = [
-            self._view(*placed) for placed in zip(self.parameters, self.places, strict=True)
-        ]
+        placed = zip(self.parameters, self.places, strict=True)
+        self.views = [self._view(parameter, place) for parameter, place in placed]
         for parameter, view in zip(self.parameters, self.views, strict=True):
             view.copy_(parameter.data)
         share = self.size // count
         self.share = self.whole[distributed.rank() * share :][:share].clone()
         # Where a weight is not there it has its shape and no numbers: to read them is a mistake.
         self.absent = [_no_numbers(view) for view in self.views]
-        self.coming: distributed.Gathering | None = None
+        self.coming: list[distributed.Coming] | None = None
         self.is_whole = True
         self.give_up()
         for parameter in self.parameters:
@@ -150,21 +210,26 @@ class _Layer:
         return bytes_.view(parameter.dtype).view(parameter.shape)
 
     def start(self) -> None:
-        """Let the other processes' shares come; the result is not waited for."""
+        """Let what other processes have come; the result is not waited for."""
         if self.is_whole or self.coming is not None:
             return
-        self.whole.untyped_storage().resize_(self.size)
-        self.coming = distributed.all_gather_bytes(self.whole, self.share, self.number)
+        self.coming = []
+        if self.parameters:
+            self.whole.untyped_storage().resize_(self.size)
+            self.coming.append(distributed.all_gather_bytes(self.whole, self.share, self.number))
+        self.coming += [weight.start(self.number) for weight in self.trained]
 
     def gather(self) -> None:
         """Make the layer whole."""
         if self.is_whole:
             return
         self.start()
-        assert self.coming is not None
-        self.coming.wait()
+        for coming in self.coming or ():
+            coming.wait()
         self.coming, self.is_whole = None, True
         self._show(self.views)
+        for weight in self.trained:
+            weight.show()
 
     def give_up(self) -> None:
         """Let go of all but this process's share; of what is on its way, when it has come."""
@@ -173,12 +238,85 @@ class _Layer:
         if self.is_whole:
             self._show(self.absent)
             self.whole.untyped_storage().resize_(0)
+            for weight in self.trained:
+                weight.give_up()
             self.is_whole = False
+
+    def reduce(self) -> None:
+        """Sum the gradients of a backward pass that has been through the layer, at their owners."""
+        for weight in self.trained:
+            weight.reduce()
+
+    def keep_on_cpu(self) -> None:
+        """Let the weights, which are whole, be copies on the CPU from now on."""
+        self.absent = [view.to("cpu", copy=True) for view in self.views]
+        for weight in self.trained:
+            weight.keep_on_cpu()
 
     def _show(self, tensors: list[torch.Tensor]) -> None:
         # Not by assignment in place: autograd goes by how often a tensor was written to.
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             parameter.data = tensor
+
+
+class _Trained:
+    """A trained weight of a layer: with its owner always, and elsewhere while it is computed."""
+
+    def __init__(self, parameter: nn.Parameter, owner: int, device: torch.device) -> None:
+        self.parameter, self.owner = parameter, owner
+        self.is_ours = owner == distributed.rank()
+        setattr(parameter, _OWNER, owner)
+        if self.is_ours:
+            self.whole = self.absent = parameter.data = parameter.data.to(device).contiguous()
+        else:
+            self.whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            self.absent = _no_numbers(self.whole)
+        self.sum: torch.Tensor | None = None
+        self.reducing: tuple[distributed.Coming, torch.Tensor] | None = None
+
+    def start(self, name: int) -> distributed.Coming:
+        """Let the weight come from its owner."""
+        if not self.is_ours:
+            self.whole.untyped_storage().resize_(self.whole.nbytes)
+        return distributed.broadcast_begun(self.whole, self.owner, name)
+
+    def show(self) -> None:
+        """Let the model compute with it."""
+        if not self.is_ours:
+            self.parameter.data = self.whole
+
+    def give_up(self) -> None:
+        """Let go of it, but at its owner."""
+        if not self.is_ours:
+            self.parameter.data = self.absent
+            self.whole.untyped_storage().resize_(0)
+
+    def reduce(self) -> None:
+        """Begin to sum its gradient at its owner."""
+        self._settle()
+        gradient = self.parameter.grad
+        gradient = torch.zeros_like(self.whole) if gradient is None else gradient.contiguous()
+        self.parameter.grad = None
+        self.reducing = distributed.reduce_begun(gradient, self.owner), gradient
+
+    def _settle(self) -> None:
+        if self.reducing is None:
+            return
+        coming, gradient = self.reducing
+        coming.wait()
+        self.reducing = None
+        if self.is_ours:
+            self.sum = gradient if self.sum is None else self.sum.add_(gradient)
+
+    def collect(self) -> None:
+        """Let the owner's parameter have the sum as its gradient."""
+        self._settle()
+        self.parameter.grad, self.sum = self.sum, None
+
+    def keep_on_cpu(self) -> None:
+        """Let it be a copy on the CPU from now on."""
+        self.parameter.data = self.parameter.data.to("cpu", copy=True)
+        self.is_ours = True  # nothing is given up any more
 
 
 def _no_numbers(like: torch.Tensor) -> torch.Tensor:

@@ -196,9 +196,6 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
     if stage.train.packs_apart and not cls.supports_packing:
         what = f"the '{name}' adapter cannot work with packing"
         clash(blocks, "E041", [(*train, "packing"), method], what, f"write packing: false, {drop}")
-    if stage.train.shard_base and cls.trains_base:
-        what = f"shard_base divides weights that are frozen, and '{name}' trains them"
-        clash(blocks, "E041", [(*train, "shard_base"), method], what, f"drop shard_base, {drop}")
     bits = recipe.model.quantization.bits
     if bits and not cls.supports_quantization:
         what = f"the '{name}' adapter cannot be attached to a quantised base"
@@ -211,6 +208,12 @@ def _check_adapter(recipe: Recipe, number: int, stage: Stage, blocks: Blocks) ->
             what = f"the '{name}' adapter quantises the base itself, with {key}: {value}"
             fix = f"remove model.quantization, or write {key}: {str(value).lower()} there too"
             clash(blocks, "E041", [("model", "quantization", key), method], what, fix)
+    for number, plugin in enumerate(stage.plugins if stage.train.shard_base else ()):
+        own = blocks.classes.get((*base, "plugins", number))
+        if own is not None and own.gives_weights and cls.trains_base:
+            what = f"'{visible(plugin.method)[:80]}' keeps weights that a process has a share of"
+            paths = [(*train, "shard_base"), (*base, "plugins", number)]
+            clash(blocks, "E041", paths, what, "drop it, or shard_base")
     if stage.train.shard_base and (bits == 8 or (options and options.get("load_in_8bit"))):
         what = "shard_base cannot divide a base in 8 bits, whose scales bitsandbytes moves about"
         paths = [(*train, "shard_base"), ("model", "quantization", "load_in_8bit")]

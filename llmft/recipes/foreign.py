@@ -188,9 +188,9 @@ REMARKS = {
     "num_layers": "drop it; it is read from the model",
     "num_attention_heads": "drop it; it is read from the model",
     "num_transformer_submodules": "drop it; it is read from the model",
-    "deepspeed": "in place of ZeRO-3 write shard_base: true in the train block, for a frozen base"
+    "deepspeed": "in place of ZeRO-3 write shard_base: true in the train block"
     " (docs/processes.md); drop it otherwise",
-    "fsdp": "in place of full_shard write shard_base: true in the train block, for a frozen base"
+    "fsdp": "in place of full_shard write shard_base: true in the train block"
     " (docs/processes.md); drop it otherwise",
     "ddp_find_unused_parameters": "drop it; llmft sums gradients by itself",
     "use_vllm": "drop it; the model that is trained samples its answers itself",

@@ -62,7 +62,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.gradient_checkpointing": "applied",
     "stages[].train.gradient_checkpointing_kwargs": "applied",
     "stages[].train.activation_offloading": "allowed",
-    "stages[].train.shard_base": "allowed",
+    "stages[].train.shard_base": "applied",
     "stages[].train.full_determinism": "applied",
     "stages[].train.max_length": "refused",
     "stages[].train.max_prompt_length": "refused",

@@ -304,8 +304,8 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 @dataclass
-class Gathering:
-    """Bytes of all processes that are on their way into one tensor."""
+class Coming:
+    """What other processes have sent and is on its way into a tensor."""
 
     work: Any
 
@@ -316,7 +316,7 @@ class Gathering:
                 self.work.wait()
 
 
-def all_gather_bytes(whole: torch.Tensor, share: torch.Tensor, name: int) -> Gathering:
+def all_gather_bytes(whole: torch.Tensor, share: torch.Tensor, name: int) -> Coming:
     """Begin to put the shares of all processes into one tensor, in their order.
 
     whole: uint8, as long as all shares together. share: of the same length in each process.
@@ -325,7 +325,33 @@ def all_gather_bytes(whole: torch.Tensor, share: torch.Tensor, name: int) -> Gat
     global _gathered
     _gathered = hash((_gathered, name))
     with _in_touch():
-        return Gathering(_ALL_GATHER(whole, share, async_op=True))
+        return Coming(_ALL_GATHER(whole, share, async_op=True))
+
+
+def broadcast_begun(tensor: torch.Tensor, source: int, name: int) -> Coming:
+    """Begin to put one process's numbers into a tensor of all. name: as for all_gather_bytes."""
+    global _gathered
+    _gathered = hash((_gathered, source, name))
+    with _in_touch():
+        return Coming(dist.broadcast(tensor, source, async_op=True))
+
+
+def reduce_begun(tensor: torch.Tensor, target: int) -> Coming:
+    """Begin to put the sum of a tensor over all processes into that of one of them."""
+    with _in_touch():
+        return Coming(dist.reduce(tensor, target, async_op=True))
+
+
+def handed_to_first(value: T, source: int) -> T:
+    """Return in the first process what another one gives; elsewhere, what was given there."""
+    box: list[Any] = [value]
+    with _in_touch():
+        if rank() == source:
+            dist.send_object_list(box, 0, device=torch.device("cpu"))
+        elif rank() == 0:
+            dist.recv_object_list(box, source, device=torch.device("cpu"))
+    made: T = box[0]
+    return made
 
 
 # Its name since torch 2.13, where the older one warns.

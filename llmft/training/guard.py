@@ -10,6 +10,7 @@ from typing import Any
 from llmft.api import Optimizer
 from llmft.api.errors import EnvironmentFault, StageError
 from llmft.api.train_settings import TrainSettings
+from llmft.modeling.sharded_layers import is_here
 from llmft.registry.return_checks import owner_of
 from llmft.system import distributed
 from llmft.training.updates import Update
@@ -41,7 +42,7 @@ def may_update(update: Update, norm: float, step: int, settings: TrainSettings) 
 def refuse_broken_weights(model: Any, method: Optimizer[Any], step: int) -> None:
     """Raise StageError where an update before this step (from 0) has left a weight not finite."""
     for name, parameter in model.named_parameters() if step else ():
-        if parameter.requires_grad and not bool(parameter.isfinite().all()):
+        if parameter.requires_grad and is_here(parameter) and not bool(parameter.isfinite().all()):
             raise StageError(
                 "E301",
                 f"{owner_of(method)} left the weight '{name}' not finite in step {step}, or before",

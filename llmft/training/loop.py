@@ -22,6 +22,7 @@ from llmft.data.streaming import StreamedItems
 from llmft.modeling.batching import is_padding_free
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
+from llmft.modeling.sharded_layers import collect_gradients, is_here, owner_of
 from llmft.system import distributed
 from llmft.system.kept_memory import freed_memory_kept
 from llmft.system.rng import isolated_rng
@@ -109,11 +110,13 @@ class _Training:
         count = 0 if isinstance(items, StreamedItems) else len(items)
         self.plan = plan = Plan.of(count, settings, seed, distributed.count())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        distributed.broadcast_parameters(self.parameters)
+        distributed.broadcast_parameters([p for p in self.parameters if owner_of(p) is None])
         self.method = optimizer or installed_method("optimizer", settings)
-        self.optimizer = make_optimizer(
-            groups or [{"params": self.parameters}], settings, self.method
-        )
+        groups = [
+            {**group, "params": [p for p in group["params"] if is_here(p)]}
+            for group in groups or [{"params": self.parameters}]
+        ]
+        self.optimizer = make_optimizer(groups, settings, self.method)
         modes.to_training(self.optimizer)
         greater = validation is not None and validation.greater_is_better
         self.rates = make_schedule(
@@ -131,7 +134,8 @@ class _Training:
             self.source = OnlineItems(items, online, plan, self._autocast)
         model.train()
         self.window, self.report = Window(), LoopReport()
-        self.callbacks = Callbacks(callbacks, training_state.trainable(model), plan.steps)
+        here = {name: p for name, p in training_state.trainable(model).items() if is_here(p)}
+        self.callbacks = Callbacks(callbacks, here, plan.steps)
         self.callbacks.begin()
         if checkpoints and distributed.rank() == 0:
             size = training_state.size_of(model) + self.callbacks.size()
@@ -231,7 +235,8 @@ class _Training:
                 self.accelerator, self.model, update, self.objective, self._autocast
             )
         distributed.refuse_out_of_step()
-        distributed.all_reduce_gradients(self.parameters)
+        collect_gradients(self.model)
+        distributed.all_reduce_gradients([p for p in self.parameters if owner_of(p) is None])
         own, norm = _read(passes, _clip(self.parameters, self.settings.max_grad_norm))
         update.sums = distributed.merged(own)
         self.report.items += update.fresh
@@ -318,9 +323,13 @@ def _load_best(
     best = validation.best
     if not validation.settings.load_best_model_at_end or best is None or best[0] == report.steps:
         return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if any(owner_of(p) is not None for p in parameters):  # each process puts back its own
+        training_state.restore_weights(model, distributed.on_rank_zero(checkpoints.best_tensors))
+        return
     if distributed.rank() == 0:
         training_state.restore_weights(model, checkpoints.best_tensors())
-    distributed.broadcast_parameters([p for p in model.parameters() if p.requires_grad])
+    distributed.broadcast_parameters(parameters)
 
 
 def _of_step(
@@ -423,4 +432,15 @@ def _read(passes: Sequence[Pass], norm: torch.Tensor) -> tuple[distributed.Sums,
 
 def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> torch.Tensor:
     """Scale the gradient down to the limit (0: leave it), and return its norm before."""
-    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    if all(owner_of(p) is None for p in parameters):
+        return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    here = [(p, p.grad) for p in parameters if p.grad is not None]
+    device = parameters[0].device
+    of_whole, of_owned = (
+        torch.nn.utils.get_total_norm([g for p, g in here if (owner_of(p) is None) == whole])
+        for whole in (True, False)
+    )
+    owned = distributed.all_reduce_sum(of_owned.to(device).square())
+    norm = (of_whole.to(device).square() + owned).sqrt()
+    torch.nn.utils.clip_grads_with_norm_([p for p, _ in here], limit or math.inf, norm)
+    return norm

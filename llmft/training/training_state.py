@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from llmft.api import Optimizer
 from llmft.api.errors import CheckpointError, StageError
+from llmft.modeling.sharded_layers import is_here, owner_of
 from llmft.registry.return_checks import violation
 from llmft.system import distributed
 from llmft.training.learning_rates import LearningRates
@@ -55,29 +56,16 @@ def capture(
         tensors |= {f"process/{number}/{name}": state for name, state in states.items()}
     numbers: dict[str, dict[str, Any]] = {}
     used = _used_weights(model, optimizer, given or {})
+    _refuse_not_finite(model)
     seen: set[int] = set()  # bitsandbytes' states have tables in common; a file takes none twice
     for name, parameter in trainable(model).items():
-        if not torch.isfinite(parameter).all():
-            raise StageError(
-                "E301",
-                f"the weight '{name}' is not finite; nothing saved",
-                fix="lower train.learning_rate, and continue from the previous checkpoint",
-            )
-        tensors[f"model/{name}"] = _on_cpu(used.get(name, parameter))
-        if name in used:
-            tensors[f"{TRAINED}{name}"] = _on_cpu(parameter)
-        numbers[name] = {}
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                for part, tensor in _parts(value).items():
-                    kept = _on_cpu(tensor)
-                    place = kept.data_ptr()
-                    tensors[f"optimizer/{name}/{key}{part}"] = (
-                        kept.clone() if place in seen else kept
-                    )
-                    seen.add(place)
-            else:
-                numbers[name][key] = value
+        own, plain = Tensors(), dict[str, Any]()
+        if is_here(parameter):
+            own, plain = _of_a_weight(name, parameter, used.get(name), optimizer, seen)
+        if owner := owner_of(parameter):
+            own, plain = distributed.handed_to_first((own, plain), owner)
+        tensors |= own
+        numbers[name] = plain
     facts["optimizer"] = numbers
     if method is not None and method.group_state:
         facts["optimizer_groups"] = [
@@ -86,6 +74,45 @@ def capture(
         ]
     _refuse_odd_state(method, [numbers, facts.get("optimizer_groups")])
     return tensors, facts
+
+
+def _refuse_not_finite(model: Any) -> None:
+    """Raise StageError in all processes where a weight of one of them is not finite."""
+    weights = {name: p for name, p in trainable(model).items() if is_here(p)}
+    broken = next((name for name, p in weights.items() if not torch.isfinite(p).all()), "")
+    if name := next(filter(None, distributed.all_gather(broken)), ""):
+        raise StageError(
+            "E301",
+            f"the weight '{name}' is not finite; nothing saved",
+            fix="lower train.learning_rate, and continue from the previous checkpoint",
+        )
+
+
+def _of_a_weight(
+    name: str,
+    parameter: torch.nn.Parameter,
+    used: torch.Tensor | None,
+    optimizer: torch.optim.Optimizer,
+    seen: set[int],
+) -> tuple[Tensors, dict[str, Any]]:
+    """Return a weight and the optimiser's state of it, and what of that are plain numbers.
+
+    used: the weight that is used in its place. seen: where the tensors so far are in memory.
+    """
+    tensors, numbers = Tensors(), dict[str, Any]()
+    tensors[f"model/{name}"] = _on_cpu(parameter if used is None else used)
+    if used is not None:
+        tensors[f"{TRAINED}{name}"] = _on_cpu(parameter)
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if isinstance(value, torch.Tensor):
+            for part, tensor in _parts(value).items():
+                kept = _on_cpu(tensor)
+                place = kept.data_ptr()
+                tensors[f"optimizer/{name}/{key}{part}"] = kept.clone() if place in seen else kept
+                seen.add(place)
+        else:
+            numbers[key] = value
+    return tensors, numbers
 
 
 def _parts(state: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -106,6 +133,7 @@ def _used_weights(
     parameters = trainable(model)
     if switch_of(optimizer, "eval") is None:
         return {name: weight.to(parameters[name].dtype) for name, weight in given.items()}
+    parameters = {name: p for name, p in parameters.items() if is_here(p)}
     with in_use(optimizer, parameters, given):
         return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
@@ -135,13 +163,15 @@ def restore(
     _start_states(optimizer)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            optimizer.state[parameter].update(facts["optimizer"][name])
+            if is_here(parameter):
+                optimizer.state[parameter].update(facts["optimizer"][name])
         for key, tensor in tensors.items():
             kind, _, rest = key.partition("/")
             if kind == "optimizer":
                 name, _, entry = rest.rpartition("/")
-                _put(optimizer, parameters[name], entry, tensor)
-            elif f"{kind}/" == TRAINED:
+                if is_here(parameters[name]):
+                    _put(optimizer, parameters[name], entry, tensor)
+            elif f"{kind}/" == TRAINED and is_here(parameters[rest]):
                 parameters[rest].copy_(tensor)
     saved = facts.get("optimizer_groups", []) if method is not None else []
     for group, state in zip(optimizer.param_groups if saved else (), saved, strict=True):
@@ -174,7 +204,8 @@ def restore_weights(
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            if is_here(parameter):
+                parameter.copy_(saved[name])
     return parameters
 
 

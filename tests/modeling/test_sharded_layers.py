@@ -14,7 +14,9 @@ import json, os, sys, traceback
 import torch
 torch.set_num_threads(1)
 from llmft.api.errors import StageError
-from llmft.modeling.sharded_layers import ATTRIBUTE, is_sharded, shard
+from llmft.modeling.sharded_layers import (
+    ATTRIBUTE, collect_gradients, is_here, is_sharded, owner_of, shard,
+)
 from llmft.modeling.recompute import checkpoint_layers
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.system import distributed
@@ -40,6 +42,30 @@ def made(checkpointed):
     if checkpointed:
         checkpoint_layers(model, every_n_layers=2)
     return model.train()
+
+def trained():
+    whole, model = (made(False).requires_grad_(True) for _ in range(2))
+    _, wanted = gradients(whole, 2)
+    bytes_ = sum(p.nbytes for p in model.model.layers.parameters())
+    shard(model, "cpu", trained=True)
+    weights = dict(model.named_parameters())
+    ours = {n: p for n, p in weights.items() if owner_of(p) == distributed.rank()}
+    gradients(model, 2)
+    between = [n for n, p in weights.items() if p.grad is not None and owner_of(p) is not None]
+    collect_gradients(model)
+    found = {n: p.grad for n, p in weights.items() if owner_of(p) is not None}
+    absent = [bool(p.isnan().all()) for p in weights.values() if not is_here(p)]
+    told = {
+        "ours": sorted(ours), "share": sum(p.nbytes for p in ours.values()) / bytes_,
+        "outside": sorted(n for n, p in weights.items() if owner_of(p) is None),
+        "between": between, "elsewhere": [n for n, g in found.items() if g is None],
+        # Both processes computed the same, so that a sum is twice one's.
+        "same": all(torch.allclose(found[n], 2 * wanted[n], rtol=1e-5) for n in ours),
+        "absent": all(absent), "after": held(model),
+    }
+    getattr(model, ATTRIBUTE).make_whole()
+    first = all(torch.equal(p, dict(whole.named_parameters())[n]) for n, p in weights.items())
+    return {**told, "first": first}
 
 def held(model):
     sharded = getattr(model, ATTRIBUTE)
@@ -69,6 +95,7 @@ def child(rank, port, out):
                               if not p.requires_grad),
                 "absent": bool(model.model.layers[0].mlp.up_proj.weight.isnan().all()),
             }
+        told["trained"] = trained()
         distributed.refuse_out_of_step()
         layers = getattr(model, ATTRIBUTE).layers
         for number in (0, 2) if rank else (2, 0):
@@ -126,6 +153,23 @@ def test_each_process_has_half_and_two_whole_layers_for_a_while(told, how):
         assert found["absent"]  # to read a weight that is not there gives no number by chance
         assert found["frozen"] / 2 <= found["shares"] < found["frozen"] / 2 + 4 * 32
     assert told[0][how]["shares"] == told[1][how]["shares"]
+
+
+def test_each_trained_weight_has_one_owner_which_has_the_summed_gradient(told):
+    first, second = (one["trained"] for one in told)
+    assert not set(first["ours"]) & set(second["ours"])
+    assert sorted(first["elsewhere"]) == second["ours"]
+    assert sorted(second["elsewhere"]) == first["ours"]
+    for found in (first, second):
+        assert 0.4 < found["share"] < 0.6
+        assert found["outside"] == ["lm_head.weight", "model.embed_tokens.weight",
+                                    "model.norm.weight"]  # fmt: skip
+        assert found["between"] == []  # a layer's gradients are given up with it
+        assert found["same"]
+        assert found["absent"]
+        assert not any(found["after"])
+    assert first["first"]  # it has all weights in the end, to save them
+    assert not second["first"]
 
 
 def test_processes_that_gather_other_layers_are_told_before_an_update(told):

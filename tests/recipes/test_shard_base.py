@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llmft.api.errors import LlmftError
@@ -18,22 +20,27 @@ stages:
     alignment: {{method: {alignment}}}
     data: {{method: {data}, path: "embedded:trivia"}}
     train: {{shard_base: true, max_steps: 1}}
+{more}
 """
 
 
-def refusal(tmp_path, adapter="lora", alignment="sft", data="triviaqa", model="") -> str:
+def written(tmp_path, adapter="lora", alignment="sft", data="triviaqa", model="", more="") -> Path:
     path = tmp_path / "recipe.yaml"
-    path.write_text(
-        RECIPE.format(adapter=adapter, alignment=alignment, data=data, model=model), "utf-8"
-    )
+    text = RECIPE.format(adapter=adapter, alignment=alignment, data=data, model=model, more=more)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def refusal(tmp_path, **asked: str) -> str:
     with pytest.raises(LlmftError) as raised:
-        load_recipe(path, Registry.discover())
+        load_recipe(written(tmp_path, **asked), Registry.discover())
     return "\n".join(fault.what for fault in raised.value.faults)
 
 
-def test_trained_weights_are_not_divided(tmp_path):
-    told = refusal(tmp_path, adapter="full")
-    assert "shard_base divides weights that are frozen, and 'full' trains them" in told
+def test_an_average_of_weights_is_not_divided(tmp_path):
+    ema = "    plugins: [{method: ema}]"
+    assert "'ema' keeps weights" in refusal(tmp_path, adapter="full", more=ema)
+    load_recipe(written(tmp_path, adapter="lora", more=ema), Registry.discover())
 
 
 def test_8_bits_are_not_divided(tmp_path):
@@ -49,10 +56,7 @@ def test_methods_that_sample_in_each_process_are_refused(tmp_path, alignment):
     assert f"'{alignment.partition(',')[0]}' samples answers in each process for itself" in told
 
 
-def test_what_can_be_divided_loads(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        RECIPE.format(adapter="qlora", alignment="sft", data="triviaqa", model=""), "utf-8"
-    )
-    job = load_recipe(path, Registry.discover())
+@pytest.mark.parametrize("adapter", ["qlora", "full"])
+def test_what_can_be_divided_loads(tmp_path, adapter):
+    job = load_recipe(written(tmp_path, adapter=adapter), Registry.discover())
     assert job.recipe.stages[0].train.shard_base
