@@ -565,6 +565,12 @@ CODES: dict[str, Code] = {
         " where model.quantization says the same.",
         "Give the model with plain weights, or write model.quantization as the message has it.",
     ),
+    "E233": Code(
+        "the model's layers are not known",
+        "train.shard_base divides a model by its layers, which transformers names in the code of an"
+        " architecture (_no_split_modules). This one names none.",
+        "Remove train.shard_base.",
+    ),
     # --- training
     "E236": Code(
         "an operation has no deterministic kernel",

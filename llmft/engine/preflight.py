@@ -351,6 +351,12 @@ def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:
     return "", ""
 
 
+def _has_layers(model: Any) -> bool:
+    from llmft.modeling.sharded_layers import layers_of
+
+    return bool(layers_of(model))
+
+
 def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:
     stage, adapter, positions = bound.spec, bound.adapter, base.positions
     asked = stage.train.max_length
@@ -380,6 +386,14 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             ("stages", number, "train", "packing"),
             "this model's attention cannot keep packed rows apart",
             "set packing: false, or model.attn_implementation: auto",
+        )
+    if bound.spec.train.shard_base and not _has_layers(model):
+        yield job.fault(
+            "E233",
+            ("stages", number, "train", "shard_base"),
+            f"a '{base.config.model_type}' does not say which modules are its layers, which are"
+            " what is divided",
+            "remove shard_base",
         )
     if isinstance(bound.work, Alignment):
         for key, what, fix in refusals_of(bound.work, model):

@@ -102,8 +102,8 @@ class StageModels:
         """Return a model on the device, with this process's share of its frozen layers."""
         from llmft.modeling.sharded_layers import shard
 
-        with about("model.path"):
-            shard(model, device(), trained=self.adapter is not None and self.adapter.trains_base)
+        trained = self.adapter is not None and self.adapter.trains_base
+        shard(model, device(), trained=trained)
         return model
 
     def make_whole(self) -> None:

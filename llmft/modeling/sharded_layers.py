@@ -11,11 +11,12 @@ has the whole of it. Embeddings, the output layer and an adapter stay whole in e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from llmft.system import distributed
 
@@ -31,13 +32,14 @@ def shard(model: Any, device: str | torch.device, *, trained: bool = False) -> N
 
     model: on the CPU, the same in all processes, which call this alike. trained: divide the layers'
     trained weights too. From here on all of them have to compute the same layers in the same order.
-    Raises ValueError where a model does not say what its layers are.
     """
-    layers = list(_layers(model))
-    if not layers:
-        raise ValueError("the architecture does not say which modules are its layers")
-    owners = _owners(layers) if trained else {}
-    divided = [_Layer(layer, n, owners, torch.device(device)) for n, layer in enumerate(layers)]
+    layers = layers_of(model)
+    alone = _of_one_layer(model, layers)
+    owners = _owners(layers, alone) if trained else {}
+    divided = [
+        _Layer([p for p in layer.parameters() if id(p) in alone], n, owners, torch.device(device))
+        for n, layer in enumerate(layers)
+    ]
     model.to(device)
     sharded = ShardedLayers(divided)
     for number, layer in enumerate(layers):
@@ -72,13 +74,16 @@ def collect_gradients(model: Any) -> None:
             weight.collect()
 
 
-def _owners(layers: list[nn.Module]) -> dict[int, int]:
-    """Return the owner of each trained weight, by its id: of as many numbers as the others."""
+def _owners(layers: list[nn.Module], alone: set[int]) -> dict[int, int]:
+    """Return the owner of each trained weight, by its id: of as many numbers as the others.
+
+    alone: the ids of those that can be divided.
+    """
     held = [0] * distributed.count()
     found: dict[int, int] = {}
     for layer in layers:
         for parameter in layer.parameters():
-            if parameter.requires_grad and id(parameter) not in found:
+            if parameter.requires_grad and id(parameter) in alone:
                 owner = held.index(min(held))
                 found[id(parameter)] = owner
                 held[owner] += parameter.numel()
@@ -89,15 +94,29 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _layers(model: Any) -> Iterator[nn.Module]:
-    """Yield the modules that transformers never splits, those within others left out."""
+def layers_of(model: Any) -> list[nn.Module]:
+    """Return the modules that transformers never splits, those within others left out.
+
+    Empty where an architecture does not say what its layers are.
+    """
     base = _base(model)
     kinds = set(getattr(base, "_no_split_modules", None) or ())
     within: set[int] = set()
+    found: list[nn.Module] = []
     for module in base.modules():
         if type(module).__name__ in kinds and id(module) not in within:
             within.update(map(id, module.modules()))
-            yield module
+            found.append(module)
+    return found
+
+
+def _of_one_layer(model: Any, layers: list[nn.Module]) -> set[int]:
+    """Return the ids of the parameters that one layer has, and nothing else of the model."""
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    others = (module for module in model.modules() if id(module) not in inside)
+    outside = {id(p) for module in others for p in module._parameters.values()}
+    places = Counter(id(p) for layer in layers for p in layer.parameters())  # each once a layer
+    return {number for number, count in places.items() if count == 1} - outside
 
 
 class ShardedLayers:
@@ -147,7 +166,7 @@ class ShardedLayers:
     def _leave(self, number: int, made: Any) -> None:
         if self.backward is not None:
             return
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
                 tensor.register_hook(lambda _: self._go_back(number))  # type: ignore[no-untyped-call]
         self.layers[number].give_up()
@@ -178,10 +197,13 @@ class _Layer:
     """One layer's weights: the frozen ones as a row of bytes, and those that are trained."""
 
     def __init__(
-        self, module: nn.Module, number: int, owners: dict[int, int], device: torch.device
+        self,
+        parameters: list[nn.Parameter],
+        number: int,
+        owners: dict[int, int],
+        device: torch.device,
     ) -> None:
         self.number = number
-        parameters = list(dict.fromkeys(module.parameters()))
         self.trained = [_Trained(p, owners[id(p)], device) for p in parameters if id(p) in owners]
         self.parameters = [p for p in parameters if not p.requires_grad]
         count = distributed.count()

@@ -176,10 +176,20 @@ def test_processes_that_gather_other_layers_are_told_before_an_update(told):
     assert [one["out of step"] for one in told] == ["E309", "E309"]
 
 
-def test_a_model_that_does_not_name_its_layers_is_refused():
+def test_what_several_layers_share_is_not_divided():
     import torch
 
-    from llmft.modeling.sharded_layers import shard
+    from llmft.modeling.sharded_layers import _of_one_layer, layers_of
+    from llmft.modeling.tiny_models import tiny_llama
 
-    with pytest.raises(ValueError, match="does not say which modules are its layers"):
-        shard(torch.nn.Linear(2, 2), "cpu")
+    assert layers_of(torch.nn.Linear(2, 2)) == []
+    model = tiny_llama()
+    first, second = layers = layers_of(model)
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    first.mlp.down_proj.weight = model.lm_head.weight
+    alone = _of_one_layer(model, layers)
+    names = {name for name, p in model.named_parameters() if id(p) in alone}
+    assert "model.layers.0.mlp.gate_proj.weight" in names
+    assert not {"model.layers.0.mlp.up_proj.weight", "lm_head.weight"} & names
+    assert not any("embed" in name or name == "model.norm.weight" for name in names)
+    assert len(names) == 2 * 9 - 3  # each layer's 9, less the two places of one and that of another

@@ -60,3 +60,15 @@ def test_methods_that_sample_in_each_process_are_refused(tmp_path, alignment):
 def test_what_can_be_divided_loads(tmp_path, adapter):
     job = load_recipe(written(tmp_path, adapter=adapter), Registry.discover())
     assert job.recipe.stages[0].train.shard_base
+
+
+def test_a_model_without_known_layers_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    from transformers import LlamaPreTrainedModel
+
+    from llmft.engine.preflight import preflight
+    from llmft.modeling.base_model import BaseModel
+
+    monkeypatch.setattr(LlamaPreTrainedModel, "_no_split_modules", [])
+    job = load_recipe(written(tmp_path), Registry.discover())
+    (fault,) = preflight(job, BaseModel(job.recipe.model))
+    assert (fault.code, fault.path) == ("E233", "stages[0].train.shard_base")

@@ -268,7 +268,11 @@ def test_each_process_goes_on_with_its_own_generators(tmp_path, monkeypatch):
         states.append(training_state.random_state())
         expected.append(draws())
     assert len({*expected}) == 3
-    monkeypatch.setattr(training_state.distributed, "all_gather", lambda mine: states)
+    monkeypatch.setattr(
+        training_state.distributed,
+        "all_gather",
+        lambda mine: states if isinstance(mine, tuple) else [mine],
+    )
     model, optimizer, _ = tiny()
     kept = store(tmp_path / "c")
     kept.save(3, *training_state.capture(model, optimizer))
