@@ -43,6 +43,7 @@ class Cpo(Alignment["Cpo.Config"]):
     method = "cpo"
     rows = ("preference",)
     produces = "policy"
+    supports_token_budget = False
     greater_is_better: ClassVar = PREFERENCES | {
         "reward_accuracy": True, "reward_margin": True, "objective_loss": False,
     }  # fmt: skip
