@@ -1314,3 +1314,19 @@ def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
     assert stage_of(apart)[1].train.on_long_row == "truncate"
     llama = apart.replace("template: default", "template: llama3")
     assert "end_of_text" in grades(imported(llama), "decide")["template"]
+
+
+def test_rows_that_axolotl_leaves_out_as_repeats_are_left_out(stage_of, imported):
+    text = AXOLOTL + "dataset_exact_deduplication: true\n"
+    assert stage_of(text)[1].data.drop.duplicates
+    assert imported(text).verdict == "same but for speed or logging"
+    second = text.replace("datasets:\n", "datasets:\n  - path: a/b\n    type: completion\n")
+    assert "dataset_exact_deduplication" in grades(imported(second), "cannot")
+
+
+def test_axolotls_simpo_is_cpos_with_its_settings(imported):
+    # axolotl/core/builders/rl.py: CPOConfig(loss_type="simpo"); its forms of pairs await an import.
+    found = imported(AXOLOTL + "rl: simpo\nrl_beta: 2.0\nsimpo_gamma: 1.1\ncpo_alpha: 0.0\n")
+    said = grades(found, "cannot")
+    assert {"datasets[0].type"} == set(said) - {"sample_packing"}, said
+    assert not {"simpo_gamma", "cpo_alpha", "rl", "rl_beta"} & set(grades(found, "decide"))
