@@ -1330,3 +1330,12 @@ def test_axolotls_simpo_is_cpos_with_its_settings(imported):
     said = grades(found, "cannot")
     assert {"datasets[0].type"} == set(said) - {"sample_packing"}, said
     assert not {"simpo_gamma", "cpo_alpha", "rl", "rl_beta"} & set(grades(found, "decide"))
+
+
+def test_llamafactorys_muon_trains_an_adapters_matrices(stage_of, imported, tmp_path):
+    file, text = str(tmp_path / "x.yaml"), LLAMA.replace("dataset: mine", "dataset: alpaca_en")
+    muon = text + "use_muon: true\noptim: adamw_torch\n"
+    assert stage_of(muon, file)[1].train.optim == "muon"
+    assert stage_of(text + "use_muon: false\n", file)[1].train.optim == "adamw_torch_fused"
+    full = imported(muon.replace("finetuning_type: lora", "finetuning_type: full"), file)
+    assert "use_muon" in grades(full, "cannot")
