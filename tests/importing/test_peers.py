@@ -1339,3 +1339,16 @@ def test_llamafactorys_muon_trains_an_adapters_matrices(stage_of, imported, tmp_
     assert stage_of(text + "use_muon: false\n", file)[1].train.optim == "adamw_torch_fused"
     full = imported(muon.replace("finetuning_type: lora", "finetuning_type: full"), file)
     assert "use_muon" in grades(full, "cannot")
+
+
+def test_llamafactorys_sft_goes_on_with_an_adapter(stage_of, imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: PeftModel.from_pretrained(..., is_trainable=True).
+    file, text = str(tmp_path / "x.yaml"), LLAMA.replace("dataset: mine", "dataset: alpaca_en")
+    more = text + "adapter_name_or_path: saves/first\n"
+    assert stage_of(more, file)[1].start_from == "peft:saves/first"
+    for other in (
+        more + "create_new_adapter: true\n", text + "adapter_name_or_path: a,b\n",
+        more.replace("stage: sft", "stage: dpo").replace("alpaca_en", "dpo_en_demo"),
+    ):  # fmt: skip
+        assert "adapter_name_or_path" in grades(imported(other, file), "cannot")
+    assert stage_of(text + "create_new_adapter: true\n", file)[1].start_from is None

@@ -24,6 +24,8 @@ def structure(t: Translation) -> None:
     if t.stopped:
         return
     adapter(t)
+    new = t.key("create_new_adapter")
+    weights.continued(t, "adapter_name_or_path", below=new is not None and new.value is True)
     data.rows(t)
     t.key("packing"), t.key("neat_packing")
     if t.get("stage") != "pt":
