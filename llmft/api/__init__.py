@@ -268,12 +268,13 @@ class Alignment(_Work[C]):
     rows: ClassVar[tuple[RowKind, ...]]
     produces: ClassVar[str] = "policy"
     supports_packing: ClassVar[bool] = False
-    supports_token_budget: ClassVar[bool] = True
+    supports_token_budget: bool = True
     """Whether `train.per_device_train_tokens` may deal a step's rows to forward passes: its items
-    are there before training, and the loss of a row is the same beside whichever others."""
+    are there before training, and the loss of a row is the same beside whichever others. Its
+    settings may decide it."""
     supports_shard_base: ClassVar[bool] = True
-    """Whether `train.shard_base` may divide the model among processes: all of them then take
-    the same passes through it, which is so where no process samples answers of its own."""
+    """Whether `train.shard_base` may divide the model among processes: all of them then take the
+    same passes through it, which is so where no process samples answers of its own."""
     supports_streaming: ClassVar[bool] = False
     """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
     else with it: of streamed rows that is no list, and has no end."""

@@ -55,7 +55,8 @@ class EvaluateSettings(Settings):
     holdout: Interval | None = Field(
         None,
         description="hold out this share of the training rows, or from 1 on this number of rows,"
-        " and score on them; a number is taken from all sources of a mixture together",
+        " and score on them; a number is taken from all sources of a mixture together, and so is a"
+        " share of prompts",
     )
     holdout_by: Literal["row", "prompt"] = Field(
         "row",

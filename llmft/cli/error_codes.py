@@ -207,8 +207,8 @@ CODES: dict[str, Code] = {
     "E041": Code(
         "a method cannot work with a setting",
         "The adapter or the alignment declares that it cannot work with gradient checkpointing,"
-        " packing or a quantised base. Without this check, such combinations would crash during"
-        " training, or train something else than the recipe says.",
+        " packing, a budget of tokens or a quantised base. Without this check, such combinations"
+        " would crash during training, or train something else than the recipe says.",
         "Turn the setting off, or choose another method. `llmft show METHOD` lists what it can do.",
     ),
     "E042": Code(

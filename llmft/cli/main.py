@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ from llmft.api.errors import EnvironmentFault, Interrupted, LlmftError, RecipeEr
 from llmft.api.shown_text import escaped
 from llmft.cli import info_commands, recipe_commands, run_commands
 from llmft.cli.app import Answer, app, dumped
+from llmft.cli.commands import shipped
 from llmft.system import launcher, processes
 from llmft.system.signals import noted_interrupts
 
@@ -27,6 +29,17 @@ COMMANDS = (recipe_commands, run_commands, info_commands)
 # What a newcomer needs first stands first in --help.
 _ORDER = [module.__name__ for module in COMMANDS]
 app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.callback.__module__)))
+
+
+_ELSEWHERE = {
+    "init": "new", "create": "new", "train": "run", "finetune": "run", "fine-tune": "run",
+    "start": "run", "resume": "run --resume", "predict": "generate", "infer": "generate",
+    "inference": "generate", "ask": "generate", "eval": "evaluate", "test": "run --smoke",
+    "dry-run": "plan", "check": "validate", "lint": "validate", "convert": "import",
+    "upload": "push", "download": "fetch", "list": "list-plugins", "env": "doctor",
+    "recipes": "list-recipes",
+}  # fmt: skip
+"""What commands are called in other tools -> ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +111,18 @@ def _answer(args: Sequence[str]) -> Answer:
         place = context.command_path if context else "llmft"
         what = error.format_message().rstrip(".")
         what = what[:1].lower() + what[1:]
+        if (ours := _meant(args[0])) and what.startswith("no such command"):
+            what = f"no such command '{args[0]}'"
+            raise RecipeError("E090", what, fix=f"type: llmft {ours}") from error
         raise RecipeError("E090", what, fix=f"see '{place} --help'") from error
+
+
+def _meant(word: str) -> str:
+    """Return what to type for a word that is no command: another tool's, or a recipe's name."""
+    if word in _ELSEWHERE:
+        return _ELSEWHERE[word]
+    is_recipe = word.endswith((".yaml", ".yml")) or word in {one.name for one in shipped.recipes()}
+    return f"run {shlex.quote(word)}" if is_recipe else ""
 
 
 def _part_for(args: Sequence[str]) -> typer.Typer:

@@ -34,7 +34,7 @@ def hold_out(
     """Return the rows that stay and the rows held out, at least one of each; order is kept.
 
     asked: how many are held out; below 1, which share. by: draw rows, or prompts with all of their
-    rows, until there are so many rows; one prompt stays in any case.
+    rows, until there are so many rows or the few more of a prompt; one prompt stays in any case.
     """
     if len(rows) < 2:
         raise DataError("E103", "there is only one row, so none can be held out")
@@ -55,7 +55,10 @@ def hold_out(
 
 
 def _of_whole_prompts(rows: Sequence[Row], count: int, seed: int) -> set[int]:
-    """Return the numbers of `count` rows or a few more: all of those of the prompts drawn."""
+    """Return the numbers of about `count` rows: all of those of the prompts drawn.
+
+    A prompt of more rows than are still wanted is passed over, and the smallest of those fills up.
+    """
     groups: dict[tuple[str, int | None], list[int]] = {}
     for number, row in enumerate(rows):
         prompt = prompt_of(row)
@@ -70,8 +73,13 @@ def _of_whole_prompts(rows: Sequence[Row], count: int, seed: int) -> set[int]:
     held: set[int] = set()
     drawn = list(groups.values())
     random.Random(seed).shuffle(drawn)
-    for group in drawn[1:]:
-        if len(held) >= count:
-            break
-        held.update(group)
+    left: list[list[int]] = []
+    for group in drawn:
+        if len(held) + len(group) <= count:
+            held.update(group)
+        else:
+            left.append(group)
+    if len(held) < count and len(left) > 1:  # one stays
+        smallest = min(left, key=len)
+        held.update(smallest)
     return held

@@ -29,7 +29,7 @@ def stage_rows(
 
     encoder: gives what writes them as token ids; needed where rows that cannot be written are
     skipped, and where rows are dropped by their length. Of several sources each is read by its own
-    settings, and the rows held out are those of each.
+    settings, and a share that is held out is one of each, but where it is of prompts.
     """
     if not dataset.sources:
         pair = _split_rows(stage, dataset, seed, encoder)
@@ -37,15 +37,17 @@ def stage_rows(
         return pair
     assert stage.data is not None  # it has sources
     names, keys = source_names(stage.data), sources_of(stage.data)
-    together = stage.evaluate is not None and (stage.evaluate.holdout or 0) >= 1
+    judged = stage.evaluate
+    # Two sources may have rows of the same prompt.
+    together = judged is not None and ((judged.holdout or 0) >= 1 or judged.holdout_by == "prompt")
     each = stage.model_copy(update={"evaluate": None}) if together else stage
     pairs = []
     for source, (key, _) in zip(dataset.sources, keys, strict=True):
         with at_source(key):
             pairs.append(_split_rows(each, source, seed, encoder))
     if together:
-        assert stage.evaluate is not None
-        asked, by = stage.evaluate.holdout or 0, stage.evaluate.holdout_by
+        assert judged is not None
+        asked, by = judged.holdout or 0, judged.holdout_by
         pairs = held_out_together([pair[0] for pair in pairs], asked, seed, by)
     for source, pair in zip(dataset.sources, pairs, strict=True):
         _repeat(stage, source, *pair, seed)

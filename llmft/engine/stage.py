@@ -71,7 +71,7 @@ class StageRunner:
     ) -> None:
         self.job, self.bound, self.base, self.run, self.folder = job, bound, base, run, folder
         self.name, self.spec, self.work = bound.name, bound.spec, bound.work
-        self.seed, self.train = job.recipe.seed, bound.spec.train
+        self.seed, self.train = bound.spec.own_seed(job.recipe.seed), bound.spec.train
         self.dataset, self.trackers, self._tell = dataset, trackers, tell
         self.fingerprint = ""
         self.reads: Mapping[str, str] = {}  # the fingerprint of each stage that this one reads
@@ -85,7 +85,8 @@ class StageRunner:
     def _parts(self) -> tuple[Any, Any, Any]:
         """Return what answers as `models`, `data` and `sampler`."""
         models = StageModels(self.job, self.bound, self.base, self.run, self.log)
-        data = StageData(self.bound, self.dataset, self.base, self.seed, self.log)
+        seed = self.job.recipe.seed  # the rows of all rounds of a stage are the same
+        data = StageData(self.bound, self.dataset, self.base, seed, self.log)
         return models, data, StageSampler(models, data, self.log)
 
     def row_scores(self, *, base: bool = False) -> RowScores:

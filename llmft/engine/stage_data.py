@@ -168,7 +168,9 @@ class StageData:
             self._refuse_unknown_tokens(items)
             return items
 
-        return StreamedItems(Stream(self.dataset, prepare), self.seed, make)
+        return StreamedItems(
+            Stream(self.dataset, prepare), self.bound.spec.own_seed(self.seed), make
+        )
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""

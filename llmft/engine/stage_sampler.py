@@ -22,7 +22,8 @@ class StageSampler:
 
     def __init__(self, models: StageModels, data: StageData, log: StageLog) -> None:
         self.models, self.data, self.log = models, data, log
-        self.seed, self.batch_size = data.seed, data.train.per_device_eval_batch_size
+        self.seed = data.bound.spec.own_seed(data.seed)
+        self.batch_size = data.train.per_device_eval_batch_size
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, model: Any = None

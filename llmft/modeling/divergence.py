@@ -18,7 +18,7 @@ from llmft.api import Encoded
 from llmft.modeling import forward
 from llmft.modeling.batching import batched
 from llmft.modeling.head_pieces import rows_at_once
-from llmft.modeling.token_stats import LEAST_ROWS, LOGITS_AT_ONCE, ON_A_GPU
+from llmft.modeling.token_stats import LEAST_ROWS, LOGITS_AT_ONCE, ON_A_GPU, OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ def _of_states(
         return _kl(p_NV, q_NV)
     if beta == 1:
         return _kl(q_NV, p_NV)
-    m_NV = torch.logaddexp(p_NV + math.log(beta), q_NV + math.log1p(-beta))
+    # The gradient of logaddexp at two infinities, of a token that both models mask, is no number.
+    seen_p, seen_q = p_NV.clamp(min=OUTSIDE), q_NV.clamp(min=OUTSIDE)
+    m_NV = torch.logaddexp(seen_p + math.log(beta), seen_q + math.log1p(-beta))
     return beta * _kl(p_NV, m_NV) + (1 - beta) * _kl(q_NV, m_NV)
 
 
@@ -102,5 +104,6 @@ def _log_softmax(logits_NV: torch.Tensor, words: int, temperature: float) -> tor
 
 
 def _kl(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
-    """Return KL(P || Q) of log-probabilities, shape (N,)."""
-    return (p_NV.exp() * (p_NV - q_NV)).sum(1)
+    """Return KL(P || Q) of log-probabilities, shape (N,); a token that P never gives adds 0."""
+    odds_NV = p_NV.exp()
+    return (odds_NV * torch.where(odds_NV > 0, p_NV - q_NV, 0.0)).sum(1)

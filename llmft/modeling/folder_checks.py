@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,12 @@ def check_folder(folder: Path) -> None:
     _refuse_pickles(folder, names)
     if ADAPTER_CONFIG in names:
         raise _adapter_there(folder, names)
+    if "run.json" in names and "config.json" not in names:
+        raise EnvironmentFault(
+            "E201",
+            f"'{folder}' is the folder of a run, not a model",
+            fix=f"make one of it: llmft merge {shlex.quote(str(folder))} --output DIR",
+        )
     for name in _READ_HERE:
         if name in names:
             check_settings(folder / name)
@@ -113,7 +120,8 @@ def _adapter_there(folder: Path, names: list[str]) -> TrustError:
     return TrustError(
         "E606",
         f"'{folder}' is an adapter, not a model",
-        fix=f"give its base model as model.path{start if of_a_run else ''}",
+        fix=f"give its base model as model.path{start if of_a_run else ''}; or make a model of it:"
+        " llmft merge RUN --output DIR",
     )
 
 

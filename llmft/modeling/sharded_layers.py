@@ -143,6 +143,11 @@ class ShardedLayers:
         self.hooks.append(module.register_forward_pre_hook(before, prepend=True))
         self.hooks.append(module.register_forward_hook(after))
 
+    @property
+    def divides(self) -> bool:
+        """Whether any weight is divided."""
+        return any(layer.parameters or layer.trained for layer in self.layers)
+
     def make_whole(self) -> None:
         """End the division: the first process has all weights on the CPU; others cannot be used.
 

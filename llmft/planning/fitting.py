@@ -136,14 +136,15 @@ def _ideas(job: Job, stage: Stage, plan: StagePlan, memory: Memory) -> Iterator[
     fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total
     sizes = [size >> n for n in range(1, size.bit_length())]
     if tokens := train.per_device_train_tokens:
-        for fewer in (tokens >> n for n in range(1, 5)):
-            if not fixed + moving * fewer / tokens > memory.room or fewer == tokens >> 4:
-                yield (
-                    f"train.per_device_train_tokens: {fewer}",
-                    _train(per_device_train_tokens=fewer),
-                )
-                break
-        sizes = []
+        counts, sizes = plan.counts, []
+        longest = counts.longest if counts else 1
+        halves = [n for n in (tokens >> n for n in range(1, tokens.bit_length())) if n >= longest]
+        # A step of fewer tokens does not fill its passes.
+        full = min(tokens, counts.tokens / counts.items * whole) if counts else tokens
+        fitting = [n for n in halves if fixed + moving * n / full <= memory.room][:1]
+        for fewer in dict.fromkeys([*fitting, *halves[-1:]]):
+            said = f"train.per_device_train_tokens: {fewer}"
+            yield said, _train(per_device_train_tokens=fewer)
     likely = [n for n in sizes if fixed + moving * n / size <= memory.room][:1]
     for size in dict.fromkeys([*likely, *sizes[-1:]]):
         if train.train_batch_size:  # the accumulation follows from it

@@ -40,7 +40,7 @@ class PlannedStage(StageRunner):
 
     def _parts(self) -> tuple[Any, Any, Any]:
         models = PlannedModels(self.job, self.bound, self.base, self.run, self.log)
-        data = PlannedData(self.bound, self.dataset, self.base, self.seed, self.log)
+        data = PlannedData(self.bound, self.dataset, self.base, self.job.recipe.seed, self.log)
         models.state = data.state = self.state
         data.models = models
         sampler = PlannedSampler(models, data, self.log)

@@ -19,6 +19,11 @@ def other_models(recipe: Recipe) -> Iterator[tuple[KeyPath, OtherModel]]:
             yield ("stages", number, *key), asked
 
 
+def name_of(asked: OtherModel) -> str:
+    """Return what a run's lock calls a model: its path, and the revision where one is named."""
+    return asked.path if asked.revision is None else f"{asked.path}@{asked.revision}"
+
+
 def models_of(stage: Stage) -> Iterator[tuple[KeyPath, OtherModel]]:
     """Yield each model that the method of a stage names, with its key in the stage."""
     for name in type(stage.work).model_fields:

@@ -59,6 +59,13 @@ class Stage(Settings):
         None, description="the rows; some tasks need none"
     )
     train: TrainSettings = Field(default_factory=TrainSettings, description="how the stage trains")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=2**32 - 1,
+        description="the seed of the order of its rows, of dropout and of sampled answers; default:"
+        " the recipe's seed, and in later rounds of repeat one that follows from it",
+    )
     evaluate: EvaluateSettings | None = Field(
         None,
         description="how the stage is scored before, after and during training; default: not"
@@ -70,6 +77,10 @@ class Stage(Settings):
         description="what acts after each optimiser step of the stage, such as"
         " {method: ema, decay: 0.999}",
     )
+
+    def own_seed(self, seed: int) -> int:
+        """Return the seed of what it draws while it runs. seed: the recipe's."""
+        return seed if self.seed is None else self.seed
 
     @property
     def start(self) -> str | None:

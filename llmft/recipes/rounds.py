@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,14 @@ def round_name(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
+def round_seed(seed: int, number: int) -> int:
+    """Return what a repeated stage draws by in a round after the first.
+
+    By the first round's seed it would sample each prompt with the very same random numbers.
+    """
+    return random.Random(f"{seed} round {number}").getrandbits(31)
+
+
 def written_out(recipe: Recipe, products: Mapping[str, str]) -> tuple[Recipe, Rounds]:
     """Return the recipe with every round as stages of its own, and which stage is of which round.
 
@@ -95,7 +104,8 @@ def written_out(recipe: Recipe, products: Mapping[str, str]) -> tuple[Recipe, Ro
                         one = _with(one, reference.path[2:], target)
                     name = round_name(one.name, turn)
                     told[name] = (one.name, turn)
-                    stages.append(one.model_copy(update={"name": name}))
+                    seed = round_seed(one.own_seed(recipe.seed), turn) if turn > 1 else one.seed
+                    stages.append(one.model_copy(update={"name": name, "seed": seed}))
         elif stage.name not in repeated:
             stages.append(stage)
     push = recipe.push_to_hub

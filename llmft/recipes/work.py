@@ -74,8 +74,9 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         paths = [(*base, "train", "packing"), method]
         clash(blocks, "E041", paths, what, "write packing: false")
     budget = trains and stage.train.per_device_train_tokens is not None
-    if work is not None and budget and not work.supports_token_budget:
-        what = f"'{name}' needs as many rows in a forward pass as the recipe says"
+    if work is not None and budget and not _takes_budget(work, stage, method, blocks):
+        under = ", with its settings," if work.supports_token_budget else ""
+        what = f"'{name}'{under} needs as many rows in a forward pass as the recipe says"
         paths = [(*base, "train", "per_device_train_tokens"), method]
         fix = "drop it, and write per_device_train_batch_size"
         clash(blocks, "E041", paths, what, fix)
@@ -114,6 +115,12 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
     classes = classes or [dataset]
     metrics = [name for name in classes[0].metrics if all(name in cls.metrics for cls in classes)]
     check_metrics(base, stage, metrics, work, blocks)
+
+
+def _takes_budget(work: Any, stage: Stage, method: KeyPath, blocks: Blocks) -> bool:
+    """Return whether an alignment, by its settings, may be dealt passes of so many tokens."""
+    found = asked(blocks, method[:-1], lambda: work(stage.alignment).supports_token_budget)
+    return found is not False
 
 
 def _check_kind(

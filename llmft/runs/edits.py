@@ -32,6 +32,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].data": "refused",
     "stages[].data.max_row_mb": "allowed",
     "stages[].data.max_file_mb": "allowed",
+    "stages[].seed": "refused",
     "stages[].evaluate": "refused",
     "stages[].plugins": "refused",
     "stages[].train.num_train_epochs": "applied",

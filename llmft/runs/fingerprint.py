@@ -13,7 +13,7 @@ from llmft.data.stage_rows import row_digests, stage_rows
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
 from llmft.recipes.metrics import chosen_metrics
-from llmft.recipes.other_models import models_of
+from llmft.recipes.other_models import models_of, name_of
 from llmft.recipes.recipe import Recipe, Stage
 from llmft.recipes.references import stages_read
 from llmft.runs import artifacts
@@ -54,8 +54,8 @@ def _fingerprint(
     }
     if stage.peft_start is not None:
         whole["start"] = provenance["adapters"][stage.peft_start]
-    if others := [asked.path for _, asked in models_of(stage)]:
-        whole["other_models"] = [provenance["other_models"][path] for path in others]
+    if others := [name_of(asked) for _, asked in models_of(stage)]:
+        whole["other_models"] = [provenance["other_models"][name] for name in others]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from llmft.api.errors import EnvironmentFault, Interrupted, WaitsForPeople
 from llmft.modeling import peft_folder
 from llmft.modeling.base_model import BaseModel
 from llmft.recipes.job import Job
-from llmft.recipes.other_models import other_models
+from llmft.recipes.other_models import name_of, other_models
 from llmft.recipes.recipe import Recipe
 from llmft.recipes.references import references
 from llmft.registry.entry_points import code_hash
@@ -185,8 +185,8 @@ def _provenance(job: Job, base: BaseModel) -> dict[str, Any]:
 
     asked = [stage.peft_start for stage in job.recipe.stages if stage.peft_start is not None]
     adapters = {"adapters": {one: peft_folder.hashes(one) for one in asked}} if asked else {}
-    named = {other.path: other for _, other in other_models(job.recipe)}  # each is read once
-    others = {path: model_hashes(BaseModel(other.source())) for path, other in named.items()}
+    named = {name_of(other): other for _, other in other_models(job.recipe)}  # each is read once
+    others = {name: model_hashes(BaseModel(other.source())) for name, other in named.items()}
     models = {"other_models": others} if others else {}
     numerics = {one.name: numerics_of(one.train) for one in job.recipe.stages}
     return {

@@ -71,7 +71,10 @@ class TrainingStage:
         return LongerIsBetter(config)
 
     def _hold(self, objective: CheckedObjective, items: Sequence[Any]) -> None:
-        """Assert that a batch's loss is a sum: an item that is there twice counts twice."""
+        """Assert that a batch's loss is a sum: an item that is there twice counts twice.
+
+        And that it is the same in whichever passes the items are, where the method says so.
+        """
         self.fitted = True
         once, twice = [items[0]], [items[0], items[0]]
         loss, _ = objective.loss(self.models.model, list(items))
@@ -82,6 +85,14 @@ class TrainingStage:
         assert math.isclose(ratio, 2, rel_tol=1e-6), f"an item twice weighs {ratio:g} times as much"
         alike = math.isclose(double, 2 * single, rel_tol=1e-3, abs_tol=1e-5)
         assert alike, f"the loss is no sum: {single:g} for an item, {double:g} for it twice"
+        if self.work.supports_token_budget:
+            apart = sum(
+                float(objective.loss(self.models.model, [one])[0].detach()) for one in items
+            )
+            assert math.isclose(float(loss.detach()), apart, rel_tol=1e-3, abs_tol=1e-5), (
+                f"the loss of items together is {float(loss.detach()):g}, and {apart:g} one by one:"
+                " declare 'supports_token_budget = False'"
+            )
 
     def _result(self) -> api.StageResult:
         return api.StageResult(self.work.produces, steps=1, metrics={"train_loss": 1.0})

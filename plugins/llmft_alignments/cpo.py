@@ -43,6 +43,7 @@ class Cpo(Alignment["Cpo.Config"]):
     method = "cpo"
     rows = ("preference",)
     produces = "policy"
+    supports_token_budget = False
     greater_is_better: ClassVar = PREFERENCES | {
         "reward_accuracy": True, "reward_margin": True, "objective_loss": False,
     }  # fmt: skip
@@ -95,6 +96,8 @@ class Cpo(Alignment["Cpo.Config"]):
 
     def __init__(self, config: Cpo.Config) -> None:
         super().__init__(config)
+        # The likelihood of chosen answers is a mean over the tokens of a forward pass.
+        self.supports_token_budget = not config.cpo_alpha
         self.held_out = HeldOut()
 
     def train(self, context: StageContext) -> StageResult:

@@ -41,6 +41,9 @@ def failing(monkeypatch):
     ("args", "what", "fix"),
     [
         (("runn",), "no such command 'runn'", "llmft --help"),
+        (("train", "a.yaml"), "no such command 'train'", "type: llmft run"),
+        (("quickstart",), "no such command 'quickstart'", "type: llmft run quickstart"),
+        (("my.yaml",), "no such command 'my.yaml'", "type: llmft run my.yaml"),
         (("run",), "missing argument", "llmft run --help"),
         (("run", "a.yaml", "--sett", "x=1"), "no such option: --sett", "llmft run --help"),
         (("generate", "a", "b", "--max-new-tokens", "0"), "--max-new-tokens", "generate --help"),

@@ -9,7 +9,7 @@ from llmft_datasets.chat import Chat
 from llmft_datasets.jsonl import Columns, Jsonl
 from llmft_datasets.triviaqa import TriviaQA
 
-from llmft.api import PreferenceRow, TextRow
+from llmft.api import PreferenceRow, PromptRow, TextRow
 from llmft.api.errors import DataError
 from llmft.data.held_out import hold_out
 from llmft.data.mixed_rows import as_mixed
@@ -182,6 +182,16 @@ def test_whole_prompts_are_held_out():
     assert {row.prompt for row in hold_out(rows[:6], 5, 1, "prompt")[0]} in ({"p0"}, {"p1"})
     with pytest.raises(DataError, match=r"E103.*all rows have the same prompt"):
         hold_out(rows[:3], 1, 1, "prompt")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_prompt_of_many_rows_is_not_held_out_for_a_few(seed):
+    many = [PromptRow("many", origin=f"f:{n}") for n in range(60)]
+    rows = many + [PromptRow(f"p{n // 2}", origin=f"g:{n}") for n in range(40)]
+    _, held = hold_out(rows, 0.1, seed, "prompt")
+    assert len(held) == 10
+    assert len(hold_out(rows, 0.11, seed, "prompt")[1]) == 12
+    assert {row.prompt for row in hold_out([*many, rows[60]], 5, seed, "prompt")[1]} == {"p0"}
 
 
 def test_held_out_rows_leave_the_training_rows():

@@ -97,6 +97,18 @@ def test_so_many_rows_are_held_out_of_all_sources_together(bound, sources):
         rows_of(bound(stage(sources, {"holdout": 14})))
 
 
+def test_a_prompt_of_two_sources_is_held_out_of_both(bound, tmp_path):
+    sources = []
+    for name, numbers in (("a", range(12)), ("b", range(14, 2, -1))):
+        rows = [{"prompt": f"{n}?", "completion": f" {name}"} for n in numbers]
+        sources.append({"method": "jsonl", "path": lines(tmp_path / f"{name}.jsonl", rows)})
+    train, held = rows_of(bound(stage(sources, {"holdout": 0.25, "holdout_by": "prompt"})))
+    asked = [{row.prompt for row in part.rows} for part in (train, held)]
+    assert len(held.rows) in (6, 7)
+    assert len(train.rows) + len(held.rows) == 24
+    assert not asked[0] & asked[1]
+
+
 def test_the_digest_covers_the_order_and_the_weights(bound, sources):
     def digest(*weights, seed=17):
         weighed = [s | {"weight": w} for s, w in zip(sources, weights, strict=True)]

@@ -149,3 +149,23 @@ def test_answers_that_no_prompt_fits_before_are_found_before_anything_runs(run, 
         run(recipe)
     recipe["stages"][0]["evaluate"]["metrics"] = ["loss"]
     run(recipe)
+
+
+def test_a_stages_seed_moves_its_order_and_its_answers_but_not_which_rows_it_has(run, recipe):
+    def found(**options):
+        (stage,) = recipe["stages"]
+        collect = {"name": "answers", "start_from": stage["name"], "task": {"method": "collect"},
+                   "data": {"method": "prompts", "path": stage["data"]["path"]}}  # fmt: skip
+        stages = [{**stage, **options.get("train", {})}, {**collect, **options.get("draw", {})}]
+        folder = run({**recipe, "seed": 5, "stages": stages}).folder
+        lines = (folder / "stages" / stage["name"] / "metrics.jsonl").read_text().splitlines()
+        losses = [one["loss"] for one in map(json.loads, lines) if one["phase"] == "train"]
+        rows = json.loads((folder / "lock.json").read_text())["rows_sha256"]
+        return losses, (folder / "stages" / "answers" / "rows.jsonl").read_text(), rows
+
+    plain, drawn = found(train={"seed": 5}), found(draw={"seed": 6})
+    assert plain[0] == drawn[0]
+    assert plain[1] != drawn[1]
+    ordered = found(train={"seed": 6})
+    assert plain[0] != ordered[0]
+    assert plain[2] == ordered[2]

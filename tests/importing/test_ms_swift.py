@@ -218,3 +218,22 @@ def test_pairs_of_the_registry_keep_their_spaces(recipe_of, tmp_path):
 def test_other_trainers_are_named(kind):
     command = SWIFT.replace("swift sft", f"swift rlhf --rlhf_type {kind}")
     assert f"trainer {kind}" in grades(command, "cannot")
+
+
+def test_training_goes_on_with_an_adapter(recipe_of):
+    assert recipe_of(f"{SWIFT} --adapters out/first")[1].start_from == "peft:out/first"
+    pairs = SWIFT.replace("swift sft", "swift rlhf --rlhf_type dpo")
+    missing = "training goes on with an adapter of another tool"
+    assert missing in grades(f"{pairs} --adapters out/first", "cannot")
+
+
+def test_columns_have_the_names_that_the_command_gives_them(recipe_of):
+    asked = f"""{SWIFT} --columns '{{"ask": "query", "say": "response"}}'"""
+    data = recipe_of(asked)[1].data
+    assert (data.method, data.columns.instruction, data.columns.output) == (
+        "instruction", "ask", "say",
+    )  # fmt: skip
+    talks = recipe_of(f"""{SWIFT} --columns '{{"talk": "messages"}}'""")[1].data
+    assert (talks.method, talks.messages_column) == ("chat", "talk")
+    for other in ('{"x": "history"}', '{"x": "query"}', "no json"):
+        assert "names of columns" in grades(f"{SWIFT} --columns '{other}'", "cannot")

@@ -1314,3 +1314,41 @@ def test_llamafactorys_documents_are_joined_and_cut(stage_of, imported):
     assert stage_of(apart)[1].train.on_long_row == "truncate"
     llama = apart.replace("template: default", "template: llama3")
     assert "end_of_text" in grades(imported(llama), "decide")["template"]
+
+
+def test_rows_that_axolotl_leaves_out_as_repeats_are_left_out(stage_of, imported):
+    text = AXOLOTL + "dataset_exact_deduplication: true\n"
+    assert stage_of(text)[1].data.drop.duplicates
+    assert imported(text).verdict == "same but for speed or logging"
+    second = text.replace("datasets:\n", "datasets:\n  - path: a/b\n    type: completion\n")
+    assert "dataset_exact_deduplication" in grades(imported(second), "cannot")
+
+
+def test_axolotls_simpo_is_cpos_with_its_settings(imported):
+    # axolotl/core/builders/rl.py: CPOConfig(loss_type="simpo"); its forms of pairs await an import.
+    found = imported(AXOLOTL + "rl: simpo\nrl_beta: 2.0\nsimpo_gamma: 1.1\ncpo_alpha: 0.0\n")
+    said = grades(found, "cannot")
+    assert {"datasets[0].type"} == set(said) - {"sample_packing"}, said
+    assert not {"simpo_gamma", "cpo_alpha", "rl", "rl_beta"} & set(grades(found, "decide"))
+
+
+def test_llamafactorys_muon_trains_an_adapters_matrices(stage_of, imported, tmp_path):
+    file, text = str(tmp_path / "x.yaml"), LLAMA.replace("dataset: mine", "dataset: alpaca_en")
+    muon = text + "use_muon: true\noptim: adamw_torch\n"
+    assert stage_of(muon, file)[1].train.optim == "muon"
+    assert stage_of(text + "use_muon: false\n", file)[1].train.optim == "adamw_torch_fused"
+    full = imported(muon.replace("finetuning_type: lora", "finetuning_type: full"), file)
+    assert "use_muon" in grades(full, "cannot")
+
+
+def test_llamafactorys_sft_goes_on_with_an_adapter(stage_of, imported, tmp_path):
+    # LLaMA-Factory 0.9.6, model/adapter.py: PeftModel.from_pretrained(..., is_trainable=True).
+    file, text = str(tmp_path / "x.yaml"), LLAMA.replace("dataset: mine", "dataset: alpaca_en")
+    more = text + "adapter_name_or_path: saves/first\n"
+    assert stage_of(more, file)[1].start_from == "peft:saves/first"
+    for other in (
+        more + "create_new_adapter: true\n", text + "adapter_name_or_path: a,b\n",
+        more.replace("stage: sft", "stage: dpo").replace("alpaca_en", "dpo_en_demo"),
+    ):  # fmt: skip
+        assert "adapter_name_or_path" in grades(imported(other, file), "cannot")
+    assert stage_of(text + "create_new_adapter: true\n", file)[1].start_from is None

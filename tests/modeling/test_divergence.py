@@ -89,3 +89,28 @@ def test_logits_that_only_one_of_them_has_are_left_out():
 def test_a_model_is_at_no_distance_from_itself():
     found = divergence.divergence(sharp(0), sharp(0, packed=True), encoded())
     assert found.nats_N.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_token_that_the_other_model_masks_adds_what_one_of_no_probability_does(beta, ours):
+    def with_last(lowest):
+        """Return the divergence and its gradient where the last two logits are so low."""
+        draw = torch.Generator().manual_seed(0)
+        own, other = torch.randn(2, 3, 6, generator=draw).unbind()
+        other[:, -2:] = lowest
+        if ours:
+            own[:, -2:] = lowest
+        own.requires_grad_()
+        nats = divergence._of_states(own, other, None, None, 6, beta, temperature=0.5)
+        nats.sum().backward()
+        return nats.detach(), own.grad
+
+    found, gradient = with_last(torch.finfo(torch.float32).min)  # which halves of are infinite
+    if beta == 1 and not ours:  # what the other model never gives is likely
+        assert found.isinf().all()
+        return
+    wanted, gradient_wanted = with_last(-1e3)
+    assert torch.allclose(found, wanted, rtol=1e-5)
+    assert torch.allclose(gradient, gradient_wanted, rtol=1e-5, atol=1e-7)
+    assert gradient[:, :-2].abs().min() > 1e-4

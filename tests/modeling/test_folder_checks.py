@@ -165,3 +165,9 @@ def test_chat_templates_by_usual_names_are_taken(folder):
     several = [{"name": name, "template": "a"} for name in ("default", "tool_use", "rag-2.1")]
     change(folder, "tokenizer_config.json", chat_template=several)
     assert locate_model(str(folder)) == str(folder)
+
+
+def test_a_run_s_folder_is_told_from_a_model(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(LlmftError, match=r"the folder of a run.*llmft merge .* --output DIR"):
+        locate_model(str(tmp_path))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from llmft.cli.main import main
 from llmft.planning import filling
 from llmft.planning.filling import fillings
-from llmft.planning.fitting import named_memory
+from llmft.planning.fitting import changes, named_memory
 from llmft.planning.planner import plan_recipe
 
 
@@ -61,6 +62,17 @@ def test_it_proposes_none_that_does_not_fit(planned):
     tight = named_memory(f"{(memory.reserved + plan.worst.peak.total + 100_000) // 2**20 + 1}MB")
     for made in fillings(plan, tight):
         assert made.peak <= tight.room
+
+
+def test_where_a_budget_does_not_fit_a_smaller_one_is_named(planned):
+    plan, memory = planned(train_batch_size=20, per_device_train_tokens=65_536)
+    less, _ = planned(train_batch_size=20, per_device_train_tokens=256)
+    room = (plan.worst.peak.total + less.worst.peak.total) // 2
+    assert less.worst.peak.total < room
+    tight = replace(memory, total=memory.reserved + room)
+    (change,) = changes(plan, tight)
+    assert change.fits
+    assert change.setting.startswith("train.per_device_train_tokens: ")
 
 
 def test_the_plan_says_it_with_the_time(recipe, tmp_path, capsys):

@@ -98,6 +98,21 @@ def test_what_else_a_stage_says_is_the_same_in_each_round(load):
     assert loaded.recipe.stage("rank-3").task.judge.target == 5
 
 
+def test_each_round_draws_by_a_seed_of_its_own(load):
+    loaded = load(LOOP)
+    seeds = [loaded.recipe.stage(f"ppo{end}").own_seed(17) for end in ("", "-2", "-3")]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == 17
+    assert loaded.recipe.stage("last").seed is None
+    again = load(LOOP.replace("name: loop", "name: loop\nseed: 18")).recipe
+    assert again.stage("ppo-2").seed not in seeds
+    one = load(
+        LOOP.replace("    task: {method: collect}", "    seed: 18\n    task: {method: collect}")
+    )
+    assert one.recipe.stage("collect").seed == 18
+    assert one.recipe.stage("collect-2").seed == again.stage("collect-2").seed
+
+
 def test_a_policy_of_an_earlier_run_gives_way_to_the_last_rounds(load):
     whole = LOOP.replace("start_from: sft", "start_from: run:20260101-000000-abc/sft")
     stage = load(whole).recipe.stage

@@ -84,6 +84,14 @@ class LosesTheGradient(Prefers):
         return loss.detach(), metrics
 
 
+class RowsThatMeet(Prefers):
+    """Gives each row a loss that depends on how many there are beside it."""
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        loss, metrics = super().loss(model, batch)
+        return loss * (1 + 0.5 * (len({id(one) for one in batch}) - 1)), metrics
+
+
 class ForgetsTheResult(Prefers):
     """Trains and does not say what it made."""
 
@@ -118,6 +126,7 @@ ALIGNMENTS = [
     (WeighsEveryBatchAlike, "test_a_step_of_it_keeps_to_the_contract"),
     (GivesALossOfEachPair, "test_a_step_of_it_keeps_to_the_contract"),
     (LosesTheGradient, "test_a_step_of_it_keeps_to_the_contract"),
+    (RowsThatMeet, "test_a_step_of_it_keeps_to_the_contract"),
     (ForgetsTheResult, "test_a_step_of_it_keeps_to_the_contract"),
     (ScoresInTensors, "test_a_step_of_it_keeps_to_the_contract"),
     (TrainsOnNothing, "test_a_step_of_it_keeps_to_the_contract"),

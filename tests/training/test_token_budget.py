@@ -15,6 +15,8 @@ from llmft.registry.registry import Registry
 from llmft.testing import measures
 from llmft.training.token_budget import passes_of
 
+SIMPO = {"method": "cpo", "loss_type": "simpo", "cpo_alpha": 0}
+
 
 def row(length: int) -> Encoded:
     return Encoded((1,) * length, (1,) * length)
@@ -58,10 +60,12 @@ def trained(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def trained(alignment="sft", adapter="lora", streaming=False, **train):
-        data = {"method": "preference" if alignment == "dpo" else "jsonl", "streaming": streaming}
+        pairs = alignment != "sft"
+        data = {"method": "preference" if pairs else "jsonl", "streaming": streaming}
         soft = {"num_virtual_tokens": 3} if adapter == "prefix" else {"r": 4}
+        objective = SIMPO if alignment == "simpo" else {"method": alignment}
         stage = {
-            "name": "s", "adapter": {"method": adapter, **soft}, "alignment": {"method": alignment},
+            "name": "s", "adapter": {"method": adapter, **soft}, "alignment": objective,
             "data": {**data, "path": str(tmp_path / "rows.jsonl")},
             "train": {"max_steps": 4, "learning_rate": 0.02, "logging_steps": 1,
                       "train_batch_size": 12, "per_device_train_batch_size": 2, **train},
@@ -79,7 +83,15 @@ def trained(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("alignment", "adapter", "budget"),
-    [("sft", "lora", 150), ("sft", "prefix", 300), ("dpo", "lora", 4000), ("sft", "lora", 1)],
+    [
+        ("sft", "lora", 150),
+        ("sft", "prefix", 300),
+        ("dpo", "lora", 4000),
+        ("sft", "lora", 1),
+        ("orpo", "lora", 100),
+        ("simpo", "lora", 100),
+        ("reward", "lora", 100),
+    ],
 )
 def test_a_step_has_the_same_rows_and_so_the_same_gradient(trained, alignment, adapter, budget):
     plain, losses = trained(alignment, adapter)
@@ -111,7 +123,8 @@ def test_streamed_rows_are_dealt_too(trained):
 
 @pytest.mark.parametrize(
     "alignment",
-    ["{method: kto}", "{method: ppo, reward: {method: length, target: 4}}",
+    ["{method: kto}", "{method: cpo, loss_type: simpo}", "{method: dpo, loss_type: [sigmoid, sft]}",
+     "{method: dpo, loss_type: [aot]}", "{method: ppo, reward: {method: length, target: 4}}",
      "{method: grpo, rewards: [{method: length, target: 4}]}",
      "{method: gkd, teacher: {path: 'embedded:model'}}"],
 )  # fmt: skip

@@ -178,6 +178,23 @@ def adapter_in_bfloat16(t: Translation, key: Key | None, why: str) -> None:
         t.note("decide", key, why, block="adapter", missing="the adapter's weights in bfloat16")
 
 
+def continued(t: Translation, name: str, *, below: bool = False) -> None:
+    """Let training go on with the adapter that a key names, as SFT does.
+
+    below: it is merged, and a new adapter stands on it; a recipe cannot say that of one of PEFT's.
+    """
+    if (key := t.key(name)) is None:
+        return
+    said = key.value if isinstance(key.value, list) else str(key.value).split(",")
+    peft = t.draft.get("adapter.method") in ("lora", "qlora", "dora")
+    if below or len(said) != 1 or t.trainer != "sft" or not peft:
+        t.note("cannot", key, "an adapter below a new one, or below a reference",
+               missing="training goes on with an adapter of another tool")  # fmt: skip
+        return
+    why = "the adapter's own settings hold there; the adapter block has to describe them"
+    t.draft.set("stage.start_from", f"peft:{str(said[0]).strip()}", key, why)
+
+
 def full(t: Translation, key: Key | None, why: str = "") -> None:
     """Choose full fine-tuning."""
     t.method("adapter", "full", key, why)

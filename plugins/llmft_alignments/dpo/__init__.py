@@ -37,6 +37,8 @@ LossName = Literal[
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
 SMOOTHED = ("sigmoid", "exo_pair", "robust", "aot", "aot_unpaired")
+OVER_A_PASS = ("aot", "aot_unpaired", "sft")
+"""Losses of a pair that depend on the other pairs of its forward pass."""
 ON_THE_GAP = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 
 
@@ -116,6 +118,7 @@ class Dpo(Alignment["Dpo.Config"]):
 
     def __init__(self, config: Dpo.Config) -> None:
         super().__init__(config)
+        self.supports_token_budget = not set(config.loss_type) & set(OVER_A_PASS)
         self.held_out = HeldOut()
         self.of_reference: torch.Tensor | None = None
 

@@ -17,7 +17,7 @@ _ALIGNMENTS = {
     "ipo": "dpo",
     "orpo": "orpo",
     "kto": "kto",
-    "simpo": "simpo",
+    "simpo": "cpo",
     "grpo": "grpo",
 }
 
@@ -95,13 +95,13 @@ def alignment(t: Translation) -> None:
             f"trainer {visible(name)[:40]}",
         )
         return
-    if name == "ipo":
-        t.trainer = "dpo"
+    if name in ("ipo", "simpo"):
+        t.trainer = "dpo" if name == "ipo" else "cpo"
     t.method("alignment", _ALIGNMENTS.get(name, "reward"), rl or reward)
     beta = (
         t.key("rl_beta") or t.key("dpo_beta") or (t.key("orpo_alpha") if name == "orpo" else None)
     )
-    if name in ("dpo", "ipo", "orpo", "kto"):
+    if name in ("dpo", "ipo", "orpo", "kto", "simpo"):
         t.set(
             "alignment.beta",
             beta.value if beta else 0.1,
@@ -114,6 +114,11 @@ def alignment(t: Translation) -> None:
         )
     if name == "ipo":
         t.set("alignment.loss_type", ["ipo"], rl)
+    if name == "simpo":
+        t.set("alignment.loss_type", "simpo", rl)
+        for theirs in ("simpo_gamma", "cpo_alpha"):
+            if (key := t.key(theirs)) is not None:
+                t.set(f"alignment.{theirs}", key.value, key)
     for ours, theirs in (
         ("loss_type", "dpo_loss_type"),
         ("loss_weights", "dpo_loss_weights"),

@@ -48,9 +48,17 @@ def rows(t: Translation) -> None:
     streamed = t.key("streaming")
     if streamed is not None and streamed.value is True:
         stream(t, streamed, len(listed))
+    twice = t.key("dataset_exact_deduplication")
     if len(listed) == 1:
         one(t, listed[0])
+        if twice is not None and twice.value is True:
+            t.set(
+                "data.drop", {"duplicates": True}, twice, "compared as rows; there as their tokens"
+            )
         return
+    if twice is not None and twice.value is True:
+        what = "leaving out rows that come twice in several data sets"
+        t.note("cannot", twice, what, missing="dataset_exact_deduplication of several data sets")
     templates = {str(t.configuration.get(f"{block}.chat_template")) for block in listed}
     if len(templates) > 1:
         t.note(
@@ -129,7 +137,7 @@ def one(t: Translation, block: str) -> None:
             None,
             "Axolotl cuts a longer text into several rows, so it is refused here",
         )
-    elif t.trainer in ("dpo", "orpo", "reward", "kto", "grpo") or name:
+    elif t.trainer in ("dpo", "orpo", "cpo", "reward", "kto", "grpo") or name:
         missing = (
             f"rows {visible(name)[:50]}"
             if "." not in name

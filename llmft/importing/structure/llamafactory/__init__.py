@@ -24,11 +24,14 @@ def structure(t: Translation) -> None:
     if t.stopped:
         return
     adapter(t)
+    new = t.key("create_new_adapter")
+    weights.continued(t, "adapter_name_or_path", below=new is not None and new.value is True)
     data.rows(t)
     t.key("packing"), t.key("neat_packing")
     if t.get("stage") != "pt":
         template(t)
     arguments.training_arguments(t)
+    muon(t)
     reporting(t)
     evaluation(t)
     precision(t)
@@ -55,6 +58,25 @@ def reporting(t: Translation) -> None:
     known = t.schema.registry.names("tracker")
     names = [str(one).strip() for one in beside if str(one).strip() in known]
     arguments.use_trackers(t, [*names, *wanted], use, settings)
+
+
+def muon(t: Translation) -> None:
+    """Write Muon for adapters of matrices; other tensors go to an AdamW there.
+
+    LLaMA-Factory 0.9.6, train/trainer_utils.py and third_party/muon: momentum 0.95, and rates by
+    the size of AdamW's updates, as torch.optim.Muon has them; `optim` is not read then.
+    """
+    key = t.key("use_muon")
+    if key is None or key.value is not True:
+        return
+    matrices = t.draft.get("adapter.method") in ("lora", "qlora")
+    if not matrices or t.draft.get("adapter.modules_to_save") or t.key("loraplus_lr_ratio"):
+        t.note("cannot", key, "Muon for some of the tensors only", missing="Muon")
+        return
+    if (said := t.key("optim")) is not None:
+        t.taken.add("optim")
+        t.note("none", said, "use_muon stands in its place")
+    t.set("train.optim", "muon", key)
 
 
 def stage(t: Translation) -> None:

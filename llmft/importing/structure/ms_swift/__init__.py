@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ def structure(t: Translation) -> None:
             t.note("cannot", loss, "another loss", missing="loss_type of orpo")
     elif loss is not None:
         t.note("cannot", loss, "another loss", missing="loss_type of sft")
+    weights.continued(t, "adapters")
     dynamic = t.key("enable_dft_loss")
     if name == "sft" and dynamic is not None and dynamic.value is True:
         t.set("alignment.loss_type", "dft", dynamic)
@@ -227,14 +230,38 @@ def local(t: Translation, name: str, key: Key) -> None:
     if t.trainer != "sft":
         t.note("cannot", key, "ms-swift's form of preferences", missing="rows of preferences")
         return
-    if t.rows in ("instruction", "prompt-completion"):
+    named = columns_of(t)
+    if set(named) == {"query", "response"}:
+        t.method("data", "instruction", key)
+        t.set("data.columns.instruction", named["query"], t.key("columns"))
+        t.set("data.columns.output", named["response"], t.key("columns"))
+    elif t.rows in ("instruction", "prompt-completion"):
         t.method("data", "instruction", key)
         if t.rows == "prompt-completion":
             t.set("data.columns.instruction", "query", None, "as ms-swift calls a question")
             t.set("data.columns.output", "response", None, "as ms-swift calls an answer")
     else:
-        forms.rows_of(t, "chat", {}, learn="all")
+        forms.rows_of(t, "chat", named, learn="all")
     forms.source(t, name, key)
+
+
+def columns_of(t: Translation) -> dict[str, str]:
+    """Return what columns of a file are called, by ms-swift's names of them.
+
+    --columns gives ours -> theirs, as JSON; of conversations, or of a question and an answer.
+    """
+    key = t.key("columns")
+    if key is None:
+        return {}
+    given = key.value
+    if isinstance(given, str):
+        with suppress(ValueError):
+            given = json.loads(given)
+    found = {str(new): str(old) for old, new in given.items()} if isinstance(given, dict) else {}
+    if set(found) not in ({"messages"}, {"query", "response"}):
+        t.note("cannot", key, "other names of columns", missing="names of columns")
+        return {}
+    return found
 
 
 def registered(t: Translation, name: str, subset: str, use_hf: bool, key: Key) -> None:

@@ -433,3 +433,21 @@ def test_a_plan_counts_the_teacher(recipe, teacher_folder):
     for phase in ("prepare", "rollout", "train"):
         assert wanted <= peaks[phase].by_kind["other models"] < 1.02 * wanted  # and rotary tables
     assert any(peak.phase == "rollout" for peak in stage.peaks)
+
+
+def test_two_revisions_of_a_teacher_are_two_models_of_the_lock(tmp_path, monkeypatch):
+    data = {"method": "jsonl", "path": "x.jsonl"}
+    stages = [
+        {"name": name, "adapter": {"method": "lora"}, "data": data,
+         "alignment": {"method": "gkd", "teacher": {"path": "org/large", "revision": revision}}}
+        for name, revision in (("one", None), ("two", "v1"), ("three", "v2"))
+    ]  # fmt: skip
+    path = tmp_path / "r.yaml"
+    model = {"path": "embedded:model"}
+    path.write_text(json.dumps({"recipe": 1, "name": "r", "model": model, "stages": stages}))
+    monkeypatch.setattr(provenance, "lock_of", lambda *_: {})
+    monkeypatch.setattr(provenance, "model_hashes", lambda base: f"files of {base.asked.revision}")
+    found = run_folder._provenance(load_recipe(path, Registry.discover()), None)
+    assert found["other_models"] == {
+        "org/large": "files of None", "org/large@v1": "files of v1", "org/large@v2": "files of v2",
+    }  # fmt: skip
