@@ -256,9 +256,11 @@ def translated(translation: Translation) -> Translation:
     structure: Callable[[Translation], None] = module.structure
     structure(translation)
     if not translation.stopped:
+        from llmft.importing.structure.sharding import divide
         from llmft.importing.structure.weights import experts, stored_otherwise
 
         stored_otherwise(translation)
+        divide(translation)
         experts(translation)
         translation.apply()
     return translation
