@@ -56,14 +56,20 @@ class Stream:
 class StreamedItems:
     """What a stage trains on, without an end: taken in order, in place of a list of items.
 
-    make: gives the items of a buffer's rows. state: `epoch` passes over the data are done;
+    make: gives the items of a buffer's rows. shuffled: whether the rows of a buffer, and its items,
+    are taken in random order. state: `epoch` passes over the data are done;
     `taken` items were taken of the buffer that begins at `record`.
     """
 
     def __init__(
-        self, stream: Stream, seed: int, make: Callable[[Sequence[Row]], Sequence[Any]]
+        self,
+        stream: Stream,
+        seed: int,
+        make: Callable[[Sequence[Row]], Sequence[Any]],
+        *,
+        shuffled: bool = True,
     ) -> None:
-        self.stream, self.seed, self.make = stream, seed, make
+        self.stream, self.seed, self.make, self.shuffled = stream, seed, make, shuffled
         self.epoch = self.record = self.taken = 0
         self._items: Sequence[Any] = ()
         self._order: list[int] | None = None
@@ -71,7 +77,9 @@ class StreamedItems:
 
     def grouped(self, group: Callable[[Sequence[Any]], Sequence[Any]]) -> StreamedItems:
         """Return the stream of what `group` makes of each buffer's items, such as bins."""
-        return StreamedItems(self.stream, self.seed, lambda rows: group(self.make(rows)))
+        return StreamedItems(
+            self.stream, self.seed, lambda rows: group(self.make(rows)), shuffled=self.shuffled
+        )
 
     def take(self, count: int) -> list[Any]:
         """Return the next items. Raises DataError where there is none at all."""
@@ -97,11 +105,12 @@ class StreamedItems:
             self._next = self.record + buffer.seen
             draw = random.Random(f"{self.seed} {self.epoch} {self.record}")
             rows = list(buffer.rows)
-            if self.stream.size > 1:
+            if self.shuffled and self.stream.size > 1:
                 draw.shuffle(rows)
             self._items = self.make(rows)
             self._order = list(range(len(self._items)))
-            draw.shuffle(self._order)
+            if self.shuffled:
+                draw.shuffle(self._order)
             if self.taken > len(self._order):
                 raise _elsewhere(f"{self.taken} items of a buffer that has {len(self._order)}")
         return self._order

@@ -168,7 +168,8 @@ class StageData:
             self._refuse_unknown_tokens(items)
             return items
 
-        return StreamedItems(Stream(self.dataset, prepare), self.seed, make)
+        shuffled = self.train.train_sampling_strategy == "random"
+        return StreamedItems(Stream(self.dataset, prepare), self.seed, make, shuffled=shuffled)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""

@@ -56,6 +56,17 @@ def test_each_pass_gives_every_row_once_shuffled_within_a_buffer(path):
     assert items(path, buffer_size=1).take(12) == [*range(10), 0, 1]
 
 
+def test_rows_that_are_not_shuffled_are_in_the_files_order_and_packed_in_it(path):
+    def stream(made):
+        return StreamedItems(Stream(dataset(path)), 0, made, shuffled=False)
+
+    assert stream(lambda rows: [int(row.text) for row in rows]).take(14) == [*range(10), *range(4)]
+    packed = stream(lambda rows: [int(row.text) for row in rows]).grouped(
+        lambda items: [tuple(items[i : i + 2]) for i in range(0, len(items), 2)]
+    )
+    assert packed.take(5) == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+
+
 @pytest.mark.parametrize("taken", range(0, 27, 3))
 @pytest.mark.parametrize("more", [{}, {"limit": 7}, {"buffer_size": 1}, {"split": "train[2:9]"}])
 def test_a_stream_goes_on_from_any_place_as_if_it_had_not_stopped(path, taken, more):
