@@ -206,7 +206,7 @@ class BaseModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from llmft.modeling import attention
+        from llmft.modeling import attention, flash_attention
         from llmft.modeling.one_step import take_over
 
         source, config = self.source, copy.deepcopy(self.config)  # a model changes its own
@@ -215,6 +215,8 @@ class BaseModel:
         )
         refuse_absurd_sizes(config, source, stored)
         check_fused(source.fused, config.get_text_config().model_type)
+        if source.attn_implementation in flash_attention.MODULES:
+            flash_attention.check(source.attn_implementation)
         levers = proven_levers(source, config, source.fused)  # refuses before weights are loaded
         with about(f"{self.key}.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -240,9 +242,10 @@ class BaseModel:
         if source.fused == "none":
             take_over(model)
         setattr(model, attention.DENSE, dense_attention(source, config))
-        if varlen and source.attn_implementation == "auto" and levers.padding_free:
+        name = attention.NAMES.get(source.attn_implementation)
+        if varlen and name and levers.padding_free:
             attention.register()
-            model.set_attn_implementation(attention.NAME)
+            model.set_attn_implementation(name)
         model.requires_grad_(False)
         return model
 
@@ -288,7 +291,6 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
     of a batch change each other, and where nothing could be compared.
     """
     dense = dense_attention(source, config)
-    dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
     levers = proven(config, dense, source.dtype, fused)
     if levers.looks_ahead:
         raise EnvironmentFault(
@@ -323,8 +325,11 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
 
 
 def dense_attention(source: ModelSource, config: Any) -> str:
-    """Return the attention code for padded batches and for generation."""
-    if source.attn_implementation != "auto":
+    """Return the attention code for padded batches and for generation.
+
+    It is torch's where a package of FlashAttention is named: that computes padding-free passes.
+    """
+    if source.attn_implementation in ("eager", "sdpa"):
         return str(source.attn_implementation)
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

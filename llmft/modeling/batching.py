@@ -76,7 +76,7 @@ def on_device(
 
 def is_padding_free(model: Any) -> bool:
     """Return whether a model's attention keeps rows apart that are laid end to end."""
-    return getattr(model.config, "_attn_implementation", None) == attention.NAME
+    return attention.padding_free(model)
 
 
 _Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
