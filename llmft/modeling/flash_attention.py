@@ -37,7 +37,7 @@ def misfit(name: str, config: Any) -> str:
     width: int = getattr(text, "head_dim", None) or hidden // heads
     if width % 8 or width > varlen_kernel.WIDEST_HEAD:
         return f"{name} takes heads of up to 256 numbers, a multiple of 8, and these have {width}"
-    if name == "flash_attention_3" and getattr(text, "attention_dropout", 0):
+    if name == "flash_attention_3" and getattr(text, "attention_dropout", None):
         return f"{name} has no dropout, and this model drops attention weights in training"
     return ""
 
