@@ -215,8 +215,6 @@ class BaseModel:
         )
         refuse_absurd_sizes(config, source, stored)
         check_fused(source.fused, config.get_text_config().model_type)
-        if source.attn_implementation in flash_attention.MODULES:
-            flash_attention.check(source.attn_implementation)
         levers = proven_levers(source, config, source.fused)  # refuses before weights are loaded
         with about(f"{self.key}.path"), loading(self.path, source.revision, config):
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -243,6 +241,10 @@ class BaseModel:
             take_over(model)
         setattr(model, attention.DENSE, dense_attention(source, config))
         name = attention.NAMES.get(source.attn_implementation)
+        if source.attn_implementation in flash_attention.MODULES:
+            # A run is refused before; its result can be scored on a machine without the package.
+            lacks = flash_attention.missing(source.attn_implementation)
+            name = attention.NAME if lacks else name
         if varlen and name and levers.padding_free:
             attention.register()
             model.set_attn_implementation(name)

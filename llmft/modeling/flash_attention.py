@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft.api.errors import EnvironmentFault
 from llmft.modeling import varlen_kernel
 from llmft.system.machine import on_gpu
 
@@ -66,12 +65,6 @@ def missing(name: str) -> tuple[str, str] | None:
 
 
 _AUTO = "write attn_implementation: auto, which has torch's own kernel on such a GPU"
-
-
-def check(name: str) -> None:
-    """Raise EnvironmentFault (E220) where a package cannot compute attention on this machine."""
-    if found := missing(name):
-        raise EnvironmentFault("E220", found[0], fix=found[1], path="model.attn_implementation")
 
 
 def takes(query: torch.Tensor) -> bool:

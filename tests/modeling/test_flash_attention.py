@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from llmft.api import Encoded
-from llmft.api.errors import EnvironmentFault, LlmftError
+from llmft.api.errors import LlmftError
 from llmft.api.model_settings import ModelSource
 from llmft.modeling import attention, flash_attention
-from llmft.modeling.base_model import dense_attention
+from llmft.modeling.base_model import BaseModel, dense_attention
 from llmft.modeling.decoding import dense_attention as densely
 from llmft.modeling.forward import label_nll
 from llmft.modeling.tiny_models import tiny_llama
@@ -177,26 +177,39 @@ def test_answers_are_drawn_by_torchs_attention_and_then_the_name_is_back() -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_machine_lacks_is_told(name: str, installed: Any, monkeypatch: Any) -> None:
-    if not torch.cuda.is_available():
-        with pytest.raises(EnvironmentFault, match="this machine has none") as found:
-            flash_attention.check(name)
-        assert found.value.faults[0].code == "E220"
+    def lacks() -> str:
+        found = flash_attention.missing(name)
+        return found[0] if found else ""
+
     package = installed(name)
-    flash_attention.check(name)
+    assert not lacks()
     assert package.calls, "a small case is computed by it"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
-    with pytest.raises(EnvironmentFault, match=r"8\.0 or above, and this GPU has 7\.5"):
-        flash_attention.check(name)
+    assert "8.0 or above, and this GPU has 7.5" in lacks()
     installed(name, wrong=True)
-    with pytest.raises(EnvironmentFault, match="does not give torch's numbers here"):
-        flash_attention.check(name)
+    assert "does not give torch's numbers here" in lacks()
+    installed(name)
     monkeypatch.setattr(flash_attention, "import_module", lambda _: SimpleNamespace())
-    flash_attention._function.cache_clear()
-    with pytest.raises(EnvironmentFault, match="cannot be loaded"):
-        flash_attention.check(name)
+    assert "cannot be loaded" in lacks()
     monkeypatch.setattr(flash_attention, "find_spec", lambda _: None)
-    with pytest.raises(EnvironmentFault, match="needs the package flash-attn"):
-        flash_attention.check(name)
+    assert "needs the package flash-attn" in lacks()
+    monkeypatch.setattr(flash_attention, "on_gpu", lambda: False)
+    assert "this machine has none" in lacks()
+
+
+def test_a_result_is_scored_by_torch_where_the_package_is_not(
+    model_folder: Any, installed: Any, monkeypatch: Any
+) -> None:
+    source = ModelSource(
+        path=str(model_folder), attn_implementation="flash_attention_2", dtype="bfloat16"
+    )
+    monkeypatch.setattr(flash_attention, "on_gpu", lambda: False)
+    there = BaseModel(source).load({}, varlen=True)
+    assert there.config._attn_implementation == attention.NAME
+    installed("flash_attention_2")
+    there = BaseModel(source).load({}, varlen=True)
+    assert there.config._attn_implementation == attention.NAMES["flash_attention_2"]
+    assert BaseModel(source).load({}, varlen=False).config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +259,7 @@ def test_packed_rows_go_through_the_package(
     stage["adapter"] = adapter
     plain = losses()
     package = installed("flash_attention_2")
-    flash_attention.check("flash_attention_2")
+    assert flash_attention.missing("flash_attention_2") is None
     package.calls.clear()
     found = losses(attn_implementation="flash_attention_2")
     assert found == pytest.approx(plain, rel=0.01)
