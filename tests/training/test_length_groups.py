@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -52,8 +53,12 @@ def test_by_hand_a_quarter_of_the_items_is_sorted_together():
         assert one[0] < one[1]
     near = sum(abs(a - b) for a, b in groups(order, 2)) / 16
     assert 1 < near < 7  # sorted all together it would be 1; at random 11
-    longest = [max(one) for one in groups(order, 2)]
-    assert longest != sorted(longest) != longest[::-1]
+
+
+def test_groups_come_in_random_order_and_not_from_short_to_long():
+    longest = [max(LENGTHS[n] for n in one) for one in groups(grouped_order(LENGTHS, 4, 0))][:250]
+    longer = sum(b > a for a, b in itertools.pairwise(longest)) / 249
+    assert 0.4 < longer < 0.6  # sorted within stretches it would be nearly 1
 
 
 def test_what_fills_no_group_is_left_by_chance_and_not_by_length():
