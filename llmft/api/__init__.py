@@ -272,6 +272,9 @@ class Alignment(_Work[C]):
     """Whether `train.per_device_train_tokens` may deal a step's rows to forward passes: its items
     are there before training, and the loss of a row is the same beside whichever others. Its
     settings may decide it."""
+    supports_length_groups: ClassVar[bool] = True
+    """Whether `train.train_sampling_strategy: group_by_length` may order its items: they are there
+    before training."""
     supports_streaming: ClassVar[bool] = False
     """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
     else with it: of streamed rows that is no list, and has no end."""

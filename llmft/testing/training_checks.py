@@ -53,6 +53,9 @@ class TrainingStage:
         assert not self.work.supports_token_budget, (
             "it samples its rows: declare 'supports_token_budget = False'"
         )
+        assert not self.work.supports_length_groups, (
+            "it samples its rows: declare 'supports_length_groups = False'"
+        )
         checked = CheckedOnlineObjective(objective, self.work)
         items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
         for update in checked.updates(len(items), 0):

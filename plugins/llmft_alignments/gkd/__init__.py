@@ -28,6 +28,7 @@ class Gkd(Alignment[GkdConfig]):
     rows = ("completion", "chat", "prompt")
     produces = "policy"
     supports_token_budget = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"divergence": False}
 

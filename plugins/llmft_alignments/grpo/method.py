@@ -24,6 +24,7 @@ class GroupMethod(Alignment[C]):
     rows = ("prompt", "completion")
     produces = "policy"
     supports_token_budget = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "kl": False}
 

@@ -39,6 +39,7 @@ class Ppo(Alignment[PpoConfig]):
     rows = ("prompt", "completion")
     produces = "policy"
     supports_token_budget = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "win_rate": True, "kl": False}
 
