@@ -131,7 +131,7 @@ CASES = (
     Case("trl", "sft_wrapped", "sft", "text"),
     Case("trl", "dpo", "dpo", "preference"),
     Case("trl", "dpo_ipo_chat", "dpo", "preference"),
-    Case("trl", "kto", "kto", "unpaired", decided=("train_sampling_strategy",)),
+    Case("trl", "kto", "kto", "unpaired"),
     Case("trl", "reward", "reward", "preference"),
     # The model's tokenizer has no beginning-of-text, which TRL would put there.
     Case("trl", "orpo_chat", "orpo", "preference", decided=("",)),

@@ -275,6 +275,9 @@ class Alignment(_Work[C]):
     supports_shard_base: ClassVar[bool] = True
     """Whether `train.shard_base` may divide the model among processes: all of them then take the
     same passes through it, which is so where no process samples answers of its own."""
+    supports_length_groups: ClassVar[bool] = True
+    """Whether `train.train_sampling_strategy: group_by_length` may order its items: they are there
+    before training."""
     supports_streaming: ClassVar[bool] = False
     """Whether `train` hands what `context.data.encode` returns to `context.fit` and does nothing
     else with it: of streamed rows that is no list, and has no end."""

@@ -16,6 +16,16 @@ NewTokens = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10_000)
 ]
 
+ATTENTION_NOT_OFFERED = {
+    "flex_attention": "torch computes no gradients with it on a CPU, where a model's padding-free"
+    " passes are held to plain transformers before a run; write auto, whose kernel needs no mask"
+    " either",
+    "flash_attention_4": "nothing here has been held to it; write auto",
+    "/": "it is code from the hub, and none of it runs here; write auto, or flash_attention_2 or"
+    " flash_attention_3 with the package installed",
+}
+"""Names of attention in transformers that are not here, or what they hold, and why."""
+
 
 class Quantization(Settings):
     """How the frozen base model is stored: BitsAndBytesConfig's names."""
@@ -120,8 +130,13 @@ class ModelSource(Settings):
         "float32",
         description="the data type of the base's weights in memory; auto: that of its own files",
     )
-    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="the attention implementation; auto: padding-free where possible"
+    attn_implementation: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"
+    ] = Field(
+        "auto",
+        description="the attention implementation; auto: padding-free where possible, by torch's"
+        " kernels; flash_attention_2 and flash_attention_3: the same by the package flash-attn or"
+        " flash-attn-3, on a GPU; eager and sdpa: padded",
     )
     fused: Literal["none", "liger", "compile"] = Field(
         "none",
@@ -198,6 +213,15 @@ class ModelSource(Settings):
     quantization: Quantization = Field(
         default_factory=Quantization, description="how the frozen base model is stored"
     )
+
+    @field_validator("attn_implementation", mode="before")
+    @classmethod
+    def _offered(cls, value: Any) -> Any:
+        """Say why attention that other tools have is not here."""
+        for begin, reason in ATTENTION_NOT_OFFERED.items():
+            if isinstance(value, str) and (value == begin or (begin in value and "/" in begin)):
+                raise ValueError(f"'{value[:80]}' is not offered: {reason}")
+        return value
 
     @model_validator(mode="after")
     def _an_end_that_is_learnt(self) -> ModelSource:

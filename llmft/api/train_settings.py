@@ -47,6 +47,7 @@ SCHEDULE_KWARGS = {
 """The settings of each learning-rate schedule that has some, by transformers' names."""
 
 Shape = Literal["linear", "cosine", "1-sqrt"]
+SamplingStrategy = Literal["random", "sequential", "group_by_length"]
 
 
 class OptimizerConfig(Settings):
@@ -292,6 +293,11 @@ class TrainSettings(Settings):
         default_factory=GradientCheckpointingKwargs,
         description="settings of gradient checkpointing, such as {every_n_layers: 2}",
     )
+    train_sampling_strategy: SamplingStrategy = Field(
+        "random",
+        description="the order in which an epoch takes its rows: random; sequential, as the data"
+        " has them; group_by_length: at random too, and the rows of a pass are of like length",
+    )
     drop_last: bool = Field(
         False,
         description="leave out the last rows of an epoch, which fill no whole step, as TRL does of"
@@ -483,6 +489,11 @@ class TrainSettings(Settings):
     def _refuse_misfit_of_packing(self) -> None:
         """Raise ValueError where settings of packing have no effect, or contradict each other."""
         wrapped = self.packing_strategy == "wrapped"
+        if self.packing and self.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "packing fills rows up to max_length, so that they are of like length already; drop"
+                " train_sampling_strategy: group_by_length, or packing"
+            )
         if wrapped and not self.packing:
             raise ValueError("packing_strategy is about packed rows; write packing: true")
         if self.cross_document_attention and not wrapped:

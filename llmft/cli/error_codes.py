@@ -522,6 +522,21 @@ CODES: dict[str, Code] = {
         " first stage had told anything.",
         "Measure longer, correct what is named, or plan without --measure.",
     ),
+    "E220": Code(
+        "a package of FlashAttention cannot run here",
+        "model.attn_implementation names a package whose kernels run on an NVIDIA GPU of the"
+        " compute capability 8.0 or above, compiled for the installed torch. Before weights are"
+        " loaded it computes a small case, which has to give torch's numbers.",
+        "Install the package that the message names, or write auto: torch has a kernel of its own"
+        " for such GPUs. `llmft run --smoke` takes auto on a machine without a GPU.",
+    ),
+    "E221": Code(
+        "a package of FlashAttention would compute nothing",
+        "flash_attention_2 and flash_attention_3 compute the attention of padding-free passes, in"
+        " 16 bits, with heads of up to 256 numbers. The stage's passes are padded, its numbers are"
+        " float32, or its model has other heads.",
+        "Write model.attn_implementation: auto.",
+    ),
     "E223": Code(
         "a version of lm-evaluation-harness that is not known",
         "llmft lets the harness run no code but its own and what --trust names, and holds its"

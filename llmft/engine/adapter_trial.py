@@ -34,17 +34,18 @@ def failure(adapter: Adapter[Any], source: ModelSource, config: Any) -> str:
 def _failure(
     small: Adapter[Any], adapter: Adapter[Any], source: ModelSource, config: Any, levers: Levers
 ) -> str:
+    from llmft.modeling import attention
     from llmft.modeling.lever_trial import Trial
 
     dense = dense_attention(source, config)
     try:
-        trial = Trial.of(config, "sdpa" if dense.startswith("flash") else dense)
+        trial = Trial.of(config, dense)
     except Exception:  # it was proven on another day, or machine: nothing to say here
         return ""
     if list(small.check(trial.copied_model().to("meta"))):
         return ""  # what does not fit the small copy may fit the model
-    auto = source.attn_implementation == "auto"
-    padding_free = auto and levers.padding_free and adapter.supports_packing
+    asked = source.attn_implementation in attention.NAMES
+    padding_free = asked and levers.padding_free and adapter.supports_packing
     try:
         return _tried(small, trial, levers, padding_free=padding_free)
     except Exception as error:  # whatever an architecture raises on an adapter that it cannot have

@@ -150,6 +150,11 @@ def _of_the_processes(job: Job, count: int) -> Iterator[Fault]:
 
 def _of_this_machine(job: Job) -> Iterator[Fault]:
     """Yield a fault for each stage that asks for what the device here does not have."""
+    from llmft.modeling import flash_attention
+
+    name = job.recipe.model.attn_implementation
+    if name in flash_attention.MODULES and (lacks := flash_attention.missing(name)):
+        yield job.fault("E220", ("model", "attn_implementation"), *lacks)
     for number, bound in enumerate(job.written_stages):
         if bound.spec.train.tf32 and (why := tf32.misfit()):
             yield job.fault(
@@ -395,6 +400,7 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             " what is divided",
             "remove shard_base",
         )
+    yield from _of_attention(job, number, bound, base, model)
     if isinstance(bound.work, Alignment):
         for key, what, fix in refusals_of(bound.work, model):
             yield job.fault("E041", ("stages", number, "alignment", *key), what, fix)
@@ -516,11 +522,35 @@ def _of_a_merge(job: Job, number: int, bound: BoundStage) -> Iterator[Fault]:
         )
 
 
+def _of_attention(
+    job: Job, number: int, bound: BoundStage, base: Any, model: Any
+) -> Iterator[Fault]:
+    """Yield a fault where a package of attention would compute nothing of a stage's training."""
+    from llmft.modeling import flash_attention
+
+    name, adapter, train = base.source.attn_implementation, bound.adapter, bound.spec.train
+    if name not in flash_attention.MODULES or adapter is None:
+        return
+    what = flash_attention.misfit(name, model.config)
+    if not what and not (adapter.supports_packing and _keeps_rows_apart(base, model)):
+        what = f"{name} computes padding-free passes, and those of '{bound.name}' are padded"
+    if not what and base.source.dtype == "float32" and train.bf16 is False:
+        what = f"{name} computes in 16 bits, and '{bound.name}' in float32"
+    if what:
+        key = ("model", "attn_implementation")
+        yield job.fault("E221", key, what, "write auto" + _HALF * what.endswith("float32"))
+
+
+_HALF = ", or model.dtype: bfloat16, or train.bf16: true in the stage"
+
+
 def _keeps_rows_apart(base: Any, model: Any) -> bool:
+    from llmft.modeling import attention
     from llmft.modeling.base_model import proven_levers
 
     source = base.source
-    return source.attn_implementation == "auto" and proven_levers(source, model.config).padding_free
+    named = source.attn_implementation in attention.NAMES
+    return named and proven_levers(source, model.config).padding_free
 
 
 def _without_room(

@@ -128,6 +128,9 @@ class StageRunner:
         if self.train.shard_base:
             what = "it samples its rows, and does not declare 'supports_shard_base = False'"
             raise violation(self.work, what)
+        if self.train.train_sampling_strategy == "group_by_length":
+            what = "it samples its rows, and does not declare 'supports_length_groups = False'"
+            raise violation(self.work, what)
         self._keep_preview(prompts)
         checked = CheckedOnlineObjective(objective, self.work)
         return self._fit(prompts, checked, checked)

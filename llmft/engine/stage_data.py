@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -158,19 +160,27 @@ class StageData:
         return cast("Sequence[Encoded]", self._streamed(encode))
 
     def _streamed(self, encode: Encode[Encoded]) -> StreamedItems:
-        """Return what all rows are trained on as, read during training."""
+        """Return what all rows are trained on as, read during training by a thread.
+
+        It has a tokenizer of its own: one of Rust refuses two threads at a time.
+        """
+
+        @functools.cache
+        def encoder() -> Encoder:
+            own = copy.deepcopy(self.base.tokenizer)
+            return Encoder(own, self.max_length, self.base.chat_format)
 
         def prepare(rows: Rows) -> None:
-            leave_out_by_tokens(rows, self.dataset, lambda: self.encoder)
+            leave_out_by_tokens(rows, self.dataset, encoder)
 
         def make(rows: Sequence[Row]) -> Sequence[Encoded]:
-            items, _ = encode(self.encoder, rows, self.train, refuse=True)
+            items, _ = encode(encoder(), rows, self.train, refuse=True)
             self._refuse_unknown_tokens(items)
             return items
 
-        return StreamedItems(
-            Stream(self.dataset, prepare), self.bound.spec.own_seed(self.seed), make
-        )
+        shuffled = self.train.train_sampling_strategy == "random"
+        seed = self.bound.spec.own_seed(self.seed)
+        return StreamedItems(Stream(self.dataset, prepare), seed, make, shuffled=shuffled)
 
     def encode_pairs(self, rows: Sequence[Row]) -> list[EncodedPair]:
         """Return preference rows as token ids, saying how many were cut or dropped."""

@@ -45,6 +45,9 @@ train.
     gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps warmup_ratio optim
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 tf32 gradient_checkpointing
     max_length max_prompt_length packing logging_steps save_strategy save_steps save_total_limit
+    train_sampling_strategy
+train.train_sampling_strategy
+    group_by_length
 train.optim
     optimizer
 train.bf16
@@ -72,7 +75,6 @@ HOMELESS: dict[str, tuple[str, str]] = {
     "overwrite_output_dir": ("", "no two runs share a folder"),
     "remove_unused_columns": ("data", "the method picks the columns"),
     "dataloader_num_workers": ("train", "rows are encoded before training"),
-    "group_by_length": ("train", "batches carry no padding"),
     "device_map": ("model", "llmft places the model itself"),
     "trust_remote_code": ("model", "a recipe can never allow foreign code to run"),
 }

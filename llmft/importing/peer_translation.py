@@ -257,8 +257,10 @@ def translated(translation: Translation) -> Translation:
     structure(translation)
     if not translation.stopped:
         from llmft.importing.structure.sharding import divide
+        from llmft.importing.structure.arguments import sampling
         from llmft.importing.structure.weights import experts, stored_otherwise
 
+        sampling(translation)
         stored_otherwise(translation)
         divide(translation)
         experts(translation)

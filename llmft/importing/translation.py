@@ -210,6 +210,11 @@ def _bfloat16(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
         draft.set("model.dtype", "bfloat16", flag)
 
 
+def _grouped(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
+    """What transformers 5 calls a strategy was a flag before."""
+    draft.set(home, "group_by_length" if _value(flag) is True else "random", flag)
+
+
 def _trackers(draft: Draft, home: str, flag: Flag, registry: Registry) -> None:
     known = registry.names("tracker")
     wanted = [n for value in flag.values for n in value.split(",") if n not in ("", "none")]
@@ -228,4 +233,5 @@ _READERS: dict[str, Callable[[Draft, str, Flag, Registry], None]] = {
     "use_bfloat16": _bfloat16,
     "bf16": _bfloat16,
     "report_to": _trackers,
+    "group_by_length": _grouped,
 }

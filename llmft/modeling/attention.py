@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from llmft.modeling import half_attention, varlen_kernel
+from llmft.modeling import flash_attention, half_attention, varlen_kernel
 from llmft.modeling.segments import Segments
 
 NAME = "llmft_varlen"
+NAMES = {"auto": NAME, "flash_attention_2": f"{NAME}_fa2", "flash_attention_3": f"{NAME}_fa3"}
+"""What each of a recipe's names is called, by which padding-free passes attend. None holds "flash",
+which transformers would read as its own integration."""
 DENSE = "llmft_dense_attention"
 """Where a base model keeps the name of the attention code that it has for padded batches."""
 _KNOWN = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states",
@@ -31,7 +34,18 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, varlen_attention)
+    for kernel in flash_attention.MODULES:
+        by_name = functools.partial(varlen_attention, kernel=kernel)
+        AttentionInterface.register(NAMES[kernel], by_name)
     _in_groups_on_cpu()  # now: a plan's tensors without numbers could not be asked
+
+
+def padding_free(model: Any) -> bool:
+    """Return whether a model attends over rows that are laid end to end, and so keeps them apart.
+
+    model: one with a `config` of transformers, such as an adapter's wrapper.
+    """
+    return getattr(model.config, "_attn_implementation", None) in NAMES.values()
 
 
 def supports(model_class: Any, config: Any) -> bool:
@@ -53,6 +67,7 @@ def varlen_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     shared_prefix: torch.Tensor | None = None,
     sliding_window: int | None = None,
+    kernel: str = "",
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return causal attention within each segment, as (1, T, H, D), and no weights.
@@ -62,6 +77,7 @@ def varlen_attention(
         it is read there, once for all layers that are given the same tensor.
     shared_prefix: (B, 2) start and length, along T, of what stands before a segment though it is
         laid elsewhere (a prompt that two answers share); length 0 where nothing does.
+    kernel: the package that computes it, by a recipe's name; '': torch's own code.
     """
     if unknown := sorted(k for k in others if others[k] is not None and k not in _KNOWN):
         raise ValueError(f"variable-length attention does not know {', '.join(unknown)}")
@@ -75,6 +91,9 @@ def varlen_attention(
     if window is not None and learnt + segments.longest <= window:
         window = None
     tensors = (query_1HTD, key_1HTD, value_1HTD)
+    if kernel and flash_attention.takes(query_1HTD):
+        out = flash_attention.attend(kernel, tensors, segments, learnt, scaling, window, dropout)
+        return out, None
     if not segments.alike and varlen_kernel.takes(query_1HTD, dropout):
         return varlen_kernel.attend(tensors, segments, learnt, scaling, window), None
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "window": window}

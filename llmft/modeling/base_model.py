@@ -207,7 +207,7 @@ class BaseModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from llmft.modeling import attention
+        from llmft.modeling import attention, flash_attention
         from llmft.modeling.one_step import take_over
 
         source, config = self.source, copy.deepcopy(self.config)  # a model changes its own
@@ -242,9 +242,14 @@ class BaseModel:
         if source.fused == "none":
             take_over(model)
         setattr(model, attention.DENSE, dense_attention(source, config))
-        if varlen and source.attn_implementation == "auto" and levers.padding_free:
+        name = attention.NAMES.get(source.attn_implementation)
+        if source.attn_implementation in flash_attention.MODULES:
+            # A run is refused before; its result can be scored on a machine without the package.
+            lacks = flash_attention.missing(source.attn_implementation)
+            name = attention.NAME if lacks else name
+        if varlen and name and levers.padding_free:
             attention.register()
-            model.set_attn_implementation(attention.NAME)
+            model.set_attn_implementation(name)
         model.requires_grad_(False)
         return model
 
@@ -290,7 +295,6 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
     of a batch change each other, and where nothing could be compared.
     """
     dense = dense_attention(source, config)
-    dense = "sdpa" if dense.startswith("flash") else dense  # no small copy takes it on every device
     levers = proven(config, dense, source.dtype, fused)
     if levers.looks_ahead:
         raise EnvironmentFault(
@@ -325,8 +329,11 @@ def proven_levers(source: ModelSource, config: Any, fused: Fused = "none") -> Le
 
 
 def dense_attention(source: ModelSource, config: Any) -> str:
-    """Return the attention code for padded batches and for generation."""
-    if source.attn_implementation != "auto":
+    """Return the attention code for padded batches and for generation.
+
+    It is torch's where a package of FlashAttention is named: that computes padding-free passes.
+    """
+    if source.attn_implementation in ("eager", "sdpa"):
         return str(source.attn_implementation)
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

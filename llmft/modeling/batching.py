@@ -6,6 +6,7 @@ padded on the right otherwise.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ def on_device(
 
 def is_padding_free(model: Any) -> bool:
     """Return whether a model's attention keeps rows apart that are laid end to end."""
-    return getattr(model.config, "_attn_implementation", None) == attention.NAME
+    return attention.padding_free(model)
 
 
 _Laid = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
@@ -88,33 +89,41 @@ def padding_free_inputs(rows: Sequence[Encoded], shared: Sequence[tuple[int, int
     A row that shares the start of an earlier one is laid from where it differs.
     """
     ids: list[int] = []
-    places: list[int] = []
-    bounds = [0]
-    prefixes: list[tuple[int, int]] = []
-    at: list[int] = []
     labels: list[int] = []
-    row_of: list[int] = []
+    bounds = [0]
+    lengths: list[int] = []
+    prefixes: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
         earlier, n = shared[number] if shared else (0, 0)
-        before = bounds[earlier]
-        start = len(ids) - n
+        prefixes.append((bounds[earlier], n))
         ids.extend(row.input_ids[n:])
-        places.extend(range(n, len(row.input_ids)))
+        labels.extend(row.labels)
+        lengths.append(len(row.labels))
         bounds.append(len(ids))
-        prefixes.append((before, n))
-        for t, label in enumerate(row.labels):
-            if t and label != IGNORED:
-                at.append(start + t - 1 if t > n else before + t - 1)
-                labels.append(label)
-                row_of.append(number)
+    # Of each token of each row, a shared start's too: its row, and its place within that.
+    length_B, prefix_B2 = torch.tensor(lengths), torch.tensor(prefixes)
+    row_S = torch.repeat_interleave(torch.arange(len(rows)), length_B)
+    place_S = torch.arange(len(labels)) - (length_B.cumsum(0) - length_B)[row_S]
+    before_S, shared_S = prefix_B2[row_S].unbind(1)
+    start_S = torch.tensor(bounds[:-1])[row_S] - shared_S
+    label_S = _numbers(labels)
+    learnt = ((label_S != IGNORED) & (place_S > 0)).nonzero().squeeze(1)
+    at_S = torch.where(place_S > shared_S, start_S, before_S) + place_S - 1
     inputs = {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([places]),
+        "input_ids": _numbers(ids).unsqueeze(0),
+        "position_ids": place_S[place_S >= shared_S].unsqueeze(0),
         "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
     }
     if shared:
-        inputs["shared_prefix"] = torch.tensor(prefixes)
-    return inputs, torch.tensor(at), torch.tensor(labels), torch.tensor(row_of)
+        inputs["shared_prefix"] = prefix_B2
+    return inputs, at_S[learnt], label_S[learnt], row_S[learnt]
+
+
+def _numbers(numbers: Sequence[int]) -> torch.Tensor:
+    """Return what `torch.tensor` does of whole numbers, several times as fast."""
+    if not numbers:
+        return torch.empty(0, dtype=torch.long)
+    return torch.frombuffer(array("q", numbers), dtype=torch.long)
 
 
 def padded(rows: Sequence[Encoded]) -> _Laid:
@@ -125,9 +134,9 @@ def padded(rows: Sequence[Encoded]) -> _Laid:
     target = torch.full((len(rows), width), IGNORED)
     for number, row in enumerate(rows):
         n = len(row.input_ids)
-        ids[number, :n] = torch.tensor(row.input_ids)
+        ids[number, :n] = _numbers(row.input_ids)
         mask[number, :n] = 1
-        target[number, : n - 1] = torch.tensor(row.labels[1:])
+        target[number, : n - 1] = _numbers(row.labels)[1:]
     at = (target != IGNORED).flatten().nonzero().squeeze(1)
     inputs = {"input_ids": ids, "attention_mask": mask}
     return inputs, at, target.flatten()[at], at // width

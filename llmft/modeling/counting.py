@@ -35,3 +35,8 @@ def token_rows(item: Any) -> Sequence[Encoded]:
     if isinstance(item, EncodedPair):
         return (item.chosen, item.rejected)
     return (item,) if isinstance(item, Encoded) else ()
+
+
+def tokens_in(item: Any) -> int:
+    """Return how many tokens an item has, both answers of a pair counted."""
+    return sum(len(row.input_ids) for row in token_rows(item))

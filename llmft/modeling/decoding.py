@@ -175,7 +175,7 @@ def sampled(logps_BV: torch.Tensor, rolls_B: torch.Tensor) -> torch.Tensor:
 def dense_attention(model: Any) -> Iterator[None]:
     """Let the model attend over padded batches with a cache, in evaluation mode, for a while."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    varlen = base.config._attn_implementation == attention.NAME
+    own, varlen = base.config._attn_implementation, attention.padding_free(base)
     training = model.training
     model.eval()
     if varlen:
@@ -184,7 +184,7 @@ def dense_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         if varlen:
-            base.set_attn_implementation(attention.NAME)
+            base.set_attn_implementation(own)
         model.train(training)
 
 

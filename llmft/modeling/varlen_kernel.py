@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +12,16 @@ import torch
 if TYPE_CHECKING:
     from llmft.modeling.segments import Segments
 
-_WIDEST_HEAD = 256
+HALF = (torch.bfloat16, torch.float16)
+WIDEST_HEAD = 256
 
 
 def takes(query: torch.Tensor, dropout: float) -> bool:
     """Return whether torch's variable-length kernel computes such queries' attention here."""
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or dropout:
+    if not query.is_cuda or fused_dtype(query) not in HALF or dropout:
         return False
     width = query.shape[-1]
-    return width % 8 == 0 and width <= _WIDEST_HEAD and _is_there(query.device.index)
+    return width % 8 == 0 and width <= WIDEST_HEAD and _is_there(query.device.index)
 
 
 @functools.cache
@@ -45,6 +47,43 @@ def _options() -> dict[str, Any]:
     return {"window_size": (-1, 0), **({"enable_gqa": True} if "enable_gqa" in names else {})}
 
 
+def fused_dtype(query: torch.Tensor) -> torch.dtype:
+    """Return the type in which fused attention computes: under autocast that of 16 bits.
+
+    Queries are float32 there where the weights are: rotations make them so.
+    """
+    if torch.is_autocast_enabled(query.device.type) and query.dtype != torch.float64:
+        return torch.get_autocast_dtype(query.device.type)
+    return query.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """What variable-length kernels take: (T, H, D) each, boundaries (int32), the longest ones."""
+
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    queries: torch.Tensor
+    keys: torch.Tensor
+    longest_query: int
+    longest_key: int
+
+
+def laid_out(tensors: tuple[torch.Tensor, ...], segments: Segments, learnt: int) -> LaidOut:
+    """Return segments as kernels take them; see `attend`. What stands before one is copied to it.
+
+    Tensors have the type that autocast gives fused attention.
+    Boundaries are made once for all layers, and the host does not wait for them.
+    """
+    device = tensors[0].device
+    dtype = fused_dtype(tensors[0])
+    query, key, value = (tensor[0].transpose(0, 1).to(dtype) for tensor in tensors)
+    if (places := segments.keys(device, learnt)) is not None:
+        key, value = key.index_select(0, places), value.index_select(0, places)
+    queries, keys = segments.boundaries(device, learnt)
+    longest = segments.longest_own, learnt + segments.longest
+    return LaidOut((query, key, value), queries, keys, *longest)
+
+
 def attend(
     tensors: tuple[torch.Tensor, ...],
     segments: Segments,
@@ -60,16 +99,12 @@ def attend(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    device = tensors[0].device
-    query_THD, key, value = (tensor[0].transpose(0, 1) for tensor in tensors)
-    if (places := segments.keys(device, learnt)) is not None:
-        key, value = key.index_select(0, places), value.index_select(0, places)
-    queries, keys = segments.boundaries(device, learnt)
+    laid = laid_out(tensors, segments, learnt)
     options = dict(_options())
     if window is not None:
         options["window_size"] = (window - 1, 0)
     out: torch.Tensor = varlen_attn(
-        query_THD, key, value, queries, keys,
-        segments.longest_own, learnt + segments.longest, scale=scale, **options,
+        *laid.qkv, laid.queries, laid.keys, laid.longest_query, laid.longest_key, scale=scale,
+        **options,
     )  # type: ignore[assignment]  # fmt: skip
     return out.unsqueeze(0)

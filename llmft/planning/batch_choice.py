@@ -8,7 +8,7 @@ from typing import Any
 
 from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import bins_of
-from llmft.modeling.counting import token_rows
+from llmft.modeling.counting import token_rows, tokens_in
 from llmft.training.step_plan import Plan
 from llmft.training.token_budget import passes_of
 
@@ -17,7 +17,11 @@ STEPS_LOOKED_AT = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a stage trains on. sampled: the share of the rows that was tokenised."""
+    """What a stage trains on.
+
+    sampled: the share of the rows that was tokenised. padding: how many times the tokens its passes
+    would take if each row took as much as the longest beside it.
+    """
 
     rows: int
     tokens: int
@@ -27,6 +31,7 @@ class Counts:
     steps: int
     sampled: float = 1.0
     passes_per_step: float = 1.0
+    padding: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,15 @@ class Chosen:
         return found
 
 
-def tokens_in(item: Any) -> int:
-    """Return how many tokens an item has, both answers of a pair counted."""
-    return sum(len(row.input_ids) for row in token_rows(item))
-
-
 def longest_in(item: Any) -> int:
     """Return the tokens of an item's longest row."""
     return max((len(row.input_ids) for row in token_rows(item)), default=0)
+
+
+def columns_in(batch: Sequence[Any]) -> int:
+    """Return how many tokens a pass of items takes where each row takes as much as the longest."""
+    rows = [row for item in batch for row in token_rows(item)]
+    return len(rows) * max((len(row.input_ids) for row in rows), default=0)
 
 
 def choose(
@@ -79,7 +85,8 @@ def choose(
     labels = [sum(row.n_labels for row in token_rows(item)) for item in items]
     longest = [longest_in(item) for item in items]
     bins = _bins(longest, train, max_length)
-    plan = Plan.of(len(bins), train, seed)
+    lengths = [sum(tokens[number] for number in one) for one in bins]
+    plan = Plan.of(len(bins), train, seed, lengths=lengths)
     looked = min(plan.steps, plan.steps_per_epoch * 20, STEPS_LOOKED_AT)
     batches = [
         [number for place in batch for number in bins[place]]
@@ -113,6 +120,8 @@ def choose(
         steps=Plan.of(whole, train, seed).steps,
         sampled=share,
         passes_per_step=len(batches) / looked,
+        padding=sum(columns_in([items[i] for i in batch]) for batch in batches)
+        / max(sum(weight[0] for weight in weights), 1),
     )
     judged = [items[i] for i in max(chunks, key=lambda chunk: sum(tokens[i] for i in chunk))]
     return counts, Chosen([[items[i] for i in batch] for batch in heaviest], judged)

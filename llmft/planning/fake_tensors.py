@@ -31,7 +31,7 @@ def fake_base(base: BaseModel, options: Mapping[str, Any], *, varlen: bool, in_r
     setattr(model, ATTRIBUTE, levers)
     if source.fused == "none" and in_ram:
         take_over(model)
-    if varlen and source.attn_implementation == "auto" and levers.padding_free:
+    if varlen and source.attn_implementation in attention.NAMES and levers.padding_free:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     model.requires_grad_(False)

@@ -24,7 +24,9 @@ class Computed:
     """FLOPs of the matrix products of a plan, and of what they are.
 
     tokens, items: those of the training passes that were computed, with train_flops; tokens is 0
-    where items are answers that the stage samples. passes_per_step: of a whole optimiser step.
+    where items are answers that the stage samples. Where rows are padded tokens are those of padded
+    rows, and the passes of an epoch have `padding` times the tokens of its rows.
+    passes_per_step: of a whole optimiser step.
     prepare_flops: before the first step, for prepared_items. scored_flops: one batch's loss.
     rollout_flops: beside the decoding, for one step.
     decoded: prompts, batch size and new tokens of the answers that a stage samples at a time.
@@ -32,6 +34,7 @@ class Computed:
 
     train_flops: int = 0
     tokens: int = 0
+    padding: float = 1.0
     items: int = 0
     passes_per_step: float = 0.0
     prepare_flops: int = 0

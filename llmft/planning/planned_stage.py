@@ -11,7 +11,9 @@ from llmft.api.errors import EnvironmentFault
 from llmft.engine.stage import StageRunner
 from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
-from llmft.planning.batch_choice import tokens_in
+from llmft.modeling.batching import is_padding_free
+from llmft.modeling.counting import tokens_in
+from llmft.planning.batch_choice import columns_in
 from llmft.planning.evaluation_cost import follow_scores, judge
 from llmft.planning.memory_tracker import CALLBACKS
 from llmft.planning.plan_state import PlanState, SampledCounts
@@ -133,10 +135,15 @@ class PlannedStage(StageRunner):
             self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate,
             self.bound.callbacks,
         )  # fmt: skip
-        chosen = self.state.chosen
+        chosen, counts = self.state.chosen, self.state.counts
+        padded = not is_padding_free(self.models.model)
+        tokens = sum(
+            columns_in(batch) if padded else sum(map(tokens_in, batch)) for batch in batches
+        )
         self.state.computes(
             train_flops=sum(flops),
-            tokens=0 if online else sum(tokens_in(item) for batch in batches for item in batch),
+            tokens=0 if online else tokens,
+            padding=counts.padding if counts and padded else 1.0,
             items=sum(map(len, batches)),
             prepare_flops=memory.flops["prepare"],
             prepared_items=len(chosen.items) if chosen else 0,

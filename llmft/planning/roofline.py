@@ -171,7 +171,8 @@ class _Work:
         passes = counts.steps * computed.passes_per_step
         if computed.tokens:
             seen = counts.steps * train.rows_per_step() / max(counts.items, 1)
-            flops = computed.train_flops / computed.tokens * counts.tokens * seen
+            there = counts.tokens * computed.padding
+            flops = computed.train_flops / computed.tokens * there * seen
         else:  # as long as the longest answers that were planned
             flops = computed.train_flops * passes
         again = 1 / train.gradient_checkpointing_kwargs.every_n_layers

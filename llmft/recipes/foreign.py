@@ -200,7 +200,8 @@ REMARKS = {
     "loss_watchdog_threshold": "write {method: loss_watchdog, threshold: ...} in the stage's list"
     " of plugins",
     "auto_find_batch_size": "drop it; `llmft plan` says whether a batch fits, and what to change",
-    "shuffle": "drop it; rows are shuffled in each epoch, by the recipe's seed",
+    "shuffle": "drop it; rows are shuffled in each epoch, by the recipe's seed, unless the train"
+    " block has train_sampling_strategy: sequential",
     "device_map": "drop it; llmft places the model itself",
     "device": "drop it; llmft uses the accelerator that it finds",
     "resume_from_checkpoint": "drop it, and resume by: llmft run RECIPE --resume",
@@ -210,7 +211,8 @@ REMARKS = {
     "eval_on_start": "drop it; a stage with an evaluate: block is always scored before training",
     "eval_delay": "drop it; a stage is scored from the start on",
     "remove_unused_columns": "drop it; the dataset's method picks the columns",
-    "group_by_length": "drop it; batches carry no padding",
+    "group_by_length": "write train_sampling_strategy: group_by_length in the stage's train block",
+    "disable_shuffling": "write train_sampling_strategy: sequential in the stage's train block",
     "gradient_checkpointing_kwargs": "it belongs under train, with every_n_layers; use_reentrant is"
     " always false here",
     "use_reentrant": "drop it; layers are computed again without reentry",

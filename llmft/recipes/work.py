@@ -85,6 +85,11 @@ def check_rows(base: KeyPath, stage: Stage, blocks: Blocks) -> None:
         what += " is computed by all of them together"
         paths = [(*base, "train", "shard_base"), method]
         clash(blocks, "E041", paths, what, "drop shard_base")
+    grouped = trains and stage.train.train_sampling_strategy == "group_by_length"
+    if work is not None and grouped and not work.supports_length_groups:
+        what = f"'{name}' samples its rows during training, so their lengths are not known before"
+        paths = [(*base, "train", "train_sampling_strategy"), method]
+        clash(blocks, "E041", paths, what, "write random or sequential")
     short = trains and stage.train.max_prompt_length is not None
     if work is not None and short and not {"preference", "unpaired"} & set(work.rows):
         what = f"max_prompt_length is about pairs and labelled answers, and '{name}' reads none"
@@ -178,6 +183,10 @@ def _check_streaming(
     if any(part.needs_count for part in split_parts(data.split)):
         what = f"the split '{data.split}' counts all rows, and streamed rows are not counted"
         refuse(("data", "split"), what, "write a split such as train[100:]")
+    if train.train_sampling_strategy == "group_by_length":
+        what = "rows are grouped by the lengths of all, and streamed rows are never all there"
+        fix = "write random or sequential"
+        refuse(("train", "train_sampling_strategy"), what, fix)
     for block, setting in ((train, "save_strategy"), (asked, "eval_strategy")):
         if getattr(block, setting, "") == "epoch":
             part = "train" if block is train else "evaluate"

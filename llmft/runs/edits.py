@@ -42,6 +42,7 @@ EDITS: Mapping[str, Kind] = {
     "stages[].train.train_batch_size": "refused",
     "stages[].train.per_device_train_tokens": "applied",
     "stages[].train.drop_last": "refused",
+    "stages[].train.train_sampling_strategy": "refused",
     "stages[].train.per_device_eval_batch_size": "allowed",
     "stages[].train.learning_rate": "applied",
     "stages[].train.lr_scheduler_type": "applied",

@@ -21,7 +21,7 @@ from llmft.system.launcher import launch
 
 _PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "datasets",
-    "bitsandbytes", "trl", "numpy", "pydantic", "pluggy",
+    "bitsandbytes", "flash-attn", "flash-attn-3", "trl", "numpy", "pydantic", "pluggy",
 )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def _of_the_recipe(recipe: Recipe, folder: Path, own_tokenizer: bool) -> Changes
             yield "model.chat_template", None
         if recipe.model.stop:
             yield "model.stop", []
-    if recipe.model.attn_implementation == "flash_attention_2" and not _has_gpu():
+    if recipe.model.attn_implementation.startswith("flash") and not _has_gpu():
         yield "model.attn_implementation", "auto"
     if recipe.model.fused == "liger" and not _has_gpu():
         yield "model.fused", "none"

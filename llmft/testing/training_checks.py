@@ -56,6 +56,9 @@ class TrainingStage:
         assert not self.work.supports_shard_base, (
             "it samples its rows: declare 'supports_shard_base = False'"
         )
+        assert not self.work.supports_length_groups, (
+            "it samples its rows: declare 'supports_length_groups = False'"
+        )
         checked = CheckedOnlineObjective(objective, self.work)
         items = checked.sample_rollouts(prompts, range(len(prompts)), 0, lambda: False)
         for update in checked.updates(len(items), 0):

@@ -20,6 +20,7 @@ from llmft.api.errors import CheckpointError, Interrupted, StageError
 from llmft.api.train_settings import TrainSettings
 from llmft.data.streaming import StreamedItems
 from llmft.modeling.batching import is_padding_free
+from llmft.modeling.counting import tokens_in
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.modeling.sharded_layers import collect_gradients, is_here, owner_of
@@ -107,8 +108,10 @@ class _Training:
         self.on_step, self.checkpoints = on_step, checkpoints
         self.online, self.validation = online, validation
         self.stream = items if isinstance(items, StreamedItems) else None
-        count = 0 if isinstance(items, StreamedItems) else len(items)
-        self.plan = plan = Plan.of(count, settings, seed, distributed.count())
+        listed: Sequence[Any] = () if isinstance(items, StreamedItems) else items
+        grouped = settings.train_sampling_strategy == "group_by_length"
+        lengths = list(map(tokens_in, listed)) if grouped else ()
+        self.plan = plan = Plan.of(len(listed), settings, seed, distributed.count(), lengths)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         distributed.broadcast_parameters([p for p in self.parameters if owner_of(p) is None])
         self.method = optimizer or installed_method("optimizer", settings)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from llmft.api.errors import StageError
 from llmft.api.evaluate_settings import EvaluateSettings
-from llmft.api.train_settings import TrainSettings
+from llmft.api.train_settings import SamplingStrategy, TrainSettings
+from llmft.training.length_groups import grouped_order
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Plan:
     """How many optimiser steps, and which items each takes.
 
     items: 0 where they are streamed: a step then takes the next ones, and all steps are one pass.
-    drop_last: whether an epoch leaves out the items that fill no whole step.
+    drop_last: whether an epoch leaves out the items that fill no whole step. strategy: in which
+    order an epoch takes them. lengths: of the items, in tokens, by which it may group them.
     """
 
     items: int
@@ -27,12 +29,25 @@ class Plan:
     steps: int
     seed: int
     drop_last: bool = False
+    strategy: SamplingStrategy = "random"
+    lengths: Sequence[int] = field(default=(), repr=False, compare=False)
+    _newest: dict[int, list[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
-    def of(cls, items: int, settings: TrainSettings, seed: int, processes: int = 1) -> Plan:
+    def of(
+        cls,
+        items: int,
+        settings: TrainSettings,
+        seed: int,
+        processes: int = 1,
+        lengths: Sequence[int] = (),
+    ) -> Plan:
         """Return the plan of a stage with so many items.
 
-        Raises StageError (E240) where they fill no step, and are left out for it.
+        lengths: the tokens of each; needed for the order of a plan that groups by them. Raises
+        StageError (E240) where items fill no step, and are left out for it.
         """
         per_step = settings.rows_per_step(processes)
         if settings.drop_last and 0 < items < per_step:
@@ -40,7 +55,10 @@ class Plan:
             raise StageError("E240", what, fix="lower train.per_device_train_batch_size or"
                              " gradient_accumulation_steps, or remove drop_last")  # fmt: skip
         batch = settings.per_device_train_batch_size
-        plan = cls(items, batch, per_step // batch, 0, seed, settings.drop_last)
+        plan = cls(
+            items, batch, per_step // batch, 0, seed, settings.drop_last,
+            settings.train_sampling_strategy, lengths,
+        )  # fmt: skip
         epochs = settings.num_train_epochs
         return replace(plan, steps=settings.max_steps or math.ceil(plan.steps_per_epoch * epochs))
 
@@ -57,15 +75,39 @@ class Plan:
         return math.ceil(self.items / self.rows_per_step) if self.items else self.steps
 
     def order(self, epoch: int) -> list[int]:
-        """Return the order in which an epoch takes the items."""
-        return _shuffled(self.items, self.seed * 1_000_003 + epoch)
+        """Return the order in which an epoch takes the items.
+
+        It follows from the seed, the epoch, the lengths and the rows of a pass, and not from how
+        passes are dealt to steps and processes.
+        """
+        if epoch not in self._newest:
+            self._newest.clear()
+            self._newest[epoch] = self._ordered(self.seed * 1_000_003 + epoch)
+        return self._newest[epoch]
+
+    def _ordered(self, seed: int) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(self.items))
+        if self.strategy == "random":
+            generator = torch.Generator().manual_seed(seed)
+            order: list[int] = torch.randperm(self.items, generator=generator).tolist()
+            return order
+        if len(self.lengths) != self.items:
+            raise ValueError(f"{self.items} items, and {len(self.lengths)} lengths to group by")
+        return grouped_order(self.lengths, self.batch, seed)
 
     def step_batches(self, step: int) -> list[list[int]]:
-        """Return the item numbers of each forward pass of an optimiser step (counted from 0)."""
+        """Return the item numbers of each forward pass of an optimiser step (counted from 0).
+
+        Grouped by length, the longest come first: processes take turns, and so each has its share.
+        """
         epoch, at = divmod(step, self.steps_per_epoch)
         per_step = self.rows_per_step
         chosen = self.order(epoch)[at * per_step : (at + 1) * per_step]
-        return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
+        batches = [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
+        if self.strategy == "group_by_length":
+            batches.sort(key=lambda batch: -max(self.lengths[n] for n in batch))
+        return batches
 
     def interval(self, steps: float) -> int:
         """Return an interval in steps; below 1 it is a share of all, as TrainingArguments has it.
@@ -147,9 +189,3 @@ def refuse_endless_warmup(
             + (" stays 0" if steps == 1 else " never reaches its peak"),
             fix="lower train.warmup_steps or warmup_ratio, or train longer",
         )
-
-
-@lru_cache(maxsize=1)
-def _shuffled(items: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(items, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order

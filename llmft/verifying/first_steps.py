@@ -68,11 +68,13 @@ class FirstSteps:
     def _begin(self, runner: Any, items: Sequence[Any], online: Any) -> None:
         from safetensors.torch import save_file
 
+        from llmft.modeling.counting import tokens_in
         from llmft.training.step_plan import Plan, warmup_of
 
         model = runner.models.model
         self.told["dropouts"] = without_dropout(model)
-        plan = Plan.of(len(items), runner.train, runner.seed)
+        lengths = list(map(tokens_in, items))
+        plan = Plan.of(len(items), runner.train, runner.seed, lengths=lengths)
         whole = max(1, len(items) // plan.rows_per_step)
         self.steps = min(self.steps, whole, plan.steps)
         records = {row.origin: record(row) for row in runner.data.rows()}

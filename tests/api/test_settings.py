@@ -110,6 +110,20 @@ def dealt(settings: TrainSettings, lab: Lab) -> list[int]:
     return sizes
 
 
+def rows_taken(settings: TrainSettings, lab: Lab) -> list[list[int]]:
+    """Return the rows of each pass, by their lengths, of twelve rows of 1 to 12 tokens."""
+    taken = []
+
+    class Watching(Three):
+        def loss(self, model, batch):
+            taken.append([len(row.input_ids) for row in batch])
+            return model.weight.sum(), {}
+
+    rows = [Encoded((1,) * n, (1,) * n) for n in range(1, 13)]
+    loop.train(torch.nn.Linear(3, 1), rows, Watching(), settings, seed=0)
+    return taken
+
+
 def moved_embeddings(settings: TrainSettings, lab: Lab) -> tuple[bool, bool]:
     """Whether embeddings are moved in training, and whether by less than 4 / sqrt(L D) each."""
     model, rows = tiny_llama(), [Encoded((1, 2, 3, 4, 5), (1, 2, 3, 4, 5))]
@@ -283,6 +297,9 @@ TRAIN = {
     "per_device_train_batch_size": Case(4, looped("batches"), [4, 4, 2], was=[8, 2]),
     "gradient_accumulation_steps": Case(2, looped("steps"), 2, also=BATCH, was=3),
     "drop_last": Case(True, looped("batches"), [8], was=[8, 2]),
+    "train_sampling_strategy": Case(
+        "sequential", rows_taken, [[*range(1, 9)], [*range(9, 13)]],
+    ),
     "train_batch_size": Case(8, looped("steps"), 2, also=BATCH, was=3),
     "per_device_train_tokens": Case(7, dealt, [2, 2], was=[4]),
     "per_device_eval_batch_size": Case(3, eval_batches, [3, 1], was=[4]),

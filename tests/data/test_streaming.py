@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections import Counter
 from itertools import count, islice
 
@@ -56,6 +58,17 @@ def test_each_pass_gives_every_row_once_shuffled_within_a_buffer(path):
     assert items(path, buffer_size=1).take(12) == [*range(10), 0, 1]
 
 
+def test_rows_that_are_not_shuffled_are_in_the_files_order_and_packed_in_it(path):
+    def stream(made):
+        return StreamedItems(Stream(dataset(path)), 0, made, shuffled=False)
+
+    assert stream(lambda rows: [int(row.text) for row in rows]).take(14) == [*range(10), *range(4)]
+    packed = stream(lambda rows: [int(row.text) for row in rows]).grouped(
+        lambda items: [tuple(items[i : i + 2]) for i in range(0, len(items), 2)]
+    )
+    assert packed.take(5) == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+
+
 @pytest.mark.parametrize("taken", range(0, 27, 3))
 @pytest.mark.parametrize("more", [{}, {"limit": 7}, {"buffer_size": 1}, {"split": "train[2:9]"}])
 def test_a_stream_goes_on_from_any_place_as_if_it_had_not_stopped(path, taken, more):
@@ -70,7 +83,7 @@ def test_a_stream_goes_on_from_any_place_as_if_it_had_not_stopped(path, taken, m
     assert first.take(20) == whole[taken:]
 
 
-def test_only_a_buffer_is_held_and_no_more_is_read_than_it(tmp_path):
+def test_one_buffer_is_read_ahead_and_no_more_is_held(tmp_path):
     read = []
 
     class Endless(Jsonl):
@@ -85,10 +98,63 @@ def test_only_a_buffer_is_held_and_no_more_is_read_than_it(tmp_path):
     made = Endless(dataset("x.jsonl").config)
     stream = StreamedItems(Stream(made), 0, lambda rows: [int(row.text) for row in rows])
     assert sorted(stream.take(12)) == list(range(12))
-    assert len(read) == 12
+    until(lambda: len(read) == 16)
+    assert stream.take(1) + stream.take(3)  # the last ones of that buffer
+    until(lambda: len(read) == 20)
+    read.clear()
     found, _ = stage_rows(stage(max_steps=3), made, 0)
     assert [row.text for row in found.rows] == ["0", "1", "2", "3"]
-    assert len(read) == 16
+    assert len(read) == 4
+
+
+def until(true) -> None:
+    """Wait for a thread; fail where it does not come to it."""
+    for _ in range(2000):
+        if true():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it does not come to it")
+
+
+def test_the_next_buffer_is_made_while_this_one_is_taken_and_by_one_thread(path):
+    threads = []
+
+    class Watched(Jsonl):
+        def records(self, split):
+            for record in super().records(split):
+                threads.append(threading.get_ident())
+                yield record
+
+    made = []
+
+    def make(rows):
+        made.append(sorted(int(row.text) for row in rows))
+        threads.append(threading.get_ident())
+        return [int(row.text) for row in rows]
+
+    stream = StreamedItems(Stream(Watched(dataset(path).config)), 0, make)
+    assert sorted(stream.take(1) + stream.take(3)) == [0, 1, 2, 3]
+    stream.take(1)
+    until(lambda: len(made) == 3)
+    assert made == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert stream.state() == {"epoch": 0, "record": 4, "taken": 1}, "of what was taken"
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+    name = next(one.name for one in threading.enumerate() if one.ident == threads[0])
+    del stream
+    until(lambda: threads[0] not in [one.ident for one in threading.enumerate()])
+    assert name == "llmft-stream"
+
+
+def test_an_error_ahead_is_raised_where_its_rows_are_taken(path):
+    written(path, [*range(8), "", 9])
+    stream = items(path)
+    made = stream._filled()
+    until(lambda: stream._ahead._done.qsize() == 1)
+    assert len(made.order) == 4
+    assert len(stream.take(8)) == 8
+    with pytest.raises(DataError, match="rows cannot be used"):
+        stream.take(1)
 
 
 def stage(evaluate=None, **train) -> Stage:

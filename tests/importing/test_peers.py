@@ -1162,11 +1162,47 @@ def test_axolotls_words_for_roles_are_read_where_chat_knows_them(stage_of, impor
         assert {ROLES[name] for name in names} == {role}
 
 
-def test_trls_kto_says_that_rows_are_in_another_order(imported):
+def test_trls_kto_reads_the_rows_in_their_order_as_its_default_is(imported, stage_of):
     kto = TRL.replace("trl-lib/ultrafeedback_binarized", "trl-lib/kto-mix-14k")
+    assert stage_of(kto, trainer="kto")[1].train.train_sampling_strategy == "sequential"
     said = imported(kto, trainer="kto").text.replace("\n      # ", " ")
-    assert "reads the rows in the file's order" in said
-    assert "file's order" not in imported(TRL, trainer="dpo").text
+    assert "estimates the KL divergence by another answer" in said
+    assert stage_of(TRL, trainer="dpo")[1].train.train_sampling_strategy == "random"
+    random = f"{kto}train_sampling_strategy: random\n"
+    assert stage_of(random, trainer="kto")[1].train.train_sampling_strategy == "random"
+
+
+@pytest.mark.parametrize("line", [
+    "train_sampling_strategy: group_by_length", "group_by_length: true",
+])  # fmt: skip
+def test_rows_grouped_by_length_are_taken_over(line, stage_of, imported):
+    text = f"{TRL}{line}\n"
+    assert stage_of(text, trainer="dpo")[1].train.train_sampling_strategy == "group_by_length"
+    key = line.partition(":")[0]
+    grpo = imported(f"{text}reward_funcs: accuracy_reward\n", trainer="grpo", rows="prompt")
+    assert key in grades(grpo, "none")
+    plain = AXOLOTL.replace("sample_packing: true", "")
+    assert (
+        "group_by_length"
+        in stage_of(f"{plain}group_by_length: true\n")[1].train.train_sampling_strategy
+    )
+    packed = imported(f"{AXOLOTL}group_by_length: true\n")
+    assert "of like length already" in grades(packed, "speed")["group_by_length"]
+    assert (
+        stage_of(f"{AXOLOTL}group_by_length: false\n")[1].train.train_sampling_strategy == "random"
+    )
+    assert "train_sampling_strategy" in grades(
+        imported(f"{TRL}train_sampling_strategy: batch_rebalance\n", trainer="dpo"), "speed"
+    )
+
+
+def test_axolotls_curriculum_is_the_files_order_where_it_does_not_shuffle_before(
+    stage_of, imported
+):
+    plain = AXOLOTL.replace("sample_packing: true", "") + "curriculum_sampling: true\n"
+    assert "curriculum_sampling" in grades(imported(plain), "cannot")
+    in_order = f"{plain}shuffle_merged_datasets: false\n"
+    assert stage_of(in_order)[1].train.train_sampling_strategy == "sequential"
 
 
 def test_trls_kto_reads_rows_with_a_label(stage_of):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from llmft.api import Encoded
 from llmft.modeling import attention, forward
+from llmft.modeling.batching import padding_free_inputs
 from llmft.modeling.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama
 
 
@@ -207,3 +210,35 @@ def test_the_mean_of_two_known_tokens_by_hand():
     found = forward.label_nll(model, [Encoded((1, 2, 3), (-100, 2, 3))])
     expected = torch.full((2,), float(torch.tensor(VOCABULARY).log()))
     torch.testing.assert_close(found.nll_N, expected)
+
+
+def test_each_label_is_predicted_where_the_token_before_it_is_laid():
+    """Of rows with any labels, some of which share the start of an earlier one."""
+    draw = random.Random(0)
+    for _ in range(100):
+        first = [draw.randint(0, 99) for _ in range(draw.randint(1, 9))]
+        given, shared = [first], [(0, 0)]
+        for _ in range(draw.randint(0, 4)):
+            n = draw.randint(0, len(first))
+            given.append(first[:n] + [draw.randint(0, 99) for _ in range(draw.randint(1, 9))])
+            shared.append((0, n))
+        batch = [Encoded(tuple(ids), tuple(draw.choice([-100, i]) for i in ids)) for ids in given]
+        for prefixes in (None, shared):
+            inputs, at, labels, of_row = padding_free_inputs(batch, prefixes)
+            wanted = [
+                (number, row.labels[t], row.input_ids[t - 1], t - 1)
+                for number, row in enumerate(batch)
+                for t in range(1, len(row.labels))
+                if row.labels[t] != -100
+            ]
+            ids, places = (inputs[name][0][at].tolist() for name in ("input_ids", "position_ids"))
+            found = zip(of_row.tolist(), labels.tolist(), ids, places, strict=True)
+            assert list(found) == wanted
+            ends = inputs["cu_seq_lens_q"].tolist()
+            for number, row in enumerate(batch):
+                n = prefixes[number][1] if prefixes else 0
+                laid = slice(ends[number], ends[number + 1])
+                assert inputs["input_ids"][0, laid].tolist() == list(row.input_ids[n:])
+                assert inputs["position_ids"][0, laid].tolist() == list(
+                    range(n, len(row.input_ids))
+                )

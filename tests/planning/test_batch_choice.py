@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmft.api import Encoded
+from llmft.api import Encoded, EncodedPair
 from llmft.api.train_settings import TrainSettings
 from llmft.planning.batch_choice import choose, longest_in, tokens_in
 from llmft.training.step_plan import Plan
@@ -71,3 +71,18 @@ def test_items_are_found_again_in_what_an_alignment_makes_of_them(size):
     made = [longest_in(item) for item in found.items]
     assert [len(batch) for batch in found.batches_of(made)] == [len(b) for b in found.train]
     assert found.batches_of(made) == [[longest_in(i) for i in batch] for batch in found.train]
+
+
+def test_the_padding_of_an_epochs_passes_is_counted():
+    """Of lengths 1 and 9 in turn a pass of two has 10 tokens or 18 columns, or is of one length."""
+    items = [row(n) for n in (1, 9) * 64]
+    random, _ = chosen(items, per_device_train_batch_size=2)
+    plan = Plan.of(128, TrainSettings(per_device_train_batch_size=2), 0)
+    longest = [max((1, 9)[n % 2] for n in b) for step in range(64) for b in plan.step_batches(step)]
+    assert random.padding == pytest.approx(2 * sum(longest) / 640)
+    grouped, _ = chosen(
+        items, per_device_train_batch_size=2, train_sampling_strategy="group_by_length"
+    )
+    assert 1 <= grouped.padding < 1.06 < random.padding
+    pair = EncodedPair(row(4), row(8), 2)
+    assert chosen([pair] * 4)[0].padding == pytest.approx(16 / 12)

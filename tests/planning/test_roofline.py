@@ -170,3 +170,22 @@ def test_plan_says_that_a_named_card_s_time_is_estimated(recipe, tmp_path, capsy
     assert "RTX 4090 has room for" in told
     assert main(["plan", str(path), "--gpu", "24GB"]) == 0
     assert "name the card for an estimate" in capsys.readouterr().out
+
+
+def test_padding_takes_time_where_rows_are_padded(large, loaded):
+    """The same FLOPs for each column; of these there are as many as the epoch's passes have."""
+    large["stages"][0]["train"] |= {"per_device_train_batch_size": 4, "num_train_epochs": 1}
+    slow = SimpleNamespace(name="slow", memory=80, flops=1e12, bandwidth=1e15)
+
+    def seconds(**model):
+        large["model"] |= model
+        plan = plan_recipe(loaded(large), in_ram=False)
+        counts = plan.stages[0].counts
+        return on_card(plan, slow).stages[0].parts["training"].likely, counts.padding
+
+    padded, padding = seconds(attn_implementation="eager")
+    assert padding > 1.2
+    large["stages"][0]["train"]["train_sampling_strategy"] = "group_by_length"
+    grouped, less = seconds()
+    assert less < padding
+    assert grouped / padded == pytest.approx(less / padding, rel=0.05)

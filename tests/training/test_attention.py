@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,3 +130,26 @@ def test_boundaries_are_read_once_for_all_layers() -> None:
     cpu = torch.device("cpu")
     assert first.padding(cpu) is first.padding(cpu)
     assert Segments.of(torch.tensor(BOUNDS), None) is not first
+
+
+def test_under_autocast_queries_of_float32_go_to_the_kernel_in_16_bits() -> None:
+    """Rotary positions are float32's there; the kernel would take neither that, nor two types."""
+    q, k = (torch.randn(1, heads, BOUNDS[-1], WIDTH) for heads in (HEADS, FEW))
+    segments = Segments.of(torch.tensor(BOUNDS), None)
+
+    def kinds() -> set[torch.dtype]:
+        return {t.dtype for t in varlen_kernel.laid_out((q, k, k.bfloat16()), segments, 0).qkv}
+
+    on_a_gpu: Any = SimpleNamespace(
+        is_cuda=True, dtype=torch.float32, shape=q.shape, device=torch.device("cpu", 0)
+    )
+    assert varlen_kernel.fused_dtype(on_a_gpu) == torch.float32
+    assert not varlen_kernel.takes(on_a_gpu, 0.0)
+    with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(varlen_kernel, "_is_there", lambda device: True)
+        assert varlen_kernel.takes(on_a_gpu, 0.0)
+        assert not varlen_kernel.takes(on_a_gpu, 0.1)
+        assert kinds() == {torch.bfloat16}
+    q, k = q.double(), k.double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert varlen_kernel.fused_dtype(q) == torch.float64

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
-from llmft.importing.configuration import Key
+from llmft.importing.configuration import Key, as_bool
 from llmft.importing.peer_translation import Translation
 from llmft.recipes.tree import visible
 
@@ -324,6 +324,38 @@ def training_arguments(t: Translation) -> None:
     noise(t)
     trackers(t)
     hub(t)
+
+
+def sampling(t: Translation) -> None:
+    """Write the order in which an epoch takes the rows, once all else is written."""
+    home = "train.train_sampling_strategy"
+    key, old = t.key("train_sampling_strategy"), t.key("group_by_length")
+    asked = t.get("train_sampling_strategy")
+    if old is not None and as_bool(old.value) is True:
+        key, asked = old, "group_by_length"
+    in_order = t.key("curriculum_sampling") if t.table.peer == "axolotl" else None
+    if in_order is not None and as_bool(in_order.value) is True:
+        key, asked = in_order, "sequential"
+        packed = t.draft.get("train.packing") is True
+        if packed or as_bool(t.configuration.get("shuffle_merged_datasets")) is not False:
+            what = "rows in one order in all epochs, which is not the file's"
+            t.note("cannot", key, what, missing="curriculum_sampling")
+            return
+    if asked in (None, "random"):
+        return
+    if t.trainer in ("grpo", "rloo", "ppo", "gkd"):
+        if key is not None:
+            t.note("none", key, "its trainer takes prompts in an order of its own", block="train")
+    elif asked == "sequential":
+        t.set(home, asked, key, "" if key else unstated(t, "train_sampling_strategy"))
+    elif asked == "batch_rebalance":
+        t.note("speed", key, "which rows share a batch", block="train")
+    elif asked == "group_by_length" and t.draft.get("train.packing") is True:
+        t.note("speed", key, "packed rows are of like length already", block="train")
+    elif asked == "group_by_length" and t.draft.get("data.streaming") is True:
+        t.note("speed", key, "which of the streamed rows share a batch", block="train")
+    else:
+        t.set(home, asked, key)
 
 
 def batch_of_processes(t: Translation) -> None:

@@ -29,6 +29,7 @@ class Gkd(Alignment[GkdConfig]):
     produces = "policy"
     supports_token_budget = False
     supports_shard_base = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"divergence": False}
 

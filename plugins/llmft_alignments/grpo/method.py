@@ -25,6 +25,7 @@ class GroupMethod(Alignment[C]):
     produces = "policy"
     supports_token_budget = False
     supports_shard_base = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "kl": False}
 

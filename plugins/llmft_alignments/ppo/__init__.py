@@ -40,6 +40,7 @@ class Ppo(Alignment[PpoConfig]):
     produces = "policy"
     supports_token_budget = False
     supports_shard_base = False
+    supports_length_groups = False
     evaluate_generates = True
     greater_is_better: ClassVar = {"reward": True, "win_rate": True, "kl": False}
 

@@ -62,6 +62,22 @@ def test_t9_c7_a_killed_run_ends_bit_exactly(go, recipe, method):
     assert state_of(resumed.folder) == state_of(whole.folder)
 
 
+def test_t9_c7_a_killed_run_on_rows_grouped_by_length_ends_bit_exactly(go, recipe):
+    recipe["stages"][0]["train"] |= {
+        "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2,
+        "max_steps": 9,
+    }  # fmt: skip
+    whole = go(recipe, "whole")
+    assert whole.code == 0, whole.text
+    assert go(recipe, "killed", fault=at(7)).code == -signal.SIGKILL  # after an epoch or more
+    resumed = go(recipe, "killed", resume=True)
+    assert resumed.code == 0, resumed.text
+    assert "continues after step 6" in resumed.text
+    assert state_of(resumed.folder) == state_of(whole.folder)
+    recipe["stages"][0]["train"]["train_sampling_strategy"] = "random"
+    assert state_of(go(recipe, "random").folder) != state_of(whole.folder)
+
+
 @pytest.mark.extended
 def test_t9_c7_a_killed_run_on_chunks_of_text_ends_bit_exactly(go, recipe):
     recipe["stages"][0]["data"]["columns"] = {"text": "{prompt}{completion}"}

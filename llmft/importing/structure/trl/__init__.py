@@ -139,13 +139,12 @@ def loss(t: Translation) -> None:
         arguments.value(t, "alignment.beta", "beta")
         if key is not None and kind != "kto":
             t.set("alignment.loss_type", kind, key)
-        if t.table.peer == "trl" and not t.stated("train_sampling_strategy"):
+        if t.table.peer == "trl":
             t.note(
                 "none",
                 None,
-                "TRL's KTO reads the rows in the file's order, and estimates the KL divergence by"
-                " another answer of the same batch; here rows are shuffled, and it is the answer"
-                " of the row before",
+                "TRL's KTO estimates the KL divergence by another answer of the same batch; here it"
+                " is the answer of the row before",
                 block="alignment",
             )
     elif trainer == "sft" and key is not None:
