@@ -256,8 +256,8 @@ def translated(translation: Translation) -> Translation:
     structure: Callable[[Translation], None] = module.structure
     structure(translation)
     if not translation.stopped:
-        from llmft.importing.structure.sharding import divide
         from llmft.importing.structure.arguments import sampling
+        from llmft.importing.structure.sharding import divide
         from llmft.importing.structure.weights import experts, stored_otherwise
 
         sampling(translation)
