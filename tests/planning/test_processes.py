@@ -152,13 +152,16 @@ def test_the_command_says_how_they_are_started_and_what_a_step_is(recipe, tmp_pa
     assert "torchrun --nproc_per_node 4 -m llmft run" in told
     assert "only: 16 rows a step over all, where one process has 4" in told
     assert "the busiest GPU has" in told
-    assert "train.per_device_train_tokens: 256 fills a pass for each" in told
     assert "each H100 has room for" in told
     assert "for NCCL, assumed" in told
     assert "summed over NVLink 4" in told
     assert main([*words, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["gpus"] == 4
+    counts = plan["stages"][0]["counts"]
+    enough = counts["tokens"] / counts["items"] * 4 + counts["longest"]  # 16 rows over 4 GPUs
+    fair = next(256 * n for n in range(1, 9) if 256 * n >= enough)
+    assert f"train.per_device_train_tokens: {fair} fills a pass for each" in told
     assert plan["memory"]["for_nccl"] == NCCL_BUFFERS
     assert main(["plan", str(path), "--gpus", "2", "--measure", "5"]) == 2
     assert "--gpus and --measure exclude each other" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -177,7 +178,9 @@ def _processes(found: RecipePlan) -> str:
             )
             if (tokens := train.per_device_train_tokens) is not None:
                 whole = stage.counts.tokens / max(stage.counts.items, 1) * rows
-                if (fair := max(1, round(whole / count / 256)) * 256) < tokens:
+                # A pass is full to within a row: so much that there is one for each at most.
+                enough = whole / count + stage.counts.longest
+                if (fair := math.ceil(enough / 256) * 256) < tokens:
                     line += f": train.per_device_train_tokens: {fair} fills a pass for each"
         lines.append(line)
     return "\n".join(lines)
