@@ -213,6 +213,15 @@ def plan(
             " default: this machine.",
         ),
     ] = None,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Plan for so many of these GPUs, with a process for each, as by torchrun.",
+        ),
+    ] = 1,
     measure: Annotated[
         float | None,
         typer.Option(
@@ -229,7 +238,7 @@ def plan(
     from llmft.cli.commands.plan import plan as planned
 
     allow(trust)
-    verdict = planned(recipe, set or [], gpu, measure)
+    verdict = planned(recipe, set or [], gpu, measure, gpus)
     return as_json(verdict) if json else as_text(verdict)
 
 

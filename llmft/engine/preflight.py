@@ -52,10 +52,18 @@ _BY_KIND: tuple[tuple[str, type[LlmftError]], ...] = (
 )
 
 
-def refuse_faults(job: Job, base: Any, *, hub_rows: bool = True, runs_here: bool = False) -> None:
+def refuse_faults(
+    job: Job,
+    base: Any,
+    *,
+    hub_rows: bool = True,
+    runs_here: bool = False,
+    processes: int | None = None,
+) -> None:
     """Raise one error with every fault of a job; parameters as for `preflight`."""
-    if faults := preflight(job, base, hub_rows=hub_rows, runs_here=runs_here):
-        raise error_of(faults)
+    found = preflight(job, base, hub_rows=hub_rows, runs_here=runs_here, processes=processes)
+    if found:
+        raise error_of(found)
 
 
 def error_of(faults: list[Fault]) -> LlmftError:
@@ -68,13 +76,19 @@ def error_of(faults: list[Fault]) -> LlmftError:
 
 
 def preflight(
-    job: Job, base: Any, *, hub_rows: bool = True, runs_here: bool = False
+    job: Job,
+    base: Any,
+    *,
+    hub_rows: bool = True,
+    runs_here: bool = False,
+    processes: int | None = None,
 ) -> list[Fault]:
     """Return the faults of a job, in the order of the recipe.
 
     base: the job's BaseModel, for what needs the model's config and modules; None: without torch
     and network. hub_rows: with the base, read the first rows of data sets on the hub too.
-    runs_here: the job is about to run, so that what this machine lacks is a fault, too.
+    runs_here: the job is about to run, so that what this machine lacks is a fault, too. processes:
+    that it is to run in; default: those that were launched.
     """
     network = hub_rows and base is not None
     faults = [
@@ -82,7 +96,7 @@ def preflight(
         *_of_other_runs(job),
         *_of_other_adapters(job),
         *_of_peft_folders(job, base),
-        *_of_the_processes(job, launch().count),
+        *_of_the_processes(job, processes or launch().count),
         *_of_code(job),
         *_of_rows(job, network=network),
         *_of_rewards(job, network=network),

@@ -9,6 +9,7 @@ from typing import Any
 from llmft.api.train_settings import TrainSettings
 from llmft.data.packing import bins_of
 from llmft.modeling.counting import token_rows, tokens_in
+from llmft.planning.processes import ALONE, Processes
 from llmft.training.step_plan import Plan
 from llmft.training.token_budget import passes_of
 
@@ -19,8 +20,10 @@ STEPS_LOOKED_AT = 20_000
 class Counts:
     """What a stage trains on.
 
-    sampled: the share of the rows that was tokenised. padding: how many times the tokens its passes
-    would take if each row took as much as the longest beside it.
+    sampled: the share of the rows that was tokenised. passes_per_step: of the process that has the
+    most. busiest: the share of a step's tokens that the process has which has the most, on average.
+    padding: how many times the tokens its passes would take if each row took as much as the longest
+    beside it.
     """
 
     rows: int
@@ -31,6 +34,7 @@ class Counts:
     steps: int
     sampled: float = 1.0
     passes_per_step: float = 1.0
+    busiest: float = 1.0
     padding: float = 1.0
 
 
@@ -74,6 +78,7 @@ def choose(
     share: float,
     *,
     padded: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[Counts, Chosen]:
     """Return a stage's numbers, and the items that take the most memory.
 
@@ -86,13 +91,17 @@ def choose(
     longest = [longest_in(item) for item in items]
     bins = _bins(longest, train, max_length)
     lengths = [sum(tokens[number] for number in one) for one in bins]
-    plan = Plan.of(len(bins), train, seed, lengths=lengths)
+    plan = Plan.of(len(bins), train, seed, processes.count, lengths=lengths)
     looked = min(plan.steps, plan.steps_per_epoch * 20, STEPS_LOOKED_AT)
-    batches = [
-        [number for place in batch for number in bins[place]]
+    steps = [
+        [
+            [number for place in batch for number in bins[place]]
+            for batch in _passes(plan.step_batches(step), items, bins, train, padded)
+        ]
         for step in range(looked)
-        for batch in _passes(plan.step_batches(step), items, bins, train, padded)
     ]
+    batches = [batch for step in steps for batch in step]
+    passes, busiest = _of_the_busiest(steps, tokens, processes)
     weights = [
         (
             sum(tokens[i] for i in batch),
@@ -117,14 +126,28 @@ def choose(
         trained_tokens=round(sum(labels) / share),
         longest=max(longest),
         items=whole,
-        steps=Plan.of(whole, train, seed).steps,
+        steps=Plan.of(whole, train, seed, processes.count).steps,
         sampled=share,
-        passes_per_step=len(batches) / looked,
+        passes_per_step=passes,
+        busiest=busiest,
         padding=sum(columns_in([items[i] for i in batch]) for batch in batches)
         / max(sum(weight[0] for weight in weights), 1),
     )
     judged = [items[i] for i in max(chunks, key=lambda chunk: sum(tokens[i] for i in chunk))]
     return counts, Chosen([[items[i] for i in batch] for batch in heaviest], judged)
+
+
+def _of_the_busiest(
+    steps: Sequence[Sequence[Sequence[int]]], tokens: Sequence[int], processes: Processes
+) -> tuple[float, float]:
+    """Return the passes that a step waits for, and the share of all tokens that it waits for."""
+    passes = most = 0
+    for step in steps:
+        shares = processes.shares(step)
+        passes += max(map(len, shares))
+        most += max(sum(tokens[i] for batch in share for i in batch) for share in shares)
+    whole = sum(tokens[i] for step in steps for batch in step for i in batch)
+    return passes / len(steps), most / whole if whole else 1.0
 
 
 def _passes(

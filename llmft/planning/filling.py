@@ -60,7 +60,9 @@ def _candidates(plan: RecipePlan, stage: StagePlan, room: int) -> Iterator[int]:
     data = bound.spec.data
     if data is not None and any(not name.startswith(ANOTHER_RUN) for name in row_references(data)):
         return  # rows that only the plan of the whole recipe has made up
-    whole = counts.tokens / counts.items * train.rows_per_step()
+    # A step's tokens of one process.
+    rows = plan.processes.share(train.rows_per_step(plan.processes.count))
+    whole = counts.tokens / counts.items * rows
     # The heaviest pass is no heavier than this: what moves with it is estimated as too little.
     heaviest = counts.longest * train.per_device_train_batch_size
     fixed, moving = stage.peaks[0].total, stage.peak.total - stage.peaks[0].total
@@ -75,7 +77,8 @@ def _with_budget(plan: RecipePlan, stage: StagePlan, tokens: int) -> Filling:
     spec = spec.model_copy(update={"train": train})
     changed = [spec if one.name == spec.name else one for one in plan.recipe.stages]
     job = plan.job.with_stage(plan.recipe.model_copy(update={"stages": changed}), spec)
-    made = plan_stage(job, job.stage(stage.name), plan.base, in_ram=False)
+    bound = job.stage(stage.name)
+    made = plan_stage(job, bound, plan.base, in_ram=False, processes=plan.processes)
     stages = tuple(made if one.name == stage.name else one for one in plan.stages)
     before, after = stage.counts, made.counts
     assert before is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from llmft.api.errors import RecipeError
 from llmft.api.model_settings import Quantization
 from llmft.api.train_settings import GradientCheckpointingKwargs
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
+from llmft.planning.processes import Processes
 from llmft.recipes.job import Job
 from llmft.recipes.recipe import Recipe, Stage
 
@@ -24,22 +25,30 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GIB|G|MB|MIB|M)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A memory to fit into. reserved: what is taken of it before a tensor is made."""
+    """A memory to fit into. reserved: what is taken of it before a tensor is made.
+
+    for_nccl: what is taken beside that, where several processes train together.
+    """
 
     name: str
     total: int
     reserved: int
     in_ram: bool
+    for_nccl: int = 0
 
     @property
     def is_shared(self) -> bool:
         """Whether other programs hold some of a GPU's memory."""
         return not self.in_ram and self.reserved > CUDA_CONTEXT
 
+    def shared_by(self, processes: Processes) -> Memory:
+        """Return the same, less what each of several processes takes to talk to the others."""
+        return replace(self, for_nccl=processes.for_nccl)
+
     @property
     def room(self) -> int:
         """Bytes for tensors."""
-        return self.total - self.reserved
+        return self.total - self.reserved - self.for_nccl
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +118,12 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     job, base, stage = plan.job, plan.base, plan.recipe.stage(tight.name)
     recipe = plan.recipe
     made: list[Change] = []
-    for said, change in _ideas(job, stage, tight, memory):
+    for said, change in _ideas(job, stage, tight, memory, plan.processes):
         other, changed = change(recipe, stage)
         bound = job.with_stage(other, changed)
-        peak = plan_stage(bound, bound.stage(stage.name), base, in_ram=memory.in_ram).peak.total
+        peak = plan_stage(
+            bound, bound.stage(stage.name), base, in_ram=memory.in_ram, processes=plan.processes
+        ).peak.total
         if peak >= (made[-1].peak if made else tight.peak.total):
             continue
         recipe, stage = other, changed
@@ -126,11 +137,13 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
 Edit = Callable[[Recipe, Stage], tuple[Recipe, Stage]]
 
 
-def _ideas(job: Job, stage: Stage, plan: StagePlan, memory: Memory) -> Iterator[tuple[str, Edit]]:
+def _ideas(
+    job: Job, stage: Stage, plan: StagePlan, memory: Memory, processes: Processes
+) -> Iterator[tuple[str, Edit]]:
     adapter = job.stage(stage.name).model_adapter
     assert adapter is not None  # a task on the base takes no memory to train
     train = stage.train
-    size, steps = train.per_device_train_batch_size, train.accumulation()
+    size, steps = train.per_device_train_batch_size, train.accumulation(processes.count)
     whole = size * steps
     # What does not shrink with the batch is about what is there after loading.
     fixed, moving = plan.peaks[0].total, plan.peak.total - plan.peaks[0].total

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmft.planning.batch_choice import Chosen, Counts
+from llmft.planning.caching_allocator import CachingAllocator
 from llmft.planning.fake_tensors import Body
 from llmft.planning.memory_tracker import MemoryTracker
+from llmft.planning.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Computed:
     tokens, items: those of the training passes that were computed, with train_flops; tokens is 0
     where items are answers that the stage samples. Where rows are padded tokens are those of padded
     rows, and the passes of an epoch have `padding` times the tokens of its rows.
-    passes_per_step: of a whole optimiser step.
+    passes_per_step: of a whole optimiser step, in one process. summed_bytes: of the gradients that
+    processes sum in a step.
     prepare_flops: before the first step, for prepared_items. scored_flops: one batch's loss.
     rollout_flops: beside the decoding, for one step.
     decoded: prompts, batch size and new tokens of the answers that a stage samples at a time.
@@ -42,12 +45,14 @@ class Computed:
     scored_flops: int = 0
     rollout_flops: int = 0
     decoded: tuple[int, int, int] = (0, 0, 0)
+    summed_bytes: int = 0
 
 
 @dataclass
 class PlanState:
     """What the parts of a planned stage find out. in_ram: it is trained where its files are mapped.
 
+    processes: those that train together; what is counted is one's, the busiest one's.
     max_new_tokens: of the answers that `decode` was last asked for. trained_bytes: of all that is
     trained. saved_bytes: of what the stage leaves behind.
 
@@ -56,7 +61,8 @@ class PlanState:
     """
 
     in_ram: bool
-    memory: MemoryTracker = field(default_factory=MemoryTracker)
+    processes: Processes = ALONE
+    memory: MemoryTracker = field(init=False)
     body: Body = field(default_factory=Body)
     counts: Counts | None = None
     sampled: SampledCounts | None = None
@@ -68,6 +74,10 @@ class PlanState:
     judging: bool = False
     assumed: bool = False
     computed: Computed = field(default_factory=Computed)
+
+    def __post_init__(self) -> None:
+        """Begin to count: on a GPU as its allocator does."""
+        self.memory = MemoryTracker(None if self.in_ram else CachingAllocator())
 
     def computes(self, **found: Any) -> None:
         """Keep something of `computed`."""

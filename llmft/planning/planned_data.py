@@ -119,7 +119,10 @@ class PlannedData(StageData):
         budget = self.train.per_device_train_tokens
         padded = budget is not None and not is_padding_free(self.models.model)
         seed = self.bound.spec.own_seed(self.seed)
-        counts, chosen = choose(items, self.train, seed, self.max_length, share, padded=padded)
+        counts, chosen = choose(
+            items, self.train, seed, self.max_length, share, padded=padded,
+            processes=self.state.processes,
+        )  # fmt: skip
         if judged:
             return chosen.judged
         self.state.counts, self.state.chosen = counts, chosen

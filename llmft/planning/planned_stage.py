@@ -20,10 +20,11 @@ from llmft.planning.plan_state import PlanState, SampledCounts
 from llmft.planning.planned_data import PlannedData
 from llmft.planning.planned_models import PlannedModels
 from llmft.planning.planned_sampler import PlannedSampler
+from llmft.planning.processes import ALONE, Processes
 from llmft.planning.training_cost import train_steps
 from llmft.recipes.job import BoundStage, Job
 from llmft.runs.artifacts import ROWS
-from llmft.training.step_plan import Plan, refuse_endless_warmup
+from llmft.training.step_plan import refuse_endless_warmup
 
 
 class PlannedStage(StageRunner):
@@ -32,9 +33,16 @@ class PlannedStage(StageRunner):
     planned = True
 
     def __init__(
-        self, job: Job, bound: BoundStage, base: BaseModel, *, folder: Path, in_ram: bool
+        self,
+        job: Job,
+        bound: BoundStage,
+        base: BaseModel,
+        *,
+        folder: Path,
+        in_ram: bool,
+        processes: Processes = ALONE,
     ) -> None:
-        self.state = PlanState(in_ram)
+        self.state = PlanState(in_ram, processes)
         super().__init__(
             job, bound, base, run=folder.parent, folder=folder, dataset=bound.dataset,
             trackers=Trackers([]),
@@ -79,14 +87,16 @@ class PlannedStage(StageRunner):
         if self.spec.evaluate is not None:
             judge(self)
         memory.begin("rollout")
-        asked = batch * self.train.accumulation()
+        processes = self.state.processes
+        asked = batch * self.train.accumulation(processes.count)  # of one process
         items = list(objective.sample_rollouts(asked, range(len(asked)), 0, lambda: False))
         memory.begin("train")
-        self._count(len(asked), len(items))
+        total = len(items) * processes.count
+        self._count(len(asked) * processes.count, total)
         batches = [items[:size]]
         self._train_steps(batches, objective, online=True)
         # Asked last: an objective may take it as a sign that its first update is over.
-        trained = sum(len(update) for update in objective.updates(len(items), 0))
+        trained = processes.share(sum(len(update) for update in objective.updates(total, 0)))
         self.state.computes(passes_per_step=trained / max(len(batches[0]), 1))
         memory.begin("save")
         return StageResult(produces=self.work.produces)
@@ -96,7 +106,7 @@ class PlannedStage(StageRunner):
         counts = self.state.counts
         if counts is None or not prompts:
             return
-        steps = Plan.of(counts.items, self.train, self.seed).steps
+        steps = counts.steps
         longest = self.state.max_new_tokens
         self.state.sampled = SampledCounts(steps * prompts, steps * answers, longest)
 
@@ -109,7 +119,8 @@ class PlannedStage(StageRunner):
         memory.begin("train")
         self._train_steps(batches, objective)
         counts = self.state.counts
-        passes = counts.passes_per_step if counts else self.train.accumulation()
+        accumulated = self.train.accumulation(self.state.processes.count)
+        passes = counts.passes_per_step if counts else accumulated
         self.state.computes(passes_per_step=passes)
         memory.begin("save")
         return StageResult(produces=self.work.produces)
@@ -133,8 +144,9 @@ class PlannedStage(StageRunner):
         optimizer = self.bound.optimizer
         flops = train_steps(
             self.models.model, batches, objective, self.train, groups, optimizer, memory, evaluate,
-            self.bound.callbacks,
+            self.bound.callbacks, self.state.processes,
         )  # fmt: skip
+        trained = [p for p in self.models.model.parameters() if p.requires_grad]
         chosen, counts = self.state.chosen, self.state.counts
         padded = not is_padding_free(self.models.model)
         tokens = sum(
@@ -149,11 +161,12 @@ class PlannedStage(StageRunner):
             prepared_items=len(chosen.items) if chosen else 0,
             scored_flops=memory.flops["evaluate"],
             rollout_flops=memory.flops["rollout"],
+            summed_bytes=sum(p.numel() * p.element_size() for p in trained),
         )
 
     def _refuse_endless_warmup(self, rates_per_step: int = 1) -> None:
         if (counts := self.state.counts) is not None:
-            steps = Plan.of(counts.items, self.train, self.seed).steps
+            steps = counts.steps
             last = self.bound.schedule.last_steps()
             refuse_endless_warmup(self.name, self.train, steps, last, rates_per_step)
 

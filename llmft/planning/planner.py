@@ -21,9 +21,10 @@ from llmft.modeling.head_pieces import planned_for_a_gpu
 from llmft.planning.batch_choice import Counts
 from llmft.planning.cuda_autocast import CudaAutocast
 from llmft.planning.fake_tensors import ShapesOnly
-from llmft.planning.memory_tracker import OPTIMIZER, Peak
+from llmft.planning.memory_tracker import OPTIMIZER, WORKSPACES, Peak
 from llmft.planning.plan_state import Computed, SampledCounts
 from llmft.planning.planned_stage import PlannedStage
+from llmft.planning.processes import ALONE, Processes
 from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.locating import located
 from llmft.recipes.recipe import PEFT, Recipe, Stage
@@ -76,17 +77,21 @@ class StagePlan:
     @property
     def peak(self) -> Peak:
         """The phase that takes the most."""
-        return max(self.peaks, key=lambda peak: peak.total)
+        return max(self.peaks, key=lambda peak: (peak.total, peak.tensors))
 
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """What a whole recipe would do. network: what is fetched, sent or told elsewhere."""
+    """What a whole recipe would do. network: what is fetched, sent or told elsewhere.
+
+    processes: that train together; memory is each one's.
+    """
 
     job: Job
     base: BaseModel
     stages: tuple[StagePlan, ...]
     network: tuple[str, ...]
+    processes: Processes = ALONE
 
     @property
     def recipe(self) -> Recipe:
@@ -99,15 +104,19 @@ class RecipePlan:
         return max(self.stages, key=lambda stage: stage.peak.total)
 
 
-def plan_recipe(job: Job, *, in_ram: bool = True, gpu: str = "") -> RecipePlan:
+def plan_recipe(
+    job: Job, *, in_ram: bool = True, gpu: str = "", processes: Processes = ALONE
+) -> RecipePlan:
     """Return a recipe's plan; no weight is loaded, and nothing stays written.
 
     in_ram: the model is trained in the machine's own memory. gpu: the GPU elsewhere that it is
-    planned for, by name or memory. Raises what a run would raise before its first step: RecipeError
-    for what does not fit the model, DataError for bad rows.
+    planned for, by name or memory. processes: that train together, each with a GPU.
+    Raises what a run would raise before its first step: RecipeError for what does not fit the
+    model, DataError for bad rows.
     """
     base = BaseModel(job.recipe.model)
-    refuse_faults(job, base, hub_rows=False)  # rows out of reach are assumed
+    # Rows out of reach are assumed.
+    refuse_faults(job, base, hub_rows=False, processes=processes.count)
     job, remarks = decided(job, base, gpu)
     slow = _slow_half(job, base) if in_ram and not gpu else {}
     with tempfile.TemporaryDirectory() as scratch:  # for what a method keeps beside its run
@@ -115,12 +124,17 @@ def plan_recipe(job: Job, *, in_ram: bool = True, gpu: str = "") -> RecipePlan:
         for bound in job.written_stages:  # a later round takes what the first does
             with located(job, bound.name):
                 place = Path(scratch, bound.name)
-                made = plan_stage(job, bound, base, in_ram=in_ram, folder=place)
+                made = plan_stage(
+                    job, bound, base, in_ram=in_ram, folder=place, processes=processes
+                )
             told = [said[bound.name] for said in (remarks, slow) if bound.name in said]
             stages.append(replace(made, remarks=(*told, *made.remarks)))
-    return RecipePlan(job, base, tuple(stages), (*_network(job), *start_remarks(job, base)))
+    network = (*_network(job), *start_remarks(job, base))
+    return RecipePlan(job, base, tuple(stages), network, processes)
 
 
+CUBLAS = (32 * 2**20, 32 * 2**20)
+"""What cuBLAS works in: one for forward passes, one for autograd's thread; on an H100, the most."""
 SLOWER = 0.9
 """A rate of products in bfloat16, beside float32's, at which a plan says that they are slower."""
 
@@ -144,14 +158,20 @@ def _slow_half(job: Job, base: BaseModel) -> dict[str, str]:
 
 
 def plan_stage(
-    job: Job, bound: BoundStage, base: BaseModel, *, in_ram: bool, folder: Path | None = None
+    job: Job,
+    bound: BoundStage,
+    base: BaseModel,
+    *,
+    in_ram: bool,
+    folder: Path | None = None,
+    processes: Processes = ALONE,
 ) -> StagePlan:
     """Return one stage's plan. folder: gets its made-up files, beside those of earlier stages'."""
     stage, recipe = bound.spec, job.written
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch, stage.name)
         place.mkdir()
-        planned = PlannedStage(job, bound, base, folder=place, in_ram=in_ram)
+        planned = PlannedStage(job, bound, base, folder=place, in_ram=in_ram, processes=processes)
         trainable, total, followed = _compute(planned)
     memory = planned.state.memory
     bits = {"load_in_4bit": "4-bit", "load_in_8bit": "8-bit"}
@@ -203,6 +223,8 @@ def _compute(planned: PlannedStage) -> tuple[int, int, bool]:
         return 0, total, False
     followed = True
     memory.begin("prepare")
+    if not planned.state.in_ram and _loads(planned):
+        memory.hold(WORKSPACES, CUBLAS)
     try:
         with memory, ShapesOnly(), _as_on(in_ram=planned.state.in_ram):
             if isinstance(planned.work, Alignment):
@@ -277,7 +299,7 @@ def _files(stage: Stage, planned: PlannedStage) -> list[tuple[str, int]]:
     if stage.train.save_strategy != "no" or chooses:
         kept = stage.train.save_total_limit
         if counts is not None:
-            kept = min(kept, _saves(stage, counts))
+            kept = min(kept, _saves(stage, counts, state.processes))
         size = state.trained_bytes + optimizer + _of_callbacks(planned)
         files.append((f"{folder}/checkpoints, {kept} kept", kept * size))
     return files
@@ -297,9 +319,9 @@ def _of_callbacks(planned: PlannedStage) -> int:
     return own + planned.state.trained_bytes * given
 
 
-def _saves(stage: Stage, counts: Counts) -> int:
+def _saves(stage: Stage, counts: Counts, processes: Processes) -> int:
     """Return how many checkpoints a stage writes in all, at most."""
-    plan = Plan.of(counts.items, stage.train, 0)
+    plan = Plan.of(counts.items, stage.train, 0, processes.count)
     saves = plan.saves(stage.train)
     if stage.evaluate is not None and stage.evaluate.best_metric:  # each may be the best
         saves += plan.evaluations(stage.evaluate, stage.train)
@@ -311,7 +333,8 @@ def _evaluations(planned: PlannedStage) -> Evaluations | None:
     asked, counts, train = planned.spec.evaluate, planned.state.counts, planned.train
     if asked is None or counts is None or asked.eval_strategy == "no":
         return None
-    times = Plan.of(counts.items, train, 0).evaluations(asked, train)
+    plan = Plan.of(counts.items, train, 0, planned.state.processes.count)
+    times = plan.evaluations(asked, train)
     every = asked.generate_every
     return Evaluations(times, len(planned.data.held_out()), times // every if every else 0)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llmft.api.errors import RecipeError
 from llmft.planning.planner import RecipePlan, StagePlan
+from llmft.planning.processes import Processes
 from llmft.planning.timing import (
     NONE,
     SCORING,
@@ -30,25 +31,35 @@ from llmft.recipes.recipe import Stage
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU: its memory in GiB, bfloat16 FLOP/s without sparsity, and bytes a second."""
+    """A GPU: its memory in GiB, bfloat16 FLOP/s without sparsity, and bytes a second.
+
+    link: by what it reaches the other GPUs of its machine; a bridge that has to be bought is none.
+    """
 
     name: str
     memory: int
     flops: float
     bandwidth: float
+    link: str = "PCIe 4"
 
 
 CARDS = tuple(
-    Card(name, memory, tera * 1e12, giga * 1e9)
-    for name, memory, tera, giga in (
-        ("RTX 3090", 24, 71, 936), ("RTX 4080", 16, 97.5, 717), ("RTX 4090", 24, 165.2, 1008),
-        ("RTX 5090", 32, 209.5, 1792), ("RTX A6000", 48, 154.8, 768),
-        ("RTX 6000 Ada", 48, 364.2, 960), ("A10", 24, 125, 600), ("A10G", 24, 70, 600),
-        ("L4", 24, 121, 300), ("L40S", 48, 362, 864), ("A100 40GB", 40, 312, 1555),
-        ("A100", 80, 312, 2039), ("H100 PCIe", 80, 756, 2000), ("H100", 80, 989, 3350),
-        ("H200", 141, 989, 4800), ("B200", 180, 2250, 8000),
+    Card(name, memory, tera * 1e12, giga * 1e9, link)
+    for name, memory, tera, giga, link in (
+        ("RTX 3090", 24, 71, 936, "PCIe 4"), ("RTX 4080", 16, 97.5, 717, "PCIe 4"),
+        ("RTX 4090", 24, 165.2, 1008, "PCIe 4"), ("RTX 5090", 32, 209.5, 1792, "PCIe 5"),
+        ("RTX A6000", 48, 154.8, 768, "PCIe 4"), ("RTX 6000 Ada", 48, 364.2, 960, "PCIe 4"),
+        ("A10", 24, 125, 600, "PCIe 4"), ("A10G", 24, 70, 600, "PCIe 4"),
+        ("L4", 24, 121, 300, "PCIe 4"), ("L40S", 48, 362, 864, "PCIe 4"),
+        ("A100 40GB", 40, 312, 1555, "NVLink 3"), ("A100", 80, 312, 2039, "NVLink 3"),
+        ("H100 PCIe", 80, 756, 2000, "PCIe 5"), ("H100", 80, 989, 3350, "NVLink 4"),
+        ("H200", 141, 989, 4800, "NVLink 4"), ("B200", 180, 2250, 8000, "NVLink 5"),
     )
 )  # fmt: skip
+LINKS = {
+    "PCIe 4": 32e9, "PCIe 5": 64e9, "NVLink 3": 300e9, "NVLink 4": 450e9, "NVLink 5": 900e9,
+}  # fmt: skip
+"""Bytes a second in one direction: 16 lanes, or all of a GPU's links to its machine's switches."""
 
 MEASURED_ON = ("H100", "H200")
 REACHED = (0.25, 0.38, 0.6)
@@ -71,6 +82,15 @@ The worst is where the model's steps cannot be recorded: 79 ms.
 """
 SHORTEST_ANSWERS = 0.25
 """How long answers may be at the least, as a share of the most: most end before that. Assumed."""
+OF_A_MACHINE = 8
+"""GPUs that a machine has at most."""
+SENT = (0.15, 0.4, 0.75)
+"""The share of a link at which gradients are summed: at the worst, likely, at best. Assumed.
+
+At the worst: cards that reach each other through the host's memory only, such as GeForce.
+"""
+SYNC_SECONDS = (0.001, 0.003, 0.02)
+"""What a step's other talk takes, of some numbers by gloo: at best, likely, at worst. Assumed."""
 LOAD_BANDWIDTH = (0.3e9, 1e9, 3e9)
 """Bytes a second at which weights come from a disk: at the worst, likely, at best. Assumed."""
 
@@ -113,7 +133,7 @@ def on_card(plan: RecipePlan, card: Card) -> PlanTime:
     """Return a recipe's time on a GPU, estimated. A stage that was not followed is left out."""
     layers = int(getattr(plan.base.config.get_text_config(), "num_hidden_layers", 0) or 0)
     found = [
-        _stage_time(stage, plan.recipe.stage(stage.name), card, max(layers, 1))
+        _stage_time(stage, plan.recipe.stage(stage.name), card, max(layers, 1), plan.processes)
         for stage in plan.stages
         if stage.followed
     ]
@@ -122,11 +142,20 @@ def on_card(plan: RecipePlan, card: Card) -> PlanTime:
         f"estimated by the roofline of {card.name} ({card.flops / 1e12:,.0f} TFLOP/s,"
         f" {card.bandwidth / 1e9:,.0f} GB/s): {REACHED[1]:.0%} of the peak, {known}"
     )
+    if plan.processes.several:
+        remark += (
+            f"; gradients are summed over {card.link} ({LINKS[card.link] / 1e9:,.0f} GB/s), of one"
+            f" machine, at {SENT[1]:.0%} of that, assumed"
+        )
+    if plan.processes.count > OF_A_MACHINE:
+        remark += f"; more than {OF_A_MACHINE} stand in several, whose network is not counted"
     return together(plan, found, remark)
 
 
-def _stage_time(stage: StagePlan, spec: Stage, card: Card, layers: int) -> StageTime:
-    work = _Work(stage, spec, card, layers)
+def _stage_time(
+    stage: StagePlan, spec: Stage, card: Card, layers: int, processes: Processes
+) -> StageTime:
+    work = _Work(stage, spec, card, layers, processes)
     parts = {SET_UP: work.set_up()}
     lacks = []
     if stage.trains:
@@ -147,6 +176,7 @@ class _Work:
     spec: Stage
     card: Card
     layers: int
+    processes: Processes
 
     @property
     def weights(self) -> int:
@@ -161,7 +191,7 @@ class _Work:
         computed, counts = self.stage.computed, self.stage.counts
         if not computed.prepare_flops or counts is None:
             return load
-        more = counts.items / max(computed.prepared_items, 1)
+        more = self.processes.share(counts.items / max(computed.prepared_items, 1))
         return load + self._products(computed.prepare_flops * more)
 
     def training(self) -> Seconds:
@@ -170,7 +200,8 @@ class _Work:
         assert counts is not None
         passes = counts.steps * computed.passes_per_step
         if computed.tokens:
-            seen = counts.steps * train.rows_per_step() / max(counts.items, 1)
+            rows = train.rows_per_step(self.processes.count)
+            seen = counts.steps * rows / max(counts.items, 1) * counts.busiest
             there = counts.tokens * computed.padding
             flops = computed.train_flops / computed.tokens * there * seen
         else:  # as long as the longest answers that were planned
@@ -186,14 +217,23 @@ class _Work:
         if prompts and not computed.tokens:
             whole += self._decoding(counts.steps * math.ceil(prompts / max(batch, 1)), new)
             whole += self._products(computed.rollout_flops * counts.steps)
-        return whole
+        return whole + self._summing().times(counts.steps)
+
+    def _summing(self) -> Seconds:
+        """Return the time in which a step's gradients are summed over the processes."""
+        if not self.processes.several:
+            return NONE
+        sent = self.processes.sent(self.stage.computed.summed_bytes)
+        worst, likely, best = (sent / (share * LINKS[self.card.link]) for share in SENT)
+        return Seconds(best, likely, worst) + Seconds(*SYNC_SECONDS)
 
     def scoring(self) -> Seconds:
         """Return the time of the losses and answers before, during and after training."""
         stage, asked = self.stage, self.spec.evaluate
         assert asked is not None
         more = stage.evaluations
-        batches = math.ceil(stage.held_out / self.spec.train.per_device_eval_batch_size)
+        size = self.spec.train.per_device_eval_batch_size
+        batches = math.ceil(self.processes.share(math.ceil(stage.held_out / size)))
         phases = {peak.phase for peak in stage.peaks}
         found = NONE
         if flops := stage.computed.scored_flops:

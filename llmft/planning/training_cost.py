@@ -11,7 +11,9 @@ from llmft.api import Callback, Objective, Optimizer
 from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
 from llmft.planning.memory_tracker import CALLBACKS, GRADIENTS, OPTIMIZER, MemoryTracker
+from llmft.planning.processes import ALONE, Processes
 from llmft.registry.return_checks import bytes_of_callback
+from llmft.system import distributed
 from llmft.training import modes
 from llmft.training.optimizer import make_optimizer
 
@@ -26,17 +28,18 @@ def train_steps(
     memory: MemoryTracker,
     evaluate: Callable[[], None] = lambda: None,
     callbacks: Sequence[Callback[Any]] = (),
+    processes: Processes = ALONE,
 ) -> list[int]:
     """Train on each of the batches, while the ledger is entered; return the FLOPs of each pass.
 
     method: makes the optimiser. evaluate: what is computed between two steps, with the optimiser's
-    state there. callbacks: each says what it holds. A checkpoint is written from where the tensors
-    are, so that it takes nothing more.
+    state there. callbacks: each says what it holds. processes: that sum their gradients. A
+    checkpoint is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.add(p.grad, GRADIENTS))
-    memory.live[CALLBACKS] += sum(bytes_of_callback(one, p) for one in callbacks for p in trained)
+    memory.hold(CALLBACKS, (bytes_of_callback(one, p) for one in callbacks for p in trained))
     model.train()
     optimizer = _optimizer(groups or [{"params": trained}], settings, method, memory)
     # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.
@@ -46,7 +49,7 @@ def train_steps(
     passes = []
     for batch in batches:
         _update(optimizer, memory)
-        if settings.accumulation() == 1:
+        if settings.accumulation(processes.count) == 1:
             for parameter in trained:
                 parameter.grad = None
         before = memory.flops[memory.phase]
@@ -56,6 +59,8 @@ def train_steps(
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss
         passes.append(memory.flops[memory.phase] - before)
+        if processes.several:
+            distributed.sum_gradients(trained, lambda whole: whole)
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or 1e30)
     _update(optimizer, memory)
     for parameter in trained:
@@ -85,5 +90,5 @@ def _optimizer(
     if len(sizes) < len(parameters):
         with memory.making(OPTIMIZER):  # adagrad has its state from the start
             return make_optimizer(groups, settings, method)
-    memory.live[OPTIMIZER] += sum(sizes)
+    memory.hold(OPTIMIZER, sizes)
     return None

@@ -289,6 +289,18 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Give every process the sum of all processes' gradients; one may have computed none."""
     if not _several():
         return
+
+    def sum_in_place(whole: torch.Tensor) -> None:
+        with _in_touch():
+            dist.all_reduce(whole)
+
+    sum_gradients(parameters, sum_in_place)
+
+
+def sum_gradients(
+    parameters: Sequence[torch.nn.Parameter], sum_in_place: Callable[[torch.Tensor], object]
+) -> None:
+    """Let the gradients of a type be summed as one tensor, and take them back from it."""
     by_kind: dict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is None:
@@ -296,8 +308,7 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         by_kind[parameter.grad.dtype].append(parameter.grad)
     for gradients in by_kind.values():
         whole = torch.cat([gradient.flatten() for gradient in gradients])
-        with _in_touch():
-            dist.all_reduce(whole)
+        sum_in_place(whole)
         pieces = torch.split(whole, [gradient.numel() for gradient in gradients])
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))

@@ -9,8 +9,9 @@ import pytest
 from llmft.api.train_settings import TrainSettings
 from llmft.planning import fitting
 from llmft.planning.fitting import GIB, Memory, changes, named_memory
+from llmft.planning.processes import Processes
 
-ROOM = 100
+ROOM, TWO = 100, Processes(2)
 
 
 def suggested(monkeypatch, before: int, *ideas: tuple[str, int]) -> list[tuple[str, int, bool]]:
@@ -24,7 +25,7 @@ def suggested(monkeypatch, before: int, *ideas: tuple[str, int]) -> list[tuple[s
         )
     )
     stages = (SimpleNamespace(name="only", peak=peak),)
-    plan = SimpleNamespace(job=job, base=None, recipe=recipe, stages=stages)
+    plan = SimpleNamespace(job=job, base=None, recipe=recipe, stages=stages, processes=TWO)
 
     def apply(name: str):
         return lambda recipe, stage: (
@@ -34,7 +35,8 @@ def suggested(monkeypatch, before: int, *ideas: tuple[str, int]) -> list[tuple[s
     peaks = dict(ideas)
     seen = []
 
-    def plan_stage(job, bound, base, *, in_ram):
+    def plan_stage(job, bound, base, *, in_ram, processes):
+        assert processes == TWO
         applied = bound.spec.applied
         seen.append(applied)
         return SimpleNamespace(peak=SimpleNamespace(total=peaks[applied[-1]]))
@@ -70,7 +72,7 @@ def test_a_stage_that_just_fits_needs_no_change(peak, tight, monkeypatch):
     asked = []
     stages = (SimpleNamespace(name="s", peak=SimpleNamespace(total=peak)),)
     recipe = SimpleNamespace(stage=asked.append)
-    plan = SimpleNamespace(job=None, base=None, recipe=recipe, stages=stages)
+    plan = SimpleNamespace(job=None, base=None, recipe=recipe, stages=stages, processes=TWO)
     assert changes(plan, Memory("m", 120, 20, True)) == []
     assert asked == ["s"] * tight
 
@@ -87,7 +89,7 @@ def test_a_size_is_of_two_to_the_thirtieth(text, size):
     assert not memory.in_ram
 
 
-def ideas(train: dict, room: int, **stage) -> list[str]:
+def ideas(train: dict, room: int, count: int = 1, **stage) -> list[str]:
     """Return what is thought of where 100 bytes are fixed, and 600 come with the batch."""
     adapter = SimpleNamespace(supports_gradient_checkpointing=False, supports_quantization=False)
     job = SimpleNamespace(stage=lambda name: SimpleNamespace(model_adapter=adapter))
@@ -98,7 +100,7 @@ def ideas(train: dict, room: int, **stage) -> list[str]:
         quantization={}, **stage,
     )  # fmt: skip
     memory = fitting.Memory("a card", room, 0, False)
-    return [said for said, _ in fitting._ideas(job, spec, plan, memory)]
+    return [said for said, _ in fitting._ideas(job, spec, plan, memory, Processes(count))]
 
 
 def test_a_smaller_batch_keeps_the_rows_of_a_step():
@@ -111,3 +113,7 @@ def test_a_smaller_batch_keeps_the_rows_of_a_step():
     assert ideas(odd, 360) == [size.format(3, 3), size.format(1, 7)], "a part of one is a whole one"
     by_rows = {"per_device_train_batch_size": 4, "train_batch_size": 8}
     assert ideas(by_rows, 450) == [f"train.per_device_train_batch_size: {n}" for n in (2, 1)]
+    # Of 8 rows two processes take 4 each, in one pass: of 2 rows each has to take two.
+    assert ideas(by_rows, 450, 2) == ideas(by_rows, 450)
+    more = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    assert ideas(more, 420, 2) == [size.format(2, 2), size.format(1, 4)]

@@ -8,13 +8,18 @@ import pytest
 
 from llmft.planning.memory_tracker import OPTIMIZER
 from llmft.planning.planner import _files
+from llmft.planning.processes import ALONE
 
 
 def files_of(stage, items: int | None) -> list[tuple[str, int]]:
     peaks = [SimpleNamespace(by_kind={OPTIMIZER: size}) for size in (0, 600, 500)]
     counts = None if items is None else SimpleNamespace(items=items)
     state = SimpleNamespace(
-        counts=counts, memory=SimpleNamespace(peaks=peaks), saved_bytes=70, trained_bytes=300
+        processes=ALONE,
+        counts=counts,
+        memory=SimpleNamespace(peaks=peaks),
+        saved_bytes=70,
+        trained_bytes=300,
     )
     return _files(stage, SimpleNamespace(state=state, bound=SimpleNamespace(callbacks=())))
 

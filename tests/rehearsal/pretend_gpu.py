@@ -8,6 +8,10 @@ numbers, and is caught where it
 - lets the host wait for the device: a number read, a copy of memory that is not pinned, an output
   whose shape depends on numbers. `waits` counts them by kind and by the line that asked.
 
+`memory` counts the bytes that tensors on the device have, from their storages. With `numbers=False`
+tensors have no shadow, so that models of any size can be trained as far as shapes go: a number that
+is read is 1. `on_kernel` is told of each operation on the device.
+
 What it cannot see: whether a kernel is right or fast, fragmentation, NCCL, random numbers of the
 device. It takes hold of torch by private interfaces, all of them in this file, so it is for the
 versions that it was tried with: see VERSIONS.
@@ -17,7 +21,10 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +56,10 @@ def is_gpu(value: Any) -> bool:
 class PretendGpu(TorchDispatchMode):
     """While it is entered, cuda:0 can be asked for. Enter it for a whole run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, numbers: bool = True) -> None:
         super().__init__()
+        self.numbers, self.memory = numbers, Memory()
+        self.on_kernel: Callable[[Any, Any, Any, Any], object] = lambda *_: None
         self.mode, self.waits, self.inside = (
             _CudaMode(allow_non_fake_inputs=True),
             Counter[tuple[str, str]](),
@@ -70,7 +79,8 @@ class PretendGpu(TorchDispatchMode):
         with torch._C._DisableTorchDispatch(), torch.no_grad():
             meta = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
         made = FakeTensor(self.mode, meta, CUDA)
-        made.shadow = real
+        made.shadow = real if self.numbers else None
+        self.memory.add(made)
         return made
 
     def wait(self, kind: str) -> None:
@@ -99,12 +109,14 @@ class PretendGpu(TorchDispatchMode):
             return moved
         if name in ("_local_scalar_dense", "is_nonzero", "equal"):
             self.wait("number read")
-            return func(*_real(args))
+            return func(*_real(args)) if self.numbers else _one(args[0])
         if to_gpu:
             kwargs["device"] = CUDA
         masks = name in _BY_MASK and any(v is not None and v.dtype == torch.bool for v in args[1])
-        real = _on_cpu(func, _real(args), _real(kwargs))
+        real = _on_cpu(func, _real(args), _real(kwargs)) if self.numbers else None
         if name in _SHAPES or masks:
+            if not self.numbers:
+                raise NotImplementedError(f"the shape of {name} depends on numbers")
             self.wait(f"shape of {name}")
             if name.endswith("_"):
                 return args[0]
@@ -113,9 +125,13 @@ class PretendGpu(TorchDispatchMode):
             args = [args[0], [self._lent(v) for v in args[1]], *args[2:]]
         with self.mode:
             out = func(*args, **kwargs)
-        for made, numbers in zip(tree_leaves(out), tree_leaves(real), strict=False):
+        leaves = tree_leaves(out)
+        shadows = tree_leaves(real) if self.numbers else [None] * len(leaves)
+        for made, numbers in zip(leaves, shadows, strict=False):
             if is_gpu(made):
                 made.shadow = numbers
+                self.memory.add(made)
+        self.on_kernel(func, args, kwargs, out)
         return out
 
     def _moved(self, name: str, args: Any, kwargs: Any, to_gpu: bool) -> Any:
@@ -127,7 +143,10 @@ class PretendGpu(TorchDispatchMode):
             blocks = not (args[2:] or kwargs.get("non_blocking"))
             if blocks or not any(hasattr(one, "pretends_to_be_pinned") for one in (to, source)):
                 self.wait("copy to the device" if is_gpu(to) else "copy to the host")
-            _real(to).copy_(_real(source))
+            if self.numbers:
+                _real(to).copy_(_real(source))
+            elif not is_gpu(to):
+                to.fill_(1)
             return to
         (source,) = args
         dtype = kwargs.get("dtype") or source.dtype
@@ -135,11 +154,15 @@ class PretendGpu(TorchDispatchMode):
             if kwargs.get("device") is None or to_gpu:
                 return None
             self.wait("copy to the host")
+            if not self.numbers:
+                return torch.ones(source.shape, dtype=dtype)
             return source.shadow.to(dtype, copy=True)
         pinned = kwargs.get("non_blocking") and hasattr(source, "pretends_to_be_pinned")
         if source.numel() and not pinned:  # nothing is copied of an empty one
             self.wait("copy to the device")
         with torch._C._DisableTorchDispatch():
+            if not self.numbers:  # which may lie on the meta device
+                return self.on_device(torch.empty_like(source, dtype=dtype, device="meta"))
             return self.on_device(source.detach().to(dtype, copy=True))
 
     def _lent(self, index: Any) -> Any:
@@ -147,6 +170,52 @@ class PretendGpu(TorchDispatchMode):
             self.wait("copy to the device")
             return self.on_device(index)
         return index
+
+
+@contextmanager
+def known_to_accelerate() -> Iterator[None]:
+    """Let accelerate, and so the training loop, take the device for this process's own."""
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+
+    states = (PartialState, AcceleratorState)
+    for state in states:
+        state._shared_state.clear()
+    PartialState().device = CUDA
+    try:
+        yield
+    finally:
+        for state in states:
+            state._shared_state.clear()
+
+
+class Memory:
+    """The bytes of the storages that live, and the most that did since `peak` was set to 0."""
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count the storage of a tensor, once, until nobody has it."""
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._seen:
+            return
+        self._seen.add(place)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._gone, place, size).atexit = False
+
+    def _gone(self, place: int, size: int) -> None:
+        self._seen.remove(place)
+        self.live -= size
+
+
+def _one(tensor: torch.Tensor) -> float | int | bool:
+    """Return what is read of a tensor that has no numbers."""
+    kinds = {torch.bool: True}
+    return kinds.get(tensor.dtype, 1.0 if tensor.is_floating_point() else 1)
 
 
 class _CudaMode(FakeTensorMode):
@@ -184,6 +253,8 @@ class _Asked(TorchFunctionMode):
             args = (args[0], _listed(args[1]), *args[2:])
         if torch.is_autocast_enabled("cuda"):
             args, kwargs = self._cast(_ATEN.get(name, name), args, kwargs)
+        if name == "scaled_dot_product_attention" and not self.gpu.numbers:
+            return _by_flash(*args, **kwargs)
         self.gpu.inside += 1
         try:
             return func(*args, **kwargs)
@@ -219,6 +290,16 @@ _NARROW, _WIDE, _WIDE_SUMS = _lists()
 _ATEN = {"__matmul__": "matmul", "__rmatmul__": "matmul", "__pow__": "pow", "__rpow__": "pow",
          "vecdot": "linalg_vecdot", "vector_norm": "linalg_vector_norm",
          "cross_entropy": "nll_loss"}  # fmt: skip
+
+
+def _by_flash(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+              is_causal: bool = False, scale: float | None = None,
+              enable_gqa: bool = False) -> Any:  # fmt: skip
+    """Return attention by the kernel that a GPU takes; for a meta tensor torch takes none."""
+    if attn_mask is not None or query.dtype not in (torch.bfloat16, torch.float16):
+        raise NotImplementedError("without numbers only flash attention is rehearsed")
+    flash = torch.ops.aten._scaled_dot_product_flash_attention
+    return flash(query, key, value, dropout_p, is_causal, scale=scale)[0]
 
 
 def _real(tree: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from llmft.modeling import levers, recompute
 from llmft.system import machine
 from tests.extended import extended
 
-from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu
+from .pretend_gpu import CUDA, REASON, TRIED, PretendGpu, known_to_accelerate
 
 REMEMBERED = levers.remembered
 pytestmark = pytest.mark.skipif(not TRIED, reason=REASON)
@@ -77,9 +79,6 @@ def run_on_gpu(
     tried: the architecture and the adapter are tried on the device, too, which takes longer than
     the run; else what was found of them on the CPU is taken.
     """
-    from accelerate import PartialState
-    from accelerate.state import AcceleratorState
-
     from llmft.training import loop
 
     seen: list[Counter[tuple[str, str]]] = []
@@ -90,20 +89,21 @@ def run_on_gpu(
             *args, on_step=lambda *a: (seen.append(gpu.waits.copy()), on_step(*a)), **kwargs
         )
 
-    with pytest.MonkeyPatch.context() as patch, PretendGpu() as gpu:
+    with pytest.MonkeyPatch.context() as patch, simulated(tried=tried) as gpu:
         patch.setattr(loop, "train", train)
+        loss = run(text, folder)
+    return loss, seen[1] - seen[0]
+
+
+@contextmanager
+def simulated(*, tried: bool = False, numbers: bool = True) -> Iterator[PretendGpu]:
+    """Let the block's runs train on the device that is not there."""
+    gpu = PretendGpu(numbers=numbers)
+    with pytest.MonkeyPatch.context() as patch, gpu, known_to_accelerate():
         if not tried:
             for module in (levers, adapter_trial):
                 patch.setattr(module, "remembered", remembered_on_the_cpu)
-        for state in (PartialState, AcceleratorState):
-            state._shared_state.clear()
-        PartialState().device = CUDA
-        try:
-            loss = run(text, folder)
-        finally:
-            for state in (PartialState, AcceleratorState):
-                state._shared_state.clear()
-    return loss, seen[1] - seen[0]
+        yield gpu
 
 
 def remembered_on_the_cpu(config, asked, find):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from llmft.planning.fitting import Change, Memory
     from llmft.planning.planner import RecipePlan, StagePlan
     from llmft.planning.timing import PlanTime, Seconds
+
+
+UNEVEN = 1.3
+"""A process's share of a step's tokens, of an even one, of which a plan speaks."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,30 @@ class Verdict:
 
 
 def plan(
-    recipe: str, overrides: Sequence[str], gpu: str | None, measure: float | None = None
+    recipe: str,
+    overrides: Sequence[str],
+    gpu: str | None,
+    measure: float | None = None,
+    gpus: int = 1,
 ) -> Verdict:
     """Return what a recipe would take, held against a named GPU or what this machine has.
 
-    measure: the seconds that its first steps may take here; None: they are not taken.
-    Raises RecipeError (E090) where steps are to be measured here for a GPU elsewhere.
+    measure: the seconds that its first steps may take here; None: they are not taken. gpus: how
+    many of them, with a process for each.
+    Raises RecipeError (E090) where steps are to be measured here for a GPU elsewhere, or for
+    several processes, or where this machine has not as many GPUs.
     """
-    if gpu and measure:
-        fix = "leave one of them out: --gpu estimates, and --measure takes steps on this machine"
-        raise RecipeError("E090", "--gpu and --measure exclude each other", fix=fix)
+    if measure and (gpu or gpus > 1):
+        other = "--gpu" if gpu else "--gpus"
+        fix = f"leave one out: {other} estimates, and --measure takes steps in one process here"
+        raise RecipeError("E090", f"{other} and --measure exclude each other", fix=fix)
     job = load_recipe(shipped.find(recipe), Registry.discover(), overrides)
     before_upstream()
     with captured_output(Path(os.devnull)):  # upstream's chatter is no part of the answer
         from llmft.planning.filling import fillings
         from llmft.planning.fitting import changes, found_memory, named_memory
         from llmft.planning.planner import plan_recipe
+        from llmft.planning.processes import named_processes
         from llmft.planning.roofline import card_here, named_card, on_card
         from llmft.planning.timing import from_earlier_runs
 
@@ -64,9 +77,11 @@ def plan(
         size = f"{card.memory}GB" if card else gpu
         named = named_memory(size, card.name if card else "") if size else None
         elsewhere = card.name if card else f"a GPU of {gpu}" if gpu else ""
+        processes = named_processes(gpus, gpu)
         in_ram = (named or found_memory()).in_ram
-        found = plan_recipe(job, in_ram=in_ram, gpu=elsewhere)
+        found = plan_recipe(job, in_ram=in_ram, gpu=elsewhere, processes=processes)
         memory = named or found_memory()  # asked again: the libraries are in memory only now
+        memory = memory.shared_by(processes)
         if card:
             time = on_card(found, card)
         elif named:
@@ -76,7 +91,7 @@ def plan(
 
             time = measured(found, measure)
         else:
-            time = from_earlier_runs(found)
+            time = None if processes.several else from_earlier_runs(found)
             if time is None and not memory.in_ram and (card := card_here(memory.name)):
                 time = on_card(found, card)
         filled = tuple(
@@ -95,6 +110,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "name": found.recipe.name,
         "model": found.recipe.model.path,
+        "gpus": found.processes.count,
         "stages": stages,
         "network": list(found.network),
         "memory": asdict(memory) | {"room": memory.room},
@@ -128,6 +144,8 @@ def as_text(verdict: Verdict) -> str:
     found = verdict.plan
     model = found.recipe.model
     parts = [f"{found.recipe.name}: {model.path} in {found.base.source.dtype}"]
+    if found.processes.several:
+        parts.append(prose(_processes(found)))
     if len(found.stages) > 1:
         parts.append(_graph(found))
     parts += [_stage(number, stage) for number, stage in enumerate(found.stages, 1)]
@@ -136,6 +154,36 @@ def as_text(verdict: Verdict) -> str:
     parts += [prose(network), _time(verdict), prose(_fits(verdict))]
     parts += [prose(_filled(verdict, *each)) for each in verdict.fillings]
     return "\n\n".join(parts)
+
+
+def _processes(found: RecipePlan) -> str:
+    """Return how the processes are started, and what a step of each stage is among them."""
+    count = found.processes.count
+    lines = [
+        f"{count} GPUs with a process each, started by torchrun --nproc_per_node {count} -m llmft"
+        " run: memory is each one's, and time is all of them together"
+    ]
+    for stage in found.stages:
+        train = found.recipe.stage(stage.name).train
+        if not stage.trains or stage.counts is None:
+            continue
+        rows, alone = train.rows_per_step(count), train.rows_per_step()
+        line = f"  {stage.name}: {rows:,} rows a step over all"
+        if rows != alone:
+            line += f", where one process has {alone:,} (train.train_batch_size keeps them)"
+        if stage.counts.busiest > UNEVEN / count:
+            line += (
+                f"; the busiest GPU has {stage.counts.busiest:.0%} of a step's tokens, where"
+                f" {1 / count:.0%} would be even"
+            )
+            if (tokens := train.per_device_train_tokens) is not None:
+                whole = stage.counts.tokens / max(stage.counts.items, 1) * rows
+                # A pass is full to within a row: so much that there is one for each at most.
+                enough = whole / count + stage.counts.longest
+                if (fair := math.ceil(enough / 256) * 256) < tokens:
+                    line += f": train.per_device_train_tokens: {fair} fills a pass for each"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _graph(found: RecipePlan) -> str:
@@ -275,15 +323,24 @@ def _about(seconds: float) -> str:
 
 
 def _fits(verdict: Verdict) -> str:
+    from llmft.planning.memory_tracker import FRAGMENTS
+
     memory, worst = verdict.memory, verdict.plan.worst
     reserved = "Python and its libraries" if memory.in_ram else "the GPU's own context"
     if memory.is_shared:
         reserved = "its context and what other programs hold"
+    each = "each " if verdict.plan.processes.several else ""
+    nccl = f" and {_size(memory.for_nccl)} for NCCL, assumed" if memory.for_nccl else ""
     said = (
         f"{worst.name} needs {_size(worst.peak.total)} in its phase '{worst.peak.phase}';"
-        f" {memory.name} has room for {_size(memory.room)}"
-        f" ({_size(memory.total)} less {_size(memory.reserved)} for {reserved})"
+        f" {each}{memory.name} has room for {_size(memory.room)}"
+        f" ({_size(memory.total)} less {_size(memory.reserved)} for {reserved}{nccl})"
     )
+    if fragments := worst.peak.by_kind.get(FRAGMENTS, 0):
+        said += (
+            f"\n  {_size(fragments)} of it are fragments: what torch's allocator holds around"
+            " tensors and cannot give back, as simulated"
+        )
     if memory.in_ram:
         said += (
             "\n  on Linux malloc may keep as much again, and more, of what is freed;"
