@@ -34,11 +34,11 @@ def shard(model: Any, device: str | torch.device, *, trained: bool = False) -> N
     trained weights too. From here on all of them have to compute the same layers in the same order.
     """
     layers = layers_of(model)
-    alone = _of_one_layer(model, layers)
-    owners = _owners(layers, alone) if trained else {}
+    divisible = divisible_parameters(model)
+    owners = give_owners(divisible, distributed.count()) if trained else {}
     divided = [
-        _Layer([p for p in layer.parameters() if id(p) in alone], n, owners, torch.device(device))
-        for n, layer in enumerate(layers)
+        _Layer(parameters, number, owners, torch.device(device))
+        for number, parameters in enumerate(divisible)
     ]
     model.to(device)
     sharded = ShardedLayers(divided)
@@ -74,19 +74,18 @@ def collect_gradients(model: Any) -> None:
             weight.collect()
 
 
-def _owners(layers: list[nn.Module], alone: set[int]) -> dict[int, int]:
-    """Return the owner of each trained weight, by its id: of as many numbers as the others.
+def give_owners(divisible: list[list[nn.Parameter]], count: int) -> dict[int, int]:
+    """Give each trained weight an owner among so many processes, and return them by its id.
 
-    alone: the ids of those that can be divided.
+    They own about as many numbers each.
     """
-    held = [0] * distributed.count()
+    held = [0] * count
     found: dict[int, int] = {}
-    for layer in layers:
-        for parameter in layer.parameters():
-            if parameter.requires_grad and id(parameter) in alone:
-                owner = held.index(min(held))
-                found[id(parameter)] = owner
-                held[owner] += parameter.numel()
+    for parameter in (p for layer in divisible for p in layer if p.requires_grad):
+        owner = held.index(min(held))
+        found[id(parameter)] = owner
+        setattr(parameter, _OWNER, owner)
+        held[owner] += parameter.numel()
     return found
 
 
@@ -110,13 +109,17 @@ def layers_of(model: Any) -> list[nn.Module]:
     return found
 
 
-def _of_one_layer(model: Any, layers: list[nn.Module]) -> set[int]:
-    """Return the ids of the parameters that one layer has, and nothing else of the model."""
+def divisible_parameters(model: Any) -> list[list[nn.Parameter]]:
+    """Return for each layer the parameters that it has, and nothing else of the model."""
+    layers = layers_of(model)
     inside = {id(module) for layer in layers for module in layer.modules()}
     others = (module for module in model.modules() if id(module) not in inside)
     outside = {id(p) for module in others for p in module._parameters.values()}
     places = Counter(id(p) for layer in layers for p in layer.parameters())  # each once a layer
-    return {number for number, count in places.items() if count == 1} - outside
+    return [
+        [p for p in layer.parameters() if places[id(p)] == 1 and id(p) not in outside]
+        for layer in layers
+    ]
 
 
 class ShardedLayers:
@@ -292,7 +295,6 @@ class _Trained:
     def __init__(self, parameter: nn.Parameter, owner: int, device: torch.device) -> None:
         self.parameter, self.owner = parameter, owner
         self.is_ours = owner == distributed.rank()
-        setattr(parameter, _OWNER, owner)
         if self.is_ours:
             self.whole = self.absent = parameter.data = parameter.data.to(device).contiguous()
         else:

@@ -96,7 +96,7 @@ def choose(
     steps = [
         [
             [number for place in batch for number in bins[place]]
-            for batch in _passes(plan.step_batches(step), items, bins, train, padded)
+            for batch in _passes(plan.step_batches(step), items, bins, train, padded, processes)
         ]
         for step in range(looked)
     ]
@@ -156,13 +156,15 @@ def _passes(
     bins: Sequence[Sequence[int]],
     train: TrainSettings,
     padded: bool,
+    processes: Processes,
 ) -> list[list[int]]:
     """Return a step's batches of bins as the loop deals them to forward passes."""
     if train.per_device_train_tokens is None:
         return batches
     whole = [place for batch in batches for place in batch]
     there = [tuple(items[number] for number in bins[place]) for place in whole]
-    dealt = passes_of(there, train.per_device_train_tokens, padded=padded)
+    budget = train.per_device_train_tokens
+    dealt = passes_of(there, budget, padded=padded, processes=processes.count)
     return [[whole[number] for number in one] for one in dealt]
 
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmft.api.errors import RecipeError
+from llmft.api import Alignment
+from llmft.api.errors import DataError, RecipeError
 from llmft.api.model_settings import Quantization
 from llmft.api.train_settings import GradientCheckpointingKwargs
 from llmft.planning.planner import RecipePlan, StagePlan, plan_stage
 from llmft.planning.processes import Processes
-from llmft.recipes.job import Job
+from llmft.recipes.job import BoundStage, Job
 from llmft.recipes.recipe import Recipe, Stage
+from llmft.runs.upstream import load_options
 
 GIB = 2**30
 CUDA_CONTEXT = 600 * 2**20
@@ -109,8 +111,8 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     """Return what to change in the first stage that does not fit, until it does; [] if all fit.
 
     In the order of what they cost: smaller batches with accumulation, which change nothing;
-    checkpointing and copies of the layers' inputs, which take time; 4 bits, which take precision;
-    shorter rows, which lose text.
+    checkpointing, layers that several processes divide and copies of the layers' inputs, which take
+    time; 4 bits, which take precision; shorter rows, which lose text.
     """
     tight = next((stage for stage in plan.stages if stage.peak.total > memory.room), None)
     if tight is None:
@@ -121,9 +123,13 @@ def changes(plan: RecipePlan, memory: Memory) -> list[Change]:
     for said, change in _ideas(job, stage, tight, memory, plan.processes):
         other, changed = change(recipe, stage)
         bound = job.with_stage(other, changed)
-        peak = plan_stage(
-            bound, bound.stage(stage.name), base, in_ram=memory.in_ram, processes=plan.processes
-        ).peak.total
+        try:
+            tried = plan_stage(
+                bound, bound.stage(stage.name), base, in_ram=memory.in_ram, processes=plan.processes
+            )
+        except DataError:  # rows so short that no answer is left
+            continue
+        peak = tried.peak.total
         if peak >= (made[-1].peak if made else tight.peak.total):
             continue
         recipe, stage = other, changed
@@ -177,6 +183,8 @@ def _ideas(
     if train.gradient_checkpointing_kwargs.every_n_layers > 1:
         each = {"gradient_checkpointing_kwargs": GradientCheckpointingKwargs()}
         yield "train.gradient_checkpointing_kwargs.every_n_layers: 1", _train(**each)
+    if processes.several and not train.shard_base and _divides(job, job.stage(stage.name)):
+        yield "train.shard_base: true", _train(shard_base=True)
     if adapter.supports_gradient_checkpointing and not memory.in_ram:
         both = {"gradient_checkpointing": True, "activation_offloading": True}
         yield "train.activation_offloading: true (with gradient_checkpointing)", _train(**both)
@@ -186,6 +194,11 @@ def _ideas(
     while length > 128:
         length //= 2
         yield f"train.max_length: {length}", _train(max_length=length, max_dropped=1.0)
+
+
+def _divides(job: Job, bound: BoundStage) -> bool:
+    takes = isinstance(bound.work, Alignment) and bound.work.supports_shard_base
+    return takes and not load_options(job.recipe, bound.model_adapter).get("load_in_8bit")
 
 
 def _train(**settings: Any) -> Edit:

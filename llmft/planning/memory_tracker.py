@@ -68,7 +68,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         self.phase = ""
         self._storages: dict[int, tuple[Any, str, int, Block | None]] = {}
         self._peak: dict[str, int] = {}
-        self._highest = self._most = 0
+        self._highest, self._most = (0, 0), 0
         self.flops: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,8 +83,11 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         self.flops[self.phase] += flops_of(func, args, kwargs or {}, out)
         return out
 
-    def add(self, tensor: Any, kind: str | None = None) -> None:
-        """Count a tensor's storage, once, until it is freed; `kind` moves one that is known."""
+    def add(self, tensor: Any, kind: str | None = None, share: float = 1.0) -> None:
+        """Count a tensor's storage, once, until it is freed; `kind` moves one that is known.
+
+        share: how much of it is there, where processes divide it among them.
+        """
         if not isinstance(tensor, torch.Tensor):
             return
         storage = tensor.untyped_storage()
@@ -96,7 +99,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
                 self.live[was] -= size
                 self.live[kind] += size
             return
-        size, kind = storage.nbytes(), kind or self._kind_of(tensor)
+        size, kind = round(storage.nbytes() * share), kind or self._kind_of(tensor)
         freed = weakref.ref(storage, lambda _: self._freed(key))
         block = self.allocator.take(size) if self.allocator else None
         self._storages[key] = (freed, kind, size, block)
@@ -133,7 +136,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
     def begin(self, phase: str) -> None:
         """Close the phase before, keeping its peak, and begin the next."""
         self.close()
-        self.phase, self._highest, self._most, self._peak = phase, 0, 0, {}
+        self.phase, self._highest, self._most, self._peak = phase, (0, 0), 0, {}
         self.note()
 
     def close(self) -> None:
@@ -149,8 +152,9 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         live = self.live.total() + more
         self._most = max(self._most, live)
         held = self.allocator.held + more if self.allocator else live
-        if held > self._highest:
-            self._highest = held
+        # Of moments at which the allocator holds as much, the one with the most tensors.
+        if (held, live) > self._highest:
+            self._highest = held, live
             self._peak = dict(self.live)
             self._peak[kind] = self._peak.get(kind, 0) + more
             self._peak[FRAGMENTS] = held - live

@@ -29,7 +29,7 @@ class Computed:
     where items are answers that the stage samples. Where rows are padded tokens are those of padded
     rows, and the passes of an epoch have `padding` times the tokens of its rows.
     passes_per_step: of a whole optimiser step, in one process. summed_bytes: of the gradients that
-    processes sum in a step.
+    processes sum in a step; gathered_bytes: of the layers that they put together in a pass.
     prepare_flops: before the first step, for prepared_items. scored_flops: one batch's loss.
     rollout_flops: beside the decoding, for one step.
     decoded: prompts, batch size and new tokens of the answers that a stage samples at a time.
@@ -46,6 +46,7 @@ class Computed:
     rollout_flops: int = 0
     decoded: tuple[int, int, int] = (0, 0, 0)
     summed_bytes: int = 0
+    gathered_bytes: int = 0
 
 
 @dataclass

@@ -68,10 +68,12 @@ class PlannedModels(StageModels):
         whole = trains and bool(self.adapter.trains_base)
         if not trains:
             model.requires_grad_(False)
-        for tensor in tensors_of(state.body.given_to(model)):
+        body = state.body.given_to(model)
+        shares = self._shares(body, whole=whole)
+        for tensor in tensors_of(body):
             ours = tensor.untyped_storage()._cdata in own
             kind = TRAINED if whole and tensor.requires_grad else WEIGHTS if ours else ADAPTER
-            memory.add(tensor, kind)
+            memory.add(tensor, kind, shares.get(tensor.untyped_storage()._cdata, 1.0))
         state.trained_bytes = sum(
             p.numel() * p.element_size() for p in model.parameters() if p.requires_grad
         )
@@ -86,6 +88,37 @@ class PlannedModels(StageModels):
             if stored != source.dtype:  # all is read, and written elsewhere
                 memory.note(MAPPED, count_parameters(self.bare)[1] * WIDTHS.get(stored, 4))
         return model
+
+    def _shares(self, model: Any, *, whole: bool) -> dict[int, float]:
+        """Return how much of each storage this process has, where layers are divided.
+
+        whole: all weights are trained. Counts the two layers that are whole for a while.
+        """
+        from llmft.modeling.sharded_layers import divisible_parameters, give_owners, is_here
+
+        processes = self.state.processes
+        if not (self.bound.spec.train.shard_base and processes.several):
+            return {}
+        layers = divisible_parameters(model)
+        layers = [[p for p in layer if whole or not p.requires_grad] for layer in layers]
+        give_owners(layers, processes.count)
+        shares = {
+            p.untyped_storage()._cdata: float(is_here(p))
+            if p.requires_grad
+            else 1 / processes.count
+            for layer in layers
+            for p in layer
+        }
+        sizes = [
+            sum(p.nbytes * (1 - shares[p.untyped_storage()._cdata]) for p in layer)
+            for layer in layers
+        ]
+        self.state.memory.hold(WEIGHTS, [round(size) for size in sorted(sizes)[-2:]])
+        # Each pass gathers a layer twice, and sums the gradient of what is trained.
+        self.state.computes(
+            gathered_bytes=sum(p.nbytes * (2 + p.requires_grad) for layer in layers for p in layer)
+        )
+        return shares
 
     @property
     def starts_as_reference(self) -> bool:

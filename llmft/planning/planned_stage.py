@@ -13,6 +13,7 @@ from llmft.engine.trackers import Trackers
 from llmft.modeling.base_model import BaseModel
 from llmft.modeling.batching import is_padding_free
 from llmft.modeling.counting import tokens_in
+from llmft.modeling.sharded_layers import owner_of
 from llmft.planning.batch_choice import columns_in
 from llmft.planning.evaluation_cost import follow_scores, judge
 from llmft.planning.memory_tracker import CALLBACKS
@@ -161,7 +162,7 @@ class PlannedStage(StageRunner):
             prepared_items=len(chosen.items) if chosen else 0,
             scored_flops=memory.flops["evaluate"],
             rollout_flops=memory.flops["rollout"],
-            summed_bytes=sum(p.numel() * p.element_size() for p in trained),
+            summed_bytes=sum(p.nbytes for p in trained if owner_of(p) is None),
         )
 
     def _refuse_endless_warmup(self, rates_per_step: int = 1) -> None:

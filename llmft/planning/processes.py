@@ -1,7 +1,8 @@
 """How many processes train together in a plan, and what each of them has of the whole.
 
-One place for it: a process has a GPU of its own with the whole base on it, takes every so manieth
-forward pass of a step, and holds a flat copy of all gradients while those are summed.
+One place for it: a process has a GPU of its own with the whole base on it, or with its share of the
+layers, takes every so manieth forward pass of a step, and holds a flat copy of all gradients while
+those are summed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class Processes:
     def share(self, parts: float) -> float:
         """Return how many of so many parts one process computes, where all are alike."""
         return parts / self.count
+
+    def gathered(self, size: float) -> float:
+        """Return the bytes that each process receives where it puts together so many of all."""
+        return size * (self.count - 1) / self.count
 
     def sent(self, size: float) -> float:
         """Return the bytes that each process sends for the sum of so many, round a ring.

@@ -212,6 +212,7 @@ class _Work:
             self._products(flops),
             self._reads(self.weights * reads * passes),
             _host(HOST_SECONDS).times(self.layers * passes),
+            self._over_the_link(self.processes.gathered(computed.gathered_bytes) * passes),
         )
         prompts, batch, new = computed.decoded
         if prompts and not computed.tokens:
@@ -224,8 +225,13 @@ class _Work:
         if not self.processes.several:
             return NONE
         sent = self.processes.sent(self.stage.computed.summed_bytes)
-        worst, likely, best = (sent / (share * LINKS[self.card.link]) for share in SENT)
-        return Seconds(best, likely, worst) + Seconds(*SYNC_SECONDS)
+        return self._over_the_link(sent) + Seconds(*SYNC_SECONDS)
+
+    def _over_the_link(self, size: float) -> Seconds:
+        if not size:
+            return NONE
+        worst, likely, best = (size / (share * LINKS[self.card.link]) for share in SENT)
+        return Seconds(best, likely, worst)
 
     def scoring(self) -> Seconds:
         """Return the time of the losses and answers before, during and after training."""

@@ -10,6 +10,7 @@ import torch
 from llmft.api import Callback, Objective, Optimizer
 from llmft.api.train_settings import TrainSettings
 from llmft.modeling.noisy_embeddings import noisy_embeddings
+from llmft.modeling.sharded_layers import is_here, owner_of
 from llmft.planning.memory_tracker import CALLBACKS, GRADIENTS, OPTIMIZER, MemoryTracker
 from llmft.planning.processes import ALONE, Processes
 from llmft.registry.return_checks import bytes_of_callback
@@ -37,13 +38,18 @@ def train_steps(
     checkpoint is written from where the tensors are, so that it takes nothing more.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    owned = [p for p in trained if is_here(p)]
     for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(lambda p: memory.add(p.grad, GRADIENTS))
+        parameter.register_post_accumulate_grad_hook(lambda p: _count_gradient(p, memory))
     memory.hold(CALLBACKS, (bytes_of_callback(one, p) for one in callbacks for p in trained))
     model.train()
-    optimizer = _optimizer(groups or [{"params": trained}], settings, method, memory)
+    groups = [
+        {**group, "params": [p for p in group["params"] if is_here(p)]}
+        for group in groups or [{"params": trained}]
+    ]
+    optimizer = _optimizer(groups, settings, method, memory)
     # The heaviest pass meets the state that an earlier step left, and under accumulation gradients.
-    for parameter in trained:
+    for parameter in owned:
         parameter.grad = torch.zeros_like(parameter)
         memory.add(parameter.grad, GRADIENTS)
     passes = []
@@ -60,7 +66,8 @@ def train_steps(
         del loss
         passes.append(memory.flops[memory.phase] - before)
         if processes.several:
-            distributed.sum_gradients(trained, lambda whole: whole)
+            together = [p for p in trained if owner_of(p) is None]
+            distributed.sum_gradients(together, lambda whole: whole)
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or 1e30)
     _update(optimizer, memory)
     for parameter in trained:
@@ -68,6 +75,12 @@ def train_steps(
     evaluate()
     model.eval()
     return passes
+
+
+def _count_gradient(parameter: torch.Tensor, memory: MemoryTracker) -> None:
+    memory.add(parameter.grad, GRADIENTS)
+    if not is_here(parameter):  # it is sent to the weight's owner
+        parameter.grad = None
 
 
 def _update(optimizer: torch.optim.Optimizer | None, memory: MemoryTracker) -> None:

@@ -119,7 +119,8 @@ def _update(passes: list[list[Any]], numbers: list[list[int]], objective: Object
 
 
 def _within(items: Sequence[Any], budget: Budget) -> list[list[int]]:
-    return passes_of(items, budget.tokens, padded=budget.padded)
+    count = distributed.count()
+    return passes_of(items, budget.tokens, padded=budget.padded, processes=count)
 
 
 class OnlineItems:

@@ -179,15 +179,15 @@ def test_processes_that_gather_other_layers_are_told_before_an_update(told):
 def test_what_several_layers_share_is_not_divided():
     import torch
 
-    from llmft.modeling.sharded_layers import _of_one_layer, layers_of
+    from llmft.modeling.sharded_layers import divisible_parameters, layers_of
     from llmft.modeling.tiny_models import tiny_llama
 
     assert layers_of(torch.nn.Linear(2, 2)) == []
     model = tiny_llama()
-    first, second = layers = layers_of(model)
+    first, second = layers_of(model)
     second.mlp.up_proj.weight = first.mlp.up_proj.weight
     first.mlp.down_proj.weight = model.lm_head.weight
-    alone = _of_one_layer(model, layers)
+    alone = {id(p) for layer in divisible_parameters(model) for p in layer}
     names = {name for name, p in model.named_parameters() if id(p) in alone}
     assert "model.layers.0.mlp.gate_proj.weight" in names
     assert not {"model.layers.0.mlp.up_proj.weight", "lm_head.weight"} & names

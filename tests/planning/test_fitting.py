@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmft.api.model_settings import Quantization
 from llmft.api.train_settings import TrainSettings
-from llmft.planning import fitting
+from llmft.planning import fitting, planner
 from llmft.planning.fitting import GIB, Memory, changes, named_memory
 from llmft.planning.processes import Processes
 
@@ -89,10 +90,33 @@ def test_a_size_is_of_two_to_the_thirtieth(text, size):
     assert not memory.in_ram
 
 
+def test_an_idea_that_leaves_no_row_is_passed_over(recipe, loaded):
+    recipe["stages"][0]["train"] |= {"per_device_train_batch_size": 1}
+    plan = planner.plan_recipe(loaded(recipe), in_ram=False, gpu="H100")
+    tight = Memory("a card", plan.stages[0].peak.total // 50, 0, False)
+    found = changes(plan, tight)  # nothing helps so far, and the shortest rows lose their answers
+    assert not any(change.fits for change in found)
+
+
+def test_layers_are_divided_where_several_processes_can(recipe, loaded):
+    plan = planner.plan_recipe(loaded(recipe), in_ram=False, gpu="H100", processes=TWO)
+    job, stage = plan.job, plan.recipe.stages[0]
+    card = Memory("a card", 1, 0, False)
+
+    def said(job, stage, processes):
+        return [idea for idea, _ in fitting._ideas(job, stage, plan.stages[0], card, processes)]
+
+    assert "train.shard_base: true" in said(job, stage, TWO)
+    assert "train.shard_base: true" not in said(job, stage, Processes(1))
+    eight = plan.recipe.model.model_copy(update={"quantization": Quantization(load_in_8bit=True)})
+    other = job.with_stage(plan.recipe.model_copy(update={"model": eight}), stage)
+    assert "train.shard_base: true" not in said(other, stage, TWO)
+
+
 def ideas(train: dict, room: int, count: int = 1, **stage) -> list[str]:
     """Return what is thought of where 100 bytes are fixed, and 600 come with the batch."""
     adapter = SimpleNamespace(supports_gradient_checkpointing=False, supports_quantization=False)
-    job = SimpleNamespace(stage=lambda name: SimpleNamespace(model_adapter=adapter))
+    job = SimpleNamespace(stage=lambda name: SimpleNamespace(model_adapter=adapter, work=None))
     spec = SimpleNamespace(name="only", train=TrainSettings(**train), evaluate=None)
     peaks = [SimpleNamespace(total=100)]
     plan = SimpleNamespace(

@@ -10,6 +10,7 @@ import pytest
 from llmft.api import Encoded
 from llmft.api.errors import RecipeError
 from llmft.api.train_settings import TrainSettings
+from llmft.cli.commands import plan
 from llmft.cli.main import main
 from llmft.planning.batch_choice import choose
 from llmft.planning.fitting import named_memory
@@ -48,7 +49,7 @@ def test_the_busiest_process_is_waited_for():
     assert counted([30, 10], 2, **train).busiest == pytest.approx(0.75)
     by_tokens = {"per_device_train_batch_size": 1, "train_batch_size": 8}
     full = counted([10] * 8, 4, **by_tokens, per_device_train_tokens=80)
-    assert (full.passes_per_step, full.busiest) == (1, 1.0), "three have nothing to do"
+    assert (full.passes_per_step, full.busiest) == (1, 0.25), "one pass would leave three idle"
 
 
 def trained(recipe, loaded, count, **train):
@@ -139,13 +140,40 @@ def test_gpus_of_this_machine_are_those_that_are_there(monkeypatch):
     assert named_processes(4, "H100") == Processes(4)
 
 
-def test_the_command_says_how_they_are_started_and_what_a_step_is(recipe, tmp_path, capsys):
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_layers_that_are_divided_are_counted_as_a_share_and_two_whole_ones(recipe, loaded, adapter):
+    from llmft.modeling.tiny_models import tiny_llama
+
+    recipe["stages"][0]["adapter"] = {"method": adapter}
+    whole, divided = (
+        trained(recipe, loaded, 4, shard_base=asked).stages[0] for asked in (False, True)
+    )
+    layers = [sum(p.nbytes for p in layer.parameters()) for layer in tiny_llama().model.layers]
+    there = sum(layers) / 4 + 2 * layers[0] * 3 / 4  # both of its layers, while each is computed
+    kinds = [stage.peaks[0].by_kind for stage in (whole, divided)]
+    weights = [kind.get("weights", 0) + kind.get("trained weights", 0) for kind in kinds]
+    slack = 0 if adapter == "lora" else 0.3 * layers[0]  # a weight has one owner, which is whole
+    assert weights[1] == pytest.approx(weights[0] - sum(layers) + there, abs=1 + 2 * slack)
+    link = [stage.computed.gathered_bytes for stage in (whole, divided)]
+    assert link == [0, sum(layers) * (2 if adapter == "lora" else 3)]
+    if adapter == "full":
+        before, after = (
+            next(p for p in stage.peaks if p.phase == "train").by_kind for stage in (whole, divided)
+        )
+        states = before["optimiser"] - after["optimiser"]  # two numbers for each that is elsewhere
+        assert 0.6 * 2 * sum(layers) < states < 0.9 * 2 * sum(layers)
+
+
+def test_the_command_says_how_they_are_started_and_what_a_step_is(
+    recipe, tmp_path, capsys, monkeypatch
+):
     recipe["stages"][0]["train"] = {
         "max_steps": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
         "per_device_train_tokens": 900,
     }  # fmt: skip
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe))
+    monkeypatch.setattr(plan, "UNEVEN", 0.5)  # an even share is told too
     words = ["plan", str(path), "--gpu", "H100", "--gpus", "4"]
     assert main(words) == 0
     told = capsys.readouterr().out
@@ -156,12 +184,8 @@ def test_the_command_says_how_they_are_started_and_what_a_step_is(recipe, tmp_pa
     assert "for NCCL, assumed" in told
     assert "summed over NVLink 4" in told
     assert main([*words, "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["gpus"] == 4
-    counts = plan["stages"][0]["counts"]
-    enough = counts["tokens"] / counts["items"] * 4 + counts["longest"]  # 16 rows over 4 GPUs
-    fair = next(256 * n for n in range(1, 9) if 256 * n >= enough)
-    assert f"train.per_device_train_tokens: {fair} fills a pass for each" in told
-    assert plan["memory"]["for_nccl"] == NCCL_BUFFERS
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpus"] == 4
+    assert found["memory"]["for_nccl"] == NCCL_BUFFERS
     assert main(["plan", str(path), "--gpus", "2", "--measure", "5"]) == 2
     assert "--gpus and --measure exclude each other" in capsys.readouterr().err

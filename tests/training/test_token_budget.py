@@ -48,6 +48,26 @@ def test_both_answers_of_a_pair_and_all_rows_of_a_bin_count():
     assert passes_of([row(12), (row(5), row(8))], 36, padded=True) == [[0, 1]]
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_several_processes_get_even_passes(padded):
+    draw = random.Random(2)
+    rows = [row(draw.randint(1, 90)) for _ in range(61)]
+    few = passes_of(rows, 300, padded=padded)
+    for count in (2, 3, 8):
+        passes = passes_of(rows, 300, padded=padded, processes=count)
+        assert sorted(n for one in passes for n in one) == list(range(61))
+        assert len(few) <= len(passes) <= -(-len(few) // count) * count
+        assert padded or len(passes) % count == 0
+        lengths = [[len(rows[n].input_ids) for n in one] for one in passes]
+        sizes = [len(one) * max(one) if padded else sum(one) for one in lengths]
+        assert max(sizes) <= 300
+        assert max(sizes) <= 1.3 * sum(sizes) / len(sizes)
+    assert len(passes_of(rows[:3], 300, padded=padded, processes=8)) == 3  # no row for the others
+    # Where no even passes hold all within the budget, they stay as they are.
+    tight = [row(n) for n in (6, 4, 4, 3, 3)]
+    assert passes_of(tight, 10, padded=False, processes=2) == [[0, 1], [2, 3, 4]]
+
+
 @pytest.fixture
 def trained(run, tmp_path):
     """Return what trains a stage, and gives its adapter's weights and the rows of its passes."""
@@ -107,8 +127,8 @@ def test_streamed_rows_are_dealt_too(trained):
 
     plain = updates.passes_of
 
-    def seen(items, budget, *, padded):
-        passes.append(plain(items, budget, padded=padded))
+    def seen(items, budget, *, padded, processes):
+        passes.append(plain(items, budget, padded=padded, processes=processes))
         return passes[-1]
 
     with pytest.MonkeyPatch.context() as patch:

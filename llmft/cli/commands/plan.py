@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -176,12 +175,6 @@ def _processes(found: RecipePlan) -> str:
                 f"; the busiest GPU has {stage.counts.busiest:.0%} of a step's tokens, where"
                 f" {1 / count:.0%} would be even"
             )
-            if (tokens := train.per_device_train_tokens) is not None:
-                whole = stage.counts.tokens / max(stage.counts.items, 1) * rows
-                # A pass is full to within a row: so much that there is one for each at most.
-                enough = whole / count + stage.counts.longest
-                if (fair := math.ceil(enough / 256) * 256) < tokens:
-                    line += f": train.per_device_train_tokens: {fair} fills a pass for each"
         lines.append(line)
     return "\n".join(lines)
 
