@@ -27,7 +27,7 @@ from llmft.modeling.sharded_layers import (
     ATTRIBUTE,
     collect_gradients,
     is_here,
-    layers_of,
+    misfit,
     owner_of,
     shard,
 )
@@ -64,8 +64,8 @@ def verdict(kind: str) -> str:
         whole = made(kind)
     except Exception as error:
         return f"not tried: {type(error).__name__}"
-    if not layers_of(whole):
-        return "names no layers"
+    if why := misfit(whole):
+        return f"refused: {why}"
     for trained in (False, True):
         whole, model = made(kind), made(kind)
         for one in (whole, model):

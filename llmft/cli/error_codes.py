@@ -581,9 +581,10 @@ CODES: dict[str, Code] = {
         "Give the model with plain weights, or write model.quantization as the message has it.",
     ),
     "E233": Code(
-        "the model's layers are not known",
+        "the model cannot be divided by its layers",
         "train.shard_base divides a model by its layers, which transformers names in the code of an"
-        " architecture (_no_split_modules). This one names none.",
+        " architecture (_no_split_modules), and gathers one when it is computed. This architecture"
+        " names none, or writes to a layer's weights from outside of it.",
         "Remove train.shard_base.",
     ),
     # --- training

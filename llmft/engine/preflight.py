@@ -370,10 +370,10 @@ def _misfit(base: Any, other: Any, asked: int | None) -> tuple[str, str]:
     return "", ""
 
 
-def _has_layers(model: Any) -> bool:
-    from llmft.modeling.sharded_layers import layers_of
+def _undivided(model: Any) -> str:
+    from llmft.modeling.sharded_layers import misfit
 
-    return bool(layers_of(model))
+    return misfit(model)
 
 
 def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any) -> Iterator[Fault]:
@@ -406,12 +406,11 @@ def _of_a_stage(job: Job, number: int, bound: BoundStage, base: Any, model: Any)
             "this model's attention cannot keep packed rows apart",
             "set packing: false, or model.attn_implementation: auto",
         )
-    if bound.spec.train.shard_base and not _has_layers(model):
+    if bound.spec.train.shard_base and (why := _undivided(model)):
         yield job.fault(
             "E233",
             ("stages", number, "train", "shard_base"),
-            f"a '{base.config.model_type}' does not say which modules are its layers, which are"
-            " what is divided",
+            f"a '{base.config.model_type}' cannot be divided by its layers: {why}",
             "remove shard_base",
         )
     yield from _of_attention(job, number, bound, base, model)

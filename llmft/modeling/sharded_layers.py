@@ -24,6 +24,7 @@ ATTRIBUTE = "llmft_sharded_layers"
 """Where a model keeps its `ShardedLayers`."""
 _OWNER = "llmft_owner"
 """Where a trained weight that is divided keeps its owner's rank."""
+_WRITE_OUTSIDE = ("rwkv",)
 _ALIGNED = 16  # bytes: where kernels like a tensor to begin
 
 
@@ -107,6 +108,15 @@ def layers_of(model: Any) -> list[nn.Module]:
             within.update(map(id, module.modules()))
             found.append(module)
     return found
+
+
+def misfit(model: Any) -> str:
+    """Return why a model cannot be divided; '' where it can."""
+    if not layers_of(model):
+        return "its code names no layers (_no_split_modules)"
+    if _base(model).config.model_type in _WRITE_OUTSIDE:
+        return "it writes to their weights from outside of them"
+    return ""
 
 
 def divisible_parameters(model: Any) -> list[list[nn.Parameter]]:

@@ -179,11 +179,14 @@ def test_processes_that_gather_other_layers_are_told_before_an_update(told):
 def test_what_several_layers_share_is_not_divided():
     import torch
 
-    from llmft.modeling.sharded_layers import divisible_parameters, layers_of
+    from llmft.modeling.sharded_layers import divisible_parameters, layers_of, misfit
     from llmft.modeling.tiny_models import tiny_llama
 
     assert layers_of(torch.nn.Linear(2, 2)) == []
     model = tiny_llama()
+    assert misfit(model) == ""
+    model.config.model_type = "rwkv"
+    assert "from outside of them" in misfit(model)
     first, second = layers_of(model)
     second.mlp.up_proj.weight = first.mlp.up_proj.weight
     first.mlp.down_proj.weight = model.lm_head.weight
