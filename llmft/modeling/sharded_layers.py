@@ -135,8 +135,7 @@ def divisible_parameters(model: Any) -> list[list[nn.Parameter]]:
 class ShardedLayers:
     """The layers of one model: which of them are whole just now, and which come next.
 
-    While one is computed the next is on its way, so that at most two are whole, and in the backward
-    pass three for the moment in which one takes over from the other.
+    While one is computed the next is on its way, so that at most two are whole.
     """
 
     def __init__(self, layers: list[_Layer]) -> None:
