@@ -220,6 +220,7 @@ def test_samples_and_a_methods_own_answers_are_drawn_by_different_random_numbers
         train=SimpleNamespace(per_device_eval_batch_size=8),
     )  # fmt: skip
     stage.data.seed, stage.data.train = stage.seed, stage.train
+    stage.data.bound = SimpleNamespace(spec=SimpleNamespace(own_seed=lambda seed: seed))
     sampler = StageSampler(stage.models, stage.data, stage.log)
     params = SamplingParams(max_new_tokens=4, num_return_sequences=2)
     sampler.sample([], params)
@@ -237,6 +238,7 @@ def test_another_model_s_answers_end_where_the_trained_model_s_do_too():
         train=SimpleNamespace(per_device_eval_batch_size=8),
     )  # fmt: skip
     stage.data.seed, stage.data.train = stage.seed, stage.train
+    stage.data.bound = SimpleNamespace(spec=SimpleNamespace(own_seed=lambda seed: seed))
     sampler, params = StageSampler(stage.models, stage.data, stage.log), SamplingParams(30)
 
     def answer() -> list[int]:
