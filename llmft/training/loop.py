@@ -333,7 +333,8 @@ def _load_best(
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
     if any(owner_of(p) is not None for p in parameters):  # each process puts back its own
-        training_state.restore_weights(model, distributed.on_rank_zero(checkpoints.best_tensors))
+        saved = checkpoints.in_all(checkpoints.best_saved)
+        training_state.restore_weights(model, saved.tensors if saved else {})
         return
     if distributed.rank() == 0:
         training_state.restore_weights(model, checkpoints.best_tensors())
