@@ -63,6 +63,8 @@ class PlannedModels(StageModels):
                 )
                 for _, asked in models_of(self.bound.spec)
             }  # before memory is followed: what making them takes is no run's
+        if train.shard_base and not self._divided:
+            self.log.note("train.shard_base has nothing to divide on one GPU; --gpus plans several")
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         trains = isinstance(self.bound.work, Alignment)
         whole = trains and bool(self.adapter.trains_base)

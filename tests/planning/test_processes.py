@@ -184,6 +184,12 @@ def test_a_plan_keeps_no_copies_in_16_bits_of_weights_that_are_divided(recipe, l
     assert set(kept) == {False}
 
 
+@pytest.mark.parametrize(("count", "says"), [(1, True), (2, False)])
+def test_a_plan_of_one_gpu_says_that_nothing_is_divided(recipe, loaded, count, says):
+    (stage,) = trained(recipe, loaded, count, shard_base=True).stages
+    assert any("nothing to divide on one GPU" in remark for remark in stage.remarks) is says
+
+
 def test_the_command_says_how_they_are_started_and_what_a_step_is(
     recipe, tmp_path, capsys, monkeypatch
 ):
