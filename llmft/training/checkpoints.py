@@ -138,7 +138,7 @@ class Checkpoints:
         """Return in each process what the first one reads, which is called there alone.
 
         The others map the tensors of the same file: none is sent, and those that a process does not
-        ask for are never in its memory. They have to see the run's folder.
+        ask for are never in its memory. Raises CheckpointError where one cannot see the folder.
         """
         here: list[Saved | None] = []
 
@@ -149,7 +149,15 @@ class Checkpoints:
         saved, folder = distributed.on_rank_zero(told)
         if here or saved is None:
             return here[0] if here else None
-        return replace(saved, tensors=_mapped(folder, saved.step))
+        try:
+            return replace(saved, tensors=_mapped(folder, saved.step))
+        except OSError as error:
+            raise CheckpointError(
+                "E401",
+                f"'{folder}', whose checkpoint step-{saved.step} the run goes on from, cannot be"
+                f" read in process {distributed.rank()}: {error}",
+                fix="run in a folder that all machines see (--output-dir)",
+            ) from error
 
     def best_saved(self) -> Saved:
         """Return the best checkpoint's tensors, without what stands beside them; as best_tensors"""

@@ -117,6 +117,13 @@ def test_other_processes_read_a_checkpoints_tensors_themselves(two, tmp_path, mo
     assert there.tensors["model/w"][0] == here.step == (10 if which == "newest" else 5)
 
 
+def test_a_process_that_cannot_see_the_folder_says_so(two, tmp_path, monkeypatch):
+    told = module.Saved(10, {}, {}, {}), tmp_path / "of another machine"
+    monkeypatch.setattr(module.distributed, "on_rank_zero", lambda make: told)
+    with pytest.raises(CheckpointError, match="cannot be read in process 0"):
+        two.in_all(lambda: pytest.fail("the first one alone reads"))
+
+
 def test_without_a_checkpoint_all_processes_have_none(tmp_path):
     kept = store(tmp_path / "none")
     assert kept.in_all(kept.newest) is None
