@@ -104,7 +104,10 @@ the bit. Tensors of its own classes, such as quantised ones, need a method `init
 them up; what is saved is copied into them. An optimiser that trains other weights than those to be
 used, as schedule-free ones do, has methods `train` and `eval`: llmft calls them, and scores, saves
 and returns the weights after `eval`. `llmft plan` runs the optimiser on fake tensors, or asks
-`state_bytes`. Builtin optimisers have names; any is chosen by a block.
+`state_bytes`. Builtin optimisers have names; any is chosen by a block. With `train.shard_base` and
+`full` each process makes an optimiser of the weights that it owns, each of them whole: one that
+goes by a number of all weights at once, such as a common step size, has to sum that over the
+processes itself.
 
 The example steps by the sign of a momentum (Bernstein et al. 2018,
 [arXiv:1802.04434](https://arxiv.org/abs/1802.04434)).""",
@@ -139,8 +142,9 @@ StageError ends the run instead, before anything of the step is saved. With `giv
 other weights (`weights`) to be used in place of the trained ones: by the evaluations, by the best
 checkpoint, and as the stage's result, or by some of these. What it keeps in `state`, tensors and
 plain data, is in each checkpoint, and a resumed training restores it. Random numbers are put back
-after each call. In a distributed training each process has one, which sees the same numbers. `llmft
-plan` counts what `state_bytes` says.
+after each call. In a distributed training each process has one, which sees the same numbers; with
+`train.shard_base` and `full`, the parameters that it is told are those that its process owns.
+`llmft plan` counts what `state_bytes` says.
 
 The example ends a training at a target. The builtin `ema` gives weights, and `loss_watchdog` fails
 or ends a training; both are written with this contract alone. So could be early stopping

@@ -164,7 +164,7 @@ class StageRunner:
         shown = self._first(items)
         self.trackers.stage_started(self._info(shown, plan.steps))
         checkpoints = self._checkpoints(count)
-        saved = distributed.on_rank_zero(checkpoints.newest)
+        saved = checkpoints.in_all(checkpoints.newest)
         before = self._before(saved)
         carried = {"before": before, "samples": list(self.log.samples), "reads": dict(self.reads)}
         checkpoints.carried = carried

@@ -175,8 +175,9 @@ class StageModels:
         """Return a context in which the model computes as in a training step."""
         import torch
 
-        bf16 = self.bound.spec.train.under_autocast
-        return torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=bf16)
+        bf16, kept = self.bound.spec.train.under_autocast, not self.shards
+        where = torch.device(device()).type
+        return torch.autocast(where, torch.bfloat16, enabled=bf16, cache_enabled=kept)
 
     def load_stage(self, name: str) -> Any:
         """Return a frozen model of an earlier stage on this one's base weights."""

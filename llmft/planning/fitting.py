@@ -197,8 +197,13 @@ def _ideas(
 
 
 def _divides(job: Job, bound: BoundStage) -> bool:
-    takes = isinstance(bound.work, Alignment) and bound.work.supports_shard_base
-    return takes and not load_options(job.recipe, bound.model_adapter).get("load_in_8bit")
+    if not isinstance(bound.work, Alignment) or not bound.work.supports_shard_base:
+        return False
+    adapter = bound.model_adapter
+    trains_base = adapter is not None and adapter.trains_base
+    if trains_base and any(one.gives_weights for one in bound.callbacks):
+        return False  # an average is of weights that one process has
+    return not load_options(job.recipe, adapter).get("load_in_8bit")
 
 
 def _train(**settings: Any) -> Edit:

@@ -63,6 +63,8 @@ class PlannedModels(StageModels):
                 )
                 for _, asked in models_of(self.bound.spec)
             }  # before memory is followed: what making them takes is no run's
+        if train.shard_base and not self._divided:
+            self.log.note("train.shard_base has nothing to divide on one GPU; --gpus plans several")
         memory.vocabulary = model.get_output_embeddings().weight.shape[0]
         trains = isinstance(self.bound.work, Alignment)
         whole = trains and bool(self.adapter.trains_base)
@@ -97,7 +99,7 @@ class PlannedModels(StageModels):
         from llmft.modeling.sharded_layers import divisible_parameters, give_owners, is_here
 
         processes = self.state.processes
-        if not (self.bound.spec.train.shard_base and processes.several):
+        if not self._divided:
             return {}
         layers = divisible_parameters(model)
         layers = [[p for p in layer if whole or not p.requires_grad] for layer in layers]
@@ -121,14 +123,19 @@ class PlannedModels(StageModels):
         return shares
 
     @property
+    def _divided(self) -> bool:
+        """Whether the base's layers would be divided among the planned processes."""
+        return self.bound.spec.train.shard_base and self.state.processes.several
+
+    @property
     def starts_as_reference(self) -> bool:
         """Whether answers can be compared with the reference's: not without numbers."""
         return False
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the model computes as in a training step."""
-        bf16 = self.bound.spec.train.under_autocast
-        return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+        bf16, kept = self.bound.spec.train.under_autocast, not self._divided
+        return torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=kept)
 
     def count_base(self) -> int:
         """Return the base's parameters, where no adapter can be attached."""

@@ -60,7 +60,13 @@ def train_steps(
                 parameter.grad = None
         before = memory.flops[memory.phase]
         noise = noisy_embeddings(model, settings.neftune_noise_alpha)
-        with noise, torch.autocast("cpu", torch.bfloat16, enabled=settings.under_autocast):
+        casts = torch.autocast(
+            "cpu",
+            torch.bfloat16,
+            enabled=settings.under_autocast,
+            cache_enabled=not (settings.shard_base and processes.several),
+        )
+        with noise, casts:
             loss, _ = objective.loss(model, batch)
         torch.autograd.backward(loss * (1 / objective.weight(batch)))
         del loss

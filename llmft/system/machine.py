@@ -86,7 +86,7 @@ def seed_everything(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no more; the last recipe's seed and a rank are above
     torch.manual_seed(seed)
 
 

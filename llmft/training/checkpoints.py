@@ -8,12 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.api.errors import CheckpointError, EnvironmentFault
-from llmft.system import fsio
+from llmft.system import distributed, fsio
 from llmft.training.validation import best_step
 
 if TYPE_CHECKING:
@@ -134,6 +134,37 @@ class Checkpoints:
             if old != self.best:
                 fsio.remove_folder(self.folder / f"step-{old}")
 
+    def in_all(self, read: Callable[[], Saved | None]) -> Saved | None:
+        """Return in each process what the first one reads, which is called there alone.
+
+        The others map the tensors of the same file: none is sent, and those that a process does not
+        ask for are never in its memory. Raises CheckpointError where one cannot see the folder.
+        """
+        here: list[Saved | None] = []
+
+        def told() -> tuple[Saved | None, Path]:
+            here.append(saved := read())
+            return saved and replace(saved, tensors={}), self.folder.absolute()
+
+        saved, folder = distributed.on_rank_zero(told)
+        if here or saved is None:
+            return here[0] if here else None
+        try:
+            return replace(saved, tensors=_mapped(folder, saved.step))
+        except OSError as error:
+            raise CheckpointError(
+                "E401",
+                f"'{folder}', whose checkpoint step-{saved.step} the run goes on from, cannot be"
+                f" read in process {distributed.rank()}: {error}",
+                fix="run in a folder that all machines see (--output-dir)",
+            ) from error
+
+    def best_saved(self) -> Saved:
+        """Return the best checkpoint's tensors, without what stands beside them; as best_tensors"""
+        tensors = self.best_tensors()
+        assert self.best is not None
+        return Saved(self.best, tensors, {}, {})
+
     def best_tensors(self) -> Mapping[str, torch.Tensor]:
         """Return the tensors of the best checkpoint.
 
@@ -155,19 +186,14 @@ class Checkpoints:
 
         Raises CheckpointError where it is damaged, or of another run.
         """
-        from safetensors.torch import load_file
-
         with fsio.as_a_run_wrote(self.folder / f"step-{step}", "use another one"):
             self._state(step)
-        return load_file(self.folder / f"step-{step}" / TENSORS)
+        return _mapped(self.folder, step)
 
     def _read(self, step: int) -> Saved:
-        from safetensors.torch import load_file
-
         state = self._state(step)
         self._refuse_other(state["fingerprint"])
-        tensors = load_file(self.folder / f"step-{step}" / TENSORS)
-        return Saved(step, tensors, state["facts"], state["carried"])
+        return Saved(step, _mapped(self.folder, step), state["facts"], state["carried"])
 
     def _state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of this run says beside its tensors, verified."""
@@ -206,6 +232,12 @@ class Checkpoints:
             fix="restore the data, start a new run, or continue with the data as it is now:"
             " --accept-data-change",
         )
+
+
+def _mapped(folder: Path, step: int) -> Mapping[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / f"step-{step}" / TENSORS)
 
 
 def newest_carried(folder: Path) -> Mapping[str, Any]:

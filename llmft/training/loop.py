@@ -23,7 +23,7 @@ from llmft.modeling.batching import is_padding_free
 from llmft.modeling.counting import tokens_in
 from llmft.modeling.decoding import Stopped
 from llmft.modeling.noisy_embeddings import noisy_embeddings
-from llmft.modeling.sharded_layers import collect_gradients, is_here, owner_of
+from llmft.modeling.sharded_layers import collect_gradients, is_here, is_sharded, owner_of
 from llmft.system import distributed
 from llmft.system.kept_memory import freed_memory_kept
 from llmft.system.rng import isolated_rng
@@ -315,8 +315,13 @@ class _Training:
             self.checkpoints.save(step, tensors, facts)
 
     def _autocast(self) -> Any:
-        device = self.accelerator.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.settings.under_autocast)
+        return torch.autocast(
+            self.accelerator.device.type,
+            torch.bfloat16,
+            enabled=self.settings.under_autocast,
+            # It would keep 16 bits of every weight that this process has not.
+            cache_enabled=not is_sharded(self.model),
+        )
 
 
 def _load_best(
@@ -328,7 +333,8 @@ def _load_best(
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
     if any(owner_of(p) is not None for p in parameters):  # each process puts back its own
-        training_state.restore_weights(model, distributed.on_rank_zero(checkpoints.best_tensors))
+        saved = checkpoints.in_all(checkpoints.best_saved)
+        training_state.restore_weights(model, saved.tensors if saved else {})
         return
     if distributed.rank() == 0:
         training_state.restore_weights(model, checkpoints.best_tensors())

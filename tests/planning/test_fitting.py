@@ -113,6 +113,14 @@ def test_layers_are_divided_where_several_processes_can(recipe, loaded):
     assert "train.shard_base: true" not in said(other, stage, TWO)
 
 
+def test_layers_are_not_divided_beside_an_average_of_their_weights(recipe, loaded):
+    recipe["stages"][0] |= {"adapter": {"method": "full"}, "plugins": [{"method": "ema"}]}
+    for method, divides in (("full", False), ("lora", True)):
+        recipe["stages"][0]["adapter"] = {"method": method}
+        job = loaded(recipe)
+        assert fitting._divides(job, job.stages[0]) is divides
+
+
 def ideas(train: dict, room: int, count: int = 1, **stage) -> list[str]:
     """Return what is thought of where 100 bytes are fixed, and 600 come with the batch."""
     adapter = SimpleNamespace(supports_gradient_checkpointing=False, supports_quantization=False)

@@ -164,6 +164,32 @@ def test_layers_that_are_divided_are_counted_as_a_share_and_two_whole_ones(recip
         assert 0.6 * 2 * sum(layers) < states < 0.9 * 2 * sum(layers)
 
 
+def test_a_plan_keeps_no_copies_in_16_bits_of_weights_that_are_divided(recipe, loaded, monkeypatch):
+    import torch
+    from llmft_alignments.sft import CompletionLoss
+
+    kept, loss = [], CompletionLoss.loss
+
+    def watched(self, model, batch):
+        kept.append(torch.is_autocast_cache_enabled())
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(CompletionLoss, "loss", watched)
+    recipe["stages"][0]["adapter"] = {"method": "full"}
+    trained(recipe, loaded, 2, shard_base=False, bf16=True)
+    whole = set(kept)
+    kept.clear()
+    trained(recipe, loaded, 2, shard_base=True, bf16=True)
+    assert whole == {True}
+    assert set(kept) == {False}
+
+
+@pytest.mark.parametrize(("count", "says"), [(1, True), (2, False)])
+def test_a_plan_of_one_gpu_says_that_nothing_is_divided(recipe, loaded, count, says):
+    (stage,) = trained(recipe, loaded, count, shard_base=True).stages
+    assert any("nothing to divide on one GPU" in remark for remark in stage.remarks) is says
+
+
 def test_the_command_says_how_they_are_started_and_what_a_step_is(
     recipe, tmp_path, capsys, monkeypatch
 ):

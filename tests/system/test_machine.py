@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 
+import numpy
 import pytest
 import torch
 import torch.utils.deterministic as memory
 
-from llmft.system.machine import bfloat16_over_float32, full_determinism
+from llmft.system.machine import bfloat16_over_float32, full_determinism, seed_everything
+from llmft.system.rng import isolated_rng
 
 
 def state() -> tuple[bool, bool]:
@@ -38,3 +41,14 @@ def test_the_rate_of_products_in_bfloat16_is_the_best_time_over_the_best(monkeyp
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr("llmft.system.machine.time.perf_counter", lambda: clock[0])
     assert bfloat16_over_float32.__wrapped__() == pytest.approx(4.0)
+
+
+def test_the_last_seed_of_a_recipe_has_room_for_a_rank():
+    """Each process trains by the recipe's seed and its rank, and numpy takes 32 bits."""
+    with isolated_rng():
+        drawn = []
+        for seed in (2**32 - 1, 2**32, 2**32 + 1):
+            seed_everything(seed)
+            drawn.append((random.random(), numpy.random.rand(), float(torch.rand(()))))
+    for one in zip(*drawn, strict=True):
+        assert len(set(one)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 from functools import partial
@@ -93,6 +94,39 @@ def test_o6_order_is_by_step_and_not_by_time(two):
     os.utime(two.folder / "step-100", (1, 1))
     os.utime(two.folder / "step-10", (4e9, 4e9))
     assert store(two.folder).newest().step == 100
+
+
+@pytest.mark.parametrize("which", ["newest", "best_saved"])
+def test_other_processes_read_a_checkpoints_tensors_themselves(two, tmp_path, monkeypatch, which):
+    """As many bytes as a model trained in full and its states have are not sent to each of them."""
+    two.best = 5
+    sent = []
+
+    def first(make):
+        sent.append(pickle.dumps(make()))
+        return pickle.loads(sent[0])
+
+    monkeypatch.setattr(module.distributed, "on_rank_zero", first)
+    here = two.in_all(getattr(two, which))
+    assert len(sent[0]) < 500  # of 300 numbers there are 1,200 bytes
+    monkeypatch.setattr(module.distributed, "on_rank_zero", lambda make: pickle.loads(sent[0]))
+    elsewhere = store(tmp_path / "a folder of its own")
+    there = elsewhere.in_all(lambda: pytest.fail("the first one alone reads"))
+    assert (there.step, there.facts) == (here.step, here.facts)
+    assert torch.equal(there.tensors["model/w"], here.tensors["model/w"])
+    assert there.tensors["model/w"][0] == here.step == (10 if which == "newest" else 5)
+
+
+def test_a_process_that_cannot_see_the_folder_says_so(two, tmp_path, monkeypatch):
+    told = module.Saved(10, {}, {}, {}), tmp_path / "of another machine"
+    monkeypatch.setattr(module.distributed, "on_rank_zero", lambda make: told)
+    with pytest.raises(CheckpointError, match="cannot be read in process 0"):
+        two.in_all(lambda: pytest.fail("the first one alone reads"))
+
+
+def test_without_a_checkpoint_all_processes_have_none(tmp_path):
+    kept = store(tmp_path / "none")
+    assert kept.in_all(kept.newest) is None
 
 
 def test_the_newest_are_kept_and_what_was_half_written_is_swept(two):

@@ -17,6 +17,7 @@ from llmft.api.errors import CheckpointError, EnvironmentFault, Interrupted, Sta
 from llmft.api.evaluate_settings import EvaluateSettings
 from llmft.api.train_settings import LrSchedulerKwargs, TrainSettings
 from llmft.modeling.decoding import Stopped
+from llmft.modeling.sharded_layers import ATTRIBUTE, ShardedLayers
 from llmft.modeling.tiny_models import tiny_llama
 from llmft.training import loop
 from llmft.training.validation import Validation
@@ -52,6 +53,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     settings = TrainSettings(per_device_train_batch_size=4, max_steps=3)
     assert torch.equal(weights_after(settings), weights_after(settings))
     assert not torch.equal(weights_after(settings), weights_after(settings, seed=4))
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_no_copies_in_16_bits_are_kept_of_weights_that_are_divided(divided):
+    """Autocast keeps one of each trained weight to the pass's end, whoever has the weight."""
+    kept = []
+
+    class Watching(CompletionLoss):
+        def loss(self, model, batch):
+            kept.append(torch.is_autocast_cache_enabled())
+            return super().loss(model, batch)
+
+    model = tiny_llama()
+    if divided:
+        setattr(model, ATTRIBUTE, ShardedLayers([]))
+    settings = TrainSettings(per_device_train_batch_size=4, max_steps=1, bf16=True)
+    loop.train(model, items(), Watching(), settings, seed=3)
+    assert kept == [not divided]
 
 
 def test_every_item_is_seen_once_an_epoch():

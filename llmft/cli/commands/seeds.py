@@ -52,7 +52,8 @@ def run_seeds(
     """Run a recipe under `count` seeds, the recipe's own and those after it, one after another.
 
     Each is a run of its own, with its own folder. Raises RecipeError (E090) where several processes
-    were started, and what stops a run; those that ended before it stay on disk.
+    were started or a stage has a seed of its own, and what stops a run; those that ended before it
+    stay on disk.
     """
     if launcher.launch().count > 1:
         raise RecipeError(
@@ -61,7 +62,17 @@ def run_seeds(
             fix="start llmft run RECIPE --set seed=N for each seed",
         )
     path, registry = shipped.find(recipe), Registry.discover()
-    first = load_recipe(path, registry, overrides).recipe.seed
+    job = load_recipe(path, registry, overrides)
+    for number, stage in enumerate(job.recipe.stages):
+        if stage.seed is not None:
+            key = f"stages.{number}.seed"
+            raise RecipeError(
+                "E090",
+                f"{key} is {stage.seed} in every run of --seeds, so that what '{stage.name}' draws"
+                " would differ in none",
+                fix=f"remove it, or add --set {key}=null",
+            )
+    first = job.recipe.seed
     jobs = [load_recipe(path, registry, [*overrides, f"seed={first + n}"]) for n in range(count)]
     done: list[Summary] = []
     with told_elsewhere(quiet, as_json):

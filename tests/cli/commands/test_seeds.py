@@ -66,6 +66,13 @@ def test_an_option_about_one_run_is_refused(recipe, capsys, option):
     assert f"--seeds and {option[0]} exclude each other" in capsys.readouterr().err
 
 
+def test_a_stage_with_a_seed_of_its_own_is_refused_as_it_would_not_differ(recipe, capsys):
+    argv = ["run", str(recipe), "--seeds", "2", "--quiet", "--set"]
+    assert main([*argv, "stages.0.seed=3"]) == 2
+    assert "stages.0.seed is 3 in every run of --seeds" in capsys.readouterr().err
+    assert main([*argv, "stages.0.seed=null"]) == 0
+
+
 def test_under_a_launcher_it_is_refused(recipe, capsys, monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "here",
                         "MASTER_PORT": "1"}.items():  # fmt: skip
