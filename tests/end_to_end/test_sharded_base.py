@@ -22,7 +22,7 @@ from tests.end_to_end.test_launched_runs import (
 )
 
 __all__ = ["pairs"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extended
 
 
 def of_each_kind(recipe: dict, folder: Path) -> dict[str, dict]:
