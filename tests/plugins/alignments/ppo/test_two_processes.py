@@ -13,7 +13,7 @@ import pytest
 PROGRAM = Path(__file__).parent / "two_processes.py"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_two_processes_have_the_curve_of_one_with_the_doubled_batch(tmp_path):
     alone, together = tmp_path / "alone.json", tmp_path / "together.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

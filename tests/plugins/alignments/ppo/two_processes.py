@@ -56,7 +56,8 @@ def main() -> None:
 
         more_stops = ()
         context = SimpleNamespace(
-            model=model, train=SimpleNamespace(bf16=False), starts_as_reference=False
+            models=SimpleNamespace(model=model, starts_as_reference=False),
+            train=SimpleNamespace(bf16=False),
         )
 
         def judge(self, prompts, answers):
