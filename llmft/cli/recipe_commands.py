@@ -219,7 +219,7 @@ def plan(
             min=1,
             max=1024,
             metavar="N",
-            help="Plan for so many of these GPUs, with a process for each, as by torchrun.",
+            help="The number of GPUs to plan for, with a process for each, as by torchrun.",
         ),
     ] = 1,
     measure: Annotated[

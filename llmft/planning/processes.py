@@ -48,7 +48,7 @@ class Processes:
         return parts / self.count
 
     def gathered(self, size: float) -> float:
-        """Return the bytes that each process receives where it puts together so many of all."""
+        """Return the bytes that each process receives to gather `size` bytes from all."""
         return size * (self.count - 1) / self.count
 
     def sent(self, size: float) -> float:

@@ -78,19 +78,25 @@ def of_full_training(recipe: dict, folder: Path) -> dict[str, dict]:
     return made
 
 
-def test_trained_layers_are_divided_too(recipe, pairs, tmp_path):
-    jobs, recipes = {}, of_full_training(recipe, tmp_path)
+def both(recipes: dict[str, dict], pairs, folder: Path) -> dict[str, list[Path]]:
+    """Run each recipe in two processes, divided and whole; return the two runs of each."""
+    jobs = {}
     for name, data in recipes.items():
-        for divided in (False, True):
-            data["stages"][0]["train"]["shard_base"] = divided
-            place = tmp_path / f"{name}-{divided}"
+        for divided in (True, False):
+            for stage in data["stages"]:
+                stage["train"]["shard_base"] = divided
+            place = folder / f"{name}-{divided}"
             path = written(place.with_suffix(".yaml"), data)
             jobs[place.name] = {"argv": ["run", str(path), "--output-dir", str(place)]}
     codes = dict(zip(jobs, pairs(*jobs.values()), strict=True))
     failed = [said(jobs[name]) + said(jobs[name], 1) for name, code in codes.items() if any(code)]
     assert not failed, "\n".join(failed)
-    runs = {name: [the_run(tmp_path / f"{name}-{asked}") for asked in (True, False)]
+    return {name: [the_run(folder / f"{name}-{asked}") for asked in (True, False)]
             for name in recipes}  # fmt: skip
+
+
+def test_trained_layers_are_divided_too(recipe, pairs, tmp_path):
+    runs = both(of_full_training(recipe, tmp_path), pairs, tmp_path)
     divided, whole = (state_of(run) for run in runs["exact"])
     assert any("checkpoints" in name for name in whole)
     assert divided == whole
@@ -120,19 +126,7 @@ def test_a_stopped_run_goes_on_with_whole_bases_bit_exactly(recipe, pairs, tmp_p
 
 
 def test_a_divided_base_gives_the_bits_of_a_whole_one(recipe, pairs, tmp_path):
-    jobs = {}
-    for name, data in of_each_kind(recipe, tmp_path).items():
-        for divided in (False, True):
-            for stage in data["stages"]:
-                stage["train"]["shard_base"] = divided
-            place = tmp_path / f"{name}-{divided}"
-            path = written(place.with_suffix(".yaml"), data)
-            jobs[place.name] = {"argv": ["run", str(path), "--output-dir", str(place)]}
-    codes = dict(zip(jobs, pairs(*jobs.values()), strict=True))
-    failed = [said(jobs[name]) + said(jobs[name], 1) for name, code in codes.items() if any(code)]
-    assert not failed, "\n".join(failed)
-    for name in {place.rpartition("-")[0] for place in jobs}:
-        whole, divided = (the_run(tmp_path / f"{name}-{asked}") for asked in (False, True))
+    for name, (divided, whole) in both(of_each_kind(recipe, tmp_path), pairs, tmp_path).items():
         assert len(state_of(whole)) > 0
         assert state_of(divided) == state_of(whole), name
         for stage in [path.name for path in (whole / "stages").iterdir()]:

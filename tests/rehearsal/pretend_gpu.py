@@ -10,7 +10,7 @@ numbers, and is caught where it
 
 `memory` counts the bytes that tensors on the device have, from their storages. With `numbers=False`
 tensors have no shadow, so that models of any size can be trained as far as shapes go: a number that
-is read is 1. `on_kernel` is told of each operation on the device.
+is read is 1. `on_kernel` is called with each operation on the device.
 
 What it cannot see: whether a kernel is right or fast, fragmentation, NCCL, random numbers of the
 device. It takes hold of torch by private interfaces, all of them in this file, so it is for the
